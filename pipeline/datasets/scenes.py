@@ -1,0 +1,328 @@
+"""The demo's photographs: rendered scenes of simple objects, with labels, masks and captions.
+
+Ten classes of objects lie on six grounds. One object dominates, as in most photographs of PASCAL
+VOC; up to three smaller ones may stand beside it, occlude it or leave the picture. A scene depends
+on ``(seed, stream, index)`` alone, so that the same scene is drawn on every machine. The numbers
+are in ``data/demo/scenes.yaml``; the reasons for them in ``data/demo/README.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import skimage.color
+import skimage.data
+import yaml
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
+
+RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.yaml"
+
+_ANTIALIASING = 3  # outlines are drawn at this multiple of the size and averaged
+_SMALLEST_AREA = 64  # visible pixels below which an object is not drawn at all
+
+
+@cache
+def load_recipe() -> Mapping:
+    """Returns the frozen recipe as nested dictionaries."""
+    return yaml.safe_load(RECIPE_PATH.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered scene.
+
+    Attributes:
+        image: H×W×3 uint8, RGB.
+        mask: H×W uint8; 0 is the ground, k+1 the k-th class of the recipe.
+        ground: the name of the ground.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    ground: str
+
+
+def render_scene(stream: str, index: int) -> Scene:
+    """Renders scene ``index`` of a stream ("train", "val", or the CLIP's own "captions")."""
+    recipe = load_recipe()
+    rng = np.random.default_rng([recipe["seed"], *stream.encode(), index])
+    width, height = recipe["landscape"]
+    if rng.random() < recipe["portrait_share"]:
+        width, height = height, width
+    ground = str(rng.choice(list(recipe["grounds"])))
+    canvas = GROUNDS[ground](rng, height, width)
+    mask = np.zeros((height, width), np.uint8)
+
+    names = list(recipe["classes"])
+    main = int(rng.integers(len(names)))
+    _draw(rng, canvas, mask, main, rng.uniform(*recipe["main_radius"]), margin=0.3)
+    for _ in range(rng.choice(len(recipe["further_count"]), p=recipe["further_count"])):
+        repeats = rng.random() < recipe["further_same_class"]
+        label = main if repeats else int(rng.integers(len(names)))
+        _draw(
+            rng,
+            canvas,
+            mask,
+            label,
+            rng.uniform(*recipe["further_radius"]),
+            margin=0.08,
+        )
+
+    canvas *= _lighting(rng, height, width)[..., None]
+    canvas += rng.normal(0, recipe["noise"] / 255, canvas.shape)
+    image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
+    return Scene(image, mask, ground)
+
+
+def write_caption(
+    visible: list[str], ground: str, templates: list[str], rng: np.random.Generator
+) -> tuple[str, frozenset[str]]:
+    """Writes the caption that a person might give to a picture.
+
+    Args:
+        visible: names of the classes in view, the largest first; may be empty.
+        ground: name of the ground.
+        templates: prompts with one ``{}``, of which one is drawn.
+
+    Returns:
+        The caption, and the set of names that it holds.
+    """
+    recipe = load_recipe()
+    odds = recipe["captions"]
+    named = visible[:1] + [
+        n for n in visible[1:] if rng.random() < odds["name_further"]
+    ]
+    template = str(rng.choice(templates))
+    if not named:
+        return template.format(ground), frozenset([ground])
+    words = " and a ".join(named)
+    if rng.random() >= odds["name_ground"]:
+        return template.format(words), frozenset(named)
+    words += f" {recipe['grounds'][ground]} {ground}"
+    return template.format(words), frozenset([*named, ground])
+
+
+def _draw(rng, canvas, mask, label: int, radius: float, margin: float) -> None:
+    """Draws an object where it covers little of what is there; gives up after some tries."""
+    recipe = load_recipe()
+    name = list(recipe["classes"])[label]
+    height, width = mask.shape
+    angle = rng.uniform(0, 2 * math.pi)
+    for _ in range(20):
+        x, y = rng.uniform(margin, 1 - margin, 2) * (width, height)
+        window = _window(x, width, radius), _window(y, height, radius)
+        u, v, coverage = _rasterise(OUTLINES[name], x, y, radius, angle, *window)
+        inside = coverage >= 0.5
+        part = (slice(*window[1]), slice(*window[0]))
+        area = inside.sum()
+        overlap = (mask[part][inside] > 0).sum()
+        if area >= _SMALLEST_AREA and overlap <= recipe["largest_overlap"] * area:
+            break
+    else:
+        return
+
+    hue = recipe["classes"][name] + rng.uniform(-1, 1) * recipe["hue_half_width"]
+    saturation, brightness = (
+        rng.uniform(*recipe["saturation"]),
+        rng.uniform(*recipe["brightness"]),
+    )
+    colour = skimage.color.hsv2rgb(
+        np.array([(hue % 360) / 360, saturation, brightness])
+    )
+    contrast = rng.uniform(*recipe["pattern_contrast"])
+    tones = 1 + contrast * np.clip(PATTERNS[name](u, v), -1, 1)
+    painted = np.clip(colour * tones[..., None], 0, 1)
+    canvas[part] += coverage[..., None] * (painted - canvas[part])
+    mask[part][inside] = label + 1
+
+
+def _window(centre: float, length: int, radius: float) -> tuple[int, int]:
+    """Returns the range of pixels that an object can reach along one side of the picture."""
+    reach = 1.3 * radius
+    return max(0, math.floor(centre - reach)), min(
+        length, math.ceil(centre + reach) + 1
+    )
+
+
+def _rasterise(outline, x, y, radius, angle, columns, rows) -> tuple[np.ndarray, ...]:
+    """Draws an outline in a window of the picture.
+
+    Returns:
+        The object's own coordinates u and v of every pixel, in units of its radius, and the share
+        of the pixel that lies within the outline, in [0, 1]; each of the window's size.
+    """
+    scale = _ANTIALIASING
+    turn = np.array(
+        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+    )
+    corner = np.array([columns[0], rows[0]])
+    sheet = Image.new(
+        "L", ((columns[1] - columns[0]) * scale, (rows[1] - rows[0]) * scale)
+    )
+    pen = ImageDraw.Draw(sheet)
+    for fill, points in ((255, outline[0]), *((0, hole) for hole in outline[1:])):
+        placed = points @ turn * radius + (x, y) - corner
+        pen.polygon([tuple(point) for point in (placed + 0.5) * scale], fill=fill)
+    grid_y, grid_x = np.mgrid[slice(*rows), slice(*columns)]
+    u, v = np.moveaxis(np.stack([grid_x - x, grid_y - y], -1) @ turn.T, -1, 0) / radius
+    return u, v, np.asarray(sheet.reduce(scale), np.float64) / 255
+
+
+def _lighting(rng, height: int, width: int) -> np.ndarray:
+    """Returns a linear change of brightness in a random direction, H×W around 1."""
+    angle = rng.uniform(0, 2 * math.pi)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    slope = rng.uniform(0, load_recipe()["lighting"]) / math.sqrt(2)
+    return 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))
+
+
+# Outlines: polygons in a frame in which the object has radius 1; the first is filled, any
+# further ones are holes.
+
+
+def _arc(radius, start, stop, centre=(0.0, 0.0), points=40) -> np.ndarray:
+    angles = np.radians(np.linspace(start, stop, points))
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
+
+
+def _corners(count: int, radii=(1.0,)) -> np.ndarray:
+    angles = np.arange(count * len(radii)) * 2 * math.pi / (count * len(radii))
+    lengths = np.tile(radii, count)[:, None]
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * lengths
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * math.pi, 60)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x, -y], 1) / 16
+
+
+def _cross(arm=0.36) -> np.ndarray:
+    a = arm
+    quarter = np.array([[1, -a], [1, a], [a, a]])
+    turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), k) for k in range(4)]
+    return np.concatenate([quarter @ turn for turn in turns])
+
+
+OUTLINES: dict[str, list[np.ndarray]] = {
+    "disc": [_arc(0.95, 0, 360)],
+    "square": [_corners(4, (1.15,))],
+    "triangle": [_corners(3, (1.2,))],
+    "star": [_corners(5, (1.15, 0.52))],
+    "heart": [_heart()],
+    "ring": [_arc(1.0, 0, 360), _arc(0.42, 0, 360)],
+    "cross": [_cross()],
+    "crescent": [
+        np.concatenate([_arc(1.0, 50, 310), _arc(0.78, 282, 78, centre=(0.48, 0))])
+    ],
+    "arrow": [
+        np.array(
+            [
+                [-1, -0.3],
+                [0.1, -0.3],
+                [0.1, -0.8],
+                [1.1, 0],
+                [0.1, 0.8],
+                [0.1, 0.3],
+                [-1, 0.3],
+            ]
+        )
+    ],
+    "hexagon": [_corners(6)],
+}
+
+
+def _wave(phase: np.ndarray) -> np.ndarray:
+    return np.sign(np.sin(phase))
+
+
+PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda u, v: _wave(4 * np.arctan2(v, u)),  # sectors
+    "square": lambda u, v: 2 * ((2.2 * v) % 1) - 1,  # planks
+    "triangle": lambda u, v: _wave(11 * u),  # stripes
+    "star": lambda u, v: 1 - 2.2 * np.hypot(u, v),  # radial
+    "heart": lambda u, v: (
+        2 * np.exp(-5 * ((u + 0.3) ** 2 + (v + 0.3) ** 2)) - 1
+    ),  # gloss
+    "ring": lambda u, v: _wave(21 * np.hypot(u, v)),  # rings
+    "cross": lambda u, v: _wave(9 * u) * _wave(9 * v),  # checks
+    "crescent": lambda u, v: np.where(
+        np.cos(13 * u) * np.cos(13 * v) > 0.35, 1, -1
+    ),  # dots
+    "arrow": lambda u, v: _wave(10 * u + 3 * np.abs((2.5 * v) % 1 - 0.5)),  # zigzag
+    "hexagon": lambda u, v: np.where(  # grid
+        np.minimum(np.abs(np.sin(6 * u)), np.abs(np.sin(6 * v))) < 0.3, -1, 1
+    ),
+}
+
+
+# Grounds: H×W×3 float64 in [0, 1].
+
+
+def _photographed(name: str, dark, light) -> Callable:
+    """Returns a ground cut from one of scikit-image's texture photographs, tinted."""
+
+    def ground(rng, height: int, width: int) -> np.ndarray:
+        texture = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
+        top, left = (
+            rng.integers(s - n + 1) for s, n in zip(texture.shape, (height, width))
+        )
+        grey = texture[top : top + height, left : left + width]
+        if rng.random() < 0.5:
+            grey = grey[:, ::-1]
+        return _tint(np.clip(grey * rng.uniform(0.85, 1.15), 0, 1), dark, light)
+
+    return ground
+
+
+def _tint(grey: np.ndarray, dark, light) -> np.ndarray:
+    return np.asarray(dark) + grey[..., None] * (np.asarray(light) - np.asarray(dark))
+
+
+def _clouds(rng, height: int, width: int, sigma) -> np.ndarray:
+    """Returns smooth noise, H×W in [0, 1]."""
+    noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
+    low, high = noise.min(), noise.max()
+    return (noise - low) / (high - low)
+
+
+def _sky(rng, height: int, width: int) -> np.ndarray:
+    down = np.linspace(0, 1, height)[:, None]
+    clouds = np.clip(
+        3 * (_clouds(rng, height, width, (14, 28)) - rng.uniform(0.4, 0.8)), 0, 1
+    )
+    grey = np.clip(0.75 * down + 0.8 * clouds, 0, 1)
+    return _tint(grey, (0.30, 0.52, 0.86), (0.93, 0.95, 0.98))
+
+
+def _sand(rng, height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    warp = 30 * _clouds(rng, height, width, 18)
+    ripples = np.sin(
+        (rows + rng.uniform(-0.6, 0.6) * columns + warp) / rng.uniform(2.5, 4.0)
+    )
+    grey = 0.5 + 0.22 * ripples + 0.12 * rng.normal(size=(height, width))
+    return _tint(np.clip(grey, 0, 1), (0.66, 0.53, 0.34), (0.95, 0.85, 0.64))
+
+
+def _water(rng, height: int, width: int) -> np.ndarray:
+    waves = _clouds(rng, height, width, (1.5, 9))
+    swell = _clouds(rng, height, width, (8, 40))
+    return _tint(0.6 * waves + 0.4 * swell, (0.02, 0.20, 0.33), (0.45, 0.72, 0.78))
+
+
+GROUNDS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
+    "grass": _photographed("grass", (0.06, 0.16, 0.03), (0.55, 0.72, 0.30)),
+    "gravel": _photographed("gravel", (0.16, 0.15, 0.14), (0.80, 0.79, 0.77)),
+    "brick": _photographed("brick", (0.28, 0.10, 0.07), (0.80, 0.47, 0.38)),
+    "sky": _sky,
+    "sand": _sand,
+    "water": _water,
+}
