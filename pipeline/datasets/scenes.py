@@ -23,6 +23,10 @@ from scipy.ndimage import gaussian_filter
 
 RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.yaml"
 
+Rng = np.random.Generator
+Colour = tuple[float, float, float]
+Ground = Callable[[Rng, int, int], np.ndarray]
+
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size and averaged
 _SMALLEST_AREA = 64  # visible pixels below which an object is not drawn at all
 
@@ -81,7 +85,7 @@ def render_scene(stream: str, index: int) -> Scene:
 
 
 def write_caption(
-    visible: list[str], ground: str, templates: list[str], rng: np.random.Generator
+    visible: list[str], ground: str, templates: list[str], rng: Rng
 ) -> tuple[str, frozenset[str]]:
     """Writes the caption that a person might give to a picture.
 
@@ -95,9 +99,7 @@ def write_caption(
     """
     recipe = load_recipe()
     odds = recipe["captions"]
-    named = visible[:1] + [
-        n for n in visible[1:] if rng.random() < odds["name_further"]
-    ]
+    named = visible[:1] + [n for n in visible[1:] if rng.random() < odds["name_further"]]
     template = str(rng.choice(templates))
     if not named:
         return template.format(ground), frozenset([ground])
@@ -108,7 +110,9 @@ def write_caption(
     return template.format(words), frozenset([*named, ground])
 
 
-def _draw(rng, canvas, mask, label: int, radius: float, margin: float) -> None:
+def _draw(
+    rng: Rng, canvas: np.ndarray, mask: np.ndarray, label: int, radius: float, margin: float
+) -> None:
     """Draws an object where it covers little of what is there; gives up after some tries."""
     recipe = load_recipe()
     name = list(recipe["classes"])[label]
@@ -132,9 +136,7 @@ def _draw(rng, canvas, mask, label: int, radius: float, margin: float) -> None:
         rng.uniform(*recipe["saturation"]),
         rng.uniform(*recipe["brightness"]),
     )
-    colour = skimage.color.hsv2rgb(
-        np.array([(hue % 360) / 360, saturation, brightness])
-    )
+    colour = skimage.color.hsv2rgb(np.array([(hue % 360) / 360, saturation, brightness]))
     contrast = rng.uniform(*recipe["pattern_contrast"])
     tones = 1 + contrast * np.clip(PATTERNS[name](u, v), -1, 1)
     painted = np.clip(colour * tones[..., None], 0, 1)
@@ -145,12 +147,18 @@ def _draw(rng, canvas, mask, label: int, radius: float, margin: float) -> None:
 def _window(centre: float, length: int, radius: float) -> tuple[int, int]:
     """Returns the range of pixels that an object can reach along one side of the picture."""
     reach = 1.3 * radius
-    return max(0, math.floor(centre - reach)), min(
-        length, math.ceil(centre + reach) + 1
-    )
+    return max(0, math.floor(centre - reach)), min(length, math.ceil(centre + reach) + 1)
 
 
-def _rasterise(outline, x, y, radius, angle, columns, rows) -> tuple[np.ndarray, ...]:
+def _rasterise(
+    outline: list[np.ndarray],
+    x: float,
+    y: float,
+    radius: float,
+    angle: float,
+    columns: tuple[int, int],
+    rows: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws an outline in a window of the picture.
 
     Returns:
@@ -158,13 +166,9 @@ def _rasterise(outline, x, y, radius, angle, columns, rows) -> tuple[np.ndarray,
         of the pixel that lies within the outline, in [0, 1]; each of the window's size.
     """
     scale = _ANTIALIASING
-    turn = np.array(
-        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
-    )
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     corner = np.array([columns[0], rows[0]])
-    sheet = Image.new(
-        "L", ((columns[1] - columns[0]) * scale, (rows[1] - rows[0]) * scale)
-    )
+    sheet = Image.new("L", ((columns[1] - columns[0]) * scale, (rows[1] - rows[0]) * scale))
     pen = ImageDraw.Draw(sheet)
     for fill, points in ((255, outline[0]), *((0, hole) for hole in outline[1:])):
         placed = points @ turn * radius + (x, y) - corner
@@ -174,7 +178,7 @@ def _rasterise(outline, x, y, radius, angle, columns, rows) -> tuple[np.ndarray,
     return u, v, np.asarray(sheet.reduce(scale), np.float64) / 255
 
 
-def _lighting(rng, height: int, width: int) -> np.ndarray:
+def _lighting(rng: Rng, height: int, width: int) -> np.ndarray:
     """Returns a linear change of brightness in a random direction, H×W around 1."""
     angle = rng.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -186,12 +190,18 @@ def _lighting(rng, height: int, width: int) -> np.ndarray:
 # further ones are holes.
 
 
-def _arc(radius, start, stop, centre=(0.0, 0.0), points=40) -> np.ndarray:
+def _arc(
+    radius: float,
+    start: float,
+    stop: float,
+    centre: tuple[float, float] = (0.0, 0.0),
+    points: int = 40,
+) -> np.ndarray:
     angles = np.radians(np.linspace(start, stop, points))
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
 
 
-def _corners(count: int, radii=(1.0,)) -> np.ndarray:
+def _corners(count: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
     angles = np.arange(count * len(radii)) * 2 * math.pi / (count * len(radii))
     lengths = np.tile(radii, count)[:, None]
     return np.stack([np.cos(angles), np.sin(angles)], 1) * lengths
@@ -204,7 +214,7 @@ def _heart() -> np.ndarray:
     return np.stack([x, -y], 1) / 16
 
 
-def _cross(arm=0.36) -> np.ndarray:
+def _cross(arm: float = 0.36) -> np.ndarray:
     a = arm
     quarter = np.array([[1, -a], [1, a], [a, a]])
     turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), k) for k in range(4)]
@@ -219,9 +229,7 @@ OUTLINES: dict[str, list[np.ndarray]] = {
     "heart": [_heart()],
     "ring": [_arc(1.0, 0, 360), _arc(0.42, 0, 360)],
     "cross": [_cross()],
-    "crescent": [
-        np.concatenate([_arc(1.0, 50, 310), _arc(0.78, 282, 78, centre=(0.48, 0))])
-    ],
+    "crescent": [np.concatenate([_arc(1.0, 50, 310), _arc(0.78, 282, 78, centre=(0.48, 0))])],
     "arrow": [
         np.array(
             [
@@ -248,14 +256,10 @@ PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "square": lambda u, v: 2 * ((2.2 * v) % 1) - 1,  # planks
     "triangle": lambda u, v: _wave(11 * u),  # stripes
     "star": lambda u, v: 1 - 2.2 * np.hypot(u, v),  # radial
-    "heart": lambda u, v: (
-        2 * np.exp(-5 * ((u + 0.3) ** 2 + (v + 0.3) ** 2)) - 1
-    ),  # gloss
+    "heart": lambda u, v: 2 * np.exp(-5 * ((u + 0.3) ** 2 + (v + 0.3) ** 2)) - 1,  # gloss
     "ring": lambda u, v: _wave(21 * np.hypot(u, v)),  # rings
     "cross": lambda u, v: _wave(9 * u) * _wave(9 * v),  # checks
-    "crescent": lambda u, v: np.where(
-        np.cos(13 * u) * np.cos(13 * v) > 0.35, 1, -1
-    ),  # dots
+    "crescent": lambda u, v: np.where(np.cos(13 * u) * np.cos(13 * v) > 0.35, 1, -1),  # dots
     "arrow": lambda u, v: _wave(10 * u + 3 * np.abs((2.5 * v) % 1 - 0.5)),  # zigzag
     "hexagon": lambda u, v: np.where(  # grid
         np.minimum(np.abs(np.sin(6 * u)), np.abs(np.sin(6 * v))) < 0.3, -1, 1
@@ -266,14 +270,12 @@ PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 # Grounds: H×W×3 float64 in [0, 1].
 
 
-def _photographed(name: str, dark, light) -> Callable:
+def _photographed(name: str, dark: Colour, light: Colour) -> Ground:
     """Returns a ground cut from one of scikit-image's texture photographs, tinted."""
 
-    def ground(rng, height: int, width: int) -> np.ndarray:
+    def ground(rng: Rng, height: int, width: int) -> np.ndarray:
         texture = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
-        top, left = (
-            rng.integers(s - n + 1) for s, n in zip(texture.shape, (height, width))
-        )
+        top, left = (rng.integers(s - n + 1) for s, n in zip(texture.shape, (height, width)))
         grey = texture[top : top + height, left : left + width]
         if rng.random() < 0.5:
             grey = grey[:, ::-1]
@@ -282,43 +284,39 @@ def _photographed(name: str, dark, light) -> Callable:
     return ground
 
 
-def _tint(grey: np.ndarray, dark, light) -> np.ndarray:
+def _tint(grey: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
     return np.asarray(dark) + grey[..., None] * (np.asarray(light) - np.asarray(dark))
 
 
-def _clouds(rng, height: int, width: int, sigma) -> np.ndarray:
+def _clouds(rng: Rng, height: int, width: int, sigma: float | tuple[float, float]) -> np.ndarray:
     """Returns smooth noise, H×W in [0, 1]."""
     noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
     low, high = noise.min(), noise.max()
     return (noise - low) / (high - low)
 
 
-def _sky(rng, height: int, width: int) -> np.ndarray:
+def _sky(rng: Rng, height: int, width: int) -> np.ndarray:
     down = np.linspace(0, 1, height)[:, None]
-    clouds = np.clip(
-        3 * (_clouds(rng, height, width, (14, 28)) - rng.uniform(0.4, 0.8)), 0, 1
-    )
+    clouds = np.clip(3 * (_clouds(rng, height, width, (14, 28)) - rng.uniform(0.4, 0.8)), 0, 1)
     grey = np.clip(0.75 * down + 0.8 * clouds, 0, 1)
     return _tint(grey, (0.30, 0.52, 0.86), (0.93, 0.95, 0.98))
 
 
-def _sand(rng, height: int, width: int) -> np.ndarray:
+def _sand(rng: Rng, height: int, width: int) -> np.ndarray:
     rows, columns = np.mgrid[:height, :width]
     warp = 30 * _clouds(rng, height, width, 18)
-    ripples = np.sin(
-        (rows + rng.uniform(-0.6, 0.6) * columns + warp) / rng.uniform(2.5, 4.0)
-    )
+    ripples = np.sin((rows + rng.uniform(-0.6, 0.6) * columns + warp) / rng.uniform(2.5, 4.0))
     grey = 0.5 + 0.22 * ripples + 0.12 * rng.normal(size=(height, width))
     return _tint(np.clip(grey, 0, 1), (0.66, 0.53, 0.34), (0.95, 0.85, 0.64))
 
 
-def _water(rng, height: int, width: int) -> np.ndarray:
+def _water(rng: Rng, height: int, width: int) -> np.ndarray:
     waves = _clouds(rng, height, width, (1.5, 9))
     swell = _clouds(rng, height, width, (8, 40))
     return _tint(0.6 * waves + 0.4 * swell, (0.02, 0.20, 0.33), (0.45, 0.72, 0.78))
 
 
-GROUNDS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
+GROUNDS: dict[str, Ground] = {
     "grass": _photographed("grass", (0.06, 0.16, 0.03), (0.55, 0.72, 0.30)),
     "gravel": _photographed("gravel", (0.16, 0.15, 0.14), (0.80, 0.79, 0.77)),
     "brick": _photographed("brick", (0.28, 0.10, 0.07), (0.80, 0.47, 0.38)),

@@ -1,0 +1,238 @@
+"""CLIP's vision transformer, opened up: tokens and attentions of every block.
+
+Notation of ALGORITHMS.md: B images, patch grid h×w, N = h·w patches, width D, L blocks (counted
+from 1), embedding E. Tokens are B×(1+N)×D, the class token first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import nn
+
+from pipeline.errors import UserError
+
+OnAttention = Callable[[int, torch.Tensor], None]
+"""Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N."""
+
+_OUTSIDE = -1000.0  # added to the attention logits from the class token to masked patches (CWR)
+
+
+class ClipEncoder:
+    """The frozen image tower of a CLIP whose vision transformer has a class token.
+
+    Attributes:
+        patch_size: P, in pixels.
+        native_size: side of the square images that the model was trained on, in pixels.
+        depth: L.
+        temperature: τ = exp(logit_scale), which multiplies cosines before the softmax.
+    """
+
+    def __init__(self, clip: CLIP, *, position_fp16: bool = False):
+        """Wraps a model that is already on its device.
+
+        Args:
+            clip: open_clip's model.
+            position_fp16: quirk: the interpolated position embedding is rounded to float16.
+
+        Raises:
+            UserError: the image tower is no plain vision transformer with a class token.
+        """
+        visual = clip.visual
+        plain = (
+            isinstance(visual, VisionTransformer)
+            and visual.attn_pool is None
+            and visual.pool_type == "tok"
+            and not visual.final_ln_after_pool
+            and all(
+                type(b) is ResidualAttentionBlock and type(b.attn) is nn.MultiheadAttention
+                for b in visual.transformer.resblocks
+            )
+        )
+        if not plain:
+            raise UserError(
+                f"this CLIP's image tower ({type(visual).__name__}) is no vision transformer with a"
+                " class token, which TagCLIP needs: choose clip=vit_b16 or another ViT of OpenAI's"
+                " kind"
+            )
+        self.visual = visual
+        self.position_fp16 = position_fp16
+        self.patch_size = visual.patch_size[0]
+        self.native_size = visual.image_size[0]
+        self.depth = len(visual.transformer.resblocks)
+        self.temperature = float(clip.logit_scale.exp())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.visual.proj.device
+
+    def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turns pixels into the tokens that enter the first block.
+
+        Args:
+            pixels: B×3×(P·h)×(P·w) float32, normalised.
+
+        Returns:
+            B×(1+N)×D.
+        """
+        visual = self.visual
+        patches = visual.conv1(pixels)
+        positions = self.position_embedding(*patches.shape[-2:])
+        class_token = visual.class_embedding.expand(len(pixels), 1, -1)
+        return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], 1) + positions)
+
+    def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
+        """Returns the position embedding for a patch grid, (1+N)×D (ALGORITHMS §1)."""
+        embedding = self.visual.positional_embedding
+        native = self.visual.grid_size
+        if (rows, columns) == tuple(native):
+            return embedding
+        grid = embedding[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)
+        grid = F.interpolate(grid, (rows, columns), mode="bilinear", align_corners=False)
+        embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
+        return embedding.half().float() if self.position_fp16 else embedding
+
+    def backbone(
+        self, pixels: torch.Tensor, on_attention: OnAttention | None = None
+    ) -> torch.Tensor:
+        """Runs blocks 1 to L−1 as they are, and shows the attention of all L.
+
+        Args:
+            pixels: B×3×(P·h)×(P·w) float32, normalised.
+            on_attention: told the attention of every block; block L's is the one that it would
+                have, from its own queries and keys.
+
+        Returns:
+            The tokens that enter block L, B×(1+N)×D.
+        """
+        tokens = self.embed_patches(pixels)
+        *blocks, last = self.visual.transformer.resblocks
+        for number, block in enumerate(blocks, 1):
+            attended, weights = _self_attention(block, block.ln_1(tokens))
+            tokens = _finish_block(block, tokens, attended)
+            if on_attention is not None:
+                on_attention(number, _between_patches(weights))
+        if on_attention is not None:
+            query, key, _ = _project(last, last.ln_1(tokens))
+            on_attention(self.depth, _between_patches(_attention_weights(last, query, key)))
+        return tokens
+
+    def value_features(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Runs block L with the identity as its attention: what every patch says by itself.
+
+        This is the patch-level classification of TagCLIP (section 3.2).
+
+        Args:
+            tokens: those that enter block L, B×(1+N)×D.
+
+        Returns:
+            The patches' embeddings, B×N×E, of length 1.
+        """
+        block = self.visual.transformer.resblocks[-1]
+        _, _, value = _project(block, block.ln_1(tokens))
+        return self._embed(_finish_block(block, tokens, block.attn.out_proj(value)))[:, 1:]
+
+    def attended_features(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Runs block L as it is: embeddings of class token and patches, B×(1+N)×E, of length 1."""
+        block = self.visual.transformer.resblocks[-1]
+        attended, _ = _self_attention(block, block.ln_1(tokens))
+        return self._embed(_finish_block(block, tokens, attended))
+
+    def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Returns the output of block L's ln_1, where Grad-CAM looks: B×(1+N)×D."""
+        return self.visual.transformer.resblocks[-1].ln_1(tokens)
+
+    def features_of_last_input(self, tokens: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
+        """Runs block L from the output of its ln_1 on, differentiable with respect to it.
+
+        Args:
+            tokens: those that enter block L, for the residual, B×(1+N)×D.
+            normed: the output of ln_1, B×(1+N)×D.
+
+        Returns:
+            All tokens after block L and ln_post, before the projection, B×(1+N)×D.
+        """
+        block = self.visual.transformer.resblocks[-1]
+        attended, _ = _self_attention(block, normed)
+        return self.visual.ln_post(_finish_block(block, tokens, attended))
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Projects features of width D into CLIP's embedding, …×E, of length 1."""
+        return F.normalize((features @ self.visual.proj).float(), dim=-1)
+
+    def image_features(
+        self, pixels: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Returns the class token's embedding of the whole model, B×E, of length 1.
+
+        Args:
+            pixels: B×3×(P·h)×(P·w) float32, normalised.
+            inside: B×h×w bool; where given, the class token of every block attends to these patches
+                only (TagCLIP's class-wise re-identification).
+        """
+        tokens = self.embed_patches(pixels)
+        bias = None
+        if inside is not None:
+            count = tokens.shape[1]
+            bias = tokens.new_zeros(len(tokens), 1, count, count)
+            bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _OUTSIDE)
+        for block in self.visual.transformer.resblocks:
+            query, key, value = (
+                _split_heads(block, t) for t in _project(block, block.ln_1(tokens))
+            )
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+            attended = block.attn.out_proj(attended.transpose(1, 2).flatten(2))
+            tokens = _finish_block(block, tokens, attended)
+        return self._embed(tokens[:, 0])
+
+    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.project(self.visual.ln_post(tokens))
+
+
+def _project(
+    block: ResidualAttentionBlock, normed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns queries, keys and values of a block, each B×(1+N)×D."""
+    attn = block.attn
+    return F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+
+
+def _split_heads(block: ResidualAttentionBlock, projected: torch.Tensor) -> torch.Tensor:
+    return projected.unflatten(-1, (block.attn.num_heads, -1)).transpose(-2, -3)
+
+
+def _attention_weights(
+    block: ResidualAttentionBlock, query: torch.Tensor, key: torch.Tensor
+) -> torch.Tensor:
+    """Returns softmax(QKᵀ/√d), B×heads×(1+N)×(1+N) float32."""
+    query, key = _split_heads(block, query), _split_heads(block, key)
+    return ((query / math.sqrt(query.shape[-1])) @ key.mT).float().softmax(-1)
+
+
+def _self_attention(
+    block: ResidualAttentionBlock, normed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns a block's attention output, B×(1+N)×D, and its weights per head."""
+    query, key, value = _project(block, normed)
+    weights = _attention_weights(block, query, key)
+    gathered = weights.to(value.dtype) @ _split_heads(block, value)
+    return block.attn.out_proj(gathered.transpose(-2, -3).flatten(-2)), weights
+
+
+def _finish_block(
+    block: ResidualAttentionBlock, tokens: torch.Tensor, attended: torch.Tensor
+) -> torch.Tensor:
+    """Adds a block's residual and MLP to its attention output."""
+    tokens = tokens + block.ls_1(attended)
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def _between_patches(weights: torch.Tensor) -> torch.Tensor:
+    """Averages attention over heads and cuts off the class token: B×N×N, not renormalised."""
+    return weights.mean(1)[:, 1:, 1:]

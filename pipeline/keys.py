@@ -1,0 +1,136 @@
+"""What the result of every stage depends on, apart from the images themselves.
+
+A stage's configuration holds that of the stages before it. Its fingerprint is the stage's key, so
+that whatever changes a result changes the folder in which it is looked for, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.cams import stage as cams_stage
+from pipeline.clip.text import TEMPLATES
+from pipeline.masks import stage as masks_stage
+from pipeline.store import fingerprint_file
+from pipeline.tags import stage as tags_stage
+from pipeline.vocabulary import Vocabulary
+
+_USES_CLIP = ("tagclip", "clip")
+
+
+def _clip(config: Mapping, weights: str) -> dict[str, Any]:
+    """What an image's CLIP features depend on."""
+    compat = config["compat"]
+    return {
+        "model": config["clip"]["model"],
+        "weights": weights,
+        "precision": config["runtime"]["precision"],
+        "longest_side": config["images"]["longest_side"],
+        "exif": compat["exif"],
+        "position_fp16": compat["position_fp16"],
+        "open_border": compat["open_border"],
+    }
+
+
+def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) -> dict[str, Any]:
+    """Returns what tags depend on.
+
+    Args:
+        config: the whole configuration, as plain dictionaries.
+        vocabulary: the class names.
+        weights: fingerprint of CLIP's weights.
+    """
+    tags = config["tags"]
+    facts = {
+        "algorithm": tags_stage.ALGORITHM,
+        "method": tags["method"],
+        "classes": list(vocabulary.classes),
+    }
+    if tags["method"] == "file":
+        path = Path(tags["path"])
+        return {**facts, "list": fingerprint_file(path) if path.is_file() else str(path)}
+    if tags["method"] not in _USES_CLIP:
+        return facts
+    settings = {k: v for k, v in tags.items() if k not in ("variants", "templates")}
+    return {
+        **facts,
+        **settings,
+        "names": list(vocabulary.tag_names),
+        "backgrounds": list(vocabulary.backgrounds),
+        "templates": list(TEMPLATES[tags["templates"]]),
+        "clip": _clip(config, weights),
+        "cwr_stop": config["compat"]["cwr_stop"],
+    }
+
+
+def cams_configuration(
+    config: Mapping, vocabulary: Vocabulary, weights: str, tags: Mapping
+) -> dict[str, Any]:
+    """Returns what class activation maps depend on; ``tags`` is the tags' configuration."""
+    settings = {k: v for k, v in config["cams"].items() if k != "templates"}
+    return {
+        "algorithm": cams_stage.ALGORITHM,
+        **settings,
+        "names": list(vocabulary.cam_names),
+        "backgrounds": list(vocabulary.backgrounds),
+        "templates": list(TEMPLATES[config["cams"]["templates"]]),
+        "clip": _clip(config, weights),
+        "tags": tags,
+    }
+
+
+def masks_configuration(config: Mapping, cams: Mapping) -> dict[str, Any]:
+    """Returns what masks depend on; ``cams`` is the maps' configuration."""
+    compat = config["compat"]
+    return {
+        "algorithm": masks_stage.ALGORITHM,
+        **config["masks"],
+        "crf_bgr": compat["crf_bgr"],
+        "crf_fp16": compat["crf_fp16"],
+        "cams": cams,
+    }
+
+
+def segmenter_configuration(
+    config: Mapping, vocabulary: Vocabulary, masks: Mapping | None, data: str
+) -> dict[str, Any]:
+    """Returns what a trained segmenter depends on.
+
+    Args:
+        config: the whole configuration, as plain dictionaries.
+        vocabulary: the class names.
+        masks: the pseudo masks' configuration; none for the ground truth.
+        data: fingerprint of the images and masks that it is trained on, since a network depends on
+            all of them.
+    """
+    settings = {
+        k: v for k, v in config["segmenter"].items() if k not in ("ceiling", "checkpoint_interval")
+    }
+    return {
+        **settings,
+        "seed": config["seed"],
+        "exif": config["compat"]["exif"],
+        "classes": list(vocabulary.classes),
+        "masks": "ground truth" if masks is None else masks,
+        "data": data,
+    }
+
+
+def predictions_configuration(config: Mapping, segmenter: Mapping) -> dict[str, Any]:
+    """Returns what predictions depend on; ``segmenter`` is its configuration."""
+    return {
+        "longest_side": config["images"]["longest_side"],
+        "exif": config["compat"]["exif"],
+        "segmenter": segmenter,
+    }
+
+
+def without_seed(configuration: Mapping) -> dict[str, Any]:
+    """Returns a configuration in which runs that differ in their seed alone are equal."""
+    return {
+        key: without_seed(value) if isinstance(value, Mapping) else value
+        for key, value in configuration.items()
+        if key != "seed"
+    }

@@ -1,0 +1,61 @@
+"""From class activation maps to labels (ALGORITHMS §4)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.vocabulary import IGNORE
+
+
+def stack_background(cams: np.ndarray, beta: float = 1.0) -> np.ndarray:
+    """Puts the background's score, (1 − max cam)^β, before the maps; no renormalisation.
+
+    Args:
+        cams: K×H×W float in [0, 1]; K may be 0.
+        beta: β.
+
+    Returns:
+        (1+K)×H×W of the same type.
+    """
+    strongest = cams.max(0, initial=0)
+    return np.concatenate([((1 - strongest) ** beta)[None], cams])
+
+
+def to_labels(channels: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Turns channels, 0 for the background and then one a tag, into labels: 0 and class + 1."""
+    return np.concatenate([[0], keys + 1]).astype(np.uint8)[channels]
+
+
+def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes scores (bilinear) and takes the best channel of every pixel.
+
+    One channel is resized at a time, so that a large photograph needs memory for two of them.
+
+    Args:
+        scores: C×h×w float32.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        The channels, height×width int64, and their scores, height×width float32.
+    """
+    best = channel = None
+    for index, score in enumerate(torch.from_numpy(scores)):
+        if score.shape != (height, width):
+            score = F.interpolate(
+                score[None, None], (height, width), mode="bilinear", align_corners=False
+            )[0, 0]
+        if best is None:
+            best, channel = score.clone(), torch.zeros(height, width, dtype=torch.int64)
+            continue
+        better = score > best
+        best[better] = score[better]
+        channel[better] = index
+    return channel.numpy(), best.numpy()
+
+
+def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:
+    """Returns the labels, H×W uint8, with those below a probability set to 255."""
+    return np.where(probability < confidence, np.uint8(IGNORE), labels)

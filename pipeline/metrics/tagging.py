@@ -1,0 +1,73 @@
+"""Multi-label metrics of tags (ALGORITHMS §5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TaggingMetrics:
+    """Metrics of one set of images, all in [0, 1].
+
+    Attributes:
+        map: mean of the average precisions of all classes; a class without positives counts 0.
+        average_precision: n float64.
+        positives: n int64, how many images show each class.
+        precision: of all decisions, pooled.
+        recall: of all decisions, pooled.
+        f1: of all decisions, pooled.
+    """
+
+    map: float
+    average_precision: np.ndarray
+    positives: np.ndarray
+    precision: float
+    recall: float
+    f1: float
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Returns the sum over hits of the precision at their rank, over the number of positives.
+
+    Images of equal score are ranked in their given order. Without positives it is 0, as released.
+
+    Args:
+        scores: N float.
+        positive: N bool.
+    """
+    hits = positive[np.argsort(-scores, kind="stable")]
+    ranks = np.flatnonzero(hits) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).sum() / max(len(ranks), 1))
+
+
+def tagging_metrics(
+    scores: np.ndarray, positive: np.ndarray, tags: np.ndarray | None = None
+) -> TaggingMetrics:
+    """Measures scores, and the tags that were chosen by them.
+
+    Args:
+        scores: N×n float.
+        positive: N×n bool, the ground truth.
+        tags: N×n bool, the decisions; none leaves precision, recall and F1 at 0.
+    """
+    per_class = np.array([average_precision(s, p) for s, p in zip(scores.T, positive.T)])
+    tags = np.zeros_like(positive) if tags is None else tags
+    hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
+    return TaggingMetrics(
+        map=float(per_class.mean()),
+        average_precision=per_class,
+        positives=positive.sum(0),
+        precision=float(hits / max(chosen, 1)),
+        recall=float(hits / max(wanted, 1)),
+        f1=float(2 * hits / max(chosen + wanted, 1)),
+    )
+
+
+def to_indicator(tags: list[tuple[int, ...]], class_count: int) -> np.ndarray:
+    """Returns lists of class indices as N×n bool."""
+    indicator = np.zeros((len(tags), class_count), bool)
+    for row, indices in zip(indicator, tags):
+        row[list(indices)] = True
+    return indicator

@@ -1,0 +1,55 @@
+"""Progress bars on stderr: images a second, time left, and how many were left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Advance = Callable[..., None]
+"""Called with how many steps are done (1 when left out) and, by name, a note to show."""
+
+
+class _Speed(ProgressColumn):
+    """Steps a second over the last minute."""
+
+    def render(self, task: Task) -> Text:
+        """Returns the column's text."""
+        return Text(f"{task.finished_speed or task.speed or 0:.1f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def track(description: str, total: int) -> Iterator[Advance]:
+    """Shows a bar while the block runs; silent where stderr is no terminal."""
+    console = Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total, note="")
+
+        def advance(steps: int = 1, note: str | None = None) -> None:
+            progress.advance(task, steps)
+            if note is not None:
+                progress.update(task, note=note)
+
+        yield advance

@@ -1,0 +1,265 @@
+"""One configuration's project: its data set, its folders, and its models when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.model import CLIP
+
+from pipeline import keys
+from pipeline.cams.stage import CamSettings, ClipEs
+from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.text import TEMPLATES, class_embeddings
+from pipeline.datasets import load_dataset
+from pipeline.datasets.sample import ImageReader, Sample, choose_splits
+from pipeline.errors import UserError
+from pipeline.masks.crf import CrfSettings
+from pipeline.segmenter.stage import is_trained, training_data_key
+from pipeline.store import StageFolder, Store, fingerprint_file
+from pipeline.tags.stage import Scorer
+from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
+
+_USES_CLIP = ("tagclip", "clip")
+
+
+class Project:
+    """What a configuration stands for; the stages work on it."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        """Loads the data set; models are loaded when a stage has something to compute.
+
+        Args:
+            config: the whole configuration, as plain dictionaries.
+
+        Raises:
+            UserError: whatever in it cannot be used.
+        """
+        self.config = config
+        self.store = Store(Path(config["output_dir"]).expanduser().absolute())
+        settings, runtime = config["dataset"], config["runtime"]
+        self.workers = runtime["workers"] or torch.multiprocessing.cpu_count()
+        self.device = choose_device(runtime["device"])
+        check_precision(runtime["precision"], self.device)
+        self.dataset = load_dataset(settings, self.workers)
+        self.vocabulary = self.dataset.vocabulary
+        offered = settings.get("default_splits") or self.dataset.splits
+        wanted = settings["split"] or [s for s in offered if s in self.dataset.splits]
+        self.splits = choose_splits(wanted, list(self.dataset.splits))
+        self.reader = ImageReader(
+            apply_exif=not config["compat"]["exif"],
+            max_pixels=settings["max_pixels"],
+            longest_side=config["images"]["longest_side"],
+        )
+
+    def samples(self, split: str) -> list[Sample]:
+        """Returns the images of a split, up to ``dataset.limit``."""
+        return self.dataset.splits[split][: self.config["dataset"]["limit"]]
+
+    @cached_property
+    def crf(self) -> CrfSettings | None:
+        """The CRF's constants; none where masks are made without one."""
+        settings, compat = self.config["masks"]["crf"], self.config["compat"]
+        return settings and CrfSettings(**settings, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
+
+    @property
+    def has_ceiling(self) -> bool:
+        """Whether a segmenter is also trained on the ground truth, for comparison."""
+        samples = self.samples(self.dataset.train_split)
+        return self.config["segmenter"]["ceiling"] and all(s.mask is not None for s in samples)
+
+    # Where results lie
+
+    @cached_property
+    def _checkpoint(self) -> Path:
+        clip = self.config["clip"]
+        return resolve_checkpoint(clip["model"], clip["pretrained"], clip["checkpoint"])
+
+    @cached_property
+    def _tags_configuration(self) -> dict[str, Any]:
+        uses_clip = self.config["tags"]["method"] in _USES_CLIP
+        weights = fingerprint_file(self._checkpoint) if uses_clip else ""
+        return keys.tags_configuration(self.config, self.vocabulary, weights)
+
+    @cached_property
+    def _cams_configuration(self) -> dict[str, Any]:
+        weights = fingerprint_file(self._checkpoint)
+        return keys.cams_configuration(
+            self.config, self.vocabulary, weights, self._tags_configuration
+        )
+
+    @cached_property
+    def _masks_configuration(self) -> dict[str, Any]:
+        return keys.masks_configuration(self.config, self._cams_configuration)
+
+    def tags_folder(self, split: str) -> StageFolder:
+        """Returns the folder of a split's tags, as it is now."""
+        return self.store.folder(split, "tags", self._tags_configuration)
+
+    def cams_folder(self, split: str) -> StageFolder:
+        """Returns the folder of a split's maps, as it is now."""
+        return self.store.folder(split, "cams", self._cams_configuration)
+
+    def masks_folder(self, split: str) -> StageFolder:
+        """Returns the folder of a split's masks, as it is now."""
+        return self.store.folder(split, "masks", self._masks_configuration)
+
+    def training_data(self, ceiling: bool) -> tuple[list[Sample], dict[str, Path]]:
+        """Returns the images to train on and the mask of each.
+
+        Raises:
+            UserError: there are no masks yet.
+        """
+        split = self.dataset.train_split
+        samples = self.samples(split)
+        if ceiling:
+            return samples, {s.id: s.mask for s in samples}
+        folder = self.masks_folder(split)
+        samples = self.available(split, folder, "masks")
+        return samples, {s.id: folder.path / f"{s.id}.png" for s in samples}
+
+    def segmenter_folder(self, ceiling: bool = False) -> StageFolder:
+        """Returns the folder of the segmenter that these masks lead to.
+
+        Raises:
+            UserError: there are no masks yet.
+        """
+        data = training_data_key(*self.training_data(ceiling))
+        masks = None if ceiling else self._masks_configuration
+        configuration = keys.segmenter_configuration(self.config, self.vocabulary, masks, data)
+        return self.store.folder("", "segmenter", configuration)
+
+    def predictions_folder(self, split: str, ceiling: bool = False) -> StageFolder:
+        """Returns the folder of a split's predictions, as it is now."""
+        segmenter = self.segmenter_folder(ceiling).configuration
+        configuration = keys.predictions_configuration(self.config, segmenter)
+        return self.store.folder(split, "predictions", configuration)
+
+    def find_trained(self, ceiling: bool = False) -> StageFolder | None:
+        """Returns the folder of the segmenter, or none where it is not trained yet."""
+        try:
+            folder = self.segmenter_folder(ceiling)
+        except UserError:
+            return None
+        return folder if is_trained(folder) else None
+
+    def available(
+        self,
+        split: str,
+        folder: StageFolder,
+        stage: str,
+        is_current: Callable[[Sample], bool] | None = None,
+    ) -> list[Sample]:
+        """Returns the images of a split for which an earlier stage has a result.
+
+        Args:
+            split: the split.
+            folder: the earlier stage's folder.
+            stage: its name.
+            is_current: tells whether a sample's result was made from what the sample is now.
+
+        Raises:
+            UserError: the stage was not run, or not on all of the images.
+        """
+        samples = self.samples(split)
+        there, missing = [], 0
+        for sample in samples:
+            if sample.id in folder.failures:
+                continue
+            if sample.id in folder.entries and (is_current is None or is_current(sample)):
+                there.append(sample)
+            else:
+                missing += 1
+        if missing:
+            state = (
+                f"{stage} for split {split} are incomplete ({missing} of {len(samples)} missing)"
+            )
+            none = f"no {stage} for split {split}"
+            raise UserError(f"{none if not there else state}: run stage={stage} first")
+        return there
+
+    # Models
+
+    @cached_property
+    def clip(self) -> CLIP:
+        """The whole CLIP on its device."""
+        path = self._checkpoint
+        settings = self.config["clip"]
+        return load_clip(path, settings["model"]).to(self.device)
+
+    @cached_property
+    def encoder(self) -> ClipEncoder:
+        """CLIP's image tower."""
+        return ClipEncoder(self.clip, position_fp16=self.config["compat"]["position_fp16"])
+
+    def embed(self, names: tuple[str, ...], templates: str) -> torch.Tensor:
+        """Returns class embeddings of names by a template set, C×E on the device."""
+        tokenizer = open_clip.get_tokenizer(self.config["clip"]["model"] or "ViT-B-16")
+        return class_embeddings(self.clip, tokenizer, names, TEMPLATES[templates])
+
+    def build_scorer(self) -> Scorer:
+        """Builds what scores the classes of images: TagCLIP, or CLIP's class token."""
+        tags, compat, vocabulary = self.config["tags"], self.config["compat"], self.vocabulary
+        text = self.embed(vocabulary.tag_names + vocabulary.backgrounds, tags["templates"])
+        count = len(vocabulary.classes)
+        if tags["method"] == "clip":
+
+            def score(images: list[np.ndarray], variants: tuple) -> list[dict[str, np.ndarray]]:
+                return [{"scores": global_scores(self.encoder, text, count, i)} for i in images]
+
+            return score
+        settings = TagClipSettings(
+            attention_blocks=tuple(tags["attention_blocks"]),
+            votes=tags["votes"],
+            alpha=tags["alpha"],
+            reidentify=tags["reidentify"],
+            crop_batch_size=self.config["runtime"]["crop_batch_size"],
+            open_border=compat["open_border"],
+            cwr_stop=compat["cwr_stop"],
+        )
+        return TagClip(self.encoder, text, count, settings)
+
+    def build_clip_es(self) -> ClipEs:
+        """Builds what computes class activation maps."""
+        cams, vocabulary = self.config["cams"], self.vocabulary
+        settings = CamSettings(
+            affinity_blocks=tuple(cams["affinity_blocks"]),
+            box_threshold=cams["box_threshold"],
+            open_border=self.config["compat"]["open_border"],
+        )
+        text = self.embed(vocabulary.cam_names + vocabulary.backgrounds, cams["templates"])
+        count = len(vocabulary.classes)
+        return ClipEs(self.encoder, text[:count], text[count:], settings)
+
+
+def choose_device(wanted: str) -> str:
+    """Returns the device's name for torch; "auto" takes a GPU where there is one.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UserError(f"runtime.device={wanted} is no device: give cpu, cuda or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"runtime.device={wanted}, but torch finds no GPU: give cpu or auto")
+    return wanted
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuses a precision that does not exist or does not work.
+
+    Raises:
+        UserError: says what does.
+    """
+    if precision != "fp32":
+        raise UserError(f"runtime.precision={precision} is not supported yet: give fp32")

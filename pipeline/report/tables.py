@@ -1,0 +1,111 @@
+"""``tables.md``: the figures of ``metrics.json``, one table a question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from pipeline.keys import without_seed
+from pipeline.metrics.stage import MetricsFile
+from pipeline.store import canonical_json, write_atomically
+
+TAGGING_ROWS = {
+    "clip": "CLIP, class token, image squeezed to the native size",
+    "clip_native": "CLIP, class token, image at its own size",
+    "coarse_last": "best patch, last block's attention kept",
+    "coarse": "best patch, last block's attention the identity (coarse)",
+    "dmar": "coarse + DMAR",
+    "cwr": "coarse + DMAR + CWR (TagCLIP)",
+}
+"""The rows of the ablation, in the order of the paper."""
+
+
+def write_tables(path: Path, metrics: MetricsFile) -> Path:
+    """Writes the tables of what was measured, and returns their path."""
+    sections = [_tagging(metrics), _ablation(metrics), _segmentation(metrics), _seeds(metrics)]
+    found = [section for section in sections if section]
+    text = "\n".join(found) or "Nothing was measured: the images have no ground truth.\n"
+    write_atomically(path, "# Results\n\n" + text)
+    return path
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table; the first column is aligned left, the others right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])
+
+
+def percent(value: float | None) -> str:
+    """Returns a share in percent with one decimal, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _tagging(metrics: MetricsFile) -> str:
+    splits = metrics.latest.get("tags", {})
+    if not splits:
+        return ""
+    rows = [
+        [split, str(f["images"]), *(percent(f[k]) for k in ("map", "f1", "precision", "recall"))]
+        for split, f in splits.items()
+    ]
+    header = ["split", "images", "mAP", "F1", "precision", "recall"]
+    return "## Tags (%)\n\n" + markdown_table(header, rows)
+
+
+def _ablation(metrics: MetricsFile) -> str:
+    splits = {k: f for k, f in metrics.latest.get("tags", {}).items() if f.get("variants")}
+    if not splits:
+        return ""
+    rows = [
+        [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
+        for name, label in TAGGING_ROWS.items()
+        if any(name in f["variants"] for f in splits.values())
+    ]
+    header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
+    return "## Tagging, step by step\n\n" + markdown_table(header, rows)
+
+
+def _segmentation(metrics: MetricsFile) -> str:
+    labels = {
+        "cams": "class activation maps",
+        "masks": "pseudo masks",
+        "predictions": "segmenter, trained on pseudo masks",
+    }
+    rows = []
+    for stage, label in labels.items():
+        for split, figures in metrics.latest.get(stage, {}).items():
+            note = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
+            rows.append([label + note, split, str(figures["images"]), percent(figures["miou"])])
+            ceiling = figures.get("variants", {}).get("ceiling")
+            if ceiling:
+                share = (
+                    f"the same segmenter, trained on the ground truth (share reached: "
+                    f"{percent(figures['miou'] / ceiling['miou'])}%)"
+                )
+                rows.append([share, split, str(figures["images"]), percent(ceiling["miou"])])
+    if not rows:
+        return ""
+    return "## Segmentation\n\n" + markdown_table(["", "split", "images", "mIoU (%)"], rows)
+
+
+def _seeds(metrics: MetricsFile) -> str:
+    """Sums up runs of the segmenter that differ in nothing but the seed."""
+    groups: dict[tuple[str, str], list[Mapping]] = {}
+    for run in metrics.runs:
+        if run["stage"] == "predictions":
+            same = canonical_json(without_seed(run["configuration"]))
+            groups.setdefault((run["split"], same), []).append(run)
+    rows = []
+    for (split, _), runs in groups.items():
+        if len(runs) < 2:
+            continue
+        values = [run["miou"] for run in runs]
+        seeds = ", ".join(str(run["configuration"]["segmenter"]["seed"]) for run in runs)
+        name = str(runs[0]["configuration"]["segmenter"]["name"])
+        spread = f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
+        rows.append([name, split, str(runs[0]["images"]), seeds, spread])
+    if not rows:
+        return ""
+    header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
+    return "## Over seeds\n\n" + markdown_table(header, rows)

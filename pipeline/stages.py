@@ -1,0 +1,281 @@
+"""The ordered stages, what each needs, and how they are run.
+
+image → tags → cams → masks → train → predict → evaluate → report
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.cams import stage as cams_stage
+from pipeline.datasets.sample import Sample
+from pipeline.errors import UserError
+from pipeline.masks import stage as masks_stage
+from pipeline.metrics import stage as metrics_stage
+from pipeline.project import Project
+from pipeline.report.tables import write_tables
+from pipeline.segmenter import stage as segmenter_stage
+from pipeline.store import StageFolder
+from pipeline.tags import stage as tags_stage
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did for a split.
+
+    Attributes:
+        stage: its name.
+        split: the split, or "" for a stage that has none.
+        images: how many images it covers.
+        computed: how many of them were computed now.
+        left_out: how many of them cannot be used.
+        path: where the result lies.
+    """
+
+    stage: str
+    split: str
+    images: int
+    computed: int
+    left_out: int
+    path: Path
+
+
+def run_tags(project: Project) -> Iterator[Outcome]:
+    """Tags the images of every split."""
+    tags, classes = project.config["tags"], project.vocabulary.classes
+    for split in project.splits:
+        samples = project.samples(split)
+        with project.tags_folder(split) as folder:
+            for image_id, reason in project.dataset.rejected.get(split, []):
+                folder.fail(image_id, reason)
+            if tags["method"] == "ground_truth":
+                computed = tags_stage.run_ground_truth(samples, folder, classes)
+            elif tags["method"] == "file":
+                path = Path(tags["path"]).expanduser()
+                computed = tags_stage.run_file(samples, folder, classes, path)
+            else:
+                computed = tags_stage.run(
+                    samples,
+                    folder,
+                    classes,
+                    scorer=project.build_scorer,
+                    read=project.reader,
+                    variants=tags.get("variants", ()) if tags["method"] == "tagclip" else (),
+                    alpha=tags["alpha"],
+                    min_score=tags["min_score"],
+                    chunk_size=project.config["runtime"]["chunk_size"],
+                    workers=project.workers,
+                )
+        yield _outcome(folder, samples, computed)
+
+
+def run_cams(project: Project) -> Iterator[Outcome]:
+    """Computes a map for every tag of the images of every split."""
+    for split in project.splits:
+        tags = project.tags_folder(split)
+        tags_of = partial(tags_stage.read_tags, tags)
+        samples = project.available(split, tags, "tags")
+        with project.cams_folder(split) as folder:
+            computed = cams_stage.run(
+                samples,
+                folder,
+                method=project.build_clip_es,
+                read=project.reader,
+                tags_of=tags_of,
+            )
+        yield _outcome(folder, samples, computed)
+
+
+def run_masks(project: Project) -> Iterator[Outcome]:
+    """Turns the maps of every split into masks."""
+    settings = project.config["masks"]
+    for split in project.splits:
+        cams = project.cams_folder(split)
+        samples = project.available(split, cams, "cams")
+        with project.masks_folder(split) as folder:
+            computed = masks_stage.run(
+                samples,
+                folder,
+                cams,
+                project.vocabulary.palette,
+                read=project.reader,
+                crf=project.crf,
+                confidence=settings["confidence"],
+                beta=settings["beta"],
+                workers=project.workers,
+            )
+        yield _outcome(folder, samples, computed)
+
+
+def run_train(project: Project) -> Iterator[Outcome]:
+    """Trains a segmenter on the masks and, where it is asked for, one on the ground truth."""
+    for ceiling in _networks(project):
+        samples, masks = project.training_data(ceiling)
+        with project.segmenter_folder(ceiling) as folder:
+            computed = segmenter_stage.run_train(
+                samples,
+                masks,
+                folder,
+                project.vocabulary,
+                settings={
+                    **project.config["segmenter"],
+                    "apply_exif": project.reader.apply_exif,
+                },
+                seed=project.config["seed"],
+                device=project.device,
+            )
+        split = f"{project.dataset.train_split}{' (ground truth)' * ceiling}"
+        yield Outcome("train", split, len(samples), computed, 0, folder.path)
+
+
+def run_predict(project: Project) -> Iterator[Outcome]:
+    """Segments the images of every split; the ceiling those that it was not trained on."""
+    for ceiling in _networks(project):
+        trained = project.segmenter_folder(ceiling)
+        if not segmenter_stage.is_trained(trained):
+            raise UserError("no segmenter was trained on these masks: run stage=train first")
+        for split in project.splits:
+            if ceiling and split == project.dataset.train_split:
+                continue
+            samples = project.samples(split)
+            with project.predictions_folder(split, ceiling) as folder:
+                computed = segmenter_stage.run_predict(
+                    samples,
+                    folder,
+                    trained,
+                    project.vocabulary.palette,
+                    read=project.reader,
+                    device=project.device,
+                )
+            yield _outcome(folder, samples, computed)
+
+
+def run_evaluate(project: Project) -> Iterator[Outcome]:
+    """Measures what was computed against the ground truth, where there is any."""
+    file = metrics_stage.MetricsFile(project.store.root / "metrics.json")
+    nothing = True
+    for split in project.splits:
+        samples = project.samples(split)
+        ids = [s.id for s in samples]
+        for folder, measure in _measures(project, split, samples):
+            if not folder.entries:
+                continue
+            nothing = False
+            figures = measure(folder)
+            if figures is None:
+                file.drop_latest(folder)
+                continue
+            file.put(folder, folder.input_key(ids), figures)
+            yield Outcome("evaluate", f"{split} {folder.stage}", figures["images"], 0, 0, file.path)
+    if nothing:
+        raise UserError("there is nothing to evaluate: run stage=tags first")
+    file.save()
+
+
+def _measures(
+    project: Project, split: str, samples: list[Sample]
+) -> Iterator[tuple[StageFolder, Callable[[StageFolder], dict | None]]]:
+    """Yields the folders of a split and what measures each."""
+    vocabulary, beta = project.vocabulary, project.config["masks"]["beta"]
+    yield (
+        project.tags_folder(split),
+        lambda folder: metrics_stage.evaluate_tags(samples, folder, vocabulary),
+    )
+    yield (
+        project.cams_folder(split),
+        lambda folder: metrics_stage.evaluate_cams(samples, folder, vocabulary, beta),
+    )
+    yield (
+        project.masks_folder(split),
+        lambda folder: metrics_stage.evaluate_masks(samples, folder, vocabulary),
+    )
+    if project.find_trained() is None:
+        return
+    variants = {}
+    if project.has_ceiling and project.find_trained(ceiling=True) is not None:
+        variants["ceiling"] = project.predictions_folder(split, ceiling=True)
+    yield (
+        project.predictions_folder(split),
+        lambda folder: metrics_stage.evaluate_predictions(samples, folder, vocabulary, variants),
+    )
+
+
+def run_report(project: Project) -> Iterator[Outcome]:
+    """Writes the tables."""
+    file = metrics_stage.MetricsFile(project.store.root / "metrics.json")
+    path = write_tables(project.store.root / "tables.md", file)
+    yield Outcome("report", "", 0, 0, 0, path)
+
+
+STAGES: dict[str, Callable[[Project], Iterator[Outcome]]] = {
+    "tags": run_tags,
+    "cams": run_cams,
+    "masks": run_masks,
+    "train": run_train,
+    "predict": run_predict,
+    "evaluate": run_evaluate,
+    "report": run_report,
+}
+"""The stages in their order."""
+
+
+def parse_stages(requested: str | Iterable[str]) -> list[str]:
+    """Returns the requested stages in their order; "all" stands for every one.
+
+    Raises:
+        UserError: a name that is no stage.
+    """
+    names = [requested] if isinstance(requested, str) else list(requested)
+    known = (*STAGES, "all")
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
+    return [stage for stage in STAGES if stage in names or "all" in names]
+
+
+def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
+    """Runs stages one after the other and tells what each did for each split.
+
+    Raises:
+        UserError: a missing input, or a stage in which too many images were left out; that one
+            has done all the others.
+    """
+    for stage in stages:
+        outcomes = []
+        for outcome in STAGES[stage](project):
+            outcomes.append(outcome)
+            yield outcome
+        for outcome in outcomes:
+            _check_failures(outcome, project.config["runtime"]["max_failures"])
+
+
+def _networks(project: Project) -> list[bool]:
+    """Returns for which networks there is work: the one on masks, and perhaps the ceiling."""
+    return [False, True] if project.has_ceiling else [False]
+
+
+def _outcome(folder: StageFolder, samples: list[Sample], computed: int) -> Outcome:
+    return Outcome(
+        folder.stage, folder.split, len(samples), computed, len(folder.failures), folder.path
+    )
+
+
+def _check_failures(outcome: Outcome, limit: float | None) -> None:
+    if limit is None:
+        allowed = max(10, 0.01 * outcome.images)
+    elif 0 < limit < 1:
+        allowed = limit * outcome.images
+    else:
+        allowed = limit
+    if outcome.left_out > allowed:
+        raise UserError(
+            f"{outcome.left_out} of {outcome.images} images of split {outcome.split} were left out"
+            f" of {outcome.stage}, more than runtime.max_failures allows:"
+            f" {outcome.path / 'failures.jsonl'} says why"
+        )

@@ -1,0 +1,88 @@
+"""Runs stages of the pipeline.
+
+python tools/run_stage.py stage=tags                    one stage
+python tools/run_stage.py stage=[tags,cams]             a list
+python tools/run_stage.py                               all of them, on the demo
+python tools/run_stage.py stage=status                  what is cached
+python tools/run_stage.py dataset=folder dataset.root=DIR dataset.classes=[cat,cup] clip=vit_b16
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import ImageError, UserError
+
+USER_ERROR = 2
+
+
+def run(config: DictConfig) -> None:
+    """Runs what ``stage`` asks for and says what was written where.
+
+    Raises:
+        UserError: something that the user can fix.
+    """
+    from rich.console import Console
+
+    from pipeline.report.status import status_table
+    from pipeline.store import Store
+
+    console = Console(soft_wrap=True, highlight=False)
+    if config.stage == "status":
+        root = Path(config.output_dir).expanduser().absolute()
+        Console(width=max(console.width, 160)).print(status_table(Store(root)))
+        return
+
+    from pipeline import stages
+    from pipeline.project import Project
+
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    requested = stages.parse_stages(plain["stage"])
+    for outcome in stages.run(Project(plain), requested):
+        left_out = f", {outcome.left_out} left out" if outcome.left_out else ""
+        images = f"{outcome.images} images, {outcome.computed} computed now{left_out}"
+        counted = f"{images}  →  " if outcome.stage not in ("report", "evaluate") else "→  "
+        console.print(f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}")
+        if outcome.stage == "report":
+            console.print("\n" + outcome.path.read_text(encoding="utf-8"))
+            console.print(f"written to {outcome.path}")
+
+
+@hydra.main(config_path="../configs", config_name="config", version_base="1.3")
+def compose(config: DictConfig) -> None:
+    """Receives the composed configuration from Hydra."""
+    run(config)
+
+
+def main() -> None:
+    """Runs the command line; errors of the user end with one sentence and exit code 2."""
+    # Hydra prints errors and exits with 1 on its own unless it is told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        compose()
+    except (UserError, ImageError) as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(sentence: str) -> None:
+    """Ends the program with a sentence on stderr."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()
