@@ -116,7 +116,9 @@ def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None
     """Encodes an image, H×W×3 uint8, or labels with a palette, H×W uint8, as PNG."""
     picture = Image.fromarray(image)
     if palette is not None:
-        picture.putpalette([channel for colour in palette for channel in colour])
+        # With fewer than 256 colours Pillow writes fewer bits a pixel, and 255 is lost.
+        colours = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
+        picture.putpalette([channel for colour in colours for channel in colour])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

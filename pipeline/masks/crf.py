@@ -44,7 +44,7 @@ def unary_energy(scores: np.ndarray) -> np.ndarray:
 def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
     """Returns the image that the appearance kernel compares, H×W×3 uint8."""
     if not bgr:
-        return np.ascontiguousarray(image)
+        return np.require(image, requirements="CW")  # pydensecrf refuses a read-only array
     shifted = image[..., ::-1].astype(np.float32) - np.array(_RELEASED_MEAN_BGR, np.float32)
     return np.ascontiguousarray(shifted.astype(np.int32).astype(np.uint8))
 

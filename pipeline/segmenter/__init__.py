@@ -1,0 +1,1 @@
+"""Trains a mmsegmentation network on pseudo masks, and segments images with it."""

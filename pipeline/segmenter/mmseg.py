@@ -1,0 +1,255 @@
+"""The bridge to mmsegmentation: importing it without compiled ops, and building its configs.
+
+mmsegmentation imports the compiled operators of mmcv even for networks that use none of them.
+Where they are absent (mmcv-lite), a stand-in takes their place during the import alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_default_scope
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.segmenter.architecture import adapt_model, dictionaries
+from pipeline.vocabulary import MOST_CLASSES
+
+_COMPILED_OPS = "mmcv._ext"
+_SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
+# What mmengine and constructors raise for absent packages, unknown names and unfit arguments.
+_BUILD_ERRORS = (
+    ImportError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+)
+_WITH_MOMENTUM = frozenset({"SGD", "RMSprop"})
+
+
+class _CompiledOpsStandIn(types.ModuleType):
+    """Offers every operator by name; using one ends with the remedy."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*args: object, **kwargs: object) -> None:
+            raise UserError(
+                f"this segmenter.config needs mmcv's compiled operator {name}: install the full"
+                " mmcv in place of mmcv-lite, or choose another segmenter.config"
+            )
+
+        return missing
+
+
+def import_mmseg() -> None:
+    """Imports mmsegmentation and registers its modules in mmengine's scope ``mmseg``.
+
+    May be called repeatedly. Leaves no stand-in behind: mmengine probes for ``mmcv._ext`` later
+    to find out whether operators are there.
+
+    Raises:
+        UserError: mmsegmentation or mmcv is not installed.
+    """
+    try:
+        stand_in_needed = importlib.util.find_spec(_COMPILED_OPS) is None
+        if stand_in_needed:
+            sys.modules[_COMPILED_OPS] = _CompiledOpsStandIn(_COMPILED_OPS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for name in _SUBPACKAGES:
+                    importlib.import_module(f"mmseg.{name}")
+        finally:
+            if stand_in_needed:
+                sys.modules.pop(_COMPILED_OPS, None)
+    except ImportError as error:
+        raise UserError(
+            f"mmsegmentation cannot be imported ({error}): pip install -r requirements.txt"
+        ) from error
+    init_default_scope("mmseg")
+
+
+def find_config(name: str) -> Path:
+    """Finds a config file by its path inside mmsegmentation, or by an absolute path.
+
+    Args:
+        name: for example "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py".
+
+    Raises:
+        UserError: there is no such file; names the nearest matches.
+    """
+    if Path(name).is_absolute():
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"segmenter.config={name} does not exist: give the path of a config file")
+    spec = importlib.util.find_spec("mmseg")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("mmsegmentation is not installed: pip install -r requirements.txt")
+    root = Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
+    if (root / name).is_file():
+        return root / name
+    known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    raise UserError(
+        f"segmenter.config={name} is not a config of mmsegmentation: did you mean"
+        f" {' or '.join(nearest)}?"
+    )
+
+
+def build_config(
+    settings: Mapping[str, Any],
+    class_names: Sequence[str],
+    palette: Sequence[tuple[int, int, int]],
+    seed: int,
+) -> Config:
+    """Builds the configuration of one training from a config of mmsegmentation.
+
+    Args:
+        settings: plain values as in ``configs/segmenter/*.yaml``. Required: config, iterations,
+            batch_size, crop_size, learning_rate, weight_decay, optimizer, checkpoint_interval.
+            Optional: pretrained, scale_range, momentum, minimum_learning_rate (as a share of
+            learning_rate), warmup_iterations, photometric_distortion, size_divisor, overrides.
+        class_names: n names without the background, which becomes label 0.
+        palette: n+1 colours, RGB in [0, 255], the background's first.
+        seed: not negative.
+
+    Returns:
+        A config that describes model, optimiser and schedule, with ``class_names`` and
+        ``palette`` (both background first) and the settings. Data are not part of it.
+
+    Raises:
+        UserError: the config does not exist or cannot be used, ``pretrained`` is not a file, or
+            a setting is out of range.
+    """
+    import_mmseg()
+    if not 1 <= len(class_names) <= MOST_CLASSES:
+        raise UserError(
+            f"the segmenter takes 1 to {MOST_CLASSES} classes, not {len(class_names)}:"
+            " shorten dataset.classes"
+        )
+    if len(palette) != len(class_names) + 1:
+        raise ValueError(f"{len(palette)} colours for {len(class_names)} classes and background")
+    if settings["batch_size"] < 2:
+        raise UserError("segmenter.batch_size must be at least 2: batch norm needs several images")
+    base = _read_config(settings["config"])
+    return Config(
+        {
+            "default_scope": "mmseg",
+            "model": adapt_model(base, settings, len(class_names) + 1),
+            "optim_wrapper": _optimizer(base, settings),
+            "param_scheduler": _schedule(settings),
+            "train_cfg": {
+                "type": "IterBasedTrainLoop",
+                "max_iters": settings["iterations"],
+                "val_interval": settings["iterations"] + 1,
+            },
+            "randomness": {"seed": seed},
+            "class_names": ["background", *class_names],
+            "palette": [tuple(int(value) for value in colour) for colour in palette],
+            "settings": dict(settings),
+        }
+    )
+
+
+def build_model(model: Mapping[str, Any]) -> nn.Module:
+    """Builds a network from the ``model`` part of a config.
+
+    Raises:
+        UserError: it asks for a module that is not registered, or for packages that are absent.
+    """
+    import_mmseg()
+    from mmseg.registry import MODELS as MMSEG_MODELS
+
+    _refuse_unregistered(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmsegmentation calls its own deprecated functions
+            return MMSEG_MODELS.build(ConfigDict(model))
+    except _BUILD_ERRORS as error:
+        raise UserError(
+            f"the segmenter's network cannot be built ({_first_line(error)}): choose another"
+            " segmenter.config or correct segmenter.overrides"
+        ) from error
+
+
+def _read_config(name: str) -> Config:
+    path = find_config(name)
+    try:
+        return Config.fromfile(path)
+    except (ImportError, KeyError, SyntaxError, OSError) as error:
+        raise UserError(
+            f"segmenter.config={name} cannot be read ({_first_line(error)}): install what it needs"
+            " or choose another segmenter.config"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _optimizer(base: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
+    name = settings["optimizer"]
+    optimizer = {
+        "type": name,
+        "lr": float(settings["learning_rate"]),
+        "weight_decay": float(settings["weight_decay"]),
+    }
+    if name in _WITH_MOMENTUM:
+        optimizer["momentum"] = float(settings.get("momentum", 0.9))
+    wrapper = {"type": "OptimWrapper", "optimizer": optimizer}
+    # Rules per parameter belong to the architecture (say, no decay of position embeddings).
+    kept = base.get("optim_wrapper", {})
+    return wrapper | {k: kept[k] for k in ("paramwise_cfg", "constructor") if k in kept}
+
+
+def _schedule(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The "poly" schedule of the DeepLab papers, after an optional linear warm-up."""
+    warmup = int(settings.get("warmup_iterations") or 0)
+    share = float(settings.get("minimum_learning_rate", 1e-4))
+    poly = {
+        "type": "PolyLR",
+        "power": 0.9,
+        "eta_min": share * float(settings["learning_rate"]),
+        "begin": warmup,
+        "end": settings["iterations"],
+        "by_epoch": False,
+    }
+    if not warmup:
+        return [poly]
+    rise = {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warmup, "by_epoch": False}
+    return [rise, poly]
+
+
+def _refuse_unregistered(model: Mapping[str, Any]) -> None:
+    """Refuses names that are not in a registry.
+
+    mmengine would import and call any object by its dotted name, so that a checkpoint could run
+    code.
+    """
+    registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
+    registries += [child for root in registries for child in root.children.values()]
+    for part in dictionaries(model):
+        name = part.get("type")
+        if name is None:
+            continue
+        scope, _, key = str(name).rpartition(".")
+        if not any(key in r.module_dict and scope in ("", r.scope) for r in registries):
+            raise UserError(
+                f"the segmenter's network needs {name}, which is in no installed package: choose"
+                " another segmenter.config"
+            )

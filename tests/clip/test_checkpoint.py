@@ -1,0 +1,131 @@
+"""Weights in every format that they come in, and files that are none."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.clip.checkpoint import load_clip, read_weights, resolve_checkpoint
+from pipeline.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_clip) -> dict[str, torch.Tensor]:
+    return {k: v.half().contiguous() for k, v in tiny_clip.state_dict().items()}
+
+
+class Attributes(torch.nn.Module):
+    """Holds tensors under OpenAI's names, so that they can be scripted as OpenAI did."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]):
+        super().__init__()
+        for name, tensor in weights.items():
+            *path, last = name.split(".")
+            module = self
+            for part in path:
+                if not hasattr(module, part):
+                    module.add_module(part, torch.nn.Module())
+                module = getattr(module, part)
+            module.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=False))
+        self.register_buffer("input_resolution", torch.tensor(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.fixture(scope="module")
+def files(weights, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    paths = {
+        name: folder / name for name in ("script.pt", "state.pt", "training.pt", "a.safetensors")
+    }
+    torch.jit.save(torch.jit.script(Attributes(weights)), paths["script.pt"])
+    torch.save(weights, paths["state.pt"])
+    wrapped = {f"module.{k}": v for k, v in weights.items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, paths["training.pt"])
+    save_file(weights, paths["a.safetensors"])
+    return paths
+
+
+@pytest.mark.parametrize("name", ["script.pt", "state.pt", "training.pt", "a.safetensors"])
+def test_every_format_gives_the_same_model(name, files, weights):
+    model = load_clip(files[name])
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[key].float()), key
+
+
+def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
+    class Marked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    path = tmp_path / "m.pt"
+    torch.jit.save(torch.jit.script(Marked()), path)
+    found = read_weights(path)
+    assert torch.equal(found["weight"], torch.arange(6.0).reshape(2, 3).T)
+
+
+class Marker:
+    """Leaves a mark when it is unpickled by something that runs code."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_code_in_a_file_is_not_executed(archive, tmp_path):
+    mark, path = tmp_path / "mark", tmp_path / "evil.pt"
+    if archive:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("evil/data.pkl", pickle.dumps(Marker(mark), protocol=2))
+            file.writestr("evil/constants.pkl", pickle.dumps(()))
+    else:
+        torch.save({"visual.proj": Marker(mark)}, path)
+    with pytest.raises(UserError):
+        read_weights(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Marker(mark)))
+    assert mark.exists(), "the mark has to work, or this test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["script.pt", "state.pt", "a.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_file_is_named(name, share, files, tmp_path):
+    data = files[name].read_bytes()
+    path = tmp_path / name
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        load_clip(path)
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    path = tmp_path / "resnet.pt"
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
+    with pytest.raises(UserError, match="holds no CLIP with a vision transformer"):
+        load_clip(path)
+
+
+def test_another_architecture_is_named_along_with_the_wanted_one(files):
+    with pytest.raises(UserError, match=r"width 64, patch 16 and 4 blocks.*ViT-B-32"):
+        load_clip(files["a.safetensors"], "ViT-B-32")
+
+
+def test_a_missing_file_and_an_unknown_model_are_named():
+    with pytest.raises(UserError, match=r"clip.checkpoint=/no/such.pt is no file"):
+        resolve_checkpoint(None, None, "/no/such.pt")
+    with pytest.raises(UserError, match=r"clip.checkpoint is missing"):
+        resolve_checkpoint(None, None, None)
+    with pytest.raises(UserError, match=r"clip.model=ViT-B-16"):
+        resolve_checkpoint("ViT-B-16", "no_such_tag", None)

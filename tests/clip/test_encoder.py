@@ -1,0 +1,85 @@
+"""Our opened-up transformer against open_clip's own forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.encoder import ClipEncoder
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip) -> ClipEncoder:
+    return ClipEncoder(tiny_clip)
+
+
+def test_class_token_is_open_clips(tiny_clip, encoder, pixels):
+    expected = F.normalize(tiny_clip.encode_image(pixels), dim=-1)
+    torch.testing.assert_close(encoder.image_features(pixels), expected, atol=1e-5, rtol=0)
+    tokens = encoder.backbone(pixels)
+    attended = encoder.attended_features(tokens)
+    torch.testing.assert_close(attended[:, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_value_features_are_a_block_whose_attention_is_the_identity(tiny_clip, encoder, pixels):
+    tokens = encoder.backbone(pixels)
+    block = tiny_clip.visual.transformer.resblocks[-1]
+    count = tokens.shape[1]
+    only_itself = torch.full((count, count), -torch.inf).fill_diagonal_(0)
+    expected = block(tokens, attn_mask=only_itself)
+    expected = F.normalize(tiny_clip.visual.ln_post(expected) @ tiny_clip.visual.proj, dim=-1)
+    found = encoder.value_features(tokens)
+    torch.testing.assert_close(found, expected[:, 1:], atol=1e-5, rtol=0)
+
+
+def test_attentions_are_those_of_multihead_attention(tiny_clip, encoder, pixels):
+    seen = {}
+    encoder.backbone(pixels, lambda number, attention: seen.update({number: attention}))
+    assert sorted(seen) == [1, 2, 3, 4]
+    x = encoder.embed_patches(pixels)
+    for number, block in enumerate(tiny_clip.visual.transformer.resblocks, 1):
+        normed = block.ln_1(x)
+        _, weights = block.attn(normed, normed, normed, need_weights=True)
+        torch.testing.assert_close(seen[number], weights[:, 1:, 1:], atol=1e-6, rtol=0)
+        x = block(x)
+
+
+def test_a_mask_hides_patches_from_the_class_token_alone(tiny_clip, encoder, pixels):
+    inside = torch.zeros(2, 4, 4, dtype=torch.bool)
+    inside[:, 1:3, 1:3] = True
+    count = 17
+    mask = torch.zeros(2, count, count)
+    mask[:, 0, 1:] = torch.where(inside.flatten(1), 0.0, -1000.0)
+    x = encoder.embed_patches(pixels)
+    for block in tiny_clip.visual.transformer.resblocks:
+        x = block(x, attn_mask=mask)  # one head, so one mask an image
+    expected = F.normalize(tiny_clip.visual.ln_post(x[:, 0]) @ tiny_clip.visual.proj, dim=-1)
+    found = encoder.image_features(pixels, inside)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(found, encoder.image_features(pixels), atol=1e-3)
+
+
+def test_positions_are_untouched_at_native_size_and_interpolated_elsewhere(tiny_clip, encoder):
+    embedding = tiny_clip.visual.positional_embedding
+    assert encoder.position_embedding(4, 4) is embedding
+    wide = encoder.position_embedding(4, 8)
+    assert wide.shape == (33, 64)
+    torch.testing.assert_close(wide[0], embedding[0])
+    # Halfway between two columns bilinear interpolation weighs 3:1.
+    row = wide[1:].unflatten(0, (4, 8))[0]
+    native = embedding[1:].unflatten(0, (4, 4))[0]
+    torch.testing.assert_close(row[1], 0.75 * native[0] + 0.25 * native[1])
+
+
+def test_the_quirk_rounds_interpolated_positions_to_float16(tiny_clip):
+    rounded = ClipEncoder(tiny_clip, position_fp16=True)
+    assert torch.equal(
+        rounded.position_embedding(2, 3), rounded.position_embedding(2, 3).half().float()
+    )
+    assert rounded.position_embedding(4, 4) is tiny_clip.visual.positional_embedding

@@ -1,0 +1,87 @@
+"""A tiny encoder, a tiny data set, and the released code's golden outputs where they are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from PIL import Image
+from safetensors.torch import save_file
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """What the released code computes; a user does not have it."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip("the golden outputs of the released code are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voc_sample() -> Path:
+    """Three images of VOC 2012 with masks; a user does not have them."""
+    folder = SHARED / "voc_sample"
+    if not folder.is_dir():
+        pytest.skip("the VOC sample is not here")
+    return folder
+
+
+def build_tiny_clip(seed: int = 0) -> CLIP:
+    """Returns a CLIP with few random weights: ViT of width 64, 4 blocks, patch 16, native 64."""
+    torch.manual_seed(seed)
+    clip = CLIP(
+        embed_dim=32,
+        vision_cfg=CLIPVisionCfg(layers=4, width=64, patch_size=16, image_size=64, head_width=64),
+        text_cfg=CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=2),
+        quick_gelu=True,
+    )
+    # Fresh weights are so small that all classes score alike; larger ones tell them apart.
+    with torch.no_grad():
+        for name, parameter in clip.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(2.0 if "visual" in name else 4.0)
+        clip.logit_scale.fill_(np.log(50.0))
+    return clip.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip() -> CLIP:
+    """A CLIP with few random weights."""
+    return build_tiny_clip()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_clip: CLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny CLIP as a file in OpenAI's naming."""
+    path = tmp_path_factory.mktemp("clip") / "tiny.safetensors"
+    save_file({k: v.half().contiguous() for k, v in tiny_clip.state_dict().items()}, path)
+    return path
+
+
+def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:
+    """Returns an image with two flat rectangles on noise, height×width×3 uint8."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
+    for _ in range(2):
+        top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+        image[top : top + height // 3, left : left + width // 3] = rng.integers(0, 256, 3)
+    return image
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder with five images of two sizes, one of them in a sub-folder."""
+    root = tmp_path / "photographs"
+    (root / "holiday 2026").mkdir(parents=True)
+    for index, name in enumerate(["a.jpg", "b.png", "c.webp", "d.jpeg", "holiday 2026/e f.jpg"]):
+        height, width = (64, 96) if index % 2 else (90, 70)
+        Image.fromarray(draw_photograph(index, height, width)).save(root / name)
+    return root

@@ -1,0 +1,127 @@
+import importlib.metadata
+import sys
+import types
+
+import pytest
+from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+
+from pipeline.errors import UserError
+from pipeline.segmenter.architecture import dictionaries
+from pipeline.segmenter.mmseg import build_config, build_model, find_config, import_mmseg
+
+
+def installed():
+    return {distribution.name for distribution in importlib.metadata.distributions()}
+
+
+DEEPLAB = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"
+
+
+def test_stand_in_is_removed():
+    import_mmseg()
+    import_mmseg()
+    assert "mmseg.models" in sys.modules
+    assert type(sys.modules.get("mmcv._ext")) in (type(None), types.ModuleType)
+
+
+@pytest.mark.skipif("mmcv" in installed(), reason="the full mmcv has these operators")
+def test_compiled_operators_end_in_one_sentence():
+    import_mmseg()
+    import mmcv.ops
+    import torch
+
+    with pytest.raises(UserError, match="install the full mmcv"):
+        mmcv.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        DEEPLAB,
+        "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+        "upernet/upernet_r50_4xb4-20k_voc12aug-512x512.py",
+        "pspnet/pspnet_r101-d8_4xb4-20k_voc12aug-512x512.py",
+        "icnet/icnet_r50-d8_4xb2-80k_cityscapes-832x832.py",
+        "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
+        "ocrnet/ocrnet_hr18_4xb4-20k_voc12aug-512x512.py",
+    ],
+)
+def test_config_fits_classes_and_one_offline_device(name):
+    config = build_config(tiny_settings(config=name, overrides={}), CLASS_NAMES, PALETTE, 0)
+    heads = [config.model.decode_head, config.model.get("auxiliary_head")]
+    counted = [part for part in dictionaries(heads) if "num_classes" in part]
+    assert counted
+    assert all(part.num_classes == 3 and part.ignore_index == 255 for part in counted)
+    for part in dictionaries(config.model):
+        assert "SyncBN" not in str(part.get("type"))
+        assert part.get("type") != "Pretrained"
+        assert not part.get("pretrained")
+        if part.get("type") == "CrossEntropyLoss":
+            assert part.avg_non_ignore
+            assert "class_weight" not in part
+    assert "http" not in str(config.model) and "open-mmlab" not in str(config.model)
+    assert config.class_names == ["background", *CLASS_NAMES]
+
+
+def test_schedule_and_optimiser():
+    settings = tiny_settings(optimizer="AdamW", warmup_iterations=2)
+    config = build_config(settings, CLASS_NAMES, PALETTE, 7)
+    assert "momentum" not in config.optim_wrapper.optimizer
+    assert [rule.type for rule in config.param_scheduler] == ["LinearLR", "PolyLR"]
+    assert config.param_scheduler[-1].eta_min == pytest.approx(1e-6)
+    assert config.param_scheduler[-1].end == 5
+    assert config.randomness.seed == 7
+
+
+def test_local_weights(tmp_path):
+    weights = tmp_path / "weights.pth"
+    with pytest.raises(UserError, match="segmenter.pretrained"):
+        build_config(tiny_settings(pretrained=str(weights)), CLASS_NAMES, PALETTE, 0)
+    weights.touch()
+    config = build_config(tiny_settings(pretrained=str(weights)), CLASS_NAMES, PALETTE, 0)
+    assert config.model.backbone.init_cfg.checkpoint == str(weights)
+
+
+def test_wrong_name_gives_the_nearest():
+    with pytest.raises(UserError, match="deeplabv3plus_r50-d8_4xb4-20k_voc12aug"):
+        find_config(DEEPLAB.replace("plus_r50", "pluss_r50"))
+    with pytest.raises(UserError, match="does not exist"):
+        find_config("/nowhere/config.py")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py",
+        "mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py",
+        "stdc/stdc1_4xb12-80k_cityscapes-512x1024.py",
+    ],
+)
+def test_unusable_config_ends_in_one_sentence(name):
+    with pytest.raises(UserError, match="segmenter.config") as caught:
+        config = build_config(tiny_settings(config=name, overrides={}), CLASS_NAMES, PALETTE, 0)
+        build_model(config.model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["os.system", "subprocess", "builtins.eval"])
+def test_only_registered_modules_are_built(name):
+    with pytest.raises(UserError, match="in no installed package"):
+        build_model({"type": "EncoderDecoder", "backbone": {"type": name}})
+
+
+@pytest.mark.parametrize(
+    "changes, names", [({"batch_size": 1}, CLASS_NAMES), ({}, []), ({}, ["x"] * 255)]
+)
+def test_settings_out_of_range(changes, names):
+    with pytest.raises(UserError):
+        build_config(tiny_settings(**changes), names, [(0, 0, 0)] * (len(names) + 1), 0)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"backbone": {"depth": 19}}, {"backbone": {"dept": 18}}, {"backbone": {"norm_cfg": 3}}],
+)
+def test_wrong_overrides(overrides):
+    with pytest.raises(UserError, match="segmenter.overrides"):
+        build_model(build_config(tiny_settings(overrides=overrides), ["x"], PALETTE[:2], 0).model)

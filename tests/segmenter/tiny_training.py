@@ -1,0 +1,69 @@
+"""A network of a few thousand weights and images of 48×40 pixels to train it on."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASS_NAMES = ["red", "blue"]
+PALETTE = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
+
+
+def tiny_settings(**changes):
+    """A DeepLabV3+ with a ResNet-18 of 8 channels on crops of 32 pixels."""
+    return {
+        "config": "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py",
+        "pretrained": None,
+        "iterations": 5,
+        "batch_size": 2,
+        "crop_size": 32,
+        "scale_range": [0.75, 1.5],
+        "learning_rate": 0.01,
+        "weight_decay": 5e-4,
+        "momentum": 0.9,
+        "optimizer": "SGD",
+        "checkpoint_interval": 2,
+        "photometric_distortion": True,
+        "overrides": {
+            "auxiliary_head": None,
+            "backbone": {
+                "type": "ResNet",
+                "depth": 18,
+                "base_channels": 8,
+                "stem_channels": 8,
+                "strides": [1, 2, 2, 1],
+                "dilations": [1, 1, 1, 2],
+            },
+            "decode_head": {
+                "in_channels": 64,
+                "channels": 16,
+                "dilations": [1, 2],
+                "c1_in_channels": 8,
+                "c1_channels": 8,
+            },
+        },
+        **changes,
+    }
+
+
+def write_pairs(folder: Path, count: int = 5):
+    from pipeline.segmenter.pairs import TrainingPair
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    pairs = []
+    for index in range(count):
+        image = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[8:24, 8:30] = 1 + index % 2
+        mask[30:34] = 255
+        image[mask == 1] = (255, 0, 0)
+        image[mask == 2] = (0, 0, 255)
+        pair = TrainingPair(f"s/{index}", folder / f"{index}.png", folder / f"{index}_mask.png")
+        Image.fromarray(image).save(pair.image)
+        indexed = Image.fromarray(mask, "P")
+        # With fewer than 256 entries Pillow would write fewer bits, and 255 would become 3.
+        indexed.putpalette([value for colour in PALETTE for value in colour] + [0] * 759)
+        indexed.save(pair.mask)
+        pairs.append(pair)
+    return pairs

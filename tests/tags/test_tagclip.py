@@ -1,0 +1,133 @@
+"""CWR, thresholds and the whole of TagCLIP on a tiny encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.tags.reidentification import propose, reidentify, score_threshold
+from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags, global_scores
+from tests.conftest import draw_photograph
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip) -> ClipEncoder:
+    return ClipEncoder(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def text() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return F.normalize(torch.randn(6, 32, generator=generator), dim=-1)
+
+
+def settings(**changes) -> TagClipSettings:
+    return TagClipSettings(**{"attention_blocks": (-2, -1), "votes": 2, **changes})
+
+
+def test_a_result_does_not_depend_on_its_company(encoder, text):
+    images = [draw_photograph(s, 64, 96) for s in range(3)] + [draw_photograph(9, 50, 40)]
+    tagger = TagClip(encoder, text, 4, settings())
+    together = tagger(images, ["coarse", "dmar"])
+    for image, result in zip(images, together):
+        alone = tagger([image], ["coarse", "dmar"])[0]
+        for name, values in result.items():
+            np.testing.assert_array_equal(values, alone[name], err_msg=name)
+
+
+def test_reidentification_averages_with_the_crops_probability(encoder, text):
+    image = draw_photograph(1, 96, 96)
+    tagger = TagClip(encoder, text, 4, settings())
+    _, proposals = tagger._look(image, ())
+    assert proposals, "this image has to propose a class"
+    probabilities = reidentify(encoder, text, proposals, 8)
+    [result] = tagger([image], ["dmar"])
+    expected = result["dmar"].copy()
+    for proposal, probability in zip(proposals, probabilities):
+        k = proposal.class_index
+        expected[k] = (expected[k] + float(probability)) / 2
+    np.testing.assert_allclose(result["scores"], expected, atol=1e-6)
+    assert (result["scores"] != result["dmar"]).any()
+
+
+def test_without_reidentification_local_scores_are_final(encoder, text):
+    [result] = TagClip(encoder, text, 4, settings(reidentify=False))(
+        [draw_photograph(1, 64, 64)], ["dmar"]
+    )
+    np.testing.assert_array_equal(result["scores"], result["dmar"])
+
+
+def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
+    """Returns the classes that maps on a 3×3 grid propose."""
+    scores = torch.tensor(np.stack([c.reshape(-1) for c in columns], 1), dtype=torch.float32)
+    found = propose(
+        torch.zeros(3, 48, 48),
+        scores,
+        len(columns),
+        alpha=0.5,
+        patch_size=16,
+        native_size=64,
+        **quirks,
+    )
+    return [p.class_index for p in found]
+
+
+def test_an_empty_box_ends_the_search_by_the_quirk_only():
+    corner, centre = np.zeros((3, 3)), np.zeros((3, 3))
+    corner[2, 2] = 1  # open_border clips this box to nothing
+    centre[1, 1] = 0.9
+    maps = [centre, corner, centre]
+    assert proposals_of(maps, open_border=True, cwr_stop=True) == [0]
+    assert proposals_of(maps, open_border=True, cwr_stop=False) == [0, 2]
+    assert proposals_of(maps, open_border=False, cwr_stop=False) == [0, 1, 2]
+
+
+def test_a_crop_shows_the_box_and_a_mask_the_object():
+    pixels = torch.arange(48 * 48, dtype=torch.float32).reshape(1, 48, 48).expand(3, -1, -1)
+    scores = torch.zeros(9, 1)
+    scores[4] = 1
+    [proposal] = propose(
+        pixels,
+        scores,
+        1,
+        alpha=0.5,
+        patch_size=16,
+        native_size=64,
+        open_border=False,
+        cwr_stop=False,
+    )
+    expected = F.interpolate(pixels[None, :, 16:32, 16:32], (64, 64), mode="bilinear")
+    torch.testing.assert_close(proposal.crop, expected[0])
+    assert proposal.inside.shape == (4, 4) and proposal.inside.all()
+
+
+def test_the_threshold_is_taken_over_all_scores():
+    assert score_threshold(torch.tensor([[0.0, 0.2], [0.4, 1.0]]), 0.1) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "min_score", "expected"),
+    [
+        ([0.1, 0.9, 0.6], 0.0, (1, 2)),
+        ([0.1, 0.9, 0.5], 0.0, (1,)),  # exactly on the threshold is not above it
+        ([0.3, 0.3, 0.3], 0.0, (0,)),  # nothing is above it: the best
+        ([0.1, 0.9, 0.6], 0.7, (1,)),
+        ([0.1, 0.2, 0.1], 0.3, ()),
+        ([0.4], 0.0, (0,)),
+    ],
+)
+def test_tags_are_the_classes_above_the_images_threshold(scores, min_score, expected):
+    assert choose_tags(np.array(scores), 0.5, min_score) == expected
+
+
+def test_global_scores_are_clips_own(tiny_clip, encoder, text):
+    image = draw_photograph(4, 64, 64)
+    found = global_scores(encoder, text, 4, image)
+    from pipeline.images import to_pixels
+
+    features = F.normalize(tiny_clip.encode_image(to_pixels(image, 64, 64)[None]), dim=-1)
+    expected = (tiny_clip.logit_scale.exp() * features @ text.T).softmax(-1)[0, :4]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)

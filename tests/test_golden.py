@@ -1,0 +1,104 @@
+"""Ours against the released code's own outputs, step by step, on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from pipeline.cams.stage import Cams, CamSettings, ClipEs
+from pipeline.clip.checkpoint import load_clip
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.text import TEMPLATES, class_embeddings
+from pipeline.images import load_image, to_patch_grid
+from pipeline.masks.crf import CrfSettings
+from pipeline.masks.stage import pseudo_mask
+from pipeline.tags.patches import class_probabilities
+from pipeline.tags.refinement import VotedAttention, refine
+from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags
+
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def golden(golden_folder: Path) -> dict[str, np.ndarray]:
+    with np.load(golden_folder / "golden.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def images(golden_folder: Path, golden: dict) -> dict[str, np.ndarray]:
+    return {i: load_image(golden_folder / "images" / f"{i}.jpg") for i in golden["ids"].tolist()}
+
+
+@pytest.fixture(scope="module")
+def clip(golden_folder: Path) -> open_clip.CLIP:
+    return load_clip(golden_folder / "tiny_clip_openai_format.pt")
+
+
+@pytest.fixture(scope="module")
+def encoder(clip: open_clip.CLIP) -> ClipEncoder:
+    return ClipEncoder(clip, position_fp16=True)
+
+
+@pytest.fixture(scope="module")
+def tag_text(golden: dict) -> torch.Tensor:
+    return torch.from_numpy(golden["tag_text_features"])
+
+
+def test_class_embeddings_are_the_released_ones(clip, golden):
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    names = [*golden["classes"].tolist(), *golden["backgrounds"].tolist()]
+    cams = class_embeddings(clip, tokenizer, names, TEMPLATES["clip_es"])
+    np.testing.assert_allclose(cams, golden["cam_text_features"], atol=1e-5)
+    few = [0, 9, 15]
+    tags = class_embeddings(clip, tokenizer, [names[k] for k in few], TEMPLATES["tagclip"])
+    np.testing.assert_allclose(tags, golden["tag_text_features"][few], atol=1e-5)
+
+
+def test_scores_before_and_after_dmar_are_the_released_ones(encoder, images, golden, tag_text):
+    close, total = 0, 0
+    for image_id, image in images.items():
+        pixels = to_patch_grid(image, 16).unsqueeze(0)
+        attention = VotedAttention(range(9, 12), votes=4)
+        tokens = encoder.backbone(pixels, attention)
+        coarse = class_probabilities(encoder.value_features(tokens), tag_text, encoder.temperature)
+        np.testing.assert_allclose(coarse[0], golden[f"{image_id}/coarse"], atol=1e-5)
+        grid = (pixels.shape[2] // 16, pixels.shape[3] // 16)
+        refined = refine(attention.result(), coarse, grid, open_border=True)
+        difference = np.abs(refined[0].numpy() - golden[f"{image_id}/dmar"]).max(0)
+        close, total = close + (difference < 1e-5).sum(), total + len(difference)
+    assert close >= 0.99 * total
+
+
+def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, tag_text):
+    tagger = TagClip(encoder, tag_text, CLASSES, TagClipSettings())
+    results = tagger(list(images.values()), ["dmar"])
+    local = np.array([r["dmar"] for r in results])
+    final = np.array([r["scores"] for r in results])
+    assert (np.abs(local - golden["scores_local"]) < 1e-5).mean() >= 0.99
+    assert (np.abs(final - golden["scores_final"]) < 1e-5).mean() >= 0.99
+    for image_id, scores in zip(images, final):
+        assert choose_tags(scores, 0.5) == tuple(golden[f"{image_id}/tags"])
+
+
+def test_maps_and_masks_are_the_released_ones(encoder, images, golden):
+    text = torch.from_numpy(golden["cam_text_features"])
+    method = ClipEs(encoder, text[:CLASSES], text[CLASSES:], CamSettings())
+    agreeing = {"released": 0, "clean": 0}
+    pixels = 0
+    for image_id, image in images.items():
+        tags = golden[f"{image_id}/tags"]
+        maps = method(image, tags.tolist())
+        assert (np.abs(maps - golden[f"{image_id}/cams"]) < 1e-3).mean() >= 0.99
+        cams = Cams(tags, maps.astype(np.float16), image.shape[:2])
+        for compat in agreeing:
+            crf = CrfSettings(bgr=compat == "released", fp16=compat == "released")
+            labels, _ = pseudo_mask(image, cams, crf, confidence=0)
+            agreeing[compat] += (labels == golden[f"{image_id}/mask_{compat}"]).sum()
+        pixels += image.shape[0] * image.shape[1]
+    assert agreeing["released"] >= 0.999 * pixels
+    assert agreeing["clean"] >= 0.999 * pixels
