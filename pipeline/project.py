@@ -59,7 +59,12 @@ class Project:
         )
 
     def samples(self, split: str) -> list[Sample]:
-        """Returns the images of a split, up to ``dataset.limit``."""
+        """Returns the images of a split, up to ``dataset.limit``.
+
+        Raises:
+            UserError: the data set does not have the split.
+        """
+        choose_splits(split, list(self.dataset.splits))
         return self.dataset.splits[split][: self.config["dataset"]["limit"]]
 
     @cached_property
@@ -71,8 +76,9 @@ class Project:
     @property
     def has_ceiling(self) -> bool:
         """Whether a segmenter is also trained on the ground truth, for comparison."""
-        samples = self.samples(self.dataset.train_split)
-        return self.config["segmenter"]["ceiling"] and all(s.mask is not None for s in samples)
+        if not self.config["segmenter"]["ceiling"]:
+            return False
+        return all(s.mask is not None for s in self.samples(self.dataset.train_split))
 
     # Where results lie
 
@@ -121,7 +127,7 @@ class Project:
         if ceiling:
             return samples, {s.id: s.mask for s in samples}
         folder = self.masks_folder(split)
-        samples = self.available(split, folder, "masks")
+        samples = self.available(split, "masks")
         return samples, {s.id: folder.path / f"{s.id}.png" for s in samples}
 
     def segmenter_folder(self, ceiling: bool = False) -> StageFolder:
@@ -149,40 +155,39 @@ class Project:
             return None
         return folder if is_trained(folder) else None
 
-    def available(
-        self,
-        split: str,
-        folder: StageFolder,
-        stage: str,
-        is_current: Callable[[Sample], bool] | None = None,
-    ) -> list[Sample]:
-        """Returns the images of a split for which an earlier stage has a result.
+    def available(self, split: str, stage: str) -> list[Sample]:
+        """Returns the images of a split for which a stage has results, for the stage after it.
+
+        Those that the stage, or one before it, had to leave out are not among them.
 
         Args:
             split: the split.
-            folder: the earlier stage's folder.
-            stage: its name.
-            is_current: tells whether a sample's result was made from what the sample is now.
+            stage: "tags", "cams" or "masks".
 
         Raises:
-            UserError: the stage was not run, or not on all of the images.
+            UserError: the stage was not run, or not on all of the images as they are now.
         """
         samples = self.samples(split)
-        there, missing = [], 0
-        for sample in samples:
-            if sample.id in folder.failures:
-                continue
-            if sample.id in folder.entries and (is_current is None or is_current(sample)):
-                there.append(sample)
-            else:
-                missing += 1
-        if missing:
-            state = (
-                f"{stage} for split {split} are incomplete ({missing} of {len(samples)} missing)"
+        left_out: set[str] = set()
+        for name, find in self._folders.items():
+            folder = find(split)
+            left_out |= folder.failures.keys()
+            if name == stage:
+                break
+        expected = [s for s in samples if s.id not in left_out]
+        there = [s for s in expected if folder.is_of_image(s.id, fingerprint_file(s.image))]
+        if not there and expected:
+            raise UserError(f"no {stage} for split {split}: run stage={stage} first")
+        if len(there) < len(expected):
+            missing = f"{len(expected) - len(there)} of {len(samples)} missing"
+            raise UserError(
+                f"{stage} for split {split} are incomplete ({missing}): run stage={stage} first"
             )
-            none = f"no {stage} for split {split}"
-            raise UserError(f"{none if not there else state}: run stage={stage} first")
         return there
+
+    @property
+    def _folders(self) -> dict[str, Callable[[str], StageFolder]]:
+        return {"tags": self.tags_folder, "cams": self.cams_folder, "masks": self.masks_folder}
 
     # Models
 

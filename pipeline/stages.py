@@ -78,7 +78,7 @@ def run_cams(project: Project) -> Iterator[Outcome]:
     for split in project.splits:
         tags = project.tags_folder(split)
         tags_of = partial(tags_stage.read_tags, tags)
-        samples = project.available(split, tags, "tags")
+        samples = project.available(split, "tags")
         with project.cams_folder(split) as folder:
             computed = cams_stage.run(
                 samples,
@@ -95,7 +95,7 @@ def run_masks(project: Project) -> Iterator[Outcome]:
     settings = project.config["masks"]
     for split in project.splits:
         cams = project.cams_folder(split)
-        samples = project.available(split, cams, "cams")
+        samples = project.available(split, "cams")
         with project.masks_folder(split) as folder:
             computed = masks_stage.run(
                 samples,

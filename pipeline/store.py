@@ -58,6 +58,11 @@ def _fingerprint_file(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
+def join_keys(image: str, *others: str) -> str:
+    """Returns the key of an input that is an image and what was made from it before."""
+    return "-".join([image, *others])
+
+
 def canonical_json(value: Any) -> str:
     """Returns JSON in which equal values have equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -177,6 +182,11 @@ class StageFolder:
             write_atomically(path, data)
         digests = {name: fingerprint(data) for name, data in files.items()}
         self.record(image_id, input_key, files=digests, **facts)
+
+    def is_of_image(self, image_id: str, image: str) -> bool:
+        """Tells whether there is a result, made from the image with this fingerprint."""
+        entry = self.entries.get(image_id)
+        return entry is not None and entry["input"].split("-")[0] == image
 
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the input of what hangs on it."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from PIL import Image
 from safetensors.torch import save_file
@@ -85,3 +90,33 @@ def photographs(tmp_path: Path) -> Path:
         height, width = (64, 96) if index % 2 else (90, 70)
         Image.fromarray(draw_photograph(index, height, width)).save(root / name)
     return root
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command line ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+@pytest.fixture
+def run_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Finished]:
+    """Runs ``tools/run_stage.py`` with arguments, in this process, to spare the imports."""
+
+    def run(*arguments: object) -> Finished:
+        monkeypatch.chdir(REPOSITORY)
+        monkeypatch.setattr(sys, "argv", ["tools/run_stage.py", *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "tools" / "run_stage.py"), run_name="__main__")
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.errors import ImageError, UserError
 
 USER_ERROR = 2
+INTERRUPTED = 130
 
 
 def run(config: DictConfig) -> None:
@@ -59,8 +61,15 @@ def run(config: DictConfig) -> None:
 
 @hydra.main(config_path="../configs", config_name="config", version_base="1.3")
 def compose(config: DictConfig) -> None:
-    """Receives the composed configuration from Hydra."""
-    run(config)
+    """Receives the composed configuration from Hydra, and ends with one sentence on errors."""
+    # Errors end here, since Hydra would add lines of its own to them.
+    try:
+        run(config)
+    except (UserError, ImageError, OmegaConfBaseException) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def main() -> None:
@@ -69,17 +78,13 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         compose()
-    except (UserError, ImageError) as error:
-        fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        fail(" ".join(line.strip() for line in str(error).splitlines() if line.strip()))
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        fail(error)
 
 
-def fail(sentence: str) -> None:
+def fail(error: Exception) -> NoReturn:
     """Ends the program with a sentence on stderr."""
+    sentence = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(USER_ERROR)
 

@@ -17,7 +17,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.images import to_patch_grid
-from pipeline.store import StageFolder, fingerprint, fingerprint_file
+from pipeline.store import StageFolder, fingerprint, fingerprint_file, join_keys
 from pipeline.sweep import sweep
 
 ALGORITHM = 1
@@ -116,7 +116,7 @@ class ClipEs:
 
 def input_key(sample: Sample, tags: Sequence[int]) -> str:
     """Returns the fingerprint of what an image's maps are made from."""
-    return fingerprint(fingerprint_file(sample.image), tags)
+    return join_keys(fingerprint_file(sample.image), fingerprint(tags))
 
 
 def run(

@@ -15,7 +15,7 @@ from pipeline.errors import ImageError
 from pipeline.images import encode_png
 from pipeline.masks.crf import CrfSettings, dense_crf
 from pipeline.masks.labels import ignore_unsure, resized_argmax, stack_background, to_labels
-from pipeline.store import StageFolder, fingerprint, fingerprint_file
+from pipeline.store import StageFolder, fingerprint_file, join_keys
 from pipeline.sweep import sweep
 
 ALGORITHM = 1
@@ -58,7 +58,7 @@ def pseudo_mask(
 
 def input_key(sample: Sample, cams: StageFolder) -> str:
     """Returns the fingerprint of what an image's mask is made from."""
-    return fingerprint(fingerprint_file(sample.image), cams.output_key(sample.id))
+    return join_keys(fingerprint_file(sample.image), cams.output_key(sample.id))
 
 
 def run(

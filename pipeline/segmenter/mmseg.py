@@ -219,7 +219,7 @@ def _optimizer(base: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _schedule(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The "poly" schedule of the DeepLab papers, after an optional linear warm-up."""
-    warmup = int(settings.get("warmup_iterations") or 0)
+    warmup = min(int(settings.get("warmup_iterations") or 0), settings["iterations"] // 2)
     share = float(settings.get("minimum_learning_rate", 1e-4))
     poly = {
         "type": "PolyLR",

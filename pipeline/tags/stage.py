@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
-from pipeline.store import StageFolder, fingerprint, fingerprint_file
+from pipeline.store import StageFolder, fingerprint, fingerprint_file, join_keys
 from pipeline.sweep import sweep
 from pipeline.tags.tagclip import choose_tags
 
@@ -133,7 +133,7 @@ def _run_known(
         folder.record(sample.id, key, tags=tags, scores={"scores": encode_scores(scores)})
 
     def known_key(sample: Sample) -> str:
-        return fingerprint(input_key(sample), tags_of(sample))
+        return join_keys(input_key(sample), fingerprint(tags_of(sample)))
 
     computed = sweep(samples, folder, input_key=known_key, compute=compute, save=save)
     _finish(samples, folder, classes)
@@ -201,7 +201,7 @@ def _finish(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[st
     done = [s.id for s in samples if s.id in folder.entries]
     lines = [format_tag_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
     arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
-    for name in ("scores", *folder.entries[done[0]]["scores"]) if done else ():
+    for name in sorted(folder.entries[done[0]]["scores"]) if done else ():
         scores = read_scores(folder, done, name)
         if scores is not None:
             arrays[name] = scores

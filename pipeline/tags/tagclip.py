@@ -155,11 +155,11 @@ def global_scores(
 def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:
     """Returns the classes above θ_img = min + α·(max − min) of one image's n scores.
 
-    When none is above it, the best one is taken. Classes must also exceed ``min_score``, so that an
-    image that shows nothing of the vocabulary may have no tag.
+    When none is above it, the best one is taken. With a ``min_score`` above 0 classes must also
+    exceed that, so that an image that shows nothing of the vocabulary has no tag.
     """
     low, high = scores.min(), scores.max()
     chosen = np.flatnonzero(scores > low + alpha * (high - low))
     if not len(chosen):
         chosen = np.array([scores.argmax()])
-    return tuple(int(k) for k in chosen if scores[k] > min_score)
+    return tuple(int(k) for k in chosen if min_score == 0 or scores[k] > min_score)

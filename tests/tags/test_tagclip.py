@@ -117,6 +117,7 @@ def test_the_threshold_is_taken_over_all_scores():
         ([0.1, 0.9, 0.6], 0.7, (1,)),
         ([0.1, 0.2, 0.1], 0.3, ()),
         ([0.4], 0.0, (0,)),
+        ([0.0, 0.0], 0.0, (0,)),
     ],
 )
 def test_tags_are_the_classes_above_the_images_threshold(scores, min_score, expected):

@@ -1,0 +1,126 @@
+"""Grad-CAM and the affinity against slow and simple versions of themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.cams.affinity import MeanAttention, affinity, refine_cams, sinkhorn
+from pipeline.cams.gradcam import normalise, softmax_gradcam
+from pipeline.cams.stage import Cams, CamSettings, ClipEs, encode_cams, read_cams
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.errors import ImageError
+from tests.conftest import draw_photograph
+from tests.test_boxes import naive_union
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip) -> ClipEncoder:
+    return ClipEncoder(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def text() -> torch.Tensor:
+    return F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
+
+
+def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
+    pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        tokens = encoder.backbone(pixels)
+    found = softmax_gradcam(encoder, tokens, text, 3)
+
+    visual = tiny_clip.visual
+    block = visual.transformer.resblocks[-1]
+    for tag in range(3):
+        normed = block.ln_1(tokens).detach().requires_grad_()
+        x = tokens + block.attn(normed, normed, normed, need_weights=False)[0]
+        x = visual.ln_post(x + block.mlp(block.ln_2(x)))
+        image = F.normalize(x[0, 1:].mean(0) @ visual.proj, dim=0)
+        score = (tiny_clip.logit_scale.exp() * text @ image).softmax(0)[tag]
+        score.backward()
+        weight = normed.grad[0, 1:].mean(0)
+        cam = np.maximum((normed[0, 1:].detach() @ weight).numpy(), 0)
+        for _ in range(2):
+            cam = cam - cam.min()
+            cam = cam / (1e-7 + cam.max())
+        np.testing.assert_allclose(found[tag], cam, atol=1e-4)
+    assert (found.amax(1) > 0.99).all(), "the maps have to show something in this test"
+
+
+def test_no_parameter_gets_a_gradient(tiny_clip, encoder, text):
+    tokens = encoder.backbone(torch.zeros(1, 3, 64, 64))
+    softmax_gradcam(encoder, tokens, text, 2)
+    assert all(p.grad is None for p in tiny_clip.parameters())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sinkhorn_is_the_naive_one(seed: int):
+    matrix = np.random.default_rng(seed).random((6, 6)) + 0.01
+    expected = matrix.copy()
+    for _ in range(3):
+        for j in range(6):
+            expected[:, j] /= sum(expected[i, j] for i in range(6))
+        for i in range(6):
+            expected[i] /= sum(expected[i, j] for j in range(6))
+    found = sinkhorn(torch.from_numpy(matrix))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("open_border", [True, False])
+def test_refined_maps_are_the_naive_ones(open_border: bool):
+    grid, rng = (3, 4), np.random.default_rng(0)
+    cams = normalise(torch.from_numpy(rng.random((2, 12))).float() ** 3)
+    attention = torch.from_numpy(rng.random((12, 12))).float()
+    found = refine_cams(cams, attention, grid, threshold=0.4, open_border=open_border)
+
+    balanced = sinkhorn(attention).numpy()
+    together = (balanced + balanced.T) / 2
+    together = together @ together
+    for k in range(2):
+        box = naive_union(cams[k].numpy().reshape(grid), 0.4, open_border).reshape(-1)
+        expected = np.array(
+            [sum(together[i, j] * cams[k, j] for j in range(12) if box[j]) for i in range(12)]
+        )
+        expected = (expected - expected.min()) / (1e-7 + (expected - expected.min()).max())
+        np.testing.assert_allclose(found[k], expected, atol=1e-5)
+
+
+def test_affinity_is_symmetric_before_it_is_squared():
+    matrix = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = affinity(matrix)
+    torch.testing.assert_close(found, found.mT, atol=1e-6, rtol=0)
+
+
+def test_mean_attention_takes_its_blocks_only():
+    mean = MeanAttention(range(2, 4))
+    for block in range(1, 6):
+        mean(block, torch.full((1, 2, 2), float(block)))
+    assert torch.equal(mean.result(), torch.full((1, 2, 2), 2.5))
+
+
+def test_maps_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, text):
+    method = ClipEs(encoder, text[:3], text[3:], CamSettings(affinity_blocks=(-2, -1)))
+    image = draw_photograph(0, 64, 96)
+    both = method(image, [0, 2])
+    assert both.shape == (2, 4, 6)
+    np.testing.assert_allclose(both[::-1], method(image, [2, 0]), atol=1e-5)
+    assert method(image, []).shape == (0, 4, 6)
+
+
+def test_stored_maps_come_back(tmp_path):
+    maps = np.random.default_rng(0).random((2, 3, 4)).astype(np.float16)
+    path = tmp_path / "a.npz"
+    path.write_bytes(encode_cams(Cams(np.array([4, 7]), maps, (45, 60))))
+    found = read_cams(path)
+    assert found.keys.tolist() == [4, 7] and found.keys.dtype == np.int64
+    assert found.size == (45, 60)
+    np.testing.assert_array_equal(found.cams, maps)
+    assert found.cams.dtype == np.float16
+    assert found.resized(45, 60).shape == (2, 45, 60)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ImageError, match="damaged"):
+        read_cams(path)

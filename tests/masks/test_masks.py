@@ -1,0 +1,129 @@
+"""From maps to labels, and the CRF."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cams.stage import Cams
+from pipeline.images import encode_png
+from pipeline.masks.crf import CrfSettings, crf_image, dense_crf, unary_energy
+from pipeline.masks.labels import (
+    ignore_unsure,
+    resized_argmax,
+    stack_background,
+    to_labels,
+)
+from pipeline.masks.stage import pseudo_mask
+from pipeline.vocabulary import voc_palette
+
+CLEAN = CrfSettings(bgr=False, fp16=False)
+
+
+def test_background_is_what_no_map_claims():
+    cams = np.array([[[0.2, 0.9]], [[0.5, 0.1]]])
+    stacked = stack_background(cams, beta=2)
+    np.testing.assert_allclose(stacked[0], [[0.25, 0.01]])
+    np.testing.assert_array_equal(stacked[1:], cams)
+    assert stack_background(np.zeros((0, 2, 2)))[0].min() == 1
+
+
+def test_labels_are_class_indices_plus_one():
+    channels = np.array([[0, 1], [2, 0]])
+    np.testing.assert_array_equal(to_labels(channels, np.array([4, 19])), [[0, 5], [20, 0]])
+
+
+def test_resized_argmax_is_argmax_of_the_resized():
+    import torch
+    import torch.nn.functional as F
+
+    scores = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
+    resized = F.interpolate(torch.from_numpy(scores)[None], (17, 13), mode="bilinear")[0].numpy()
+    channel, best = resized_argmax(scores, 17, 13)
+    np.testing.assert_array_equal(channel, resized.argmax(0))
+    np.testing.assert_allclose(best, resized.max(0))
+
+
+def test_unsure_pixels_are_ignored():
+    labels, probability = np.array([[1, 2]], np.uint8), np.array([[0.94, 0.96]])
+    np.testing.assert_array_equal(ignore_unsure(labels, probability, 0.95), [[255, 2]])
+
+
+def naive_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings) -> np.ndarray:
+    """Mean field over all pairs of pixels, without the lattice that approximates it."""
+    count, height, width = scores.shape
+    position = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2).astype(float)
+    colour = image.reshape(-1, 3).astype(float)
+
+    def kernel(features: np.ndarray) -> np.ndarray:
+        distance = ((features[:, None] - features[None]) ** 2).sum(-1)
+        weights = np.exp(-0.5 * distance)
+        norm = 1 / np.sqrt(weights.sum(1))  # pydensecrf normalises symmetrically
+        return weights * norm[:, None] * norm[None]
+
+    smooth = kernel(position / settings.gaussian_sxy)
+    appearance = kernel(
+        np.concatenate([position / settings.bilateral_sxy, colour / settings.bilateral_srgb], 1)
+    )
+    unary = unary_energy(scores).reshape(count, -1)
+    probability = np.exp(-unary) / np.exp(-unary).sum(0)
+    for _ in range(settings.iterations):
+        energy = -unary.copy()
+        energy += settings.gaussian_compat * (probability @ smooth.T)
+        energy += settings.bilateral_compat * (probability @ appearance.T)
+        energy -= energy.max(0)
+        probability = np.exp(energy) / np.exp(energy).sum(0)
+    return probability.reshape(scores.shape)
+
+
+def test_crf_labels_are_those_of_the_exact_mean_field():
+    rng = np.random.default_rng(1)
+    image = np.full((16, 20, 3), 60, np.uint8)
+    image[4:12, 5:15] = (180, 60, 40)
+    truth = (image[..., 0] > 100).astype(float)
+    noisy = np.clip(0.5 + 0.25 * (truth - 0.5) + 0.12 * rng.normal(size=truth.shape), 0.02, 0.98)
+    scores = np.stack([1 - noisy, noisy])
+    found = dense_crf(image, scores, CLEAN)
+    expected = naive_crf(image, scores, CLEAN)
+    assert (found.argmax(0) == expected.argmax(0)).mean() > 0.98
+    assert (scores.argmax(0) != truth).mean() > 0.05, "the input has to be noisy in this test"
+    assert (found.argmax(0) == truth).mean() > 0.98
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+
+
+def test_the_released_image_is_bgr_minus_a_mean_wrapped_to_bytes():
+    image = np.array([[[200, 100, 50]]], np.uint8)
+    # 50 − 104.008 = −54.008 → −54 → 202; 100 − 116.669 → −16 → 240; 200 − 122.675 → 77
+    np.testing.assert_array_equal(crf_image(image, bgr=True), [[[202, 240, 77]]])
+    np.testing.assert_array_equal(crf_image(image, bgr=False), image)
+
+
+def test_an_image_without_tags_is_all_background_at_its_full_size():
+    cams = Cams(np.zeros(0, np.int64), np.zeros((0, 2, 3), np.float16), (40, 60))
+    labels, filtered = pseudo_mask(np.zeros((20, 30, 3), np.uint8), cams, CLEAN, 0.95)
+    assert labels.shape == (40, 60) and not labels.any() and not filtered.any()
+
+
+def test_a_shrunk_image_gives_a_mask_of_full_size():
+    maps = np.zeros((1, 4, 4), np.float16)
+    maps[0, 1:3, 1:3] = 1
+    image = np.full((32, 32, 3), 20, np.uint8)
+    image[8:24, 8:24] = 220
+    labels, filtered = pseudo_mask(image, Cams(np.array([6]), maps, (96, 96)), CLEAN, 0.95)
+    assert labels.shape == (96, 96)
+    assert set(np.unique(labels)) == {0, 7}
+    assert (labels[30:66, 30:66] == 7).all()
+    assert set(np.unique(filtered)) <= {0, 7, 255}
+
+
+@pytest.mark.parametrize("classes", [2, 10, 254])
+def test_palette_pngs_keep_every_label_and_255(classes: int):
+    labels = np.array([[0, 1, classes, 255]], np.uint8)
+    data = encode_png(labels, voc_palette(classes + 1))
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), labels)
+        assert image.getpalette()[3:6] == [128, 0, 0]

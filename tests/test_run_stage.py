@@ -1,0 +1,256 @@
+"""The command line on a person's own photographs, from tags to a trained segmenter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY, draw_photograph
+
+TINY_SEGMENTER = (
+    "segmenter.iterations=2",
+    "segmenter.batch_size=2",
+    "segmenter.crop_size=32",
+    "segmenter.overrides.backbone.base_channels=8",
+    "segmenter.overrides.backbone.stem_channels=8",
+    "segmenter.overrides.decode_head.in_channels=64",
+    "segmenter.overrides.decode_head.channels=8",
+    "segmenter.overrides.decode_head.c1_in_channels=8",
+    "segmenter.overrides.decode_head.c1_channels=8",
+)
+
+
+@pytest.fixture
+def arguments(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
+    """What a run on the photographs needs."""
+    return [
+        "dataset=folder",
+        f"dataset.root={photographs}",
+        "dataset.classes=[cat,person,rocket,cup]",
+        "clip=file",
+        f"clip.checkpoint={tiny_checkpoint}",
+        "tags.min_score=0",
+        "tags.votes=2",
+        "tags.templates=photo",
+        "runtime.workers=1",
+        f"output_dir={tmp_path / 'out'}",
+    ]
+
+
+def artefacts(root: Path) -> dict[str, bytes]:
+    """Returns every result file below a folder; manifests hold times and hosts."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix in (".npz", ".png", ".txt", ".jsonl")
+    }
+
+
+def latest(root: Path, stage: str, split: str = "all") -> Path:
+    return root / split / stage / "latest"
+
+
+def test_all_stages_run_on_a_folder_and_again_find_everything(run_stage, arguments, tmp_path):
+    out = tmp_path / "out"
+    first = run_stage(*arguments, *TINY_SEGMENTER)
+    assert first.code == 0, first.errors
+    ids = ["a", "b", "c", "d", "holiday 2026/e f"]
+    with np.load(latest(out, "tags") / "scores.npz") as arrays:
+        assert arrays["ids"].tolist() == ids
+        assert arrays["classes"].tolist() == ["cat", "person", "rocket", "cup"]
+        assert arrays["scores"].shape == (5, 4) and arrays["scores"].dtype == np.float32
+    lines = (latest(out, "tags") / "tags.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [*ids[:4], "holiday%202026/e%20f"]
+    for index, image_id in enumerate(ids):
+        size = (64, 96) if index % 2 else (90, 70)
+        with np.load(latest(out, "cams") / f"{image_id}.npz") as arrays:
+            assert arrays["size"].tolist() == list(size)
+            assert arrays["cams"].dtype == np.float16
+            tags = [int(k) for k in lines[index].split()[1:]]
+            assert arrays["keys"].tolist() == tags and tags
+        for stage in ("masks", "predictions"):
+            with Image.open(latest(out, stage) / f"{image_id}.png") as mask:
+                assert mask.mode == "P" and mask.size == size[::-1]
+                assert set(np.unique(np.asarray(mask))) <= {0, 1, 2, 3, 4}
+    manifest = json.loads((out / "segmenter" / "latest" / "manifest.json").read_text())
+    assert manifest["images"] == 5
+    assert (out / "tables.md").is_file()
+
+    before = artefacts(out)
+    second = run_stage(*arguments, *TINY_SEGMENTER)
+    assert second.code == 0, second.errors
+    assert second.output.count(" 0 computed now") == 5
+    assert artefacts(out) == before
+    status = run_stage("stage=status", f"output_dir={out}")
+    assert status.code == 0
+    for stage in ("tags", "cams", "masks", "segmenter", "predictions"):
+        assert stage in status.output
+
+
+def test_a_change_recomputes_what_hangs_on_it_and_nothing_else(
+    run_stage, arguments, photographs, tmp_path
+):
+    stages = "stage=[tags,cams,masks]"
+    assert run_stage(*arguments, stages).code == 0
+
+    def computed(*more: str) -> dict[str, int]:
+        finished = run_stage(*arguments, stages, *more)
+        assert finished.code == 0, finished.errors
+        rows = [line.split() for line in finished.output.splitlines() if "computed" in line]
+        return {row[0]: int(row[4]) for row in rows}
+
+    assert computed() == {"tags": 0, "cams": 0, "masks": 0}
+    assert computed("masks.crf.iterations=2") == {"tags": 0, "cams": 0, "masks": 5}
+    assert computed("cams.box_threshold=0.5") == {"tags": 0, "cams": 5, "masks": 5}
+    assert computed("tags.votes=1") == {"tags": 5, "cams": 5, "masks": 5}
+    assert computed("tags.variants=[coarse,dmar,cwr,clip]") == {"tags": 5, "cams": 0, "masks": 0}
+    assert computed("dataset.limit=2") == {"tags": 0, "cams": 0, "masks": 0}
+    assert computed("seed=3") == {"tags": 0, "cams": 0, "masks": 0}
+
+    Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
+    assert computed() == {"tags": 1, "cams": 1, "masks": 1}
+    Image.fromarray(draw_photograph(78, 50, 50)).save(photographs / "new.jpg")
+    assert computed() == {"tags": 1, "cams": 1, "masks": 1}
+
+    mask = latest(tmp_path / "out", "masks").resolve() / "a.png"
+    mask.write_bytes(mask.read_bytes()[:20])
+    assert computed() == {"tags": 0, "cams": 0, "masks": 1}
+
+
+def test_bad_input_is_listed_and_the_rest_is_done(run_stage, arguments, photographs, tmp_path):
+    (photographs / "empty.jpg").write_bytes(b"")
+    (photographs / "text.jpg").write_text("this is no image")
+    whole = (photographs / "a.jpg").read_bytes()
+    (photographs / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(photographs / "one.png")
+    Image.fromarray(draw_photograph(5, 50, 50)).save(photographs / "a.png")
+    finished = run_stage(*arguments, "stage=[tags,cams,masks]")
+    assert finished.code == 0, finished.errors
+    folder = latest(tmp_path / "out", "tags")
+    lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    reasons = {line["id"]: line["reason"] for line in lines}
+    assert sorted(reasons) == ["a.png", "empty", "text", "truncated"]
+    assert "same name as a.jpg" in reasons["a.png"]
+    assert all("cannot be decoded" in reasons[name] for name in ("empty", "text", "truncated"))
+    with Image.open(latest(tmp_path / "out", "masks") / "one.png") as mask:
+        assert mask.size == (1, 1)
+    assert len(list(latest(tmp_path / "out", "masks").rglob("*.png"))) == 6
+
+    strict = run_stage(*arguments, "stage=[tags,cams]", "runtime.max_failures=3")
+    assert strict.code == 2
+    assert "4 of 9 images of split all were left out of tags" in strict.errors
+    assert "cams" not in strict.output
+
+
+def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
+    run_stage, arguments, photographs, tmp_path
+):
+    for index in range(30):
+        image = draw_photograph(100 + index, 64, 64 + 16 * (index % 3))
+        Image.fromarray(image).save(photographs / f"n{index:02d}.png")
+    stage = ["stage=[tags,cams,masks]", "runtime.chunk_size=2"]
+    assert run_stage(*arguments, *stage).code == 0
+
+    killed_out = tmp_path / "killed"
+    command = [sys.executable, "tools/run_stage.py", *arguments[:-1], *stage]
+    process = subprocess.Popen(
+        [*command, f"output_dir={killed_out}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        journals = list(killed_out.glob("all/tags/*/entries.jsonl"))
+        if journals and journals[0].read_bytes().count(b"\n") >= 6:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [journal] = killed_out.glob("all/tags/*/entries.jsonl")
+    done = journal.read_bytes().count(b"\n")
+    assert 6 <= done < 35, "the kill has to come in the middle in this test"
+
+    resumed = run_stage(*arguments[:-1], *stage, f"output_dir={killed_out}")
+    assert resumed.code == 0, resumed.errors
+    assert f"35 images, {35 - done} computed now" in resumed.output
+    assert artefacts(killed_out) == artefacts(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["stage=tag"], "there is no stage tag: did you mean tags?"),
+        (["dataset=voc2012"], "dataset.root"),
+        (["dataset=voc2013"], "voc2012"),
+        (["tags.alfa=1"], "tags.alfa"),
+        (
+            ["dataset=folder", "dataset.root=/no/such", "dataset.classes=[a]"],
+            "/no/such is no folder",
+        ),
+        (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is no file"),
+        (["clip=file", "clip.checkpoint=/no/weights.pt"], "/no/weights.pt is no file"),
+        (["runtime.device=cuda:7"], "torch finds no GPU"),
+        (["runtime.device=abacus"], "is no device"),
+    ],
+)
+def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_path):
+    finished = run_stage("dataset.limit=1", f"output_dir={tmp_path}", *wrong)
+    assert finished.code == 2
+    assert message in finished.errors
+    assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
+    assert "Traceback" not in finished.errors
+
+
+def test_a_missing_input_names_the_command(run_stage, arguments):
+    finished = run_stage(*arguments, "stage=cams")
+    assert finished.code == 2
+    assert finished.errors == "error: no tags for split all: run stage=tags first\n"
+    assert run_stage(*arguments, "stage=tags", "dataset.limit=2").code == 0
+    finished = run_stage(*arguments, "stage=cams")
+    assert "incomplete (3 of 5 missing): run stage=tags first" in finished.errors
+    for stage, needed in (("masks", "cams"), ("train", "masks"), ("predict", "masks")):
+        finished = run_stage(*arguments, f"stage={stage}")
+        assert finished.code == 2
+        assert f"run stage={needed} first" in finished.errors
+
+
+def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
+    tags = tmp_path / "tags.txt"
+    tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
+    finished = run_stage(
+        *arguments[:5], *arguments[8:], "tags=file", f"tags.path={tags}", "stage=[tags,cams]"
+    )
+    assert finished.code == 0, finished.errors
+    assert (latest(tmp_path / "out", "tags") / "tags.txt").read_text() == tags.read_text()
+    with np.load(latest(tmp_path / "out", "cams") / "c.npz") as arrays:
+        assert arrays["cams"].shape[0] == 0
+
+
+def test_a_reader_of_voc_reads_real_images(run_stage, tiny_checkpoint, voc_sample, tmp_path):
+    finished = run_stage(
+        "dataset=voc2012",
+        f"dataset.root={voc_sample}",
+        "dataset.split=train_aug",
+        "tags=ground_truth",
+        "clip=file",
+        f"clip.checkpoint={tiny_checkpoint}",
+        "runtime.workers=1",
+        f"output_dir={tmp_path}",
+        "stage=[tags,cams,masks,evaluate,report]",
+    )
+    assert finished.code == 0, finished.errors
+    figures = json.loads((tmp_path / "metrics.json").read_text())["latest"]
+    assert figures["tags"]["train_aug"]["f1"] == 1
+    assert figures["masks"]["train_aug"]["images"] == 3
+    assert 0 < figures["cams"]["train_aug"]["miou"] < 1

@@ -1,0 +1,120 @@
+"""The cache: keys, journals, locks, damage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.store import Store, fingerprint, write_atomically
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path)
+
+
+def reopen(store: Store, configuration=None):
+    return store.folder("val", "masks", configuration or {"a": 1})
+
+
+def test_the_key_names_the_configuration_and_nothing_else(store):
+    key = reopen(store).key
+    assert reopen(store, {"a": 1}).key == key
+    assert reopen(store, {"a": 2}).key != key
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint("ab", "c") != fingerprint("a", "bc")
+
+
+def test_what_was_written_is_done_until_input_or_file_change(store):
+    with reopen(store) as folder:
+        folder.write("a/b c", "in1", {"a/b c.png": b"bytes"})
+        folder.finish(["a/b c"])
+    folder = reopen(store)
+    assert folder.is_done("a/b c", "in1")
+    assert not folder.is_done("a/b c", "in2")
+    assert not folder.is_done("other", "in1")
+    (folder.path / "a/b c.png").write_bytes(b"byte")
+    assert not folder.is_done("a/b c", "in1")
+    (folder.path / "a/b c.png").unlink()
+    assert not folder.is_done("a/b c", "in1")
+
+
+def test_a_torn_line_and_stale_temporaries_are_passed_over(store):
+    with reopen(store) as folder:
+        folder.write("a", "1", {"a.png": b"x"})
+        folder.write("b", "1", {"b.png": b"y"})
+    journal = folder.path / "entries.jsonl"
+    journal.write_text(journal.read_text()[:-10])
+    (folder.path / ".partial-xyz").write_bytes(b"half a file")
+    with reopen(store) as folder:
+        assert folder.is_done("a", "1") and not folder.is_done("b", "1")
+        assert not list(folder.path.glob(".partial-*"))
+        folder.write("b", "1", {"b.png": b"y"})
+        folder.finish(["a", "b"])
+    assert [json.loads(line)["id"] for line in journal.read_text().splitlines()] == ["a", "b"]
+
+
+def test_the_result_does_not_depend_on_the_order_or_on_interruptions(store, tmp_path):
+    with reopen(store) as folder:
+        for name in "bca":
+            folder.write(name, "1", {f"{name}.png": name.encode()})
+        folder.finish(["a", "b", "c"])
+    other = Store(tmp_path / "other")
+    with reopen(other) as first:
+        first.write("a", "1", {"a.png": b"a"})
+    with reopen(other) as second:
+        second.write("b", "1", {"b.png": b"b"})
+        second.write("c", "1", {"c.png": b"c"})
+        second.finish(["a", "b", "c"])
+    journals = [(f.path / "entries.jsonl").read_bytes() for f in (folder, second)]
+    assert journals[0] == journals[1]
+
+
+def test_failures_are_listed_until_they_are_mended(store):
+    with reopen(store) as folder:
+        folder.fail("broken", "cannot be decoded")
+        folder.finish(["broken"])
+    assert reopen(store).failures == {"broken": "cannot be decoded"}
+    with reopen(store) as folder:
+        folder.write("broken", "2", {"broken.png": b"now fine"})
+        folder.finish(["broken"])
+    assert not (folder.path / "failures.jsonl").exists()
+
+
+def test_one_writer_at_a_time(store):
+    with reopen(store) as folder:
+        with pytest.raises(UserError, match="is being written by process"), reopen(store):
+            pass
+        folder.finish([])
+    with reopen(store):
+        pass
+
+
+def test_latest_points_to_the_newest_complete_key(store):
+    for value in (1, 2):
+        with reopen(store, {"a": value}) as folder:
+            folder.finish([])
+        assert (folder.path.parent / "latest").resolve() == folder.path
+    with reopen(store, {"a": 3}) as unfinished:
+        pass
+    assert (unfinished.path.parent / "latest").resolve() == folder.path
+    assert [m["key"] for _, m in store.manifests()].count(folder.key) == 1
+    assert len(store.manifests()) == 2
+
+
+def test_an_id_cannot_leave_the_folder(store):
+    with reopen(store) as folder, pytest.raises(UserError, match="leaves the output folder"):
+        folder.write("../../x", "1", {"../../x.png": b""})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+    with pytest.raises(TypeError):
+        write_atomically(path, object())
+    assert path.read_text() == "old"
+    blocked = tmp_path / "a.txt" / "b.txt"
+    with pytest.raises(UserError, match="cannot write"):
+        write_atomically(blocked, "x")
