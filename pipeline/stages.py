@@ -6,7 +6,7 @@ image → tags → cams → masks → train → predict → evaluate → report
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.masks import stage as masks_stage
 from pipeline.metrics import stage as metrics_stage
 from pipeline.project import Project
-from pipeline.report.tables import write_tables
+from pipeline.report import stage as report_stage
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.store import StageFolder
 from pipeline.tags import stage as tags_stage
@@ -70,7 +70,8 @@ def run_tags(project: Project) -> Iterator[Outcome]:
                     chunk_size=project.config["runtime"]["chunk_size"],
                     workers=project.workers,
                 )
-        yield _outcome(folder, samples, computed)
+        rejected = {image_id for image_id, _ in project.dataset.rejected.get(split, [])}
+        yield _outcome(folder, samples, computed, rejected)
 
 
 def run_cams(project: Project) -> Iterator[Outcome]:
@@ -205,10 +206,20 @@ def _measures(
 
 
 def run_report(project: Project) -> Iterator[Outcome]:
-    """Writes the tables."""
-    file = metrics_stage.MetricsFile(project.store.root / "metrics.json")
-    path = write_tables(project.store.root / "tables.md", file)
-    yield Outcome("report", "", 0, 0, 0, path)
+    """Writes the tables, and a picture of some images with all that was computed for them."""
+    split = project.splits[-1]
+    trained = project.find_trained()
+    files = report_stage.run(
+        project.store.root,
+        project.samples(split),
+        project.cams_folder(split),
+        project.masks_folder(split),
+        trained and project.predictions_folder(split),
+        project.vocabulary,
+        project.reader,
+    )
+    for path in files:
+        yield Outcome("report", "", 0, 0, 0, path)
 
 
 STAGES: dict[str, Callable[[Project], Iterator[Outcome]]] = {
@@ -260,10 +271,15 @@ def _networks(project: Project) -> list[bool]:
     return [False, True] if project.has_ceiling else [False]
 
 
-def _outcome(folder: StageFolder, samples: list[Sample], computed: int) -> Outcome:
-    return Outcome(
-        folder.stage, folder.split, len(samples), computed, len(folder.failures), folder.path
-    )
+def _outcome(
+    folder: StageFolder,
+    samples: list[Sample],
+    computed: int,
+    rejected: Collection[str] = (),
+) -> Outcome:
+    left_out = folder.failures.keys() & {*(s.id for s in samples), *rejected}
+    images = len(samples) + len(rejected)
+    return Outcome(folder.stage, folder.split, images, computed, len(left_out), folder.path)
 
 
 def _check_failures(outcome: Outcome, limit: float | None) -> None:

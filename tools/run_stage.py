@@ -54,7 +54,7 @@ def run(config: DictConfig) -> None:
         images = f"{outcome.images} images, {outcome.computed} computed now{left_out}"
         counted = f"{images}  →  " if outcome.stage not in ("report", "evaluate") else "→  "
         console.print(f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}")
-        if outcome.stage == "report":
+        if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
 
