@@ -111,6 +111,7 @@ def segmenter_configuration(
     return {
         **settings,
         "seed": config["seed"],
+        "longest_side": config["images"]["longest_side"],
         "exif": config["compat"]["exif"],
         "classes": list(vocabulary.classes),
         "masks": "ground truth" if masks is None else masks,

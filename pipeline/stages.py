@@ -125,6 +125,7 @@ def run_train(project: Project) -> Iterator[Outcome]:
                 settings={
                     **project.config["segmenter"],
                     "apply_exif": project.reader.apply_exif,
+                    "longest_side": project.reader.longest_side,
                 },
                 seed=project.config["seed"],
                 device=project.device,

@@ -15,8 +15,8 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
-from pipeline.images import load_image
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
 
@@ -30,7 +30,8 @@ class PseudoLabelled(Dataset):
 
     Args:
         pairs: images and masks.
-        settings: crop_size, scale_range, photometric_distortion, apply_exif.
+        settings: crop_size, scale_range, photometric_distortion, apply_exif, longest_side (larger
+            images and their masks are shrunk to it).
         seed: not negative.
         metainfo: written into checkpoints by mmengine.
     """
@@ -45,7 +46,9 @@ class PseudoLabelled(Dataset):
         self.metainfo = dict(metainfo)
         self._pairs = list(pairs)
         self._seed = seed
-        self._apply_exif = bool(settings.get("apply_exif", False))
+        self._read = ImageReader(
+            apply_exif=bool(settings.get("apply_exif")), longest_side=settings.get("longest_side")
+        )
         self._transforms = _build_transforms(settings)
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -71,9 +74,10 @@ class PseudoLabelled(Dataset):
 
     def _load(self, pair: TrainingPair) -> dict[str, Any]:
         try:
-            image = load_image(pair.image, apply_exif=self._apply_exif)
+            image, _ = self._read(Sample(pair.id, pair.image))
+            height, width = image.shape[:2]
             with Image.open(pair.mask) as mask:
-                labels = np.array(mask)
+                labels = np.array(mask.resize((width, height), Image.Resampling.NEAREST))
         except (ImageError, OSError) as error:
             raise UserError(
                 f"training image {pair.id} or its mask cannot be read ({error}): repair or"

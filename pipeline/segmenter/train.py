@@ -52,7 +52,8 @@ def train(
     ``workers``.
 
     Args:
-        settings: see :func:`pipeline.segmenter.mmseg.build_config`; further ``apply_exif``.
+        settings: see :func:`pipeline.segmenter.mmseg.build_config`; further ``apply_exif``
+            and ``longest_side``, see :class:`pipeline.datasets.sample.ImageReader`.
         pairs: images and masks; see :func:`check_pairs`, which is not called here.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
