@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.cams import stage as cams_stage
 from pipeline.clip.text import TEMPLATES
+from pipeline.fingerprints import fingerprint_file
 from pipeline.masks import stage as masks_stage
-from pipeline.store import fingerprint_file
 from pipeline.tags import stage as tags_stage
 from pipeline.vocabulary import Vocabulary
 

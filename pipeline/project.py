@@ -20,9 +20,10 @@ from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import ImageReader, Sample, choose_splits
 from pipeline.errors import UserError
+from pipeline.fingerprints import fingerprint_file
 from pipeline.masks.crf import CrfSettings
 from pipeline.segmenter.stage import is_trained, training_data_key
-from pipeline.store import StageFolder, Store, fingerprint_file
+from pipeline.store import StageFolder, Store
 from pipeline.tags.stage import Scorer
 from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
 
@@ -139,13 +140,13 @@ class Project:
         data = training_data_key(*self.training_data(ceiling))
         masks = None if ceiling else self._masks_configuration
         configuration = keys.segmenter_configuration(self.config, self.vocabulary, masks, data)
-        return self.store.folder("", "segmenter", configuration)
+        return self.store.folder("", "segmenter", configuration, becomes_latest=not ceiling)
 
     def predictions_folder(self, split: str, ceiling: bool = False) -> StageFolder:
         """Returns the folder of a split's predictions, as it is now."""
         segmenter = self.segmenter_folder(ceiling).configuration
         configuration = keys.predictions_configuration(self.config, segmenter)
-        return self.store.folder(split, "predictions", configuration)
+        return self.store.folder(split, "predictions", configuration, becomes_latest=not ceiling)
 
     def find_trained(self, ceiling: bool = False) -> StageFolder | None:
         """Returns the folder of the segmenter, or none where it is not trained yet."""

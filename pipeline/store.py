@@ -9,12 +9,9 @@ computed again, and no other.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -27,72 +24,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError
+from pipeline.files import TEMPORARY, read_json, read_json_lines, to_json_lines, write_atomically
+from pipeline.fingerprints import canonical_json, fingerprint
 
 ENTRIES, FAILURES, MANIFEST, LATEST = "entries.jsonl", "failures.jsonl", "manifest.json", "latest"
-_TEMPORARY = ".partial-"
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-image", "pydensecrf2", "mmsegmentation")
-
-
-def fingerprint(*parts: Any) -> str:
-    """Returns 16 hexadecimal digits that name the parts: bytes, or anything JSON can hold."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        data = part if isinstance(part, bytes) else canonical_json(part).encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
-
-
-def fingerprint_file(path: Path) -> str:
-    """Returns the fingerprint of a file's bytes; an unchanged file is read once in a process.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    status = path.stat()
-    return _fingerprint_file(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _fingerprint_file(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-def join_keys(image: str, *others: str) -> str:
-    """Returns the key of an input that is an image and what was made from it before."""
-    return "-".join([image, *others])
-
-
-def canonical_json(value: Any) -> str:
-    """Returns JSON in which equal values have equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Writes a file so that it appears whole or not at all.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to.
-    """
-    data = data.encode("utf-8") if isinstance(data, str) else data
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; what was finished is kept, run the same"
-            " command again when this is mended"
-        ) from error
 
 
 class StageFolder:
@@ -104,15 +40,24 @@ class StageFolder:
         failures: id → reason, for the images that were left out.
     """
 
-    def __init__(self, path: Path, stage: str, split: str, key: str, configuration: Mapping):
+    def __init__(
+        self,
+        path: Path,
+        stage: str,
+        split: str,
+        key: str,
+        configuration: Mapping,
+        becomes_latest: bool = True,
+    ):
         self.path = path
         self.stage = stage
         self.split = split
         self.key = key
         self.configuration = configuration
-        self.entries: dict[str, dict] = {e["id"]: e for e in _read_lines(path / ENTRIES)}
+        self.becomes_latest = becomes_latest
+        self.entries: dict[str, dict] = {e["id"]: e for e in read_json_lines(path / ENTRIES)}
         self.failures: dict[str, str] = {
-            line["id"]: line["reason"] for line in _read_lines(path / FAILURES)
+            line["id"]: line["reason"] for line in read_json_lines(path / FAILURES)
         }
         self._journal = None
         self._lock = FileLock(path / ".lock")
@@ -123,11 +68,11 @@ class StageFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            for stale in self.path.rglob(f"{_TEMPORARY}*"):
+            for stale in self.path.rglob(f"{TEMPORARY}*"):
                 stale.unlink(missing_ok=True)
             self._compact()
         except Timeout as error:
-            holder = _read_json(self.path / ".holder.json") or {}
+            holder = read_json(self.path / ".holder.json") or {}
             raise UserError(
                 f"{self.path} is being written by process {holder.get('process', '?')} on"
                 f" {holder.get('host', '?')} since {holder.get('since', '?')}:"
@@ -228,7 +173,7 @@ class StageFolder:
         self._compact()
         lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
         if lines:
-            write_atomically(self.path / FAILURES, _to_lines(lines))
+            write_atomically(self.path / FAILURES, to_json_lines(lines))
         else:
             (self.path / FAILURES).unlink(missing_ok=True)
         image_ids = list(image_ids)
@@ -259,11 +204,20 @@ class StageFolder:
             **facts,
         }
         write_atomically(self.path / MANIFEST, json.dumps(facts, indent=2, ensure_ascii=False))
-        point_latest(self.path)
+        self.point_latest()
 
     def manifest(self) -> dict:
         """Returns the manifest, or an empty one where the stage was never complete."""
-        return _read_json(self.path / MANIFEST) or {}
+        return read_json(self.path / MANIFEST) or {}
+
+    def point_latest(self) -> None:
+        """Makes the link ``latest`` beside the folder point to it, unless it is a comparison's."""
+        if not self.becomes_latest:
+            return
+        temporary = self.path.parent / f"{TEMPORARY}{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.path.name)
+        temporary.replace(self.path.parent / LATEST)
 
     def _close_journal(self) -> None:
         if self._journal is not None:
@@ -273,7 +227,7 @@ class StageFolder:
     def _compact(self) -> None:
         """Writes the journal anew: one line an image, sorted, without a torn last line."""
         lines = [self.entries[key] for key in sorted(self.entries)]
-        text = _to_lines(lines)
+        text = to_json_lines(lines)
         path = self.path / ENTRIES
         old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         if old != text:
@@ -286,16 +240,25 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
 
-    def folder(self, split: str, stage: str, configuration: Mapping) -> StageFolder:
-        """Returns a stage's folder for a split ("" for a stage that has none)."""
+    def folder(
+        self, split: str, stage: str, configuration: Mapping, becomes_latest: bool = True
+    ) -> StageFolder:
+        """Returns a stage's folder.
+
+        Args:
+            split: the split, or "" for a stage that has none.
+            stage: the stage.
+            configuration: what its result depends on.
+            becomes_latest: whether ``latest`` points to it when it is complete.
+        """
         key = fingerprint(configuration)[:12]
         path = self.root / split / stage / key
-        return StageFolder(path, stage, split, key, configuration)
+        return StageFolder(path, stage, split, key, configuration, becomes_latest)
 
     def manifests(self) -> list[tuple[Path, dict]]:
         """Returns the folder and manifest of every complete stage, oldest first."""
         found = [
-            (path.parent, _read_json(path))
+            (path.parent, read_json(path))
             for pattern in (f"*/*/*/{MANIFEST}", f"segmenter/*/{MANIFEST}")
             for path in self.root.glob(pattern)
             if not path.parent.is_symlink()
@@ -303,22 +266,9 @@ class Store:
         return sorted((f for f in found if f[1]), key=lambda f: f[1].get("finished", ""))
 
 
-def point_latest(path: Path) -> None:
-    """Makes the link ``latest`` beside a folder point to it."""
-    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(path.name)
-    temporary.replace(path.parent / LATEST)
-
-
 def folder_size(path: Path) -> int:
     """Returns the bytes of all files below a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())
-
-
-def remove_folder(path: Path) -> None:
-    """Removes a stage's folder and all that is in it."""
-    shutil.rmtree(path)
 
 
 @cache
@@ -331,32 +281,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "missing"
     return versions
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """Reads JSON lines; a line that a kill or a crash tore is passed over."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict) and "id" in value:
-            lines.append(value)
-    return lines
-
-
-def _to_lines(values: Iterable[Mapping]) -> str:
-    return "".join(canonical_json(value) + "\n" for value in values)
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _now() -> str:

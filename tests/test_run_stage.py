@@ -147,7 +147,7 @@ def test_bad_input_is_listed_and_the_rest_is_done(run_stage, arguments, photogra
 
     strict = run_stage(*arguments, "stage=[tags,cams]", "runtime.max_failures=3")
     assert strict.code == 2
-    assert "4 of 9 images of split all were left out of tags" in strict.errors
+    assert "4 of 10 images of split all were left out of tags" in strict.errors
     assert "cams" not in strict.output
 
 

@@ -16,8 +16,9 @@ from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
+from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.images import to_patch_grid
-from pipeline.store import StageFolder, fingerprint, fingerprint_file, join_keys
+from pipeline.store import StageFolder
 from pipeline.sweep import sweep
 
 ALGORITHM = 1

@@ -11,8 +11,8 @@ from joblib import Parallel, delayed
 
 from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.files import write_atomically
 from pipeline.images import encode_png
-from pipeline.store import write_atomically
 from pipeline.vocabulary import build_vocabulary, voc_palette
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
+from pipeline.fingerprints import fingerprint_file, join_keys
 from pipeline.images import encode_png
 from pipeline.masks.crf import CrfSettings, dense_crf
 from pipeline.masks.labels import ignore_unsure, resized_argmax, stack_background, to_labels
-from pipeline.store import StageFolder, fingerprint_file, join_keys
+from pipeline.store import StageFolder
 from pipeline.sweep import sweep
 
 ALGORITHM = 1

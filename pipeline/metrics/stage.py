@@ -12,12 +12,13 @@ import numpy as np
 from pipeline.cams.stage import read_cams
 from pipeline.datasets.sample import Sample, read_mask
 from pipeline.errors import ImageError
+from pipeline.files import write_atomically
 from pipeline.masks.labels import stack_background, to_labels
 from pipeline.masks.stage import UNFILTERED, read_labels
 from pipeline.metrics.segmentation import Confusion
 from pipeline.metrics.tagging import TaggingMetrics, tagging_metrics, to_indicator
 from pipeline.progress import track
-from pipeline.store import StageFolder, write_atomically
+from pipeline.store import StageFolder
 from pipeline.tags.stage import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
 from pipeline.vocabulary import IGNORE, Vocabulary

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pipeline.cams.stage import read_cams
 from pipeline.datasets.sample import ImageReader, Sample, read_mask
+from pipeline.files import write_atomically
 from pipeline.masks.stage import read_labels
 from pipeline.metrics.stage import MetricsFile
 from pipeline.report.pictures import Example, contact_sheet
 from pipeline.report.tables import write_tables
-from pipeline.store import StageFolder, write_atomically
+from pipeline.store import StageFolder
 from pipeline.vocabulary import Vocabulary
 
 _EXAMPLES = 6

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from pipeline.files import write_atomically
+from pipeline.fingerprints import canonical_json
 from pipeline.keys import without_seed
 from pipeline.metrics.stage import MetricsFile
-from pipeline.store import canonical_json, write_atomically
 
 TAGGING_ROWS = {
     "clip": "CLIP, class token, image squeezed to the native size",

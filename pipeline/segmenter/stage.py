@@ -11,10 +11,11 @@ import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
+from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.images import encode_png
 from pipeline.masks.labels import resized_argmax
 from pipeline.progress import track
-from pipeline.store import StageFolder, fingerprint, fingerprint_file
+from pipeline.store import StageFolder
 from pipeline.sweep import sweep
 from pipeline.vocabulary import Vocabulary
 
@@ -62,6 +63,7 @@ def run_train(
     from pipeline.segmenter import train
 
     if is_trained(folder):
+        folder.point_latest()
         return 0
     if not samples:
         raise UserError("there is no image to train on: run stage=masks first")

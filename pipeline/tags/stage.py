@@ -14,7 +14,8 @@ from joblib import Parallel, delayed
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
-from pipeline.store import StageFolder, fingerprint, fingerprint_file, join_keys
+from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
+from pipeline.store import StageFolder
 from pipeline.sweep import sweep
 from pipeline.tags.tagclip import choose_tags
 
