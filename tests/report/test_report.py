@@ -1,0 +1,83 @@
+"""Tables and pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from pipeline.cams.stage import Cams
+from pipeline.metrics.stage import MetricsFile
+from pipeline.report.pictures import Example, contact_sheet, overlay_labels
+from pipeline.report.tables import write_tables
+from pipeline.vocabulary import build_vocabulary
+
+
+def run(seed: int, miou: float) -> dict:
+    segmenter = {"name": "demo", "seed": seed, "masks": {"beta": 1}}
+    return {
+        "stage": "predictions",
+        "split": "val",
+        "key": f"k{seed}",
+        "images": 10,
+        "miou": miou,
+        "configuration": {"segmenter": segmenter},
+    }
+
+
+def test_tables_show_what_was_measured_and_no_more(tmp_path):
+    figures = {"images": 10, "map": 0.9, "f1": 0.8, "precision": 0.7, "recall": 0.6}
+    latest = {
+        "tags": {"val": {**figures, "variants": {"clip": {"map": 0.5}, "cwr": {"map": 0.9}}}},
+        "masks": {"val": {"images": 10, "miou": 0.6, "kept": 0.5}},
+        "predictions": {
+            "val": {"images": 10, "miou": 0.55, "variants": {"ceiling": {"miou": 0.625}}}
+        },
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
+    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
+    assert "| val | 10 | 90.0 | 80.0 | 70.0 | 60.0 |" in text
+    assert "squeezed to the native size | 50.0 |" in text
+    assert "DMAR |" not in text, "a row that was not measured"
+    assert "share reached: 88.0%" in text and "62.5 |" in text
+    assert "Over seeds" not in text
+
+
+def test_seeds_are_summed_up(tmp_path):
+    runs = [run(0, 0.5), run(1, 0.6), run(2, 0.7)]
+    runs.append({**run(0, 0.1), "key": "other"})
+    runs[-1]["configuration"] = {"segmenter": {"name": "demo", "seed": 0, "masks": {"beta": 2}}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"latest": {}, "runs": runs}))
+    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
+    assert "| demo | val | 10 | 0, 1, 2 | 60.0 ± 10.0 |" in text
+
+
+def test_nothing_measured_says_so(tmp_path):
+    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "none.json")).read_text()
+    assert "Nothing was measured" in text
+
+
+def test_labels_are_painted_in_their_colours():
+    palette = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
+    labels = np.array([[0, 2], [2, 255]], np.uint8)
+    painted = overlay_labels(np.full((2, 2, 3), 128, np.uint8), labels, palette).astype(int)
+    assert painted[0, 1, 1] - painted[0, 1, 0] > 80, "class 2 is green"
+    assert np.ptp(painted[0, 0]) < 3, "the background stays grey"
+    assert painted[1, 1].min() > 190, "what is ignored is white"
+
+
+def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
+    vocabulary = build_vocabulary({"classes": ["a", "b"]})
+    cams = Cams(np.array([1]), np.ones((1, 2, 2), np.float16), (30, 40))
+    mask = np.full((30, 40), 2, np.uint8)
+    image = np.zeros((30, 40, 3), np.uint8)
+    example = Example("x", image, cams, mask, None, None)
+    with Image.open(io.BytesIO(contact_sheet([example], vocabulary))) as sheet:
+        three = sheet.size
+    with Image.open(io.BytesIO(contact_sheet([example] * 2, vocabulary))) as sheet:
+        assert sheet.width == three[0] and sheet.height > three[1]
+    full = Example("x", image, cams, mask, mask, mask)
+    with Image.open(io.BytesIO(contact_sheet([full], vocabulary))) as sheet:
+        assert sheet.width > three[0]
