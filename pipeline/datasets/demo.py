@@ -25,7 +25,8 @@ def load_demo(
     only. A picture is rendered when its file is missing, so an interrupted rendering goes on.
 
     Args:
-        settings: ``root`` (where the PNG files are kept) and the vocabulary.
+        settings: ``root`` (where the PNG files are kept), ``limit`` (of each split, if any) and
+            the vocabulary.
         workers: processes that render.
         on_progress: told how many pictures are there, of how many.
     """
@@ -34,7 +35,7 @@ def load_demo(
     splits, missing = {}, []
     for split, count in load_recipe()["splits"].items():
         samples = []
-        for index in range(count):
+        for index in range(min(count, settings.get("limit") or count)):
             folder, name = root / split, f"{index:05d}"
             facts = _read_facts(folder / f"{name}.json")
             if facts is None:

@@ -44,7 +44,7 @@ class Example:
 def overlay_labels(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
-    """Paints labels over a grey image; the background stays bare, what is ignored turns white.
+    """Paints labels over a pale grey image; the background stays bare, what is ignored turns white.
 
     Args:
         image: h×w×3 uint8, RGB.
@@ -62,7 +62,7 @@ def overlay_labels(
     occurring = [label for label in np.unique(labels) if label > 0] or [1]
     painted = skimage.color.label2rgb(
         labels,
-        image,
+        128 + image // 2,  # pale, since the palette of VOC has dark colours
         colors=[colours[label - 1] for label in occurring],
         alpha=_OPACITY,
         bg_label=0,
