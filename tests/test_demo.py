@@ -35,7 +35,7 @@ def test_the_demo_tags_and_segments_scenes(run_stage, tmp_path):
         assert set(tags["variants"]) == {
             "clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr"
         }  # fmt: skip
-        assert tags["f1"] > 0.8
+        assert tags["f1"] > 0.7
         assert figures["masks"][split]["miou"] > figures["cams"][split]["miou"] > 0.4
         assert figures["masks"][split]["kept"] == 1
     assert "coarse + DMAR + CWR (TagCLIP)" in (tmp_path / "out" / "tables.md").read_text()
