@@ -33,7 +33,7 @@ def sweep(
         is_done: tells whether an image's result is there; by default the folder does.
 
     Returns:
-        The number of images that were computed.
+        The number of images that were computed, without those that had to be left out.
     """
     keys: dict[str, str] = {}
     todo = []
@@ -48,8 +48,8 @@ def sweep(
             todo.append(sample)
     if not todo:
         return 0
+    failed = 0
     with track(f"{folder.stage} {folder.split}", len(todo)) as advance:
-        failed = 0
         for sample, result in compute(todo):
             if isinstance(result, ImageError):
                 folder.fail(sample.id, str(result))
@@ -57,7 +57,7 @@ def sweep(
             else:
                 save(sample, keys[sample.id], result)
             advance(note=f"{failed} left out" if failed else None)
-    return len(todo)
+    return len(todo) - failed
 
 
 def folder_is_done(folder: StageFolder) -> Callable[[Sample, str], bool]:

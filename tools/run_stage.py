@@ -49,6 +49,9 @@ def run(config: DictConfig) -> None:
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     requested = stages.parse_stages(plain["stage"])
+    if plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo":
+        note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
+        print(note, file=sys.stderr)
     for outcome in stages.run(Project(plain), requested):
         left_out = f", {outcome.left_out} left out" if outcome.left_out else ""
         images = f"{outcome.images} images, {outcome.computed} computed now{left_out}"

@@ -19,9 +19,12 @@ from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
+from pipeline.vocabulary import IGNORE
 
 _ALREADY_SEEN = -1
 _LARGEST_SHARE_OF_ONE_CLASS = 0.75  # of a crop; mmsegmentation's own default for VOC and ADE20K
+_SMALLEST_SIDE = 8
+_MOST_KEPT_BYTES = 2**30
 _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
 
 
@@ -50,6 +53,8 @@ class PseudoLabelled(Dataset):
             apply_exif=bool(settings.get("apply_exif")), longest_side=settings.get("longest_side")
         )
         self._transforms = _build_transforms(settings)
+        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._kept_bytes = 0
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -73,6 +78,24 @@ class PseudoLabelled(Dataset):
         return self._order[1]
 
     def _load(self, pair: TrainingPair) -> dict[str, Any]:
+        image, labels = self._kept.get(pair.id) or self._decode(pair)
+        return {
+            "img_id": pair.id,
+            "img_path": str(pair.image),
+            "img": image.copy(),  # transforms may work in place
+            "img_shape": image.shape[:2],
+            "ori_shape": image.shape[:2],
+            "gt_seg_map": labels.copy(),
+            "seg_fields": ["gt_seg_map"],
+            "reduce_zero_label": False,
+        }
+
+    def _decode(self, pair: TrainingPair) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes an image (BGR, which mmsegmentation counts on) and its mask.
+
+        They are kept in memory while there is room: a photograph of 24 megapixels takes longer to
+        decode than an iteration takes to compute.
+        """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
             height, width = image.shape[:2]
@@ -83,17 +106,15 @@ class PseudoLabelled(Dataset):
                 f"training image {pair.id} or its mask cannot be read ({error}): repair or"
                 " remove it"
             ) from error
-        return {
-            "img_id": pair.id,
-            "img_path": str(pair.image),
-            # mmsegmentation's transforms and its preprocessor count on BGR.
-            "img": np.ascontiguousarray(image[:, :, ::-1]),
-            "img_shape": image.shape[:2],
-            "ori_shape": image.shape[:2],
-            "gt_seg_map": labels,
-            "seg_fields": ["gt_seg_map"],
-            "reduce_zero_label": False,
-        }
+        # mmsegmentation's transforms fail on images of a pixel or two.
+        missing = [(0, max(0, _SMALLEST_SIDE - side)) for side in labels.shape]
+        image = np.pad(image[:, :, ::-1], [*missing, (0, 0)], "edge")
+        labels = np.pad(labels, missing, constant_values=IGNORE)
+        size = image.nbytes + labels.nbytes
+        if self._kept_bytes + size <= _MOST_KEPT_BYTES:
+            self._kept[pair.id] = image, labels
+            self._kept_bytes += size
+        return image, labels
 
 
 def build_loader(

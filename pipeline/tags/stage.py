@@ -63,12 +63,14 @@ def run(
     """
 
     def compute(todo: list[Sample]) -> Iterator[tuple[Sample, dict | ImageError]]:
-        score = scorer()
+        score = None
         for start in range(0, len(todo), chunk_size):
             chunk = todo[start : start + chunk_size]
             images = Parallel(workers, prefer="threads")(delayed(_try)(read, s) for s in chunk)
             good = [i for i in images if not isinstance(i, ImageError)]
-            scores = iter(score(good, variants))
+            # The model is loaded for images that can be read, not to find out that none can.
+            score = score or (scorer() if good else None)
+            scores = iter(score(good, variants) if good else ())
             for sample, image in zip(chunk, images):
                 yield sample, image if isinstance(image, ImageError) else next(scores)
 
