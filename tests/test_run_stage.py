@@ -191,9 +191,9 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     ("wrong", "message"),
     [
         (["stage=tag"], "there is no stage tag: did you mean tags?"),
-        (["dataset=voc2012"], "dataset.root"),
-        (["dataset=voc2013"], "voc2012"),
-        (["tags.alfa=1"], "tags.alfa"),
+        (["dataset=voc2012"], "dataset.root is missing: give it, dataset.root=…"),
+        (["dataset=voc2013"], "no dataset=voc2013: choose from demo, folder, voc2012"),
+        (["tags.alfa=1"], "there is no key tags.alfa: "),
         (
             ["dataset=folder", "dataset.root=/no/such", "dataset.classes=[a]"],
             "/no/such is no folder",

@@ -10,6 +10,7 @@ python tools/run_stage.py dataset=folder dataset.root=DIR dataset.classes=[cat,c
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.errors import ImageError, UserError
 
@@ -49,10 +50,11 @@ def run(config: DictConfig) -> None:
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     requested = stages.parse_stages(plain["stage"])
+    project = Project(plain)
     if plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo":
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
         print(note, file=sys.stderr)
-    for outcome in stages.run(Project(plain), requested):
+    for outcome in stages.run(project, requested):
         left_out = f", {outcome.left_out} left out" if outcome.left_out else ""
         images = f"{outcome.images} images, {outcome.computed} computed now{left_out}"
         counted = f"{images}  →  " if outcome.stage not in ("report", "evaluate") else "→  "
@@ -87,9 +89,22 @@ def main() -> None:
 
 def fail(error: Exception) -> NoReturn:
     """Ends the program with a sentence on stderr."""
-    sentence = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {explain(error)}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def explain(error: Exception) -> str:
+    """Returns an error as one sentence with the remedy; Hydra's own take several lines."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: give it, {error.full_key}=…"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return f"there is no key {match[1]}: python tools/run_stage.py --cfg job shows them all"
+    choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"
+    if match := re.search(choices, text):
+        group, choice, known = match.groups()
+        return f"there is no {group}={choice}: choose from {', '.join(known.split())}"
+    return text
 
 
 if __name__ == "__main__":
