@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,11 @@ from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.files import write_atomically
 from pipeline.images import encode_png
+from pipeline.progress import track
 from pipeline.vocabulary import build_vocabulary, voc_palette
 
 
-def load_demo(
-    settings: Mapping, workers: int = 1, on_progress: Callable[[int, int], None] | None = None
-) -> Dataset:
+def load_demo(settings: Mapping, workers: int = 1) -> Dataset:
     """Returns the demo's splits, rendering what is not there yet.
 
     Labels and masks are known since the scenes are drawn; the pipeline uses them for measuring
@@ -28,7 +27,6 @@ def load_demo(
         settings: ``root`` (where the PNG files are kept), ``limit`` (of each split, if any) and
             the vocabulary.
         workers: processes that render.
-        on_progress: told how many pictures are there, of how many.
     """
     vocabulary = build_vocabulary(settings)
     root = Path(settings["root"]).expanduser().absolute() / f"v{load_recipe()['version']}"
@@ -42,12 +40,13 @@ def load_demo(
                 missing.append((folder, split, index))
             samples.append((name, folder / f"{name}.png", folder / f"{name}.mask.png"))
         splits[split] = samples
-    rendered = Parallel(workers, return_as="generator_unordered")(
-        delayed(_render_to_files)(*job) for job in missing
-    )
-    for done, _ in enumerate(rendered, 1):
-        if on_progress:
-            on_progress(done, len(missing))
+    if missing:
+        rendered = Parallel(workers, return_as="generator_unordered")(
+            delayed(_render_to_files)(*job) for job in missing
+        )
+        with track("render the demo's scenes", len(missing)) as advance:
+            for _ in rendered:
+                advance()
     return Dataset(
         vocabulary,
         {
