@@ -16,16 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import skimage.color
-import skimage.data
 import yaml
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
+
+from pipeline.datasets.grounds import GROUNDS
 
 RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.yaml"
 
 Rng = np.random.Generator
-Colour = tuple[float, float, float]
-Ground = Callable[[Rng, int, int], np.ndarray]
 
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size and averaged
 _SMALLEST_AREA = 64  # visible pixels below which an object is not drawn at all
@@ -264,63 +262,4 @@ PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "hexagon": lambda u, v: np.where(  # grid
         np.minimum(np.abs(np.sin(6 * u)), np.abs(np.sin(6 * v))) < 0.3, -1, 1
     ),
-}
-
-
-# Grounds: H×W×3 float64 in [0, 1].
-
-
-def _photographed(name: str, dark: Colour, light: Colour) -> Ground:
-    """Returns a ground cut from one of scikit-image's texture photographs, tinted."""
-
-    def ground(rng: Rng, height: int, width: int) -> np.ndarray:
-        texture = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
-        top, left = (rng.integers(s - n + 1) for s, n in zip(texture.shape, (height, width)))
-        grey = texture[top : top + height, left : left + width]
-        if rng.random() < 0.5:
-            grey = grey[:, ::-1]
-        return _tint(np.clip(grey * rng.uniform(0.85, 1.15), 0, 1), dark, light)
-
-    return ground
-
-
-def _tint(grey: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
-    return np.asarray(dark) + grey[..., None] * (np.asarray(light) - np.asarray(dark))
-
-
-def _clouds(rng: Rng, height: int, width: int, sigma: float | tuple[float, float]) -> np.ndarray:
-    """Returns smooth noise, H×W in [0, 1]."""
-    noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
-    low, high = noise.min(), noise.max()
-    return (noise - low) / (high - low)
-
-
-def _sky(rng: Rng, height: int, width: int) -> np.ndarray:
-    down = np.linspace(0, 1, height)[:, None]
-    clouds = np.clip(3 * (_clouds(rng, height, width, (14, 28)) - rng.uniform(0.4, 0.8)), 0, 1)
-    grey = np.clip(0.75 * down + 0.8 * clouds, 0, 1)
-    return _tint(grey, (0.30, 0.52, 0.86), (0.93, 0.95, 0.98))
-
-
-def _sand(rng: Rng, height: int, width: int) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    warp = 30 * _clouds(rng, height, width, 18)
-    ripples = np.sin((rows + rng.uniform(-0.6, 0.6) * columns + warp) / rng.uniform(2.5, 4.0))
-    grey = 0.5 + 0.22 * ripples + 0.12 * rng.normal(size=(height, width))
-    return _tint(np.clip(grey, 0, 1), (0.66, 0.53, 0.34), (0.95, 0.85, 0.64))
-
-
-def _water(rng: Rng, height: int, width: int) -> np.ndarray:
-    waves = _clouds(rng, height, width, (1.5, 9))
-    swell = _clouds(rng, height, width, (8, 40))
-    return _tint(0.6 * waves + 0.4 * swell, (0.02, 0.20, 0.33), (0.45, 0.72, 0.78))
-
-
-GROUNDS: dict[str, Ground] = {
-    "grass": _photographed("grass", (0.06, 0.16, 0.03), (0.55, 0.72, 0.30)),
-    "gravel": _photographed("gravel", (0.16, 0.15, 0.14), (0.80, 0.79, 0.77)),
-    "brick": _photographed("brick", (0.28, 0.10, 0.07), (0.80, 0.47, 0.38)),
-    "sky": _sky,
-    "sand": _sand,
-    "water": _water,
 }
