@@ -7,6 +7,7 @@ files with code, of which only the tensors are read here.
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import re
 import zipfile
@@ -97,12 +98,15 @@ def load_clip(path: Path, model_name: str | None = None, quick_gelu: bool = True
         except RuntimeError as error:
             raise UserError(f"{path} holds an incomplete CLIP: {_first_mismatch(error)}") from error
     else:
+        logging.disable(logging.WARNING)  # that the weights are random; they are replaced below
         try:
             model = open_clip.create_model(model_name, pretrained=None)
         except RuntimeError as error:
             raise UserError(
                 f"open_clip has no model {model_name}: open_clip.list_models() shows its names"
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

@@ -122,6 +122,11 @@ def test_another_architecture_is_named_along_with_the_wanted_one(files):
         load_clip(files["a.safetensors"], "ViT-B-32")
 
 
+def test_an_unknown_architecture_is_named(files):
+    with pytest.raises(UserError, match="open_clip has no model ViT-Z"):
+        load_clip(files["a.safetensors"], "ViT-Z")
+
+
 def test_a_missing_file_and_an_unknown_model_are_named():
     with pytest.raises(UserError, match=r"clip.checkpoint=/no/such.pt is no file"):
         resolve_checkpoint(None, None, "/no/such.pt")
