@@ -17,7 +17,8 @@ from pipeline.masks import stage as masks_stage
 from pipeline.tags import stage as tags_stage
 from pipeline.vocabulary import Vocabulary
 
-_USES_CLIP = ("tagclip", "clip")
+USES_CLIP = ("tagclip", "clip")
+"""The methods of tagging that look at images with CLIP."""
 
 
 def _clip(config: Mapping, weights: str) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) ->
     if tags["method"] == "file":
         path = Path(tags["path"])
         return {**facts, "list": fingerprint_file(path) if path.is_file() else str(path)}
-    if tags["method"] not in _USES_CLIP:
+    if tags["method"] not in USES_CLIP:
         return facts
     settings = {k: v for k, v in tags.items() if k not in ("variants", "templates")}
     return {

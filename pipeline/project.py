@@ -27,8 +27,6 @@ from pipeline.store import StageFolder, Store
 from pipeline.tags.stage import Scorer
 from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
 
-_USES_CLIP = ("tagclip", "clip")
-
 
 class Project:
     """What a configuration stands for; the stages work on it."""
@@ -90,7 +88,7 @@ class Project:
 
     @cached_property
     def _tags_configuration(self) -> dict[str, Any]:
-        uses_clip = self.config["tags"]["method"] in _USES_CLIP
+        uses_clip = self.config["tags"]["method"] in keys.USES_CLIP
         weights = fingerprint_file(self._checkpoint) if uses_clip else ""
         return keys.tags_configuration(self.config, self.vocabulary, weights)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from pipeline.datasets.sample import Sample
+import numpy as np
+
+from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.progress import track
 from pipeline.store import StageFolder
@@ -58,6 +60,27 @@ def sweep(
                 save(sample, keys[sample.id], result)
             advance(note=f"{failed} left out" if failed else None)
     return len(todo) - failed
+
+
+def one_by_one(
+    samples: Iterable[Sample],
+    read: ImageReader,
+    compute: Callable[[Sample, np.ndarray, tuple[int, int]], Result],
+) -> Iterator[tuple[Sample, Result | ImageError]]:
+    """Yields every sample with what is computed for it, or with why its image cannot be read.
+
+    Args:
+        samples: the images.
+        read: decodes them.
+        compute: receives a sample, its image, perhaps shrunk, and its full height and width.
+    """
+    for sample in samples:
+        try:
+            image, size = read(sample)
+        except ImageError as error:
+            yield sample, error
+        else:
+            yield sample, compute(sample, image, size)
 
 
 def folder_is_done(folder: StageFolder) -> Callable[[Sample, str], bool]:

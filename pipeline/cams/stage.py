@@ -19,7 +19,7 @@ from pipeline.errors import ImageError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.images import to_patch_grid
 from pipeline.store import StageFolder
-from pipeline.sweep import sweep
+from pipeline.sweep import one_by_one, sweep
 
 ALGORITHM = 1
 """Raised when the same configuration would give another result than before."""
@@ -143,14 +143,12 @@ def run(
 
     def compute(todo: list[Sample]) -> Iterator[tuple[Sample, Cams | ImageError]]:
         clip_es = method()
-        for sample in todo:
-            try:
-                image, size = read(sample)
-            except ImageError as error:
-                yield sample, error
-                continue
+
+        def maps(sample: Sample, image: np.ndarray, size: tuple[int, int]) -> Cams:
             tags = tags_of(sample)
-            yield sample, Cams(np.array(tags, np.int64), clip_es(image, tags), size)
+            return Cams(np.array(tags, np.int64), clip_es(image, tags), size)
+
+        return one_by_one(todo, read, maps)
 
     computed = sweep(
         samples,

@@ -16,7 +16,7 @@ from pipeline.images import encode_png
 from pipeline.masks.labels import resized_argmax
 from pipeline.progress import track
 from pipeline.store import StageFolder
-from pipeline.sweep import sweep
+from pipeline.sweep import one_by_one, sweep
 from pipeline.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -143,13 +143,9 @@ def run_predict(
         from pipeline.segmenter.predict import Segmenter
 
         segmenter = Segmenter.from_run(trained.path, device)
-        for sample in todo:
-            try:
-                image, size = read(sample)
-            except ImageError as error:
-                yield sample, error
-                continue
-            yield sample, segment_at_size(segmenter, image, size)
+        return one_by_one(
+            todo, read, lambda _, image, size: segment_at_size(segmenter, image, size)
+        )
 
     computed = sweep(
         samples,
