@@ -9,6 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,22 @@ from pipeline.errors import ImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _MODES_OF_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How a CLIP's pixels were normalised when it was trained; OpenAI's unless others are given.
+
+    Attributes:
+        mean: of red, green and blue in [0, 1].
+        std: standard deviations of the same.
+    """
+
+    mean: tuple[float, float, float] = OPENAI_DATASET_MEAN
+    std: tuple[float, float, float] = OPENAI_DATASET_STD
+
+
+OPENAI_NORMALISATION = Normalisation()
 
 
 def load_image(
@@ -89,26 +106,34 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     return math.ceil(height / patch_size), math.ceil(width / patch_size)
 
 
-def to_patch_grid(image: np.ndarray, patch_size: int) -> torch.Tensor:
+def to_patch_grid(
+    image: np.ndarray, patch_size: int, normalisation: Normalisation = OPENAI_NORMALISATION
+) -> torch.Tensor:
     """Resizes an image up to whole patches and normalises it for CLIP.
 
     Args:
         image: H×W×3 uint8, RGB.
         patch_size: side of a patch in pixels.
+        normalisation: the one that the CLIP was trained with.
 
     Returns:
         3×(P·h)×(P·w) float32 on the CPU, where (h, w) is the patch grid.
     """
     rows, columns = patch_grid(*image.shape[:2], patch_size)
-    return to_pixels(image, rows * patch_size, columns * patch_size)
+    return to_pixels(image, rows * patch_size, columns * patch_size, normalisation)
 
 
-def to_pixels(image: np.ndarray, height: int, width: int) -> torch.Tensor:
+def to_pixels(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    normalisation: Normalisation = OPENAI_NORMALISATION,
+) -> torch.Tensor:
     """Resizes (PIL bicubic), scales to [0, 1] and normalises: 3×height×width float32."""
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    mean = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
-    std = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
+    mean = torch.tensor(normalisation.mean).view(3, 1, 1)
+    std = torch.tensor(normalisation.std).view(3, 1, 1)
     return (pixels - mean) / std
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from pipeline.cams.affinity import MeanAttention, refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
+from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
@@ -30,8 +31,8 @@ class CamSettings:
     """The method's constants (the table in ALGORITHMS §3).
 
     Attributes:
-        affinity_blocks: first and last block of Ā, as offsets from the last block (5 to 11 of 12
-            are −7 to −1).
+        affinity_blocks: first and last block of Ā, see
+            :func:`pipeline.clip.blocks.block_window` (5 to 11 of 12 are −7 to −1).
         box_threshold: φ.
         open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
     """
@@ -80,13 +81,15 @@ class ClipEs:
             class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
             background_text: M×E embeddings of the backgrounds.
             settings: the method's constants.
+
+        Raises:
+            UserError: ``affinity_blocks`` asks for blocks that the encoder does not have.
         """
         self.encoder = encoder
         self.class_text = class_text
         self.background_text = background_text
         self.settings = settings
-        first, last = settings.affinity_blocks
-        self.blocks = range(encoder.depth + first, encoder.depth + last + 1)
+        self.blocks = block_window("cams.affinity_blocks", settings.affinity_blocks, encoder.depth)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, tags: Sequence[int]) -> np.ndarray:
@@ -97,7 +100,8 @@ class ClipEs:
             tags: K class indices.
         """
         encoder, settings = self.encoder, self.settings
-        pixels = to_patch_grid(image, encoder.patch_size).to(encoder.device).unsqueeze(0)
+        pixels = to_patch_grid(image, encoder.patch_size, encoder.normalisation)
+        pixels = pixels.to(encoder.device).unsqueeze(0)
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
         if not len(tags):
             return np.zeros((0, *grid), np.float32)

@@ -1,32 +1,37 @@
 """Loading CLIP's weights: by name, from OpenAI's archives, state dicts and safetensors.
 
-Nothing in a weights file is executed. OpenAI's ``.pt`` files are TorchScript archives, that is, zip
-files with code, of which only the tensors are read here.
+Nothing in a weights file is executed.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
-import re
-import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
 from open_clip.factory import load_state_dict
-from open_clip.model import CLIP, build_model_from_openai_state_dict
+from open_clip.model import build_model_from_openai_state_dict, convert_to_custom_text_state_dict
 from safetensors import SafetensorError
 
+from pipeline.clip.architectures import (
+    REMEDY,
+    ClipModel,
+    describe_architecture,
+    describe_other_tower,
+    find_pretrained,
+    find_training,
+    models_of_other_heads,
+)
+from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
 
 _SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _ARCHITECTURE_KEYS = (
     "visual.conv1.weight",
+    "visual.class_embedding",
+    "visual.ln_pre.weight",
     "visual.proj",
     "visual.positional_embedding",
     "positional_embedding",
@@ -35,14 +40,26 @@ _ARCHITECTURE_KEYS = (
     "ln_final.weight",
     "logit_scale",
 )
+_POSITION_IDS = "text.transformer.embeddings.position_ids"
+"""A buffer that older versions of transformers stored with their text towers' weights."""
 
 
 def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
     """Returns the weights file: the given one, or the one that open_clip downloads.
 
+    What the method cannot use is refused before anything is downloaded.
+
+    Args:
+        model: open_clip's name of the architecture; none where it is read off the file.
+        pretrained: the name of the weights; with a file, that which they were published under, so
+            that their pixels and activation are known.
+        checkpoint: path of the file.
+
     Raises:
-        UserError: no such file, no such model, or no network and no file.
+        UserError: no such file, model or weights, a model that the method cannot use, or no network
+            and no file.
     """
+    find_training(model, pretrained)
     if checkpoint is not None:
         path = Path(checkpoint).expanduser().absolute()
         if not path.is_file():
@@ -52,13 +69,7 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
         return path
     if model is None:
         raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
-    settings = open_clip.get_pretrained_cfg(model, pretrained or "")
-    if not settings:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no weights"
-        raise UserError(
-            f"open_clip knows {known} for clip.model={model}, not {pretrained}:"
-            " give one of these as clip.pretrained, or clip.checkpoint=PATH"
-        )
+    settings = find_pretrained(model, pretrained)
     try:
         return Path(open_clip.download_pretrained(settings))
     except Exception as error:  # urllib, requests and the hub have a class each for "no network"
@@ -68,53 +79,95 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
         ) from error
 
 
-def load_clip(path: Path, model_name: str | None = None, quick_gelu: bool = True) -> CLIP:
+def load_clip(
+    path: Path, model_name: str | None = None, pretrained: str | None = None
+) -> ClipModel:
     """Builds a CLIP model and fills it from a file.
 
     Args:
         path: an OpenAI TorchScript archive, a PyTorch state dict (bare, or open_clip's training
             checkpoint) or safetensors.
         model_name: open_clip's name of the architecture; none reads it off OpenAI's names in
-            the file.
-        quick_gelu: whether an architecture that is read off the file uses QuickGELU, as all of
-            OpenAI's do.
+            the file, and takes the activation to be QuickGELU, as in all of OpenAI's.
+        pretrained: the name that the weights were published under; it decides about the activation.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode, without gradients.
 
     Raises:
-        UserError: a damaged file, or one for another architecture; names both.
+        UserError: a damaged file, one for another architecture (names both), or an architecture
+            that the method cannot use.
     """
+    # Before the file is read, which takes long where it is large.
+    training = find_training(model_name, pretrained)
     weights = {k: v for k, v in read_weights(path).items() if k not in _SCRIPT_EXTRAS}
     if model_name is None:
-        missing = [key for key in _ARCHITECTURE_KEYS if key not in weights]
-        if missing:
-            raise UserError(
-                f"{path} holds no CLIP with a vision transformer in OpenAI's naming"
-                f" ({missing[0]} is missing): give clip.model=NAME along with the file"
-            )
-        try:
-            model = build_model_from_openai_state_dict(dict(weights), quick_gelu, torch.float32)
-        except RuntimeError as error:
-            raise UserError(f"{path} holds an incomplete CLIP: {_first_mismatch(error)}") from error
+        model = _build_from_weights(path, weights)
     else:
-        logging.disable(logging.WARNING)  # that the weights are random; they are replaced below
+        model = _build_by_name(model_name, training.quick_gelu)
         try:
-            model = open_clip.create_model(model_name, pretrained=None)
-        except RuntimeError as error:
-            raise UserError(
-                f"open_clip has no model {model_name}: open_clip.list_models() shows its names"
-            ) from error
-        finally:
-            logging.disable(logging.NOTSET)
-        try:
-            model.load_state_dict(weights)
+            model.load_state_dict(_rename(weights, model))
         except RuntimeError as error:
             raise UserError(
                 f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
                 f" ({_first_mismatch(error)}): give that model's file, or that file's model"
             ) from error
     return model.float().eval().requires_grad_(False)
+
+
+def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
+    """Builds the architecture that a state dict in OpenAI's naming has, and fills it."""
+    if tower := describe_other_tower(weights):
+        raise UserError(f"{path} holds {tower}, but {REMEDY}")
+    missing = [key for key in _ARCHITECTURE_KEYS if key not in weights]
+    if missing:
+        raise UserError(
+            f"{path} holds no CLIP with a vision transformer in OpenAI's naming"
+            f" ({missing[0]} is missing): give clip.model=NAME along with the file"
+        )
+    if others := models_of_other_heads(weights):
+        raise UserError(
+            f"{path} holds {describe_architecture(weights)}, whose heads and activation cannot be"
+            f" told from the file: give clip.model along with it, {' or '.join(others)}"
+        )
+    try:
+        return build_model_from_openai_state_dict(
+            dict(weights), quick_gelu=True, cast_dtype=torch.float32
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} holds a CLIP that is incomplete or not built as OpenAI's are"
+            f" ({_first_mismatch(error)}): give clip.model=NAME along with the file"
+        ) from error
+
+
+def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
+    """Builds an architecture of open_clip with random weights."""
+    logging.disable(logging.WARNING)  # that the weights are random; they are replaced
+    try:
+        # Without pretrained_text=False the text tower's own weights would be downloaded.
+        return open_clip.create_model(
+            model_name, pretrained=None, force_quick_gelu=quick_gelu, pretrained_text=False
+        )
+    except OSError as error:
+        raise UserError(
+            f"the text tower of clip.model={model_name} could not be built: what transformers knows"
+            " of it is downloaded from Hugging Face once; do so on a machine with a network, and"
+            " copy its cache (~/.cache/huggingface, or $HF_HOME)"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, torch.Tensor]:
+    """Returns weights of older files under the names that the same model has today."""
+    renamed = dict(weights)
+    if hasattr(model, "text"):
+        # The text tower's parts used to be the model's own.
+        renamed = convert_to_custom_text_state_dict(renamed)
+    if _POSITION_IDS not in model.state_dict():
+        renamed.pop(_POSITION_IDS, None)
+    return renamed
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +177,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         UserError: the file is damaged or in no known format.
     """
     try:
-        if _is_torchscript(path):
+        if is_torchscript(path):
             return read_torchscript_weights(path)
         return load_state_dict(str(path), device="cpu", weights_only=True)
     except UserError:
@@ -136,113 +189,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:
-    """Says in a few words which vision transformer a state dict belongs to."""
-    kernel = weights.get("visual.conv1.weight")
-    if kernel is None or kernel.ndim != 4:
-        return "no vision transformer"
-    blocks = {
-        m[1]
-        for m in (re.match(r"visual\.transformer\.resblocks\.(\d+)\.", k) for k in weights)
-        if m
-    }
-    return f"a ViT of width {kernel.shape[0]}, patch {kernel.shape[-1]} and {len(blocks)} blocks"
-
-
 def _first_mismatch(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
     text = lines[0] if lines else str(error)
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-# TorchScript archives
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
-def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads the parameters and buffers of a TorchScript archive without running its code.
-
-    Raises:
-        UserError: the archive refers to something that is neither a module nor a tensor.
-    """
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        pickled = next(n for n in names if n.count("/") == 1 and n.endswith("/data.pkl"))
-        reader = _ScriptReader(archive, pickled.removesuffix("data.pkl"), path)
-        root = reader.load()
-    weights: dict[str, torch.Tensor] = {}
-    _collect_tensors(root, "", weights)
-    return weights
-
-
-class _ScriptModule:
-    """Stands for any module of a TorchScript archive: its attributes and nothing else."""
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, Mapping):
-            self.__dict__.update(state)
-
-
-class _ScriptReader(pickle.Unpickler):
-    """Unpickles an archive's module tree; knows module stand-ins and tensors, refuses the rest."""
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
-        self._archive = archive
-        self._folder = folder
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Maps the names that may stand in an archive to harmless stand-ins."""
-        if module.startswith("__torch__"):
-            return _ScriptModule
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name.endswith("Storage"):
-            return name
-        if module == "torch.jit._pickle":  # typed containers: the container is enough
-            return lambda value=None, *_: value
-        raise UserError(f"{self._path} refers to {module}.{name}, which no weights file needs")
-
-    def persistent_load(self, reference: tuple) -> torch.Tensor:
-        """Returns the flat tensor that a storage record refers to."""
-        _, kind, key, _, _ = reference
-        dtype = _STORAGE_DTYPES[kind]
-        data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-
-
-_STORAGE_DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-
-
-def _rebuild_tensor(
-    storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: Any
-) -> torch.Tensor:
-    return torch.as_strided(storage, size, stride, offset).clone()
-
-
-def _collect_tensors(module: Any, prefix: str, into: dict[str, torch.Tensor]) -> None:
-    for name, value in vars(module).items():
-        if isinstance(value, torch.Tensor):
-            into[prefix + name] = value
-        elif isinstance(value, _ScriptModule):
-            _collect_tensors(value, f"{prefix}{name}.", into)

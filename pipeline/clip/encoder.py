@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
+from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.errors import UserError
+from pipeline.images import OPENAI_NORMALISATION, Normalisation
 
 OnAttention = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N."""
@@ -31,14 +32,23 @@ class ClipEncoder:
         native_size: side of the square images that the model was trained on, in pixels.
         depth: L.
         temperature: τ = exp(logit_scale), which multiplies cosines before the softmax.
+        normalisation: what its pixels have to be normalised with.
     """
 
-    def __init__(self, clip: CLIP, *, position_fp16: bool = False):
+    def __init__(
+        self,
+        clip: ClipModel,
+        *,
+        position_fp16: bool = False,
+        normalisation: Normalisation = OPENAI_NORMALISATION,
+    ):
         """Wraps a model that is already on its device.
 
         Args:
             clip: open_clip's model.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
+            normalisation: the one of its training, see
+                :func:`pipeline.clip.architectures.find_training`.
 
         Raises:
             UserError: the image tower is no plain vision transformer with a class token.
@@ -56,9 +66,8 @@ class ClipEncoder:
         )
         if not plain:
             raise UserError(
-                f"this CLIP's image tower ({type(visual).__name__}) is no vision transformer with a"
-                " class token, which TagCLIP needs: choose clip=vit_b16 or another ViT of OpenAI's"
-                " kind"
+                f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
+                f" blocks of another kind, but {REMEDY}"
             )
         self.visual = visual
         self.position_fp16 = position_fp16
@@ -66,6 +75,7 @@ class ClipEncoder:
         self.native_size = visual.image_size[0]
         self.depth = len(visual.transformer.resblocks)
         self.temperature = float(clip.logit_scale.exp())
+        self.normalisation = normalisation
 
     @property
     def device(self) -> torch.device:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
-from open_clip.model import CLIP
+
+from pipeline.clip.architectures import ClipModel
+from pipeline.errors import UserError
 
 IMAGENET_TEMPLATES = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
 """The 80 templates of CLIP's ImageNet prompts, in their published order."""
@@ -27,10 +30,33 @@ TEMPLATES = {
 }
 """Template sets by the name that a configuration gives them."""
 
+_OPENAI_MODEL = "ViT-B-16"
+
+
+def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
+    """Returns what turns prompts into a model's tokens, one row a prompt.
+
+    Args:
+        model: open_clip's name; none stands for a file in OpenAI's format, which has OpenAI's
+            tokenizer.
+
+    Raises:
+        UserError: the tokenizer comes from Hugging Face, and what it needs is not here.
+    """
+    try:
+        return open_clip.get_tokenizer(model or _OPENAI_MODEL)
+    except Exception as error:  # transformers and the hub raise nearly anything without a network
+        raise UserError(
+            f"the tokenizer of clip.model={model} could not be loaded ({type(error).__name__}): it"
+            " needs the packages transformers and sentencepiece, and is downloaded from Hugging"
+            " Face once; do so on a machine with a network, and copy its cache"
+            " (~/.cache/huggingface, or $HF_HOME)"
+        ) from error
+
 
 @torch.inference_mode()
 def class_embeddings(
-    clip: CLIP,
+    clip: ClipModel,
     tokenizer: Callable[[list[str]], torch.Tensor],
     names: Sequence[str],
     templates: Sequence[str],
@@ -59,3 +85,28 @@ def class_embeddings(
         features.append(F.normalize(clip.encode_text(tokens).float(), dim=-1))
     mean = torch.cat(features).unflatten(0, (len(names), len(templates))).mean(1)
     return F.normalize(mean, dim=-1)
+
+
+def name_embeddings(
+    clip: ClipModel,
+    tokenizer: Callable[[list[str]], torch.Tensor],
+    names: Sequence[Sequence[str]],
+    templates: Sequence[str],
+) -> torch.Tensor:
+    """Embeds classes that have one name or several; several are averaged and normalised again.
+
+    Args:
+        clip: the model, whose text tower is run where its weights lie.
+        tokenizer: turns prompts into tokens, one row a prompt.
+        names: C classes, each with its names.
+        templates: prompts with one ``{}``.
+
+    Returns:
+        C×E float32, each row of length 1.
+    """
+    every = [name for several in names for name in several]
+    embeddings = class_embeddings(clip, tokenizer, every, templates)
+    parts = embeddings.split([len(several) for several in names])
+    return torch.stack(
+        [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
+    )

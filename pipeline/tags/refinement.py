@@ -34,7 +34,9 @@ class VotedAttention:
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
         """Takes in block ``block``'s attention, B×N×N float32, averaged over heads."""
-        above = attention > attention.mean((1, 2), keepdim=True)
+        # The mean of a contiguous copy: that of a view differs in its last digit between numbers of
+        # threads, and some votes hang on it.
+        above = attention > attention.flatten(1).mean(1)[:, None, None]
         self._count = above.to(torch.int16) if self._count is None else self._count.add_(above)
         if block in self.window:
             self._sum = attention.clone() if self._sum is None else self._sum.add_(attention)

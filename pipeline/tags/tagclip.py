@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.images import to_patch_grid, to_pixels
 from pipeline.tags.patches import class_probabilities, strongest_patch
@@ -25,11 +26,13 @@ class TagClipSettings:
     """The method's constants.
 
     Attributes:
-        attention_blocks: first and last block whose attention DMAR averages, as offsets from the
-            last block (the published 9 to 11 of 12 are −3 to −1).
+        attention_blocks: first and last block whose attention DMAR averages, see
+            :func:`pipeline.clip.blocks.block_window` (the published 9 to 11 of 12 are −3 to −1).
         votes: blocks that must have an attention above average for it to survive.
         alpha: α of CWR's θ.
         reidentify: whether CWR runs.
+        squeeze: whether images are squeezed to the CLIP's native size, where TagCLIP takes them at
+            their own.
         crop_batch_size: crops that CWR classifies together.
         open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
         cwr_stop: quirk, see :func:`pipeline.tags.reidentification.propose`.
@@ -39,6 +42,7 @@ class TagClipSettings:
     votes: int = 4
     alpha: float = 0.5
     reidentify: bool = True
+    squeeze: bool = False
     crop_batch_size: int = 8
     open_border: bool = True
     cwr_stop: bool = True
@@ -61,13 +65,17 @@ class TagClip:
             text: C×E class embeddings on the encoder's device; n classes, then backgrounds.
             class_count: n.
             settings: the method's constants.
+
+        Raises:
+            UserError: ``attention_blocks`` asks for blocks that the encoder does not have.
         """
         self.encoder = encoder
         self.text = text
         self.class_count = class_count
         self.settings = settings
-        first, last = settings.attention_blocks
-        self.window = range(encoder.depth + first, encoder.depth + last + 1)
+        self.window = block_window(
+            "tags.attention_blocks", settings.attention_blocks, encoder.depth
+        )
 
     @torch.inference_mode()
     def __call__(
@@ -103,7 +111,11 @@ class TagClip:
     ) -> tuple[dict[str, np.ndarray], list[Proposal]]:
         """Runs everything up to DMAR on one image, and cuts the crops for CWR."""
         encoder, settings = self.encoder, self.settings
-        pixels = to_patch_grid(image, encoder.patch_size).to(encoder.device).unsqueeze(0)
+        if settings.squeeze:
+            pixels = to_pixels(image, *[encoder.native_size] * 2, encoder.normalisation)
+        else:
+            pixels = to_patch_grid(image, encoder.patch_size, encoder.normalisation)
+        pixels = pixels.to(encoder.device).unsqueeze(0)
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
         attention = VotedAttention(self.window, settings.votes)
         tokens = encoder.backbone(pixels, attention)
@@ -146,7 +158,8 @@ def global_scores(
 
     The image, H×W×3 uint8, is squeezed to the native size.
     """
-    pixels = to_pixels(image, encoder.native_size, encoder.native_size)
+    side = encoder.native_size
+    pixels = to_pixels(image, side, side, encoder.normalisation)
     features = encoder.image_features(pixels.to(encoder.device).unsqueeze(0))
     scores = class_probabilities(features, text, encoder.temperature)
     return scores[0, :class_count].float().cpu().numpy()

@@ -1,0 +1,320 @@
+"""Which models and weights are taken, which are refused with a sentence, and their training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import yaml
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.transformer import QuickGELU
+from PIL import Image
+
+from pipeline import keys
+from pipeline.cams.stage import CamSettings, ClipEs
+from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
+from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.text import load_tokenizer
+from pipeline.errors import UserError
+from pipeline.images import OPENAI_NORMALISATION, Normalisation
+from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
+from tests.conftest import REPOSITORY, draw_photograph
+
+PRESETS = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted((REPOSITORY / "configs" / "clip").glob("*.yaml"))
+}
+HALF = (0.5, 0.5, 0.5)
+
+
+# What is refused, and before anything is downloaded or built
+
+
+@pytest.fixture
+def nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("this must not be reached")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    monkeypatch.setattr(open_clip, "create_model", fail)
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        ("RN50", "has a ResNet"),
+        ("ViT-B-16-SigLIP", r"an image tower of timm \(vit_base_patch16_siglip_224\)"),
+        ("EVA02-B-16", r"an image tower of timm \(eva02_base_patch16_clip_224\)"),
+        ("convnext_base", r"an image tower of timm \(convnext_base\)"),
+        ("coca_ViT-B-32", "is a CoCa"),
+        ("ViT-H-14-CLIPA", "averages its patches"),
+    ],
+)
+def test_other_image_towers_are_refused(model, what, nothing_is_fetched, tmp_path):
+    pretrained = open_clip.list_pretrained_tags_by_model(model)[0]
+    message = rf"clip.model={model} .*{what}.*, but TagCLIP needs .* choose clip=vit_b16"
+    for checkpoint in (None, "/no/such.pt"):
+        with pytest.raises(UserError, match=message):
+            resolve_checkpoint(model, pretrained, checkpoint)
+    with pytest.raises(UserError, match=message):
+        load_clip(tmp_path / "never_read.pt", model, pretrained)
+
+
+def test_every_model_of_open_clip_is_taken_or_refused_by_what_it_is(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # transformers is there
+    taken = set()
+    for name in open_clip.list_models():
+        try:
+            find_architecture(name)
+            taken.add(name)
+        except UserError as error:
+            assert "choose clip=vit_b16" in str(error)
+    vits = {n for n in open_clip.list_models() if "ViT-" in n}
+    others = {n for n in vits if "SigLIP" in n or "CLIPA" in n or n.startswith("coca")}
+    assert taken == (vits - others) | {"nllb-clip-base", "nllb-clip-large"}
+
+
+def test_a_text_tower_of_hugging_face_needs_a_package(monkeypatch, nothing_is_fetched):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for model in ("xlm-roberta-base-ViT-B-32", "ViT-H-14-worldwide"):
+        with pytest.raises(UserError, match=rf"{model} .*pip install transformers"):
+            find_training(model, None)
+
+
+def test_a_tokenizer_that_cannot_be_had_is_named(monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", unreachable)
+    with pytest.raises(UserError, match=r"tokenizer of clip.model=ViT-H-14-worldwide.*OSError"):
+        load_tokenizer("ViT-H-14-worldwide")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("ViT-B/16", "did you mean ViT-B-16 or"),
+        ("vit-l-14", "did you mean ViT-L-14 or"),
+        ("xyzzy", r"open_clip.list_models\(\) shows its names"),
+        ("hf-hub:laion/CLIP-ViT-B-16", "names a place, not an architecture"),
+    ],
+)
+def test_an_unknown_name_suggests_what_is_nearly_spelt_so(model, message, nothing_is_fetched):
+    with pytest.raises(UserError, match=message):
+        resolve_checkpoint(model, None, None)
+
+
+def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
+    resnet = CLIP(
+        embed_dim=16,
+        vision_cfg=CLIPVisionCfg(layers=(1, 2, 1, 1), width=16, image_size=32),
+        text_cfg=CLIPTextCfg(vocab_size=50, context_length=8, width=32, heads=2, layers=1),
+    )
+    path = tmp_path / "RN.pt"
+    torch.save({k: v.half() for k, v in resnet.state_dict().items()}, path)
+    with pytest.raises(UserError, match=r"RN.pt holds a ResNet with 1-2-1-1 blocks, but TagCLIP"):
+        load_clip(path)
+    with pytest.raises(UserError, match=r"has no class token, or blocks of another kind"):
+        ClipEncoder(resnet)
+
+
+def test_heads_that_a_file_does_not_tell_are_asked_for(tmp_path, monkeypatch):
+    config = tiny_config(layers=3, width=160, head_width=80, text={"layers": 1})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-ViT-of-80", config)
+    clip = open_clip.create_model("tiny-ViT-of-80", pretrained=None)
+    path = tmp_path / "h.pt"
+    torch.save(clip.state_dict(), path)
+    with pytest.raises(UserError, match=r"width 160, patch 16 .*give clip.model.* tiny-ViT-of-80"):
+        load_clip(path)
+    found = load_clip(path, "tiny-ViT-of-80")
+    assert found.visual.transformer.resblocks[0].attn.num_heads == 2
+
+
+# What weights were trained with
+
+
+def tiny_config(text: dict | None = None, **vision: object) -> dict:
+    """Returns a configuration as open_clip keeps them."""
+    text = {"vocab_size": 49408, "context_length": 77, "width": 32, "heads": 2, **(text or {})}
+    vision = {"image_size": 64, "layers": 4, "width": 64, "patch_size": 16, **vision}
+    return {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A model of open_clip's, ``tiny-ViT``, with weights of three names in one file."""
+    config = tiny_config(text={"layers": 2})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-ViT", config)
+    custom = {**config, "custom_text": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-ViT-custom", custom)
+    path = tmp_path / "published.pt"
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-ViT", pretrained=None).state_dict(), path)
+    openai = {"mean": OPENAI_NORMALISATION.mean, "std": OPENAI_NORMALISATION.std, "file": str(path)}
+    tags = {
+        "plain": openai,
+        "quick": {**openai, "quick_gelu": True},
+        "half": {**openai, "mean": HALF, "std": HALF},
+    }
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-ViT", tags)
+    return path
+
+
+@pytest.mark.parametrize("pretrained", ["plain", "quick", "half", None])
+def test_weights_decide_about_the_activation(pretrained, published):
+    found = load_clip(published, "tiny-ViT", pretrained)
+    # open_clip itself builds GELU for the name, and warns that the weights were trained otherwise.
+    expected = open_clip.create_model(
+        "tiny-ViT", pretrained=str(published), force_quick_gelu=pretrained == "quick"
+    ).eval()
+    assert isinstance(found.visual.transformer.resblocks[0].mlp.gelu, QuickGELU) == (
+        pretrained == "quick"
+    )
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found.encode_image(pixels), expected.encode_image(pixels))
+    tokens = load_tokenizer("tiny-ViT")(["a photo of a cat."])
+    torch.testing.assert_close(found.encode_text(tokens), expected.encode_text(tokens))
+
+
+def test_older_files_fit_a_text_tower_of_its_own(published, tmp_path):
+    weights = torch.load(published)
+    weights["logit_scale"] = weights["logit_scale"].reshape(1)  # torch takes it for a scalar
+    weights["text.transformer.embeddings.position_ids"] = torch.arange(8).unsqueeze(0)
+    torch.save(weights, tmp_path / "older.pt")
+    found = load_clip(tmp_path / "older.pt", "tiny-ViT-custom")
+    assert isinstance(found, CustomTextCLIP)
+    tokens = load_tokenizer("tiny-ViT")(["a photo of a cat."])
+    expected = load_clip(published, "tiny-ViT").encode_text(tokens)
+    torch.testing.assert_close(found.encode_text(tokens), expected)
+
+
+def test_the_training_of_published_weights_is_open_clips():
+    assert find_training(None, None).normalisation == OPENAI_NORMALISATION
+    assert find_training(None, None).quick_gelu
+    large = find_training("ViT-L-14", "laion2b_s32b_b82k")
+    assert large.normalisation == Normalisation(HALF, HALF) and not large.quick_gelu
+    for model, pretrained, quick_gelu, forced in [
+        ("ViT-B-16", "openai", True, True),
+        ("ViT-B-16", "metaclip_400m", True, True),
+        ("ViT-B-16", "dfn2b", True, True),
+        ("ViT-B-16-quickgelu", "openai", True, False),
+        ("ViT-B-16-quickgelu", None, True, False),
+        ("ViT-B-16", "laion2b_s34b_b88k", False, False),
+        ("ViT-B-16", None, False, False),
+    ]:
+        found = find_training(model, pretrained)
+        assert found.normalisation == OPENAI_NORMALISATION
+        assert (found.quick_gelu, found.forces_quick_gelu) == (quick_gelu, forced), model
+
+
+def test_weights_of_an_unknown_name_are_refused_also_with_a_file(published):
+    with pytest.raises(UserError, match=r"plain, quick, half for clip.model=tiny-ViT, not openai"):
+        resolve_checkpoint("tiny-ViT", "openai", str(published))
+    with pytest.raises(UserError, match=r"clip.pretrained=openai says nothing without"):
+        resolve_checkpoint(None, "openai", str(published))
+    assert resolve_checkpoint("tiny-ViT", None, str(published)) == published
+    assert resolve_checkpoint("tiny-ViT", "quick", None) == published
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_weights_that_there_are(name):
+    preset = PRESETS[name]
+    assert preset["name"] == name and preset.keys() == PRESETS["vit_b16"].keys()
+    if preset["model"] is None:
+        assert preset["pretrained"] is None and preset["checkpoint"]
+        return
+    assert preset["pretrained"] in open_clip.list_pretrained_tags_by_model(preset["model"])
+    config = find_architecture(preset["model"])
+    settings = find_pretrained(preset["model"], preset["pretrained"])
+    assert config.get("quick_gelu", False) == settings.get("quick_gelu", False)
+    assert not find_training(preset["model"], preset["pretrained"]).forces_quick_gelu
+
+
+def by_hand(image: np.ndarray, side: tuple[int, int], mean: tuple, std: tuple) -> np.ndarray:
+    """Returns normalised pixels, 3×height×width."""
+    resized = Image.fromarray(image).resize(side[::-1], Image.Resampling.BICUBIC)
+    return ((np.asarray(resized) / 255 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
+
+
+def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
+    training = find_training("ViT-L-14", "laion2b_s32b_b82k").normalisation
+    text, image = torch.eye(5, 32), draw_photograph(0, 40, 70)
+    seen = []
+    embed = ClipEncoder.embed_patches
+    monkeypatch.setattr(
+        ClipEncoder,
+        "embed_patches",
+        lambda self, pixels: seen.append(pixels) or embed(self, pixels),
+    )
+    for normalisation in (OPENAI_NORMALISATION, training):
+        seen.clear()
+        encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
+        TagClip(encoder, text, 3, TagClipSettings(reidentify=False))([image])
+        ClipEs(encoder, text[:3], text[3:], CamSettings())(image, [1])
+        global_scores(encoder, text, 3, image)
+        sizes = [(48, 80), (48, 80), (64, 64)]
+        for pixels, side in zip(seen, sizes, strict=True):
+            expected = by_hand(image, side, normalisation.mean, normalisation.std)
+            np.testing.assert_allclose(pixels[0], expected, atol=1e-5)
+    assert training.mean == HALF
+
+
+def test_a_command_takes_normalisation_and_activation_of_the_weights(
+    published, photographs, run_stage, monkeypatch, tmp_path
+):
+    seen = []
+    backbone = ClipEncoder.backbone
+
+    def watched(self: ClipEncoder, pixels: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append((pixels, type(self.visual.transformer.resblocks[0].mlp.gelu)))
+        return backbone(self, pixels, *rest)
+
+    monkeypatch.setattr(ClipEncoder, "backbone", watched)
+    folders = {}
+    for pretrained in ("plain", "half", "quick"):
+        finished = run_stage(
+            "stage=tags",
+            "dataset=folder",
+            f"dataset.root={photographs}",
+            "dataset.classes=[cat,cup]",
+            "dataset.limit=1",
+            "clip=vit_b16",
+            "clip.model=tiny-ViT",
+            f"clip.pretrained={pretrained}",
+            "tags.templates=photo",
+            "tags.variants=[]",
+            "tags.votes=2",
+            "runtime.workers=1",
+            f"output_dir={tmp_path / 'out'}",
+        )
+        assert finished.code == 0, finished.errors
+        folders[pretrained] = (tmp_path / "out" / "all" / "tags" / "latest").resolve()
+    assert len(set(folders.values())) == 3, "results of different weights must not be mixed up"
+    image = np.asarray(Image.open(photographs / "a.jpg"))
+    plain = (OPENAI_NORMALISATION.mean, OPENAI_NORMALISATION.std)
+    assert [activation for _, activation in seen] == [torch.nn.GELU, torch.nn.GELU, QuickGELU]
+    for (pixels, _), (mean, std) in zip(seen, (plain, (HALF, HALF), plain), strict=True):
+        np.testing.assert_allclose(pixels[0], by_hand(image, (96, 80), mean, std), atol=1e-5)
+
+
+def test_results_keep_their_key_unless_the_training_was_another(published):
+    compat = {"exif": False, "position_fp16": False, "open_border": False}
+    config = {
+        "compat": compat,
+        "runtime": {"precision": "fp32"},
+        "images": {"longest_side": None},
+    }
+
+    def facts(model: str | None, pretrained: str | None) -> dict:
+        clip = {"model": model, "pretrained": pretrained, "checkpoint": None}
+        return keys._clip({**config, "clip": clip}, "weights")
+
+    usual = facts("tiny-ViT", "plain")
+    assert usual.keys() == facts(None, None).keys() == facts("tiny-ViT", None).keys()
+    assert not {"mean", "std", "quick_gelu"} & usual.keys()
+    assert facts("tiny-ViT", "half") == {**usual, "mean": [*HALF], "std": [*HALF]}
+    assert facts("tiny-ViT", "quick") == {**usual, "quick_gelu": True}
