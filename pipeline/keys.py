@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cams import stage as cams_stage
+from pipeline.clip.architectures import find_training
 from pipeline.clip.text import TEMPLATES
 from pipeline.fingerprints import fingerprint_file
+from pipeline.images import OPENAI_NORMALISATION
 from pipeline.masks import stage as masks_stage
 from pipeline.tags import stage as tags_stage
-from pipeline.vocabulary import Vocabulary
+from pipeline.vocabulary import Names, Vocabulary
+
+_NOT_IN_MAPS = ("templates", "backgrounds", "background_betas")
+"""Keys of ``cams`` that do not change a map, or whose meaning is in the key in another form."""
 
 USES_CLIP = ("tagclip", "clip")
 """The methods of tagging that look at images with CLIP."""
@@ -23,9 +28,18 @@ USES_CLIP = ("tagclip", "clip")
 
 def _clip(config: Mapping, weights: str) -> dict[str, Any]:
     """What an image's CLIP features depend on."""
-    compat = config["compat"]
+    clip, compat = config["clip"], config["compat"]
+    training = find_training(clip["model"], clip["pretrained"])
+    facts: dict[str, Any] = {}
+    # Named only where they are not as they always were, so that older results keep their keys.
+    if training.normalisation != OPENAI_NORMALISATION:
+        facts["mean"] = list(training.normalisation.mean)
+        facts["std"] = list(training.normalisation.std)
+    if training.forces_quick_gelu:
+        facts["quick_gelu"] = True
     return {
-        "model": config["clip"]["model"],
+        **facts,
+        "model": clip["model"],
         "weights": weights,
         "precision": config["runtime"]["precision"],
         "longest_side": config["images"]["longest_side"],
@@ -33,6 +47,16 @@ def _clip(config: Mapping, weights: str) -> dict[str, Any]:
         "position_fp16": compat["position_fp16"],
         "open_border": compat["open_border"],
     }
+
+
+def _names(names: Names) -> list[str | list[str]]:
+    return [several[0] if len(several) == 1 else list(several) for several in names]
+
+
+def cam_backgrounds(config: Mapping, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Returns the backgrounds of class activation maps: the preset's, or the data set's."""
+    chosen = config["cams"]["backgrounds"]
+    return vocabulary.backgrounds if chosen is None else tuple(chosen)
 
 
 def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) -> dict[str, Any]:
@@ -58,7 +82,7 @@ def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) ->
     return {
         **facts,
         **settings,
-        "names": list(vocabulary.tag_names),
+        "names": _names(vocabulary.tag_names),
         "backgrounds": list(vocabulary.backgrounds),
         "templates": list(TEMPLATES[tags["templates"]]),
         "clip": _clip(config, weights),
@@ -70,12 +94,12 @@ def cams_configuration(
     config: Mapping, vocabulary: Vocabulary, weights: str, tags: Mapping
 ) -> dict[str, Any]:
     """Returns what class activation maps depend on; ``tags`` is the tags' configuration."""
-    settings = {k: v for k, v in config["cams"].items() if k != "templates"}
+    settings = {k: v for k, v in config["cams"].items() if k not in _NOT_IN_MAPS}
     return {
         "algorithm": cams_stage.ALGORITHM,
         **settings,
-        "names": list(vocabulary.cam_names),
-        "backgrounds": list(vocabulary.backgrounds),
+        "names": _names(vocabulary.cam_names),
+        "backgrounds": list(cam_backgrounds(config, vocabulary)),
         "templates": list(TEMPLATES[config["cams"]["templates"]]),
         "clip": _clip(config, weights),
         "tags": tags,

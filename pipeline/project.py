@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.model import CLIP
 
 from pipeline import keys
 from pipeline.cams.stage import CamSettings, ClipEs
+from pipeline.clip.architectures import ClipModel, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, class_embeddings
+from pipeline.clip.text import TEMPLATES, load_tokenizer, name_embeddings
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import ImageReader, Sample, choose_splits
 from pipeline.errors import UserError
@@ -26,6 +25,7 @@ from pipeline.segmenter.stage import is_trained, training_data_key
 from pipeline.store import StageFolder, Store
 from pipeline.tags.stage import Scorer
 from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
+from pipeline.vocabulary import Names
 
 
 class Project:
@@ -71,6 +71,22 @@ class Project:
         """The CRF's constants; none where masks are made without one."""
         settings, compat = self.config["masks"]["crf"], self.config["compat"]
         return settings and CrfSettings(**settings, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a table says beside a figure: the choices that a reader knows by name."""
+        config = self.config
+        clip = config["clip"]
+        return {
+            "experiment": config["experiment_name"] or "",
+            "dataset": config["dataset"]["name"],
+            "clip": clip["name"],
+            "pretrained": clip["pretrained"] or "",
+            "tags": config["tags"]["method"],
+            "compat": _describe_compat(config["compat"]),
+            "precision": config["runtime"]["precision"],
+            "segmenter": config["segmenter"]["name"],
+        }
 
     @property
     def has_ceiling(self) -> bool:
@@ -124,7 +140,7 @@ class Project:
         split = self.dataset.train_split
         samples = self.samples(split)
         if ceiling:
-            return samples, {s.id: s.mask for s in samples}
+            return samples, {s.id: s.mask.file() for s in samples}
         folder = self.masks_folder(split)
         samples = self.available(split, "masks")
         return samples, {s.id: folder.path / f"{s.id}.png" for s in samples}
@@ -191,26 +207,38 @@ class Project:
     # Models
 
     @cached_property
-    def clip(self) -> CLIP:
+    def clip(self) -> ClipModel:
         """The whole CLIP on its device."""
         path = self._checkpoint
         settings = self.config["clip"]
-        return load_clip(path, settings["model"]).to(self.device)
+        return load_clip(path, settings["model"], settings["pretrained"]).to(self.device)
 
     @cached_property
     def encoder(self) -> ClipEncoder:
         """CLIP's image tower."""
-        return ClipEncoder(self.clip, position_fp16=self.config["compat"]["position_fp16"])
+        settings = self.config["clip"]
+        return ClipEncoder(
+            self.clip,
+            position_fp16=self.config["compat"]["position_fp16"],
+            normalisation=find_training(settings["model"], settings["pretrained"]).normalisation,
+        )
 
-    def embed(self, names: tuple[str, ...], templates: str) -> torch.Tensor:
-        """Returns class embeddings of names by a template set, C×E on the device."""
-        tokenizer = open_clip.get_tokenizer(self.config["clip"]["model"] or "ViT-B-16")
-        return class_embeddings(self.clip, tokenizer, names, TEMPLATES[templates])
+    def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
+        """Returns embeddings of classes and then backgrounds, C×E on the device.
+
+        Args:
+            names: what CLIP reads for each class.
+            backgrounds: names of what is no class.
+            templates: the name of a template set.
+        """
+        every = names + tuple((name,) for name in backgrounds)
+        tokenizer = load_tokenizer(self.config["clip"]["model"])
+        return name_embeddings(self.clip, tokenizer, every, TEMPLATES[templates])
 
     def build_scorer(self) -> Scorer:
         """Builds what scores the classes of images: TagCLIP, or CLIP's class token."""
         tags, compat, vocabulary = self.config["tags"], self.config["compat"], self.vocabulary
-        text = self.embed(vocabulary.tag_names + vocabulary.backgrounds, tags["templates"])
+        text = self.embed(vocabulary.tag_names, vocabulary.backgrounds, tags["templates"])
         count = len(vocabulary.classes)
         if tags["method"] == "clip":
 
@@ -223,6 +251,7 @@ class Project:
             votes=tags["votes"],
             alpha=tags["alpha"],
             reidentify=tags["reidentify"],
+            squeeze=tags["squeeze"],
             crop_batch_size=self.config["runtime"]["crop_batch_size"],
             open_border=compat["open_border"],
             cwr_stop=compat["cwr_stop"],
@@ -237,9 +266,18 @@ class Project:
             box_threshold=cams["box_threshold"],
             open_border=self.config["compat"]["open_border"],
         )
-        text = self.embed(vocabulary.cam_names + vocabulary.backgrounds, cams["templates"])
+        backgrounds = keys.cam_backgrounds(self.config, vocabulary)
+        text = self.embed(vocabulary.cam_names, backgrounds, cams["templates"])
         count = len(vocabulary.classes)
         return ClipEs(self.encoder, text[:count], text[count:], settings)
+
+
+def _describe_compat(compat: Mapping[str, Any]) -> str:
+    """Returns "released" or "clean", or the quirks that are kept where it is neither."""
+    quirks = {key: value for key, value in compat.items() if key != "name"}
+    if len(set(quirks.values())) == 1:
+        return "released" if all(quirks.values()) else "clean"
+    return " ".join(key for key, kept in quirks.items() if kept)
 
 
 def choose_device(wanted: str) -> str:

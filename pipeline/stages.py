@@ -16,6 +16,7 @@ from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
 from pipeline.masks import stage as masks_stage
 from pipeline.metrics import stage as metrics_stage
+from pipeline.metrics.record import MetricsFile
 from pipeline.project import Project
 from pipeline.report import stage as report_stage
 from pipeline.segmenter import stage as segmenter_stage
@@ -158,7 +159,7 @@ def run_predict(project: Project) -> Iterator[Outcome]:
 
 def run_evaluate(project: Project) -> Iterator[Outcome]:
     """Measures what was computed against the ground truth, where there is any."""
-    file = metrics_stage.MetricsFile(project.store.root / "metrics.json")
+    file = MetricsFile(project.store.root / "metrics.json")
     nothing = True
     for split in project.splits:
         samples = project.samples(split)
@@ -171,7 +172,7 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             if figures is None:
                 file.drop_latest(folder)
                 continue
-            file.put(folder, folder.input_key(ids), figures)
+            file.put(folder, folder.input_key(ids), figures, project.about)
             yield Outcome("evaluate", f"{split} {folder.stage}", figures["images"], 0, 0, file.path)
     if nothing:
         raise UserError("there is nothing to evaluate: run stage=tags first")
@@ -182,14 +183,14 @@ def _measures(
     project: Project, split: str, samples: list[Sample]
 ) -> Iterator[tuple[StageFolder, Callable[[StageFolder], dict | None]]]:
     """Yields the folders of a split and what measures each."""
-    vocabulary, beta = project.vocabulary, project.config["masks"]["beta"]
+    vocabulary, betas = project.vocabulary, project.config["cams"]["background_betas"]
     yield (
         project.tags_folder(split),
         lambda folder: metrics_stage.evaluate_tags(samples, folder, vocabulary),
     )
     yield (
         project.cams_folder(split),
-        lambda folder: metrics_stage.evaluate_cams(samples, folder, vocabulary, beta),
+        lambda folder: metrics_stage.evaluate_cams(samples, folder, vocabulary, betas),
     )
     yield (
         project.masks_folder(split),

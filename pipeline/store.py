@@ -15,8 +15,6 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,9 +24,9 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UserError
 from pipeline.files import TEMPORARY, read_json, read_json_lines, to_json_lines, write_atomically
 from pipeline.fingerprints import canonical_json, fingerprint
+from pipeline.versions import versions
 
 ENTRIES, FAILURES, MANIFEST, LATEST = "entries.jsonl", "failures.jsonl", "manifest.json", "latest"
-_PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-image", "pydensecrf2", "mmsegmentation")
 
 
 class StageFolder:
@@ -198,7 +196,7 @@ class StageFolder:
             "split": self.split,
             "key": self.key,
             "configuration": self.configuration,
-            "versions": package_versions(),
+            "versions": versions(),
             "host": platform.node(),
             "finished": _now(),
             **facts,
@@ -269,18 +267,6 @@ class Store:
 def folder_size(path: Path) -> int:
     """Returns the bytes of all files below a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())
-
-
-@cache
-def package_versions() -> dict[str, str]:
-    """Returns the versions of the packages that results depend on."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "missing"
-    return versions
 
 
 def _now() -> str:

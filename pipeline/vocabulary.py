@@ -1,12 +1,15 @@
-"""Class names, the names that CLIP is given for them, backgrounds, and the palette."""
+"""Class names, the names that CLIP is given for them, backgrounds, parents, and the palette."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pipeline.errors import UserError
 
@@ -16,6 +19,12 @@ IGNORE = 255
 MOST_CLASSES = 254
 """Masks are 8-bit: 0 is the background and 255 is ignored."""
 
+Names = tuple[tuple[str, ...], ...]
+"""What CLIP reads for each class: one name or several, whose embeddings are averaged."""
+
+_ENTRY_KEYS = frozenset({"name", "names", "cam_names", "parent"})
+_FILE_KEYS = frozenset({"classes", "backgrounds"})
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -23,69 +32,176 @@ class Vocabulary:
 
     Attributes:
         classes: the n class names, as they are shown and stored.
-        tag_names: what CLIP reads for each class when tagging, n names.
-        cam_names: what CLIP reads for each class in class activation maps, n names.
+        tag_names: what CLIP reads for each class when tagging, one name or several a class.
+        cam_names: what CLIP reads for each class in class activation maps, the same.
         backgrounds: names of what is no class; candidates that absorb probability.
+        parents: each class's parent; none where it has none.
+        dropped: names that were given as backgrounds and are classes.
     """
 
     classes: tuple[str, ...]
-    tag_names: tuple[str, ...]
-    cam_names: tuple[str, ...]
-    backgrounds: tuple[str, ...]
+    tag_names: Names
+    cam_names: Names
+    backgrounds: tuple[str, ...] = ()
+    parents: tuple[str | None, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for names, key in ((self.tag_names, "tag_names"), (self.cam_names, "cam_names")):
-            if len(names) != len(self.classes):
+        for values, key in (
+            (self.tag_names, "tag_names"),
+            (self.cam_names, "cam_names"),
+            (self.parents or self.classes, "parents"),
+        ):
+            if len(values) != len(self.classes):
                 raise UserError(
-                    f"dataset.{key} holds {len(names)} names for {len(self.classes)} classes:"
-                    " give one for each class, in the same order"
+                    f"dataset.{key} holds {len(values)} names for {len(self.classes)} classes:"
+                    f" give one for each class, in the same order, or dataset.{key}=null"
                 )
+        _ = self.levels  # a circle is found now, and not when everything was computed
 
     @cached_property
     def palette(self) -> list[tuple[int, int, int]]:
         """The colours of background and classes, n+1 RGB triples of 0 to 255."""
         return voc_palette(256)[: len(self.classes) + 1]
 
+    @cached_property
+    def levels(self) -> list[tuple[str, ...]]:
+        """What each class is called one level up, two levels up, and so on; n names a level.
+
+        A class without a parent keeps its name. A parent that is a class with a parent of its own
+        gives a further level. There is no level where there are no parents.
+        """
+        parent = dict(zip(self.classes, self.parents))
+        levels, current = [], self.classes
+        while (above := tuple(parent.get(name) or name for name in current)) != current:
+            if len(levels) == len(self.classes):
+                raise UserError("dataset.parents goes in a circle: leave one of its parents out")
+            levels.append(current := above)
+        return levels
+
 
 def build_vocabulary(settings: Mapping) -> Vocabulary:
     """Builds the vocabulary from the ``dataset`` configuration.
 
     Args:
-        settings: ``classes`` (a list, or the path of a text file with a name a line),
-            ``tag_names`` and ``cam_names`` (lists, or none for the class names), and
-            ``backgrounds`` (a list). A background that is also a class is left out.
+        settings: ``classes`` is a list of names, the path of a text file with a name a line, or
+            the path of a YAML file with ``classes`` and perhaps ``backgrounds``. An entry of a list
+            is a name, or a mapping with ``name`` and any of ``names`` (what CLIP reads, averaged),
+            ``cam_names`` (the same for maps) and ``parent``. ``tag_names``, ``cam_names`` and
+            ``parents`` give the same as lists, one entry a class. ``backgrounds`` is a list; a
+            background that is also a class is left out and kept in ``dropped``.
 
     Raises:
         UserError: no classes, a missing file, an empty or repeated name, or too many names.
     """
-    classes = _read_names(settings.get("classes"))
-    tag_names = tuple(settings.get("tag_names") or classes)
-    cam_names = tuple(settings.get("cam_names") or tag_names)
-    taken = {name.lower() for name in (*classes, *tag_names)}
-    backgrounds = tuple(n for n in settings.get("backgrounds") or () if n.lower() not in taken)
-    return Vocabulary(classes, tag_names, cam_names, backgrounds)
+    given, backgrounds = _read_classes(settings.get("classes"))
+    entries = [_entry(item) for item in given]
+    classes = tuple(entry["name"] for entry in entries)
+    _check(classes)
+    tag_names = _several(settings.get("tag_names"), "tag_names") or tuple(
+        entry["names"] or (entry["name"],) for entry in entries
+    )
+    cam_names = _several(settings.get("cam_names"), "cam_names") or tuple(
+        entry["cam_names"] or names for entry, names in zip(entries, tag_names)
+    )
+    parents = tuple(settings.get("parents") or [entry["parent"] for entry in entries])
+    taken = {name.lower() for name in (*classes, *(n for names in tag_names for n in names))}
+    wanted = _tuple(settings.get("backgrounds") if backgrounds is None else backgrounds)
+    if not all(wanted):
+        raise UserError("dataset.backgrounds holds an empty name: leave it out")
+    return Vocabulary(
+        classes,
+        tag_names,
+        cam_names,
+        tuple(n for n in wanted if n.lower() not in taken),
+        parents if any(parents) else (),
+        tuple(n for n in wanted if n.lower() in taken),
+    )
 
 
-def _read_names(given: Sequence[str] | str | None) -> tuple[str, ...]:
+def _read_classes(given: Sequence | str | None) -> tuple[Sequence, Sequence | None]:
+    """Returns the entries of the classes and, where a YAML file has them, the backgrounds."""
     if given is None:
         raise UserError(
             "dataset.classes is missing: give a list, dataset.classes=[cat,dog],"
             " or the path of a text file with one name a line"
         )
-    if isinstance(given, str):
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"dataset.classes={given} is no file: give the path of a text file with one"
-                " name a line, or a list, dataset.classes=[cat,dog]"
-            )
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"dataset.classes={given} is not UTF-8 text") from error
-        names = [line.strip() for line in lines if line.strip()]
-    else:
-        names = [str(name).strip() for name in given]
+    if not isinstance(given, str):
+        if not isinstance(given, list | tuple):
+            raise UserError(f"dataset.classes={given} is no list: give one, dataset.classes=[cat]")
+        return given, None
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"dataset.classes={given} is no file: give the path of a text file with one"
+            " name a line, or a list, dataset.classes=[cat,dog]"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"dataset.classes={given} is not UTF-8 text") from error
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return [line.strip() for line in text.splitlines() if line.strip()], None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"dataset.classes={given} is not YAML: {reason}") from error
+    if isinstance(content, list):
+        return content, None
+    if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
+        raise UserError(f"dataset.classes={given} has no list named classes: add one")
+    _refuse_unknown(content, _FILE_KEYS, f"dataset.classes={given}")
+    return content["classes"], content.get("backgrounds")
+
+
+def _entry(given: Any) -> dict[str, Any]:
+    """Returns an entry of the classes with all of its keys."""
+    if not isinstance(given, Mapping):
+        given = {"name": given}
+    _refuse_unknown(given, _ENTRY_KEYS, "an entry of dataset.classes")
+    name, parent = given.get("name"), given.get("parent")
+    if name is None:
+        raise UserError(f"an entry of dataset.classes has no name: add name to {dict(given)}")
+    entry = {
+        "name": _name(name).strip(),
+        "names": _tuple(given.get("names")),
+        "cam_names": _tuple(given.get("cam_names")),
+        "parent": None if parent is None else _name(parent),
+    }
+    if not all((*entry["names"], *entry["cam_names"])):
+        raise UserError(f"an entry of dataset.classes holds an empty name: correct {dict(given)}")
+    return entry
+
+
+def _refuse_unknown(given: Mapping, known: Iterable[str], where: str) -> None:
+    unknown = sorted(set(map(str, given)) - set(known))
+    if unknown:
+        raise UserError(f"{where} has {unknown[0]}: it may have {', '.join(sorted(known))}")
+
+
+def _several(given: Sequence | None, key: str) -> Names:
+    names = tuple(_tuple(item) for item in given or ())
+    if not all(all(several) and several for several in names):
+        raise UserError(f"dataset.{key} holds an empty name: give every class a name")
+    return names
+
+
+def _tuple(given: Any) -> tuple[str, ...]:
+    """Returns one name or a list of names as a tuple."""
+    if given is None:
+        return ()
+    return tuple(map(_name, given)) if isinstance(given, list | tuple) else (_name(given),)
+
+
+def _name(given: Any) -> str:
+    """Returns a name as text; YAML takes some words for something else, as "no" for false."""
+    if isinstance(given, bool | list | tuple | Mapping) or given is None:
+        raise UserError(f"{given} is no name: write it in quotes, as in 'no', if it is one")
+    return str(given)
+
+
+def _check(names: Sequence[str]) -> None:
     if not names or not all(names):
         raise UserError("dataset.classes holds no name or an empty one: give every class a name")
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -95,7 +211,6 @@ def _read_names(given: Sequence[str] | str | None) -> tuple[str, ...]:
         raise UserError(
             f"dataset.classes holds {len(names)} names; 8-bit masks have room for {MOST_CLASSES}"
         )
-    return tuple(names)
 
 
 def voc_palette(count: int) -> list[tuple[int, int, int]]:

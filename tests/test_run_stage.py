@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     [
         (["stage=tag"], "there is no stage tag: did you mean tags?"),
         (["dataset=voc2012"], "dataset.root is missing: give it, dataset.root=…"),
-        (["dataset=voc2013"], "no dataset=voc2013: choose from demo, folder, voc2012"),
+        (["dataset=voc2013"], "no dataset=voc2013: choose from ade20k, coco2014, coco2017"),
         (["tags.alfa=1"], "there is no key tags.alfa: "),
         (
             ["dataset=folder", "dataset.root=/no/such", "dataset.classes=[a]"],

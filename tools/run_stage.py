@@ -18,7 +18,9 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -48,9 +50,14 @@ def run(config: DictConfig) -> None:
     from pipeline import stages
     from pipeline.project import Project
 
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        console.print(f"\n{', '.join(hydra_config.overrides.task)}")
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     requested = stages.parse_stages(plain["stage"])
     project = Project(plain)
+    for name in project.vocabulary.dropped:
+        print(f"note: {name} is a class, and is left out of the backgrounds", file=sys.stderr)
     if plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo":
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
         print(note, file=sys.stderr)

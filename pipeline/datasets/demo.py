@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
 
+from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.files import write_atomically
@@ -21,11 +22,14 @@ def load_demo(settings: Mapping, workers: int = 1) -> Dataset:
     """Returns the demo's splits, rendering what is not there yet.
 
     Labels and masks are known since the scenes are drawn; the pipeline uses them for measuring
-    only. A picture is rendered when its file is missing, so an interrupted rendering goes on.
+    only. They are those of the vocabulary's names: an object whose name is no class is background,
+    and where a ground's name is a class, its pixels are that class. A picture is rendered when its
+    file is missing, so an interrupted rendering goes on.
 
     Args:
-        settings: ``root`` (where the PNG files are kept), ``limit`` (of each split, if any) and
-            the vocabulary.
+        settings: ``root`` (where the PNG files are kept), ``cache`` (where masks of another
+            vocabulary than the scenes' own are kept), ``limit`` (of each split, if any) and the
+            vocabulary.
         workers: processes that render.
     """
     vocabulary = build_vocabulary(settings)
@@ -35,8 +39,7 @@ def load_demo(settings: Mapping, workers: int = 1) -> Dataset:
         samples = []
         for index in range(min(count, settings.get("limit") or count)):
             folder, name = root / split, f"{index:05d}"
-            facts = _read_facts(folder / f"{name}.json")
-            if facts is None:
+            if not (folder / f"{name}.json").is_file():
                 missing.append((folder, split, index))
             samples.append((name, folder / f"{name}.png", folder / f"{name}.mask.png"))
         splits[split] = samples
@@ -47,17 +50,30 @@ def load_demo(settings: Mapping, workers: int = 1) -> Dataset:
         with track("render the demo's scenes", len(missing)) as advance:
             for _ in rendered:
                 advance()
+    kept = Path(settings.get("cache") or root)
     return Dataset(
         vocabulary,
         {
             split: [
-                Sample(name, image, mask, _read_facts(image.with_suffix(".json")))
+                _sample(name, image, mask, vocabulary.classes, kept / split)
                 for name, image, mask in samples
             ]
             for split, samples in splits.items()
         },
         "train",
     )
+
+
+def _sample(name: str, image: Path, mask: Path, classes: Sequence[str], kept: Path) -> Sample:
+    """Returns a rendered scene, labelled by the names of the vocabulary."""
+    facts = json.loads(image.with_suffix(".json").read_text())
+    drawn = [facts["ground"], *load_recipe()["classes"]]
+    labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
+    present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
+    truth = MaskFile(mask)
+    if labels != list(range(len(drawn))):
+        truth = RelabelledMask(kept / f"{name}.png", mask, tuple(enumerate(labels)))
+    return Sample(name, image, truth, tuple(sorted(label - 1 for label in present)))
 
 
 def _render_to_files(folder: Path, split: str, index: int) -> None:
@@ -69,10 +85,3 @@ def _render_to_files(folder: Path, split: str, index: int) -> None:
     labels = [int(v) - 1 for v in np.unique(scene.mask) if v]
     facts = {"labels": labels, "ground": scene.ground}
     write_atomically(folder / f"{index:05d}.json", json.dumps(facts))
-
-
-def _read_facts(path: Path) -> tuple[int, ...] | None:
-    """Returns the labels of a rendered scene, or none when it is not there."""
-    if not path.is_file():
-        return None
-    return tuple(json.loads(path.read_text())["labels"])

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.datasets.layout import existing_root
 from pipeline.datasets.sample import Dataset, Sample
 from pipeline.errors import UserError
 from pipeline.images import SUFFIXES
+from pipeline.store import ENTRIES
 from pipeline.vocabulary import build_vocabulary
 
 SPLIT = "all"
@@ -16,6 +18,8 @@ SPLIT = "all"
 
 def load_folder(settings: Mapping) -> Dataset:
     """Finds every JPEG, PNG and WebP file below ``dataset.root``; the one split is named "all".
+
+    What the pipeline wrote is passed over, where the output directory lies below the photographs.
 
     Raises:
         UserError: no such folder, no image in it, or no class names.
@@ -39,28 +43,23 @@ def load_folder(settings: Mapping) -> Dataset:
     return Dataset(vocabulary, {SPLIT: list(samples.values())}, SPLIT, {SPLIT: rejected})
 
 
-def existing_root(settings: Mapping) -> Path:
-    """Returns ``dataset.root`` as an absolute path.
-
-    Raises:
-        UserError: it is not given or is no folder.
-    """
-    if settings.get("root") is None:
-        raise UserError("dataset.root is missing: give the folder, dataset.root=/path/to/folder")
-    root = Path(settings["root"]).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(f"dataset.root={settings['root']} is no folder: give an existing one")
-    return root
-
-
 def _walk(root: Path) -> list[Path]:
     """Returns the image files below a folder; links to folders are not followed (loops)."""
     found = []
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not _holds_results(Path(folder, name))
+        ]
         found += [
             Path(folder, name)
             for name in files
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
     return found
+
+
+def _holds_results(folder: Path) -> bool:
+    """Tells whether a folder is an output directory or a stage's: our masks are no photographs."""
+    return (folder / ENTRIES).is_file() or any(folder.glob(f"*/tags/*/{ENTRIES}"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from pipeline.datasets.ground_truth import GroundTruthMask
 from pipeline.errors import UserError
 from pipeline.images import limit_longest_side, load_image
 from pipeline.vocabulary import IGNORE, Vocabulary
+
+Labels = tuple[int, ...]
+"""Class indices from 0, sorted."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,15 @@ class Sample:
     Attributes:
         id: the image's path relative to the image root, without its ending.
         image: the image file.
-        mask: the ground-truth mask, a palette or grey PNG; none where there is none.
-        labels: class indices from 0, sorted; none where only the mask, or nothing, tells.
+        mask: the ground-truth mask; none where there is none.
+        labels: class indices from 0, sorted, or what reads them; none where only the mask, or
+            nothing, tells.
     """
 
     id: str
     image: Path
-    mask: Path | None = None
-    labels: tuple[int, ...] | None = None
+    mask: GroundTruthMask | None = None
+    labels: Labels | Callable[[], Labels] | None = None
 
     @property
     def has_ground_truth(self) -> bool:
@@ -37,18 +41,40 @@ class Sample:
         return self.labels is not None or self.mask is not None
 
     @cached_property
-    def ground_truth_labels(self) -> tuple[int, ...]:
+    def ground_truth_labels(self) -> Labels:
         """The classes in the image: as listed, otherwise those in the mask.
 
         Raises:
-            UserError: the image has no ground truth, or a damaged mask.
+            UserError: the image has no ground truth, or a damaged one.
         """
         if self.labels is not None:
-            return self.labels
+            return self.labels() if callable(self.labels) else self.labels
         if self.mask is None:
             raise UserError(f"image {self.id} has no ground truth: use tags=tagclip")
-        values = np.unique(read_mask(self.mask))
+        values = np.unique(self.mask.read())
         return tuple(int(v) - 1 for v in values if v not in (0, IGNORE))
+
+
+class Splits(Mapping[str, list[Sample]]):
+    """Split name → samples in a fixed order; a split is read from disk when it is first asked for.
+
+    Annotation files hold hundreds of megabytes, and most runs need one of them.
+    """
+
+    def __init__(self, readers: Mapping[str, list[Sample] | Callable[[], list[Sample]]]):
+        self._readers = dict(readers)
+
+    def __getitem__(self, split: str) -> list[Sample]:
+        samples = self._readers[split]
+        if callable(samples):
+            samples = self._readers[split] = samples()
+        return samples
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
 
 
 @dataclass(frozen=True)
@@ -62,7 +88,7 @@ class Dataset:
     """
 
     vocabulary: Vocabulary
-    splits: dict[str, list[Sample]]
+    splits: Mapping[str, list[Sample]]
     train_split: str
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
@@ -89,29 +115,6 @@ class ImageReader:
         """
         image = load_image(sample.image, apply_exif=self.apply_exif, max_pixels=self.max_pixels)
         return limit_longest_side(image, self.longest_side), image.shape[:2]
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Reads the labels of a palette or grey PNG: H×W uint8.
-
-    Raises:
-        UserError: the file is missing, damaged or has colours instead of labels.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode not in ("P", "L"):
-                raise UserError(
-                    f"{path} is a {image.mode} image: a mask has to be a palette or grey PNG whose"
-                    " values are class indices"
-                )
-            return np.asarray(image)
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: every image of the split needs its mask") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise UserError(f"{path} cannot be decoded: replace it") from error
 
 
 def choose_splits(wanted: str | Sequence[str] | None, offered: Sequence[str]) -> list[str]:

@@ -9,23 +9,25 @@ import torch.nn.functional as F
 from pipeline.vocabulary import IGNORE
 
 
-def stack_background(cams: np.ndarray, beta: float = 1.0) -> np.ndarray:
+def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
     """Puts the background's score, (1 − max cam)^β, before the maps; no renormalisation.
 
     Args:
-        cams: K×H×W float in [0, 1]; K may be 0.
-        beta: β.
+        cams: K×H×W float in [0, 1]; K may be 0 where there is a background.
+        beta: β; none where the classes cover everything and there is no background.
 
     Returns:
-        (1+K)×H×W of the same type.
+        (1+K)×H×W of the same type, or the maps alone.
     """
+    if beta is None:
+        return cams
     strongest = cams.max(0, initial=0)
     return np.concatenate([((1 - strongest) ** beta)[None], cams])
 
 
-def to_labels(channels: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Turns channels, 0 for the background and then one a tag, into labels: 0 and class + 1."""
-    return np.concatenate([[0], keys + 1]).astype(np.uint8)[channels]
+def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True) -> np.ndarray:
+    """Turns channels into labels: 0, where there is a background, and class + 1 for each tag."""
+    return np.concatenate([[0] * background, keys + 1]).astype(np.uint8)[channels]
 
 
 def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

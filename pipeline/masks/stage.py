@@ -27,7 +27,11 @@ UNFILTERED = ".unfiltered"
 
 
 def pseudo_mask(
-    image: np.ndarray, cams: Cams, crf: CrfSettings | None, confidence: float, beta: float = 1.0
+    image: np.ndarray,
+    cams: Cams,
+    crf: CrfSettings | None,
+    confidence: float,
+    beta: float | None = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels every pixel of an image.
 
@@ -36,7 +40,7 @@ def pseudo_mask(
         cams: the image's maps.
         crf: the CRF's constants; none takes the best of the maps and the background.
         confidence: pixels whose highest CRF probability is below this become 255; 0 keeps all.
-        beta: β of the background.
+        beta: β of the background; none where the classes cover everything.
 
     Returns:
         The labels of the image's full size before and after the filter, each uint8.
@@ -49,9 +53,10 @@ def pseudo_mask(
         maps = maps.astype(np.float16)
     scores = stack_background(maps, beta)
     if crf is not None:
-        scores = dense_crf(image, scores, crf)
+        # A single class without a background is certain; the CRF wants two.
+        scores = dense_crf(image, scores, crf) if len(scores) > 1 else np.ones_like(scores)
     channels, probability = resized_argmax(scores.astype(np.float32), *cams.size)
-    labels = to_labels(channels, cams.keys)
+    labels = to_labels(channels, cams.keys, background=beta is not None)
     if crf is None:
         return labels, labels
     return labels, ignore_unsure(labels, probability, confidence)
@@ -71,7 +76,7 @@ def run(
     read: ImageReader,
     crf: CrfSettings | None,
     confidence: float,
-    beta: float,
+    beta: float | None,
     workers: int,
 ) -> int:
     """Computes and stores the masks of every image, in processes.
@@ -116,7 +121,7 @@ def _compute(
     read: ImageReader,
     crf: CrfSettings | None,
     confidence: float,
-    beta: float,
+    beta: float | None,
 ) -> dict[str, bytes] | ImageError:
     """Does one image, in whatever process."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +43,17 @@ class Confusion:
             raise ValueError(f"a label is not below {self.class_count}")
         counts = np.bincount(truth * self.class_count + prediction, minlength=self.class_count**2)
         self.matrix += counts.reshape(self.matrix.shape)
+
+    def merged(self, groups: Sequence[int]) -> Confusion:
+        """Returns the matrix of coarser classes, as if all labels had been replaced by theirs.
+
+        Args:
+            groups: the coarse label of each of the n+1 labels, from 0.
+        """
+        membership = np.eye(max(groups) + 1, dtype=np.int64)[list(groups)]
+        coarse = Confusion(membership.shape[1])
+        coarse.matrix = membership.T @ self.matrix @ membership
+        return coarse
 
     def iou(self) -> np.ndarray:
         """Returns n+1 float64; NaN for classes that are not in the ground truth."""

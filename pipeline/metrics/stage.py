@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
 from pipeline.cams.stage import read_cams
-from pipeline.datasets.sample import Sample, read_mask
+from pipeline.datasets.sample import Sample
 from pipeline.errors import ImageError
-from pipeline.files import write_atomically
 from pipeline.masks.labels import stack_background, to_labels
 from pipeline.masks.stage import UNFILTERED, read_labels
 from pipeline.metrics.segmentation import Confusion
-from pipeline.metrics.tagging import TaggingMetrics, tagging_metrics, to_indicator
+from pipeline.metrics.tagging import (
+    TaggingMetrics,
+    merge_classes,
+    tagging_metrics,
+    to_indicator,
+)
 from pipeline.progress import track
 from pipeline.store import StageFolder
 from pipeline.tags.stage import read_scores, read_tags
@@ -37,35 +40,58 @@ def evaluate_tags(
     positive = to_indicator([s.ground_truth_labels for s in known], count)
     tags = to_indicator([read_tags(folder, s) for s in known], count)
     ids = [s.id for s in known]
-    measured = tagging_metrics(read_scores(folder, ids), positive, tags)
+    scores = read_scores(folder, ids)
     variants = {}
     for name in VARIANTS:
-        scores = read_scores(folder, ids, name)
-        if scores is not None:
-            variants[name] = {"map": tagging_metrics(scores, positive).map}
+        found = read_scores(folder, ids, name)
+        if found is not None:
+            variants[name] = {"map": tagging_metrics(found, positive).map}
+    levels = []
+    for names in vocabulary.levels:
+        coarse, groups = _groups(names)
+        merged = (merge_classes(values, groups) for values in (scores, positive, tags))
+        levels.append(_tagging_figures(tagging_metrics(*merged), coarse))
     return {
         "images": len(known),
-        "map": measured.map,
-        "f1": measured.f1,
-        "precision": measured.precision,
-        "recall": measured.recall,
-        "classes_without_positives": int((measured.positives == 0).sum()),
-        "per_class": _per_class(measured, vocabulary),
+        **_tagging_figures(tagging_metrics(scores, positive, tags), vocabulary.classes),
         "variants": variants,
+        **({"levels": levels} if levels else {}),
     }
 
 
 def evaluate_cams(
-    samples: Sequence[Sample], folder: StageFolder, vocabulary: Vocabulary, beta: float
+    samples: Sequence[Sample],
+    folder: StageFolder,
+    vocabulary: Vocabulary,
+    betas: Sequence[float | None],
 ) -> dict | None:
-    """Measures the best of the maps and the background, before any CRF."""
+    """Measures the best of the maps and the background, before any CRF.
 
-    def labels_of(sample: Sample) -> np.ndarray:
+    With several β of the background each is measured, and the figures are those of the best, which
+    the ground truth chooses (as CLIP-ES's published figure of its maps does); they say so.
+    """
+
+    def labels_of(sample: Sample, beta: float | None) -> np.ndarray:
         cams = read_cams(folder.path / f"{sample.id}.npz")
-        channels = stack_background(cams.resized(*cams.size), beta).argmax(0)
-        return to_labels(channels, cams.keys)
+        scores = stack_background(cams.resized(*cams.size), beta)
+        # Without a background and without tags there is nothing to choose from.
+        channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
+        return to_labels(channels, cams.keys, background=beta is not None or not len(scores))
 
-    return _evaluate(samples, folder, vocabulary, labels_of)
+    measured = {
+        beta: _evaluate(samples, folder, vocabulary, partial(labels_of, beta=beta))
+        for beta in betas
+    }
+    if None in measured.values():
+        return None
+    best = max(measured, key=lambda beta: measured[beta]["miou"])
+    if len(measured) == 1:
+        return measured[best]
+    return {
+        **measured[best],
+        "background_beta": best,
+        "chosen_by_ground_truth": {str(beta): f["miou"] for beta, f in measured.items()},
+    }
 
 
 def evaluate_masks(
@@ -116,65 +142,43 @@ def _evaluate(
     with track(f"evaluate {folder.stage} {folder.split}", len(known)) as advance:
         for sample in known:
             try:
-                confusion.add(read_mask(sample.mask), labels_of(sample))
+                confusion.add(sample.mask.read(), labels_of(sample))
             except ValueError as error:
-                raise ImageError(f"{sample.mask} does not fit {sample.image}: {error}") from error
+                mask = sample.mask.file()
+                raise ImageError(f"{mask} does not fit {sample.image}: {error}") from error
             advance()
-    names = (BACKGROUND, *vocabulary.classes)
+    levels = []
+    for names in vocabulary.levels:
+        coarse, groups = _groups((BACKGROUND, *names))
+        levels.append(_segmentation_figures(confusion.merged(groups), coarse))
     return {
         "images": len(known),
-        "miou": confusion.miou(),
-        "per_class": {
-            name: {"iou": None if math.isnan(iou) else float(iou)}
-            for name, iou in zip(names, confusion.iou())
-        },
+        **_segmentation_figures(confusion, (BACKGROUND, *vocabulary.classes)),
+        **({"levels": levels} if levels else {}),
     }
 
 
-def _per_class(measured: TaggingMetrics, vocabulary: Vocabulary) -> dict:
-    rows = zip(vocabulary.classes, measured.average_precision, measured.positives)
-    return {name: {"ap": float(ap), "positives": int(count)} for name, ap, count in rows}
+def _groups(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Returns the different names in order, and which of them each one is."""
+    coarse = list(dict.fromkeys(names))
+    return coarse, [coarse.index(name) for name in names]
 
 
-class MetricsFile:
-    """``metrics.json``: the latest figures, and every run's with its configuration."""
+def _tagging_figures(measured: TaggingMetrics, classes: Sequence[str]) -> dict:
+    rows = zip(classes, measured.average_precision, measured.positives)
+    return {
+        "map": measured.map,
+        "f1": measured.f1,
+        "precision": measured.precision,
+        "recall": measured.recall,
+        "classes_without_positives": int((measured.positives == 0).sum()),
+        "per_class": {name: {"ap": float(ap), "positives": int(n)} for name, ap, n in rows},
+    }
 
-    def __init__(self, path: Path):
-        """Reads the file, or starts an empty one."""
-        self.path = path
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            content = {}
-        self.latest: dict = content.get("latest", {})
-        self.runs: list[dict] = content.get("runs", [])
 
-    def find(self, stage: str, split: str, key: str) -> dict | None:
-        """Returns the run of a key, if it was measured."""
-        wanted = (stage, split, key)
-        return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
-
-    def put(self, folder: StageFolder, input_key: str, figures: Mapping) -> None:
-        """Records a folder's figures as the latest of its stage and split."""
-        key = {"key": folder.key}
-        self.latest.setdefault(folder.stage, {})[folder.split] = {**key, **figures}
-        run = {
-            "stage": folder.stage,
-            "split": folder.split,
-            **key,
-            "input": input_key,
-            **figures,
-            "configuration": folder.configuration,
-        }
-        old = self.find(folder.stage, folder.split, folder.key)
-        self.runs = [r for r in self.runs if r is not old] + [run]
-
-    def drop_latest(self, folder: StageFolder) -> None:
-        """Forgets the latest figures of a stage and split that have no ground truth now."""
-        self.latest.get(folder.stage, {}).pop(folder.split, None)
-
-    def save(self) -> None:
-        """Writes the file."""
-        latest = {stage: splits for stage, splits in self.latest.items() if splits}
-        content = {"latest": latest, "runs": self.runs}
-        write_atomically(self.path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def _segmentation_figures(confusion: Confusion, names: Sequence[str]) -> dict:
+    per_class = {
+        name: {"iou": None if math.isnan(iou) else float(iou)}
+        for name, iou in zip(names, confusion.iou())
+    }
+    return {"miou": confusion.miou(), "per_class": per_class}

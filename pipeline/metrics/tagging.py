@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,20 @@ def tagging_metrics(
         recall=float(hits / max(wanted, 1)),
         f1=float(2 * hits / max(chosen + wanted, 1)),
     )
+
+
+def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """Returns what coarser classes have of their members: the highest score, or any decision.
+
+    Args:
+        values: N×n float or bool.
+        groups: the coarse class of each of the n classes, from 0.
+
+    Returns:
+        N×m of the same type.
+    """
+    groups = np.asarray(groups)
+    return np.stack([values[:, groups == g].max(1) for g in range(groups.max() + 1)], 1)
 
 
 def to_indicator(tags: list[tuple[int, ...]], class_count: int) -> np.ndarray:

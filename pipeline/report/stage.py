@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.cams.stage import read_cams
-from pipeline.datasets.sample import ImageReader, Sample, read_mask
+from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.files import write_atomically
 from pipeline.masks.stage import read_labels
-from pipeline.metrics.stage import MetricsFile
+from pipeline.metrics.record import MetricsFile
 from pipeline.report.pictures import Example, contact_sheet
 from pipeline.report.tables import write_tables
 from pipeline.store import StageFolder
@@ -70,5 +70,5 @@ def _find_examples(
             cams=read_cams(cams.path / f"{sample.id}.npz"),
             mask=read_labels(masks.path / f"{sample.id}.png"),
             prediction=read_labels(predictions.path / f"{sample.id}.png") if predicted else None,
-            truth=read_mask(sample.mask) if sample.mask is not None else None,
+            truth=sample.mask.read() if sample.mask is not None else None,
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 
 from pipeline.files import write_atomically
 from pipeline.fingerprints import canonical_json
 from pipeline.keys import without_seed
-from pipeline.metrics.stage import MetricsFile
+from pipeline.metrics.record import MetricsFile
+from pipeline.report.markdown import markdown_table, percent
 
 TAGGING_ROWS = {
     "clip": "CLIP, class token, image squeezed to the native size",
@@ -29,17 +30,6 @@ def write_tables(path: Path, metrics: MetricsFile) -> Path:
     text = "\n".join(found) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a Markdown table; the first column is aligned left, the others right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])
-
-
-def percent(value: float | None) -> str:
-    """Returns a share in percent with one decimal, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _tagging(metrics: MetricsFile) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 import numpy as np
 from joblib import Parallel, delayed
 
+from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.store import StageFolder
 from pipeline.sweep import sweep
@@ -110,7 +109,7 @@ def run_file(
     Raises:
         UserError: the file is missing, or names a class that the vocabulary does not have.
     """
-    known = read_tag_list(path, len(classes))
+    known = read_class_list(path, "tags.path", {str(k): k for k in range(len(classes))})
 
     def tags_of(sample: Sample) -> tuple[int, ...]:
         if sample.id not in known:
@@ -166,33 +165,6 @@ def decode_scores(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), "<f4")
 
 
-def format_tag_line(image_id: str, tags: Sequence[int]) -> str:
-    """Returns a line of ``tags.txt``; white space in the id is percent-encoded."""
-    encoded = re.sub(r"[\s%]", lambda match: quote(match[0]), image_id)
-    return " ".join([encoded, *map(str, tags)])
-
-
-def read_tag_list(path: Path, class_count: int) -> dict[str, tuple[int, ...]]:
-    """Reads a list of tags: image id → class indices from 0.
-
-    Raises:
-        UserError: no such file, or a line that is not an id and indices below ``class_count``.
-    """
-    if not path.is_file():
-        raise UserError(f"tags.path={path} is no file: give a list with an id and indices a line")
-    known = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        image_id, *indices = line.split()
-        if not all(i.isdecimal() and int(i) < class_count for i in indices):
-            raise UserError(
-                f"{path}, line {number}: tags are class indices from 0 to {class_count - 1}"
-            )
-        known[unquote(image_id)] = tuple(sorted({int(i) for i in indices}))
-    return known
-
-
 def _try(read: ImageReader, sample: Sample) -> np.ndarray | ImageError:
     try:
         return read(sample)[0]
@@ -202,7 +174,7 @@ def _try(read: ImageReader, sample: Sample) -> np.ndarray | ImageError:
 
 def _finish(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> None:
     done = [s.id for s in samples if s.id in folder.entries]
-    lines = [format_tag_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
+    lines = [format_class_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
     arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
     for name in sorted(folder.entries[done[0]]["scores"]) if done else ():
         scores = read_scores(folder, done, name)

@@ -127,3 +127,14 @@ def test_palette_pngs_keep_every_label_and_255(classes: int):
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), labels)
         assert image.getpalette()[3:6] == [128, 0, 0]
+
+
+def test_without_a_background_every_pixel_is_a_tag():
+    maps = np.array([[[0.1, 0.2], [0.0, 0.1]], [[0.05, 0.3], [0.2, 0.0]]], np.float16)
+    cams = Cams(np.array([4, 7]), maps, (2, 2))
+    image = np.zeros((2, 2, 3), np.uint8)
+    labels, _ = pseudo_mask(image, cams, None, 0, beta=None)
+    assert labels.tolist() == [[5, 8], [8, 5]]
+    alone = Cams(np.array([4]), maps[:1], (2, 2))
+    labels, filtered = pseudo_mask(image, alone, CrfSettings(), 0.95, beta=None)
+    assert (labels == 5).all() and (filtered == 5).all()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.cams.stage import Cams
-from pipeline.metrics.stage import MetricsFile
+from pipeline.metrics.record import MetricsFile
 from pipeline.report.pictures import Example, contact_sheet, overlay_labels
 from pipeline.report.tables import write_tables
 from pipeline.vocabulary import build_vocabulary

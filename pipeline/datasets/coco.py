@@ -1,0 +1,123 @@
+"""COCO 2014 and 2017 (instances) and COCO-Stuff (pixel maps), in the layout of the download."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.ground_truth import InstanceMask, RelabelledMask
+from pipeline.datasets.layout import existing_root, first_existing, require_splits
+from pipeline.datasets.lists import value_table
+from pipeline.datasets.sample import Dataset, Sample, Splits
+from pipeline.errors import UserError
+from pipeline.vocabulary import build_vocabulary
+
+_PIXEL_MAPS = ("stuffthingmaps", "annotations", "pixelmaps")
+"""Names of the folder of COCO-Stuff's pixel maps, in the order in which they are tried."""
+
+
+def load_coco(settings: Mapping) -> Dataset:
+    """Reads the splits of COCO from its instance annotations.
+
+    Args:
+        settings: ``root``; ``splits`` (split name → name of the image folder, which is also that
+            of the annotation file); ``only_annotated`` (whether images without any instance are
+            left out, as in the lists of the published methods); ``cache`` (where drawn masks are
+            kept); and the vocabulary, whose classes are in the order of COCO's category ids.
+
+    Raises:
+        UserError: the layout is not as expected; says what was looked for and what was found.
+    """
+    vocabulary = build_vocabulary(settings)
+    root = existing_root(settings)
+    places = {split: f"instances_{name}.json" for split, name in settings["splits"].items()}
+    readers = {
+        split: partial(_read_instances, root, name, len(vocabulary.classes), settings)
+        for split, name in settings["splits"].items()
+        if (root / "annotations" / places[split]).is_file()
+    }
+    require_splits(settings, readers, root / "annotations", places)
+    return Dataset(vocabulary, Splits(readers), settings["train_split"])
+
+
+def _image_folder(root: Path, name: str, section: str) -> Path:
+    return first_existing(root, [name, f"images/{name}", f"JPEGImages/{name}"], section)
+
+
+def _read_instances(root: Path, name: str, class_count: int, settings: Mapping) -> list[Sample]:
+    from pycocotools.coco import COCO
+
+    path = root / "annotations" / f"instances_{name}.json"
+    images, kept = _image_folder(root, name, settings["guide"]), Path(settings["cache"]) / name
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces what it does
+            coco = COCO(str(path))
+        categories = sorted(coco.getCatIds())
+        indices = {category: k for k, category in enumerate(categories)}
+        samples = [
+            _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), indices, images, kept)
+            for i in sorted(coco.getImgIds())
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise UserError(f"{path} is no annotation file of COCO: download it again") from error
+    if len(categories) != class_count:
+        raise UserError(
+            f"{path} has {len(categories)} categories and dataset.classes {class_count}: give the"
+            " annotations of the instances"
+        )
+    return [s for s in samples if s.labels or not settings["only_annotated"]]
+
+
+def _sample(
+    record: Mapping[str, Any],
+    annotations: Iterable[Mapping[str, Any]],
+    indices: Mapping[int, int],
+    images: Path,
+    kept: Path,
+) -> Sample:
+    instances = tuple(
+        (indices[a["category_id"]] + 1, bool(a.get("iscrowd")), a["area"], a["segmentation"])
+        for a in annotations
+    )
+    image = images / record["file_name"]
+    labels = tuple(sorted({label - 1 for label, *_ in instances}))
+    mask = InstanceMask(kept / f"{image.stem}.png", record["height"], record["width"], instances)
+    return Sample(image.stem, image, mask, labels)
+
+
+def load_cocostuff(settings: Mapping) -> Dataset:
+    """Reads the splits of COCO-Stuff from its pixel maps.
+
+    Args:
+        settings: as for :func:`load_coco`, with ``values`` (what class k is in the pixel maps).
+
+    Raises:
+        UserError: the layout is not as expected; says what was looked for and what was found.
+    """
+    vocabulary = build_vocabulary(settings)
+    root = existing_root(settings)
+    table = value_table(settings["values"], vocabulary.classes)
+    readers = {}
+    for split, name in settings["splits"].items():
+        candidates = [root / folder / name for folder in _PIXEL_MAPS]
+        maps = next((folder for folder in candidates if folder.is_dir()), None)
+        if maps is not None:
+            readers[split] = partial(_read_pixel_maps, root, maps, table, settings)
+    places = {split: f"{_PIXEL_MAPS[0]}/{name}" for split, name in settings["splits"].items()}
+    require_splits(settings, readers, root, places)
+    return Dataset(vocabulary, Splits(readers), settings["train_split"])
+
+
+def _read_pixel_maps(root: Path, maps: Path, table: tuple, settings: Mapping) -> list[Sample]:
+    images = _image_folder(root, maps.name, settings["guide"])
+    kept = Path(settings["cache"]) / maps.name
+    # mmsegmentation's converter leaves its own files among the maps.
+    found = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
+    return [
+        Sample(p.stem, images / f"{p.stem}.jpg", RelabelledMask(kept / p.name, p, table))
+        for p in found
+    ]

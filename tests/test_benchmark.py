@@ -1,0 +1,34 @@
+"""The arithmetic that is counted is that of the formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.benchmark import Cost, cost_of_steps, cost_table
+from pipeline.clip.encoder import ClipEncoder
+
+
+def test_arithmetic_is_that_of_a_transformer(tiny_clip):
+    encoder = ClipEncoder(tiny_clip)
+    text = F.normalize(torch.randn(6, 32), dim=-1)
+    image = np.zeros((64, 64, 3), np.uint8)
+    costs = cost_of_steps(encoder, text, 4, image, crops=4, tags=2, crop_batch_size=2, repeats=1)
+    by_step = {cost.step: cost.operations for cost in costs}
+    width, depth, patches, embedding = 64, 4, 16, 32
+    tokens = patches + 1
+    block = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
+    expected = 2 * patches * 3 * 16**2 * width + depth * block + 2 * width * embedding
+    plain = by_step["CLIP's class token, native size"]
+    assert plain == expected
+    assert by_step["CLIP's class token, own size"] == plain  # the image has the native size
+    crops = by_step["CWR, 4 crops"]
+    assert crops == 4 * plain + 4 * 2 * len(text) * embedding
+    assert all(cost.seconds > 0 for cost in costs)
+
+
+def test_costs_are_told_beside_the_first():
+    table = cost_table([Cost("plain", 0.5, 10**9), Cost("twice", 1.0, 2 * 10**9)], 4e9)
+    assert "| plain | 500.0 | 1.00 | 1.00 | 1.00 | 50 |" in table
+    assert "| twice | 1000.0 | 2.00 | 2.00 | 2.00 | 50 |" in table
