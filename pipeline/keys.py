@@ -26,8 +26,8 @@ USES_CLIP = ("tagclip", "clip")
 """The methods of tagging that look at images with CLIP."""
 
 
-def _clip(config: Mapping, weights: str) -> dict[str, Any]:
-    """What an image's CLIP features depend on."""
+def clip_configuration(config: Mapping, weights: str) -> dict[str, Any]:
+    """Returns what CLIP's features of an image depend on; ``weights`` is their fingerprint."""
     clip, compat = config["clip"], config["compat"]
     training = find_training(clip["model"], clip["pretrained"])
     facts: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) ->
         "names": _names(vocabulary.tag_names),
         "backgrounds": list(vocabulary.backgrounds),
         "templates": list(TEMPLATES[tags["templates"]]),
-        "clip": _clip(config, weights),
+        "clip": clip_configuration(config, weights),
         "cwr_stop": config["compat"]["cwr_stop"],
     }
 
@@ -101,7 +101,7 @@ def cams_configuration(
         "names": _names(vocabulary.cam_names),
         "backgrounds": list(cam_backgrounds(config, vocabulary)),
         "templates": list(TEMPLATES[config["cams"]["templates"]]),
-        "clip": _clip(config, weights),
+        "clip": clip_configuration(config, weights),
         "tags": tags,
     }
 
@@ -160,3 +160,26 @@ def without_seed(configuration: Mapping) -> dict[str, Any]:
         for key, value in configuration.items()
         if key != "seed"
     }
+
+
+def describe(config: Mapping) -> dict[str, str]:
+    """Returns what a table says beside a figure: the choices that a reader knows by name."""
+    clip = config["clip"]
+    return {
+        "experiment": config["experiment_name"] or "",
+        "dataset": config["dataset"]["name"],
+        "clip": clip["name"],
+        "pretrained": clip["pretrained"] or "",
+        "tags": config["tags"]["method"],
+        "compat": _describe_compat(config["compat"]),
+        "precision": config["runtime"]["precision"],
+        "segmenter": config["segmenter"]["name"],
+    }
+
+
+def _describe_compat(compat: Mapping[str, Any]) -> str:
+    """Returns "released" or "clean", or the quirks that are kept where it is neither."""
+    quirks = {key: value for key, value in compat.items() if key != "name"}
+    if len(set(quirks.values())) == 1:
+        return "released" if all(quirks.values()) else "clean"
+    return " ".join(key for key, kept in quirks.items() if kept)

@@ -15,11 +15,12 @@ from pipeline.cams.stage import CamSettings, ClipEs
 from pipeline.clip.architectures import ClipModel, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, load_tokenizer, name_embeddings
+from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import ImageReader, Sample, choose_splits
+from pipeline.device import check_precision, choose_device
 from pipeline.errors import UserError
-from pipeline.fingerprints import fingerprint_file
+from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.masks.crf import CrfSettings
 from pipeline.segmenter.stage import is_trained, training_data_key
 from pipeline.store import StageFolder, Store
@@ -71,22 +72,6 @@ class Project:
         """The CRF's constants; none where masks are made without one."""
         settings, compat = self.config["masks"]["crf"], self.config["compat"]
         return settings and CrfSettings(**settings, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What a table says beside a figure: the choices that a reader knows by name."""
-        config = self.config
-        clip = config["clip"]
-        return {
-            "experiment": config["experiment_name"] or "",
-            "dataset": config["dataset"]["name"],
-            "clip": clip["name"],
-            "pretrained": clip["pretrained"] or "",
-            "tags": config["tags"]["method"],
-            "compat": _describe_compat(config["compat"]),
-            "precision": config["runtime"]["precision"],
-            "segmenter": config["segmenter"]["name"],
-        }
 
     @property
     def has_ceiling(self) -> bool:
@@ -224,7 +209,7 @@ class Project:
         )
 
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
-        """Returns embeddings of classes and then backgrounds, C×E on the device.
+        """Returns embeddings of classes and then backgrounds, C×E on the device; kept on disk.
 
         Args:
             names: what CLIP reads for each class.
@@ -232,8 +217,17 @@ class Project:
             templates: the name of a template set.
         """
         every = names + tuple((name,) for name in backgrounds)
-        tokenizer = load_tokenizer(self.config["clip"]["model"])
-        return name_embeddings(self.clip, tokenizer, every, TEMPLATES[templates])
+        model, prompts = self.config["clip"]["model"], TEMPLATES[templates]
+
+        def make() -> np.ndarray:
+            tokenizer = load_tokenizer(model)
+            return name_embeddings(self.clip, tokenizer, every, prompts).cpu().numpy()
+
+        clip = keys.clip_configuration(self.config, fingerprint_file(self._checkpoint))
+        key = fingerprint(
+            TEXT_ALGORITHM, clip["weights"], model, clip.get("quick_gelu"), every, prompts
+        )
+        return torch.from_numpy(self.store.array("text", key, make)).to(self.device)
 
     def build_scorer(self) -> Scorer:
         """Builds what scores the classes of images: TagCLIP, or CLIP's class token."""
@@ -270,38 +264,3 @@ class Project:
         text = self.embed(vocabulary.cam_names, backgrounds, cams["templates"])
         count = len(vocabulary.classes)
         return ClipEs(self.encoder, text[:count], text[count:], settings)
-
-
-def _describe_compat(compat: Mapping[str, Any]) -> str:
-    """Returns "released" or "clean", or the quirks that are kept where it is neither."""
-    quirks = {key: value for key, value in compat.items() if key != "name"}
-    if len(set(quirks.values())) == 1:
-        return "released" if all(quirks.values()) else "clean"
-    return " ".join(key for key, kept in quirks.items() if kept)
-
-
-def choose_device(wanted: str) -> str:
-    """Returns the device's name for torch; "auto" takes a GPU where there is one.
-
-    Raises:
-        UserError: a device that is not there.
-    """
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise UserError(f"runtime.device={wanted} is no device: give cpu, cuda or auto") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"runtime.device={wanted}, but torch finds no GPU: give cpu or auto")
-    return wanted
-
-
-def check_precision(precision: str, device: str) -> None:
-    """Refuses a precision that does not exist or does not work.
-
-    Raises:
-        UserError: says what does.
-    """
-    if precision != "fp32":
-        raise UserError(f"runtime.precision={precision} is not supported yet: give fp32")

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.cams import stage as cams_stage
 from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
+from pipeline.keys import describe
 from pipeline.masks import stage as masks_stage
 from pipeline.metrics import stage as metrics_stage
 from pipeline.metrics.record import MetricsFile
@@ -172,7 +173,7 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             if figures is None:
                 file.drop_latest(folder)
                 continue
-            file.put(folder, folder.input_key(ids), figures, project.about)
+            file.put(folder, folder.input_key(ids), figures, describe(project.config))
             yield Outcome("evaluate", f"{split} {folder.stage}", figures["images"], 0, 0, file.path)
     if nothing:
         raise UserError("there is nothing to evaluate: run stage=tags first")

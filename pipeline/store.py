@@ -9,16 +9,18 @@ computed again, and no other.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError
@@ -252,6 +254,23 @@ class Store:
         key = fingerprint(configuration)[:12]
         path = self.root / split / stage / key
         return StageFolder(path, stage, split, key, configuration, becomes_latest)
+
+    def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Returns an array that does not belong to an image; it is made once and kept.
+
+        Args:
+            kind: the folder below the root.
+            key: names all that the array depends on.
+            make: computes it.
+        """
+        path = self.root / kind / f"{key}.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            buffer = io.BytesIO()
+            np.save(buffer, made := make(), allow_pickle=False)
+            write_atomically(path, buffer.getvalue())
+            return made
 
     def manifests(self) -> list[tuple[Path, dict]]:
         """Returns the folder and manifest of every complete stage, oldest first."""

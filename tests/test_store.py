@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from pipeline.errors import UserError
@@ -118,3 +119,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     blocked = tmp_path / "a.txt" / "b.txt"
     with pytest.raises(UserError, match="cannot write"):
         write_atomically(blocked, "x")
+
+
+def test_an_array_is_made_once_and_again_when_it_is_damaged(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return np.arange(3.0)
+
+    store = Store(tmp_path)
+    for _ in range(2):
+        np.testing.assert_array_equal(store.array("text", "k", make), [0, 1, 2])
+    assert len(made) == 1
+    path = tmp_path / "text" / "k.npy"
+    path.write_bytes(path.read_bytes()[:-5])
+    np.testing.assert_array_equal(store.array("text", "k", make), [0, 1, 2])
+    assert len(made) == 2 and len(np.load(path)) == 3

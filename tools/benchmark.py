@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from pipeline.benchmark import cost_of_steps, cost_table, peak
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.device import choose_device
 from pipeline.errors import UserError
-from pipeline.project import choose_device
 
 USER_ERROR = 2
 
