@@ -168,6 +168,7 @@ def describe(config: Mapping) -> dict[str, str]:
     return {
         "experiment": config["experiment_name"] or "",
         "dataset": config["dataset"]["name"],
+        "data": _describe_ground_truth(config["dataset"]),
         "clip": clip["name"],
         "pretrained": clip["pretrained"] or "",
         "tags": config["tags"]["method"],
@@ -175,6 +176,18 @@ def describe(config: Mapping) -> dict[str, str]:
         "precision": config["runtime"]["precision"],
         "segmenter": config["segmenter"]["name"],
     }
+
+
+def _describe_ground_truth(dataset: Mapping[str, Any]) -> str:
+    """Returns which images and which convention of their labels were measured, beyond the split."""
+    facts = []
+    if dataset.get("label_source") == "xml":
+        counted = "" if dataset["difficult"] else "not "
+        facts.append(f"labels from XML, difficult objects {counted}counted")
+    for key, text in (("image_list", "images"), ("labels", "labels"), ("masks", "masks")):
+        if dataset[key] is not None:
+            facts.append(f"{text} of {Path(dataset[key]).name}")
+    return ", ".join(facts)
 
 
 def _describe_compat(compat: Mapping[str, Any]) -> str:

@@ -37,20 +37,23 @@ class MetricsFile:
             folder: what was measured.
             input_key: the fingerprint of the inputs of the images that were measured.
             figures: the figures.
-            about: what a table says beside them: data set, experiment, CLIP and so on.
+            about: what a table says beside them, see :func:`pipeline.keys.describe`.
         """
         key = {"key": folder.key}
+        old = self.find(folder.stage, folder.split, folder.key) or {}
+        # One configuration may belong to several experiments; a later one must not take it away.
+        experiments = {*old.get("experiments", ()), about["experiment"]} - {""}
         self.latest.setdefault(folder.stage, {})[folder.split] = {**key, **figures}
         run = {
             "stage": folder.stage,
             "split": folder.split,
             **key,
             "input": input_key,
+            "experiments": sorted(experiments),
             "about": {**about, "commit": folder.manifest().get("versions", {}).get("commit", "")},
             **figures,
             "configuration": folder.configuration,
         }
-        old = self.find(folder.stage, folder.split, folder.key)
         self.runs = [r for r in self.runs if r is not old] + [run]
 
     def drop_latest(self, folder: StageFolder) -> None:

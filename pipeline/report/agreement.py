@@ -52,7 +52,7 @@ class Comparison:
         column = self.figure.column
         level = f", level {column.level}" if column.level else ""
         split = f"{self.run.dataset} {self.run.split}"
-        return f"{split} {_STAGES[self.run.stage]} {column.metric}{level}"
+        return f"{split} {_STAGES[self.run.stage]} {column.metric_label}{level}"
 
 
 def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tuple[str, str]:
@@ -86,11 +86,11 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
             else:
                 compared[run.file, index] = Comparison(run, figure, 100 * value)
     if not compared:
-        why = f"; not compared: {' | '.join(reasons)}" if reasons else ""
+        others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        why = f"; not compared: {next(iter(reasons))}{others}" if reasons else ""
         names = ", ".join(experiments)
         raise UserError(
-            f"nothing to check: run experiment=… first, with clip=vit_b16 on all images (the"
-            f" experiments are {names}){why}"
+            f"nothing to check: run experiment=… first, on all images (there are {names}){why}"
         )
     chosen = sorted(compared.values(), key=lambda c: (c.figure.experiment, c.name, c.run.order))
     far = [c for c in chosen if not c.agrees]
@@ -118,7 +118,9 @@ def _value(run: Run, figure: Figure) -> float | None:
 def _obstacles(run: Run, figure: Figure) -> list[str]:
     """Returns why a run of the experiment cannot be compared with its figure."""
     images = describe_images(run.images, figure.column.of.images)
-    found = [f"{k}={run.about.get(k)}" for k, wanted in _CLAIM.items() if run.about.get(k) != wanted]
+    found = [
+        f"{k}={run.about.get(k)}" for k, wanted in _CLAIM.items() if run.about.get(k) != wanted
+    ]
     network = run.about.get("segmenter", "")
     if figure.row.segmenter and network != figure.row.segmenter:
         found.append(f"segmenter={network}, not {figure.row.segmenter}")

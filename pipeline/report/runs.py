@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,16 +95,19 @@ class Run:
 
     def notes(self) -> list[str]:
         """Returns what has to be said beside the figures."""
-        notes = []
+        notes = [self.about["data"]] if self.about.get("data") else []
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"
             notes.append(f"background chosen by ground truth ({chosen})")
-        if self.stage == "predictions":
-            weights = self.configuration.get("segmenter", {}).get("pretrained")
-            start = f"weights of {Path(weights).name}" if weights else "no weights given"
-            notes.append(f"segmenter starts from {start}" if weights else f"segmenter: {start}")
         return notes
+
+    @property
+    def initial_weights(self) -> str:
+        """The name of the file that a segmenter's backbone starts from; "" where it has none."""
+        segmenter = self.configuration.get("segmenter")
+        weights = segmenter.get("pretrained") if isinstance(segmenter, dict) else None
+        return Path(str(weights)).name if weights else ""
 
 
 def as_number(value: object) -> float | None:
@@ -150,9 +153,14 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
         if not isinstance(entries, list):
             problems.append(f"{file} is damaged and was left out: run stage=evaluate again")
             continue
-        read = [_read_run(file, len(runs) + i, entry) for i, entry in enumerate(entries)]
-        runs += [run for run in read if run is not None]
-        if strange := read.count(None):
+        strange = 0
+        for entry in entries:
+            run = _read_run(file, len(runs), entry)
+            if run is None:
+                strange += 1
+            else:
+                runs += _by_experiment(run)
+        if strange:
             noun = "entry is no run" if strange == 1 else "entries are no runs"
             left_out = "was left out" if strange == 1 else "were left out"
             problems.append(f"{strange} {noun} in {file} and {left_out}")
@@ -183,6 +191,14 @@ def _read_run(file: Path, order: int, entry: object) -> Run | None:
         configuration=configuration,
         figures=entry,
     )
+
+
+def _by_experiment(run: Run) -> list[Run]:
+    """Returns a run once for every experiment that it belongs to."""
+    names = run.figures.get("experiments")
+    if not isinstance(names, list) or not names:
+        return [run]
+    return [replace(run, about={**run.about, "experiment": str(name)}) for name in names]
 
 
 def choose_run(runs: Sequence[Run], whole: Sequence[int] = ()) -> tuple[Run, int]:

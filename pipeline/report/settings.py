@@ -65,18 +65,26 @@ def find_changes(run: Run) -> list[str]:
             # Without a list of its own an experiment takes the data set's backgrounds.
             if name == "backgrounds" and expected is None:
                 continue
-            if found[name] != expected:
-                changes.append(f"{section}.{name}={describe_setting(found[name])}")
+            changes += _differences(f"{section}.{name}", found[name], expected)
     if run.stage == "cams":
         changes += _changed_betas(run, experiment["cams"]["background_betas"])
     return changes
+
+
+def _differences(name: str, found: object, expected: object) -> list[str]:
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        shared = [key for key in expected if key in found]
+        each = (_differences(f"{name}.{key}", found[key], expected[key]) for key in shared)
+        return [difference for differences in each for difference in differences]
+    return [] if found == expected else [f"{name}={describe_setting(found)}"]
 
 
 def _sections(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the stages that a run went through, from the last one, and the settings of each."""
     section, settings = run.stage, run.configuration
     if section == "predictions":
-        section, settings = "masks", settings.get("segmenter", {}).get("masks")
+        segmenter = settings.get("segmenter")
+        section, settings = "masks", segmenter.get("masks") if isinstance(segmenter, dict) else None
     while isinstance(settings, Mapping):
         yield section, settings
         section = _BEFORE.get(section, "")

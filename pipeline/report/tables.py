@@ -23,6 +23,9 @@ TAGGING_ROWS = {
 """The rows of the ablation, in the order of the paper."""
 
 
+_TAGGING_FIGURES = ("map", "f1", "precision", "recall")
+
+
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
     sections = [_tagging(metrics), _ablation(metrics), _segmentation(metrics), _seeds(metrics)]
@@ -37,11 +40,19 @@ def _tagging(metrics: MetricsFile) -> str:
     if not splits:
         return ""
     rows = [
-        [split, str(f["images"]), *(percent(f[k]) for k in ("map", "f1", "precision", "recall"))]
+        [split + level, str(f["images"]), *(percent(figures[k]) for k in _TAGGING_FIGURES)]
         for split, f in splits.items()
+        for level, figures in _by_level(f)
     ]
     header = ["split", "images", "mAP", "F1", "precision", "recall"]
     return "## Tags (%)\n\n" + markdown_table(header, rows)
+
+
+def _by_level(figures: Mapping) -> list[tuple[str, Mapping]]:
+    """Returns the figures of the classes, and of what they are called one and more levels up."""
+    levels = enumerate(figures.get("levels", []), 1)
+    above = [(f", level {n} ({len(f['per_class'])} names)", f) for n, f in levels]
+    return [("", figures), *above]
 
 
 def _ablation(metrics: MetricsFile) -> str:
@@ -67,7 +78,11 @@ def _segmentation(metrics: MetricsFile) -> str:
     for stage, label in labels.items():
         for split, figures in metrics.latest.get(stage, {}).items():
             note = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
-            rows.append([label + note, split, str(figures["images"]), percent(figures["miou"])])
+            if "chosen_by_ground_truth" in figures:
+                note = f", background chosen by ground truth (β={figures['background_beta']})"
+            images = str(figures["images"])
+            for level, found in _by_level(figures):
+                rows.append([label + note + level, split, images, percent(found["miou"])])
             ceiling = figures.get("variants", {}).get("ceiling")
             if ceiling:
                 share = (

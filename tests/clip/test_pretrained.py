@@ -311,7 +311,7 @@ def test_results_keep_their_key_unless_the_training_was_another(published):
 
     def facts(model: str | None, pretrained: str | None) -> dict:
         clip = {"model": model, "pretrained": pretrained, "checkpoint": None}
-        return keys._clip({**config, "clip": clip}, "weights")
+        return keys.clip_configuration({**config, "clip": clip}, "weights")
 
     usual = facts("tiny-ViT", "plain")
     assert usual.keys() == facts(None, None).keys() == facts("tiny-ViT", None).keys()
