@@ -6,8 +6,7 @@ from 1), embedding E. Tokens are B×(1+N)×D, the class token first.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +14,20 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from pipeline.clip.architectures import REMEDY, ClipModel
+from pipeline.clip.attention import (
+    attention_weights,
+    gather,
+    gather_and_watch,
+    project,
+    project_value,
+    watch,
+)
 from pipeline.errors import UserError
 from pipeline.images import OPENAI_NORMALISATION, Normalisation
 
 OnAttention = Callable[[int, torch.Tensor], None]
-"""Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N."""
+"""Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N float32.
+An attribute ``blocks`` says which blocks it wants; without one it wants all."""
 
 _OUTSIDE = -1000.0  # added to the attention logits from the class token to masked patches (CWR)
 
@@ -108,15 +116,13 @@ class ClipEncoder:
         embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
         return embedding.half().float() if self.position_fp16 else embedding
 
-    def backbone(
-        self, pixels: torch.Tensor, on_attention: OnAttention | None = None
-    ) -> torch.Tensor:
-        """Runs blocks 1 to L−1 as they are, and shows the attention of all L.
+    def backbone(self, pixels: torch.Tensor, *listeners: OnAttention) -> torch.Tensor:
+        """Runs blocks 1 to L−1 as they are, and shows the attention of all L; without gradients.
 
         Args:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
-            on_attention: told the attention of every block; block L's is the one that it would
-                have, from its own queries and keys.
+            listeners: told the attention of every block, or of those in their ``blocks``; block
+                L's is the one that it would have, from its own queries and keys.
 
         Returns:
             The tokens that enter block L, B×(1+N)×D.
@@ -124,13 +130,16 @@ class ClipEncoder:
         tokens = self.embed_patches(pixels)
         *blocks, last = self.visual.transformer.resblocks
         for number, block in enumerate(blocks, 1):
-            attended, weights = _self_attention(block, block.ln_1(tokens))
+            query, key, value = project(block, block.ln_1(tokens))
+            if heard := _listening(listeners, number):
+                attended, between_patches = gather_and_watch(block, query, key, value)
+                _tell(heard, number, between_patches)
+            else:
+                attended = gather(block, query, key, value)
             tokens = _finish_block(block, tokens, attended)
-            if on_attention is not None:
-                on_attention(number, _between_patches(weights))
-        if on_attention is not None:
-            query, key, _ = _project(last, last.ln_1(tokens))
-            on_attention(self.depth, _between_patches(_attention_weights(last, query, key)))
+        if heard := _listening(listeners, self.depth):
+            query, key, _ = project(last, last.ln_1(tokens))
+            _tell(heard, self.depth, watch(query, key))
         return tokens
 
     def value_features(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -144,14 +153,14 @@ class ClipEncoder:
         Returns:
             The patches' embeddings, B×N×E, of length 1.
         """
-        block = self.visual.transformer.resblocks[-1]
-        _, _, value = _project(block, block.ln_1(tokens))
-        return self._embed(_finish_block(block, tokens, block.attn.out_proj(value)))[:, 1:]
+        block, patches = self.visual.transformer.resblocks[-1], tokens[:, 1:]
+        value = project_value(block, block.ln_1(patches))
+        return self._embed(_finish_block(block, patches, block.attn.out_proj(value)))
 
     def attended_features(self, tokens: torch.Tensor) -> torch.Tensor:
         """Runs block L as it is: embeddings of class token and patches, B×(1+N)×E, of length 1."""
         block = self.visual.transformer.resblocks[-1]
-        attended, _ = _self_attention(block, block.ln_1(tokens))
+        attended = gather(block, *project(block, block.ln_1(tokens)))
         return self._embed(_finish_block(block, tokens, attended))
 
     def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -169,7 +178,9 @@ class ClipEncoder:
             All tokens after block L and ln_post, before the projection, B×(1+N)×D.
         """
         block = self.visual.transformer.resblocks[-1]
-        attended, _ = _self_attention(block, normed)
+        query, key, value = project(block, normed)
+        gathered = attention_weights(query, key).to(value.dtype) @ value
+        attended = block.attn.out_proj(gathered.transpose(1, 2).flatten(2))
         return self.visual.ln_post(_finish_block(block, tokens, attended))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -187,52 +198,33 @@ class ClipEncoder:
                 only (TagCLIP's class-wise re-identification).
         """
         tokens = self.embed_patches(pixels)
-        bias = None
+        bias = class_bias = None
         if inside is not None:
             count = tokens.shape[1]
             bias = tokens.new_zeros(len(tokens), 1, count, count)
             bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _OUTSIDE)
-        for block in self.visual.transformer.resblocks:
-            query, key, value = (
-                _split_heads(block, t) for t in _project(block, block.ln_1(tokens))
-            )
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-            attended = block.attn.out_proj(attended.transpose(1, 2).flatten(2))
+            class_bias = bias[:, :, :1]
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
+            attended = gather(block, *project(block, block.ln_1(tokens)), bias)
             tokens = _finish_block(block, tokens, attended)
-        return self._embed(tokens[:, 0])
+        # Nobody asks what the patches become in block L.
+        query, key, value = project(last, last.ln_1(tokens))
+        attended = gather(last, query[:, :, :1], key, value, class_bias)
+        return self._embed(_finish_block(last, tokens[:, :1], attended))[:, 0]
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))
 
 
-def _project(
-    block: ResidualAttentionBlock, normed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns queries, keys and values of a block, each B×(1+N)×D."""
-    attn = block.attn
-    return F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+def _listening(listeners: Sequence[OnAttention], number: int) -> list[OnAttention]:
+    """Returns the listeners that want a block's attention."""
+    return [one for one in listeners if number in getattr(one, "blocks", (number,))]
 
 
-def _split_heads(block: ResidualAttentionBlock, projected: torch.Tensor) -> torch.Tensor:
-    return projected.unflatten(-1, (block.attn.num_heads, -1)).transpose(-2, -3)
-
-
-def _attention_weights(
-    block: ResidualAttentionBlock, query: torch.Tensor, key: torch.Tensor
-) -> torch.Tensor:
-    """Returns softmax(QKᵀ/√d), B×heads×(1+N)×(1+N) float32."""
-    query, key = _split_heads(block, query), _split_heads(block, key)
-    return ((query / math.sqrt(query.shape[-1])) @ key.mT).float().softmax(-1)
-
-
-def _self_attention(
-    block: ResidualAttentionBlock, normed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a block's attention output, B×(1+N)×D, and its weights per head."""
-    query, key, value = _project(block, normed)
-    weights = _attention_weights(block, query, key)
-    gathered = weights.to(value.dtype) @ _split_heads(block, value)
-    return block.attn.out_proj(gathered.transpose(-2, -3).flatten(-2)), weights
+def _tell(listeners: Sequence[OnAttention], number: int, attention: torch.Tensor) -> None:
+    for listener in listeners:
+        listener(number, attention)
 
 
 def _finish_block(
@@ -240,9 +232,5 @@ def _finish_block(
 ) -> torch.Tensor:
     """Adds a block's residual and MLP to its attention output."""
     tokens = tokens + block.ls_1(attended)
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-
-
-def _between_patches(weights: torch.Tensor) -> torch.Tensor:
-    """Averages attention over heads and cuts off the class token: B×N×N, not renormalised."""
-    return weights.mean(1)[:, 1:, 1:]
+    normed = block.ln_2(tokens).to(block.mlp.c_fc.weight.dtype)
+    return tokens + block.ls_2(block.mlp(normed))

@@ -1,0 +1,117 @@
+"""A block's attention, taken apart: queries, keys and values; outputs; and what attends to what.
+
+Weights may be in a lower precision than the tokens: products are taken in that of the weights, while
+tokens, softmax and averages stay in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+
+
+def project(
+    block: ResidualAttentionBlock, normed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns queries, keys and values of a block, each B×heads×T×d, from the output of its ln_1.
+
+    Args:
+        block: the block.
+        normed: B×T×D.
+    """
+    attn = block.attn
+    projected = F.linear(
+        normed.to(attn.in_proj_weight.dtype), attn.in_proj_weight, attn.in_proj_bias
+    )
+    query, key, value = projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def project_value(block: ResidualAttentionBlock, normed: torch.Tensor) -> torch.Tensor:
+    """Returns the values of a block alone, heads side by side: B×T×D."""
+    attn = block.attn
+    width = attn.embed_dim
+    weight, bias = attn.in_proj_weight[-width:], attn.in_proj_bias[-width:]
+    return F.linear(normed.to(weight.dtype), weight, bias)
+
+
+def gather(
+    block: ResidualAttentionBlock,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Returns a block's attention output, B×T×D, by torch's fused attention.
+
+    Args:
+        block: the block.
+        query: B×heads×T×d.
+        key: B×heads×S×d.
+        value: B×heads×S×d.
+        bias: added to the attention logits; broadcast to B×heads×T×S.
+    """
+    bias = None if bias is None else bias.to(query.dtype)
+    gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return block.attn.out_proj(gathered.transpose(1, 2).flatten(2))
+
+
+def attention_weights(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Returns softmax(QKᵀ/√d), B×heads×T×T float32; differentiable."""
+    return ((query / math.sqrt(query.shape[-1])) @ key.mT).float().softmax(-1)
+
+
+def gather_and_watch(
+    block: ResidualAttentionBlock, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns a block's attention output and what attends to what; without gradients.
+
+    Args:
+        block: the block.
+        query: B×heads×T×d.
+        key: B×heads×T×d.
+        value: B×heads×T×d.
+
+    Returns:
+        The output, B×T×D, and the attention between patches averaged over heads, B×N×N float32,
+        the class token's row and column cut off and the rest not renormalised.
+    """
+    if query.device.type == "cpu":
+        gathered, mean = _head_by_head(query, key, value)
+    else:
+        weights = attention_weights(query, key)
+        gathered, mean = weights.to(value.dtype) @ value, weights.mean(1)[:, 1:, 1:]
+    return block.attn.out_proj(gathered.transpose(1, 2).flatten(2)), mean
+
+
+def watch(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Returns the attention between patches alone, as :func:`gather_and_watch` does."""
+    if query.device.type == "cpu":
+        return _head_by_head(query, key, None)[1]
+    return attention_weights(query, key).mean(1)[:, 1:, 1:]
+
+
+def _head_by_head(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Does one head at a time, whose T×T weights stay in a CPU's cache.
+
+    All heads of an image of 500×375 pixels have 28 MB of them, which would travel to memory and
+    back for the softmax, the average and the product.
+    """
+    batch, heads, count, width = query.shape
+    query = query / math.sqrt(width)
+    gathered = torch.empty_like(query)
+    mean = torch.zeros(batch, count, count, device=query.device)
+    weights = torch.empty(count, count, device=query.device)
+    for image in range(batch):
+        for head in range(heads):
+            logits = query[image, head] @ key[image, head].mT
+            torch.softmax(logits.float(), -1, out=weights)
+            mean[image] += weights
+            if value is not None:
+                gathered[image, head] = weights.to(value.dtype) @ value[image, head]
+    return gathered, mean[:, 1:, 1:] / heads
