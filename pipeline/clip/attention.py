@@ -1,7 +1,7 @@
 """A block's attention, taken apart: queries, keys and values; outputs; and what attends to what.
 
-Weights may be in a lower precision than the tokens: products are taken in that of the weights, while
-tokens, softmax and averages stay in float32.
+Weights may be in a lower precision than the tokens: products are taken in that of the weights,
+while tokens, softmax and averages stay in float32.
 """
 
 from __future__ import annotations
