@@ -39,7 +39,7 @@ def load_ade20k(settings: Mapping) -> Dataset:
 
 
 def _read_split(root: Path, name: str, table: tuple, settings: Mapping) -> list[Sample]:
-    images = first_existing(root, [f"images/{name}"], settings["guide"])
+    images = first_existing(root / "images", [name], settings["guide"])
     kept = Path(settings["cache"]) / name
     return [
         Sample(

@@ -1,0 +1,254 @@
+"""COCO's instances: ids, labels, and masks that are drawn from polygons and run lengths."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from joblib import Parallel, delayed
+from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion
+from skimage.draw import polygon2mask
+
+from pipeline.datasets.ground_truth import InstanceMask, read_mask
+from pipeline.errors import UserError
+from tests.datasets.miniature_coco import (
+    COCO_IDS,
+    COCO_SHAPES,
+    CUP,
+    DOG,
+    PERSON,
+    TABLE,
+    TOOTHBRUSH,
+    build_coco,
+    coco_names,
+    disc,
+    run_lengths,
+)
+from tests.datasets.miniatures import copy_of, load, settings_of, size_of
+from tests.segmenter.tiny_training import tiny_settings
+
+LABEL = {category: k + 1 for k, category in enumerate(COCO_IDS)}
+
+
+def drawn(index: int, polygons: list[list[float]]) -> np.ndarray:
+    """Returns polygons as scikit-image draws them."""
+    size = size_of(index)
+    corners = [np.reshape(p, (-1, 2))[:, ::-1] - 0.5 for p in polygons]
+    return np.any([polygon2mask(size, c) for c in corners], axis=0)
+
+
+def change_annotations(root, change):
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def damaged_copy(coco, tmp_path, change):
+    root = copy_of(coco, tmp_path)
+    change_annotations(root, change)
+    return root
+
+
+@pytest.mark.parametrize("images", ["", "images/", "JPEGImages/"])
+@pytest.mark.parametrize("split", ["val2017", "train2014"])
+def test_images_are_found_in_every_usual_place(tmp_path, cache, split, images):
+    root = build_coco(tmp_path, split, images)
+    dataset = load(f"coco{split[-4:]}", root, cache)
+    assert list(dataset.splits) == [split[:-4]]
+    samples = dataset.splits[split[:-4]]
+    assert [s.id for s in samples] == [n for n, s in zip(coco_names(split), COCO_SHAPES) if s]
+    assert all(s.image == root / f"{images}{split}" / f"{s.id}.jpg" for s in samples)
+    assert all(s.image.is_file() for s in samples)
+
+
+def test_gaps_in_cocos_ids_are_closed(coco, cache):
+    dataset = load("coco2017", coco, cache)
+    classes = dataset.vocabulary.classes
+    assert len(classes) == len(COCO_IDS) == 80
+    named = [{classes[k] for k in s.ground_truth_labels} for s in dataset.splits["val"]]
+    assert named == [{"cup", "diningtable"}, {"person", "dog"}, {"person", "toothbrush"}, {"dog"}]
+    assert LABEL[TOOTHBRUSH] == 80 and LABEL[PERSON] == 1 and LABEL[TABLE] == 61
+
+
+def test_images_without_instances_are_left_out_unless_they_are_wanted(coco, cache):
+    assert len(load("coco2017", coco, cache).splits["val"]) == 4
+    samples = load("coco2017", coco, cache, only_annotated=False).splits["val"]
+    assert [s.id for s in samples] == coco_names("val2017")
+    assert samples[3].ground_truth_labels == () and samples[3].has_ground_truth
+    assert not samples[3].mask.read().any()
+
+
+def test_masks_have_the_size_of_their_images(coco, cache):
+    for sample in load("coco2017", coco, cache, only_annotated=False).splits["val"]:
+        with Image.open(sample.image) as image:
+            assert sample.mask.read().shape == (image.height, image.width)
+
+
+def test_polygons_are_drawn_as_elsewhere_but_for_their_borders(coco, cache):
+    table, two_dogs = (load("coco2017", coco, cache).splits["val"][k].mask.read() for k in (0, 3))
+    for mask, index, label, shapes in (
+        (table, 0, LABEL[TABLE], [COCO_SHAPES[0][1][2]]),
+        (two_dogs, 4, LABEL[DOG], [shape for _, _, shape in COCO_SHAPES[4]]),
+    ):
+        wanted = drawn(index, [polygon for shape in shapes for polygon in shape])
+        found = np.isin(mask, [label, LABEL[CUP]])
+        assert wanted.sum() > 300
+        assert (found | ~binary_erosion(wanted)).all()
+        assert (binary_dilation(wanted) | ~found).all()
+
+
+def test_the_smaller_object_lies_over_the_larger(coco, cache):
+    mask = load("coco2017", coco, cache).splits["val"][0].mask.read()
+    assert (mask[25:39, 21:35] == LABEL[CUP]).all()
+    assert (mask[45:55, 15:55] == LABEL[TABLE]).all()
+    assert (mask[6:14, 76:82] == LABEL[TABLE]).all(), "the second part of the table"
+    assert set(np.unique(mask)) == {0, LABEL[CUP], LABEL[TABLE]}
+
+
+def test_a_crowd_lies_under_single_objects_whatever_its_size(coco, cache):
+    mask = load("coco2017", coco, cache).splits["val"][1].mask.read()
+    crowd = disc(1, 40, 20, 12)
+    dog = drawn(1, COCO_SHAPES[1][1][2])
+    assert crowd.sum() < dog.sum() and (crowd & dog).sum() > 100
+    assert (mask[crowd & dog] == LABEL[DOG]).all()
+    np.testing.assert_array_equal(mask == LABEL[PERSON], crowd & ~dog)
+
+
+def test_run_lengths_are_exact_in_both_forms(coco, cache):
+    samples = load("coco2017", coco, cache).splits["val"]
+    assert isinstance(COCO_SHAPES[1][0][2]["counts"], list)
+    assert isinstance(COCO_SHAPES[2][0][2]["counts"], str)
+    above_the_dog, crowd = slice(35), disc(1, 40, 20, 12)
+    found = samples[1].mask.read()[above_the_dog]
+    np.testing.assert_array_equal(found, np.where(crowd, LABEL[PERSON], 0)[above_the_dog])
+    assert found.any()
+    packed = samples[2].mask.read()
+    np.testing.assert_array_equal(packed == LABEL[PERSON], disc(2, 24, 30, 14))
+
+
+def test_any_run_lengths_are_drawn_exactly(cache):
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        wanted = rng.random((7 + index, 12)) > 0.5
+        shape = run_lengths(wanted)
+        mask = InstanceMask(cache / "x.png", *wanted.shape, ((3, True, 1.0, shape),))
+        np.testing.assert_array_equal(mask.read(), np.where(wanted, 3, 0))
+
+
+def test_what_has_no_three_corners_covers_nothing(cache):
+    shapes = ([], [[1, 1, 9, 9]], [[1, 1, 9, 9], [2, 2, 8, 2, 8, 8, 2, 8]])
+    for shape, covers in zip(shapes, (False, False, True)):
+        mask = InstanceMask(cache / "x.png", 10, 12, ((3, False, 1.0, shape),)).read()
+        assert mask.any() == covers and mask[3:7, 3:7].any() == covers
+        assert not mask[1:2].any()
+
+
+def test_drawn_masks_are_kept_and_drawn_anew_when_the_annotations_change(coco, cache, tmp_path):
+    root = copy_of(coco, tmp_path)
+    first = [s.mask.file() for s in load("coco2017", root, cache).splits["val"]]
+    assert all(path.is_relative_to(cache) for path in first)
+    marked = read_mask(first[0]).copy()
+    written = [path.stat().st_mtime_ns for path in first]
+
+    again = [s.mask.file() for s in load("coco2017", root, cache).splits["val"]]
+    assert again == first and [path.stat().st_mtime_ns for path in again] == written
+
+    def grow(content):
+        cup = next(a for a in content["annotations"] if a["category_id"] == CUP)
+        cup["segmentation"] = [[20, 20, 50, 20, 50, 50, 20, 50]]
+
+    change_annotations(root, grow)
+    samples = load("coco2017", root, cache).splits["val"]
+    assert (samples[0].mask.read() != marked).any()
+    assert [s.mask.file() for s in samples[1:]] == first[1:], "those of other images are kept"
+
+
+def test_a_segmenter_can_be_trained_on_the_drawn_masks(coco, cache):
+    from pipeline.segmenter.samples import PseudoLabelled
+    from pipeline.segmenter.train import TrainingPair, check_pairs
+
+    samples = load("coco2017", coco, cache).splits["val"]
+    pairs = [TrainingPair(s.id, s.image, s.mask.file()) for s in samples]
+    assert check_pairs(pairs, 80) == []
+    settings = {**tiny_settings(), "crop_size": 32}
+    sample = PseudoLabelled(pairs, settings, 0, {})[0]
+    labels = sample["data_samples"].gt_sem_seg.data
+    assert set(labels.unique().tolist()) <= {*range(81), 255}
+
+
+def test_samples_can_be_sent_to_processes(coco, cocostuff, voc2012, sbd, cache):
+    samples = [
+        *load("coco2017", coco, cache).splits["val"],
+        *load("cocostuff", cocostuff, cache).splits["val"],
+        *load("voc2012", voc2012, cache, sbd_root=str(sbd), label_source="xml").splits["train_aug"],
+    ]
+    for sample in samples:
+        sent = pickle.loads(pickle.dumps(sample))
+        assert (sent.id, sent.image, sent.mask) == (sample.id, sample.image, sample.mask)
+        np.testing.assert_array_equal(sent.mask.read(), sample.mask.read())
+        assert sent.ground_truth_labels == sample.ground_truth_labels
+    read = Parallel(2)(delayed(lambda s: s.mask.read().sum())(s) for s in samples[:3])
+    assert read == [s.mask.read().sum() for s in samples[:3]]
+
+
+def test_a_split_whose_images_are_not_there_troubles_nobody_who_does_not_want_it(
+    coco, cache, tmp_path
+):
+    root = copy_of(coco, tmp_path)
+    annotations = root / "annotations"
+    train = annotations / "instances_train2017.json"
+    train.write_bytes((annotations / "instances_val2017.json").read_bytes())
+    dataset = load("coco2017", root, cache, split="val")
+    assert len(dataset.splits["val"]) == 4
+    with pytest.raises(UserError, match=r"holds no train2017 or images/train2017 or .*line \d+"):
+        _ = dataset.splits["train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("categories"), "is no annotation file of COCO: download it again"),
+        (lambda c: c["annotations"][0].pop("segmentation"), "is no annotation file of COCO"),
+        (lambda c: c["annotations"][0].update(category_id=12), "is no annotation file of COCO"),
+        (lambda c: c["images"][0].pop("height"), "is no annotation file of COCO"),
+        (
+            lambda c: c["categories"].pop(0) and c["annotations"].clear(),
+            "has 79 categories and dataset.classes 80: give the annotations of the instances",
+        ),
+    ],
+)
+def test_other_annotations_are_refused(coco, cache, tmp_path, change, message):
+    root = damaged_copy(coco, tmp_path, change)
+    with pytest.raises(UserError, match=rf"instances_val2017.json {message}"):
+        _ = load("coco2017", root, cache).splits["val"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"images": []}'])
+def test_what_is_no_annotation_file_is_named(coco, cache, tmp_path, content):
+    root = copy_of(coco, tmp_path)
+    (root / "annotations" / "instances_val2017.json").write_text(content)
+    with pytest.raises(UserError, match=r"instances_val2017.json is no annotation file of COCO"):
+        _ = load("coco2017", root, cache).splits["val"]
+
+
+def test_run_lengths_of_another_size_are_named(coco, cache, tmp_path):
+    def shrink(content):
+        crowd = next(a for a in content["annotations"] if a["iscrowd"])
+        crowd["segmentation"] = run_lengths(np.ones((5, 5), bool))
+
+    sample = load("coco2017", damaged_copy(coco, tmp_path, shrink), cache).splits["val"][1]
+    with pytest.raises(UserError, match=rf"image {sample.id} cannot be drawn in 56×80 pixels"):
+        sample.mask.read()
+
+
+def test_the_classes_can_be_renamed_but_not_dropped(coco, cache):
+    names = [f"my {k}" for k in range(80)]
+    dataset = load("coco2017", coco, cache, classes=names, cam_names=None)
+    assert dataset.splits["val"][3].ground_truth_labels == (16,)
+    few = settings_of("coco2017", coco, cache)["classes"][:20]
+    with pytest.raises(UserError, match="has 80 categories and dataset.classes 20"):
+        _ = load("coco2017", coco, cache, classes=few, cam_names=None).splits["val"]

@@ -1,0 +1,156 @@
+"""COCO-Stuff's pixel maps, its 171 classes, and the 27 by which it is scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.datasets.ground_truth import label_table, read_mask
+from pipeline.errors import UserError
+from tests.conftest import SHARED
+from tests.datasets.miniature_coco import STUFF_VALUES, build_cocostuff, coco_names
+from tests.datasets.miniatures import copy_of, load, settings_of, size_of, striped
+
+GAPS = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91]
+"""The numbers from 1 to 182 that no class has."""
+
+
+@pytest.fixture(scope="session")
+def facts():
+    """The published names; a user does not have them."""
+    path = SHARED / "vocabulary.yaml"
+    if not path.is_file():
+        pytest.skip("the published names are not here")
+    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+
+
+def test_values_of_the_pixel_maps_are_cocos_ids_less_one(tmp_path):
+    values = settings_of("cocostuff", tmp_path, tmp_path)["values"]
+    assert values == [i - 1 for i in range(1, 183) if i not in GAPS]
+    table = label_table(tuple((v, k + 1) for k, v in enumerate(values)))
+    assert table[0] == 1 and table[10] == 11 and table[12] == 12 and table[181] == 171
+    assert {v for v in range(256) if table[v] == 255} == {*(i - 1 for i in GAPS), *range(182, 256)}
+
+
+def test_every_value_becomes_its_class(tmp_path, cache):
+    root = build_cocostuff(tmp_path)
+    path = root / "stuffthingmaps" / "val2017" / f"{coco_names('val2017')[0]}.png"
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32)).save(path)
+    dataset = load("cocostuff", root, cache)
+    sample = dataset.splits["val"][0]
+    labels = sample.mask.read().ravel()
+    classes = dataset.vocabulary.classes
+    assert [classes[labels[v] - 1] for v in (0, 10, 12, 89, 91, 181)] == [
+        "person",
+        "fire hydrant",
+        "stop sign",
+        "toothbrush",
+        "banner",
+        "wood",
+    ]
+    assert (labels[[i - 1 for i in GAPS] + [182, 255]] == 255).all()
+    assert sample.ground_truth_labels == tuple(range(171))
+
+
+def test_classes_and_parents_are_the_published_ones(tmp_path, cache, facts):
+    settings = settings_of("cocostuff", tmp_path, cache)
+    published = facts["cocostuff"]
+    assert settings["classes"] == published["tag_names"]
+    assert settings["cam_names"] == published["cam_names"]
+    assert settings["backgrounds"] == published["backgrounds"] == []
+    assert [v + 1 for v in settings["values"]] == published["ids_182"]
+    coarse = published["coarse_27"]
+    assert settings["parents"] == [coarse[k] for k in published["coarse_of_171"]]
+    assert set(settings["parents"]) == set(coarse) and len(coarse) == 27
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("voc2007", "voc"), ("voc2012", "voc"), ("coco2014", "coco"), ("coco2017", "coco")],
+)
+def test_names_of_voc_and_coco_are_the_published_ones(tmp_path, cache, facts, name, key):
+    settings = settings_of(name, tmp_path, cache)
+    assert settings["classes"] == facts[key]["tag_names"]
+    assert settings["cam_names"] == facts[key]["cam_names"]
+    assert settings["backgrounds"] == facts[key]["backgrounds"]
+
+
+def test_there_are_171_classes_in_27(cocostuff, cache):
+    vocabulary = load("cocostuff", cocostuff, cache).vocabulary
+    assert len(vocabulary.classes) == 171 and len(vocabulary.backgrounds) == 0
+    [coarse] = vocabulary.levels
+    assert len(coarse) == 171 and len(set(coarse)) == 27
+    parent = dict(zip(vocabulary.classes, coarse))
+    assert parent["person"] == "person" and parent["truck"] == "vehicle"
+    assert parent["wall-brick"] == "wall" and parent["sky-other"] == "sky"
+
+
+def test_images_and_labels_are_those_of_the_maps(cocostuff, cache):
+    dataset = load("cocostuff", cocostuff, cache)
+    assert list(dataset.splits) == ["val"]
+    samples = dataset.splits["val"]
+    # The files that mmsegmentation's converter leaves beside the maps are no images.
+    assert [s.id for s in samples] == coco_names("val2017")[: len(STUFF_VALUES)]
+    assert all(s.image.is_file() for s in samples)
+    values = settings_of("cocostuff", cocostuff, cache)["values"]
+    for index, (sample, held) in enumerate(zip(samples, STUFF_VALUES)):
+        assert sample.ground_truth_labels == tuple(values.index(v) for v in held if v != 255)
+        mask = sample.mask.read()
+        assert mask.shape == size_of(index)
+        np.testing.assert_array_equal(mask == 255, striped(index, held) == 255)
+        np.testing.assert_array_equal(read_mask(sample.mask.file()), mask)
+        assert sample.mask.file().is_relative_to(cache)
+
+
+@pytest.mark.parametrize("folder", ["annotations", "pixelmaps"])
+def test_the_maps_may_lie_in_other_folders(cocostuff, cache, tmp_path, folder):
+    root = copy_of(cocostuff, tmp_path)
+    (root / "stuffthingmaps").rename(root / folder)
+    assert len(load("cocostuff", root, cache).splits["val"]) == len(STUFF_VALUES)
+
+
+def test_maps_of_a_split_without_images_trouble_only_who_wants_it(cocostuff, cache, tmp_path):
+    root = copy_of(cocostuff, tmp_path)
+    (root / "stuffthingmaps" / "train2017").mkdir()
+    dataset = load("cocostuff", root, cache)
+    assert len(dataset.splits["val"]) == len(STUFF_VALUES)
+    with pytest.raises(UserError, match=r"no train2017 or images/train2017 .*COCO-Stuff"):
+        _ = dataset.splits["train"]
+
+
+def test_kept_maps_are_not_those_of_another_vocabulary(cocostuff, cache, tmp_path):
+    first = load("cocostuff", cocostuff, cache).splits["val"][0]
+    turned = list(reversed(settings_of("cocostuff", cocostuff, cache)["values"]))
+    second = load("cocostuff", cocostuff, cache, values=turned).splits["val"][0]
+    assert (read_mask(first.mask.file()) == first.mask.read()).all()
+    assert (read_mask(second.mask.file()) == second.mask.read()).all()
+    assert (first.mask.read() != second.mask.read()).any()
+
+    root = copy_of(cocostuff, tmp_path)
+    third = load("cocostuff", root, cache).splits["val"][0]
+    assert third.mask.file() == first.mask.file(), "the same map, wherever it lies"
+    third.mask.path.write_bytes((root / "stuffthingmaps/val2017" / f"{third.id}.png").read_bytes())
+    Image.fromarray(striped(0, [7])).save(third.mask.path)
+    assert set(np.unique(read_mask(third.mask.file()))) == {8}
+
+
+def test_values_have_to_fit_the_classes(cocostuff, cache):
+    with pytest.raises(UserError, match="dataset.values holds 3 numbers for 171 classes"):
+        load("cocostuff", cocostuff, cache, values=[1, 2, 3])
+    names = {"classes": ["cat", "dog"], "cam_names": None, "parents": None}
+    with pytest.raises(UserError, match="dataset.values holds 171 numbers for 2 classes"):
+        load("cocostuff", cocostuff, cache, **names)
+
+
+def test_a_map_with_colours_or_none_is_named(cocostuff, cache, tmp_path):
+    root = copy_of(cocostuff, tmp_path)
+    sample = load("cocostuff", root, cache).splits["val"][0]
+    Image.new("RGB", (4, 4)).save(sample.mask.path)
+    with pytest.raises(UserError, match=rf"{sample.id}.png is a RGB image: a mask has to be"):
+        sample.mask.read()
+    sample.mask.path.unlink()
+    for use in (sample.mask.read, sample.mask.file):
+        with pytest.raises(UserError, match=rf"{sample.id}.png is missing"):
+            use()

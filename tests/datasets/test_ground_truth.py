@@ -1,0 +1,52 @@
+"""Masks as files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets.ground_truth import MaskFile, read_mask
+from pipeline.errors import UserError
+from tests.datasets.miniatures import striped, write_labels
+
+
+def test_masks_have_to_hold_labels(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "colours.png")
+    Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    for name, message in (
+        ("colours", "is a RGB image"),
+        ("deep", "is a I;16 image"),
+        ("broken", "cannot be decoded"),
+        ("absent", "is missing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_mask(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("palette", [True, False])
+def test_palette_and_grey_masks_hold_the_same_labels(tmp_path, palette):
+    labels = striped(0, [0, 3, 20, 255])
+    write_labels(tmp_path / "mask.png", labels, palette)
+    mask = MaskFile(tmp_path / "mask.png", 20)
+    np.testing.assert_array_equal(mask.read(), labels)
+    assert mask.read().dtype == np.uint8
+    assert mask.file() == tmp_path / "mask.png"
+
+
+def test_a_palette_of_few_colours_keeps_its_labels(tmp_path):
+    labels = striped(1, [0, 1, 2])
+    image = Image.fromarray(labels)
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(tmp_path / "mask.png", bits=2)
+    np.testing.assert_array_equal(MaskFile(tmp_path / "mask.png").read(), labels)
+
+
+def test_labels_above_the_classes_are_refused_but_not_what_is_ignored(tmp_path):
+    write_labels(tmp_path / "mask.png", striped(0, [0, 3, 255]))
+    assert MaskFile(tmp_path / "mask.png", 3).read().max() == 255
+    with pytest.raises(UserError, match=r"mask.png holds label 3, but dataset.classes 2 names"):
+        MaskFile(tmp_path / "mask.png", 2).read()
+    write_labels(tmp_path / "mask.png", striped(0, [255]))
+    assert (MaskFile(tmp_path / "mask.png", 2).read() == 255).all()

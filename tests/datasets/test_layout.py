@@ -1,0 +1,180 @@
+"""What people are told when a data set is not laid out as expected; and that none is touched."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.datasets import load_dataset
+from pipeline.datasets.layout import guide_line
+from pipeline.datasets.sample import choose_splits
+from pipeline.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.datasets.miniatures import contents, copy_of, load, settings_of
+
+PRESETS = sorted(path.stem for path in (REPOSITORY / "configs" / "dataset").glob("*.yaml"))
+MINIATURES = {
+    "voc2007": "voc2007",
+    "voc2012": "voc2012_augmented",
+    "coco2017": "coco",
+    "cocostuff": "cocostuff",
+    "ade20k": "ade20k",
+}
+
+
+def told(error: pytest.ExceptionInfo, section: str) -> str:
+    """Returns what a person reads, which has to be one sentence that leads to a section."""
+    text = str(error.value)
+    assert "\n" not in text and not text.endswith(".")
+    number, name = re.search(r"data/README\.md, line (\d+) \((.+?)\)", text).groups()
+    assert name == section
+    lines = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[int(number) - 1] == f"## {section}"
+    return text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_guide_is_a_section(preset):
+    text = (REPOSITORY / "configs" / "dataset" / f"{preset}.yaml").read_text(encoding="utf-8")
+    guide = yaml.load(text, yaml.CSafeLoader)["dataset"].get("guide")
+    assert (guide is None) == (preset in ("demo", "folder"))
+    assert guide is None or guide_line(guide) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "wanted"),
+    [
+        ("voc2007", "VOC 2007", "JPEGImages"),
+        ("voc2012", "VOC 2012", "JPEGImages"),
+        (
+            "coco2014",
+            "COCO 2014 and 2017",
+            "annotations/instances_train2014.json or annotations/instances_val2014.json",
+        ),
+        (
+            "coco2017",
+            "COCO 2014 and 2017",
+            "annotations/instances_train2017.json or annotations/instances_val2017.json",
+        ),
+        ("cocostuff", "COCO-Stuff", "stuffthingmaps/train2017 or stuffthingmaps/val2017"),
+        ("ade20k", "ADE20K", "annotations"),
+    ],
+)
+def test_another_folder_is_described(tmp_path, cache, name, section, wanted):
+    root = tmp_path / "other"
+    (root / "stuff").mkdir(parents=True)
+    (root / "a.txt").touch()
+    with pytest.raises(UserError) as error:
+        load(name, root, cache)
+    assert told(error, section).startswith(f"{root} holds no {wanted} (found: a.txt, stuff):")
+    with pytest.raises(UserError) as error:
+        load(name, tmp_path / "nowhere", cache)
+    assert told(error, section).startswith(f"dataset.root={tmp_path / 'nowhere'} is no folder")
+    with pytest.raises(UserError, match=r"dataset.root is missing: give the folder, dataset.root="):
+        load_dataset({**settings_of(name, root, cache), "root": None}, 1)
+
+
+def test_an_empty_folder_holds_nothing_and_a_full_one_is_not_listed_whole(tmp_path, cache):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no JPEGImages \(found: nothing\)"):
+        load("voc2012", tmp_path / "empty", cache)
+    for number in range(20):
+        (tmp_path / "full" / f"{number:02d}").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"\(found: 00, 01, 02, 03, 04, 05, 06, 07, …\)"):
+        load("voc2012", tmp_path / "full", cache)
+
+
+def test_missing_lists_are_named_with_what_is_there(voc2012, cache, tmp_path):
+    root = copy_of(voc2012, tmp_path)
+    lists = root / "ImageSets" / "Segmentation"
+    with pytest.raises(UserError) as error:
+        load("voc2012", root, cache, split="train_aug")
+    text = told(error, "VOC 2012")
+    assert text.startswith(f"{lists} holds no train_aug.txt (found: train.txt, val.txt):")
+    for path in lists.glob("*.txt"):
+        path.rename(path.with_stem("x" + path.stem))
+    with pytest.raises(UserError, match=r"test.txt \(found: xtrain.txt, xval.txt\)"):
+        load("voc2012", root, cache)
+    with pytest.raises(UserError) as error:
+        load("voc2012", root, cache, image_set="Layout")
+    text = told(error, "VOC 2012")
+    assert f"{root / 'ImageSets'} holds no Layout/train.txt" in text
+    assert "(found: Main, Segmentation)" in text
+
+
+def test_a_missing_list_for_train_aug_is_named(voc2012, sbd, cache, tmp_path):
+    root, boundaries = copy_of(voc2012, tmp_path), copy_of(sbd, tmp_path)
+    (boundaries / "dataset" / "val.txt").unlink()
+    splits = load("voc2012", root, cache, sbd_root=str(boundaries)).splits
+    with pytest.raises(UserError) as error:
+        _ = splits["train_aug"]
+    assert "dataset holds no val.txt (found: cls, img, train.txt)" in told(error, "VOC 2012")
+    with pytest.raises(UserError) as error:
+        load("voc2012", root, cache, sbd_root=str(root))
+    assert f"{root} holds no cls (found: Annotations, ImageSets" in told(error, "VOC 2012")
+    with pytest.raises(UserError, match="dataset.sbd_root=/no/such is no folder"):
+        load("voc2012", root, cache, sbd_root="/no/such")
+
+
+@pytest.mark.parametrize(
+    ("name", "fixture", "wanted"),
+    [
+        ("coco2017", "coco", "instances_train2017.json"),
+        ("cocostuff", "cocostuff", "stuffthingmaps/train2017"),
+    ],
+)
+def test_a_split_that_is_asked_for_has_to_be_there(request, cache, name, fixture, wanted):
+    root = request.getfixturevalue(fixture)
+    assert list(load(name, root, cache).splits) == ["val"]
+    for split in ("train", ["train", "val"]):
+        with pytest.raises(UserError) as error:
+            load(name, root, cache, split=split)
+        assert f"holds no {wanted} (found: " in told(error, settings_of(name, root, cache)["guide"])
+
+
+def test_missing_images_of_coco_are_named(coco, cache, tmp_path):
+    root = copy_of(coco, tmp_path)
+    (root / "val2017").rename(root / "val")
+    with pytest.raises(UserError) as error:
+        _ = load("coco2017", root, cache).splits["val"]
+    text = told(error, "COCO 2014 and 2017")
+    places = "val2017 or images/val2017 or JPEGImages/val2017"
+    assert text.startswith(f"{root} holds no {places} (found: annotations, val):")
+
+
+def test_a_data_set_that_is_none_is_answered_with_those_that_are():
+    with pytest.raises(UserError, match="there is no data set imagenet: choose from demo, folder"):
+        load_dataset({"name": "imagenet"}, 1)
+
+
+def test_splits_are_chosen_by_name():
+    assert choose_splits(None, ["train", "val"]) == ["train", "val"]
+    assert choose_splits("val", ["train", "val"]) == ["val"]
+    with pytest.raises(UserError, match="there is no split test: choose from train, val"):
+        choose_splits(["test"], ["train", "val"])
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_nothing_is_written_beside_a_data_set(request, sbd, cache, name):
+    root: Path = request.getfixturevalue(MINIATURES[name])
+    before = contents(root), contents(sbd)
+    changes = {"sbd_root": str(sbd)} if name == "voc2012" else {}
+    dataset = load(name, root, cache, **changes)
+    for split in dataset.splits:
+        for sample in dataset.splits[split]:
+            assert sample.has_ground_truth
+            _ = sample.ground_truth_labels
+            if sample.mask is not None:
+                assert sample.mask.read().shape
+                assert sample.mask.file().is_file()
+    assert (contents(root), contents(sbd)) == before
+
+
+def test_settings_without_a_cache_are_a_fault_not_a_file_beside_the_data(voc2012, cache):
+    settings = settings_of("voc2012", voc2012, cache)
+    del settings["cache"]
+    with pytest.raises(KeyError):
+        load_dataset(settings, 1)

@@ -1,0 +1,239 @@
+"""What people say about a data set's images beyond its own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.ground_truth import read_mask
+from pipeline.datasets.lists import format_class_line, read_class_list, read_labels
+from pipeline.errors import UserError
+from tests.datasets.miniature_coco import coco_names
+from tests.datasets.miniatures import (
+    ADE20K_VALUES,
+    VOC2007_LISTS,
+    VOC2012_LISTS,
+    load,
+    striped,
+    write_labels,
+)
+
+CLASSES = ["cat", "person", "traffic light", "cup, small"]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a list and returns its path."""
+
+    def write_text(text: str | bytes, name: str = "list.txt"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write_text
+
+
+def ids_of(dataset, split):
+    return [s.id for s in dataset.splits[split]]
+
+
+def test_a_list_takes_its_images_in_its_order(voc2012, cache, write):
+    path = write("2007_000061 3 14\r\n\r\n2007_000033 0\r\n2007_000061\r\n")
+    dataset = load("voc2012", voc2012, cache, split="val", image_list=path)
+    assert ids_of(dataset, "val") == ["2007_000061", "2007_000033"]
+    assert ids_of(dataset, "train") == VOC2012_LISTS["train"], "only of the split that is worked on"
+
+
+def test_a_list_may_name_files(coco, cache, write):
+    first, last = (coco_names("val2017")[k] for k in (0, 4))
+    dataset = load("coco2017", coco, cache, split="val", image_list=write(f"{last}.jpg\n{first}\n"))
+    assert ids_of(dataset, "val") == [last, first]
+
+
+def test_a_list_is_of_the_split_that_a_data_set_works_on_by_default(voc2007, cache, write):
+    dataset = load("voc2007", voc2007, cache, image_list=write("000002\n"))
+    assert ids_of(dataset, "test") == ["000002"]
+    assert ids_of(dataset, "trainval") == VOC2007_LISTS["trainval"]
+
+
+def test_images_of_a_folder_are_named_with_white_space_encoded(photographs, cache, write):
+    path = write("holiday%202026/e%20f\nb.png\na\n")
+    dataset = load("folder", photographs, cache, classes=CLASSES, image_list=path)
+    assert ids_of(dataset, "all") == ["holiday 2026/e f", "b", "a"]
+
+
+def test_a_list_of_other_images_is_refused(voc2012, cache, write):
+    def reading(text, **changes):
+        path = write(text)
+        return load("voc2012", voc2012, cache, image_list=path, **changes).splits
+
+    with pytest.raises(UserError, match="holds the images of one split: say which"):
+        reading("2007_000033\n")
+    with pytest.raises(UserError, match="list.txt names 2007_000032, which split val does not"):
+        _ = reading("2007_000033\n2007_000032\n", split="val")["val"]
+    with pytest.raises(UserError, match="names a and 1 more, which split val does not have"):
+        _ = reading("a\nb\n", split="val")["val"]
+    with pytest.raises(UserError, match="list.txt is empty"):
+        _ = reading(" \n", split=["val"])["val"]
+    with pytest.raises(UserError, match="dataset.image_list=/no/list is no file"):
+        _ = load("voc2012", voc2012, cache, split="val", image_list="/no/list").splits["val"]
+
+
+def test_labels_of_a_list_win_over_the_data_sets_own(voc2007, cache, write):
+    path = write("000001 14 8 14\n000003\n999999 3\n")
+    test = load("voc2007", voc2007, cache, labels=path).splits["test"]
+    assert [s.ground_truth_labels for s in test] == [(8, 14), (18,), ()]
+    assert test[2].has_ground_truth, "an image without classes is known to show none"
+
+
+def test_tagclips_list_works_as_images_and_as_labels(voc2007, cache, write):
+    path = write("000003 17 8\n000001 11\n")
+    test = load("voc2007", voc2007, cache, labels=path, image_list=path).splits["test"]
+    assert [(s.id, s.ground_truth_labels) for s in test] == [("000003", (8, 17)), ("000001", (11,))]
+
+
+def test_tagclips_list_of_cocostuff_holds_the_values_of_the_maps(cocostuff, cache, write):
+    first, second, third = coco_names("val2017")[:3]
+    path = write(f"{first} 0 61 171 180\n{second} 12 91\n{third} 181\n")
+    dataset = load("cocostuff", cocostuff, cache, labels=path, image_list=path)
+    classes = dataset.vocabulary.classes
+    named = [[classes[k] for k in s.ground_truth_labels] for s in dataset.splits["val"]]
+    assert named == [
+        ["person", "chair", "wall-concrete", "window-other"],
+        ["stop sign", "banner"],
+        ["wood"],
+    ]
+    for gap in (11, 182):
+        path = write(f"{first} {gap}\n")
+        with pytest.raises(UserError, match=f"line 1: {gap} is no class: they go from 0 to 181"):
+            load("cocostuff", cocostuff, cache, labels=path)
+
+
+def test_lists_of_ade20k_hold_its_own_numbers(ade20k, cache, write):
+    path = write("ADE_val_00000001 1 150\n")
+    sample = load("ade20k", ade20k, cache, labels=path).splits["val"][0]
+    assert sample.ground_truth_labels == (0, 149)
+
+
+def test_a_list_that_names_none_of_the_images_is_refused(voc2012, cache, write):
+    path = write("COCO_val2014_000000000042 16\n")
+    with pytest.raises(
+        UserError, match=r"dataset.labels=\S+ names none of the images of split val"
+    ):
+        _ = load("voc2012", voc2012, cache, split="val", labels=path).splits["val"]
+    # Of two splits it may be that of the other.
+    path = write("2007_000033 3\n")
+    dataset = load("voc2012", voc2012, cache, labels=path)
+    assert dataset.splits["train"][0].ground_truth_labels == (0, 14)
+    assert dataset.splits["val"][0].ground_truth_labels == (3,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a 1\n\nb 20\n", "line 3: 20 is no class: they go from 0 to 19"),
+        ("a -1\n", "line 1: -1 is no class"),
+        ("a cat\n", "line 1: cat is no class"),
+        ("a 1.0\n", "line 1: 1.0 is no class"),
+        (b"caf\xe9 1\n", "is not UTF-8 text"),
+    ],
+)
+def test_lines_that_are_none_are_named(voc2012, cache, write, text, message):
+    with pytest.raises(UserError, match=message):
+        load("voc2012", voc2012, cache, labels=write(text))
+
+
+def test_a_table_names_images_and_classes(photographs, cache, write):
+    text = (
+        '\ufeff"holiday 2026/e f.jpg", cat , "person"\r\n'
+        "\r\n"
+        "b.png\r\n"
+        'c, "traffic light", "cup, small", cat, cat\r\n'
+        './a.jpg, "cup, small",\r\n'
+    )
+    path = write(text, "labels.csv")
+    dataset = load("folder", photographs, cache, classes=CLASSES, labels=path)
+    found = {s.id: s.labels for s in dataset.splits["all"]}
+    assert found == {
+        "a": (3,),
+        "b": (),
+        "c": (0, 2, 3),
+        "d": None,
+        "holiday 2026/e f": (0, 1),
+    }
+    assert [s.id for s in dataset.splits["all"] if not s.has_ground_truth] == ["d"]
+
+
+def test_a_table_may_hold_any_unicode(tmp_path, cache, write):
+    root = tmp_path / "photographs"
+    (root / "été 東京").mkdir(parents=True)
+    (root / "été 東京" / 'a "b", c.JPG').touch()
+    path = write('"été 東京/a ""b"", c.JPG",猫\n', "labels.CSV")
+    [sample] = load("folder", root, cache, classes=["猫", "犬"], labels=path).splits["all"]
+    assert sample.ground_truth_labels == (0,)
+
+
+def test_a_table_with_another_class_is_refused_by_line(write):
+    path = write('a.jpg,cat\n\n"b.jpg",dog,person\n', "labels.csv")
+    with pytest.raises(UserError, match="line 3: dog is none of dataset.classes: correct it"):
+        read_labels(Path(path), CLASSES)
+    with pytest.raises(UserError, match="dataset.labels=/no/labels.csv is no file"):
+        read_labels(Path("/no/labels.csv"), CLASSES)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    ids = ["a", "two words", "100%", "a%20b", "été/東京", "tab\there", "line\u2028end", "\x85"]
+    labels = {image_id: tuple(range(k)) for k, image_id in enumerate(ids)}
+    text = "".join(format_class_line(i, k) + "\n" for i, k in labels.items())
+    (tmp_path / "tags.txt").write_text(text, encoding="utf-8")
+    known = {str(k): k for k in range(10)}
+    assert read_class_list(tmp_path / "tags.txt", "tags.path", known) == labels
+
+
+def test_masks_of_a_folder_win_and_are_not_mixed_with_others(voc2012, cache, tmp_path):
+    masks = tmp_path / "masks"
+    write_labels(masks / "2007_000033.png", striped(2, [0, 7]))
+    val = load("voc2012", voc2012, cache, split="val", masks=str(masks)).splits["val"]
+    assert val[0].mask.file() == masks / "2007_000033.png"
+    assert val[0].ground_truth_labels == (6,)
+    assert [s.mask for s in val[1:]] == [None, None] and not val[1].has_ground_truth
+
+    train = load("voc2012", voc2012, cache, split="train", masks=str(masks)).splits
+    with pytest.raises(UserError, match=r"masks=\S+ holds the mask of none of .* split train"):
+        _ = train["train"]
+    with pytest.raises(UserError, match="dataset.masks=/no/such is no folder"):
+        load("voc2012", voc2012, cache, masks="/no/such")
+
+
+def test_masks_of_others_can_be_taken_for_coco(coco, cache, tmp_path):
+    first = coco_names("val2017")[0]
+    write_labels(tmp_path / "SegmentationClass" / f"{first}.png", striped(0, [0, 80, 255]))
+    changes = {"split": "val", "masks": str(tmp_path / "SegmentationClass")}
+    sample = load("coco2017", coco, cache, **changes).splits["val"][0]
+    np.testing.assert_array_equal(sample.mask.read(), striped(0, [0, 80, 255]))
+    assert sample.ground_truth_labels == (41, 60), "the labels are still the annotations'"
+
+
+def test_masks_of_a_folder_may_hold_other_values(photographs, cache, tmp_path):
+    masks = tmp_path / "masks"
+    write_labels(masks / "holiday 2026" / "e f.png", striped(0, [0, 11, 24, 255]))
+    changes = {"classes": CLASSES[:2], "masks": str(masks), "values": [24, 11]}
+    samples = load("folder", photographs, cache, **changes).splits["all"]
+    mask = next(s for s in samples if s.id == "holiday 2026/e f").mask
+    np.testing.assert_array_equal(mask.read(), striped(0, [255, 2, 1, 255]))
+    np.testing.assert_array_equal(read_mask(mask.file()), mask.read())
+    assert mask.file().is_relative_to(cache)
+    plain = load("folder", photographs, cache, **{**changes, "values": None}).splits["all"]
+    with pytest.raises(UserError, match="e f.png holds label 24, but dataset.classes 2 names"):
+        plain[-1].mask.read()
+
+
+def test_kept_masks_are_not_those_of_another_folder(ade20k, cache, tmp_path):
+    found = []
+    for name, label in (("mine", 1), ("yours", 2)):
+        write_labels(tmp_path / name / "ADE_val_00000001.png", striped(0, [label]), palette=False)
+        dataset = load("ade20k", ade20k, cache, split="val", masks=str(tmp_path / name))
+        found.append(read_mask(dataset.splits["val"][0].mask.file()).max())
+    assert found == [1, 2] and ADE20K_VALUES[0][0] == 1

@@ -1,0 +1,308 @@
+"""Every published experiment says what ALGORITHMS says, and runs to its end on a miniature."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from pipeline import keys
+from pipeline.clip.blocks import block_window
+from pipeline.vocabulary import build_vocabulary
+from tests.conftest import REPOSITORY
+from tests.datasets import miniature_coco, miniatures
+
+CONFIGS = REPOSITORY / "configs"
+QUIRKS = ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16")
+RELEASED = {
+    "clip.model": "ViT-B-16-quickgelu",
+    "clip.pretrained": "openai",
+    "clip.checkpoint": None,
+    "compat.name": "released",
+    **{f"compat.{quirk}": True for quirk in QUIRKS},
+    "images.longest_side": None,
+    "runtime.precision": "fp32",
+    "tags.min_score": 0,
+    "dataset.limit": None,
+}
+TAGCLIP = {"tags.method": "tagclip", "tags.templates": "tagclip", "tags.reidentify": True}
+TAGCLIP |= {"tags.votes": 4, "tags.variants": ["coarse", "dmar", "cwr"]}
+CRF = {
+    "cams.templates": "clip_es",
+    "masks.crf": {
+        "iterations": 10,
+        "gaussian_sxy": 1,
+        "gaussian_compat": 3,
+        "bilateral_sxy": 67,
+        "bilateral_srgb": 3,
+        "bilateral_compat": 4,
+    },
+}
+WHOLE = [["tags", "cams", "masks", "evaluate", "report"]]
+
+# The table of ALGORITHMS §3: data set, split, α, blocks of DMAR, blocks of Ā, φ, how many
+# backgrounds there are for q, β of the maps, β of the masks, confidence.
+SEGMENTATION = {
+    "cls_seg_voc2012": ("voc2012", "val", 0.5, (9, 11), (5, 11), 0.4, 25, [1], 1, 0),
+    "cls_seg_coco2017": ("coco2017", "val", 0.5, (9, 11), (5, 12), 0.7, 23, [1], 1, 0),
+    "cls_seg_cocostuff": ("cocostuff", "val", 0.1, (1, 11), (5, 12), 0.7, 1, [None], None, 0),
+    "clip_es_voc2012": ("voc2012", "train", None, None, (5, 12), 0.4, 25, [1, 2], 1, 0.95),
+    "clip_es_coco2014": ("coco2014", "train", None, None, (5, 12), 0.7, 23, [1, 2], 1, 0.95),
+}
+CLASSIFICATION = {
+    "tagclip_voc2007": ("voc2007", "test", 0.5, (9, 11)),
+    "tagclip_coco2014": ("coco2014", "val", 0.5, (9, 11)),
+}
+PUBLISHED = {**SEGMENTATION, **CLASSIFICATION}
+BUILDERS = {
+    "voc2007": miniatures.build_voc2007,
+    "voc2012": miniatures.build_voc2012,
+    "cocostuff": miniature_coco.build_cocostuff,
+}
+
+
+def composed(*overrides: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def assert_holds(config: DictConfig, expected: dict) -> None:
+    for key, value in expected.items():
+        found = OmegaConf.select(config, key, throw_on_missing=True)
+        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        assert found == value, key
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_experiment_holds_the_published_values(name):
+    config = composed(f"experiment={name}")
+    dataset, split, alpha, dmar, *maps = PUBLISHED[name]
+    assert_holds(config, RELEASED)
+    assert_holds(config, {"experiment_name": name, "dataset.name": dataset, "dataset.split": split})
+    assert_holds(config, {"dataset.image_list": None, "dataset.labels": None})
+    if alpha is None:
+        assert_holds(config, {"tags.method": "ground_truth"})
+    else:
+        assert_holds(config, {**TAGCLIP, "tags.alpha": alpha})
+        blocks = block_window("tags.attention_blocks", list(config.tags.attention_blocks), 12)
+        assert (blocks[0], blocks[-1]) == dmar
+    if not maps:
+        assert list(config.stage) == ["tags", "evaluate", "report"]
+        return
+    affinity, threshold, competitors, map_betas, beta, confidence = maps
+    assert [list(config.stage)] == WHOLE
+    assert_holds(config, CRF)
+    assert_holds(config, {"cams.box_threshold": threshold, "cams.background_betas": map_betas})
+    assert_holds(config, {"masks.beta": beta, "masks.confidence": confidence})
+    blocks = block_window("cams.affinity_blocks", list(config.cams.affinity_blocks), 12)
+    assert (blocks[0], blocks[-1]) == affinity
+    plain = OmegaConf.to_container(config)
+    backgrounds = keys.cam_backgrounds(plain, build_vocabulary(plain["dataset"]))
+    assert len(backgrounds) == competitors
+    assert name != "cls_seg_cocostuff" or backgrounds == ("background",)
+
+
+def test_labels_of_voc_are_those_of_the_published_figures():
+    # 7,632 positives on test count difficult objects; CLIP-ES takes every object too.
+    for name in ("tagclip_voc2007", "clip_es_voc2012"):
+        assert_holds(
+            composed(f"experiment={name}"),
+            {"dataset.label_source": "xml", "dataset.difficult": True},
+        )
+    assert_holds(composed("experiment=cls_seg_voc2012"), {"dataset.label_source": "masks"})
+    for name in ("tagclip_coco2014", "cls_seg_coco2017", "clip_es_coco2014"):
+        assert_holds(composed(f"experiment={name}"), {"dataset.only_annotated": True})
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_command_line_wins_over_an_experiment(name):
+    config = composed(
+        f"experiment={name}",
+        "clip=file",
+        "clip.checkpoint=/weights.pt",
+        "compat=clean",
+        "dataset.split=mine",
+        "experiment_name=mine",
+        "stage=tags",
+        "masks=argmax",
+        "cams.box_threshold=0.1",
+        "masks.beta=3",
+    )
+    expected = {"clip.name": "file", "clip.model": None, "clip.checkpoint": "/weights.pt"}
+    expected |= {"compat.exif": False, "dataset.split": "mine", "experiment_name": "mine"}
+    expected |= {"stage": "tags", "masks.crf": None, "masks.beta": 3, "cams.box_threshold": 0.1}
+    assert_holds(config, expected)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "dataset").glob("*.yaml")))
+def test_every_data_set_composes(name):
+    config = composed(f"dataset={name}", "dataset.root=/here")
+    if name == "folder":
+        config = composed(f"dataset={name}", "dataset.root=/here", "dataset.classes=[cat,dog]")
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert plain["dataset"]["name"] == name
+    assert plain["output_dir"] == f"outputs/{name}"
+    assert plain["dataset"]["cache"] == f"outputs/{name}/ground_truth"
+    vocabulary = build_vocabulary(plain["dataset"])
+    count = {"demo": 10, "folder": 2, "voc2007": 20, "voc2012": 20, "coco2014": 80}
+    count |= {"coco2017": 80, "cocostuff": 171, "ade20k": 150}
+    assert len(vocabulary.classes) == count[name]
+    assert plain["compat"]["name"] == ("clean" if name == "folder" else "released")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """Returns the root of a miniature of a data set's split, built when it is first asked for."""
+    roots: dict[tuple[str, str], Path] = {}
+
+    def build(dataset: str, split: str) -> Path:
+        if (dataset, split) not in roots:
+            folder = tmp_path_factory.mktemp(dataset)
+            if dataset.startswith("coco2"):
+                roots[dataset, split] = miniature_coco.build_coco(folder, split + dataset[-4:])
+            else:
+                roots[dataset, split] = BUILDERS[dataset](folder)
+        return roots[dataset, split]
+
+    return build
+
+
+@pytest.fixture
+def run_experiment(run_stage, built, tiny_checkpoint, tmp_path):
+    """Runs an experiment on its miniature and returns the latest figures of its split."""
+
+    def run(name: str) -> dict[str, dict]:
+        dataset, split = PUBLISHED[name][:2]
+        root = built(dataset, split)
+        before = miniatures.contents(root)
+        finished = run_stage(
+            f"experiment={name}",
+            f"dataset.root={root}",
+            "clip=file",
+            f"clip.checkpoint={tiny_checkpoint}",
+            "runtime.workers=1",
+            f"output_dir={tmp_path}",
+        )
+        assert finished.code == 0, finished.errors
+        assert miniatures.contents(root) == before
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert {r["about"]["experiment"] for r in metrics["runs"]} == {name}
+        assert (tmp_path / "tables.md").is_file()
+        assert all(list(splits) == [split] for splits in metrics["latest"].values())
+        return {stage: splits[split] for stage, splits in metrics["latest"].items()}
+
+    return run
+
+
+def labels_in(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def miou(truths: list[np.ndarray], predictions: list[np.ndarray], count: int) -> float:
+    """Returns the mean over the labels in the ground truth, pooled, class by class."""
+    truth, predicted = (
+        np.concatenate([a.ravel() for a in arrays]) for arrays in (truths, predictions)
+    )
+    truth, predicted = truth[truth != 255], predicted[truth != 255]
+    scores = []
+    for label in range(count):
+        if (truth == label).any():
+            either = (truth == label) | (predicted == label)
+            scores.append(((truth == label) & (predicted == label)).sum() / either.sum())
+    return float(np.mean(scores))
+
+
+def assert_masks_were_measured(name: str, figures: dict, root: Path, tmp_path: Path) -> None:
+    """Compares the masks' figure with one that is counted from the files."""
+    dataset, split = SEGMENTATION[name][:2]
+    samples = miniatures.load(dataset, root, tmp_path / "again").splits[split]
+    folder = tmp_path / split / "masks" / "latest"
+    unfiltered = folder / ".unfiltered"
+    folder = unfiltered if unfiltered.is_dir() else folder
+    truths = [s.mask.read() for s in samples]
+    predictions = [labels_in(folder / f"{s.id}.png") for s in samples]
+    assert all((p != 255).all() for p in predictions)
+    count = len(figures["per_class"])
+    assert figures["images"] == len(samples)
+    assert figures["miou"] == pytest.approx(miou(truths, predictions, count))
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
+def test_a_classification_runs_to_its_end(run_experiment, name):
+    figures = run_experiment(name)
+    images, classes = {"tagclip_voc2007": (3, 20), "tagclip_coco2014": (4, 80)}[name]
+    assert list(figures) == ["tags"]
+    tags = figures["tags"]
+    assert tags["images"] == images and len(tags["per_class"]) == classes
+    assert all(0 <= tags[key] <= 1 for key in ("map", "f1", "precision", "recall"))
+    assert sorted(tags["variants"]) == ["coarse", "cwr", "dmar"]
+    assert tags["variants"]["cwr"]["map"] == tags["map"] > 0
+    positives = sum(row["positives"] for row in tags["per_class"].values())
+    assert positives == {"tagclip_voc2007": 5, "tagclip_coco2014": 7}[name]
+
+
+@pytest.mark.parametrize("name", ["cls_seg_voc2012", "cls_seg_coco2017"])
+def test_an_annotation_free_segmentation_runs_to_its_end(run_experiment, built, name, tmp_path):
+    figures = run_experiment(name)
+    assert sorted(figures) == ["cams", "masks", "tags"]
+    images, classes = {"cls_seg_voc2012": (3, 20), "cls_seg_coco2017": (4, 80)}[name]
+    for stage in ("cams", "masks"):
+        assert figures[stage]["images"] == images
+        assert len(figures[stage]["per_class"]) == classes + 1
+        assert 0 < figures[stage]["miou"] < 1
+        assert "background_beta" not in figures[stage] and "levels" not in figures[stage]
+    assert figures["masks"]["kept"] == 1
+    root = built(*SEGMENTATION[name][:2])
+    assert_masks_were_measured(name, figures["masks"], root, tmp_path)
+
+
+def test_cocostuff_is_scored_in_27_classes_too(run_experiment, built, tmp_path):
+    figures = run_experiment("cls_seg_cocostuff")
+    assert len(figures["tags"]["per_class"]) == 171
+    assert len(figures["tags"]["levels"][0]["per_class"]) == 27
+    for stage in ("cams", "masks"):
+        [coarse] = figures[stage]["levels"]
+        assert len(figures[stage]["per_class"]) == 172 and len(coarse["per_class"]) == 28
+        assert coarse["per_class"]["background"]["iou"] is None
+        assert 0 <= figures[stage]["miou"] <= 1 and 0 <= coarse["miou"] <= 1
+
+    root = built("cocostuff", "val")
+    assert_masks_were_measured("cls_seg_cocostuff", figures["masks"], root, tmp_path)
+    dataset = miniatures.load("cocostuff", root, tmp_path / "again")
+    parents = sorted(set(dataset.vocabulary.parents))
+    table = np.full(256, 255)
+    table[1:172] = [parents.index(name) for name in dataset.vocabulary.parents]
+    samples = dataset.splits["val"]
+    masks = [labels_in(tmp_path / "val" / "masks" / "latest" / f"{s.id}.png") for s in samples]
+    assert all(mask.min() > 0 for mask in masks), "its classes cover everything"
+    wanted = miou([table[s.mask.read()] for s in samples], [table[mask] for mask in masks], 27)
+    assert figures["masks"]["levels"][0]["miou"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["clip_es_voc2012", "clip_es_coco2014"])
+def test_clip_es_runs_to_its_end(run_experiment, built, name, tmp_path):
+    figures = run_experiment(name)
+    assert sorted(figures) == ["cams", "masks", "tags"]
+    assert figures["tags"]["f1"] == 1
+    chosen = figures["cams"]["chosen_by_ground_truth"]
+    assert sorted(chosen) == ["1", "2"]
+    assert figures["cams"]["miou"] == max(chosen.values())
+    assert figures["cams"]["miou"] == chosen[str(figures["cams"]["background_beta"])]
+    assert 0 < figures["masks"]["kept"] < 1
+    root = built(*SEGMENTATION[name][:2])
+    assert_masks_were_measured(name, figures["masks"], root, tmp_path)
+
+
+def test_clip_es_takes_the_objects_and_not_the_masks(run_experiment, tmp_path):
+    run_experiment("clip_es_voc2012")
+    lines = (tmp_path / "train" / "tags" / "latest" / "tags.txt").read_text().splitlines()
+    # The bottles (4) are in the annotations alone.
+    assert lines == ["2007_000032 0 4 14", "2007_000039 4 19"]
