@@ -71,9 +71,9 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak(device: torch.device, repeats: int = 5) -> float:
-    """Returns the machine's operations a second in a matrix product, float32."""
-    left, right = (torch.rand(_PEAK_SIDE, _PEAK_SIDE, device=device) for _ in range(2))
+def peak(device: torch.device, precision: torch.dtype, repeats: int = 5) -> float:
+    """Returns the machine's operations a second in a matrix product of a precision."""
+    left, right = (torch.rand(_PEAK_SIDE, _PEAK_SIDE).to(device, precision) for _ in range(2))
     cost = measure("peak", lambda: left @ right, repeats, device)
     return cost.operations / cost.seconds
 

@@ -6,6 +6,9 @@ import torch
 
 from pipeline.errors import UserError
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Configuration's name → torch's type."""
+
 
 def choose_device(wanted: str) -> str:
     """Returns the device's name for torch; "auto" takes a GPU where there is one.
@@ -24,11 +27,22 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def check_precision(precision: str, device: str) -> None:
-    """Refuses a precision that does not exist or does not work.
+def choose_precision(wanted: str, device: str) -> torch.dtype:
+    """Returns the type of the weights of CLIP's image tower, in which its products are taken.
+
+    Args:
+        wanted: "fp32", "bf16" or "fp16".
+        device: the device's name.
 
     Raises:
-        UserError: says what does.
+        UserError: a precision that does not exist, or that the device is no good at.
     """
-    if precision != "fp32":
-        raise UserError(f"runtime.precision={precision} is not supported yet: give fp32")
+    if wanted not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise UserError(f"runtime.precision={wanted} is no precision: choose from {known}")
+    if wanted == "fp16" and torch.device(device).type == "cpu":
+        raise UserError(
+            "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"
+            " fp32: give bf16 or fp32"
+        )
+    return PRECISIONS[wanted]

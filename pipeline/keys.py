@@ -54,9 +54,14 @@ def _names(names: Names) -> list[str | list[str]]:
 
 
 def cam_backgrounds(config: Mapping, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Returns the backgrounds of class activation maps: the preset's, or the data set's."""
+    """Returns the backgrounds of class activation maps: the preset's, or the data set's.
+
+    Where there is neither, it is the word itself: without any competitor the only tag of an image
+    would have a constant score, and an empty map.
+    """
     chosen = config["cams"]["backgrounds"]
-    return vocabulary.backgrounds if chosen is None else tuple(chosen)
+    chosen = vocabulary.backgrounds if chosen is None else chosen
+    return tuple(chosen) or ("background",)
 
 
 def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import ImageReader, Sample, choose_splits
-from pipeline.device import check_precision, choose_device
+from pipeline.device import choose_device, choose_precision
 from pipeline.errors import UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.masks.crf import CrfSettings
@@ -46,7 +46,7 @@ class Project:
         settings, runtime = config["dataset"], config["runtime"]
         self.workers = runtime["workers"] or torch.multiprocessing.cpu_count()
         self.device = choose_device(runtime["device"])
-        check_precision(runtime["precision"], self.device)
+        self.precision = choose_precision(runtime["precision"], self.device)
         self.dataset = load_dataset(settings, self.workers)
         self.vocabulary = self.dataset.vocabulary
         offered = settings.get("default_splits") or self.dataset.splits
@@ -206,6 +206,7 @@ class Project:
             self.clip,
             position_fp16=self.config["compat"]["position_fp16"],
             normalisation=find_training(settings["model"], settings["pretrained"]).normalisation,
+            precision=self.precision,
         )
 
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pipeline.benchmark import cost_of_steps, cost_table, peak
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.device import choose_device
+from pipeline.device import PRECISIONS, choose_device, choose_precision
 from pipeline.errors import UserError
 
 USER_ERROR = 2
@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tags", type=int, default=2, help="tags that get a map")
     parser.add_argument("--crop-batch-size", type=int, default=2, help="of CWR")
     parser.add_argument("--repeats", type=int, default=5, help="runs that a median is taken of")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     return parser.parse_args()
 
@@ -59,7 +60,8 @@ def main() -> None:
             raise UserError(
                 f"open_clip has no model {arguments.model}: open_clip.list_models() shows its names"
             )
-        encoder = ClipEncoder(clip.eval().requires_grad_(False).to(device))
+        precision = choose_precision(arguments.precision, device.type)
+        encoder = ClipEncoder(clip.eval().requires_grad_(False).to(device), precision=precision)
         width, height = map(int, arguments.size.split("x"))
         classes, backgrounds = map(int, arguments.names.split(","))
     except (UserError, ValueError) as error:
@@ -69,7 +71,7 @@ def main() -> None:
     embedding = encoder.visual.proj.shape[1]
     text = F.normalize(torch.randn(classes + backgrounds, embedding), dim=-1).to(device)
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    machine_peak = peak(device)
+    machine_peak = peak(device, precision)
     costs = cost_of_steps(
         encoder,
         text,
@@ -81,11 +83,14 @@ def main() -> None:
         repeats=arguments.repeats,
     )
     name = arguments.checkpoint or arguments.model
-    print(
-        f"{name}, {width}×{height} pixels, {classes} classes and {backgrounds} backgrounds, fp32,"
-        f" {device.type}, {torch.get_num_threads()} threads, peak of a matrix product"
-        f" {machine_peak / 1e9:.0f} GFLOP/s\n"
-    )
+    conditions = [
+        f"{name}",
+        f"{width}×{height} pixels",
+        f"{classes} classes and {backgrounds} backgrounds",
+        f"{arguments.precision} on {device.type} with {torch.get_num_threads()} threads",
+        f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s",
+    ]
+    print(", ".join(conditions) + "\n")
     print(cost_table(costs, machine_peak))
 
 

@@ -49,14 +49,17 @@ class ClipEncoder:
         *,
         position_fp16: bool = False,
         normalisation: Normalisation = OPENAI_NORMALISATION,
+        precision: torch.dtype = torch.float32,
     ):
-        """Wraps a model that is already on its device.
+        """Wraps a model that is already on its device, and converts its blocks to a precision.
 
         Args:
             clip: open_clip's model.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one of its training, see
                 :func:`pipeline.clip.architectures.find_training`.
+            precision: of the blocks' weights, and so of nearly all products; tokens, norms and
+                softmax stay in float32.
 
         Raises:
             UserError: the image tower is no plain vision transformer with a class token.
@@ -77,6 +80,9 @@ class ClipEncoder:
                 f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
                 f" blocks of another kind, but {REMEDY}"
             )
+        for block in visual.transformer.resblocks:
+            block.attn.to(precision)
+            block.mlp.to(precision)
         self.visual = visual
         self.position_fp16 = position_fp16
         self.patch_size = visual.patch_size[0]

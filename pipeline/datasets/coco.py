@@ -16,7 +16,7 @@ from pipeline.datasets.sample import Dataset, Sample, Splits
 from pipeline.errors import UserError
 from pipeline.vocabulary import build_vocabulary
 
-_PIXEL_MAPS = ("stuffthingmaps", "annotations", "pixelmaps")
+_PIXEL_MAPS = ("stuffthingmaps", "annotations")
 """Names of the folder of COCO-Stuff's pixel maps, in the order in which they are tried."""
 
 

@@ -46,8 +46,10 @@ def load_voc(settings: Mapping) -> Dataset:
     find_labels = _label_finder(root, settings, vocabulary.classes)
     for split, name in settings["splits"].items():
         ids = None
-        if (lists / f"{name}.txt").is_file():
-            ids = partial(_read_ids, lists / f"{name}.txt")
+        # train_aug is distributed as trainaug too.
+        found = [f for n in (name, name.replace("_", "")) if (f := lists / f"{n}.txt").is_file()]
+        if found:
+            ids = partial(_read_ids, found[0])
         elif split == "train_aug" and find_mask.sbd is not None:
             ids = partial(_augmented_ids, root, find_mask.sbd, section)
         if ids is not None:

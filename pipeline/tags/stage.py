@@ -12,7 +12,7 @@ from joblib import Parallel, delayed
 
 from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.store import StageFolder
 from pipeline.sweep import sweep
@@ -97,8 +97,21 @@ def run(
 
 
 def run_ground_truth(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> int:
-    """Takes the classes of every image from the data set's labels."""
-    return _run_known(samples, folder, classes, lambda sample: sample.ground_truth_labels)
+    """Takes the classes of every image from the data set's labels.
+
+    Raises:
+        UserError: an image has no ground truth.
+    """
+
+    def labels_of(sample: Sample) -> tuple[int, ...]:
+        try:
+            return sample.ground_truth_labels
+        except UserError as error:
+            if not sample.has_ground_truth:
+                raise
+            raise ImageError(str(error)) from error
+
+    return _run_known(samples, folder, classes, labels_of)
 
 
 def run_file(

@@ -104,7 +104,7 @@ def test_images_and_labels_are_those_of_the_maps(cocostuff, cache):
         assert sample.mask.file().is_relative_to(cache)
 
 
-@pytest.mark.parametrize("folder", ["annotations", "pixelmaps"])
+@pytest.mark.parametrize("folder", ["annotations", "stuffthingmaps"])
 def test_the_maps_may_lie_in_other_folders(cocostuff, cache, tmp_path, folder):
     root = copy_of(cocostuff, tmp_path)
     (root / "stuffthingmaps").rename(root / folder)
