@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pipeline.cams.affinity import MeanAttention, refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.images import to_patch_grid, to_pixels
 from pipeline.report.tables import markdown_table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
@@ -103,8 +102,8 @@ def cost_of_steps(
         repeats: how often each step runs for its seconds.
     """
     device, side, depth = encoder.device, encoder.native_size, encoder.depth
-    native = to_pixels(image, side, side, encoder.normalisation).to(device)
-    pixels = to_patch_grid(image, encoder.patch_size, encoder.normalisation).to(device)[None]
+    native = encoder.prepare(image, squeeze=True).to(device)
+    pixels = encoder.prepare(image).to(device)[None]
     grid = tuple(s // encoder.patch_size for s in pixels.shape[-2:])
     window, blocks = range(max(1, depth - 3), depth), range(max(1, depth - 7), depth)
     voted, mean = VotedAttention(window, votes=4), MeanAttention(blocks)

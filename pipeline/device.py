@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import torch
 
 from pipeline.errors import UserError
@@ -46,3 +49,28 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
             " fp32: give bf16 or fp32"
         )
     return PRECISIONS[wanted]
+
+
+class Batches(NamedTuple):
+    """How much is done at a time.
+
+    Attributes:
+        images: that the backbone looks at together.
+        crops: that CWR classifies together.
+        waiting: decoded images that may wait, for the model and for others of their size.
+    """
+
+    images: int
+    crops: int
+    waiting: int
+
+
+def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
+    """Returns the sizes of batches: those that are given, or those that suit the device.
+
+    A CPU is busy with a single image; filling batches up would only cost it time. A GPU is not.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    images = runtime["batch_size"] or (1 if on_cpu else 16)
+    crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
+    return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))

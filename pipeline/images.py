@@ -101,26 +101,24 @@ def limit_longest_side(image: np.ndarray, longest_side: int | None) -> np.ndarra
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Returns how many rows and columns of patches cover an image (ALGORITHMS §1)."""
-    return math.ceil(height / patch_size), math.ceil(width / patch_size)
-
-
-def to_patch_grid(
-    image: np.ndarray, patch_size: int, normalisation: Normalisation = OPENAI_NORMALISATION
-) -> torch.Tensor:
-    """Resizes an image up to whole patches and normalises it for CLIP.
+def patch_grid(
+    height: int, width: int, patch_size: int, most_patches: int | None = None
+) -> tuple[int, int]:
+    """Returns how many rows and columns of patches an image is given (ALGORITHMS §1).
 
     Args:
-        image: H×W×3 uint8, RGB.
+        height: of the image.
+        width: of the image.
         patch_size: side of a patch in pixels.
-        normalisation: the one that the CLIP was trained with.
-
-    Returns:
-        3×(P·h)×(P·w) float32 on the CPU, where (h, w) is the patch grid.
+        most_patches: where more would be needed to cover the image, it is shrunk until as many do;
+            attention takes memory with their square.
     """
-    rows, columns = patch_grid(*image.shape[:2], patch_size)
-    return to_pixels(image, rows * patch_size, columns * patch_size, normalisation)
+    rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
+    if most_patches is None or rows * columns <= most_patches:
+        return rows, columns
+    factor = math.sqrt(most_patches / (rows * columns))
+    rows = max(1, min(int(rows * factor), most_patches))
+    return rows, max(1, min(int(columns * factor), most_patches // rows))
 
 
 def to_pixels(

@@ -43,6 +43,7 @@ def clip_configuration(config: Mapping, weights: str) -> dict[str, Any]:
         "weights": weights,
         "precision": config["runtime"]["precision"],
         "longest_side": config["images"]["longest_side"],
+        "most_patches": config["images"]["most_patches"],
         "exif": compat["exif"],
         "position_fp16": compat["position_fp16"],
         "open_border": compat["open_border"],

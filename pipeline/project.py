@@ -11,21 +11,22 @@ import numpy as np
 import torch
 
 from pipeline import keys
-from pipeline.cams.stage import CamSettings, ClipEs
+from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.architectures import ClipModel, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import ImageReader, Sample, choose_splits
-from pipeline.device import choose_device, choose_precision
+from pipeline.device import choose_batches, choose_device, choose_precision
 from pipeline.errors import UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.masks.crf import CrfSettings
 from pipeline.segmenter.stage import is_trained, training_data_key
 from pipeline.store import StageFolder, Store
-from pipeline.tags.stage import Scorer
-from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
+from pipeline.tags.baseline import GlobalClip
+from pipeline.tags.scored import Scorer
+from pipeline.tags.tagclip import TagClip, TagClipSettings
 from pipeline.vocabulary import Names
 
 
@@ -47,6 +48,7 @@ class Project:
         self.workers = runtime["workers"] or torch.multiprocessing.cpu_count()
         self.device = choose_device(runtime["device"])
         self.precision = choose_precision(runtime["precision"], self.device)
+        self.batches = choose_batches(runtime, self.device)
         self.dataset = load_dataset(settings, self.workers)
         self.vocabulary = self.dataset.vocabulary
         offered = settings.get("default_splits") or self.dataset.splits
@@ -207,6 +209,7 @@ class Project:
             position_fp16=self.config["compat"]["position_fp16"],
             normalisation=find_training(settings["model"], settings["pretrained"]).normalisation,
             precision=self.precision,
+            most_patches=self.config["images"]["most_patches"],
         )
 
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
@@ -236,18 +239,16 @@ class Project:
         text = self.embed(vocabulary.tag_names, vocabulary.backgrounds, tags["templates"])
         count = len(vocabulary.classes)
         if tags["method"] == "clip":
-
-            def score(images: list[np.ndarray], variants: tuple) -> list[dict[str, np.ndarray]]:
-                return [{"scores": global_scores(self.encoder, text, count, i)} for i in images]
-
-            return score
+            return GlobalClip(self.encoder, text, count, self.batches.images)
         settings = TagClipSettings(
             attention_blocks=tuple(tags["attention_blocks"]),
             votes=tags["votes"],
             alpha=tags["alpha"],
             reidentify=tags["reidentify"],
             squeeze=tags["squeeze"],
-            crop_batch_size=self.config["runtime"]["crop_batch_size"],
+            batch_size=self.batches.images,
+            crop_batch_size=self.batches.crops,
+            most_waiting=self.batches.waiting,
             open_border=compat["open_border"],
             cwr_stop=compat["cwr_stop"],
         )
@@ -259,6 +260,8 @@ class Project:
         settings = CamSettings(
             affinity_blocks=tuple(cams["affinity_blocks"]),
             box_threshold=cams["box_threshold"],
+            batch_size=self.batches.images,
+            most_waiting=self.batches.waiting,
             open_border=self.config["compat"]["open_border"],
         )
         backgrounds = keys.cam_backgrounds(self.config, vocabulary)

@@ -6,18 +6,21 @@ image → tags → cams → masks → train → predict → evaluate → report
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from pipeline.cams import stage as cams_stage
+from pipeline.cams.stage import MapsAlongsideTags
 from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
 from pipeline.keys import describe
 from pipeline.masks import stage as masks_stage
 from pipeline.metrics import stage as metrics_stage
 from pipeline.metrics.record import MetricsFile
+from pipeline.outcome import Outcome, check_failures, outcome_of
 from pipeline.project import Project
 from pipeline.report import stage as report_stage
 from pipeline.segmenter import stage as segmenter_stage
@@ -25,33 +28,24 @@ from pipeline.store import StageFolder
 from pipeline.tags import stage as tags_stage
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage did for a split.
+def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Outcome]:
+    """Tags the images of every split.
 
-    Attributes:
-        stage: its name.
-        split: the split, or "" for a stage that has none.
-        images: how many images it covers.
-        computed: how many of them were computed now.
-        left_out: how many of them cannot be used.
-        path: where the result lies.
+    Args:
+        project: what is worked on.
+        maps: where the stage ``cams`` follows, so that the maps of images that have to be tagged
+            are computed from the same pass of the backbone: split → how many were.
     """
-
-    stage: str
-    split: str
-    images: int
-    computed: int
-    left_out: int
-    path: Path
-
-
-def run_tags(project: Project) -> Iterator[Outcome]:
-    """Tags the images of every split."""
     tags, classes = project.config["tags"], project.vocabulary.classes
     for split in project.splits:
         samples = project.samples(split)
-        with project.tags_folder(split) as folder:
+        shares = maps is not None and tags["method"] == "tagclip" and not tags["squeeze"]
+        with ExitStack() as locks:
+            folder = locks.enter_context(project.tags_folder(split))
+            alongside = None
+            if shares:
+                cams_folder = locks.enter_context(project.cams_folder(split))
+                alongside = MapsAlongsideTags(cams_folder, project.build_clip_es)
             for image_id, reason in project.dataset.rejected.get(split, []):
                 folder.fail(image_id, reason)
             if tags["method"] == "ground_truth":
@@ -69,28 +63,38 @@ def run_tags(project: Project) -> Iterator[Outcome]:
                     variants=tags.get("variants", ()) if tags["method"] == "tagclip" else (),
                     alpha=tags["alpha"],
                     min_score=tags["min_score"],
-                    chunk_size=project.config["runtime"]["chunk_size"],
                     workers=project.workers,
+                    most_ahead=project.batches.waiting,
+                    alongside=alongside,
                 )
+            if shares:
+                maps[split] = cams_folder.computed
         rejected = {image_id for image_id, _ in project.dataset.rejected.get(split, [])}
-        yield _outcome(folder, samples, computed, rejected)
+        yield outcome_of(folder, samples, computed, rejected)
 
 
-def run_cams(project: Project) -> Iterator[Outcome]:
-    """Computes a map for every tag of the images of every split."""
+def run_cams(project: Project, maps: Mapping[str, int] | None = None) -> Iterator[Outcome]:
+    """Computes a map for every tag of the images of every split.
+
+    Args:
+        project: what is worked on.
+        maps: split → how many were computed just now, as their images were tagged.
+    """
     for split in project.splits:
         tags = project.tags_folder(split)
         tags_of = partial(tags_stage.read_tags, tags)
         samples = project.available(split, "tags")
         with project.cams_folder(split) as folder:
-            computed = cams_stage.run(
+            folder.computed = before = (maps or {}).get(split, 0)
+            computed = before + cams_stage.run(
                 samples,
                 folder,
                 method=project.build_clip_es,
                 read=project.reader,
                 tags_of=tags_of,
+                most_ahead=project.batches.waiting,
             )
-        yield _outcome(folder, samples, computed)
+        yield outcome_of(folder, samples, computed)
 
 
 def run_masks(project: Project) -> Iterator[Outcome]:
@@ -111,7 +115,7 @@ def run_masks(project: Project) -> Iterator[Outcome]:
                 beta=settings["beta"],
                 workers=project.workers,
             )
-        yield _outcome(folder, samples, computed)
+        yield outcome_of(folder, samples, computed)
 
 
 def run_train(project: Project) -> Iterator[Outcome]:
@@ -155,7 +159,7 @@ def run_predict(project: Project) -> Iterator[Outcome]:
                     read=project.reader,
                     device=project.device,
                 )
-            yield _outcome(folder, samples, computed)
+            yield outcome_of(folder, samples, computed)
 
 
 def run_evaluate(project: Project) -> Iterator[Outcome]:
@@ -260,41 +264,20 @@ def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
         UserError: a missing input, or a stage in which too many images were left out; that one
             has done all the others.
     """
+    stages = list(stages)
+    work = dict(STAGES)
+    if {"tags", "cams"} <= set(stages):
+        maps: Counter[str] = Counter()
+        work |= {"tags": partial(run_tags, maps=maps), "cams": partial(run_cams, maps=maps)}
     for stage in stages:
         outcomes = []
-        for outcome in STAGES[stage](project):
+        for outcome in work[stage](project):
             outcomes.append(outcome)
             yield outcome
         for outcome in outcomes:
-            _check_failures(outcome, project.config["runtime"]["max_failures"])
+            check_failures(outcome, project.config["runtime"]["max_failures"])
 
 
 def _networks(project: Project) -> list[bool]:
     """Returns for which networks there is work: the one on masks, and perhaps the ceiling."""
     return [False, True] if project.has_ceiling else [False]
-
-
-def _outcome(
-    folder: StageFolder,
-    samples: list[Sample],
-    computed: int,
-    rejected: Collection[str] = (),
-) -> Outcome:
-    left_out = folder.failures.keys() & {*(s.id for s in samples), *rejected}
-    images = len(samples) + len(rejected)
-    return Outcome(folder.stage, folder.split, images, computed, len(left_out), folder.path)
-
-
-def _check_failures(outcome: Outcome, limit: float | None) -> None:
-    if limit is None:
-        allowed = max(10, 0.01 * outcome.images)
-    elif 0 < limit < 1:
-        allowed = limit * outcome.images
-    else:
-        allowed = limit
-    if outcome.left_out > allowed:
-        raise UserError(
-            f"{outcome.left_out} of {outcome.images} images of split {outcome.split} were left out"
-            f" of {outcome.stage}, more than runtime.max_failures allows:"
-            f" {outcome.path / 'failures.jsonl'} says why"
-        )

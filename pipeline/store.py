@@ -38,6 +38,7 @@ class StageFolder:
         path: the folder.
         entries: id → the image's last line in ``entries.jsonl``.
         failures: id → reason, for the images that were left out.
+        computed: how many images' results were stored since the folder was locked.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class StageFolder:
         }
         self._journal = None
         self._lock = FileLock(path / ".lock")
-        self._computed = 0
+        self.computed = 0
         self._began = 0.0
 
     def __enter__(self) -> StageFolder:
@@ -153,7 +154,7 @@ class StageFolder:
             ) from error
         self.entries[image_id] = entry
         self.failures.pop(image_id, None)
-        self._computed += 1
+        self.computed += 1
 
     def fail(self, image_id: str, reason: str) -> None:
         """Records that an image is left out, and why."""
@@ -182,7 +183,7 @@ class StageFolder:
             input=self.input_key(image_ids),
             images=len(image_ids),
             left_out=sum(i in self.failures for i in image_ids),
-            computed=old.get("computed", 0) + self._computed,
+            computed=old.get("computed", 0) + self.computed,
             seconds=round(old.get("seconds", 0) + time.monotonic() - self._began, 3),
         )
 

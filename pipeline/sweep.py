@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 
+from pipeline.batches import ahead
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.progress import track
 from pipeline.store import StageFolder
 
 Result = TypeVar("Result")
+
+Images = Iterator[tuple[Sample, np.ndarray]]
+"""Samples with their images, H×W×3 uint8."""
+
+_MOST_UNWRITTEN = 8
+"""Results that wait for the disk, which is what a kill can cost beside what is computed."""
 
 
 def sweep(
@@ -51,36 +61,70 @@ def sweep(
     if not todo:
         return 0
     failed = 0
-    with track(f"{folder.stage} {folder.split}", len(todo)) as advance:
+    writing: deque[Future[None]] = deque()
+    # Files are written behind the model, one after the other.
+    with (
+        ThreadPoolExecutor(1) as writer,
+        track(f"{folder.stage} {folder.split}", len(todo)) as advance,
+    ):
         for sample, result in compute(todo):
             if isinstance(result, ImageError):
                 folder.fail(sample.id, str(result))
                 failed += 1
             else:
-                save(sample, keys[sample.id], result)
+                writing.append(writer.submit(save, sample, keys[sample.id], result))
+                if len(writing) > _MOST_UNWRITTEN:
+                    writing.popleft().result()
             advance(note=f"{failed} left out" if failed else None)
+        for written in writing:
+            written.result()
     return len(todo) - failed
 
 
-def one_by_one(
+def read_through(
     samples: Iterable[Sample],
     read: ImageReader,
-    compute: Callable[[Sample, np.ndarray, tuple[int, int]], Result],
-) -> Iterator[tuple[Sample, Result | ImageError]]:
-    """Yields every sample with what is computed for it, or with why its image cannot be read.
+    model: Callable[[Images], Iterable[tuple[Sample, Result]]],
+    most_ahead: int,
+    workers: int = 1,
+) -> Iterator[tuple[Sample, tuple[Result, tuple[int, int]] | ImageError]]:
+    """Decodes images ahead of a model, and yields what it makes of each or why there is nothing.
 
     Args:
         samples: the images.
         read: decodes them.
-        compute: receives a sample, its image, perhaps shrunk, and its full height and width.
+        model: receives samples and images, perhaps shrunk, and yields results in any order; called
+            only when there is an image that can be read.
+        most_ahead: images that are decoded ahead.
+        workers: threads that decode.
+
+    Yields:
+        A sample, its result, and its full height and width.
     """
-    for sample in samples:
+    unreadable: list[tuple[Sample, ImageError]] = []
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def try_read(sample: Sample) -> tuple[np.ndarray, tuple[int, int]] | ImageError:
         try:
-            image, size = read(sample)
+            return read(sample)
         except ImageError as error:
-            yield sample, error
-        else:
-            yield sample, compute(sample, image, size)
+            return error
+
+    def readable() -> Images:
+        for sample, found in ahead(samples, try_read, workers, most_ahead):
+            if isinstance(found, ImageError):
+                unreadable.append((sample, found))
+            else:
+                image, sizes[sample.id] = found
+                yield sample, image
+
+    images = readable()
+    if (first := next(images, None)) is not None:
+        for sample, result in model(chain([first], images)):
+            while unreadable:
+                yield unreadable.pop(0)
+            yield sample, (result, sizes.pop(sample.id))
+    yield from unreadable
 
 
 def folder_is_done(folder: StageFolder) -> Callable[[Sample, str], bool]:

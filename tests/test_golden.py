@@ -9,11 +9,12 @@ import open_clip
 import pytest
 import torch
 
-from pipeline.cams.stage import Cams, CamSettings, ClipEs
+from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.stage import Cams
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
-from pipeline.images import load_image, to_patch_grid
+from pipeline.images import load_image
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.stage import pseudo_mask
 from pipeline.tags.patches import class_probabilities
@@ -62,7 +63,7 @@ def test_class_embeddings_are_the_released_ones(clip, golden):
 def test_scores_before_and_after_dmar_are_the_released_ones(encoder, images, golden, tag_text):
     close, total = 0, 0
     for image_id, image in images.items():
-        pixels = to_patch_grid(image, 16).unsqueeze(0)
+        pixels = encoder.prepare(image).unsqueeze(0)
         attention = VotedAttention(range(9, 12), votes=4)
         tokens = encoder.backbone(pixels, attention)
         coarse = class_probabilities(encoder.value_features(tokens), tag_text, encoder.temperature)

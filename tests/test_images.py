@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.images import limit_longest_side, load_image, patch_grid, to_patch_grid
+from pipeline.images import limit_longest_side, load_image, patch_grid, to_pixels
 
 
 def save(image: Image.Image, path: Path, **options) -> Path:
@@ -70,12 +70,22 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path):
 def test_images_are_resized_up_to_whole_patches():
     assert patch_grid(375, 500, 16) == (24, 32)
     assert patch_grid(1, 1, 16) == (1, 1)
-    assert to_patch_grid(np.zeros((30, 17, 3), np.uint8), 16).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("size", [(6000, 4000), (1, 200_000), (200_000, 1), (1040, 1024)])
+def test_the_grid_of_a_large_image_is_bounded(size):
+    rows, columns = patch_grid(*size, 16, most_patches=4096)
+    assert rows >= 1 and columns >= 1 and rows * columns <= 4096
+    if min(size) > 16:
+        assert rows * columns > 3900
+        assert rows / columns == pytest.approx(size[0] / size[1], rel=0.03)
+    assert patch_grid(375, 500, 16, most_patches=4096) == (24, 32)
 
 
 def test_pixels_are_normalised_as_clip_expects():
     image = np.full((16, 16, 3), (0, 128, 255), np.uint8)
-    pixels = to_patch_grid(image, 16)
+    pixels = to_pixels(image, 32, 16)
+    assert pixels.shape == (3, 32, 16)
     expected = [
         (0 - 0.48145466) / 0.26862954,
         (128 / 255 - 0.4578275) / 0.26130258,

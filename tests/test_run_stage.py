@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.clip.encoder import ClipEncoder
 from tests.conftest import REPOSITORY, draw_photograph
 
 TINY_SEGMENTER = (
@@ -151,13 +153,46 @@ def test_bad_input_is_listed_and_the_rest_is_done(run_stage, arguments, photogra
     assert "cams" not in strict.output
 
 
+def test_tags_and_maps_share_one_pass_over_an_image(run_stage, arguments, tmp_path, monkeypatch):
+    passes = []
+    backbone = ClipEncoder.backbone
+
+    def count(self, pixels, *listeners):
+        passes.append(len(listeners))
+        return backbone(self, pixels, *listeners)
+
+    monkeypatch.setattr(ClipEncoder, "backbone", count)
+    together = run_stage(*arguments, "stage=[tags,cams]")
+    assert together.code == 0, together.errors
+    assert passes == [2] * 5
+    assert re.search(r"cams +all +5 images, 5 computed now", together.output)
+    passes.clear()
+    apart = [*arguments[:-1], f"output_dir={tmp_path / 'apart'}"]
+    for stage in ("tags", "cams"):
+        assert run_stage(*apart, f"stage={stage}").code == 0
+    assert passes == [1] * 10
+    assert artefacts(tmp_path / "apart") == artefacts(tmp_path / "out")
+    passes.clear()
+    assert run_stage(*arguments, "stage=[tags,cams]").code == 0
+    assert passes == []
+
+
+def test_images_in_batches_have_the_maps_of_images_alone(run_stage, arguments, tmp_path):
+    stage = ["stage=[tags,cams]", "runtime.batch_size=3"]
+    assert run_stage(*arguments, *stage).code == 0
+    apart = [*arguments[:-1], f"output_dir={tmp_path / 'apart'}"]
+    for stage in ("tags", "cams"):
+        assert run_stage(*apart, f"stage={stage}", "runtime.batch_size=3").code == 0
+    assert artefacts(tmp_path / "apart") == artefacts(tmp_path / "out")
+
+
 def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     run_stage, arguments, photographs, tmp_path
 ):
     for index in range(30):
         image = draw_photograph(100 + index, 64, 64 + 16 * (index % 3))
         Image.fromarray(image).save(photographs / f"n{index:02d}.png")
-    stage = ["stage=[tags,cams,masks]", "runtime.chunk_size=2"]
+    stage = ["stage=[tags,cams,masks]", "runtime.most_waiting=2"]
     assert run_stage(*arguments, *stage).code == 0
 
     killed_out = tmp_path / "killed"

@@ -5,41 +5,24 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.cams.affinity import MeanAttention, refine_cams
-from pipeline.cams.gradcam import softmax_gradcam
-from pipeline.clip.blocks import block_window
-from pipeline.clip.encoder import ClipEncoder
+from pipeline.cams.affinity import MeanAttention
+from pipeline.cams.clip_es import ClipEs
+from pipeline.clip.looking import Seen
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.images import to_patch_grid
 from pipeline.store import StageFolder
-from pipeline.sweep import one_by_one, sweep
+from pipeline.sweep import Images, read_through, sweep
 
 ALGORITHM = 1
 """Raised when the same configuration would give another result than before."""
-
-
-@dataclass(frozen=True)
-class CamSettings:
-    """The method's constants (the table in ALGORITHMS §3).
-
-    Attributes:
-        affinity_blocks: first and last block of Ā, see
-            :func:`pipeline.clip.blocks.block_window` (5 to 11 of 12 are −7 to −1).
-        box_threshold: φ.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
-    """
-
-    affinity_blocks: tuple[int, int] = (-7, -1)
-    box_threshold: float = 0.4
-    open_border: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,59 +47,42 @@ class Cams:
         return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0].numpy()
 
 
-class ClipEs:
-    """Computes the maps of images with a frozen CLIP (CLIP-ES)."""
+class MapsAlongsideTags:
+    """Computes maps from the pass in which their images are tagged, and stores them.
 
-    def __init__(
-        self,
-        encoder: ClipEncoder,
-        class_text: torch.Tensor,
-        background_text: torch.Tensor,
-        settings: CamSettings,
-    ):
-        """Wires the method's parts.
+    See :class:`pipeline.tags.stage.Alongside`.
+    """
+
+    def __init__(self, folder: StageFolder, method: Callable[[], ClipEs]):
+        """Prepares for images.
 
         Args:
-            encoder: the image tower.
-            class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
-            background_text: M×E embeddings of the backgrounds.
-            settings: the method's constants.
-
-        Raises:
-            UserError: ``affinity_blocks`` asks for blocks that the encoder does not have.
+            folder: the maps' folder, locked.
+            method: builds the method; called only when there is something to compute.
         """
-        self.encoder = encoder
-        self.class_text = class_text
-        self.background_text = background_text
-        self.settings = settings
-        self.blocks = block_window("cams.affinity_blocks", settings.affinity_blocks, encoder.depth)
+        self._folder = folder
+        self._build = method
 
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray, tags: Sequence[int]) -> np.ndarray:
-        """Returns the refined map of every tag, K×h×w float32 in [0, 1] on the patch grid.
+    @cached_property
+    def _method(self) -> ClipEs:
+        return self._build()
 
-        Args:
-            image: H×W×3 uint8, RGB.
-            tags: K class indices.
-        """
-        encoder, settings = self.encoder, self.settings
-        pixels = to_patch_grid(image, encoder.patch_size, encoder.normalisation)
-        pixels = pixels.to(encoder.device).unsqueeze(0)
-        grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
-        if not len(tags):
-            return np.zeros((0, *grid), np.float32)
-        attention = MeanAttention(self.blocks)
-        tokens = encoder.backbone(pixels, attention)
-        text = torch.cat([self.class_text[list(tags)], self.background_text])
-        cams = softmax_gradcam(encoder, tokens, text, len(tags))
-        refined = refine_cams(
-            cams,
-            attention.result()[0],
-            grid,
-            threshold=settings.box_threshold,
-            open_border=settings.open_border,
-        )
-        return refined.reshape(-1, *grid).cpu().numpy()
+    def listen(self) -> MeanAttention:
+        """Returns what listens to the attentions of one batch."""
+        return self._method.listen()
+
+    def compute(self, sample: Sample, seen: Seen, tags: Sequence[int]) -> np.ndarray | None:
+        """Returns the maps of an image whose tags are just known, unless they are there already."""
+        if self._folder.is_done(sample.id, input_key(sample, tags)):
+            return None
+        return self._method.maps(seen, tags)
+
+    def save(
+        self, sample: Sample, tags: Sequence[int], size: tuple[int, int], result: np.ndarray
+    ) -> None:
+        """Stores the maps of an image, whose full height and width are ``size``."""
+        cams = Cams(np.array(tags, np.int64), result, size)
+        _write(self._folder, sample, input_key(sample, tags), cams)
 
 
 def input_key(sample: Sample, tags: Sequence[int]) -> str:
@@ -131,6 +97,7 @@ def run(
     method: Callable[[], ClipEs],
     read: ImageReader,
     tags_of: Callable[[Sample], tuple[int, ...]],
+    most_ahead: int,
 ) -> int:
     """Computes and stores the maps of every image.
 
@@ -140,29 +107,35 @@ def run(
         method: builds the method; called only when there is something to compute.
         read: decodes the images.
         tags_of: returns the tags of a sample.
+        most_ahead: images that are decoded ahead.
 
     Returns:
         The number of images that were computed.
     """
 
     def compute(todo: list[Sample]) -> Iterator[tuple[Sample, Cams | ImageError]]:
-        clip_es = method()
+        def maps_of(images: Images) -> Iterator[tuple[Sample, np.ndarray]]:
+            return method().stream((sample, image, tags_of(sample)) for sample, image in images)
 
-        def maps(sample: Sample, image: np.ndarray, size: tuple[int, int]) -> Cams:
-            tags = tags_of(sample)
-            return Cams(np.array(tags, np.int64), clip_es(image, tags), size)
-
-        return one_by_one(todo, read, maps)
+        for sample, found in read_through(todo, read, maps_of, most_ahead):
+            if not isinstance(found, ImageError):
+                maps, size = found
+                found = Cams(np.array(tags_of(sample), np.int64), maps, size)
+            yield sample, found
 
     computed = sweep(
         samples,
         folder,
         input_key=lambda s: input_key(s, tags_of(s)),
         compute=compute,
-        save=lambda s, key, cams: folder.write(s.id, key, {f"{s.id}.npz": encode_cams(cams)}),
+        save=partial(_write, folder),
     )
     folder.finish([s.id for s in samples])
     return computed
+
+
+def _write(folder: StageFolder, sample: Sample, key: str, cams: Cams) -> None:
+    folder.write(sample.id, key, {f"{sample.id}.npz": encode_cams(cams)})
 
 
 def encode_cams(cams: Cams) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -23,12 +24,13 @@ from pipeline.clip.attention import (
     watch,
 )
 from pipeline.errors import UserError
-from pipeline.images import OPENAI_NORMALISATION, Normalisation
+from pipeline.images import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 
 OnAttention = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N float32.
 An attribute ``blocks`` says which blocks it wants; without one it wants all."""
 
+_PATCHES_OF_A_FULL_BATCH = 1600
 _OUTSIDE = -1000.0  # added to the attention logits from the class token to masked patches (CWR)
 
 
@@ -50,6 +52,7 @@ class ClipEncoder:
         position_fp16: bool = False,
         normalisation: Normalisation = OPENAI_NORMALISATION,
         precision: torch.dtype = torch.float32,
+        most_patches: int | None = None,
     ):
         """Wraps a model that is already on its device, and converts its blocks to a precision.
 
@@ -60,6 +63,7 @@ class ClipEncoder:
                 :func:`pipeline.clip.architectures.find_training`.
             precision: of the blocks' weights, and so of nearly all products; tokens, norms and
                 softmax stay in float32.
+            most_patches: see :func:`pipeline.images.patch_grid`.
 
         Raises:
             UserError: the image tower is no plain vision transformer with a class token.
@@ -90,11 +94,39 @@ class ClipEncoder:
         self.depth = len(visual.transformer.resblocks)
         self.temperature = float(clip.logit_scale.exp())
         self.normalisation = normalisation
+        self.most_patches = most_patches
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.visual.proj.device
+
+    def grid_of(self, image: np.ndarray) -> tuple[int, int]:
+        """Returns the patch grid h, w on which an image, H×W×3, is looked at."""
+        return patch_grid(*image.shape[:2], self.patch_size, self.most_patches)
+
+    def batch_of(self, grid: tuple[int, int], wanted: int) -> int:
+        """Returns how many images of a grid are looked at together.
+
+        Attention takes memory with the square of the patches: larger images than those of VOC and
+        COCO, which have some 1,000 and up to 1,600, go in smaller batches.
+        """
+        return max(1, min(wanted, wanted * _PATCHES_OF_A_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2))
+
+    def prepare(self, image: np.ndarray, *, squeeze: bool = False) -> torch.Tensor:
+        """Resizes an image to its patch grid and normalises it.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            squeeze: whether it is squeezed to the native size instead.
+
+        Returns:
+            3×(P·h)×(P·w) float32 on the CPU.
+        """
+        side = self.native_size
+        rows, columns = self.grid_of(image)
+        size = (side, side) if squeeze else (rows * self.patch_size, columns * self.patch_size)
+        return to_pixels(image, *size, self.normalisation)
 
     def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turns pixels into the tokens that enter the first block.

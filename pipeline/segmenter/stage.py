@@ -16,13 +16,16 @@ from pipeline.images import encode_png
 from pipeline.masks.labels import resized_argmax
 from pipeline.progress import track
 from pipeline.store import StageFolder
-from pipeline.sweep import one_by_one, sweep
+from pipeline.sweep import read_through, sweep
 from pipeline.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
 _PROBLEMS_SHOWN = 5
+
+
+_MOST_AHEAD = 4  # photographs that are decoded ahead of the network
 
 
 def training_data_key(samples: Sequence[Sample], masks: Mapping[str, Path]) -> str:
@@ -142,10 +145,12 @@ def run_predict(
     def compute(todo: list[Sample]) -> Iterator[tuple[Sample, np.ndarray | ImageError]]:
         from pipeline.segmenter.predict import Segmenter
 
-        segmenter = Segmenter.from_run(trained.path, device)
-        return one_by_one(
-            todo, read, lambda _, image, size: segment_at_size(segmenter, image, size)
-        )
+        segmenter = None
+        for sample, found in read_through(todo, read, lambda images: images, _MOST_AHEAD):
+            if not isinstance(found, ImageError):
+                segmenter = segmenter or Segmenter.from_run(trained.path, device)
+                found = segment_at_size(segmenter, *found)
+            yield sample, found
 
     computed = sweep(
         samples,

@@ -71,7 +71,12 @@ def class_masks(scores: torch.Tensor, grid: tuple[int, int], *, open_border: boo
 
 
 def refine(
-    attention: torch.Tensor, scores: torch.Tensor, grid: tuple[int, int], *, open_border: bool
+    attention: torch.Tensor,
+    scores: torch.Tensor,
+    grid: tuple[int, int],
+    count: int | None = None,
+    *,
+    open_border: bool,
 ) -> torch.Tensor:
     """Applies DMAR.
 
@@ -79,11 +84,14 @@ def refine(
         attention: A, B×N×N.
         scores: S⁰, B×N×C.
         grid: h, w.
+        count: images in the batch, whose further rows are filling; none: all of them.
         open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
 
     Returns:
         S², B×N×C; one matrix product serves all classes.
     """
     first = propagate(attention, scores)
-    masks = torch.stack([class_masks(s, grid, open_border=open_border) for s in first])
+    masks = torch.zeros_like(first, dtype=torch.bool)
+    for row in range(len(first) if count is None else count):
+        masks[row] = class_masks(first[row], grid, open_border=open_border)
     return propagate(attention, scores * masks)

@@ -5,24 +5,49 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from joblib import Parallel, delayed
 
+from pipeline.clip.looking import Listener, Seen
 from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.store import StageFolder
-from pipeline.sweep import sweep
+from pipeline.sweep import Images, read_through, sweep
+from pipeline.tags.scored import Scored, Scorer
 from pipeline.tags.tagclip import choose_tags
 
 ALGORITHM = 1
 """Raised when the same configuration would give another result than before."""
 
-Scorer = Callable[[list[np.ndarray], Sequence[str]], list[dict[str, np.ndarray]]]
-"""Scores decoded images: "scores" and the named variants, each n float32."""
+
+class Alongside(Protocol):
+    """What is computed from the backbone's pass over an image as soon as its tags are known."""
+
+    def listen(self) -> Listener:
+        """Returns what listens to the attentions of one batch."""
+
+    def compute(self, sample: Sample, seen: Seen, tags: Sequence[int]) -> np.ndarray | None:
+        """Returns what comes of an image; none where that is there already."""
+
+    def save(
+        self, sample: Sample, tags: Sequence[int], size: tuple[int, int], result: np.ndarray
+    ) -> None:
+        """Stores it; ``size`` is the image's full height and width."""
+
+
+@dataclass(frozen=True)
+class _Tagged:
+    """An image's tags and scores, and what was computed alongside."""
+
+    tags: tuple[int, ...]
+    scores: dict[str, np.ndarray]
+    size: tuple[int, int]
+    alongside: np.ndarray | None
 
 
 def input_key(sample: Sample) -> str:
@@ -40,8 +65,9 @@ def run(
     variants: Sequence[str],
     alpha: float,
     min_score: float,
-    chunk_size: int,
     workers: int,
+    most_ahead: int,
+    alongside: Alongside | None = None,
 ) -> int:
     """Tags images with a scorer and writes ``scores.npz`` and ``tags.txt``.
 
@@ -54,29 +80,33 @@ def run(
         variants: rows of the ablation to keep as well.
         alpha: α of the threshold of every image.
         min_score: what a tag must exceed in any case.
-        chunk_size: images between two writes, which is what a kill can cost.
         workers: threads that decode.
+        most_ahead: images that are decoded ahead.
+        alongside: what else is computed from the same pass over an image.
 
     Returns:
         The number of images that were computed.
     """
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, dict | ImageError]]:
-        score = None
-        for start in range(0, len(todo), chunk_size):
-            chunk = todo[start : start + chunk_size]
-            images = Parallel(workers, prefer="threads")(delayed(_try)(read, s) for s in chunk)
-            good = [i for i in images if not isinstance(i, ImageError)]
-            # The model is loaded for images that can be read, not to find out that none can.
-            score = score or (scorer() if good else None)
-            scores = iter(score(good, variants) if good else ())
-            for sample, image in zip(chunk, images):
-                yield sample, image if isinstance(image, ImageError) else next(scores)
+    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, _Tagged | ImageError]]:
+        listen = alongside.listen if alongside else None
 
-    def save(sample: Sample, key: str, scores: dict[str, np.ndarray]) -> None:
-        tags = choose_tags(scores["scores"], alpha, min_score)
-        encoded = {name: encode_scores(values) for name, values in scores.items()}
-        folder.record(sample.id, key, tags=tags, scores=encoded)
+        def score(images: Images) -> Iterator[tuple[Sample, Scored]]:
+            return scorer().stream(images, variants, listen)
+
+        for sample, found in read_through(todo, read, score, most_ahead, workers):
+            if not isinstance(found, ImageError):
+                scored, size = found
+                tags = choose_tags(scored.scores["scores"], alpha, min_score)
+                extra = alongside.compute(sample, scored.seen, tags) if alongside else None
+                found = _Tagged(tags, scored.scores, size, extra)
+            yield sample, found
+
+    def save(sample: Sample, key: str, tagged: _Tagged) -> None:
+        encoded = {name: encode_scores(values) for name, values in tagged.scores.items()}
+        folder.record(sample.id, key, tags=tagged.tags, scores=encoded)
+        if tagged.alongside is not None:
+            alongside.save(sample, tagged.tags, tagged.size, tagged.alongside)
 
     def is_done(sample: Sample, key: str) -> bool:
         wanted = {"scores", *variants}
@@ -176,13 +206,6 @@ def encode_scores(scores: np.ndarray) -> str:
 def decode_scores(text: str) -> np.ndarray:
     """Reads what :func:`encode_scores` wrote."""
     return np.frombuffer(base64.b64decode(text), "<f4")
-
-
-def _try(read: ImageReader, sample: Sample) -> np.ndarray | ImageError:
-    try:
-        return read(sample)[0]
-    except ImageError as error:
-        return error
 
 
 def _finish(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic
 
 import numpy as np
 import torch
 
+from pipeline.batches import by_shape
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.images import to_patch_grid, to_pixels
+from pipeline.clip.looking import Listener, Seen, look
+from pipeline.tags.baseline import global_scores
 from pipeline.tags.patches import class_probabilities, strongest_patch
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, propose, reidentify
+from pipeline.tags.scored import Name, Scored
 
 VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
 """The rows of the ablation: CLIP's own class token on the image squeezed to the native size and at
@@ -23,7 +28,7 @@ after DMAR; after CWR."""
 
 @dataclass(frozen=True)
 class TagClipSettings:
-    """The method's constants.
+    """The method's constants, and how much of it is done at a time.
 
     Attributes:
         attention_blocks: first and last block whose attention DMAR averages, see
@@ -33,9 +38,11 @@ class TagClipSettings:
         reidentify: whether CWR runs.
         squeeze: whether images are squeezed to the CLIP's native size, where TagCLIP takes them at
             their own.
-        crop_batch_size: crops that CWR classifies together.
         open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
         cwr_stop: quirk, see :func:`pipeline.tags.reidentification.propose`.
+        batch_size: images that the backbone looks at together.
+        crop_batch_size: crops that CWR classifies together.
+        most_waiting: images that may wait for others of their size.
     """
 
     attention_blocks: tuple[int, int] = (-3, -1)
@@ -43,9 +50,33 @@ class TagClipSettings:
     alpha: float = 0.5
     reidentify: bool = True
     squeeze: bool = False
-    crop_batch_size: int = 8
     open_border: bool = True
     cwr_stop: bool = True
+    batch_size: int = 1
+    crop_batch_size: int = 4
+    most_waiting: int = 32
+
+
+@dataclass
+class _Pending(Generic[Name]):
+    """An image whose crops are not all classified yet."""
+
+    name: Name
+    scores: dict[str, np.ndarray]
+    proposals: list[Proposal]
+    seen: Seen | None
+    probabilities: list[float] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.probabilities) == len(self.proposals)
+
+    def finish(self, variants: Collection[str]) -> Scored:
+        scores = self.scores["dmar"].copy()
+        for proposal, probability in zip(self.proposals, self.probabilities):
+            scores[proposal.class_index] = (scores[proposal.class_index] + probability) / 2
+        found = {**self.scores, "scores": scores, "cwr": scores}
+        return Scored({name: found[name] for name in ("scores", *variants)}, self.seen)
 
 
 class TagClip:
@@ -77,7 +108,6 @@ class TagClip:
             "tags.attention_blocks", settings.attention_blocks, encoder.depth
         )
 
-    @torch.inference_mode()
     def __call__(
         self, images: list[np.ndarray], variants: Collection[str] = ()
     ) -> list[dict[str, np.ndarray]]:
@@ -90,79 +120,109 @@ class TagClip:
         Returns:
             For each image: "scores", n float32 in [0, 1], and the same for each variant.
         """
-        results, proposals, owners = [], [], []
-        for row, image in enumerate(images):
-            result, found = self._look(image, variants)
-            results.append(result)
-            proposals += found
-            owners += [row] * len(found)
-        again = reidentify(self.encoder, self.text, proposals, self.settings.crop_batch_size)
-        for result in results:
-            result["scores"] = result["dmar"].copy()
-        for row, proposal, probability in zip(owners, proposals, again.tolist()):
-            scores = results[row]["scores"]
-            scores[proposal.class_index] = (scores[proposal.class_index] + probability) / 2
-        for result in results:
-            result["cwr"] = result["scores"]
-        return [{k: r[k] for k in ("scores", *variants)} for r in results]
+        found = dict(self.stream(enumerate(images), variants))
+        return [found[index].scores for index in range(len(images))]
+
+    @torch.no_grad()
+    def stream(
+        self,
+        images: Iterable[tuple[Name, np.ndarray]],
+        variants: Collection[str] = (),
+        listen: Callable[[], Listener] | None = None,
+    ) -> Iterator[tuple[Name, Scored]]:
+        """Scores images as they come, in batches of one size, and crops in batches of any images.
+
+        Args:
+            images: names, and H×W×3 uint8, RGB.
+            variants: rows of the ablation to compute as well.
+            listen: makes what listens to a batch's attentions for the maps, which makes the results
+                hold what the backbone has :class:`~pipeline.clip.looking.Seen`.
+
+        Yields:
+            Names and results, images of one size in the order in which they came.
+        """
+        settings, encoder = self.settings, self.encoder
+        pending: deque[_Pending[Name]] = deque()
+        crops: deque[tuple[_Pending[Name], Proposal]] = deque()
+        batches = by_shape(
+            images,
+            lambda image: encoder.grid_of(image[1]),
+            lambda grid: encoder.batch_of(grid, settings.batch_size),
+            settings.most_waiting,
+        )
+        for batch in batches:
+            for image in self._look(batch, variants, listen):
+                pending.append(image)
+                crops.extend((image, proposal) for proposal in image.proposals)
+            while len(crops) >= settings.crop_batch_size:
+                self._look_again(crops)
+            while pending and pending[0].is_done:
+                image = pending.popleft()
+                yield image.name, image.finish(variants)
+        while crops:
+            self._look_again(crops)
+        for image in pending:
+            yield image.name, image.finish(variants)
 
     def _look(
-        self, image: np.ndarray, variants: Collection[str]
-    ) -> tuple[dict[str, np.ndarray], list[Proposal]]:
-        """Runs everything up to DMAR on one image, and cuts the crops for CWR."""
-        encoder, settings = self.encoder, self.settings
-        if settings.squeeze:
-            pixels = to_pixels(image, *[encoder.native_size] * 2, encoder.normalisation)
-        else:
-            pixels = to_patch_grid(image, encoder.patch_size, encoder.normalisation)
-        pixels = pixels.to(encoder.device).unsqueeze(0)
-        grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
+        self,
+        batch: list[tuple[Name, np.ndarray]],
+        variants: Collection[str],
+        listen: Callable[[], Listener] | None,
+    ) -> Iterator[_Pending[Name]]:
+        """Runs everything up to DMAR on images of one size, and cuts the crops for CWR."""
+        encoder, settings, count = self.encoder, self.settings, self.class_count
+        names, images = zip(*batch)
+        size = encoder.batch_of(encoder.grid_of(images[0]), settings.batch_size)
         attention = VotedAttention(self.window, settings.votes)
-        tokens = encoder.backbone(pixels, attention)
+        listeners = [attention, *([listen()] if listen else [])]
+        pixels, tokens = look(encoder, images, size, *listeners, squeeze=settings.squeeze)
+        grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
 
         coarse = self._classify(encoder.value_features(tokens))
-        refined = refine(attention.result(), coarse, grid, open_border=settings.open_border)
-        result = {
-            "coarse": strongest_patch(coarse, self.class_count),
-            "dmar": strongest_patch(refined, self.class_count),
+        refined = refine(
+            attention.result(), coarse, grid, len(images), open_border=settings.open_border
+        )
+        found = {
+            "coarse": strongest_patch(coarse, count),
+            "dmar": strongest_patch(refined, count),
         }
         if "clip_native" in variants or "coarse_last" in variants:
             attended = self._classify(encoder.attended_features(tokens))
-            result["clip_native"] = attended[:, 0, : self.class_count]
-            result["coarse_last"] = strongest_patch(attended[:, 1:], self.class_count)
-        result = {name: scores[0].float().cpu().numpy() for name, scores in result.items()}
-        if "clip" in variants:
-            result["clip"] = global_scores(encoder, self.text, self.class_count, image)
-        if not settings.reidentify:
-            return result, []
-        return result, propose(
-            pixels[0],
-            refined[0],
+            found["clip_native"] = attended[:, 0, :count]
+            found["coarse_last"] = strongest_patch(attended[:, 1:], count)
+        found = {variant: scores.float().cpu().numpy() for variant, scores in found.items()}
+        heard = listeners[1].result() if listen else None
+        for row, (name, image) in enumerate(zip(names, images)):
+            scores = {variant: rows[row] for variant, rows in found.items()}
+            if "clip" in variants:
+                scores["clip"] = global_scores(encoder, self.text, count, [image])[0]
+            proposals = self._propose(pixels[row], refined[row]) if settings.reidentify else []
+            seen = None if heard is None else Seen(grid, tokens[row : row + 1], heard[row])
+            yield _Pending(name, scores, proposals, seen)
+
+    def _propose(self, pixels: torch.Tensor, scores: torch.Tensor) -> list[Proposal]:
+        return propose(
+            pixels,
+            scores,
             self.class_count,
-            alpha=settings.alpha,
-            patch_size=encoder.patch_size,
-            native_size=encoder.native_size,
-            open_border=settings.open_border,
-            cwr_stop=settings.cwr_stop,
+            alpha=self.settings.alpha,
+            patch_size=self.encoder.patch_size,
+            native_size=self.encoder.native_size,
+            open_border=self.settings.open_border,
+            cwr_stop=self.settings.cwr_stop,
         )
+
+    def _look_again(self, crops: deque[tuple[_Pending[Name], Proposal]]) -> None:
+        """Classifies the first crops of a queue, as many as a batch holds."""
+        size = self.settings.crop_batch_size
+        taken = [crops.popleft() for _ in range(min(size, len(crops)))]
+        again = reidentify(self.encoder, self.text, [crop for _, crop in taken], size)
+        for (image, _), probability in zip(taken, again.tolist()):
+            image.probabilities.append(probability)
 
     def _classify(self, features: torch.Tensor) -> torch.Tensor:
         return class_probabilities(features, self.text, self.encoder.temperature)
-
-
-@torch.inference_mode()
-def global_scores(
-    encoder: ClipEncoder, text: torch.Tensor, class_count: int, image: np.ndarray
-) -> np.ndarray:
-    """Scores an image by CLIP's class token, the baseline: n float32 in [0, 1].
-
-    The image, H×W×3 uint8, is squeezed to the native size.
-    """
-    side = encoder.native_size
-    pixels = to_pixels(image, side, side, encoder.normalisation)
-    features = encoder.image_features(pixels.to(encoder.device).unsqueeze(0))
-    scores = class_probabilities(features, text, encoder.temperature)
-    return scores[0, :class_count].float().cpu().numpy()
 
 
 def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:

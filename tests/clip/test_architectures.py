@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-from pipeline.cams.stage import CamSettings, ClipEs
+from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer

@@ -14,14 +14,15 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 
 from pipeline import keys
-from pipeline.cams.stage import CamSettings, ClipEs
+from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.images import OPENAI_NORMALISATION, Normalisation
-from pipeline.tags.tagclip import TagClip, TagClipSettings, global_scores
+from pipeline.tags.baseline import global_scores
+from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import REPOSITORY, draw_photograph
 
 PRESETS = {
@@ -255,7 +256,7 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
         encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
         TagClip(encoder, text, 3, TagClipSettings(reidentify=False))([image])
         ClipEs(encoder, text[:3], text[3:], CamSettings())(image, [1])
-        global_scores(encoder, text, 3, image)
+        global_scores(encoder, text, 3, [image])
         sizes = [(48, 80), (48, 80), (64, 64)]
         for pixels, side in zip(seen, sizes, strict=True):
             expected = by_hand(image, side, normalisation.mean, normalisation.std)
@@ -306,7 +307,7 @@ def test_results_keep_their_key_unless_the_training_was_another(published):
     config = {
         "compat": compat,
         "runtime": {"precision": "fp32"},
-        "images": {"longest_side": None},
+        "images": {"longest_side": None, "most_patches": 4096},
     }
 
     def facts(model: str | None, pretrained: str | None) -> dict:

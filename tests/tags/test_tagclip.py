@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.tags.baseline import GlobalClip, global_scores
 from pipeline.tags.reidentification import propose, reidentify, score_threshold
-from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags, global_scores
+from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags
 from tests.conftest import draw_photograph
 
 
@@ -28,9 +29,10 @@ def settings(**changes) -> TagClipSettings:
     return TagClipSettings(**{"attention_blocks": (-2, -1), "votes": 2, **changes})
 
 
-def test_a_result_does_not_depend_on_its_company(encoder, text):
-    images = [draw_photograph(s, 64, 96) for s in range(3)] + [draw_photograph(9, 50, 40)]
-    tagger = TagClip(encoder, text, 4, settings())
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_result_does_not_depend_on_its_company(encoder, text, batch_size):
+    images = [draw_photograph(s, 64, 96) for s in range(5)] + [draw_photograph(9, 50, 40)]
+    tagger = TagClip(encoder, text, 4, settings(batch_size=batch_size, crop_batch_size=3))
     together = tagger(images, ["coarse", "dmar"])
     for image, result in zip(images, together):
         alone = tagger([image], ["coarse", "dmar"])[0]
@@ -41,7 +43,8 @@ def test_a_result_does_not_depend_on_its_company(encoder, text):
 def test_reidentification_averages_with_the_crops_probability(encoder, text):
     image = draw_photograph(1, 96, 96)
     tagger = TagClip(encoder, text, 4, settings())
-    _, proposals = tagger._look(image, ())
+    (looked,) = tagger._look([("a", image)], (), None)
+    proposals = looked.proposals
     assert proposals, "this image has to propose a class"
     probabilities = reidentify(encoder, text, proposals, 8)
     [result] = tagger([image], ["dmar"])
@@ -126,9 +129,72 @@ def test_tags_are_the_classes_above_the_images_threshold(scores, min_score, expe
 
 def test_global_scores_are_clips_own(tiny_clip, encoder, text):
     image = draw_photograph(4, 64, 64)
-    found = global_scores(encoder, text, 4, image)
+    (found,) = global_scores(encoder, text, 4, [image])
     from pipeline.images import to_pixels
 
     features = F.normalize(tiny_clip.encode_image(to_pixels(image, 64, 64)[None]), dim=-1)
     expected = (tiny_clip.logit_scale.exp() * features @ text.T).softmax(-1)[0, :4]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_the_baseline_streams_in_batches_of_one_size(encoder, text):
+    images = [draw_photograph(s, 40 + 8 * s, 64) for s in range(5)]
+    scorer = GlobalClip(encoder, text, 4, batch_size=2)
+    found = {name: scored.scores["scores"] for name, scored in scorer.stream(enumerate(images))}
+    assert list(found) == [0, 1, 2, 3, 4]
+    for index, image in enumerate(images):
+        (alone,) = scorer.stream([("alone", image)])
+        np.testing.assert_array_equal(found[index], alone[1].scores["scores"])
+
+
+def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, monkeypatch):
+    batches, crops = [], []
+    backbone, image_features = ClipEncoder.backbone, ClipEncoder.image_features
+
+    def spy_on_backbone(self, pixels, *listeners):
+        batches.append(tuple(pixels.shape))
+        return backbone(self, pixels, *listeners)
+
+    def spy_on_crops(self, pixels, inside=None):
+        crops.append(len(pixels))
+        return image_features(self, pixels, inside)
+
+    monkeypatch.setattr(ClipEncoder, "backbone", spy_on_backbone)
+    monkeypatch.setattr(ClipEncoder, "image_features", spy_on_crops)
+    sizes = [(64, 96), (50, 40), (64, 96), (50, 40), (64, 96), (50, 40)]
+    images = [draw_photograph(s, *size) for s, size in enumerate(sizes)]
+    tagger = TagClip(encoder, text, 4, settings(batch_size=3, crop_batch_size=4))
+    found = dict(tagger.stream(enumerate(images)))
+    assert sorted(found) == list(range(6))
+    assert batches == [(3, 3, 64, 96), (3, 3, 64, 48)]
+    assert set(crops) == {4}
+    proposals = [
+        p
+        for s in (0, 2, 4, 1, 3, 5)
+        for p in next(tagger._look([(s, images[s])], (), None)).proposals
+    ]
+    assert len(crops) == -(-len(proposals) // 4)
+
+
+def test_what_the_maps_need_is_kept_only_when_somebody_listens(encoder, text):
+    class Sum:
+        blocks = range(2, 4)
+
+        def __init__(self):
+            self.heard = []
+
+        def __call__(self, block, attention):
+            self.heard.append((block, attention))
+
+        def result(self):
+            assert [block for block, _ in self.heard] == [2, 3]
+            return sum(attention for _, attention in self.heard)
+
+    image = draw_photograph(1, 64, 96)
+    tagger = TagClip(encoder, text, 4, settings())
+    ((_, unheard),) = tagger.stream([("a", image)])
+    ((_, heard),) = tagger.stream([("a", image)], listen=Sum)
+    assert unheard.seen is None
+    assert heard.seen.grid == (4, 6)
+    assert heard.seen.tokens.shape == (1, 25, 64) and heard.seen.attention.shape == (24, 24)
+    np.testing.assert_array_equal(unheard.scores["scores"], heard.scores["scores"])

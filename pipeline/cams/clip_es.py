@@ -1,0 +1,124 @@
+"""CLIP-ES, the whole of it: softmax Grad-CAM, spread by class-aware attention affinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from pipeline.batches import by_shape
+from pipeline.cams.affinity import MeanAttention, refine_cams
+from pipeline.cams.gradcam import softmax_gradcam
+from pipeline.clip.blocks import block_window
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.looking import Seen, look
+
+Name = TypeVar("Name")
+"""Whatever tells a caller's images apart."""
+
+
+@dataclass(frozen=True)
+class CamSettings:
+    """The method's constants (the table in ALGORITHMS §3).
+
+    Attributes:
+        affinity_blocks: first and last block of Ā, see
+            :func:`pipeline.clip.blocks.block_window` (5 to 11 of 12 are −7 to −1).
+        box_threshold: φ.
+        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        batch_size: images that the backbone looks at together.
+        most_waiting: images that may wait for others of their size.
+    """
+
+    affinity_blocks: tuple[int, int] = (-7, -1)
+    box_threshold: float = 0.4
+    open_border: bool = True
+    batch_size: int = 1
+    most_waiting: int = 32
+
+
+class ClipEs:
+    """Computes the maps of images with a frozen CLIP (CLIP-ES)."""
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        class_text: torch.Tensor,
+        background_text: torch.Tensor,
+        settings: CamSettings,
+    ):
+        """Wires the method's parts.
+
+        Args:
+            encoder: the image tower.
+            class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
+            background_text: M×E embeddings of the backgrounds.
+            settings: the method's constants.
+
+        Raises:
+            UserError: ``affinity_blocks`` asks for blocks that the encoder does not have.
+        """
+        self.encoder = encoder
+        self.class_text = class_text
+        self.background_text = background_text
+        self.settings = settings
+        self.blocks = block_window("cams.affinity_blocks", settings.affinity_blocks, encoder.depth)
+
+    def __call__(self, image: np.ndarray, tags: Sequence[int]) -> np.ndarray:
+        """Returns the refined map of every tag, K×h×w float32 in [0, 1] on the patch grid.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            tags: K class indices.
+        """
+        ((_, maps),) = self.stream([((), image, tags)])
+        return maps
+
+    @torch.no_grad()
+    def stream(
+        self, images: Iterable[tuple[Name, np.ndarray, Sequence[int]]]
+    ) -> Iterator[tuple[Name, np.ndarray]]:
+        """Computes the maps of images as they come, in batches of one size.
+
+        Args:
+            images: names, images, H×W×3 uint8, and their tags.
+
+        Yields:
+            Names and refined maps, images of one size in the order in which they came.
+        """
+        encoder = self.encoder
+        batches = by_shape(
+            images,
+            lambda image: encoder.grid_of(image[1]),
+            lambda grid: encoder.batch_of(grid, self.settings.batch_size),
+            self.settings.most_waiting,
+        )
+        for batch in batches:
+            grid = encoder.grid_of(batch[0][1])
+            size = encoder.batch_of(grid, self.settings.batch_size)
+            attention = self.listen()
+            _, tokens = look(encoder, [image for _, image, _ in batch], size, attention)
+            heard = attention.result()
+            for row, (name, _, tags) in enumerate(batch):
+                yield name, self.maps(Seen(grid, tokens[row : row + 1], heard[row]), tags)
+
+    def listen(self) -> MeanAttention:
+        """Returns what listens to the attentions of one batch for :meth:`maps`."""
+        return MeanAttention(self.blocks)
+
+    def maps(self, seen: Seen, tags: Sequence[int]) -> np.ndarray:
+        """Returns the refined map of every tag from the backbone's pass over an image, K×h×w."""
+        if not len(tags):
+            return np.zeros((0, *seen.grid), np.float32)
+        text = torch.cat([self.class_text[list(tags)], self.background_text])
+        refined = refine_cams(
+            softmax_gradcam(self.encoder, seen.tokens, text, len(tags)),
+            seen.attention,
+            seen.grid,
+            threshold=self.settings.box_threshold,
+            open_border=self.settings.open_border,
+        )
+        return refined.reshape(-1, *seen.grid).cpu().numpy()
