@@ -168,8 +168,8 @@ def without_seed(configuration: Mapping) -> dict[str, Any]:
     }
 
 
-def describe(config: Mapping) -> dict[str, str]:
-    """Returns what a table says beside a figure: the choices that a reader knows by name."""
+def describe(config: Mapping, stage: str) -> dict[str, str]:
+    """Returns what a table says beside a figure of a stage: the choices that have names."""
     clip = config["clip"]
     return {
         "experiment": config["experiment_name"] or "",
@@ -178,7 +178,7 @@ def describe(config: Mapping) -> dict[str, str]:
         "clip": clip["name"],
         "pretrained": clip["pretrained"] or "",
         "tags": config["tags"]["method"],
-        "compat": _describe_compat(config["compat"]),
+        "compat": _describe_compat(config["compat"], stage),
         "precision": config["runtime"]["precision"],
         "segmenter": config["segmenter"]["name"],
     }
@@ -196,9 +196,14 @@ def _describe_ground_truth(dataset: Mapping[str, Any]) -> str:
     return ", ".join(facts)
 
 
-def _describe_compat(compat: Mapping[str, Any]) -> str:
-    """Returns "released" or "clean", or the quirks that are kept where it is neither."""
-    quirks = {key: value for key, value in compat.items() if key != "name"}
+def _describe_compat(compat: Mapping[str, Any], stage: str) -> str:
+    """Returns "released" or "clean", or the quirks that a stage keeps where it is neither."""
+    of_crf = stage not in ("tags", "cams")
+    quirks = {
+        key: value
+        for key, value in compat.items()
+        if key != "name" and (of_crf or not key.startswith("crf_"))
+    }
     if len(set(quirks.values())) == 1:
         return "released" if all(quirks.values()) else "clean"
     return " ".join(key for key, kept in quirks.items() if kept)

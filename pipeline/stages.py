@@ -177,7 +177,7 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             if figures is None:
                 file.drop_latest(folder)
                 continue
-            file.put(folder, folder.input_key(ids), figures, describe(project.config))
+            file.put(folder, folder.input_key(ids), figures, describe(project.config, folder.stage))
             yield Outcome("evaluate", f"{split} {folder.stage}", figures["images"], 0, 0, file.path)
     if nothing:
         raise UserError("there is nothing to evaluate: run stage=tags first")
