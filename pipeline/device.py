@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -74,3 +76,24 @@ def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     images = runtime["batch_size"] or (1 if on_cpu else 16)
     crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
     return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+_KEPT_BYTES, _MOST_OF_ONE_BLOCK = 2**30, 2**25
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what torch frees, up to a gigabyte, for what it allocates next.
+
+    Otherwise every block's activations go back to the system and are mapped anew page by page,
+    which takes a seventh of the time of a ViT-B/16 on a CPU. Elsewhere than on Linux it does
+    nothing.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    set_option(_MMAP_THRESHOLD, _MOST_OF_ONE_BLOCK)
+    set_option(_TRIM_THRESHOLD, _KEPT_BYTES)

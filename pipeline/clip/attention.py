@@ -115,3 +115,12 @@ def _head_by_head(
             if value is not None:
                 gathered[image, head] = weights.to(value.dtype) @ value[image, head]
     return gathered, mean[:, 1:, 1:] / heads
+
+
+def finish_block(
+    block: ResidualAttentionBlock, tokens: torch.Tensor, attended: torch.Tensor
+) -> torch.Tensor:
+    """Adds a block's residual and MLP to its attention output."""
+    tokens = tokens + block.ls_1(attended)
+    normed = block.ln_2(tokens).to(block.mlp.c_fc.weight.dtype)
+    return tokens + block.ls_2(block.mlp(normed))

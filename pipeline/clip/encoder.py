@@ -17,6 +17,7 @@ from torch import nn
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import (
     attention_weights,
+    finish_block,
     gather,
     gather_and_watch,
     project,
@@ -174,7 +175,7 @@ class ClipEncoder:
                 _tell(heard, number, between_patches)
             else:
                 attended = gather(block, query, key, value)
-            tokens = _finish_block(block, tokens, attended)
+            tokens = finish_block(block, tokens, attended)
         if heard := _listening(listeners, self.depth):
             query, key, _ = project(last, last.ln_1(tokens))
             _tell(heard, self.depth, watch(query, key))
@@ -193,13 +194,13 @@ class ClipEncoder:
         """
         block, patches = self.visual.transformer.resblocks[-1], tokens[:, 1:]
         value = project_value(block, block.ln_1(patches))
-        return self._embed(_finish_block(block, patches, block.attn.out_proj(value)))
+        return self._embed(finish_block(block, patches, block.attn.out_proj(value)))
 
     def attended_features(self, tokens: torch.Tensor) -> torch.Tensor:
         """Runs block L as it is: embeddings of class token and patches, B×(1+N)×E, of length 1."""
         block = self.visual.transformer.resblocks[-1]
         attended = gather(block, *project(block, block.ln_1(tokens)))
-        return self._embed(_finish_block(block, tokens, attended))
+        return self._embed(finish_block(block, tokens, attended))
 
     def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the output of block L's ln_1, where Grad-CAM looks: B×(1+N)×D."""
@@ -219,7 +220,7 @@ class ClipEncoder:
         query, key, value = project(block, normed)
         gathered = attention_weights(query, key).to(value.dtype) @ value
         attended = block.attn.out_proj(gathered.transpose(1, 2).flatten(2))
-        return self.visual.ln_post(_finish_block(block, tokens, attended))
+        return self.visual.ln_post(finish_block(block, tokens, attended))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features of width D into CLIP's embedding, …×E, of length 1."""
@@ -245,11 +246,11 @@ class ClipEncoder:
         *blocks, last = self.visual.transformer.resblocks
         for block in blocks:
             attended = gather(block, *project(block, block.ln_1(tokens)), bias)
-            tokens = _finish_block(block, tokens, attended)
+            tokens = finish_block(block, tokens, attended)
         # Nobody asks what the patches become in block L.
         query, key, value = project(last, last.ln_1(tokens))
         attended = gather(last, query[:, :, :1], key, value, class_bias)
-        return self._embed(_finish_block(last, tokens[:, :1], attended))[:, 0]
+        return self._embed(finish_block(last, tokens[:, :1], attended))[:, 0]
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))
@@ -263,12 +264,3 @@ def _listening(listeners: Sequence[OnAttention], number: int) -> list[OnAttentio
 def _tell(listeners: Sequence[OnAttention], number: int, attention: torch.Tensor) -> None:
     for listener in listeners:
         listener(number, attention)
-
-
-def _finish_block(
-    block: ResidualAttentionBlock, tokens: torch.Tensor, attended: torch.Tensor
-) -> torch.Tensor:
-    """Adds a block's residual and MLP to its attention output."""
-    tokens = tokens + block.ls_1(attended)
-    normed = block.ln_2(tokens).to(block.mlp.c_fc.weight.dtype)
-    return tokens + block.ls_2(block.mlp(normed))

@@ -8,11 +8,9 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
-from open_clip.model import CLIP
-from torch import nn
-from torch.func import functional_call
 
 from pipeline.clip.architectures import ClipModel
+from pipeline.clip.prompts import encode_prompts, end_of_text
 from pipeline.errors import UserError
 
 IMAGENET_TEMPLATES = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
@@ -78,81 +76,22 @@ def class_embeddings(
         tokenizer: turns prompts into tokens, one row a prompt.
         names: C names.
         templates: prompts with one ``{}``.
-        batch_size: prompts that are encoded together.
+        batch_size: prompts that are encoded together where they cannot share their beginnings.
 
     Returns:
         C×E float32, each row of length 1.
     """
-    prompts = [template.format(name) for name in names for template in templates]
+    prompts = [template.format(name) for template in templates for name in names]
     tokens = tokenizer(prompts).to(clip.logit_scale.device)
+    tokens = tokens.unflatten(0, (len(templates), len(names)))
     ends = end_of_text(clip, tokens)
-    # Prompts of like length go together, so that each batch is cut as short as it can be.
-    order = torch.arange(len(tokens)) if ends is None else ends.argsort(stable=True)
-    features: list[torch.Tensor] = []
-    for batch in order.split(batch_size):
-        context = None if ends is None else int(ends[batch].max()) + 1
-        features.append(encode_prompts(clip, tokens[batch], context))
-    in_order = torch.empty_like(every := torch.cat(features))
-    in_order[order] = every
-    mean = in_order.unflatten(0, (len(names), len(templates))).mean(1)
-    return F.normalize(mean, dim=-1)
-
-
-def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
-    """Returns where each prompt ends, if nothing that follows can matter to its embedding.
-
-    That is so in a causal text tower that is read at its end-of-text token, as OpenAI's is: prompts
-    have some ten tokens, and the context 77.
-
-    Args:
-        clip: the model.
-        tokens: B×context, of its tokenizer.
-
-    Returns:
-        B positions from 0; none where the whole context matters.
-    """
-    tower = _text_tower(clip)
-    pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
-    if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
-        return None
-    if pool == "argmax":
-        return tokens.argmax(-1)
-    if pool == "eos":
-        end = getattr(tower, "text_eos_id", None) or tower.eos_id
-        return (tokens == end).int().argmax(-1)
-    return None
-
-
-def encode_prompts(clip: ClipModel, tokens: torch.Tensor, context: int | None) -> torch.Tensor:
-    """Runs the text tower on the beginnings of prompts.
-
-    Args:
-        clip: the model.
-        tokens: B×context tokens.
-        context: how many of them count; none takes them all.
-
-    Returns:
-        B×E float32, each row of length 1.
-    """
-    if context is None:
-        return F.normalize(clip.encode_text(tokens).float(), dim=-1)
-    tower = _text_tower(clip)
-    # open_clip's text towers count on the whole context; here they get one that is shorter.
-    shortened = {
-        "positional_embedding": tower.positional_embedding[:context],
-        "attn_mask": tower.attn_mask[:context, :context],
-    }
-    tokens = tokens[:, :context]
-    if tower is clip:
-        _, features, *_ = functional_call(clip, shortened, (None, tokens))
+    if ends is not None:
+        features = encode_prompts(clip, tokens, ends)
     else:
-        features = functional_call(tower, shortened, (tokens,))
-    return F.normalize(features.float(), dim=-1)
-
-
-def _text_tower(clip: ClipModel) -> nn.Module:
-    """Returns the module that holds the text tower's parts: the model itself, or one of its own."""
-    return clip if isinstance(clip, CLIP) else clip.text
+        every = tokens.flatten(0, 1).split(batch_size)
+        features = torch.cat([F.normalize(clip.encode_text(t).float(), dim=-1) for t in every])
+        features = features.unflatten(0, tokens.shape[:2])
+    return F.normalize(features.mean(0), dim=-1)
 
 
 def name_embeddings(

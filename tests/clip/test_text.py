@@ -1,54 +1,77 @@
-"""Prompts are cut after the longest, which changes nothing, and embedded once."""
+"""Prompts share their beginnings and lose what follows their ends, which changes nothing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 
-from pipeline.clip.text import (
-    TEMPLATES,
-    class_embeddings,
-    encode_prompts,
-    end_of_text,
-    load_tokenizer,
-    name_embeddings,
+from pipeline.clip.prompts import encode_prompts, end_of_text
+from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer, name_embeddings
+
+TOKENIZER = load_tokenizer(None)
+
+
+def tokens_of(templates: list[str], names: list[str]) -> torch.Tensor:
+    prompts = [template.format(name) for template in templates for name in names]
+    return TOKENIZER(prompts).unflatten(0, (len(templates), len(names)))
+
+
+def test_prompts_end_where_their_end_of_text_stands(tiny_clip):
+    tokens = TOKENIZER(["a cat", "a photo of a traffic light at night", "a " * 90])
+    assert end_of_text(tiny_clip, tokens).tolist() == [3, 9, 76]
+
+
+@pytest.mark.parametrize(
+    ("templates", "names"),
+    [
+        (["a photo of a {}.", "{} in the scene", "the {}", "{}"], ["cat", "traffic light", "a"]),
+        (["a photo of a {}."], ["cat"]),  # the end alone is not shared
+        (["{}", "{0} {0}"], ["cat", "cat"]),
+        (
+            ["a {} of" + " long" * 80, "a {}."],
+            ["very " * 30 + "long", "x"],
+        ),  # both are cut off
+        (["an {}."], [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"] * 10),  # several batches
+    ],
 )
+def test_shared_beginnings_give_the_embeddings_of_whole_prompts(tiny_clip, templates, names):
+    tokens = tokens_of(templates, names)
+    found = encode_prompts(tiny_clip, tokens, end_of_text(tiny_clip, tokens))
+    expected = F.normalize(tiny_clip.encode_text(tokens.flatten(0, 1)), dim=-1)
+    torch.testing.assert_close(found.flatten(0, 1), expected, atol=2e-6, rtol=0)
 
 
-def test_what_follows_the_end_of_a_prompt_does_not_matter(tiny_clip):
-    tokens = load_tokenizer(None)(["a cat", "a photo of a traffic light at night", "a " * 90])
-    ends = end_of_text(tiny_clip, tokens)
-    assert ends.tolist() == [3, 9, 76]
-    whole = encode_prompts(tiny_clip, tokens, None)
-    torch.testing.assert_close(
-        encode_prompts(tiny_clip, tokens[:2], 10), whole[:2], atol=1e-6, rtol=0
-    )
-    shorter = encode_prompts(tiny_clip, tokens[1:2], 9)
-    assert (shorter - whole[1]).abs().max() > 1e-3, "a cut into the prompt has to tell"
+def test_a_beginning_is_computed_once_for_all_names(tiny_clip, monkeypatch):
+    computed = []
+    forward = torch.nn.LayerNorm.forward
+    first = tiny_clip.transformer.resblocks[0]
+    assert type(first) is ResidualAttentionBlock
+
+    def count(self, normed):
+        if self is first.ln_1:
+            computed.append(normed.shape[0] * normed.shape[1])
+        return forward(self, normed)
+
+    monkeypatch.setattr(type(first.ln_1), "forward", count)
+    names = ["cat", "dog", "bird", "horse"]
+    class_embeddings(tiny_clip, TOKENIZER, names, ["a bad photo of a {}.", "a good photo of a {}."])
+    # Two beginnings of six tokens, and of each prompt the name, the full stop and the end.
+    assert computed == [2 * 6, 2 * 4 * 3]
 
 
-def test_batches_are_as_short_as_their_prompts(tiny_clip, monkeypatch):
-    shapes = []
-    forward = tiny_clip.transformer.forward
-
-    def spy(tokens, *arguments, **keywords):
-        shapes.append(tuple(tokens.shape[:2]))
-        return forward(tokens, *arguments, **keywords)
-
-    monkeypatch.setattr(tiny_clip.transformer, "forward", spy)
-    names, tokenizer = ["a very long name of a class that nobody uses", "cat"], load_tokenizer(None)
-    found = class_embeddings(tiny_clip, tokenizer, names, TEMPLATES["tagclip"], batch_size=50)
-    assert [count for count, _ in shapes] == [50, 50, 50, 20]
-    lengths = [length for _, length in shapes]
-    assert lengths == sorted(lengths) and lengths[0] < 15 and lengths[-1] < 30
-    alone = class_embeddings(tiny_clip, tokenizer, names[1:], TEMPLATES["tagclip"])
+def test_a_name_does_not_depend_on_the_others(tiny_clip):
+    names = ["a very long name of a class that nobody uses", "cat"]
+    found = class_embeddings(tiny_clip, TOKENIZER, names, TEMPLATES["tagclip"])
+    alone = class_embeddings(tiny_clip, TOKENIZER, names[1:], TEMPLATES["tagclip"])
     torch.testing.assert_close(found[1:], alone, atol=1e-6, rtol=0)
 
 
 def test_several_names_of_a_class_are_averaged(tiny_clip):
-    tokenizer, templates = load_tokenizer(None), TEMPLATES["photo"]
-    single = class_embeddings(tiny_clip, tokenizer, ["cat", "kitten", "dog"], templates)
-    found = name_embeddings(tiny_clip, tokenizer, [("cat", "kitten"), ("dog",)], templates)
+    templates = TEMPLATES["photo"]
+    single = class_embeddings(tiny_clip, TOKENIZER, ["cat", "kitten", "dog"], templates)
+    found = name_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
     mean = (single[0] + single[1]) / 2
     torch.testing.assert_close(found[0], mean / mean.norm())
     torch.testing.assert_close(found[1], single[2])
