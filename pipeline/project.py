@@ -18,7 +18,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import ImageReader, Sample, choose_splits
-from pipeline.device import choose_batches, choose_device, choose_precision
+from pipeline.device import choose_batches, choose_device, choose_precision, keep_freed_memory
 from pipeline.errors import UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.masks.crf import CrfSettings
@@ -47,6 +47,8 @@ class Project:
         settings, runtime = config["dataset"], config["runtime"]
         self.workers = runtime["workers"] or torch.multiprocessing.cpu_count()
         self.device = choose_device(runtime["device"])
+        if torch.device(self.device).type == "cpu":
+            keep_freed_memory()
         self.precision = choose_precision(runtime["precision"], self.device)
         self.batches = choose_batches(runtime, self.device)
         self.dataset = load_dataset(settings, self.workers)
@@ -231,7 +233,9 @@ class Project:
         key = fingerprint(
             TEXT_ALGORITHM, clip["weights"], model, clip.get("quick_gelu"), every, prompts
         )
-        return torch.from_numpy(self.store.array("text", key, make)).to(self.device)
+        # A copy of torch's own: the last digits of products depend on how their factors are aligned
+        # in memory, and NumPy's are aligned anyhow.
+        return torch.from_numpy(self.store.array("text", key, make)).clone().to(self.device)
 
     def build_scorer(self) -> Scorer:
         """Builds what scores the classes of images: TagCLIP, or CLIP's class token."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
@@ -200,7 +201,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     process = subprocess.Popen(
         [*command, f"output_dir={killed_out}"],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

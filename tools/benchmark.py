@@ -1,7 +1,8 @@
-"""Measures what every step of tagging and of the maps costs for one image, beside plain CLIP.
+"""Measures what tagging and maps cost on this machine, against a plain version in the same run.
 
-python tools/benchmark.py                                    ViT-B/16, random weights, no download
-python tools/benchmark.py --model ViT-L-14 --size 640x480    another CLIP of open_clip
+python tools/benchmark.py                                     ViT-B/16, random weights, no download
+python tools/benchmark.py --precision bf16 --sections steps,stages
+python tools/benchmark.py --model ViT-L-14 --size 640x480     another CLIP of open_clip
 python tools/benchmark.py --checkpoint data/demo/clip.safetensors --size 320x240 --names 10,6
 """
 
@@ -9,23 +10,32 @@ from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 
-from pipeline.benchmark import cost_of_steps, cost_table, peak
+from pipeline.benchmark import sections
+from pipeline.benchmark.costs import peak
+from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_and_maps
+from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.device import PRECISIONS, choose_device, choose_precision
+from pipeline.clip.text import load_tokenizer
+from pipeline.device import (
+    PRECISIONS,
+    choose_batches,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+)
 from pipeline.errors import UserError
 
 USER_ERROR = 2
+SECTIONS = ("steps", "stages", "text", "growth", "masks", "memory")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,63 +45,95 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", default="ViT-B-16-quickgelu", help="open_clip's name")
     parser.add_argument("--checkpoint", type=Path, help="weights in OpenAI's format, instead")
-    parser.add_argument("--size", default="500x375", help="width and height of the image")
+    parser.add_argument("--size", default="500x375", help="width and height of the images")
     parser.add_argument("--names", default="20,25", help="how many classes and backgrounds")
-    parser.add_argument("--crops", type=int, default=2, help="classes that CWR looks at again")
-    parser.add_argument("--tags", type=int, default=2, help="tags that get a map")
-    parser.add_argument("--crop-batch-size", type=int, default=2, help="of CWR")
+    parser.add_argument("--images", type=int, default=8, help="that stages are measured on")
+    parser.add_argument("--batch-size", type=int, help="images that CLIP looks at together")
+    parser.add_argument("--crop-batch-size", type=int, help="crops that CWR classifies together")
     parser.add_argument("--repeats", type=int, default=5, help="runs that a median is taken of")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument(
+        "--sections", default=",".join(SECTIONS), help=f"any of {', '.join(SECTIONS)}"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the report."""
     arguments = parse_arguments()
     try:
-        device = torch.device(choose_device(arguments.device))
-        if arguments.checkpoint is not None:
-            clip = load_clip(arguments.checkpoint)
-        elif arguments.model in open_clip.list_models():
-            logging.disable(logging.WARNING)  # that the weights are random
-            clip = open_clip.create_model(arguments.model, pretrained=None)
-        else:
-            raise UserError(
-                f"open_clip has no model {arguments.model}: open_clip.list_models() shows its names"
-            )
-        precision = choose_precision(arguments.precision, device.type)
-        encoder = ClipEncoder(clip.eval().requires_grad_(False).to(device), precision=precision)
-        width, height = map(int, arguments.size.split("x"))
-        classes, backgrounds = map(int, arguments.names.split(","))
+        run(arguments)
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    torch.manual_seed(0)
-    embedding = encoder.visual.proj.shape[1]
-    text = F.normalize(torch.randn(classes + backgrounds, embedding), dim=-1).to(device)
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures the sections that were asked for.
+
+    Raises:
+        UserError: a model, device, precision or section that does not exist.
+    """
+    wanted = arguments.sections.split(",")
+    if unknown := [name for name in wanted if name not in (*SECTIONS, "peak-memory")]:
+        raise UserError(f"there is no section {unknown[0]}: choose from {', '.join(SECTIONS)}")
+    device = torch.device(choose_device(arguments.device))
+    precision = choose_precision(arguments.precision, device.type)
+    if arguments.checkpoint is not None:
+        clip = load_clip(arguments.checkpoint)
+    else:
+        find_architecture(arguments.model)
+        logging.disable(logging.WARNING)  # that the weights are random
+        clip = open_clip.create_model(arguments.model, pretrained=None)
+    clip = clip.eval().requires_grad_(False).to(device)
+    width, height = map(int, arguments.size.split("x"))
+    classes, backgrounds = map(int, arguments.names.split(","))
+    sizes = {"batch_size": arguments.batch_size, "crop_batch_size": arguments.crop_batch_size}
+    batches = choose_batches({**sizes, "most_waiting": None}, device.type)
+    names = (classes, backgrounds)
+    setup = sections.build_setup(clip, precision, names, batches.images, batches.crops)
+    if wanted == ["peak-memory"]:
+        keep_freed_memory()
+        tags_and_maps(setup, load_photographs(2 * batches.images, width, height))
+        print(f"{peak_memory() / 2**30:.2f}")
+        return
     machine_peak = peak(device, precision)
-    costs = cost_of_steps(
-        encoder,
-        text,
-        classes,
-        image,
-        crops=arguments.crops,
-        tags=arguments.tags,
-        crop_batch_size=arguments.crop_batch_size,
-        repeats=arguments.repeats,
-    )
-    name = arguments.checkpoint or arguments.model
+    size = (width, height)
+    work = {
+        "steps": lambda: sections.steps(setup, size, machine_peak, arguments.repeats),
+        "stages": lambda: sections.stages(setup, size, arguments.images),
+        "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
+        "growth": lambda: sections.growth(setup, size),
+        "masks": lambda: sections.masks(size),
+        "memory": memory,
+    }
+    if len(wanted) == 1:
+        print(work[wanted[0]](), flush=True)
+        return
     conditions = [
-        f"{name}",
+        f"{arguments.checkpoint or arguments.model}",
         f"{width}×{height} pixels",
         f"{classes} classes and {backgrounds} backgrounds",
         f"{arguments.precision} on {device.type} with {torch.get_num_threads()} threads",
+        f"batches of {batches.images} images and {batches.crops} crops",
         f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s",
     ]
-    print(", ".join(conditions) + "\n")
-    print(cost_table(costs, machine_peak))
+    print(", ".join(conditions) + "\n", flush=True)
+    # Each in a process of its own, so that none profits from what another has set up.
+    for name in [name for name in SECTIONS if name in wanted]:
+        subprocess.run([sys.executable, *sys.argv, "--sections", name], check=True)
+
+
+def memory() -> str:
+    """Returns the peak memory of tags and maps together, in processes of their own."""
+    rows = ""
+    for batch_size in (1, 8):
+        command = [sys.executable, *sys.argv, "--sections", "peak-memory"]
+        command += ["--batch-size", str(batch_size)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows += f"* batches of {batch_size}: {finished.stdout.strip()} GiB\n"
+    return f"## Peak memory of tags and maps together\n\n{rows}"
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ while tokens, softmax and averages stay in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
+
+_WEIGHTS_AT_A_TIME = 2**20  # of one head on a CPU: 4 MB
 
 
 def project(
@@ -59,6 +62,24 @@ def gather(
     return block.attn.out_proj(gathered.transpose(1, 2).flatten(2))
 
 
+def one_by_one(work: Callable[..., torch.Tensor], *batches: torch.Tensor) -> torch.Tensor:
+    """Does a few rows' work one after the other on a CPU, and together on a GPU.
+
+    Attention and products of a few rows are divided among a CPU's threads in a way that depends on
+    where in the batch a row stands, and the last digits of its result with it.
+
+    Args:
+        work: takes a part of each batch, and returns its results.
+        batches: B×….
+
+    Returns:
+        The results of all parts, along the first dimension.
+    """
+    if batches[0].device.type != "cpu":
+        return work(*batches)
+    return torch.cat([work(*parts) for parts in zip(*(batch.split(1) for batch in batches))])
+
+
 def attention_weights(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """Returns softmax(QKᵀ/√d), B×heads×T×T float32; differentiable."""
     return ((query / math.sqrt(query.shape[-1])) @ key.mT).float().softmax(-1)
@@ -97,7 +118,7 @@ def watch(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 def _head_by_head(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Does one head at a time, whose T×T weights stay in a CPU's cache.
+    """Does some rows of one head at a time, whose weights stay in a CPU's cache.
 
     All heads of an image of 500×375 pixels have 28 MB of them, which would travel to memory and
     back for the softmax, the average and the product.
@@ -106,14 +127,18 @@ def _head_by_head(
     query = query / math.sqrt(width)
     gathered = torch.empty_like(query)
     mean = torch.zeros(batch, count, count, device=query.device)
-    weights = torch.empty(count, count, device=query.device)
+    rows = max(1, _WEIGHTS_AT_A_TIME // count)
+    weights = torch.empty(min(rows, count), count, device=query.device)
     for image in range(batch):
         for head in range(heads):
-            logits = query[image, head] @ key[image, head].mT
-            torch.softmax(logits.float(), -1, out=weights)
-            mean[image] += weights
-            if value is not None:
-                gathered[image, head] = weights.to(value.dtype) @ value[image, head]
+            keys, values = key[image, head].mT, None if value is None else value[image, head]
+            for start in range(0, count, rows):
+                part = slice(start, min(start + rows, count))
+                into = weights[: part.stop - start]
+                torch.softmax((query[image, head, part] @ keys).float(), -1, out=into)
+                mean[image, part] += into
+                if values is not None:
+                    gathered[image, head, part] = into.to(values.dtype) @ values
     return gathered, mean[:, 1:, 1:] / heads
 
 

@@ -16,10 +16,10 @@ from torch import nn
 
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import (
-    attention_weights,
     finish_block,
     gather,
     gather_and_watch,
+    one_by_one,
     project,
     project_value,
     watch,
@@ -206,21 +206,36 @@ class ClipEncoder:
         """Returns the output of block L's ln_1, where Grad-CAM looks: B×(1+N)×D."""
         return self.visual.transformer.resblocks[-1].ln_1(tokens)
 
-    def features_of_last_input(self, tokens: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-        """Runs block L from the output of its ln_1 on, differentiable with respect to it.
+    def last_projections(
+        self, normed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns block L's queries, keys and values, each B×heads×(1+N)×d, from its ln_1."""
+        return project(self.visual.transformer.resblocks[-1], normed)
+
+    def features_of_gathered(self, tokens: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
+        """Runs block L from what its attention has gathered on, differentiable with respect to it.
 
         Args:
             tokens: those that enter block L, for the residual, B×(1+N)×D.
-            normed: the output of ln_1, B×(1+N)×D.
+            gathered: B×heads×(1+N)×d.
 
         Returns:
             All tokens after block L and ln_post, before the projection, B×(1+N)×D.
         """
         block = self.visual.transformer.resblocks[-1]
-        query, key, value = project(block, normed)
-        gathered = attention_weights(query, key).to(value.dtype) @ value
         attended = block.attn.out_proj(gathered.transpose(1, 2).flatten(2))
         return self.visual.ln_post(finish_block(block, tokens, attended))
+
+    def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Takes gradients with respect to block L's projections back to the output of its ln_1.
+
+        Args:
+            gradients: …×3D: of queries, keys and values, heads side by side.
+
+        Returns:
+            …×D float32.
+        """
+        return gradients.float() @ self.visual.transformer.resblocks[-1].attn.in_proj_weight.float()
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features of width D into CLIP's embedding, …×E, of length 1."""
@@ -249,8 +264,12 @@ class ClipEncoder:
             tokens = finish_block(block, tokens, attended)
         # Nobody asks what the patches become in block L.
         query, key, value = project(last, last.ln_1(tokens))
-        attended = gather(last, query[:, :, :1], key, value, class_bias)
-        return self._embed(finish_block(last, tokens[:, :1], attended))[:, 0]
+
+        def finish(token: torch.Tensor, *of_class: torch.Tensor) -> torch.Tensor:
+            return self._embed(finish_block(last, token, gather(last, *of_class)))[:, 0]
+
+        bias = [] if class_bias is None else [class_bias]
+        return one_by_one(finish, tokens[:, :1], query[:, :, :1], key, value, *bias)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))

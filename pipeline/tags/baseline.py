@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.batches import by_shape
+from pipeline.clip.attention import one_by_one
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.looking import Listener
 from pipeline.tags.patches import class_probabilities
@@ -57,5 +58,5 @@ def global_scores(
     """
     pixels = torch.stack([encoder.prepare(image, squeeze=True) for image in images])
     features = encoder.image_features(pixels.to(encoder.device))
-    scores = class_probabilities(features, text, encoder.temperature)
+    scores = one_by_one(lambda rows: class_probabilities(rows, text, encoder.temperature), features)
     return scores[:, :class_count].float().cpu().numpy()

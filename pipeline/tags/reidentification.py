@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.boxes import Box, bounding_box, minmax_scale
+from pipeline.clip.attention import one_by_one
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.patches import class_probabilities
 
@@ -78,12 +79,13 @@ def propose(
             continue
         inside = torch.from_numpy(mask[top:bottom, left:right]).float()
         inside = F.interpolate(inside[None, None], native_grid, mode="nearest")[0, 0] > 0
-        crop = _cut(pixels, box, patch_size, native_size)
+        crop = cut(pixels, box, patch_size, native_size)
         proposals.append(Proposal(index, crop, inside.to(pixels.device)))
     return proposals
 
 
-def _cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> torch.Tensor:
+def cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> torch.Tensor:
+    """Cuts a box, in patches, out of 3×H×W pixels and resizes it to the native square."""
     top, left, bottom, right = (edge * patch_size for edge in box)
     part = pixels[:, top:bottom, left:right].unsqueeze(0)
     return F.interpolate(
@@ -114,6 +116,8 @@ def reidentify(
         features = encoder.image_features(
             torch.stack([p.crop for p in padded]), torch.stack([p.inside for p in padded])
         )
-        probabilities = class_probabilities(features, text, encoder.temperature)
+        probabilities = one_by_one(
+            lambda rows: class_probabilities(rows, text, encoder.temperature), features
+        )
         found += [probabilities[row, p.class_index] for row, p in enumerate(batch)]
     return torch.stack(found).float().cpu() if found else torch.empty(0)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.benchmark import Cost, cost_of_steps, cost_table
+from pipeline.benchmark.costs import Cost, cost_of_steps, cost_table
 from pipeline.clip.encoder import ClipEncoder
 
 

@@ -1,0 +1,173 @@
+"""The same methods written plainly: one image, one class, one crop and one tag at a time.
+
+This is how research code does it, with open_clip's own modules: the attentions of all blocks are
+kept, every class has matrix products of its own, every crop and every tag a pass of its own. The
+benchmark measures against it, and tests take it for an oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+
+from pipeline.boxes import minmax_scale, union_of_boxes
+from pipeline.clip.architectures import ClipModel
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.tags.reidentification import Proposal
+
+
+def embed_name(
+    clip: ClipModel, tokenizer: Callable, name: str, templates: Sequence[str]
+) -> torch.Tensor:
+    """Embeds one name by its prompts, in the whole context: E float32, of length 1."""
+    with torch.no_grad():
+        tokens = tokenizer([template.format(name) for template in templates])
+        features = F.normalize(clip.encode_text(tokens), dim=-1)
+        return F.normalize(features.mean(0), dim=-1)
+
+
+def see(
+    encoder: ClipEncoder, image: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Runs the backbone.
+
+    Returns:
+        The pixels, the tokens that enter block L, and the attentions between patches of all blocks.
+    """
+    pixels = encoder.prepare(image)[None]
+    x = encoder.embed_patches(pixels)
+    attentions = []
+    *blocks, last = encoder.visual.transformer.resblocks
+    for block in blocks:
+        x, weights = _block(block, x)
+        attentions.append(weights[:, 1:, 1:])
+    normed = last.ln_1(x)
+    _, weights = last.attn(normed, normed, normed, need_weights=True)
+    return pixels, x, [*attentions, weights[:, 1:, 1:]]
+
+
+def tag(
+    encoder: ClipEncoder,
+    text: torch.Tensor,
+    class_count: int,
+    image: np.ndarray,
+    propose: Callable[[torch.Tensor, torch.Tensor], list[Proposal]],
+    *,
+    window: range,
+    votes: int,
+) -> np.ndarray:
+    """Scores the classes of an image as TagCLIP does, with the quirk ``open_border``.
+
+    Args:
+        encoder: the image tower.
+        text: C×E class embeddings; n classes, then backgrounds.
+        class_count: n.
+        image: H×W×3 uint8.
+        propose: cuts out what CWR looks at again, from pixels and the refined scores.
+        window: numbers of the blocks that DMAR averages, from 1.
+        votes: blocks that must have an attention above average.
+
+    Returns:
+        n float32.
+    """
+    with torch.no_grad():
+        pixels, x, attentions = see(encoder, image)
+        grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
+        last, count = encoder.visual.transformer.resblocks[-1], x.shape[1]
+        itself = torch.full((count, count), -100.0).fill_diagonal_(0)
+        coarse = _classify(encoder, _block(last, x, itself)[0][0, 1:], text)
+        stacked = torch.cat(attentions)
+        means = stacked.flatten(1).mean(1).view(-1, 1, 1).repeat(1, *stacked.shape[1:])
+        mask = (stacked > means).float().sum(0) >= votes
+        attention = stacked[window.start - 1 : window.stop - 1].mean(0) * mask.float()
+        first = attention @ coarse
+        refined = first.clone()
+        for k in range(first.shape[1]):
+            if first[:, k].max() > 0:
+                scaled = minmax_scale(first[:, k].reshape(grid).numpy())
+                box = union_of_boxes(scaled, float(scaled.mean()), open_border=True)
+                of_class = attention * torch.from_numpy(box).float().view(1, -1)
+                refined[:, k] = (of_class @ coarse[:, k : k + 1])[:, 0]
+        scores = refined.amax(0)[:class_count]
+        for proposal in propose(pixels[0], refined):
+            probability = _look_again(encoder, text, proposal)
+            k = proposal.class_index
+            scores[k] = 0.5 * scores[k] + 0.5 * probability
+        return scores.numpy()
+
+
+def maps(
+    encoder: ClipEncoder,
+    text: torch.Tensor,
+    image: np.ndarray,
+    tag_count: int,
+    *,
+    blocks: range,
+    threshold: float,
+) -> np.ndarray:
+    """Returns CLIP-ES's refined maps of an image, with the quirk ``open_border``: K×h×w float32.
+
+    Args:
+        encoder: the image tower.
+        text: embeddings of the K tags and then of the backgrounds.
+        image: H×W×3 uint8.
+        tag_count: K.
+        blocks: numbers of the blocks of Ā, from 1.
+        threshold: φ.
+    """
+    with torch.no_grad():
+        pixels, x, attentions = see(encoder, image)
+    grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
+    last = encoder.visual.transformer.resblocks[-1]
+    found = []
+    for k in range(tag_count):
+        normed = last.ln_1(x).detach().requires_grad_()
+        attended = last.attn(normed, normed, normed, need_weights=True)[0]
+        y = x + attended
+        y = encoder.visual.ln_post(y + last.mlp(last.ln_2(y)))
+        feature = F.normalize(y[0, 1:].mean(0) @ encoder.visual.proj, dim=0)
+        (encoder.temperature * text @ feature).softmax(0)[k].backward()
+        weight, patches = normed.grad[0, 1:].mean(0), normed[0, 1:].detach()
+        cam = _normalise(_normalise(torch.relu(patches @ weight)))
+        affinity = torch.stack([attentions[b - 1][0] for b in blocks]).mean(0)
+        for _ in range(3):
+            affinity = affinity / affinity.sum(0, keepdim=True)
+            affinity = affinity / affinity.sum(1, keepdim=True)
+        affinity = (affinity + affinity.T) / 2
+        affinity = affinity @ affinity
+        box = union_of_boxes(cam.reshape(grid).numpy(), threshold, open_border=True)
+        affinity = affinity * torch.from_numpy(box).float().view(1, -1)
+        found.append(_normalise(affinity @ cam).reshape(grid).numpy())
+    return np.stack(found)
+
+
+def _block(
+    block: ResidualAttentionBlock, x: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    normed = block.ln_1(x)
+    attended, weights = block.attn(normed, normed, normed, need_weights=True, attn_mask=mask)
+    x = x + block.ls_1(attended)
+    return x + block.ls_2(block.mlp(block.ln_2(x))), weights
+
+
+def _look_again(encoder: ClipEncoder, text: torch.Tensor, proposal: Proposal) -> float:
+    x = encoder.embed_patches(proposal.crop[None])
+    mask = torch.zeros(x.shape[1], x.shape[1])
+    mask[0, 1:] = torch.where(proposal.inside.flatten(), 0.0, -1000.0)
+    for block in encoder.visual.transformer.resblocks:
+        x, _ = _block(block, x, mask)
+    return float(_classify(encoder, x[0, :1], text)[0, proposal.class_index])
+
+
+def _classify(encoder: ClipEncoder, tokens: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    features = F.normalize(encoder.visual.ln_post(tokens) @ encoder.visual.proj, dim=-1)
+    return (encoder.temperature * features @ text.T).softmax(-1)
+
+
+def _normalise(cam: torch.Tensor) -> torch.Tensor:
+    cam = cam - cam.min()
+    return cam / (1e-7 + cam.max())

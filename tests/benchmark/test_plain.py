@@ -1,0 +1,55 @@
+"""The plain version is an oracle for ours: the same scores and maps, however they are computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.benchmark import plain
+from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
+from pipeline.tags.tagclip import TagClip, TagClipSettings
+from tests.conftest import draw_photograph
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip) -> ClipEncoder:
+    return ClipEncoder(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def text() -> torch.Tensor:
+    return F.normalize(torch.randn(7, 32, generator=torch.Generator().manual_seed(5)), dim=-1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_are_those_of_the_plain_version(encoder, text, seed):
+    image = draw_photograph(seed, 70 + 16 * seed, 96)
+    settings = TagClipSettings(attention_blocks=(-2, -1), votes=2, batch_size=2, crop_batch_size=3)
+    tagger = TagClip(encoder, text, 4, settings)
+    expected = plain.tag(
+        encoder, text, 4, image, tagger._propose, window=tagger.window, votes=settings.votes
+    )
+    (found,) = tagger([image])
+    np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_maps_are_those_of_the_plain_version(encoder, text, seed):
+    image, tags = draw_photograph(seed, 80, 64 + 16 * seed), [0, 2]
+    settings = CamSettings(affinity_blocks=(-2, 0), batch_size=2)
+    method = ClipEs(encoder, text[:4], text[4:], settings)
+    chosen = torch.cat([text[tags], text[4:]])
+    expected = plain.maps(encoder, chosen, image, 2, blocks=method.blocks, threshold=0.4)
+    np.testing.assert_allclose(method(image, tags), expected, atol=1e-4)
+
+
+def test_names_are_embedded_as_by_the_plain_version(tiny_clip):
+    tokenizer, names = load_tokenizer(None), ["cat", "traffic light"]
+    found = class_embeddings(tiny_clip, tokenizer, names, TEMPLATES["tagclip"])
+    for name, embedding in zip(names, found):
+        expected = plain.embed_name(tiny_clip, tokenizer, name, TEMPLATES["tagclip"])
+        torch.testing.assert_close(embedding, expected, atol=2e-6, rtol=0)
