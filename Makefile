@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint studies clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -26,6 +26,16 @@ $(VENV)/installed: requirements.txt
 	fi
 	$(VENV)/bin/pip install -r requirements.txt
 	touch $@
+
+# The tables of docs/experiments.md, on the demo: some 25 minutes on two cores.
+STUDIES = precision input_size dmar_blocks dmar_votes alpha scene_names classes_in_classes dmar_windows
+QUIRKS = exif position_fp16 open_border cwr_stop crf_bgr crf_fp16
+studies: $(VENV)/installed
+	for study in $(STUDIES) quirks; do $(RUN) tools/run_stage.py experiment=$$study || exit; done
+	for quirk in $(QUIRKS); do \
+	  $(RUN) tools/run_stage.py experiment=quirks compat.$$quirk=false || exit; \
+	done
+	for study in $(STUDIES) quirks; do $(RUN) tools/make_tables.py --study $$study || exit; done
 
 clean:
 	rm -rf $(VENV) outputs data/demo/scenes

@@ -1,0 +1,55 @@
+"""The demo's first validation scene gives what it gave when our outputs were the released code's.
+
+The golden outputs themselves are not part of the repository (see test_golden.py); these figures were
+computed by the code that reproduced them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.stage import Cams
+from pipeline.clip.checkpoint import load_clip
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
+from pipeline.datasets.scenes import render_scene
+from pipeline.masks.crf import CrfSettings
+from pipeline.masks.stage import pseudo_mask
+from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags
+from tests.conftest import REPOSITORY
+
+SCORES = {
+    "coarse": [0.00110, 0.00013, 0.00028, 0.01792, 0.99970]
+    + [0.04935, 0.99574, 0.02433, 0.00101, 0.00190],
+    "dmar": [0.00003, 0, 0, 0.00028, 0.66422, 0.00175, 0.25533, 0.00081, 0.00001, 0.00001],
+    "scores": [0.00003, 0, 0, 0.00028, 0.83104, 0.00175, 0.25533, 0.00081, 0.00001, 0.00001],
+}
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    return render_scene("val", 0).image
+
+
+def test_the_first_scene_is_scored_and_masked_as_ever(scene):
+    settings = yaml.safe_load((REPOSITORY / "configs/dataset/demo.yaml").read_text())["dataset"]
+    names = settings["classes"] + settings["backgrounds"]
+    clip = load_clip(REPOSITORY / "data/demo/clip.safetensors")
+    encoder, tokenizer = ClipEncoder(clip, position_fp16=True), load_tokenizer(None)
+    text = class_embeddings(clip, tokenizer, names, TEMPLATES["tagclip"])
+    (scores,) = TagClip(encoder, text, 10, TagClipSettings())([scene], ["coarse", "dmar"])
+    for step, expected in SCORES.items():
+        np.testing.assert_allclose(scores[step], expected, atol=2e-5, err_msg=step)
+    tags = choose_tags(scores["scores"], 0.5)
+    assert tags == (4,)
+
+    text = class_embeddings(clip, tokenizer, names, TEMPLATES["clip_es"])
+    maps = ClipEs(encoder, text[:10], text[10:], CamSettings())(scene, tags)
+    assert maps.shape == (1, 15, 20) and maps.mean() == pytest.approx(0.53651, abs=1e-4)
+    cams = Cams(np.array(tags), maps.astype(np.float16), scene.shape[:2])
+    labels, _ = pseudo_mask(scene, cams, CrfSettings(), 0)
+    assert abs(int((labels == 5).sum()) - 20190) < 40
+    assert set(np.unique(labels)) == {0, 5}
