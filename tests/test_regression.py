@@ -1,7 +1,7 @@
 """The demo's first validation scene gives what it gave when our outputs were the released code's.
 
-The golden outputs themselves are not part of the repository (see test_golden.py); these figures were
-computed by the code that reproduced them.
+The golden outputs themselves are not part of the repository (see test_golden.py); these figures
+were computed by the code that reproduced them.
 """
 
 from __future__ import annotations

@@ -238,6 +238,8 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
         (["clip=file", "clip.checkpoint=/no/weights.pt"], "/no/weights.pt is no file"),
         (["runtime.device=cuda:7"], "torch finds no GPU"),
         (["runtime.device=abacus"], "is no device"),
+        (["runtime.precision=fp16"], "fp16 is for GPUs"),
+        (["runtime.precision=fp8"], "is no precision: choose from fp32, bf16, fp16"),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_path):

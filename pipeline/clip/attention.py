@@ -100,32 +100,46 @@ def gather_and_watch(
         The output, B×T×D, and the attention between patches averaged over heads, B×N×N float32,
         the class token's row and column cut off and the rest not renormalised.
     """
-    if query.device.type == "cpu":
-        gathered, mean = _head_by_head(query, key, value)
-    else:
-        weights = attention_weights(query, key)
-        gathered, mean = weights.to(value.dtype) @ value, weights.mean(1)[:, 1:, 1:]
+    see = head_by_head if query.device.type == "cpu" else all_heads
+    gathered, mean = see(query, key, value)
     return block.attn.out_proj(gathered.transpose(1, 2).flatten(2)), mean
 
 
 def watch(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """Returns the attention between patches alone, as :func:`gather_and_watch` does."""
-    if query.device.type == "cpu":
-        return _head_by_head(query, key, None)[1]
-    return attention_weights(query, key).mean(1)[:, 1:, 1:]
+    see = head_by_head if query.device.type == "cpu" else all_heads
+    return see(query, key, None)[1]
 
 
-def _head_by_head(
+def all_heads(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Does all heads at once, as GPUs like it; see :func:`head_by_head`."""
+    weights = attention_weights(query, key)
+    gathered = None if value is None else weights.to(value.dtype) @ value
+    return gathered, weights.mean(1)[:, 1:, 1:]
+
+
+def head_by_head(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Does some rows of one head at a time, whose weights stay in a CPU's cache.
 
     All heads of an image of 500×375 pixels have 28 MB of them, which would travel to memory and
     back for the softmax, the average and the product.
+
+    Args:
+        query: B×heads×T×d.
+        key: B×heads×T×d.
+        value: B×heads×T×d; none where only the attention is asked for.
+
+    Returns:
+        What is gathered, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
+        float32.
     """
     batch, heads, count, width = query.shape
     query = query / math.sqrt(width)
-    gathered = torch.empty_like(query)
+    gathered = None if value is None else torch.empty_like(value)
     mean = torch.zeros(batch, count, count, device=query.device)
     rows = max(1, _WEIGHTS_AT_A_TIME // count)
     weights = torch.empty(min(rows, count), count, device=query.device)

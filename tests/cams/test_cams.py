@@ -125,3 +125,9 @@ def test_stored_maps_come_back(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ImageError, match="damaged"):
         read_cams(path)
+
+
+def test_the_maps_of_train_aug_fit_in_100_megabytes():
+    maps = np.random.default_rng(0).random((2, 24, 32))  # noise does not compress
+    encoded = encode_cams(Cams(np.array([3, 14]), maps, (375, 500)))
+    assert 10_582 * len(encoded) < 100e6

@@ -1,0 +1,72 @@
+"""Attention seen as CPUs and as GPUs see it is one; rows do not know of each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.clip import attention
+from pipeline.clip.encoder import ClipEncoder
+from tests.conftest import build_tiny_clip
+
+
+def random_heads(dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, 26, 8, generator=generator).to(dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_heads_at_once_and_one_after_the_other_agree(monkeypatch, dtype, tolerance, rows):
+    monkeypatch.setattr(attention, "_WEIGHTS_AT_A_TIME", rows * 26)
+    query, key, value = random_heads(dtype)
+    gathered, mean = attention.head_by_head(query, key, value)
+    expected, expected_mean = attention.all_heads(query, key, value)
+    torch.testing.assert_close(gathered, expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(mean, expected_mean, atol=tolerance, rtol=0)
+    assert gathered.dtype == dtype and mean.dtype == torch.float32
+    none, same = attention.head_by_head(query, key, None)
+    assert none is None
+    torch.testing.assert_close(same, mean, atol=0, rtol=0)
+
+
+def test_the_whole_backbone_is_the_same_with_all_heads_at_once(monkeypatch):
+    encoder = ClipEncoder(build_tiny_clip())
+    pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    seen: list[list[torch.Tensor]] = [[], []]
+    with torch.no_grad():
+        one = encoder.backbone(pixels, lambda _, attention: seen[0].append(attention))
+        monkeypatch.setattr(attention, "head_by_head", attention.all_heads)
+        other = encoder.backbone(pixels, lambda _, attention: seen[1].append(attention))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+    for ours, theirs in zip(*seen):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_rows_are_worked_on_one_after_the_other_on_a_cpu():
+    shapes = []
+
+    def work(row: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        shapes.append((tuple(row.shape), tuple(other.shape)))
+        return row + other
+
+    found = attention.one_by_one(work, torch.arange(3.0)[:, None], torch.ones(3, 1))
+    assert found[:, 0].tolist() == [1, 2, 3] and shapes == [((1, 1), (1, 1))] * 3
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_low_precision_is_near_and_keeps_tokens_in_float32(precision):
+    clip = build_tiny_clip()
+    exact = ClipEncoder(clip)
+    pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    heard: list[torch.Tensor] = []
+    with torch.no_grad():
+        expected = exact.value_features(exact.backbone(pixels))
+        low = ClipEncoder(clip, precision=precision)
+        tokens = low.backbone(pixels, lambda _, attention: heard.append(attention))
+        found = low.value_features(tokens)
+    assert tokens.dtype == found.dtype == torch.float32
+    assert {attention.dtype for attention in heard} == {torch.float32}
+    assert (found * expected).sum(-1).min() > 0.99, "cosines of the same patch"
+    assert low.visual.transformer.resblocks[0].mlp.c_fc.weight.dtype == precision
+    assert clip.token_embedding.weight.dtype == torch.float32, "the text tower stays exact"
