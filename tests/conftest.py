@@ -102,21 +102,34 @@ class Finished:
 
 
 @pytest.fixture
-def run_stage(
+def run_tool(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Finished]:
-    """Runs ``tools/run_stage.py`` with arguments, in this process, to spare the imports."""
+    """Runs a file of ``tools/`` with arguments, in this process, to spare the imports."""
 
-    def run(*arguments: object) -> Finished:
-        monkeypatch.chdir(REPOSITORY)
-        monkeypatch.setattr(sys, "argv", ["tools/run_stage.py", *map(str, arguments)])
-        GlobalHydra.instance().clear()
+    def run(name: str, *arguments: object) -> Finished:
+        tool = REPOSITORY / "tools" / name
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
         code = 0
         try:
-            runpy.run_path(str(REPOSITORY / "tools" / "run_stage.py"), run_name="__main__")
+            runpy.run_path(str(tool), run_name="__main__")
         except SystemExit as exit_:
             code = exit_.code or 0
         captured = capsys.readouterr()
         return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def run_stage(
+    monkeypatch: pytest.MonkeyPatch, run_tool: Callable[..., Finished]
+) -> Callable[..., Finished]:
+    """Runs ``tools/run_stage.py`` with arguments, in the repository's folder."""
+
+    def run(*arguments: object) -> Finished:
+        monkeypatch.chdir(REPOSITORY)
+        GlobalHydra.instance().clear()
+        return run_tool("run_stage.py", *arguments)
 
     return run

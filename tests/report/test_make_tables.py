@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -67,20 +66,13 @@ def rows_of(text: str, beginning: str) -> list[list[str]]:
 
 @pytest.fixture
 def make_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_tool: Callable[..., Finished]
 ) -> Callable[..., Finished]:
     """Runs ``tools/make_tables.py`` in an empty folder, in this process."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(TOOL), run_name="__main__")
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        captured = capsys.readouterr()
-        return Finished(code, captured.out, captured.err)
+        return run_tool("make_tables.py", *arguments)
 
     return run
 
