@@ -245,7 +245,7 @@ class Project:
         if tags["method"] == "clip":
             return GlobalClip(self.encoder, text, count, self.batches.images)
         settings = TagClipSettings(
-            attention_blocks=tuple(tags["attention_blocks"]),
+            attention_blocks=tags["attention_blocks"],
             votes=tags["votes"],
             alpha=tags["alpha"],
             reidentify=tags["reidentify"],
@@ -262,7 +262,7 @@ class Project:
         """Builds what computes class activation maps."""
         cams, vocabulary = self.config["cams"], self.vocabulary
         settings = CamSettings(
-            affinity_blocks=tuple(cams["affinity_blocks"]),
+            affinity_blocks=cams["affinity_blocks"],
             box_threshold=cams["box_threshold"],
             batch_size=self.batches.images,
             most_waiting=self.batches.waiting,

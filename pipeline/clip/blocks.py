@@ -23,8 +23,10 @@ def block_window(key: str, window: Sequence[int], depth: int) -> range:
     Raises:
         UserError: no two integers, a block beyond the last one, or none at all.
     """
-    given = f"{key}={list(window)}".replace(" ", "")
-    if len(window) != 2 or any(type(block) is not int for block in window):
+    is_list = isinstance(window, list | tuple)
+    is_pair = is_list and len(window) == 2
+    given = f"{key}={list(window) if is_list else window}".replace(" ", "")
+    if not is_pair or any(type(block) is not int for block in window):
         raise UserError(f"{given} is no window of blocks: give its first and last, {key}=[-3,-1]")
     first, last = (max(block if block > 0 else depth + block, 1) for block in window)
     if max(first, last) > depth:
