@@ -16,12 +16,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pipeline.cams.affinity import MeanAttention, refine_cams
+from pipeline.cams.clip_es import CamSettings
 from pipeline.cams.gradcam import softmax_gradcam
+from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.report.tables import markdown_table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, reidentify
+from pipeline.tags.tagclip import TagClipSettings
 
 _PEAK_SIDE = 2048  # of the square matrices whose product is taken for the peak
 
@@ -101,13 +104,15 @@ def cost_of_steps(
         crop_batch_size: crops that are classified together; a batch is padded to it.
         repeats: how often each step runs for its seconds.
     """
-    device, side, depth = encoder.device, encoder.native_size, encoder.depth
+    device, side = encoder.device, encoder.native_size
+    tagging, mapping = TagClipSettings(), CamSettings()
+    window = block_window("tags.attention_blocks", tagging.attention_blocks, encoder.depth)
+    blocks = block_window("cams.affinity_blocks", mapping.affinity_blocks, encoder.depth)
     native = encoder.prepare(image, squeeze=True).to(device)
     pixels = encoder.prepare(image).to(device)[None]
     grid = tuple(s // encoder.patch_size for s in pixels.shape[-2:])
-    window, blocks = range(max(1, depth - 3), depth), range(max(1, depth - 7), depth)
-    voted, mean = VotedAttention(window, votes=4), MeanAttention(blocks)
-    tokens = encoder.backbone(pixels, lambda b, a: (voted(b, a), mean(b, a)))
+    voted, mean = VotedAttention(window, tagging.votes), MeanAttention(blocks)
+    tokens = encoder.backbone(pixels, voted, mean)
     attention, affinity = voted.result(), mean.result()[0]
 
     def classify(features: torch.Tensor) -> torch.Tensor:
@@ -122,14 +127,14 @@ def cost_of_steps(
         "CLIP's class token, native size": lambda: encoder.image_features(native[None]),
         "CLIP's class token, own size": lambda: encoder.image_features(pixels),
         "blocks 1 to L−1, and all attentions": lambda: encoder.backbone(
-            pixels, VotedAttention(window, votes=4)
+            pixels, VotedAttention(window, tagging.votes)
         ),
         "coarse scores (block L's values)": lambda: classify(encoder.value_features(tokens)),
         "DMAR": lambda: refine(attention, scores, grid, open_border=True),
         f"CWR, {crops} crops": lambda: reidentify(encoder, text, proposals, crop_batch_size),
         f"softmax Grad-CAM, {tags} tags": lambda: softmax_gradcam(encoder, tokens, chosen, tags),
         "class-aware attention affinity": lambda: refine_cams(
-            cams, affinity, grid, threshold=0.4, open_border=True
+            cams, affinity, grid, threshold=mapping.box_threshold, open_border=True
         ),
     }
     return [measure(step, run, repeats, device) for step, run in work.items()]

@@ -121,25 +121,32 @@ def tags_and_maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
 
 def plain_tags(setup: Setup, images: Sequence[np.ndarray]) -> None:
     """Tags images as the plain version does."""
-    propose, depth = _FixedCrops(setup), setup.encoder.depth
+    tagger = build_tagger(setup)
     for image in images:
         plain.tag(
             setup.plain_encoder,
             setup.text,
             setup.class_count,
             image,
-            propose,
-            window=range(depth - 3, depth),
-            votes=4,
+            tagger._propose,
+            window=tagger.window,
+            votes=tagger.settings.votes,
         )
 
 
 def plain_maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
     """Computes the maps of two tags an image as the plain version does."""
-    blocks = range(setup.encoder.depth - 7, setup.encoder.depth)
+    mapper = build_mapper(setup)
     text = torch.cat([setup.text[:_TAGS], setup.text[setup.class_count :]])
     for image in images:
-        plain.maps(setup.plain_encoder, text, image, _TAGS, blocks=blocks, threshold=0.4)
+        plain.maps(
+            setup.plain_encoder,
+            text,
+            image,
+            _TAGS,
+            blocks=mapper.blocks,
+            threshold=mapper.settings.box_threshold,
+        )
 
 
 def seconds_an_image(

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 
-from pipeline.batches import by_shape
 from pipeline.cams.affinity import MeanAttention, refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.looking import Seen, look
-
-Name = TypeVar("Name")
-"""Whatever tells a caller's images apart."""
+from pipeline.clip.looking import Name, Seen, by_grid, look
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class CamSettings:
         most_waiting: images that may wait for others of their size.
     """
 
-    affinity_blocks: tuple[int, int] = (-7, -1)
+    affinity_blocks: Sequence[int] = (-7, -1)
     box_threshold: float = 0.4
     open_border: bool = True
     batch_size: int = 1
@@ -89,19 +84,12 @@ class ClipEs:
         Yields:
             Names and refined maps, images of one size in the order in which they came.
         """
-        encoder = self.encoder
-        batches = by_shape(
-            images,
-            lambda image: encoder.grid_of(image[1]),
-            lambda grid: encoder.batch_of(grid, self.settings.batch_size),
-            self.settings.most_waiting,
-        )
-        for batch in batches:
-            grid = encoder.grid_of(batch[0][1])
-            size = encoder.batch_of(grid, self.settings.batch_size)
+        encoder, settings = self.encoder, self.settings
+        for batch in by_grid(encoder, images, settings.batch_size, settings.most_waiting):
+            pictures = [image for _, image, _ in batch]
             attention = self.listen()
-            _, tokens = look(encoder, [image for _, image, _ in batch], size, attention)
-            heard = attention.result()
+            _, tokens = look(encoder, pictures, settings.batch_size, attention)
+            grid, heard = encoder.grid_of(pictures[0]), attention.result()
             for row, (name, _, tags) in enumerate(batch):
                 yield name, self.maps(Seen(grid, tokens[row : row + 1], heard[row]), tags)
 

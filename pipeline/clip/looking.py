@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from pipeline.batches import by_shape
 from pipeline.clip.encoder import ClipEncoder, OnAttention
+
+Name = TypeVar("Name")
+"""Whatever tells a caller's images apart."""
+
+Named = TypeVar("Named", bound=tuple)
+"""A name, an image, and whatever goes with it."""
 
 
 class Listener(Protocol):
@@ -37,6 +44,28 @@ class Seen:
     attention: torch.Tensor
 
 
+def by_grid(
+    encoder: ClipEncoder, images: Iterable[Named], batch_size: int, most_waiting: int
+) -> Iterator[list[Named]]:
+    """Collects images of one patch grid until they fill a batch.
+
+    Args:
+        encoder: the image tower.
+        images: names, images, H×W×3 uint8, and whatever goes with them.
+        batch_size: images in a batch; of large ones it holds fewer.
+        most_waiting: images that may wait for others of their grid.
+
+    Yields:
+        Images of one grid, in the order in which they came.
+    """
+    return by_shape(
+        images,
+        lambda image: encoder.grid_of(image[1]),
+        lambda grid: encoder.batch_of(grid, batch_size),
+        most_waiting,
+    )
+
+
 def look(
     encoder: ClipEncoder,
     images: Sequence[np.ndarray],
@@ -51,8 +80,8 @@ def look(
 
     Args:
         encoder: the image tower.
-        images: at most ``batch_size``, each H×W×3 uint8, all of one patch grid.
-        batch_size: images in the batch.
+        images: a batch of :func:`by_grid`, each H×W×3 uint8.
+        batch_size: images in a batch; of large ones it holds fewer.
         listeners: told the blocks' attentions.
         squeeze: whether images are squeezed to the native size instead.
 
@@ -61,6 +90,7 @@ def look(
         after the images are filling.
     """
     prepared = [encoder.prepare(image, squeeze=squeeze) for image in images]
-    prepared += prepared[-1:] * (batch_size - len(prepared))
+    size = encoder.batch_of(encoder.grid_of(images[0]), batch_size)
+    prepared += prepared[-1:] * (size - len(prepared))
     pixels = torch.stack(prepared).to(encoder.device)
     return pixels, encoder.backbone(pixels, *listeners)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
-from pipeline.cams.stage import read_cams
+from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import Sample
 from pipeline.errors import ImageError
 from pipeline.masks.labels import stack_background, to_labels
@@ -71,19 +70,15 @@ def evaluate_cams(
     the ground truth chooses (as CLIP-ES's published figure of its maps does); they say so.
     """
 
-    def labels_of(sample: Sample, beta: float | None) -> np.ndarray:
+    def labels_by_beta(sample: Sample) -> list[np.ndarray]:
         cams = read_cams(folder.path / f"{sample.id}.npz")
-        scores = stack_background(cams.resized(*cams.size), beta)
-        # Without a background and without tags there is nothing to choose from.
-        channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
-        return to_labels(channels, cams.keys, background=beta is not None or not len(scores))
+        maps = cams.resized(*cams.size)
+        return [_best_channel(maps, cams, beta) for beta in betas]
 
-    measured = {
-        beta: _evaluate(samples, folder, vocabulary, partial(labels_of, beta=beta))
-        for beta in betas
-    }
-    if None in measured.values():
+    found = _evaluate(samples, folder, vocabulary, labels_by_beta)
+    if found is None:
         return None
+    measured = dict(zip(betas, found))
     best = max(measured, key=lambda beta: measured[beta]["miou"])
     if len(measured) == 1:
         return measured[best]
@@ -94,20 +89,28 @@ def evaluate_cams(
     }
 
 
+def _best_channel(maps: np.ndarray, cams: Cams, beta: float | None) -> np.ndarray:
+    """Returns the labels of the best of resized maps and the background, H×W uint8."""
+    scores = stack_background(maps, beta)
+    # Without a background and without tags there is nothing to choose from.
+    channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
+    return to_labels(channels, cams.keys, background=beta is not None or not len(scores))
+
+
 def evaluate_masks(
     samples: Sequence[Sample], folder: StageFolder, vocabulary: Vocabulary
 ) -> dict | None:
     """Measures the masks before the confidence filter, and the share that it keeps."""
     kept = []
 
-    def labels_of(sample: Sample) -> np.ndarray:
+    def labels_of(sample: Sample) -> list[np.ndarray]:
         labels = read_labels(folder.path / f"{sample.id}.png")
         kept.append((labels != IGNORE).mean())
         unfiltered = folder.path / UNFILTERED / f"{sample.id}.png"
-        return read_labels(unfiltered) if unfiltered.is_file() else labels
+        return [read_labels(unfiltered) if unfiltered.is_file() else labels]
 
-    result = _evaluate(samples, folder, vocabulary, labels_of)
-    return result and {**result, "kept": float(np.mean(kept))}
+    found = _evaluate(samples, folder, vocabulary, labels_of)
+    return found and {**found[0], "kept": float(np.mean(kept))}
 
 
 def evaluate_predictions(
@@ -119,7 +122,8 @@ def evaluate_predictions(
     """Measures the segmenter's predictions and those of its variants ("ceiling")."""
 
     def measure(of: StageFolder) -> dict | None:
-        return _evaluate(samples, of, vocabulary, lambda s: read_labels(of.path / f"{s.id}.png"))
+        found = _evaluate(samples, of, vocabulary, lambda s: [read_labels(of.path / f"{s.id}.png")])
+        return found and found[0]
 
     result = measure(folder)
     if result is None:
@@ -133,26 +137,40 @@ def _evaluate(
     samples: Sequence[Sample],
     folder: StageFolder,
     vocabulary: Vocabulary,
-    labels_of: Callable[[Sample], np.ndarray],
-) -> dict | None:
+    labels_of: Callable[[Sample], list[np.ndarray]],
+) -> list[dict] | None:
+    """Measures the alternatives that ``labels_of`` returns for every image, in one pass.
+
+    Returns:
+        The figures of each alternative; none without images that have a mask.
+    """
     known = [s for s in samples if s.mask is not None and s.id in folder.entries]
     if not known:
         return None
-    confusion = Confusion(len(vocabulary.classes) + 1)
+    confusions: list[Confusion] = []
     with track(f"evaluate {folder.stage} {folder.split}", len(known)) as advance:
         for sample in known:
+            truth, alternatives = sample.mask.read(), labels_of(sample)
+            confusions = confusions or [
+                Confusion(len(vocabulary.classes) + 1) for _ in alternatives
+            ]
             try:
-                confusion.add(sample.mask.read(), labels_of(sample))
+                for confusion, labels in zip(confusions, alternatives):
+                    confusion.add(truth, labels)
             except ValueError as error:
                 mask = sample.mask.file()
                 raise ImageError(f"{mask} does not fit {sample.image}: {error}") from error
             advance()
+    return [{"images": len(known), **_by_level(confusion, vocabulary)} for confusion in confusions]
+
+
+def _by_level(confusion: Confusion, vocabulary: Vocabulary) -> dict:
+    """Returns the figures of the classes and, where they have parents, of those above them."""
     levels = []
     for names in vocabulary.levels:
         coarse, groups = _groups((BACKGROUND, *names))
         levels.append(_segmentation_figures(confusion.merged(groups), coarse))
     return {
-        "images": len(known),
         **_segmentation_figures(confusion, (BACKGROUND, *vocabulary.classes)),
         **({"levels": levels} if levels else {}),
     }

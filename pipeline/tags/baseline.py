@@ -10,9 +10,9 @@ import torch
 from pipeline.batches import by_shape
 from pipeline.clip.attention import one_by_one
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.looking import Listener
+from pipeline.clip.looking import Listener, Name
 from pipeline.tags.patches import class_probabilities
-from pipeline.tags.scored import Name, Scored
+from pipeline.tags.scored import Scored
 
 
 class GlobalClip:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.clip.looking import Listener, Seen
-
-Name = TypeVar("Name")
-"""Whatever tells a caller's images apart."""
+from pipeline.clip.looking import Listener, Name, Seen
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
 import numpy as np
 import torch
 
-from pipeline.batches import by_shape
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.looking import Listener, Seen, look
+from pipeline.clip.looking import Listener, Name, Seen, by_grid, look
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.patches import class_probabilities, strongest_patch
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, propose, reidentify
-from pipeline.tags.scored import Name, Scored
+from pipeline.tags.scored import Scored
 
 VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
 """The rows of the ablation: CLIP's own class token on the image squeezed to the native size and at
@@ -45,7 +44,7 @@ class TagClipSettings:
         most_waiting: images that may wait for others of their size.
     """
 
-    attention_blocks: tuple[int, int] = (-3, -1)
+    attention_blocks: Sequence[int] = (-3, -1)
     votes: int = 4
     alpha: float = 0.5
     reidentify: bool = True
@@ -141,16 +140,10 @@ class TagClip:
         Yields:
             Names and results, images of one size in the order in which they came.
         """
-        settings, encoder = self.settings, self.encoder
+        settings = self.settings
         pending: deque[_Pending[Name]] = deque()
         crops: deque[tuple[_Pending[Name], Proposal]] = deque()
-        batches = by_shape(
-            images,
-            lambda image: encoder.grid_of(image[1]),
-            lambda grid: encoder.batch_of(grid, settings.batch_size),
-            settings.most_waiting,
-        )
-        for batch in batches:
+        for batch in by_grid(self.encoder, images, settings.batch_size, settings.most_waiting):
             for image in self._look(batch, variants, listen):
                 pending.append(image)
                 crops.extend((image, proposal) for proposal in image.proposals)
@@ -173,10 +166,11 @@ class TagClip:
         """Runs everything up to DMAR on images of one size, and cuts the crops for CWR."""
         encoder, settings, count = self.encoder, self.settings, self.class_count
         names, images = zip(*batch)
-        size = encoder.batch_of(encoder.grid_of(images[0]), settings.batch_size)
         attention = VotedAttention(self.window, settings.votes)
         listeners = [attention, *([listen()] if listen else [])]
-        pixels, tokens = look(encoder, images, size, *listeners, squeeze=settings.squeeze)
+        pixels, tokens = look(
+            encoder, images, settings.batch_size, *listeners, squeeze=settings.squeeze
+        )
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
 
         coarse = self._classify(encoder.value_features(tokens))
