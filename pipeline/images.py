@@ -136,7 +136,7 @@ def to_pixels(
 
 
 def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:
-    """Encodes an image, H×W×3 uint8, or labels with a palette, H×W uint8, as PNG."""
+    """Encodes an image, H×W×3 or grey H×W uint8, or labels with a palette, H×W uint8, as PNG."""
     picture = Image.fromarray(image)
     if palette is not None:
         # With fewer than 256 colours Pillow writes fewer bits a pixel, and 255 is lost.

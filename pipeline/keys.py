@@ -16,11 +16,24 @@ from pipeline.clip.text import TEMPLATES
 from pipeline.fingerprints import fingerprint_file
 from pipeline.images import OPENAI_NORMALISATION
 from pipeline.masks import stage as masks_stage
+from pipeline.segmenter import self_training
+from pipeline.segmenter import stage as segmenter_stage
 from pipeline.tags import stage as tags_stage
 from pipeline.vocabulary import Names, Vocabulary
 
 _NOT_IN_MAPS = ("templates", "backgrounds", "background_betas")
 """Keys of ``cams`` that do not change a map, or whose meaning is in the key in another form."""
+
+_NOT_IN_SEGMENTERS = (
+    "ceiling",
+    "checkpoint_interval",
+    "validation_interval",
+    "workers",
+    "checkpoint",
+    "masks",
+    "test",
+)
+"""Keys of ``segmenter`` that do not change its weights."""
 
 USES_CLIP = ("tagclip", "clip")
 """The methods of tagging that look at images with CLIP."""
@@ -114,10 +127,13 @@ def cams_configuration(
 
 def masks_configuration(config: Mapping, cams: Mapping) -> dict[str, Any]:
     """Returns what masks depend on; ``cams`` is the maps' configuration."""
-    compat = config["compat"]
+    compat, settings = config["compat"], dict(config["masks"])
+    # Named only where it is true, so that older results keep their keys.
+    if not settings.get("keep_probability"):
+        settings.pop("keep_probability", None)
     return {
         "algorithm": masks_stage.ALGORITHM,
-        **config["masks"],
+        **settings,
         "crf_bgr": compat["crf_bgr"],
         "crf_fp16": compat["crf_fp16"],
         "cams": cams,
@@ -136,9 +152,10 @@ def segmenter_configuration(
         data: fingerprint of the images and masks that it is trained on, since a network depends on
             all of them.
     """
-    settings = {
-        k: v for k, v in config["segmenter"].items() if k not in ("ceiling", "checkpoint_interval")
-    }
+    settings = {k: v for k, v in config["segmenter"].items() if k not in _NOT_IN_SEGMENTERS}
+    settings["pretrained"], weights = _initial_weights(settings["pretrained"])
+    if masks is None:
+        settings["pixel_weights"] = None  # the ground truth is sure of every pixel
     return {
         **settings,
         "seed": config["seed"],
@@ -147,14 +164,75 @@ def segmenter_configuration(
         "classes": list(vocabulary.classes),
         "masks": "ground truth" if masks is None else masks,
         "data": data,
+        **weights,
+    }
+
+
+def _initial_weights(pretrained: str | None) -> tuple[str | None, dict[str, str]]:
+    """Returns what a table calls the weights, and the fingerprint of the file that holds them."""
+    if pretrained in (None, "none"):
+        return None, {}
+    path = Path(pretrained).expanduser()
+    return path.name, {"weights": fingerprint_file(path)} if path.is_file() else {}
+
+
+def seen_tags_configuration(
+    config: Mapping, vocabulary: Vocabulary, segmenter: Mapping
+) -> dict[str, Any]:
+    """Returns what the tags of a later round depend on; ``segmenter`` is the one that sees them."""
+    settings = config["self_training"]
+    return {
+        "algorithm": self_training.ALGORITHM,
+        "method": "segmenter",
+        "classes": list(vocabulary.classes),
+        "tag_region": settings["tag_region"],
+        "tag_threshold": settings["tag_threshold"],
+        "sees": _sees(config, segmenter),
+    }
+
+
+def seen_masks_configuration(
+    config: Mapping, segmenter: Mapping, first_tags: Mapping
+) -> dict[str, Any]:
+    """Returns what the masks of a later round depend on.
+
+    Args:
+        config: the whole configuration, as plain dictionaries.
+        segmenter: the configuration of the segmenter that sees them.
+        first_tags: the configuration of the first round's tags.
+    """
+    settings = config["self_training"]
+    keep = config["masks"].get("keep_probability")
+    return {
+        "algorithm": self_training.ALGORITHM,
+        **settings,
+        **({"first_tags": first_tags} if settings["keep_tags"] else {}),
+        **({"keep_probability": True} if keep else {}),
+        "sees": _sees(config, segmenter),
+    }
+
+
+def _sees(config: Mapping, segmenter: Mapping) -> dict[str, Any]:
+    """Returns what a segmenter's probabilities of an image depend on."""
+    test = config["segmenter"]["test"]
+    return {
+        "longest_side": config["images"]["longest_side"],
+        "exif": config["compat"]["exif"],
+        "scales": test["scales"],
+        "flip": test["flip"],
+        "segmenter": segmenter,
     }
 
 
 def predictions_configuration(config: Mapping, segmenter: Mapping) -> dict[str, Any]:
     """Returns what predictions depend on; ``segmenter`` is its configuration."""
+    chosen = config["segmenter"]
     return {
+        "algorithm": segmenter_stage.ALGORITHM,
         "longest_side": config["images"]["longest_side"],
         "exif": config["compat"]["exif"],
+        "checkpoint": chosen["checkpoint"],
+        "test": chosen["test"],
         "segmenter": segmenter,
     }
 

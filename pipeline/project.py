@@ -22,7 +22,10 @@ from pipeline.device import choose_batches, choose_device, choose_precision, kee
 from pipeline.errors import UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.masks.crf import CrfSettings
-from pipeline.segmenter.stage import is_trained, training_data_key
+from pipeline.masks.stage import PROBABILITY
+from pipeline.segmenter.pairs import TrainingPair
+from pipeline.segmenter.stage import CHOICES, is_trained, training_data_key
+from pipeline.segmenter.testing import Testing
 from pipeline.store import StageFolder, Store
 from pipeline.tags.baseline import GlobalClip
 from pipeline.tags.scored import Scorer
@@ -31,7 +34,13 @@ from pipeline.vocabulary import Names
 
 
 class Project:
-    """What a configuration stands for; the stages work on it."""
+    """What a configuration stands for; the stages work on it.
+
+    Attributes:
+        round: of training, from 1; see :mod:`pipeline.rounds`.
+    """
+
+    round = 1
 
     def __init__(self, config: Mapping[str, Any]):
         """Loads the data set; models are loaded when a stage has something to compute.
@@ -77,12 +86,33 @@ class Project:
         settings, compat = self.config["masks"]["crf"], self.config["compat"]
         return settings and CrfSettings(**settings, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
 
+    @cached_property
+    def testing(self) -> Testing:
+        """How a segmenter's images are segmented.
+
+        Raises:
+            UserError: ``segmenter.test`` or ``segmenter.checkpoint`` cannot be used.
+        """
+        chosen = self.config["segmenter"]["checkpoint"]
+        if chosen not in CHOICES:
+            raise UserError(f"segmenter.checkpoint={chosen} is unknown: give last or best")
+        return Testing.from_settings(self.config["segmenter"]["test"])
+
     @property
     def has_ceiling(self) -> bool:
         """Whether a segmenter is also trained on the ground truth, for comparison."""
         if not self.config["segmenter"]["ceiling"]:
             return False
         return all(s.mask is not None for s in self.samples(self.dataset.train_split))
+
+    @property
+    def validation_samples(self) -> list[Sample]:
+        """What a segmenter is measured on while it trains: a split of this run with masks."""
+        for split in self.splits:
+            known = [s for s in self.samples(split) if s.mask is not None]
+            if split != self.dataset.train_split and known:
+                return known
+        return []
 
     # Where results lie
 
@@ -120,19 +150,54 @@ class Project:
         """Returns the folder of a split's masks, as it is now."""
         return self.store.folder(split, "masks", self._masks_configuration)
 
-    def training_data(self, ceiling: bool) -> tuple[list[Sample], dict[str, Path]]:
-        """Returns the images to train on and the mask of each.
+    @property
+    def _own_masks(self) -> Path | None:
+        """The folder of masks that the stage did not make, where there is one.
 
         Raises:
-            UserError: there are no masks yet.
+            UserError: it does not exist.
+        """
+        chosen = self.config["segmenter"]["masks"]
+        if chosen is None:
+            return None
+        folder = Path(chosen).expanduser().absolute()
+        if not folder.is_dir():
+            raise UserError(f"segmenter.masks={chosen} is no folder: give one that holds <id>.png")
+        return folder
+
+    def training_data(self, ceiling: bool) -> tuple[list[Sample], list[TrainingPair]]:
+        """Returns the images to train on, and each with its mask.
+
+        Raises:
+            UserError: there are no masks yet, or no probabilities where pixels are to be weighted.
         """
         split = self.dataset.train_split
-        samples = self.samples(split)
         if ceiling:
-            return samples, {s.id: s.mask.file() for s in samples}
+            samples = self.samples(split)
+            return samples, [TrainingPair(s.id, s.image, s.mask.file()) for s in samples]
+        if self._own_masks is not None:
+            samples, folder = self.samples(split), self._own_masks
+            return samples, [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples]
         folder = self.masks_folder(split)
         samples = self.available(split, "masks")
-        return samples, {s.id: folder.path / f"{s.id}.png" for s in samples}
+        weights = self.config["segmenter"]["pixel_weights"]
+        if weights not in (None, "crf"):
+            raise UserError(f"segmenter.pixel_weights={weights} is unknown: give crf or null")
+        weighted = weights is not None
+        if weighted and not self.config["masks"].get("keep_probability"):
+            raise UserError(
+                "segmenter.pixel_weights needs the CRF's probabilities: make the masks with"
+                " masks=crf_weighted"
+            )
+        return samples, [
+            TrainingPair(
+                s.id,
+                s.image,
+                folder.path / f"{s.id}.png",
+                folder.path / PROBABILITY / f"{s.id}.png" if weighted else None,
+            )
+            for s in samples
+        ]
 
     def segmenter_folder(self, ceiling: bool = False) -> StageFolder:
         """Returns the folder of the segmenter that these masks lead to.
@@ -140,8 +205,11 @@ class Project:
         Raises:
             UserError: there are no masks yet.
         """
-        data = training_data_key(*self.training_data(ceiling))
-        masks = None if ceiling else self._masks_configuration
+        data = training_data_key(self.training_data(ceiling)[1])
+        if ceiling:
+            masks = None
+        else:
+            masks = self._masks_configuration if self._own_masks is None else {"from": "files"}
         configuration = keys.segmenter_configuration(self.config, self.vocabulary, masks, data)
         return self.store.folder("", "segmenter", configuration, becomes_latest=not ceiling)
 

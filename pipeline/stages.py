@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,10 @@ from pipeline.metrics.record import MetricsFile
 from pipeline.outcome import Outcome, check_failures, outcome_of
 from pipeline.project import Project
 from pipeline.report import stage as report_stage
+from pipeline.rounds import NextRound, rounds_of
+from pipeline.segmenter import self_training
 from pipeline.segmenter import stage as segmenter_stage
+from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.store import StageFolder
 from pipeline.tags import stage as tags_stage
 
@@ -112,29 +115,53 @@ def run_masks(project: Project) -> Iterator[Outcome]:
                 read=project.reader,
                 crf=project.crf,
                 confidence=settings["confidence"],
+                keep_probability=bool(settings.get("keep_probability")),
                 beta=settings["beta"],
                 workers=project.workers,
             )
         yield outcome_of(folder, samples, computed)
 
 
+def run_relabel(project: NextRound) -> Iterator[Outcome]:
+    """Makes the tags and masks of a later round from what the segmenter before sees."""
+    for split in project.splits:
+        samples = project.samples(split)
+        with project.tags_folder(split) as tags, project.masks_folder(split) as masks:
+            computed = self_training.run(
+                samples,
+                tags,
+                masks,
+                project.vocabulary.classes,
+                project.vocabulary.palette,
+                segmenter=project.build_probabilities,
+                first_tags=partial(tags_stage.read_tags, project.first.tags_folder(split)),
+                read=project.reader,
+                settings=project.settings,
+            )
+        yield outcome_of(masks, samples, computed)
+
+
 def run_train(project: Project) -> Iterator[Outcome]:
     """Trains a segmenter on the masks and, where it is asked for, one on the ground truth."""
     for ceiling in _networks(project):
-        samples, masks = project.training_data(ceiling)
-        with project.segmenter_folder(ceiling) as folder:
+        samples, pairs = project.training_data(ceiling)
+        folder = project.segmenter_folder(ceiling)
+        # Of several processes that torchrun started, the first alone writes.
+        with folder if process_rank() == 0 else nullcontext():
             computed = segmenter_stage.run_train(
-                samples,
-                masks,
+                pairs,
                 folder,
                 project.vocabulary,
                 settings={
                     **project.config["segmenter"],
+                    # The ground truth is sure of every pixel.
+                    **({"pixel_weights": None} if ceiling else {}),
                     "apply_exif": project.reader.apply_exif,
                     "longest_side": project.reader.longest_side,
                 },
                 seed=project.config["seed"],
                 device=project.device,
+                validation=project.validation_samples,
             )
         split = f"{project.dataset.train_split}{' (ground truth)' * ceiling}"
         yield Outcome("train", split, len(samples), computed, 0, folder.path)
@@ -158,6 +185,9 @@ def run_predict(project: Project) -> Iterator[Outcome]:
                     project.vocabulary.palette,
                     read=project.reader,
                     device=project.device,
+                    testing=project.testing,
+                    checkpoint=project.config["segmenter"]["checkpoint"],
+                    workers=project.workers,
                 )
             yield outcome_of(folder, samples, computed)
 
@@ -201,14 +231,18 @@ def _measures(
         project.masks_folder(split),
         lambda folder: metrics_stage.evaluate_masks(samples, folder, vocabulary),
     )
-    if project.find_trained() is None:
+    trained = project.find_trained()
+    if trained is None:
         return
+    initial_weights = trained.manifest().get("initial_weights")
     variants = {}
     if project.has_ceiling and project.find_trained(ceiling=True) is not None:
         variants["ceiling"] = project.predictions_folder(split, ceiling=True)
     yield (
         project.predictions_folder(split),
-        lambda folder: metrics_stage.evaluate_predictions(samples, folder, vocabulary, variants),
+        lambda folder: metrics_stage.evaluate_predictions(
+            samples, folder, vocabulary, variants, project.testing.steps[:-1], initial_weights
+        ),
     )
 
 
@@ -265,17 +299,39 @@ def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
             has done all the others.
     """
     stages = list(stages)
+    if process_count() > 1 and stages != ["train"]:
+        raise UserError("torchrun is for stage=train alone: run the other stages without it")
     work = dict(STAGES)
     if {"tags", "cams"} <= set(stages):
         maps: Counter[str] = Counter()
         work |= {"tags": partial(run_tags, maps=maps), "cams": partial(run_cams, maps=maps)}
-    for stage in stages:
-        outcomes = []
-        for outcome in work[stage](project):
-            outcomes.append(outcome)
-            yield outcome
-        for outcome in outcomes:
-            check_failures(outcome, project.config["runtime"]["max_failures"])
+    *earlier, last = rounds_of(project)
+    for one in (*earlier, last):
+        for stage in stages:
+            if stage in _ONCE and one is not last:
+                continue
+            if isinstance(one, NextRound) and stage in _OF_LATER_ROUNDS:
+                stage_work = _OF_LATER_ROUNDS[stage]
+            else:
+                stage_work = work[stage]
+            outcomes = []
+            for outcome in stage_work(one):
+                outcomes.append(outcome)
+                yield outcome
+            for outcome in outcomes:
+                check_failures(outcome, project.config["runtime"]["max_failures"])
+
+
+def _nothing(project: Project) -> Iterator[Outcome]:
+    """Does nothing: the maps of the first round stay, and masks come with the tags."""
+    yield from ()
+
+
+_OF_LATER_ROUNDS = {"tags": _nothing, "cams": _nothing, "masks": run_relabel}
+"""What stages do after the first round, where that is something else."""
+
+_ONCE = ("report",)
+"""Stages that look back at all rounds."""
 
 
 def _networks(project: Project) -> list[bool]:

@@ -50,6 +50,6 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     maps = ClipEs(encoder, text[:10], text[10:], CamSettings())(scene, tags)
     assert maps.shape == (1, 15, 20) and maps.mean() == pytest.approx(0.53651, abs=1e-4)
     cams = Cams(np.array(tags), maps.astype(np.float16), scene.shape[:2])
-    labels, _ = pseudo_mask(scene, cams, CrfSettings(), 0)
+    labels, _ = pseudo_mask(scene, cams, CrfSettings())
     assert abs(int((labels == 5).sum()) - 20190) < 40
     assert set(np.unique(labels)) == {0, 5}

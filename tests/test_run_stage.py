@@ -20,6 +20,7 @@ from pipeline.clip.encoder import ClipEncoder
 from tests.conftest import REPOSITORY, draw_photograph
 
 TINY_SEGMENTER = (
+    "segmenter=demo",
     "segmenter.iterations=2",
     "segmenter.batch_size=2",
     "segmenter.crop_size=32",

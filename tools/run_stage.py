@@ -49,6 +49,9 @@ def run(config: DictConfig) -> None:
 
     from pipeline import stages
     from pipeline.project import Project
+    from pipeline.segmenter.distributed import process_rank
+
+    console.quiet = process_rank() > 0  # of several that torchrun started, the first speaks
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:

@@ -28,7 +28,7 @@ def load_folder(settings: Mapping) -> Dataset:
     root = existing_root(settings)
     samples: dict[str, Sample] = {}
     rejected = []
-    for path in sorted(_walk(root)):
+    for path in sorted(find_images(root)):
         image_id = path.relative_to(root).with_suffix("").as_posix()
         if image_id in samples:
             # The artefacts of both would have one name.
@@ -43,8 +43,11 @@ def load_folder(settings: Mapping) -> Dataset:
     return Dataset(vocabulary, {SPLIT: list(samples.values())}, SPLIT, {SPLIT: rejected})
 
 
-def _walk(root: Path) -> list[Path]:
-    """Returns the image files below a folder; links to folders are not followed (loops)."""
+def find_images(root: Path) -> list[Path]:
+    """Returns the image files below a folder; links to folders are not followed (loops).
+
+    Hidden files are passed over, and what the pipeline wrote.
+    """
     found = []
     for folder, folders, files in os.walk(root):
         folders[:] = [

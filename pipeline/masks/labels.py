@@ -61,3 +61,8 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
 def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:
     """Returns the labels, H×W uint8, with those below a probability set to 255."""
     return np.where(probability < confidence, np.uint8(IGNORE), labels)
+
+
+def to_grey(probability: np.ndarray) -> np.ndarray:
+    """Rounds probabilities, H×W float in [0, 1], to 255ths: H×W uint8."""
+    return np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)

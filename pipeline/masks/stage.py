@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,17 @@ from PIL import Image
 
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError
 from pipeline.fingerprints import fingerprint_file, join_keys
 from pipeline.images import encode_png
 from pipeline.masks.crf import CrfSettings, dense_crf
-from pipeline.masks.labels import ignore_unsure, resized_argmax, stack_background, to_labels
+from pipeline.masks.labels import (
+    ignore_unsure,
+    resized_argmax,
+    stack_background,
+    to_grey,
+    to_labels,
+)
 from pipeline.store import StageFolder
 from pipeline.sweep import sweep
 
@@ -27,29 +33,31 @@ ALGORITHM = 1
 UNFILTERED = ".unfiltered"
 """Folder of the masks before the confidence filter, which are what is measured."""
 
+PROBABILITY = ".probability"
+"""Folder of the CRF's probability of each pixel's label, as 8-bit grey PNGs of round(255 p)."""
+
 
 def pseudo_mask(
     image: np.ndarray,
     cams: Cams,
     crf: CrfSettings | None,
-    confidence: float,
     beta: float | None = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Labels every pixel of an image.
 
     Args:
         image: h×w×3 uint8, RGB, perhaps shrunk; the CRF works at this size.
         cams: the image's maps.
         crf: the CRF's constants; none takes the best of the maps and the background.
-        confidence: pixels whose highest CRF probability is below this become 255; 0 keeps all.
         beta: β of the background; none where the classes cover everything.
 
     Returns:
-        The labels of the image's full size before and after the filter, each uint8.
+        The labels of the image's full size, uint8, and the CRF's probability of each, float32, or
+        none where there is no CRF. An image without tags is background with probability 1.
     """
     if not len(cams.keys):
-        labels = np.zeros(cams.size, np.uint8)
-        return labels, labels
+        labels, probability = np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
+        return labels, None if crf is None else probability
     maps = cams.resized(*image.shape[:2])
     if crf is not None and crf.fp16:
         maps = maps.astype(np.float16)
@@ -59,9 +67,7 @@ def pseudo_mask(
         scores = dense_crf(image, scores, crf) if len(scores) > 1 else np.ones_like(scores)
     channels, probability = resized_argmax(scores.astype(np.float32), *cams.size)
     labels = to_labels(channels, cams.keys, background=beta is not None)
-    if crf is None:
-        return labels, labels
-    return labels, ignore_unsure(labels, probability, confidence)
+    return labels, None if crf is None else probability
 
 
 def input_key(sample: Sample, cams: StageFolder) -> str:
@@ -80,6 +86,7 @@ def run(
     confidence: float,
     beta: float | None,
     workers: int,
+    keep_probability: bool = False,
 ) -> int:
     """Computes and stores the masks of every image, in processes.
 
@@ -90,18 +97,36 @@ def run(
         palette: n+1 colours.
         read: decodes the images.
         crf: see :func:`pseudo_mask`.
-        confidence: see :func:`pseudo_mask`.
+        confidence: pixels whose CRF probability is below this become 255; 0 keeps all.
         beta: see :func:`pseudo_mask`.
         workers: processes.
+        keep_probability: whether the probabilities are stored too, below ``PROBABILITY``.
 
     Returns:
         The number of images that were computed.
+
+    Raises:
+        UserError: probabilities are to be kept, but there is no CRF to give them.
     """
+    if keep_probability and crf is None:
+        raise UserError(
+            "masks.keep_probability needs a CRF, which masks.crf=null leaves out: choose"
+            " masks=crf_weighted or masks.keep_probability=false"
+        )
+
+    compute_one = partial(
+        _compute,
+        palette=palette,
+        read=read,
+        crf=crf,
+        confidence=confidence,
+        beta=beta,
+        keep_probability=keep_probability,
+    )
 
     def compute(todo: list[Sample]) -> Iterator[tuple[Sample, dict[str, bytes] | ImageError]]:
         results = Parallel(workers, return_as="generator")(
-            delayed(_compute)(s, cams.path / f"{s.id}.npz", palette, read, crf, confidence, beta)
-            for s in todo
+            delayed(compute_one)(s, cams.path / f"{s.id}.npz") for s in todo
         )
         yield from zip(todo, results)
 
@@ -119,20 +144,25 @@ def run(
 def _compute(
     sample: Sample,
     cams: Path,
+    *,
     palette: Sequence[tuple[int, int, int]],
     read: ImageReader,
     crf: CrfSettings | None,
     confidence: float,
     beta: float | None,
+    keep_probability: bool,
 ) -> dict[str, bytes] | ImageError:
     """Does one image, in whatever process."""
     _spare_the_collector()
     try:
         image, _ = read(sample)
-        labels, filtered = pseudo_mask(image, read_cams(cams), crf, confidence, beta)
+        labels, probability = pseudo_mask(image, read_cams(cams), crf, beta)
     except ImageError as error:
         return error
+    filtered = labels if crf is None else ignore_unsure(labels, probability, confidence)
     files = {f"{sample.id}.png": encode_png(filtered, palette)}
+    if keep_probability:
+        files[f"{PROBABILITY}/{sample.id}.png"] = encode_png(to_grey(probability))
     if confidence > 0:
         files[f"{UNFILTERED}/{sample.id}.png"] = encode_png(labels, palette)
     return files

@@ -20,6 +20,7 @@ from pipeline.metrics.tagging import (
     to_indicator,
 )
 from pipeline.progress import track
+from pipeline.segmenter.stage import variant_path
 from pipeline.store import StageFolder
 from pipeline.tags.stage import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
@@ -117,20 +118,39 @@ def evaluate_predictions(
     samples: Sequence[Sample],
     folder: StageFolder,
     vocabulary: Vocabulary,
-    variants: Mapping[str, StageFolder],
+    others: Mapping[str, StageFolder],
+    steps: Sequence[str] = (),
+    initial_weights: Mapping | None = None,
 ) -> dict | None:
-    """Measures the segmenter's predictions and those of its variants ("ceiling")."""
+    """Measures the segmenter's predictions and their variants.
 
-    def measure(of: StageFolder) -> dict | None:
-        found = _evaluate(samples, of, vocabulary, lambda s: [read_labels(of.path / f"{s.id}.png")])
-        return found and found[0]
+    Args:
+        samples: the images of a split.
+        folder: the predictions.
+        vocabulary: the class names.
+        others: predictions of other networks by their names ("ceiling").
+        steps: the steps of testing before the last (single scale, several scales).
+        initial_weights: what the segmenter started from, to stand beside the figures.
+    """
+    names = ["{}.png", *(variant_path(step, "{}") for step in steps)]
 
-    result = measure(folder)
-    if result is None:
+    def measure(of: StageFolder, names: Sequence[str]) -> list[dict] | None:
+        def labels_of(sample: Sample) -> list[np.ndarray]:
+            return [read_labels(of.path / name.replace("{}", sample.id)) for name in names]
+
+        return _evaluate(samples, of, vocabulary, labels_of)
+
+    found = measure(folder, names)
+    if found is None:
         return None
-    found = {name: measure(of) for name, of in variants.items()}
-    result["variants"] = {name: {"miou": r["miou"]} for name, r in found.items() if r}
-    return result
+    result, *before = found
+    variants = {step: {"miou": figures["miou"]} for step, figures in zip(steps, before)}
+    for name, other in others.items():
+        figures = measure(other, names[:1])
+        if figures:
+            variants[name] = {"miou": figures[0]["miou"]}
+    result["variants"] = variants
+    return {**result, "initial_weights": initial_weights} if initial_weights else result
 
 
 def _evaluate(

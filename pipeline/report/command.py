@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from pipeline.command_line import Parser
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
 from pipeline.report.agreement import write_check
@@ -31,18 +30,6 @@ _EXAMPLES = """examples:
   python tools/make_tables.py --study alpha --output docs/alpha.md
       one table of an experiment that was run with several settings
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what the program answers with one sentence.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(f"{message}; --help shows what there is")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -79,12 +66,11 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(complaint)
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python tools/make_tables.py",
-        description="Writes the field's tables, the published figures beside our own.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _build_parser() -> Parser:
+    parser = Parser(
+        "make_tables.py",
+        "Writes the field's tables, the published figures beside our own.",
+        _EXAMPLES,
     )
     parser.add_argument(
         "places",

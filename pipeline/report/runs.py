@@ -100,14 +100,24 @@ class Run:
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"
             notes.append(f"background chosen by ground truth ({chosen})")
+        if self.has_seen_masks:
+            notes.append("its initial weights have seen masks: not free of annotation")
+        if self.configuration.get("checkpoint") == "best":
+            notes.append("checkpoint chosen by ground truth")
         return notes
 
     @property
     def initial_weights(self) -> str:
-        """The name of the file that a segmenter's backbone starts from; "" where it has none."""
+        """What a segmenter's backbone starts from; "" where that is nothing."""
         segmenter = self.configuration.get("segmenter")
         weights = segmenter.get("pretrained") if isinstance(segmenter, dict) else None
         return Path(str(weights)).name if weights else ""
+
+    @property
+    def has_seen_masks(self) -> bool:
+        """Whether the weights that a segmenter starts from were trained on masks by people."""
+        found = self.figures.get("initial_weights")
+        return bool(found.get("seen_masks")) if isinstance(found, dict) else False
 
 
 def as_number(value: object) -> float | None:

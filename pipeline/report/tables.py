@@ -23,6 +23,9 @@ TAGGING_ROWS = {
 """The rows of the ablation, in the order of the paper."""
 
 
+STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
+"""The steps of testing before the last."""
+
 _TAGGING_FIGURES = ("map", "f1", "precision", "recall")
 
 
@@ -78,11 +81,17 @@ def _segmentation(metrics: MetricsFile) -> str:
     for stage, label in labels.items():
         for split, figures in metrics.latest.get(stage, {}).items():
             note = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
+            if (figures.get("initial_weights") or {}).get("seen_masks"):
+                note += " (its initial weights have seen masks)"
             if "chosen_by_ground_truth" in figures:
                 note = f", background chosen by ground truth (β={figures['background_beta']})"
             images = str(figures["images"])
             for level, found in _by_level(figures):
                 rows.append([label + note + level, split, images, percent(found["miou"])])
+            for step, label_of_step in STEPS.items():
+                if step in figures.get("variants", {}):
+                    value = percent(figures["variants"][step]["miou"])
+                    rows.append([f"the same segmenter, {label_of_step}", split, images, value])
             ceiling = figures.get("variants", {}).get("ceiling")
             if ceiling:
                 share = (

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import difflib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.vocabulary import IGNORE
@@ -18,28 +16,34 @@ from pipeline.vocabulary import IGNORE
 _COUNT_IGNORED_PIXELS = frozenset({"DiceLoss", "STDCHead"})
 # Backbones that reject sizes that are no multiple of their stride instead of padding themselves.
 _SIZE_DIVISORS = {"UNet": 16}
+_BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
+_MOST_FEATURE_MAPS = 4  # that UPerNet and its like read
 
 
-def adapt_model(base: Config, settings: Mapping[str, Any], labels: int) -> ConfigDict:
+def adapt_model(
+    base: Config, settings: Mapping[str, Any], labels: int, *, synchronise: bool = False
+) -> ConfigDict:
     """Fits a network to our classes, one device and local weights.
 
     Args:
         base: a config of mmsegmentation; its model is changed in place.
-        settings: config, crop_size; optional overrides, pretrained, size_divisor.
+        settings: config, crop_size; optional backbone, overrides, size_divisor.
         labels: classes with the background.
+        synchronise: whether several GPUs train it, whose batch norms see one batch.
 
     Returns:
         The model's part of the config.
 
     Raises:
-        UserError: there is no model, it learns from unlabelled pixels, or ``pretrained`` is no
-            file.
+        UserError: there is no model, or it learns from unlabelled pixels.
     """
     if "backbone" not in base.get("model", {}):
         raise UserError(
             f"segmenter.config={settings['config']} describes no network with a backbone: choose"
             " another segmenter.config"
         )
+    if settings.get("backbone"):
+        use_timm_backbone(base.model, settings["backbone"])
     try:
         base.merge_from_dict({"model": dict(settings.get("overrides") or {})})
     except (TypeError, KeyError, AttributeError) as error:
@@ -56,8 +60,8 @@ def adapt_model(base: Config, settings: Mapping[str, Any], labels: int) -> Confi
         model.data_preprocessor.test_cfg = ConfigDict(size_divisor=divisor)
     model.test_cfg = ConfigDict(mode="whole")
     for part in dictionaries(model):
-        if part.get("type") in ("SyncBN", "MMSyncBN"):
-            part.type = "BN"  # one device: there is nothing to synchronise with
+        if part.get("type") in _BATCH_NORMS:
+            part.type = "SyncBN" if synchronise else "BN"
         if part.get("type") in _COUNT_IGNORED_PIXELS:
             raise UserError(
                 f"segmenter.config={settings['config']} uses {part.type}, which would learn from"
@@ -65,39 +69,52 @@ def adapt_model(base: Config, settings: Mapping[str, Any], labels: int) -> Confi
             )
     for name in ("decode_head", "auxiliary_head"):
         _adapt_heads(model.get(name), labels)
-    _adapt_weights(model, settings.get("pretrained"))
     return model
 
 
-def check_pretrained(backbone: nn.Module, path: Path) -> None:
-    """Checks that a weights file fits; mmengine would skip what does not and start from nothing.
+def use_timm_backbone(model: ConfigDict, name: str) -> None:
+    """Puts a network of timm in the place of a config's backbone.
+
+    The heads read the last (up to four) of its feature maps, and the images are normalised as its
+    weights were trained.
 
     Args:
-        backbone: the network's backbone.
-        path: a file of ``torch.save`` with tensors under the backbone's own names.
+        model: a network whose heads read several feature maps, as UPerNet's; changed in place.
+        name: of a network of timm, for example "convnext_tiny".
 
     Raises:
-        UserError: the file cannot be read, or fewer than half of the backbone's tensors are in it.
+        UserError: timm knows no such network, or it gives no feature maps.
     """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        stored = stored.get("state_dict", stored)
-        own = backbone.state_dict()
-        fitting = [
-            name
-            for name, value in own.items()
-            if getattr(stored.get(name), "shape", 0) == value.shape
-        ]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, AttributeError) as error:
+    import timm
+
+    if not timm.is_model(name):
+        nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
         raise UserError(
-            f"segmenter.pretrained={path} is damaged or holds more than weights: choose another"
-            " file"
-        ) from error
-    if len(fitting) < len(own) / 2:
-        raise UserError(
-            f"segmenter.pretrained={path} has {len(fitting)} of the {len(own)} tensors of the"
-            " backbone: choose the weights of the same architecture"
+            f"segmenter.backbone={name} is no network of timm: did you mean {' or '.join(nearest)}?"
         )
+    try:
+        with torch.device("meta"):  # for its description alone
+            described = timm.create_model(name, features_only=True)
+    except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"segmenter.backbone={name} gives no feature maps ({str(error).splitlines()[0]}):"
+            " choose another, as convnext_tiny"
+        ) from error
+    levels = list(described.feature_info.out_indices)[-_MOST_FEATURE_MAPS:]
+    channels = [described.feature_info.info[level]["num_chs"] for level in levels]
+    model.backbone = ConfigDict(
+        type="TIMMBackbone", model_name=name, pretrained=False, out_indices=tuple(levels)
+    )
+    last = len(levels) - 1
+    model.decode_head.in_channels, model.decode_head.in_index = channels, list(range(len(levels)))
+    if model.get("auxiliary_head"):
+        position = max(last - 1, 0)
+        model.auxiliary_head.in_channels = channels[position]
+        model.auxiliary_head.in_index = position
+    statistics = timm.get_pretrained_cfg(name)
+    if statistics is not None:
+        model.data_preprocessor.mean = [255 * value for value in statistics.mean]
+        model.data_preprocessor.std = [255 * value for value in statistics.std]
 
 
 def _adapt_heads(heads: Any, labels: int) -> None:  # noqa: ANN401
@@ -111,27 +128,6 @@ def _adapt_heads(heads: Any, labels: int) -> None:  # noqa: ANN401
             part.avg_non_ignore = True
             # Weights of the classes of the data set that the config was written for.
             part.pop("class_weight", None)
-
-
-def _adapt_weights(model: ConfigDict, pretrained: str | None) -> None:
-    """Replaces weights from the network by none or by a local file."""
-    for part in dictionaries(model):
-        if "pretrained" in part:
-            part.pretrained = False if "TIMMBackbone" in str(part.get("type")) else None
-        if _is_download(part.get("init_cfg")):
-            part.init_cfg = None
-    if pretrained is None:
-        return
-    if not Path(pretrained).is_file():
-        raise UserError(
-            f"segmenter.pretrained={pretrained} does not exist: give the path of a weights file,"
-            " or null to start from random weights"
-        )
-    model.backbone.init_cfg = ConfigDict(type="Pretrained", checkpoint=str(pretrained))
-
-
-def _is_download(init_cfg: Any) -> bool:  # noqa: ANN401
-    return any(part.get("type") == "Pretrained" for part in dictionaries(init_cfg))
 
 
 def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401

@@ -30,7 +30,8 @@ class SeedIteration(Hook):
     ) -> None:
         """Seeds PyTorch, NumPy and Python."""
         # The leading 1 keeps these streams apart from those of the samples.
-        sequence = np.random.SeedSequence([1, self._seed, runner.iter])
+        rank = [runner.rank] if runner.rank else []
+        sequence = np.random.SeedSequence([1, self._seed, runner.iter, *rank])
         state = sequence.generate_state(4)
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
         np.random.seed(state)
@@ -82,8 +83,9 @@ class DescribeCheckpoint(Hook):
         hub["log_scalars"] = {}
         hub["runtime_info"] = {
             key: value
-            for key, value in hub["runtime_info"].items()
-            if type(value) in (str, int, float, list)  # NumPy's floats are instances of float
+            # NumPy's numbers, such as the best figure so far, become Python's own.
+            for key, value in map(_plain, hub["runtime_info"].items())
+            if type(value) in (str, int, float, list)
         }
         hub["resumed_keys"] = {
             key: value for key, value in hub["resumed_keys"].items() if key in hub["runtime_info"]
@@ -92,6 +94,29 @@ class DescribeCheckpoint(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Drops the entry that mmengine would run as Python code."""
         checkpoint["meta"].pop("config", None)
+
+
+def _plain(item: tuple[str, Any]) -> tuple[str, Any]:
+    key, value = item
+    return key, value.item() if isinstance(value, np.generic) else value
+
+
+class ValidateWhereInterrupted(Hook):
+    """Measures the checkpoint that a training is resumed from, where that was due.
+
+    Checkpoints are written before they are measured, so that a kill between the two would lose the
+    figure, and perhaps the best checkpoint.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+
+    def before_train(self, runner: Runner) -> None:
+        """Validates if the last iteration was one to validate after."""
+        if runner.iter and runner.iter % self._interval == 0:
+            runner.val_loop.run()
 
 
 class ReportProgress(Hook):

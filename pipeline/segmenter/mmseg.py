@@ -16,15 +16,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_default_scope
 from torch import nn
 
+from pipeline.device import choose_precision
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import adapt_model, dictionaries
+from pipeline.segmenter.losses import choose_loss, register_losses
+from pipeline.segmenter.optimization import (
+    BatchInPartsLoop,
+    configure_optimizer,
+    configure_schedule,
+)
+from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.vocabulary import MOST_CLASSES
 
 _COMPILED_OPS = "mmcv._ext"
+_HEADS = "pipeline.segmenter.heads"
 _SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
 # What mmengine and constructors raise for absent packages, unknown names and unfit arguments.
 _BUILD_ERRORS = (
@@ -36,7 +46,6 @@ _BUILD_ERRORS = (
     AssertionError,
     AttributeError,
 )
-_WITH_MOMENTUM = frozenset({"SGD", "RMSprop"})
 
 
 class _CompiledOpsStandIn(types.ModuleType):
@@ -73,6 +82,8 @@ def import_mmseg() -> None:
                 warnings.simplefilter("ignore")
                 for name in _SUBPACKAGES:
                     importlib.import_module(f"mmseg.{name}")
+                importlib.import_module(_HEADS)
+                register_losses()
         finally:
             if stand_in_needed:
                 sys.modules.pop(_COMPILED_OPS, None)
@@ -115,25 +126,28 @@ def build_config(
     class_names: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     seed: int,
+    device: str = "cpu",
+    processes: int = 1,
 ) -> Config:
     """Builds the configuration of one training from a config of mmsegmentation.
 
     Args:
-        settings: plain values as in ``configs/segmenter/*.yaml``. Required: config, iterations,
-            batch_size, crop_size, learning_rate, weight_decay, optimizer, checkpoint_interval.
-            Optional: pretrained, scale_range, momentum, minimum_learning_rate (as a share of
-            learning_rate), warmup_iterations, photometric_distortion, size_divisor, overrides.
+        settings: plain values as in ``configs/segmenter/default.yaml``. Required: config,
+            iterations, batch_size, crop_size, optimizer, learning_rate, weight_decay,
+            checkpoint_interval; all else is optional.
         class_names: n names without the background, which becomes label 0.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         seed: not negative.
+        device: where it is trained.
+        processes: that train it together, each on a share of every batch.
 
     Returns:
         A config that describes model, optimiser and schedule, with ``class_names`` and
-        ``palette`` (both background first) and the settings. Data are not part of it.
+        ``palette`` (both background first), the settings, and ``pretrained_source``: where
+        mmsegmentation takes the backbone's ImageNet weights from. Data are not part of it.
 
     Raises:
-        UserError: the config does not exist or cannot be used, ``pretrained`` is not a file, or
-            a setting is out of range.
+        UserError: the config does not exist or cannot be used, or a setting is out of range.
     """
     import_mmseg()
     if not 1 <= len(class_names) <= MOST_CLASSES:
@@ -145,17 +159,34 @@ def build_config(
         raise ValueError(f"{len(palette)} colours for {len(class_names)} classes and background")
     if settings["batch_size"] < 2:
         raise UserError("segmenter.batch_size must be at least 2: batch norm needs several images")
+    shares = processes * int(settings.get("accumulate") or 1)
+    if settings["batch_size"] % shares:
+        raise UserError(
+            f"segmenter.batch_size={settings['batch_size']} cannot be divided into {shares} equal"
+            " parts: choose a multiple of segmenter.accumulate times the number of processes"
+        )
+    check_choice(settings.get("pretrained"))
     base = _read_config(settings["config"])
+    synchronise = processes > 1 and torch.device(device).type == "cuda"
+    model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
+    source = strip_pretrained(model)
+    choose_loss(model, settings.get("loss") or "cross_entropy")
+    precision = settings.get("precision") or "fp32"
+    choose_precision(precision, device)
+    optimizer = configure_optimizer(
+        base, settings, mixed=None if precision == "fp32" else precision
+    )
     return Config(
         {
             "default_scope": "mmseg",
-            "model": adapt_model(base, settings, len(class_names) + 1),
-            "optim_wrapper": _optimizer(base, settings),
-            "param_scheduler": _schedule(settings),
+            "model": model,
+            "pretrained_source": source,
+            "optim_wrapper": optimizer,
+            "param_scheduler": configure_schedule(settings, optimizer["optimizer"]["lr"]),
             "train_cfg": {
-                "type": "IterBasedTrainLoop",
+                "type": BatchInPartsLoop.__name__,
                 "max_iters": settings["iterations"],
-                "val_interval": settings["iterations"] + 1,
+                "val_interval": settings.get("validation_interval") or settings["iterations"] + 1,
             },
             "randomness": {"seed": seed},
             "class_names": ["background", *class_names],
@@ -200,39 +231,6 @@ def _read_config(name: str) -> Config:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _optimizer(base: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
-    name = settings["optimizer"]
-    optimizer = {
-        "type": name,
-        "lr": float(settings["learning_rate"]),
-        "weight_decay": float(settings["weight_decay"]),
-    }
-    if name in _WITH_MOMENTUM:
-        optimizer["momentum"] = float(settings.get("momentum", 0.9))
-    wrapper = {"type": "OptimWrapper", "optimizer": optimizer}
-    # Rules per parameter belong to the architecture (say, no decay of position embeddings).
-    kept = base.get("optim_wrapper", {})
-    return wrapper | {k: kept[k] for k in ("paramwise_cfg", "constructor") if k in kept}
-
-
-def _schedule(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The "poly" schedule of the DeepLab papers, after an optional linear warm-up."""
-    warmup = min(int(settings.get("warmup_iterations") or 0), settings["iterations"] // 2)
-    share = float(settings.get("minimum_learning_rate", 1e-4))
-    poly = {
-        "type": "PolyLR",
-        "power": 0.9,
-        "eta_min": share * float(settings["learning_rate"]),
-        "begin": warmup,
-        "end": settings["iterations"],
-        "by_epoch": False,
-    }
-    if not warmup:
-        return [poly]
-    rise = {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warmup, "by_epoch": False}
-    return [rise, poly]
 
 
 def _refuse_unregistered(model: Mapping[str, Any]) -> None:

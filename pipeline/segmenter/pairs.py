@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from pipeline.vocabulary import IGNORE
 
 _INDEXED_OR_GREY = frozenset({"P", "L"})
+_GREY = frozenset({"L"})
 _TURNED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
@@ -23,11 +24,19 @@ class TrainingPair:
         id: unique name of the image.
         image: any file that ``pipeline.images.load_image`` reads.
         mask: indexed or grey PNG in the image's size; 0 background, k+1 class k, 255 ignore.
+        probability: 8-bit grey PNG in the image's size, 255 times the weight in [0, 1] of each
+            pixel; none where all pixels weigh alike.
     """
 
     id: str
     image: Path
     mask: Path
+    probability: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that it is read from."""
+        return [f for f in (self.image, self.mask, self.probability) if f is not None]
 
 
 def check_pairs(
@@ -50,36 +59,51 @@ def check_pairs(
     ]
 
 
-def _problems(pair: TrainingPair, class_count: int, apply_exif: bool) -> list[str]:
-    missing = [
-        f"{kind} {path} is missing"
-        for kind, path in (("image", pair.image), ("mask", pair.mask))
-        if not path.is_file()
-    ]
-    if missing:
-        return missing
-    try:
-        size = _oriented_size(pair.image, apply_exif)
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        return [f"image {pair.image} cannot be read ({type(error).__name__})"]
-    try:
-        with Image.open(pair.mask) as mask:
-            if mask.format != "PNG" or mask.mode not in _INDEXED_OR_GREY:
-                return [f"mask {pair.mask} is {mask.format} {mask.mode}, not an indexed PNG"]
-            labels = np.asarray(mask)
-    except Exception as error:
-        return [f"mask {pair.mask} cannot be read ({type(error).__name__})"]
+def _problems(pair: TrainingPair, class_count: int, apply_exif: bool) -> Iterator[str]:
+    size = None
+    if not pair.image.is_file():
+        yield f"image {pair.image} is missing"
+    else:
+        try:
+            size = _oriented_size(pair.image, apply_exif)
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
-    problems = []
-    if labels.shape != size[::-1]:
-        problems.append(
-            f"mask is {labels.shape[1]}×{labels.shape[0]}, its image {size[0]}×{size[1]} pixels"
-        )
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    wrong = [int(label) for label in present if class_count < label != IGNORE]
-    if wrong:
-        problems.append(f"mask has labels {wrong} outside 0 to {class_count} and 255")
-    return problems
+    labels = _read_bytes("mask", pair.mask, _INDEXED_OR_GREY, "an indexed PNG")
+    if isinstance(labels, str):
+        yield labels
+    else:
+        yield from _wrong_size("mask", labels, size)
+        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+        wrong = [int(label) for label in present if class_count < label != IGNORE]
+        if wrong:
+            yield f"mask has labels {wrong} outside 0 to {class_count} and 255"
+
+    if pair.probability is not None:
+        weights = _read_bytes("probability", pair.probability, _GREY, "an 8-bit grey PNG")
+        if isinstance(weights, str):
+            yield weights
+        else:
+            yield from _wrong_size("probability", weights, size)
+
+
+def _read_bytes(kind: str, path: Path, modes: frozenset[str], wanted: str) -> np.ndarray | str:
+    """Returns the pixels, H×W uint8, of a PNG of one of Pillow's modes, or what is wrong."""
+    if not path.is_file():
+        return f"{kind} {path} is missing"
+    try:
+        with Image.open(path) as picture:
+            if picture.format != "PNG" or picture.mode not in modes:
+                return f"{kind} {path} is {picture.format} {picture.mode}, not {wanted}"
+            return np.asarray(picture)
+    except Exception as error:
+        return f"{kind} {path} cannot be read ({type(error).__name__})"
+
+
+def _wrong_size(kind: str, pixels: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:
+    if size is not None and pixels.shape != size[::-1]:
+        height, width = pixels.shape
+        yield f"{kind} is {width}×{height}, its image {size[0]}×{size[1]} pixels"
 
 
 def _oriented_size(path: Path, apply_exif: bool) -> tuple[int, int]:

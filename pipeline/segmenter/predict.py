@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
+from pipeline.masks.crf import CrfSettings
+from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
+from pipeline.segmenter.inference import CLEAN_CRF, check_scales, refine, scale_image
 from pipeline.segmenter.mmseg import build_model, import_mmseg
-from pipeline.segmenter.train import last_checkpoint
+
+_CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
 
 class Segmenter:
@@ -41,19 +45,22 @@ class Segmenter:
         self._model = model.to(device).eval()
 
     @classmethod
-    def from_run(cls, path: Path, device: str = "cpu") -> Segmenter:
+    def from_run(cls, path: Path, device: str = "cpu", which: str = "last") -> Segmenter:
         """Reads a checkpoint, which holds its own architecture, classes and palette.
 
         Args:
-            path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory, of
-                which the newest complete one is taken.
+            path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory.
             device: where to compute.
+            which: of a directory's complete checkpoints, "last" takes the newest, "best" the one
+                with the highest mIoU on validation images, if the training measured it.
 
         Raises:
             UserError: there is no such checkpoint, or it is damaged or not one of ours.
         """
+        if which not in _CHOICES:
+            raise ValueError(f"which={which} is none of {', '.join(_CHOICES)}")
         path = Path(path)
-        path = last_checkpoint(path) if path.is_dir() else path
+        path = _CHOICES[which](path) if path.is_dir() else path
         if not path.is_file():
             raise UserError(f"checkpoint {path} does not exist: give a trained segmenter's file")
         checkpoint = _load(path)
@@ -85,6 +92,11 @@ class Segmenter:
         """
         return self.logits(image).argmax(axis=0).astype(np.uint8)
 
+    @property
+    def model(self) -> nn.Module:
+        """The segmentor of mmsegmentation, in evaluation mode."""
+        return self._model
+
     @torch.inference_mode()
     def logits(self, image: np.ndarray) -> np.ndarray:
         """Computes the scores before the softmax, from the whole image at its own size.
@@ -95,6 +107,50 @@ class Segmenter:
         Returns:
             (n+1)×H×W float32.
         """
+        return self._scores(image).cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(
+        self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False
+    ) -> np.ndarray:
+        """Computes class probabilities, averaged over sizes of the image and its mirror image.
+
+        The convention is that of mmsegmentation (``SegTTAModel`` behind ``TestTimeAug``): the
+        scores of every size are resized to the image, and the mean is taken of their softmax.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            scales: factors that the image is resized by, one after the other.
+            flip: whether the mirror image counts too, at every scale.
+
+        Returns:
+            (n+1)×H×W float32 that sums to 1 over the classes; one scale of 1 without the mirror
+            image gives the softmax of :meth:`logits`. The memory that is needed is some times that
+            of the result at the largest scale, which
+            :class:`pipeline.datasets.sample.ImageReader` bounds by ``longest_side``.
+
+        Raises:
+            UserError: a scale is not above 0, or there is none.
+        """
+        check_scales(scales)
+        total = 0
+        for scale in scales:
+            scaled = scale_image(image, scale)
+            for mirrored in (False, True) if flip else (False,):
+                scores = self._scores(scaled[:, ::-1] if mirrored else scaled)
+                scores = scores.flip(2) if mirrored else scores
+                total += self._resized(scores, *image.shape[:2]).softmax(0)
+        total /= len(scales) * (1 + flip)
+        return total.cpu().numpy()
+
+    @staticmethod
+    def refine(
+        image: np.ndarray, probabilities: np.ndarray, crf: CrfSettings = CLEAN_CRF
+    ) -> np.ndarray:
+        """Sharpens probabilities with the CRF: :func:`pipeline.segmenter.inference.refine`."""
+        return refine(image, probabilities, crf)
+
+    def _scores(self, image: np.ndarray) -> torch.Tensor:
         import_mmseg()
         from mmseg.structures import SegDataSample
 
@@ -105,12 +161,18 @@ class Segmenter:
         inputs = self._model.data_preprocessor(batch, training=False)["inputs"]
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
-        scores = self._model.encode_decode(inputs, [meta])
-        if scores.shape[2:] != inputs.shape[2:]:
-            scores = functional.interpolate(
-                scores, size, mode="bilinear", align_corners=self._model.align_corners
-            )
-        return scores[0, :, :height, :width].float().cpu().numpy()
+        scores = self._resized(self._model.encode_decode(inputs, [meta])[0], *size)
+        return scores[:, :height, :width].float()
+
+    def _resized(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        if scores.shape[1:] == (height, width):
+            return scores
+        return functional.interpolate(
+            scores[None],
+            (height, width),
+            mode="bilinear",
+            align_corners=self._model.align_corners,
+        )[0]
 
 
 def _load(path: Path) -> dict[str, Any]:

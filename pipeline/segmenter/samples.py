@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import pseudo_collate
+import torch
+from mmengine.structures import PixelData
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
@@ -21,10 +23,13 @@ from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.vocabulary import IGNORE
 
-_ALREADY_SEEN = -1
+ALREADY_SEEN = -1
+"""The position of a sample that need not be read again."""
+
 _LARGEST_SHARE_OF_ONE_CLASS = 0.75  # of a crop; mmsegmentation's own default for VOC and ADE20K
 _SMALLEST_SIDE = 8
 _MOST_KEPT_BYTES = 2**30
+_WEIGHTS = "pixel_weights"
 _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
 
 
@@ -32,7 +37,7 @@ class PseudoLabelled(Dataset):
     """Samples in mmsegmentation's form, addressed by their position in the endless sequence.
 
     Args:
-        pairs: images and masks.
+        pairs: images and masks, with probabilities or without.
         settings: crop_size, scale_range, photometric_distortion, apply_exif, longest_side (larger
             images and their masks are shrunk to it).
         seed: not negative.
@@ -53,7 +58,7 @@ class PseudoLabelled(Dataset):
             apply_exif=bool(settings.get("apply_exif")), longest_side=settings.get("longest_side")
         )
         self._transforms = _build_transforms(settings)
-        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._kept: dict[str, dict[str, np.ndarray]] = {}
         self._kept_bytes = 0
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -61,8 +66,15 @@ class PseudoLabelled(Dataset):
         return len(self._pairs)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample)."""
-        if position == _ALREADY_SEEN:
+        """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample).
+
+        Where the pair has probabilities, the latter has them as ``pixel_weights``, PixelData of
+        1×h×w float32 in [0, 1].
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        if position == ALREADY_SEEN:
             return {}
         epoch, place = divmod(position, len(self._pairs))
         sample = self._load(self._pairs[self._shuffled(epoch)[place]])
@@ -78,91 +90,94 @@ class PseudoLabelled(Dataset):
         return self._order[1]
 
     def _load(self, pair: TrainingPair) -> dict[str, Any]:
-        image, labels = self._kept.get(pair.id) or self._decode(pair)
+        decoded = self._kept.get(pair.id) or self._decode(pair)
+        arrays = {key: array.copy() for key, array in decoded.items()}  # transforms may change them
+        size = arrays["img"].shape[:2]
         return {
             "img_id": pair.id,
             "img_path": str(pair.image),
-            "img": image.copy(),  # transforms may work in place
-            "img_shape": image.shape[:2],
-            "ori_shape": image.shape[:2],
-            "gt_seg_map": labels.copy(),
-            "seg_fields": ["gt_seg_map"],
+            "img_shape": size,
+            "ori_shape": size,
+            **arrays,
+            "seg_fields": [key for key in arrays if key != "img"],
             "reduce_zero_label": False,
         }
 
-    def _decode(self, pair: TrainingPair) -> tuple[np.ndarray, np.ndarray]:
-        """Decodes an image (BGR, which mmsegmentation counts on) and its mask.
+    def _decode(self, pair: TrainingPair) -> dict[str, np.ndarray]:
+        """Decodes an image (BGR, which mmsegmentation counts on), its mask and its weights.
 
         They are kept in memory while there is room: a photograph of 24 megapixels takes longer to
         decode than an iteration takes to compute.
         """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
-            height, width = image.shape[:2]
-            with Image.open(pair.mask) as mask:
-                labels = np.array(mask.resize((width, height), Image.Resampling.NEAREST))
+            size = image.shape[1::-1]
+            arrays = {"img": image[:, :, ::-1], "gt_seg_map": _read_resized(pair.mask, size)}
+            if pair.probability is not None:
+                arrays[_WEIGHTS] = _read_resized(pair.probability, size)
         except (ImageError, OSError) as error:
+            what = "mask" if pair.probability is None else "mask or probability"
             raise UserError(
-                f"training image {pair.id} or its mask cannot be read ({error}): repair or"
+                f"training image {pair.id} or its {what} cannot be read ({error}): repair or"
                 " remove it"
             ) from error
         # mmsegmentation's transforms fail on images of a pixel or two.
-        missing = [(0, max(0, _SMALLEST_SIDE - side)) for side in labels.shape]
-        image = np.pad(image[:, :, ::-1], [*missing, (0, 0)], "edge")
-        labels = np.pad(labels, missing, constant_values=IGNORE)
-        size = image.nbytes + labels.nbytes
+        missing = [(0, max(0, _SMALLEST_SIDE - side)) for side in image.shape[:2]]
+        arrays["img"] = np.pad(arrays["img"], [*missing, (0, 0)], "edge")
+        arrays["gt_seg_map"] = np.pad(arrays["gt_seg_map"], missing, constant_values=IGNORE)
+        if _WEIGHTS in arrays:
+            arrays[_WEIGHTS] = np.pad(arrays[_WEIGHTS], missing)
+        size = sum(array.nbytes for array in arrays.values())
         if self._kept_bytes + size <= _MOST_KEPT_BYTES:
-            self._kept[pair.id] = image, labels
+            self._kept[pair.id] = arrays
             self._kept_bytes += size
-        return image, labels
+        return arrays
 
 
-def build_loader(
-    dataset: PseudoLabelled, batch_size: int, start: int, iterations: int, workers: int
-) -> DataLoader:
-    """Builds the loader of a training that begins, or goes on, after ``start`` iterations.
-
-    mmengine replays the loader when it resumes. Positions that were already seen give empty
-    samples, so that nothing is decoded for them.
-
-    Args:
-        dataset: what to load from.
-        batch_size: images in a batch.
-        start: finished iterations.
-        iterations: all iterations, those finished included.
-        workers: processes that load; 0 loads in this one.
-    """
-    seen, total = start * batch_size, iterations * batch_size
-    positions = [_ALREADY_SEEN] * seen + list(range(seen, total))
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=positions,
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-    )
+def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Reads the bytes of a mask or of probabilities at (width, height), that of the image."""
+    with Image.open(path) as picture:
+        return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
 
 def _build_transforms(settings: Mapping[str, Any]) -> list[Any]:
     import_mmseg()
-    from mmcv.transforms import RandomFlip, RandomResize
-    from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
+    from mmcv.transforms import RandomResize
+    from mmseg.datasets.transforms import (
+        PackSegInputs,
+        PhotoMetricDistortion,
+        RandomCrop,
+        RandomFlip,
+    )
 
     class RandomScale(RandomResize):
         """Scales by a random factor of the image's own size.
 
-        Required keys: img, gt_seg_map. Modified keys: both, img_shape, scale_factor.
+        Required keys: img, seg_fields. Modified keys: img and those in seg_fields, img_shape,
+        scale_factor.
         """
 
         def transform(self, results: dict[str, Any]) -> dict[str, Any]:
             self.scale = results["img"].shape[1::-1]
             return super().transform(results)
 
+    class PackWithWeights(PackSegInputs):
+        """Packs the weights of the pixels too, where there are any, as shares of one."""
+
+        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+            packed = super().transform(results)
+            if _WEIGHTS in results:
+                weights = torch.from_numpy(results[_WEIGHTS][None].astype(np.float32) / 255)
+                packed["data_samples"].set_data({_WEIGHTS: PixelData(data=weights)})
+            return packed
+
     crop = settings["crop_size"]
     transforms = [
         RandomScale(
             scale=(crop, crop),
             ratio_range=tuple(settings.get("scale_range") or (1.0, 1.0)),
+            # mmcv's own Resize would resize the mask alone.
+            resize_type="mmseg.Resize",
             keep_ratio=True,
         ),
         RandomCrop(crop_size=(crop, crop), cat_max_ratio=_LARGEST_SHARE_OF_ONE_CLASS),
@@ -170,7 +185,7 @@ def _build_transforms(settings: Mapping[str, Any]) -> list[Any]:
     ]
     if settings.get("photometric_distortion"):
         transforms.append(PhotoMetricDistortion())
-    return [*transforms, PackSegInputs(meta_keys=_META_KEYS)]
+    return [*transforms, PackWithWeights(meta_keys=_META_KEYS)]
 
 
 @contextmanager

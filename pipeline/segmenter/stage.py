@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
+from pipeline.files import read_json, write_atomically
 from pipeline.fingerprints import fingerprint, fingerprint_file
 from pipeline.images import encode_png
-from pipeline.masks.labels import resized_argmax
 from pipeline.progress import track
+from pipeline.segmenter.distributed import process_rank
+from pipeline.segmenter.pairs import TrainingPair
+from pipeline.segmenter.testing import Labels, Testing, segment_all
 from pipeline.store import StageFolder
 from pipeline.sweep import read_through, sweep
 from pipeline.vocabulary import Vocabulary
@@ -22,39 +24,51 @@ from pipeline.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
-_PROBLEMS_SHOWN = 5
+ALGORITHM = 2
+"""Raised when the same network would give other predictions than before."""
 
+CHOICES = ("last", "best")
+"""Which checkpoint predicts: the last, or the best on a split with ground truth."""
 
+PROBLEMS = "problems.txt"
+"""Lists what keeps masks from being trained on, where a message would be too long."""
+
+_PROBLEMS_SHOWN = 20
 _MOST_AHEAD = 4  # photographs that are decoded ahead of the network
 
 
-def training_data_key(samples: Sequence[Sample], masks: Mapping[str, Path]) -> str:
-    """Returns the fingerprint of all images and masks that a training reads."""
-    return fingerprint(
-        [[s.id, fingerprint_file(s.image), fingerprint_file(masks[s.id])] for s in samples]
-    )
+def training_data_key(pairs: Sequence[TrainingPair]) -> str:
+    """Returns the fingerprint of all files that a training reads."""
+    return fingerprint([[pair.id, *map(_content, pair.files)] for pair in pairs])
+
+
+def _content(path: Path) -> str | None:
+    # A missing file is listed with all others that are, before the training begins.
+    return fingerprint_file(path) if path.is_file() else None
 
 
 def run_train(
-    samples: Sequence[Sample],
-    masks: Mapping[str, Path],
+    pairs: Sequence[TrainingPair],
     folder: StageFolder,
     vocabulary: Vocabulary,
     *,
     settings: Mapping[str, Any],
     seed: int,
     device: str,
+    validation: Sequence[Sample] = (),
 ) -> int:
     """Trains a segmenter, from its last checkpoint on if there is one.
 
+    Every process that torchrun started calls this; the first alone writes to the folder.
+
     Args:
-        samples: the images of the training split that have masks.
-        masks: image id → mask file.
-        folder: the segmenter's folder, locked; mmengine's work directory.
+        pairs: the images of the training split and their masks.
+        folder: the segmenter's folder, locked by the first process; mmengine's work directory.
         vocabulary: class names and palette.
         settings: the configuration of the segmenter.
         seed: of the initial weights, the order of images and their transforms.
         device: "cpu" or "cuda…".
+        validation: images that it is measured on as it trains.
 
     Returns:
         The number of images that it was trained on; 0 when it was trained before.
@@ -65,31 +79,33 @@ def run_train(
     # mmsegmentation takes seconds to import, so only a stage that needs it does.
     from pipeline.segmenter import train
 
+    writes = process_rank() == 0
     if is_trained(folder):
-        folder.point_latest()
+        if writes:
+            folder.point_latest()
         return 0
-    if not samples:
+    if not pairs:
         raise UserError("there is no image to train on: run stage=masks first")
-    pairs = [train.TrainingPair(s.id, s.image, masks[s.id]) for s in samples]
     problems = train.check_pairs(
         pairs, len(vocabulary.classes), apply_exif=bool(settings.get("apply_exif"))
     )
     if problems:
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])
-        more = len(problems) - _PROBLEMS_SHOWN
+        if len(problems) > _PROBLEMS_SHOWN:
+            write_atomically(folder.path / PROBLEMS, "".join(f"{line}\n" for line in problems))
+            shown += f"; all of them are listed in {folder.path / PROBLEMS}"
         raise UserError(
-            f"{len(problems)} masks cannot be trained on: {shown}"
-            + (f"; and {more} more" if more > 0 else "")
+            f"{len(problems)} masks cannot be trained on: mend them, or run stage=masks again. They"
+            f" are: {shown}"
         )
     began = time.monotonic()
-    with track(f"train {settings['name']}", settings["iterations"]) as advance:
-        position = 0
-
-        def on_iteration(iteration: int, total: int, loss: float) -> None:
-            nonlocal position
-            advance(iteration - position, note=f"loss {loss:.3f}")
-            position = iteration
-
+    with ExitStack() as shown:
+        on_iteration = None
+        if writes:
+            advance = shown.enter_context(
+                track(f"train {settings['name']}", settings["iterations"])
+            )
+            on_iteration = _report_to(advance)
         checkpoint = train.train(
             settings,
             pairs,
@@ -98,14 +114,31 @@ def run_train(
             folder.path,
             seed,
             device,
+            workers=int(settings.get("workers") or 0),
+            validation=validation,
             on_iteration=on_iteration,
         )
-    folder.write_manifest(
-        images=len(pairs),
-        checkpoint=checkpoint.name,
-        seconds=round(folder.manifest().get("seconds", 0) + time.monotonic() - began, 3),
-    )
+    if writes:
+        initial = read_json(folder.path / train.INITIAL_WEIGHTS)
+        folder.write_manifest(
+            images=len(pairs),
+            checkpoint=checkpoint.name,
+            seconds=round(folder.manifest().get("seconds", 0) + time.monotonic() - began, 3),
+            **({"initial_weights": initial} if initial else {}),
+        )
     return len(pairs)
+
+
+def _report_to(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
+    """Returns what tells a progress bar of the iterations of a training."""
+    position = 0
+
+    def on_iteration(iteration: int, total: int, loss: float) -> None:
+        nonlocal position
+        advance(iteration - position, note=f"loss {loss:.3f}")
+        position = iteration
+
+    return on_iteration
 
 
 def is_trained(folder: StageFolder) -> bool:
@@ -127,45 +160,49 @@ def run_predict(
     *,
     read: ImageReader,
     device: str,
+    testing: Testing,
+    checkpoint: str,
+    workers: int,
 ) -> int:
     """Segments images with a trained segmenter and stores palette PNGs of image size.
 
     Args:
         samples: the images of a split.
-        folder: the stage's folder, locked.
+        folder: the stage's folder, locked. It receives the prediction of every image, and those of
+            the steps before it in hidden folders beside it, see :func:`variant_path`.
         trained: the segmenter's folder.
         palette: n+1 colours.
         read: decodes the images.
         device: "cpu" or "cuda…".
+        testing: how images are segmented.
+        checkpoint: "last", or the "best" on a split with ground truth.
+        workers: processes for the CRF.
 
     Returns:
         The number of images that were computed.
     """
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, np.ndarray | ImageError]]:
+    def build() -> Segmenter:
         from pipeline.segmenter.predict import Segmenter
 
-        segmenter = None
-        for sample, found in read_through(todo, read, lambda images: images, _MOST_AHEAD):
-            if not isinstance(found, ImageError):
-                segmenter = segmenter or Segmenter.from_run(trained.path, device)
-                found = segment_at_size(segmenter, *found)
-            yield sample, found
+        return Segmenter.from_run(trained.path, device, checkpoint)
 
-    computed = sweep(
-        samples,
-        folder,
-        input_key=input_key,
-        compute=compute,
-        save=lambda sample, key, labels: folder.write(
-            sample.id, key, {f"{sample.id}.png": encode_png(labels, palette)}
-        ),
-    )
+    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, Labels | ImageError]]:
+        found = read_through(todo, read, lambda images: images, _MOST_AHEAD)
+        yield from segment_all(found, build, testing, workers)
+
+    def save(sample: Sample, key: str, labels: Labels) -> None:
+        *before, last = testing.steps
+        files = {f"{sample.id}.png": encode_png(labels[last], palette)}
+        for step in before:
+            files[variant_path(step, sample.id)] = encode_png(labels[step], palette)
+        folder.write(sample.id, key, files)
+
+    computed = sweep(samples, folder, input_key=input_key, compute=compute, save=save)
     folder.finish([s.id for s in samples])
     return computed
 
 
-def segment_at_size(segmenter: Segmenter, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Segments an image, perhaps shrunk, and returns labels of its full size, H×W uint8."""
-    channels, _ = resized_argmax(segmenter.logits(image), *size)
-    return channels.astype(np.uint8)
+def variant_path(step: str, image_id: str) -> str:
+    """Returns where the prediction of an earlier step lies below the stage's folder."""
+    return f".{step}/{image_id}.png"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -103,8 +103,7 @@ def run(
             yield sample, found
 
     def save(sample: Sample, key: str, tagged: _Tagged) -> None:
-        encoded = {name: encode_scores(values) for name, values in tagged.scores.items()}
-        folder.record(sample.id, key, tags=tagged.tags, scores=encoded)
+        record_tags(folder, sample, key, tagged.tags, tagged.scores)
         if tagged.alongside is not None:
             alongside.save(sample, tagged.tags, tagged.size, tagged.alongside)
 
@@ -122,7 +121,7 @@ def run(
         save=save,
         is_done=is_done,
     )
-    _finish(samples, folder, classes)
+    finish_tags(samples, folder, classes)
     return computed
 
 
@@ -175,13 +174,13 @@ def _run_known(
     def save(sample: Sample, key: str, tags: tuple[int, ...]) -> None:
         scores = np.zeros(len(classes), np.float32)
         scores[list(tags)] = 1
-        folder.record(sample.id, key, tags=tags, scores={"scores": encode_scores(scores)})
+        record_tags(folder, sample, key, tags, {"scores": scores})
 
     def known_key(sample: Sample) -> str:
         return join_keys(input_key(sample), fingerprint(tags_of(sample)))
 
     computed = sweep(samples, folder, input_key=known_key, compute=compute, save=save)
-    _finish(samples, folder, classes)
+    finish_tags(samples, folder, classes)
     return computed
 
 
@@ -208,7 +207,28 @@ def decode_scores(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), "<f4")
 
 
-def _finish(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> None:
+def record_tags(
+    folder: StageFolder,
+    sample: Sample,
+    key: str,
+    tags: Sequence[int],
+    scores: Mapping[str, np.ndarray],
+) -> None:
+    """Stores an image's tags and scores.
+
+    Args:
+        folder: the stage's folder, locked.
+        sample: the image.
+        key: the fingerprint of what they were made from.
+        tags: class indices.
+        scores: "scores", and the variants by their names → n float32 each.
+    """
+    encoded = {name: encode_scores(values) for name, values in scores.items()}
+    folder.record(sample.id, key, tags=tags, scores=encoded)
+
+
+def finish_tags(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> None:
+    """Closes a pass over a split's images with ``scores.npz`` and ``tags.txt``."""
     done = [s.id for s in samples if s.id in folder.entries]
     lines = [format_class_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
     arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}

@@ -15,6 +15,7 @@ from pipeline.masks.labels import (
     ignore_unsure,
     resized_argmax,
     stack_background,
+    to_grey,
     to_labels,
 )
 from pipeline.masks.stage import pseudo_mask
@@ -103,8 +104,9 @@ def test_the_released_image_is_bgr_minus_a_mean_wrapped_to_bytes():
 
 def test_an_image_without_tags_is_all_background_at_its_full_size():
     cams = Cams(np.zeros(0, np.int64), np.zeros((0, 2, 3), np.float16), (40, 60))
-    labels, filtered = pseudo_mask(np.zeros((20, 30, 3), np.uint8), cams, CLEAN, 0.95)
-    assert labels.shape == (40, 60) and not labels.any() and not filtered.any()
+    labels, probability = pseudo_mask(np.zeros((20, 30, 3), np.uint8), cams, CLEAN)
+    assert labels.shape == probability.shape == (40, 60)
+    assert not labels.any() and (probability == 1).all()
 
 
 def test_a_shrunk_image_gives_a_mask_of_full_size():
@@ -112,11 +114,19 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
     maps[0, 1:3, 1:3] = 1
     image = np.full((32, 32, 3), 20, np.uint8)
     image[8:24, 8:24] = 220
-    labels, filtered = pseudo_mask(image, Cams(np.array([6]), maps, (96, 96)), CLEAN, 0.95)
-    assert labels.shape == (96, 96)
+    labels, probability = pseudo_mask(image, Cams(np.array([6]), maps, (96, 96)), CLEAN)
+    assert labels.shape == probability.shape == (96, 96)
+    assert labels.dtype == np.uint8 and probability.dtype == np.float32
     assert set(np.unique(labels)) == {0, 7}
     assert (labels[30:66, 30:66] == 7).all()
-    assert set(np.unique(filtered)) <= {0, 7, 255}
+    # Two channels share the probability, so that the better of them has at least a half.
+    assert 0.5 <= probability.min() < 0.95 < probability.max() <= 1.0001
+    assert set(np.unique(ignore_unsure(labels, probability, 0.95))) == {0, 7, 255}
+
+
+def test_probabilities_are_rounded_to_bytes():
+    found = to_grey(np.array([[0, 0.001, 0.002, 0.5, 0.9999, 1, 1.00001]], np.float32))
+    assert found.dtype == np.uint8 and found.tolist() == [[0, 0, 1, 128, 255, 255, 255]]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 254])
@@ -133,8 +143,8 @@ def test_without_a_background_every_pixel_is_a_tag():
     maps = np.array([[[0.1, 0.2], [0.0, 0.1]], [[0.05, 0.3], [0.2, 0.0]]], np.float16)
     cams = Cams(np.array([4, 7]), maps, (2, 2))
     image = np.zeros((2, 2, 3), np.uint8)
-    labels, _ = pseudo_mask(image, cams, None, 0, beta=None)
-    assert labels.tolist() == [[5, 8], [8, 5]]
+    labels, probability = pseudo_mask(image, cams, None, beta=None)
+    assert labels.tolist() == [[5, 8], [8, 5]] and probability is None
     alone = Cams(np.array([4]), maps[:1], (2, 2))
-    labels, filtered = pseudo_mask(image, alone, CrfSettings(), 0.95, beta=None)
-    assert (labels == 5).all() and (filtered == 5).all()
+    labels, probability = pseudo_mask(image, alone, CrfSettings(), beta=None)
+    assert (labels == 5).all() and (probability == 1).all()

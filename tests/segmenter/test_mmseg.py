@@ -64,22 +64,26 @@ def test_config_fits_classes_and_one_offline_device(name):
 
 
 def test_schedule_and_optimiser():
-    settings = tiny_settings(optimizer="AdamW", warmup_iterations=2)
+    settings = tiny_settings(optimizer="AdamW", warmup_iterations=2, iterations=20)
     config = build_config(settings, CLASS_NAMES, PALETTE, 7)
     assert "momentum" not in config.optim_wrapper.optimizer
     assert [rule.type for rule in config.param_scheduler] == ["LinearLR", "PolyLR"]
     assert config.param_scheduler[-1].eta_min == pytest.approx(1e-6)
-    assert config.param_scheduler[-1].end == 5
+    assert config.param_scheduler[-1].end == 20
     assert config.randomness.seed == 7
 
 
-def test_local_weights(tmp_path):
+def test_weights_that_are_no_file(tmp_path):
     weights = tmp_path / "weights.pth"
     with pytest.raises(UserError, match="segmenter.pretrained"):
         build_config(tiny_settings(pretrained=str(weights)), CLASS_NAMES, PALETTE, 0)
-    weights.touch()
-    config = build_config(tiny_settings(pretrained=str(weights)), CLASS_NAMES, PALETTE, 0)
-    assert config.model.backbone.init_cfg.checkpoint == str(weights)
+
+
+def test_batch_that_cannot_be_divided():
+    with pytest.raises(UserError, match="segmenter.accumulate"):
+        build_config(tiny_settings(batch_size=4, accumulate=3), CLASS_NAMES, PALETTE, 0)
+    with pytest.raises(UserError, match="number of processes"):
+        build_config(tiny_settings(batch_size=4), CLASS_NAMES, PALETTE, 0, processes=3)
 
 
 def test_wrong_name_gives_the_nearest():

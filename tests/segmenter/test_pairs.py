@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +32,56 @@ def test_all_problems_are_listed(fresh):
     assert sum("missing" in problem for problem in problems) == 2
     assert any("48×39, its image 48×40" in problem for problem in problems)
     assert any("[9]" in problem for problem in problems)
+
+
+def test_every_kind_of_wrong_mask_is_listed_at_once(tmp_path):
+    pairs = write_pairs(tmp_path, 5)
+    Image.fromarray(np.full((40, 48), 3, np.uint8)).save(pairs[0].mask)  # of two classes
+    Image.fromarray(np.zeros((48, 40), np.uint8)).save(pairs[1].mask)
+    pairs[2].mask.unlink()
+    Image.new("RGB", (48, 40)).save(pairs[3].mask)
+    assert check_pairs(pairs, 2) == [
+        "s/0: mask has labels [3] outside 0 to 2 and 255",
+        "s/1: mask is 40×48, its image 48×40 pixels",
+        f"s/2: mask {pairs[2].mask} is missing",
+        f"s/3: mask {pairs[3].mask} is PNG RGB, not an indexed PNG",
+    ]
+
+
+def test_unreadable_image_does_not_hide_a_wrong_mask(fresh):
+    fresh[0].image.write_bytes(b"nothing")
+    Image.fromarray(np.full((40, 48), 9, np.uint8)).save(fresh[0].mask)
+    problems = check_pairs(fresh, 2)
+    assert len(problems) == 2
+    assert "image" in problems[0] and "cannot be read" in problems[0] and "[9]" in problems[1]
+
+
+def test_every_kind_of_wrong_probability_is_listed_at_once(tmp_path):
+    grey = np.full((40, 48), 200, np.uint8)
+    pictures = [
+        Image.fromarray(grey),
+        Image.fromarray(grey.T),
+        Image.fromarray(grey).convert("P"),
+        Image.fromarray(grey.astype(np.uint16) * 256),
+        None,
+        None,
+    ]
+    pairs = []
+    for index, (pair, picture) in enumerate(zip(write_pairs(tmp_path, len(pictures)), pictures)):
+        path = tmp_path / f"{index}_probability.png"
+        if picture is not None:
+            picture.save(path)
+        pairs.append(dataclasses.replace(pair, probability=path))
+    pairs[5].probability.write_bytes(pairs[0].probability.read_bytes()[:50])
+    pairs[5].mask.unlink()
+    assert check_pairs(pairs[:1], 2) == []
+    problems = check_pairs(pairs, 2)
+    assert [problem.split(":")[0] for problem in problems] == [f"s/{i}" for i in (1, 2, 3, 4, 5, 5)]
+    assert "probability is 40×48, its image 48×40 pixels" in problems[0]
+    assert "PNG P, not an 8-bit grey PNG" in problems[1]
+    assert "PNG I;16, not an 8-bit grey PNG" in problems[2]
+    assert problems[3].endswith("4_probability.png is missing")
+    assert "mask" in problems[4] and "5_probability.png cannot be read" in problems[5]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "1", "I;16"])

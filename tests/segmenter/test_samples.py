@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tiny_training import tiny_settings
 
+from pipeline.errors import UserError
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.samples import PseudoLabelled
 
@@ -57,3 +62,63 @@ def test_decoded_images_are_kept_unchanged_while_there_is_room(tmp_path, monkeyp
     monkeypatch.setattr("pipeline.segmenter.samples._MOST_KEPT_BYTES", 0)
     for with_room, without in zip(kept, draw()):
         np.testing.assert_array_equal(with_room, without)
+
+
+def with_mask_as_probability(pairs: list[TrainingPair]) -> list[TrainingPair]:
+    """Returns pairs whose weights, times 255, have to arrive wherever the labels do."""
+    weighted = []
+    for pair in pairs:
+        path = pair.mask.with_name(f"weights of {pair.mask.name}")
+        with Image.open(pair.mask) as mask:
+            Image.fromarray(np.array(mask)).save(path)
+        weighted.append(dataclasses.replace(pair, probability=path))
+    return weighted
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scale_range": [0.5, 1.5]},
+        {"scale_range": [0.3, 3.0], "crop_size": 40},
+        {"longest_side": 30, "photometric_distortion": False},
+    ],
+)
+def test_weights_go_where_the_labels_go(pairs, changes):
+    settings = tiny_settings(**changes)
+    plain = PseudoLabelled(pairs, settings, 3, {})
+    weighted = PseudoLabelled(with_mask_as_probability(pairs), settings, 3, {})
+    flipped, shapes = set(), set()
+    for position in range(25):
+        expected, found = plain[position], weighted[position]
+        # Nothing else changes: not a byte of the images and masks.
+        assert torch.equal(found["inputs"], expected["inputs"])
+        before, after = expected["data_samples"], found["data_samples"]
+        assert torch.equal(after.gt_sem_seg.data, before.gt_sem_seg.data)
+        assert after.metainfo == before.metainfo
+        assert list(before.keys()) == ["gt_sem_seg"]
+        assert sorted(after.keys()) == ["gt_sem_seg", "pixel_weights"]
+        weights = after.pixel_weights.data
+        assert weights.dtype == torch.float32 and weights.min() >= 0 and weights.max() <= 1
+        assert torch.equal((255 * weights).round().long(), after.gt_sem_seg.data)
+        flipped.add(after.flip)
+        shapes.add(tuple(weights.shape))
+    assert flipped == {True, False} and len(shapes) > 1
+
+
+def test_images_of_a_few_pixels_have_weights_too(tmp_path):
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "i.png")
+    Image.fromarray(np.full((2, 3), 1, np.uint8)).save(tmp_path / "m.png")
+    Image.fromarray(np.full((2, 3), 255, np.uint8)).save(tmp_path / "p.png")
+    pair = TrainingPair("i", *(tmp_path / f"{name}.png" for name in "imp"))
+    dataset = PseudoLabelled([pair], {"crop_size": 32}, seed=0, metainfo={})
+    sample = dataset[0]["data_samples"]
+    assert sample.pixel_weights.shape == sample.gt_sem_seg.shape == (8, 8)
+    assert torch.equal(sample.pixel_weights.data == 0, sample.gt_sem_seg.data == 255)
+
+
+def test_unreadable_probability_is_named(pairs, tmp_path):
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"nothing")
+    broken = [dataclasses.replace(pairs[0], probability=damaged)]
+    with pytest.raises(UserError, match="s/0 or its mask or probability cannot be read"):
+        PseudoLabelled(broken, tiny_settings(), 0, {})[0]

@@ -10,8 +10,9 @@ import torch
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
+from pipeline.segmenter.loader import build_loader
 from pipeline.segmenter.mmseg import build_config, build_model
-from pipeline.segmenter.samples import PseudoLabelled, build_loader
+from pipeline.segmenter.samples import PseudoLabelled
 from pipeline.segmenter.train import CONFIG_FILE, is_finished, last_checkpoint, train
 
 KILLED_RUN = """

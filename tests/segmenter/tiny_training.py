@@ -67,3 +67,24 @@ def write_pairs(folder: Path, count: int = 5):
         indexed.save(pair.mask)
         pairs.append(pair)
     return pairs
+
+
+def frozen_norms(**changes):
+    """Settings of a network whose batch norms are frozen, so that a batch's parts add up."""
+    settings = tiny_settings(batch_size=4, photometric_distortion=False, **changes)
+    settings["overrides"]["backbone"] |= {
+        "norm_eval": True,
+        "norm_cfg": {"type": "BN", "requires_grad": False},
+    }
+    head = {"norm_cfg": None, "dropout_ratio": 0}
+    settings["overrides"]["decode_head"] |= head
+    return settings
+
+
+def write_labelled(folder: Path, count: int = 3):
+    """Images with ground truth, of which one is larger than the others."""
+    from pipeline.datasets.ground_truth import MaskFile
+    from pipeline.datasets.sample import Sample
+
+    pairs = write_pairs(folder, count)
+    return [Sample(pair.id, pair.image, MaskFile(pair.mask)) for pair in pairs]

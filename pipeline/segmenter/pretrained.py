@@ -1,0 +1,171 @@
+"""The weights that a segmenter's backbone starts from: ImageNet's, COCO's, a file's or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import ConfigDict
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.segmenter.architecture import dictionaries
+from pipeline.segmenter.weight_layouts import fit_weights, quietly, was_trained_on_masks
+from pipeline.segmenter.weight_sources import INSTEAD, fetch_coco, fetch_imagenet, read_weights
+
+_NONE, _IMAGENET, _COCO = "none", "imagenet", "coco"
+
+
+@dataclass(frozen=True)
+class PretrainedReport:
+    """What a backbone took over.
+
+    Attributes:
+        source: path or URL of the weights.
+        layout: whose names the file has, for example "torchvision ResNet".
+        matched: the number of the backbone's tensors that were in the file.
+        total: the number of the backbone's tensors, without counters and computed buffers.
+        unmatched: names of the backbone's tensors that the file does not hold in the same shape.
+        unused: names of the file's tensors that went nowhere, without those of heads.
+        seen_masks: whether the weights were trained on masks that people drew.
+    """
+
+    source: str
+    layout: str
+    matched: int
+    total: int
+    unmatched: tuple[str, ...]
+    unused: tuple[str, ...]
+    seen_masks: bool
+
+    def __str__(self) -> str:
+        line = f"{self.layout} from {self.source}: {self.matched} of {self.total} tensors matched"
+        if self.unused:
+            line += f", {len(self.unused)} of the file unused"
+        return line + (" (these weights have seen masks)" if self.seen_masks else "")
+
+
+def strip_pretrained(model: ConfigDict) -> str | None:
+    """Removes from a model's config all weights from elsewhere, wherever it mentions them.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        Where the config takes its backbone's weights from: a URL, a path, or a name like
+        ``open-mmlab://resnet50_v1c``. The ``prefix`` of names that may go with it is not needed:
+        :func:`load_pretrained` finds it in the file.
+    """
+    sources = _strip(model.get("backbone"))
+    if isinstance(model.get("pretrained"), str):  # the network hands it on to its backbone
+        sources.append(model["pretrained"])
+    _strip(model)
+    return sources[0] if sources else None
+
+
+def check_choice(choice: str | None) -> None:
+    """Checks ``segmenter.pretrained`` as far as that goes before anything is built.
+
+    Raises:
+        UserError: it is neither a known word nor a file.
+    """
+    if choice in (None, _NONE, _IMAGENET, _COCO) or Path(choice).expanduser().is_file():
+        return
+    raise UserError(
+        f"segmenter.pretrained={choice} is neither imagenet, coco, none nor a file: give one of"
+        " these words, or the path of a weights file"
+    )
+
+
+def load_pretrained(
+    backbone: nn.Module, choice: str | None, model: Mapping[str, Any], source: str | None
+) -> PretrainedReport | None:
+    """Fills a backbone with weights, and keeps mmengine from initialising it again.
+
+    Nothing in a file is executed, be it given or downloaded. What the file does not hold starts as
+    mmsegmentation starts it.
+
+    Args:
+        backbone: of a network of mmsegmentation; changed in place.
+        choice: ``imagenet``; ``coco``, from torchvision's DeepLabV3, which has seen masks; ``none``
+            or None; or the path of a file in the layout of mmsegmentation, torchvision, timm, Swin
+            Transformer or SegFormer.
+        model: the model's config, of which the backbone was built.
+        source: what :func:`strip_pretrained` returned.
+
+    Returns:
+        What was taken over; None with ``none``.
+
+    Raises:
+        UserError: the file is missing, damaged or holds more than tensors; there is no network; no
+            such weights are known; or the file holds fewer than 95 % of the backbone's tensors, or
+            not its first one.
+    """
+    check_choice(choice)
+    if choice in (None, _NONE):
+        return None
+    settings = model["backbone"]
+    settings = settings.get("backbone_cfg") or settings
+    inner = _inner_network(backbone)
+    if choice == _IMAGENET:
+        weights, origin = fetch_imagenet(inner, settings, source)
+    elif choice == _COCO:
+        weights, origin = fetch_coco(inner, settings)
+    else:
+        weights, origin = read_weights(Path(choice).expanduser()), str(choice)
+    # A backbone around another starts from a file for both, or from ImageNet's for the inner one.
+    part, fit = backbone, fit_weights(weights, backbone, settings)
+    if inner is not backbone and not fit.is_enough:
+        part, fit = inner, fit_weights(weights, inner, settings)
+    if not fit.is_enough:
+        named = "" if origin == choice else f" ({origin})"
+        raise UserError(f"segmenter.pretrained={choice}{named} {fit}: {INSTEAD}")
+    with quietly():
+        backbone.init_weights()
+    part.load_state_dict(fit.tensors, strict=False)
+    backbone.is_init = True  # or the runner would have mmengine draw weights anew
+    return PretrainedReport(
+        source=origin,
+        layout=fit.layout,
+        matched=fit.matched,
+        total=len(fit.names),
+        unmatched=fit.unmatched,
+        unused=fit.unused,
+        seen_masks=was_trained_on_masks(weights),
+    )
+
+
+def _inner_network(backbone: nn.Module) -> nn.Module:
+    """Returns the network that a backbone like ICNet's or BiSeNet's is built around, or itself."""
+    inner = (part for name, part in backbone.named_modules() if name.split(".")[-1] == "backbone")
+    return next(inner, backbone)
+
+
+def _strip(config: Any) -> list[str]:  # noqa: ANN401
+    """Removes weights from a part of a config and all within; returns where they were from."""
+    found = []
+    for part in dictionaries(config):
+        if "pretrained" in part:
+            found.append(part["pretrained"])
+            part["pretrained"] = None
+        if "TIMMBackbone" in str(part.get("type")):  # which downloads unless it is told not to
+            found.append(part.get("checkpoint_path"))
+            part["pretrained"], part["checkpoint_path"] = False, ""
+        for key, value in list(part.items()):
+            if _is_pretrained(value):
+                found.append(value.get("checkpoint"))
+                part[key] = None
+            elif isinstance(value, (list, tuple)) and any(map(_is_pretrained, value)):
+                found += [item.get("checkpoint") for item in value if _is_pretrained(item)]
+                part[key] = [item for item in value if not _is_pretrained(item)] or None
+    return [place for place in found if isinstance(place, str) and place]
+
+
+def _is_pretrained(value: Any) -> bool:  # noqa: ANN401
+    return (
+        isinstance(value, Mapping)
+        and "checkpoint" in value
+        and "Pretrained" in str(value.get("type"))
+    )

@@ -1,0 +1,80 @@
+"""Measuring a segmenter while it trains, on images that it does not learn from.
+
+Nothing here changes a weight: the figures are for whoever watches, and name the best checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.structures import PixelData
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.segmenter.checkpoints import METRIC
+from pipeline.segmenter.mmseg import import_mmseg
+from pipeline.vocabulary import IGNORE
+
+
+class Labelled(Dataset):
+    """Images with their ground truth, whole and at their own size.
+
+    Args:
+        samples: images that have a ground-truth mask.
+        read: decodes them.
+        metainfo: classes and palette.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], read: ImageReader, metainfo: dict[str, Any]
+    ) -> None:
+        self.metainfo = metainfo
+        self._samples = [s for s in samples if s.mask is not None]
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample)."""
+        from mmseg.structures import SegDataSample
+
+        sample = self._samples[index]
+        image, size = self._read(sample)
+        truth = torch.from_numpy(sample.mask.read().astype(np.int64))
+        found = SegDataSample(gt_sem_seg=PixelData(data=truth[None]))
+        # Predictions come in the size of the truth, also where the image was shrunk.
+        found.set_metainfo({"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id})
+        bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+        return {"inputs": torch.from_numpy(bgr), "data_samples": found}
+
+
+def configure_validation(dataset: Labelled, work_dir: Path, workers: int) -> dict[str, Any]:
+    """Returns the arguments of mmengine's Runner that make it validate.
+
+    Args:
+        dataset: what is measured; its images are shared out among the processes.
+        work_dir: where processes leave what they found for each other.
+        workers: processes that load images; 0 loads in this one.
+    """
+    import_mmseg()
+    from mmseg.evaluation import IoUMetric
+
+    metric = IoUMetric(ignore_index=IGNORE, iou_metrics=[METRIC])
+    metric.collect_dir = str(work_dir / ".validation")  # mmengine's own is where one happens to be
+    evaluator = Evaluator(metric)
+    evaluator.dataset_meta = dataset.metainfo
+    loader = DataLoader(
+        dataset,
+        batch_size=1,
+        sampler=DefaultSampler(dataset, shuffle=False),
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+    )
+    return {"val_dataloader": loader, "val_cfg": {"type": "ValLoop"}, "val_evaluator": evaluator}

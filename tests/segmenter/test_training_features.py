@@ -1,0 +1,223 @@
+"""Validation, batches in parts, several processes, mixed precision, kills at any moment."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_train import assert_same_weights, run, weights
+from tiny_training import frozen_norms, tiny_settings, write_labelled
+
+from pipeline.datasets.sample import ImageReader
+from pipeline.errors import UserError
+from pipeline.metrics.segmentation import Confusion
+from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
+from pipeline.segmenter.predict import Segmenter
+
+HERE = Path(__file__).parent
+
+SLOW_RUN = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from pipeline.segmenter.train import train
+
+torch.set_num_threads(1)
+pairs = write_pairs(Path(sys.argv[2]))
+settings = tiny_settings(iterations=24, checkpoint_interval=3)
+train(settings, pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
+      on_iteration=lambda iteration, total, loss: print(iteration, flush=True))
+"""
+
+DISTRIBUTED_RUN = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from tiny_training import CLASS_NAMES, PALETTE, frozen_norms, write_labelled, write_pairs
+from pipeline.segmenter.train import train
+
+torch.set_num_threads(1)
+pairs = write_pairs(Path(sys.argv[2]))
+labelled = write_labelled(Path(sys.argv[2]) / "val")
+train(frozen_norms(validation_interval=2), pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
+      validation=labelled)
+"""
+
+
+def validated(pairs, work_dir, labelled, **changes):
+    settings = tiny_settings(validation_interval=2, **changes)
+    return run(pairs, work_dir, settings, validation=labelled)
+
+
+def test_validation_changes_no_weight_and_keeps_the_best(trained, pairs, tmp_path):
+    labelled = write_labelled(tmp_path / "val")
+    work_dir = tmp_path / "run"
+    validated(pairs, work_dir, labelled)
+    assert_same_weights(weights(trained[0]), weights(work_dir))
+
+    figures = figures_of(work_dir)
+    assert list(figures) == [2, 4, 5]  # at the interval, and at the end
+    best = max(figures, key=figures.get)
+    assert best_checkpoint(work_dir).name == f"best_mIoU_iter_{best}.pth"
+    segmenter = Segmenter.from_run(best_checkpoint(work_dir))
+    confusion, read = Confusion(3), ImageReader()
+    for sample in labelled:
+        confusion.add(sample.mask.read(), segmenter(read(sample)[0]))
+    # mmsegmentation rounds percents to two digits.
+    assert 100 * confusion.miou() == pytest.approx(figures[best], abs=0.006)
+
+
+def figures_of(work_dir):
+    """Iteration → mIoU, of the curves."""
+    import json
+
+    lines = [
+        json.loads(line)
+        for path in sorted(work_dir.glob("**/scalars.json"))
+        for line in path.read_text().splitlines()
+    ]
+    return {line["step"]: line["mIoU"] for line in lines if "mIoU" in line}
+
+
+def test_resumed_validation_is_not_lost(pairs, tmp_path, capfd):
+    """A kill after the checkpoint and before its measurement costs neither figure nor best one."""
+    labelled = write_labelled(tmp_path / "val")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    changes = {"iterations": 6, "checkpoint_interval": 2, "learning_rate": 0.1}
+    validated(pairs, whole, labelled, **changes)
+    breaking = [replace(labelled[0], mask=Breaking(labelled[0].mask)), *labelled[1:]]
+    with pytest.raises(RuntimeError, match="power cut"):
+        validated(pairs, cut, breaking, **changes)
+    assert last_checkpoint(cut).name == "iter_4.pth" and list(figures_of(cut)) == [2]
+    capfd.readouterr()
+    validated(pairs, cut, labelled, **changes)
+    assert capfd.readouterr() == ("", "")
+    assert figures_of(cut) == figures_of(whole)
+    assert list(figures_of(cut)) == [2, 4, 6]
+    assert best_checkpoint(cut).name == best_checkpoint(whole).name
+    assert_same_weights(weights(whole), weights(cut))
+
+
+class Breaking:
+    """A mask that can be read once."""
+
+    def __init__(self, mask):
+        self.mask = mask
+        self.reads = 0
+
+    def read(self):
+        self.reads += 1
+        if self.reads > 1:
+            raise RuntimeError("power cut")
+        return self.mask.read()
+
+
+def test_no_validation_no_best_checkpoint(trained):
+    with pytest.raises(UserError, match="validation_interval"):
+        best_checkpoint(trained[0])
+
+
+def test_curves_for_tensorboard(pairs, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(pairs, tmp_path, tiny_settings(iterations=1))
+    (file,) = tmp_path.glob("**/events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert "loss" in events.Tags()["scalars"]
+
+
+def test_a_batch_in_parts_makes_the_same_steps(pairs, tmp_path):
+    """An iteration stays a step of the optimiser; the parts' gradients add up to the batch's."""
+    whole, parts = [], []
+    run(pairs, tmp_path / "1", frozen_norms(), on_iteration=lambda *r: whole.append(r))
+    run(pairs, tmp_path / "2", frozen_norms(accumulate=2), on_iteration=lambda *r: parts.append(r))
+    assert [r[0] for r in whole] == [r[0] for r in parts] == [1, 2, 3, 4, 5]
+    assert_close_weights(weights(tmp_path / "1"), weights(tmp_path / "2"))
+    # Parts are means over their own labelled pixels, whose numbers differ a little.
+    assert np.allclose([r[2] for r in whole], [r[2] for r in parts], rtol=0.02)
+    one, other = (
+        torch.load(last_checkpoint(tmp_path / n), weights_only=True)["param_schedulers"]
+        for n in "12"
+    )
+    assert [s["last_step"] for s in one] == [s["last_step"] for s in other]
+
+
+def assert_close_weights(one, other):
+    for name, values in one.items():
+        assert torch.allclose(values.float(), other[name].float(), atol=2e-3), name
+
+
+def test_resuming_a_batch_in_parts(pairs, tmp_path):
+    settings = frozen_norms(accumulate=4)
+    run(pairs, tmp_path / "whole", settings)
+    run(pairs, tmp_path / "cut", {**settings, "iterations": 5})
+    (tmp_path / "cut" / "iter_5.pth").unlink()
+    assert last_checkpoint(tmp_path / "cut").name == "iter_4.pth"
+    run(pairs, tmp_path / "cut", settings)
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_two_processes_train_as_one(pairs, tmp_path):
+    """torchrun with two processes on the CPU (gloo) ends where one process in two parts does."""
+    folder = pairs[0].image.parent
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    script = tmp_path / "distributed_run.py"
+    script.write_text(DISTRIBUTED_RUN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launcher, script, HERE, folder, together],
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    labelled = write_labelled(folder / "val")
+    settings = frozen_norms(validation_interval=2, accumulate=2)
+    run(pairs, alone, settings, validation=labelled)
+    for name, values in weights(together).items():
+        assert torch.allclose(values.float(), weights(alone)[name].float(), atol=1e-5), name
+    assert figures_of(together) == pytest.approx(figures_of(alone), abs=0.5)
+    assert len(list(together.glob("*/*.log"))) == 1  # the first process alone writes
+    assert not (HERE.parents[1] / ".dist_test").exists()
+
+
+def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
+    losses = []
+    settings = tiny_settings(precision="bf16")
+    run(pairs, tmp_path, settings, on_iteration=lambda *r: losses.append(r[2]))
+    exact = [report[2] for report in trained[1]]
+    assert losses != exact and np.allclose(losses, exact, rtol=0.05)
+    assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
+    with pytest.raises(UserError, match="fp16 is for GPUs"):
+        run(pairs, tmp_path / "fp16", tiny_settings(precision="fp16"))
+
+
+def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
+    folder, work_dir = pairs[0].image.parent, tmp_path / "run"
+    chance = random.Random(7)
+    arguments = [sys.executable, "-c", SLOW_RUN, HERE, folder, work_dir]
+    for _ in range(3):
+        process = subprocess.Popen(
+            arguments, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(chance.randrange(2, 7)):
+            assert process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    settings = tiny_settings(iterations=24, checkpoint_interval=3)
+    run(pairs, work_dir, settings)
+    run(pairs, tmp_path / "undisturbed", settings)
+    assert_same_weights(weights(tmp_path / "undisturbed"), weights(work_dir))

@@ -1,0 +1,271 @@
+"""Weights from files and from the network, which these tests never reach."""
+
+import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import URLError
+
+import pytest
+import timm
+import torch
+from foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
+from huggingface_hub.errors import OfflineModeIsEnabled
+from torchvision.models import get_model, segmentation
+
+from pipeline.errors import UserError
+from pipeline.segmenter import weight_sources
+from pipeline.segmenter.weight_sources import read_weights
+
+
+class LeavesAMark:
+    """What a malicious pickle does when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """What the network holds, by URL; a request for anything else finds no network."""
+    held = {}
+
+    def download(url, *, map_location, check_hash, weights_only):
+        assert weights_only is True
+        if url not in held:
+            raise URLError("Name or service not known")
+        return held[url]
+
+    class Session:
+        def head(self, url, timeout):
+            if url not in held:
+                raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(weight_sources, "load_state_dict_from_url", download)
+    monkeypatch.setattr(weight_sources, "get_session", Session)
+    monkeypatch.setattr(weight_sources, "try_to_load_from_cache", lambda *_: None)
+    return held
+
+
+def assert_one_sentence(caught, length=400):
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < length
+    assert "segmenter.pretrained=" in message
+
+
+# Files
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_file_runs_code(zipped, tmp_path):
+    mark = tmp_path / "mark"
+    content = {"state_dict": get_model("resnet18").state_dict(), "extra": LeavesAMark(mark)}
+    for name in ("weights.pth", "weights.safetensors"):
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError) as caught:
+            load(tmp_path / name, type="ResNet", depth=18)
+        assert not mark.exists()
+        assert_one_sentence(caught)
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert mark.exists()  # so it was malicious
+
+
+def test_objects_in_a_file_are_named(tmp_path):
+    path = saved(tmp_path, {"state_dict": {}, "extra": LeavesAMark(tmp_path / "mark")})
+    with pytest.raises(UserError, match=r"mkdir.*save its tensors alone"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", None])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_damaged_file(content, name, tmp_path):
+    path = tmp_path / name
+    if content is None:  # truncated
+        content = saved(tmp_path, {"weight": torch.zeros(1000)}, "whole.pth").read_bytes()[:-500]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged or no weights file") as caught:
+        read_weights(path)
+    assert_one_sentence(caught)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {"epoch": 3}}, [1], "text"])
+def test_file_without_tensors(content, tmp_path):
+    with pytest.raises(UserError, match="segmenter.pretrained=") as caught:
+        read_weights(saved(tmp_path, content))
+    assert_one_sentence(caught)
+
+
+def test_file_of_before_torch_1_6(tmp_path):
+    weights = {"conv.weight": torch.arange(4.0)}
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path / "old.pth")["conv.weight"], torch.arange(4.0))
+
+
+# Downloads
+
+
+def test_imagenet_of_a_plain_resnet_is_torchvisions(published):
+    url = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    published[url] = stirred(get_model("resnet18")).state_dict()
+    # Whatever the config named, for it may have named it for another backbone.
+    backbone, report = load("imagenet", "open-mmlab://resnet50_v1c", type="ResNet", depth=18)
+    assert (report.source, report.layout) == (url, "torchvision ResNet")
+    assert (report.matched, report.seen_masks) == (100, False)
+    assert torch.equal(backbone.conv1.weight, published[url]["conv1.weight"])
+
+
+@pytest.mark.parametrize("source", ["open-mmlab://resnet50_v1c", None])
+def test_imagenet_of_a_deep_stem_goes_by_its_depth(source, published):
+    url = "https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth"
+    weights = stirred(build_network(type="ResNetV1c", depth=18)[0].backbone).state_dict()
+    published[url] = {"state_dict": weights, "meta": {}}
+    backbone, report = load("imagenet", source, type="ResNetV1c", depth=18)
+    assert report.source == url and report.matched == report.total
+    assert torch.equal(backbone.stem[0].weight, weights["stem.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "source, url",
+    [
+        (
+            "mmcls://mobilenet_v2",
+            "https://download.openmmlab.com/mmclassification/v0/mobilenet_v2/"
+            "mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth",
+        ),
+        ("https://example.org/mobilenet.pth", "https://example.org/mobilenet.pth"),
+    ],
+)
+def test_imagenet_of_others_is_where_the_config_says(source, url, published):
+    weights = stirred(build_network(type="MobileNetV2")[0].backbone).state_dict()
+    named = {f"backbone.{name}": value for name, value in weights.items()}
+    published[url] = {"state_dict": named | {"head.fc.weight": torch.zeros(2, 2)}}
+    backbone, report = load("imagenet", source, type="MobileNetV2")
+    assert (report.source, report.layout) == (url, "mmpretrain network")
+    assert report.matched == report.total and report.unused == () and not report.seen_masks
+    assert torch.equal(backbone.conv1.conv.weight, weights["conv1.conv.weight"])
+
+
+def test_imagenet_of_timm(published, monkeypatch):
+    url = "https://huggingface.co/timm/convnext_atto.d2_in1k/resolve/main/model.safetensors"
+    network = stirred(timm.create_model("convnext_atto"))
+    published[url] = network.state_dict()
+    monkeypatch.setattr(
+        "timm.models._builder.load_state_dict_from_hf", lambda *_, **__: published[url]
+    )
+    backbone, report = load("imagenet", **CONVNEXT)
+    assert (report.source, report.layout) == (url, "timm")
+    assert (report.matched, report.total) == (124, 124)
+    assert torch.equal(backbone.timm_model.stem_0.weight, network.stem[0].weight)
+
+
+def test_imagenet_of_timm_for_another_width(published, monkeypatch):
+    url = "https://huggingface.co/timm/convnext_atto.d2_in1k/resolve/main/model.safetensors"
+    published[url] = timm.create_model("convnext_atto").state_dict()
+    monkeypatch.setattr(
+        "timm.models._builder.load_state_dict_from_hf", lambda *_, **__: published[url]
+    )
+    with pytest.raises(UserError, match="no ImageNet weights .* unlike convnext_atto") as caught:
+        load("imagenet", **CONVNEXT, dims=(8, 16, 24, 32))
+    assert_one_sentence(caught)
+
+
+def test_coco_has_seen_masks(published):
+    url = "https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth"
+    network = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    published[url] = stirred(network).state_dict()
+    backbone, report = load("coco", type="ResNet", depth=50, **DILATED)
+    assert report.source == url and report.seen_masks and "seen masks" in str(report)
+    assert torch.equal(backbone.conv1.weight, network.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "ResNetV1c", "depth": 101},
+        {"type": "ResNet", "depth": 18},
+        {"type": "ResNet", "depth": 50, "base_channels": 32},
+        {"type": "ResNet", "depth": 50, "style": "caffe"},
+        {"type": "MobileNetV2"},
+        CONVNEXT,
+    ],
+)
+def test_coco_is_for_torchvisions_resnets(backbone, published):
+    with pytest.raises(UserError, match=f"not for this {backbone['type']}.*imagenet") as caught:
+        load("coco", **backbone)
+    assert_one_sentence(caught)
+
+
+@pytest.mark.parametrize(
+    "backbone, source",
+    [
+        ({"type": "ResNet", "depth": 18, "base_channels": 32, "stem_channels": 32}, None),
+        ({"type": "ResNetV1c", "depth": 34}, None),
+        ({"type": "MobileNetV2"}, None),
+        ({"type": "MobileNetV2"}, "mmcls://no_such_network"),
+        ({"type": "MobileNetV2"}, "s3://bucket/file.pth"),
+        ({**CONVNEXT, "model_name": "resnet50t"}, None),
+    ],
+)
+def test_unknown_imagenet_weights(backbone, source, published):
+    with pytest.raises(UserError, match="no ImageNet weights are known") as caught:
+        load("imagenet", source, **backbone)
+    assert_one_sentence(caught)
+    assert "segmenter.pretrained=none" in str(caught.value)
+
+
+def test_imagenet_file_that_the_user_has_to_make(tmp_path):
+    weights = build_network(type="MobileNetV2")[0].backbone.state_dict()
+    path = saved(tmp_path, weights)
+    assert load("imagenet", str(path), type="MobileNetV2")[1].source == str(path)
+    with pytest.raises(UserError, match="takes its ImageNet weights from the file nothing.pth"):
+        load("imagenet", "nothing.pth", type="MobileNetV2")
+
+
+@pytest.mark.parametrize(
+    "choice, backbone, url",
+    [
+        ("imagenet", {"type": "ResNet", "depth": 18}, "pytorch.org/models/resnet18-f37072fd.pth"),
+        ("coco", {"type": "ResNet", "depth": 50}, "deeplabv3_resnet50_coco-cd0a2569.pth"),
+        ("imagenet", {"type": "ResNetV1c", "depth": 50}, "resnet50_v1c-2cccc1ad.pth"),
+        ("imagenet", CONVNEXT, "timm/convnext_atto.d2_in1k/resolve/main/model.safetensors"),
+    ],
+)
+def test_no_network_is_one_sentence(choice, backbone, url, published):
+    with pytest.raises(UserError, match=rf"{url} could not be downloaded") as caught:
+        load(choice, **backbone)
+    assert_one_sentence(caught, 300)
+    assert "give segmenter.pretrained=PATH" in str(caught.value)
+
+
+def test_hub_client_that_is_offline(published, monkeypatch):
+    """Its own switch HF_HUB_OFFLINE, with an error class of its own."""
+
+    def offline(*_, **__):
+        raise OfflineModeIsEnabled("Cannot reach it\nwith a second line")
+
+    monkeypatch.setattr(weight_sources, "get_session", offline)
+    with pytest.raises(UserError, match="could not be downloaded") as caught:
+        load("imagenet", **CONVNEXT)
+    assert_one_sentence(caught, 300)
+
+
+def test_no_download_runs_code(tmp_path, monkeypatch):
+    """mmengine's own loader would run it."""
+    mark = tmp_path / "mark"
+    saved(tmp_path, {"state_dict": {}, "extra": LeavesAMark(mark)}, "malicious.pth")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"http://127.0.0.1:{server.server_port}/malicious.pth"
+        with pytest.raises(UserError, match="is damaged or holds more than tensors") as caught:
+            load("imagenet", source, type="MobileNetV2")
+        server.shutdown()
+    assert (tmp_path / "cache" / "hub" / "checkpoints" / "malicious.pth").is_file()
+    assert not mark.exists()
+    assert_one_sentence(caught, 600)
