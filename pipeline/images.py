@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image, ImageOps
 
 from pipeline.errors import ImageError
@@ -27,13 +26,16 @@ _MODES_OF_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 class Normalisation:
     """How a CLIP's pixels were normalised when it was trained; OpenAI's unless others are given.
 
+    They are those of open_clip.constants, which takes seconds to import: too long for the processes
+    that only decode images.
+
     Attributes:
         mean: of red, green and blue in [0, 1].
         std: standard deviations of the same.
     """
 
-    mean: tuple[float, float, float] = OPENAI_DATASET_MEAN
-    std: tuple[float, float, float] = OPENAI_DATASET_STD
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
 
 OPENAI_NORMALISATION = Normalisation()

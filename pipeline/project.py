@@ -65,6 +65,10 @@ class Project:
         offered = settings.get("default_splits") or self.dataset.splits
         wanted = settings["split"] or [s for s in offered if s in self.dataset.splits]
         self.splits = choose_splits(wanted, list(self.dataset.splits))
+        if config["segmenter"]["checkpoint"] not in CHOICES:
+            chosen = config["segmenter"]["checkpoint"]
+            raise UserError(f"segmenter.checkpoint={chosen} is unknown: give last or best")
+        self.testing = Testing.from_settings(config["segmenter"]["test"])
         self.reader = ImageReader(
             apply_exif=not config["compat"]["exif"],
             max_pixels=settings["max_pixels"],
@@ -85,18 +89,6 @@ class Project:
         """The CRF's constants; none where masks are made without one."""
         settings, compat = self.config["masks"]["crf"], self.config["compat"]
         return settings and CrfSettings(**settings, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
-
-    @cached_property
-    def testing(self) -> Testing:
-        """How a segmenter's images are segmented.
-
-        Raises:
-            UserError: ``segmenter.test`` or ``segmenter.checkpoint`` cannot be used.
-        """
-        chosen = self.config["segmenter"]["checkpoint"]
-        if chosen not in CHOICES:
-            raise UserError(f"segmenter.checkpoint={chosen} is unknown: give last or best")
-        return Testing.from_settings(self.config["segmenter"]["test"])
 
     @property
     def has_ceiling(self) -> bool:

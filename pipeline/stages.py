@@ -207,7 +207,10 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             if figures is None:
                 file.drop_latest(folder)
                 continue
-            file.put(folder, folder.input_key(ids), figures, describe(project.config, folder.stage))
+            about = describe(project.config, folder.stage)
+            if project.round > 1:
+                about["round"] = str(project.round)
+            file.put(folder, folder.input_key(ids), figures, about)
             yield Outcome("evaluate", f"{split} {folder.stage}", figures["images"], 0, 0, file.path)
     if nothing:
         raise UserError("there is nothing to evaluate: run stage=tags first")

@@ -100,3 +100,12 @@ def test_the_longest_side_is_limited():
     assert limit_longest_side(image, 100) is image
     assert limit_longest_side(image, None) is image
     assert limit_longest_side(np.zeros((1, 4000, 3), np.uint8), 100).shape == (1, 100, 3)
+
+
+def test_openai_normalisation_is_that_of_open_clip():
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    from pipeline.images import OPENAI_NORMALISATION
+
+    assert OPENAI_NORMALISATION.mean == tuple(OPENAI_DATASET_MEAN)
+    assert OPENAI_NORMALISATION.std == tuple(OPENAI_DATASET_STD)

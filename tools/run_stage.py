@@ -61,7 +61,8 @@ def run(config: DictConfig) -> None:
     project = Project(plain)
     for name in project.vocabulary.dropped:
         print(f"note: {name} is a class, and is left out of the backgrounds", file=sys.stderr)
-    if plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo":
+    looks = {"tags", "cams"} & set(requested)
+    if looks and plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo":
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
         print(note, file=sys.stderr)
     for outcome in stages.run(project, requested):

@@ -11,6 +11,7 @@ from pipeline.fingerprints import canonical_json
 from pipeline.keys import without_seed
 from pipeline.metrics.record import MetricsFile
 from pipeline.report.markdown import markdown_table, percent
+from pipeline.report.rounds import write_rounds
 
 TAGGING_ROWS = {
     "clip": "CLIP, class token, image squeezed to the native size",
@@ -31,7 +32,8 @@ _TAGGING_FIGURES = ("map", "f1", "precision", "recall")
 
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
-    sections = [_tagging(metrics), _ablation(metrics), _segmentation(metrics), _seeds(metrics)]
+    sections = [_tagging(metrics), _ablation(metrics), _segmentation(metrics)]
+    sections += [_seeds(metrics), write_rounds(metrics)]
     found = [section for section in sections if section]
     text = "\n".join(found) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)

@@ -17,6 +17,7 @@ _COUNT_IGNORED_PIXELS = frozenset({"DiceLoss", "STDCHead"})
 # Backbones that reject sizes that are no multiple of their stride instead of padding themselves.
 _SIZE_DIVISORS = {"UNet": 16}
 _BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
+_OF_WINDOWS = frozenset({"mode", "crop_size", "stride"})  # images are segmented whole
 _MOST_FEATURE_MAPS = 4  # that UPerNet and its like read
 
 
@@ -58,7 +59,9 @@ def adapt_model(
     divisor = settings.get("size_divisor") or _SIZE_DIVISORS.get(model.backbone.get("type"))
     if divisor:
         model.data_preprocessor.test_cfg = ConfigDict(size_divisor=divisor)
-    model.test_cfg = ConfigDict(mode="whole")
+    # Some networks have settings of their own there (PointRend's refinement).
+    kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _OF_WINDOWS}
+    model.test_cfg = ConfigDict(kept, mode="whole")
     for part in dictionaries(model):
         if part.get("type") in _BATCH_NORMS:
             part.type = "SyncBN" if synchronise else "BN"

@@ -157,8 +157,6 @@ def build_config(
         )
     if len(palette) != len(class_names) + 1:
         raise ValueError(f"{len(palette)} colours for {len(class_names)} classes and background")
-    if settings["batch_size"] < 2:
-        raise UserError("segmenter.batch_size must be at least 2: batch norm needs several images")
     shares = processes * int(settings.get("accumulate") or 1)
     if settings["batch_size"] % shares:
         raise UserError(

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -36,7 +37,9 @@ class QuietRunner(Runner):
             **settings: of mmengine's Runner.
         """
         self._initialise = initialise
-        super().__init__(**settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmengine's, of how it calls torch itself
+            super().__init__(**settings)
 
     def _init_model_weights(self) -> None:
         # mmengine would draw weights over those that were read from a file.

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import UserError
@@ -126,6 +128,7 @@ def train(
     # Modules draw weights when they are built, before the runner seeds anything.
     torch.manual_seed(seed)
     model = build_model(config.model)
+    _check_parts(model, settings, processes, device)
     if settings.get("pixel_weights"):
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
@@ -178,7 +181,27 @@ def train(
             raise UserError(_one_sentence(error)) from error
         finally:
             runner.close()
+    barrier()  # until the first process has written the last checkpoint
     return last_checkpoint(work_dir)
+
+
+def _check_parts(
+    model: nn.Module, settings: Mapping[str, Any], processes: int, device: str
+) -> None:
+    """Checks that batch norm sees several images at a time, where it learns.
+
+    Raises:
+        UserError: it sees one.
+    """
+    together = processes if torch.device(device).type == "cuda" else 1  # norms that synchronise
+    parts = processes * int(settings.get("accumulate") or 1) // together
+    norms = [m for m in model.train().modules() if isinstance(m, _BatchNorm)]
+    if settings["batch_size"] // parts < 2 and any(norm.training for norm in norms):
+        raise UserError(
+            f"segmenter.batch_size={settings['batch_size']} in {parts} parts leaves a single image"
+            " in each, but batch norm needs several: raise it, or lower segmenter.accumulate or the"
+            " number of processes"
+        )
 
 
 def _initialise(

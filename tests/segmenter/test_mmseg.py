@@ -115,7 +115,8 @@ def test_only_registered_modules_are_built(name):
 
 
 @pytest.mark.parametrize(
-    "changes, names", [({"batch_size": 1}, CLASS_NAMES), ({}, []), ({}, ["x"] * 255)]
+    "changes, names",
+    [({"batch_size": 3, "accumulate": 2}, CLASS_NAMES), ({}, []), ({}, ["x"] * 255)],
 )
 def test_settings_out_of_range(changes, names):
     with pytest.raises(UserError):

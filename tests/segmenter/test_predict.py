@@ -3,6 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tiny_segmenters import UNET, balanced_segmenter, noise
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
@@ -49,19 +50,106 @@ def test_matches_mmsegmentation(segmenter):
 
 
 def test_network_that_needs_whole_strides():
-    settings = tiny_settings(
-        config="unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",
-        overrides={
-            "backbone": {"base_channels": 4},
-            "decode_head": {"in_channels": 4, "channels": 4},
-            "auxiliary_head": {"in_channels": 8, "channels": 4},
-        },
-    )
-    model = build_model(build_config(settings, CLASS_NAMES, PALETTE, 0).model)
+    model = build_model(build_config(tiny_settings(**UNET), CLASS_NAMES, PALETTE, 0).model)
     labels = Segmenter(model, ("background", *CLASS_NAMES), tuple(PALETTE))(
         np.zeros((37, 50, 3), np.uint8)
     )
     assert labels.shape == (37, 50)
+
+
+def test_one_scale_is_the_softmax_of_the_scores(segmenter):
+    image = noise(33, 57)
+    wanted = torch.from_numpy(segmenter.logits(image)).softmax(0).numpy()
+    assert np.array_equal(segmenter.probabilities(image), wanted)
+    assert np.array_equal(segmenter.probabilities(image, scales=[1], flip=False), wanted)
+
+
+@pytest.mark.parametrize("shape", [(33, 57), (1, 1), (2, 90)])
+def test_probabilities_sum_to_one_at_any_size(segmenter, shape):
+    probabilities = segmenter.probabilities(noise(*shape), (0.3, 1.0, 1.75), flip=True)
+    assert probabilities.shape == (3, *shape) and probabilities.dtype == np.float32
+    assert np.abs(probabilities.sum(0) - 1).max() < 1e-6
+    assert probabilities.min() >= 0
+
+
+def test_the_mirror_image_counts_as_much(segmenter):
+    image = noise(30, 45)
+    both = segmenter.probabilities(image, flip=True)
+    mirrored = segmenter.probabilities(np.ascontiguousarray(image[:, ::-1]), flip=True)
+    assert np.allclose(both, mirrored[:, :, ::-1], atol=1e-6)
+    assert not np.allclose(both, segmenter.probabilities(image), atol=1e-4)
+
+
+def augmented(image, scales, flip):
+    """What mmsegmentation's own pipeline for test-time augmentation makes of an image."""
+    from mmcv.transforms import TestTimeAug
+    from mmseg.datasets import transforms  # noqa: F401 (registers PackSegInputs)
+
+    pipeline = TestTimeAug(
+        [
+            [{"type": "Resize", "scale_factor": float(s), "keep_ratio": True} for s in scales],
+            [{"type": "RandomFlip", "prob": float(f)} for f in range(1 + flip)],
+            [{"type": "PackSegInputs"}],
+        ]
+    )
+    shape = image.shape[:2]
+    results = {"img": image[:, :, ::-1].copy(), "img_shape": shape, "ori_shape": shape}
+    return pipeline({**results, "img_path": ""})
+
+
+@pytest.mark.parametrize("changes", [{}, UNET], ids=["deeplab", "padded"])
+@pytest.mark.parametrize("shape", [(41, 50), (64, 37)])
+def test_scales_and_flips_match_mmsegmentation(changes, shape):
+    from mmseg.models.segmentors import SegTTAModel
+
+    own, image, scales = balanced_segmenter(**changes), noise(*shape), (0.5, 0.75, 1.0, 1.35)
+    found = own.probabilities(image, scales, flip=True)
+
+    batches = augmented(image, scales, flip=True)
+    batches = {key: [[value] for value in values] for key, values in batches.items()}
+    assert len(batches["inputs"]) == 8
+    with torch.no_grad():
+        single = [
+            own.model.test_step({"inputs": i, "data_samples": d})[0].seg_logits.data
+            for i, d in zip(*batches.values())
+        ]
+        merged = SegTTAModel(own.model).test_step(batches)[0]
+    wanted = torch.stack(single).softmax(1).mean(0).numpy()
+    assert np.abs(found - wanted).max() < 1e-5
+    agreement = merged.pred_sem_seg.data.numpy() == found.argmax(0)
+    assert agreement.mean() > 0.999
+    assert len(np.unique(found.argmax(0))) == 3, "labels that all agree would prove nothing"
+
+
+@pytest.mark.parametrize("scales", [(), (0,), (1, -0.5), (float("nan"),), (float("inf"),)])
+def test_scales_that_are_none(segmenter, scales):
+    with pytest.raises(UserError, match="above 0"):
+        segmenter.probabilities(noise(8, 8), scales)
+
+
+def test_refined_probabilities_follow_edges(segmenter):
+    image = np.zeros((24, 32, 3), np.uint8)
+    image[:, 16:] = 255
+    right = np.full((24, 32), 0.6, np.float32)
+    right[:, :13] = 0.1  # the border lies at 13 and should be at 16
+    vague = np.stack([1 - right, right])
+    sharp = segmenter.refine(image, vague)
+    assert sharp.dtype == np.float32 and np.abs(sharp.sum(0) - 1).max() < 1e-5
+    assert (sharp.argmax(0)[:, :16] == 0).all() and (sharp.argmax(0)[:, 16:] == 1).all()
+
+
+def test_the_best_checkpoint_is_taken_when_asked_for(trained, tmp_path):
+    last = last_checkpoint(trained[0])
+    shutil.copy(last, tmp_path / "iter_5.pth")
+    with pytest.raises(UserError, match="no best checkpoint"):
+        Segmenter.from_run(tmp_path, which="best")
+    better = torch.load(last, weights_only=True)
+    better["meta"]["segmenter"]["class_names"][1] = "best"
+    torch.save(better, tmp_path / "best_mIoU_iter_4.pth")
+    assert Segmenter.from_run(tmp_path, which="best").class_names[1] == "best"
+    assert Segmenter.from_run(tmp_path).class_names[1] == "red"
+    with pytest.raises(ValueError, match="none of last, best"):
+        Segmenter.from_run(tmp_path, which="first")
 
 
 def damaged(tmp_path, source, kind):

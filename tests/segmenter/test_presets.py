@@ -16,6 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(path.stem for path in (CONFIGS / "segmenter").glob("*.yaml"))
 NEEDS = {
     "timm": ["segmenter.backbone=convnext_atto"],
+    "timm_mlp": ["segmenter.backbone=resnet18"],
     "mmsegmentation": ["segmenter.config=fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py"],
     # Everything is as it will be trained, but with fewer of the same blocks.
     "segformer_b5": ["+segmenter.overrides.backbone.num_layers=[1,1,2,1]"],
@@ -49,6 +50,7 @@ def test_presets_that_are_promised():
         "segformer_b5",
         "upernet_swin_t",
         "timm",
+        "timm_mlp",
         "mmsegmentation",
     } == {*PRESETS} - {"default"}
 

@@ -148,6 +148,12 @@ def test_unfit_pretrained_weights(pairs, tmp_path, content):
         run(pairs, tmp_path / "run", tiny_settings(pretrained=str(path)))
 
 
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"accumulate": 2}])
+def test_batch_norm_needs_several_images(pairs, tmp_path, changes):
+    with pytest.raises(UserError, match="batch norm needs several"):
+        run(pairs, tmp_path, tiny_settings(**changes))
+
+
 def test_no_pairs(tmp_path):
     with pytest.raises(UserError, match="stage=masks"):
         run([], tmp_path)

@@ -1,0 +1,248 @@
+"""Writes a network as one ONNX file that takes photographs as they are and needs none of this."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.errors import UserError
+from pipeline.files import write_atomically
+from pipeline.segmenter.predict import Segmenter
+
+OPSET = 18
+"""Of ONNX: the oldest that PyTorch's exporter writes without a conversion."""
+
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_AXES = ("batch", "height", "width")
+_OUTPUTS = {"logits": (0, 2, 3), "labels": (0, 1, 2)}  # output → where its free axes are
+# ONNX Runtime rounds elsewhere than PyTorch.
+_LEAST_AGREEMENT = 0.999  # of labels
+_MOST_DIFFERENCE = 0.001  # of logits, of the largest
+
+
+class Shape(NamedTuple):
+    """What a graph takes.
+
+    Attributes:
+        batch: images at a time; none where any number will do.
+        height: of the images; none where any will do.
+        width: of the images; none where any will do.
+    """
+
+    batch: int | None
+    height: int | None
+    width: int | None
+
+
+def export_onnx(
+    segmenter: Segmenter, path: Path, height: int, width: int, *, dynamic: bool = False
+) -> Shape:
+    """Writes a segmenter as an ONNX graph with everything around the network inside.
+
+    The input ``image`` is N×3×H×W float32, RGB in [0, 255]: normalisation, the order of the
+    channels and padding are part of the graph. The outputs are ``logits``, N×(n+1)×H×W float32,
+    and ``labels``, N×H×W uint8. The file's metadata hold ``class_names`` and ``palette`` as JSON,
+    the background first.
+
+    PyTorch's exporter is the one on top of ``torch.export``. What it writes is run in ONNX Runtime
+    and compared with the network before it is kept; some networks, such as those that pool to a
+    fixed grid, yield a graph of free size that holds for one size alone.
+
+    Args:
+        segmenter: what to write.
+        path: the file.
+        height: of the images.
+        width: of the images.
+        dynamic: whether to leave the number and the size of images open, as far as the network
+            allows: otherwise one image at a time, and if need be of this size alone.
+
+    Returns:
+        What the graph takes.
+
+    Raises:
+        UserError: packages are missing, the sizes are not above 0, or the network cannot be
+            written.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"to write ONNX, {' and '.join(missing)} must be installed: pip install"
+            f" {' '.join(missing)}"
+        )
+    if min(height, width) < 1:
+        raise UserError(f"{height}×{width} is no size of images: give pixels above 0")
+    fixed = Shape(1, height, width)
+    wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
+    network = _Deployed(segmenter.model).eval()
+    problem = ""
+    for shape in [*wanted, fixed]:
+        try:
+            content = _export(network, segmenter, shape, fixed)
+        except _Unusable as error:
+            problem = str(error)
+            continue
+        write_atomically(path, content)
+        return shape
+    raise UserError(
+        f"the segmenter's network cannot be written as ONNX ({problem}): choose another segmenter"
+    )
+
+
+def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs a graph of :func:`export_onnx` in ONNX Runtime, on the CPU.
+
+    Args:
+        content: the file, or its bytes.
+        images: N×H×W×3 uint8, RGB.
+
+    Returns:
+        Logits, N×(n+1)×H×W float32, and labels, N×H×W uint8.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what fails is said by an exception
+    source = content if isinstance(content, bytes) else str(content)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+    logits, labels = session.run(list(_OUTPUTS), {"image": pixels})
+    return logits, labels
+
+
+class _Unusable(Exception):
+    """A graph that cannot be written, or that does not do what the network does."""
+
+
+class _Deployed(nn.Module):
+    """A network with what mmsegmentation does before and after it, for any number of images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        before = model.data_preprocessor
+        self.swaps_channels = not before.channel_conversion  # it expects BGR, and is given RGB
+        self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
+        self.padding = float(before.pad_val)
+        normalised = hasattr(before, "mean")
+        self.register_buffer("mean", before.mean.clone() if normalised else torch.zeros(3, 1, 1))
+        self.register_buffer("std", before.std.clone() if normalised else torch.ones(3, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns logits, N×(n+1)×H×W, and labels, N×H×W uint8, of N×3×H×W in [0, 255]."""
+        height, width = image.shape[2:]
+        pixels = ((image.flip(1) if self.swaps_channels else image) - self.mean) / self.std
+        if self.divisor > 1:
+            missing = (0, -width % self.divisor, 0, -height % self.divisor)
+            pixels = functional.pad(pixels, missing, value=self.padding)
+        size = tuple(pixels.shape[2:])
+        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
+        scores = self.model.encode_decode(pixels, [meta])
+        if tuple(scores.shape[2:]) != size:
+            scores = functional.interpolate(
+                scores, size, mode="bilinear", align_corners=self.model.align_corners
+            )
+        logits = scores[:, :, :height, :width]
+        return logits, logits.argmax(1).to(torch.uint8)
+
+
+def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
+    """Returns a file's content that was found to do what the network does.
+
+    Raises:
+        _Unusable: there is none.
+    """
+    device = next(network.parameters()).device
+    batch = example.batch if shape.batch else 2  # a size of 1 would be taken for a constant
+    pixels = torch.zeros(batch, 3, example.height, example.width, device=device)
+    free = {axis: torch.export.Dim.DYNAMIC for axis, size in zip((0, 2, 3), shape) if not size}
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network,
+                (pixels,),
+                dynamo=True,
+                verbose=False,
+                input_names=["image"],
+                output_names=list(_OUTPUTS),
+                opset_version=OPSET,
+                dynamic_shapes={"image": free} if free else None,
+            )
+        content = _describe(program.model_proto, segmenter, shape).SerializeToString()
+        for images in _trials(shape, example):
+            _compare(content, segmenter, images)
+    except _Unusable:
+        raise
+    except Exception as error:  # the exporter and ONNX Runtime raise a class for every kind
+        raise _Unusable(_first_line(error)) from error
+    return content
+
+
+def _describe(model: Any, segmenter: Segmenter, shape: Shape) -> Any:  # noqa: ANN401
+    """Names the axes, and adds classes and colours to an ``onnx.ModelProto``."""
+    import onnx
+
+    graph = model.graph
+    del graph.value_info[:]  # shapes in between, by names that mean nothing
+    places = [(graph.input[0], (0, 2, 3))]
+    places += [(output, _OUTPUTS[output.name]) for output in graph.output]
+    for value, axes in places:
+        for name, size, axis in zip(_AXES, shape, axes):
+            dimension = value.type.tensor_type.shape.dim[axis]
+            if size is None:
+                dimension.dim_param = name
+            else:
+                dimension.dim_value = size
+    onnx.helper.set_model_props(
+        model,
+        {
+            "class_names": json.dumps(segmenter.class_names, ensure_ascii=False),
+            "palette": json.dumps(segmenter.palette),
+            "input": "image: N×3×H×W float32, RGB in [0, 255]",
+            "output": "logits: N×(n+1)×H×W float32; labels: N×H×W uint8, 0 the first class name",
+        },
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def _trials(shape: Shape, example: Shape) -> Sequence[np.ndarray]:
+    """Returns images to compare on; of other sizes and numbers where these are free."""
+    height, width = example.height, example.width
+    sizes = [(height, width)]
+    if shape.height is None:
+        sizes += [(height // 2 + 3, width + 21), (height + 13, width // 2 + 5)]
+    rng = np.random.default_rng(0)
+    count = 1 if shape.batch else 3
+    return [rng.integers(0, 256, (count, *size, 3), dtype=np.uint8) for size in sizes]
+
+
+def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
+    logits, labels = run_onnx(content, images)
+    wanted = np.stack([segmenter.logits(image) for image in images])
+    difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
+    agreement = float((labels == wanted.argmax(1)).mean())
+    # A network may give all pixels of a trial one label, whatever is wrong with its graph.
+    if agreement < _LEAST_AGREEMENT or not difference < _MOST_DIFFERENCE:
+        raise _Unusable(
+            f"{100 * (1 - agreement):.2g} % of its labels would differ, and scores by up to"
+            f" {100 * difference:.2g} %"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    # The exporter wraps what went wrong in advice to those who develop it.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

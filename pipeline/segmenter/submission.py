@@ -1,0 +1,117 @@
+"""The archive that PASCAL VOC 2012's evaluation server takes.
+
+results/VOC2012/Segmentation/<competition>_test_cls/<id>.png
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.files import write_atomically
+from pipeline.images import encode_png
+from pipeline.vocabulary import voc_palette
+
+COMPETITIONS = ("comp5", "comp6")
+"""What was trained on: comp5 is for VOC's own training data alone, comp6 for any other too."""
+
+_FOLDER = "results/VOC2012/Segmentation/{}_test_cls"
+_CLASSES = 20
+_INDEXED_OR_GREY = ("P", "L")
+_MOST_SHOWN = 3
+
+
+def write_submission(
+    predictions: Path,
+    ids: Sequence[str],
+    target: Path,
+    competition: str = "comp6",
+    images: Path | None = None,
+) -> None:
+    """Writes an archive with one mask for every image of a list, and nothing else.
+
+    The bytes depend on the labels alone, not on when, by whom or in which order they are packed.
+
+    Args:
+        predictions: the folder with ``<id>.png``, indexed or grey; what is in it beyond the list
+            is left out.
+        ids: the images of the test set.
+        target: the archive, gzipped tar.
+        competition: "comp5" or "comp6".
+        images: the folder with ``<id>.jpg``, whose sizes masks must have; none leaves them
+            unchecked.
+
+    Raises:
+        UserError: the list is empty or names an image twice, or there are masks that are missing,
+            damaged, of another size, or hold labels other than 0 to 20; the first few are named.
+    """
+    if competition not in COMPETITIONS:
+        raise UserError(f"there is no {competition}: choose from {', '.join(COMPETITIONS)}")
+    if not ids:
+        raise UserError("the list names no image: give that of the test set")
+    if len(set(ids)) < len(ids):
+        repeated = next(image_id for image_id in ids if ids.count(image_id) > 1)
+        raise UserError(f"the list names {repeated} twice: keep one of each")
+    members: dict[str, bytes] = {}
+    problems = []
+    for image_id in sorted(ids):
+        found = _read(predictions / f"{image_id}.png", images and images / f"{image_id}.jpg")
+        if isinstance(found, str):
+            problems.append(f"{image_id} {found}")
+        else:
+            members[f"{image_id}.png"] = encode_png(found, voc_palette(256))
+    if problems:
+        more = len(problems) - _MOST_SHOWN
+        raise UserError(
+            f"{len(problems)} of {len(ids)} masks cannot be submitted:"
+            f" {'; '.join(problems[:_MOST_SHOWN])}{f'; and {more} more' if more > 0 else ''}:"
+            f" predict the whole list again, into {predictions}"
+        )
+    write_atomically(target, _pack(members, _FOLDER.format(competition)))
+
+
+def _read(path: Path, image: Path | None) -> np.ndarray | str:
+    """Returns labels, H×W uint8, or what is wrong with them."""
+    if not path.is_file():
+        return "is missing"
+    try:
+        with Image.open(path) as mask:
+            if mask.format != "PNG" or mask.mode not in _INDEXED_OR_GREY:
+                return f"is {mask.format} {mask.mode}, not an indexed PNG"
+            labels = np.array(mask)
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        return f"cannot be read ({type(error).__name__})"
+    wrong = np.unique(labels[labels > _CLASSES]).tolist()
+    if wrong:
+        shown = ", ".join(map(str, wrong[:_MOST_SHOWN]))
+        return f"holds labels ({shown}) that are not 0 to {_CLASSES}"
+    if image is None:
+        return labels
+    try:
+        with Image.open(image) as photograph:
+            width, height = photograph.size
+    except Exception as error:
+        return f"has an image that cannot be read ({type(error).__name__})"
+    if labels.shape != (height, width):
+        return f"is {labels.shape[1]}×{labels.shape[0]}, its image {width}×{height} pixels"
+    return labels
+
+
+def _pack(members: dict[str, bytes], folder: str) -> bytes:
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as stream,
+        tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in members.items():
+            entry = tarfile.TarInfo(f"{folder}/{name}")
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,145 @@
+"""``tools/predict.py``, as a person without knowledge of mmsegmentation uses it."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.masks.labels import resized_argmax
+from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.train import last_checkpoint
+
+
+def read_png(path):
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        return np.asarray(image), image.getpalette()
+
+
+@pytest.fixture
+def predict(run_tool, trained, tmp_path):
+    """Runs the tool with results in ``tmp_path / "out"``."""
+
+    def run(*arguments, checkpoint=trained[0], output=tmp_path / "out"):
+        return run_tool("predict.py", "--checkpoint", checkpoint, *arguments, "--output", output)
+
+    return run
+
+
+def files_in(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_folder_of_photographs(predict, photographs, trained, tmp_path):
+    finished = predict(photographs)
+    assert finished.code == 0 and finished.errors == ""
+    assert "5 images segmented" in finished.output.splitlines()[-1]
+    assert str(tmp_path / "out") in finished.output.splitlines()[-1]
+    names = ["a", "b", "c", "d", "holiday 2026/e f"]
+    wanted = [f"{name}{ending}" for name in names for ending in (".png", "_overlay.jpg")]
+    assert files_in(tmp_path / "out") == sorted(wanted)
+    segmenter = Segmenter.from_run(trained[0])
+    with Image.open(photographs / "b.png") as image:
+        labels, palette = read_png(tmp_path / "out" / "b.png")
+        assert np.array_equal(labels, segmenter(np.asarray(image)))
+    assert palette[:9] == [0, 0, 0, 255, 0, 0, 0, 0, 255]
+    with Image.open(tmp_path / "out" / "holiday 2026" / "e f_overlay.jpg") as picture:
+        assert picture.height > picture.width > 300
+
+
+def test_large_turned_photographs_get_labels_of_full_size(predict, trained, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
+    assert predict(tmp_path / "turned.png", "--longest-side", 45).code == 0
+    labels, _ = read_png(tmp_path / "out" / "turned.png")
+    turned = Image.fromarray(np.rot90(image, -1)).resize((30, 45), Image.Resampling.BICUBIC)
+    probabilities = Segmenter.from_run(trained[0]).probabilities(np.asarray(turned))
+    assert labels.shape == (90, 60)
+    assert np.array_equal(labels, resized_argmax(probabilities, 90, 60)[0])
+
+
+def test_scales_flips_and_the_crf(predict, photographs, trained, tmp_path):
+    # The folder comes after an option that takes several values.
+    finished = predict("--crf", "--flip", "--no-overlay", "--scales", 0.5, 1, photographs / "b.png")
+    assert finished.code == 0, finished.errors
+    assert files_in(tmp_path / "out") == ["b.png"]
+    with Image.open(photographs / "b.png") as file:
+        image = np.asarray(file)
+    segmenter = Segmenter.from_run(trained[0])
+    refined = segmenter.refine(image, segmenter.probabilities(image, (0.5, 1), flip=True))
+    assert np.array_equal(read_png(tmp_path / "out" / "b.png")[0], refined.argmax(0))
+
+
+def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, monkeypatch):
+    (photographs / "broken.jpg").write_bytes(b"nothing")
+    monkeypatch.setattr("joblib.cpu_count", lambda: 1)
+    assert predict(photographs, "--crf", output=tmp_path / "one").code == 2
+    asked = []
+
+    def send(items, work, workers):
+        """Does what a pool would, and spares the start of processes."""
+        asked.append(workers)
+        return [pickle.loads(pickle.dumps(work))(pickle.loads(pickle.dumps(i))) for i in items]
+
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    monkeypatch.setattr("pipeline.segmenter.testing.in_processes", send)
+    assert predict(photographs, "--crf", output=tmp_path / "many").code == 2
+    assert asked == [3], "no more processes than half as many as images"
+    assert len(files_in(tmp_path / "one")) == 10
+    assert files_in(tmp_path / "one") == files_in(tmp_path / "many")
+    for name in files_in(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+def test_files_that_cannot_be_read_are_left_out_and_named(predict, photographs, tmp_path):
+    (photographs / "broken.jpg").write_bytes(b"nothing")
+    finished = predict(photographs, tmp_path / "nowhere.png", "--max-pixels", 6200)
+    assert finished.code == 2
+    assert "left out: " in finished.errors and "broken.jpg cannot be decoded" in finished.errors
+    assert "nowhere.png does not exist" in finished.errors
+    assert "70×90 pixels are more than --max-pixels 6200" in finished.errors
+    assert finished.errors.splitlines()[-1].startswith("error: 5 of 7 could not be segmented")
+    assert "2 images segmented" in finished.output
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ([], "there is nothing to segment"),
+        (["nowhere"], "there is nothing to segment"),
+        (["a.jpg", "--opacity", "2"], "--opacity 2 is not between"),
+        (["a.jpg", "--scales", "0"], "above 0"),
+        (["a.jpg", "--longest-side", "0"], "--longest-side 0 is no size"),
+        (["a.jpg", "--device", "tpu"], "invalid choice"),
+        (["a.jpg", "--nonsense"], "--help shows what there is"),
+        (["a.jpg", "--best"], "no best checkpoint"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(predict, photographs, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(photographs)
+    finished = predict(*arguments)
+    assert finished.code == 2 and sentence in finished.errors
+    assert finished.errors.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in finished.errors
+
+
+def test_a_checkpoint_is_a_file_a_folder_or_a_whole_run(predict, photographs, trained, tmp_path):
+    run = tmp_path / "outputs" / "segmenter" / "latest"
+    run.mkdir(parents=True)
+    shutil.copy(last_checkpoint(trained[0]), run)
+    for checkpoint in (run / "iter_5.pth", run, tmp_path / "outputs"):
+        assert predict(photographs / "a.jpg", checkpoint=checkpoint).code == 0
+    assert "does not exist" in predict(photographs, checkpoint=tmp_path / "no.pth").errors
+
+
+def test_images_are_not_touched(predict, photographs):
+    before = {path: path.read_bytes() for path in photographs.rglob("*") if path.is_file()}
+    assert predict(photographs, output=photographs).code == 2
+    assert predict(photographs, output=photographs / "seen").code == 0
+    assert predict(photographs, output=photographs / "seen").output.startswith("5 images")
+    assert all(path.read_bytes() == content for path, content in before.items())

@@ -1,0 +1,140 @@
+"""Networks as ONNX files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_segmenters import UNET, balanced_segmenter, noise
+
+from pipeline.errors import UserError
+from pipeline.segmenter import export
+from pipeline.segmenter.export import Shape, export_onnx, run_onnx
+
+
+def assert_same(path, segmenter, images):
+    logits, labels = run_onnx(path, images)
+    wanted = np.stack([segmenter.logits(image) for image in images])
+    assert logits.shape == wanted.shape and labels.dtype == np.uint8
+    assert np.abs(logits - wanted).max() < 1e-4 * np.abs(wanted).max()
+    assert (labels == wanted.argmax(1)).mean() > 0.999
+    assert len(np.unique(labels)) == 3, "labels that all agree would prove nothing"
+
+
+def test_any_number_of_images_of_any_size(tmp_path):
+    import onnx
+
+    segmenter = balanced_segmenter()
+    path = tmp_path / "new" / "model.onnx"
+    assert export_onnx(segmenter, path, 40, 48, dynamic=True) == Shape(None, None, None)
+    assert [p.name for p in path.parent.iterdir()] == ["model.onnx"], "weights are inside"
+    for count, *size in [(1, 40, 48), (1, 33, 57), (2, 71, 20)]:
+        assert_same(path, segmenter, np.stack([noise(*size, seed) for seed in range(count)]))
+    model = onnx.load(path)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(properties["class_names"]) == ["background", "red", "blue"]
+    assert json.loads(properties["palette"]) == [[0, 0, 0], [255, 0, 0], [0, 0, 255]]
+    assert "RGB in [0, 255]" in properties["input"]
+    sides = model.graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
+
+
+def test_a_padded_network_of_one_size(tmp_path):
+    segmenter = balanced_segmenter(**UNET)
+    assert export_onnx(segmenter, tmp_path / "m.onnx", 37, 50) == Shape(1, 37, 50)
+    assert_same(tmp_path / "m.onnx", segmenter, noise(37, 50)[None])
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_channels_come_in_the_order_that_the_network_was_trained_with(swaps):
+    segmenter = balanced_segmenter()
+    segmenter.model.data_preprocessor.channel_conversion = not swaps
+    network = export._Deployed(segmenter.model)
+    image = noise(40, 48)
+    with torch.no_grad():
+        logits, _ = network(torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32)))
+    assert np.allclose(logits[0], segmenter.logits(image), atol=1e-4)
+
+
+def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkeypatch):
+    tried = []
+
+    def only_one_size(network, segmenter, shape, example):
+        tried.append(shape)
+        if None in shape:
+            raise export._Unusable("no")
+        return b"graph"
+
+    monkeypatch.setattr(export, "_export", only_one_size)
+    shape = export_onnx(balanced_segmenter(), tmp_path / "m", 8, 9, dynamic=True)
+    assert shape == Shape(1, 8, 9)
+    assert tried == [Shape(None, None, None), Shape(1, None, None), Shape(1, 8, 9)]
+
+
+def test_a_graph_that_does_something_else_is_not_kept(tmp_path, monkeypatch):
+    segmenter = balanced_segmenter()
+    wrong = np.zeros((1, 3, 40, 48), np.float32)
+    monkeypatch.setattr(export, "run_onnx", lambda *_: (wrong, wrong[:, 0].astype(np.uint8)))
+    with pytest.raises(export._Unusable, match="of its labels would differ"):
+        export._compare(b"", segmenter, noise(40, 48)[None])
+    # All labels are right, and the scores are not.
+    same = segmenter.logits(noise(40, 48))[None]
+    monkeypatch.setattr(export, "run_onnx", lambda *_: (3 * same, same.argmax(1)))
+    with pytest.raises(export._Unusable, match="scores by up to 2e"):
+        export._compare(b"", segmenter, noise(40, 48)[None])
+
+
+def test_what_the_exporter_refuses_ends_in_one_sentence(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        try:
+            raise RuntimeError("no such operator\nin ten lines")
+        except RuntimeError as error:
+            raise ValueError("wrapped") from error
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(UserError, match=r"as ONNX \(no such operator\): choose another") as caught:
+        export_onnx(balanced_segmenter(), tmp_path / "m.onnx", 8, 8)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
+    segmenter = balanced_segmenter()
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install onnx onnxscript onnxruntime"):
+        export_onnx(segmenter, tmp_path / "m.onnx", 8, 8)
+
+
+def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypatch):
+    free = []  # graphs that the network allows
+
+    def write(network, segmenter, shape, example):
+        if None in shape and shape not in free:
+            raise export._Unusable("no")
+        return b"graph"
+
+    monkeypatch.setattr(export, "_export", write)
+    target = tmp_path / "model.onnx"
+    arguments = ["export_onnx.py", "--checkpoint", trained[0], "--output", target]
+    finished = run_tool(*arguments, "--size", 40, 48)
+    assert finished.code == 0 and finished.errors == "" and target.read_bytes() == b"graph"
+    assert finished.output.splitlines() == [
+        "image 1×3×40×48 → logits, labels of 3 classes",
+        f"written to {target}",
+    ]
+    finished = run_tool(*arguments, "--dynamic")
+    assert finished.code == 0 and len(finished.errors.splitlines()) == 1
+    assert "holds for one size alone" in finished.errors and "1×3×512×512" in finished.output
+    for shape, shown in [((1, None, None), "1×3×H×W"), ((None, None, None), "N×3×H×W")]:
+        free.append(shape)
+        finished = run_tool(*arguments, "--dynamic")
+        assert f"image {shown} → " in finished.output and finished.errors == ""
+
+
+def test_mistakes_when_exporting_end_in_one_sentence(run_tool, trained, tmp_path):
+    arguments = ["export_onnx.py", "--output", tmp_path / "m.onnx"]
+    assert "required: --checkpoint" in run_tool(*arguments).errors
+    finished = run_tool(*arguments, "--checkpoint", trained[0], "--size", 0, 48)
+    assert finished.code == 2 and "0×48 is no size" in finished.errors
+    finished = run_tool(*arguments, "--checkpoint", tmp_path / "none")
+    assert finished.code == 2 and "does not exist" in finished.errors

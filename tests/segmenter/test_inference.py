@@ -1,0 +1,76 @@
+"""What is done around a network when it is tested."""
+
+import math
+
+import numpy as np
+import pytest
+from tiny_segmenters import noise
+
+from pipeline.masks.crf import CrfSettings
+from pipeline.segmenter.inference import CLEAN_CRF, in_processes, refine, scale_image
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 0.37])
+def test_images_are_resized_as_by_mmcv(scale):
+    from mmcv.transforms import Resize
+
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(5, 90, (40, 2)):
+        image = noise(height, width)
+        wanted = Resize(scale_factor=scale, keep_ratio=True)({"img": image})["img"]
+        assert np.array_equal(scale_image(image, scale), wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 100), (1, 1), (3, 400)])
+def test_no_side_vanishes(shape):
+    image = np.zeros((*shape, 3), np.uint8)
+    height, width = scale_image(image, 0.1).shape[:2]
+    assert (height, width) == (1, max(1, shape[1] // 10))
+
+
+def test_the_constants_are_those_of_the_literature():
+    assert CrfSettings(10, 1, 3, 67, 3, 4, bgr=False, fp16=False) == CLEAN_CRF
+
+
+def test_a_single_class_is_certain():
+    assert np.array_equal(
+        refine(noise(5, 6), np.full((1, 5, 6), 0.3, np.float32)), np.ones((1, 5, 6))
+    )
+
+
+def test_certain_pixels_stay_finite():
+    probabilities = np.zeros((3, 8, 9), np.float32)
+    probabilities[1] = 1
+    refined = refine(noise(8, 9), probabilities)
+    assert np.isfinite(refined).all() and (refined.argmax(0) == 1).all()
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="for an image of"):
+        refine(noise(5, 6), np.ones((2, 6, 5), np.float32))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_work_in_processes_keeps_its_order_and_its_errors(workers):
+    taken = []
+
+    def items():
+        for number in (0, 1, 4, 9, 16, -1, 25, 36):
+            taken.append(number)
+            yield number
+
+    results = in_processes(items(), math.sqrt, workers)
+    assert next(results) == 0
+    assert len(taken) <= workers + 1, "items are not taken far ahead"
+    assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(ValueError):
+        next(results)
+
+
+def test_what_fails_before_the_work_is_raised():
+    def broken():
+        raise KeyError("network")
+        yield 4
+
+    with pytest.raises(KeyError, match="network"):
+        list(in_processes(broken(), math.sqrt, 2))

@@ -1,0 +1,134 @@
+"""The stages train and predict from the command line, on masks of one's own."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_training import CLASS_NAMES, write_pairs
+
+from tests.conftest import REPOSITORY
+from tests.test_run_stage import TINY_SEGMENTER
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Arguments of a run on five images, and the folder of their masks."""
+    masks = tmp_path / "masks"
+    for pair in write_pairs(tmp_path / "images"):
+        masks.mkdir(exist_ok=True)
+        pair.mask.rename(masks / pair.image.name)
+    return masks, [
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'images'}",
+        f"dataset.classes=[{','.join(CLASS_NAMES)}]",
+        f"segmenter.masks={masks}",
+        f"output_dir={tmp_path / 'out'}",
+        "runtime.workers=1",
+        *TINY_SEGMENTER,
+    ]
+
+
+def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, tmp_path):
+    masks, arguments = own
+    (masks / "0.png").unlink()
+    foreign = np.zeros((40, 48), np.uint8)
+    foreign[3] = 77
+    Image.fromarray(foreign).save(masks / "1.png")
+    Image.fromarray(np.zeros((20, 48), np.uint8)).save(masks / "2.png")
+    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(masks / "3.png")
+    finished = run_stage(*arguments, "stage=train")
+    assert finished.code == 2 and finished.errors.count("\n") == 1
+    assert "4 masks cannot be trained on" in finished.errors
+    for sentence in (
+        "0.png is missing",
+        "1: mask has labels [77] outside 0 to 2 and 255",
+        "2: mask is 48×20, its image 48×40 pixels",
+        "3.png is PNG RGB, not an indexed PNG",
+    ):
+        assert sentence in finished.errors
+    assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
+
+
+def test_many_wrong_masks_are_listed_in_a_file(run_stage, own, tmp_path):
+    masks, arguments = own
+    images = tmp_path / "images"
+    for index in range(30):
+        Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(images / f"more_{index:02d}.png")
+    finished = run_stage(*arguments, "stage=train")
+    assert finished.code == 2 and "30 masks cannot be trained on" in finished.errors
+    (listed,) = (tmp_path / "out").glob("segmenter/*/problems.txt")
+    assert str(listed) in finished.errors and len(listed.read_text().splitlines()) == 30
+
+
+def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp_path):
+    from pipeline.images import load_image
+    from pipeline.segmenter.predict import Segmenter
+
+    _, arguments = own
+    several = [
+        "segmenter.test.scales=[0.5,1.0]",
+        "segmenter.test.flip=true",
+        "segmenter.test.crf={iterations: 3, gaussian_sxy: 1, gaussian_compat: 3,"
+        " bilateral_sxy: 67, bilateral_srgb: 3, bilateral_compat: 4}",
+    ]
+    finished = run_stage(*arguments, *several, "stage=[train,predict]")
+    assert finished.code == 0, finished.errors
+    folder = (tmp_path / "out" / "all" / "predictions" / "latest").resolve()
+    segmenter = Segmenter.from_run(tmp_path / "out" / "segmenter" / "latest")
+    image = load_image(tmp_path / "images" / "2.png")
+
+    def stored(name):
+        with Image.open(folder / name) as labels:
+            return np.asarray(labels)
+
+    averaged = segmenter.probabilities(image, (0.5, 1.0), flip=True)
+    assert np.array_equal(stored(".single_scale/2.png"), segmenter(image))
+    assert np.array_equal(stored(".multi_scale/2.png"), averaged.argmax(0))
+    from pipeline.masks.crf import CrfSettings, dense_crf
+
+    sharpened = dense_crf(image, averaged, CrfSettings(iterations=3, bgr=False, fp16=False))
+    assert np.array_equal(stored("2.png"), sharpened.argmax(0))
+
+    # Two workers for the CRF change no byte, and other ways of testing leave the network alone.
+    out = tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    for path in folder.glob("*.png"):
+        path.unlink()
+    again = run_stage(*arguments, *several, "stage=[train,predict]", "runtime.workers=2")
+    assert again.code == 0, again.errors
+    assert before == {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    assert len([p for p in (out / "segmenter").iterdir() if not p.is_symlink()]) == 1
+
+
+def test_unknown_ways_of_testing(run_stage, own):
+    _, arguments = own
+    for wrong in ("segmenter.checkpoint=first", "segmenter.test.scales=[]"):
+        finished = run_stage(*arguments, wrong, "stage=[train,predict]")
+        assert finished.code == 2 and finished.errors.count("\n") == 1, finished.errors
+
+
+def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
+    arguments = [a.replace("batch_size=2", "batch_size=4") for a in own[1]]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*more):
+        return subprocess.run(
+            [*launcher, REPOSITORY / "tools" / "run_stage.py", *arguments, *more],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run("stage=train")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("5 images, 5 computed now") == 1
+    assert "UserWarning" not in done.stderr
+    manifest = tmp_path / "out" / "segmenter" / "latest" / "manifest.json"
+    assert '"checkpoint": "iter_2.pth"' in manifest.read_text()
+    wrong = run("stage=predict")
+    assert wrong.returncode != 0 and "torchrun is for stage=train alone" in wrong.stderr

@@ -1,0 +1,63 @@
+"""Self-training on photographs: every round's masks are what the segmenter before it sees."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from tests.test_run_stage import TINY_SEGMENTER, arguments, artefacts  # noqa: F401
+
+SEEN = ("self_training.tag_threshold=0.2", "self_training.confidence=0.25")
+
+
+def manifests(out, stage):
+    found = [json.loads(p.read_text()) for p in (out / "all" / stage).glob("*/manifest.json")]
+    return {manifest["key"]: manifest["configuration"] for manifest in found}
+
+
+def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):  # noqa: F811
+    out = tmp_path / "out"
+    one = run_stage(*arguments, *TINY_SEGMENTER)
+    assert one.code == 0, one.errors
+    two = run_stage(*arguments, *TINY_SEGMENTER, *SEEN, "rounds=2")
+    assert two.code == 0, two.errors
+    trained = [p.name for p in (out / "segmenter").iterdir() if not p.is_symlink()]
+    assert len(trained) == 2
+    seen = {k: c for k, c in manifests(out, "masks").items() if "sees" in c}
+    tags = {k: c for k, c in manifests(out, "tags").items() if c["method"] == "segmenter"}
+    assert len(seen) == len(tags) == 1
+    assert (out / "all" / "masks" / "latest").resolve().name in seen
+    # Maps are those of the first round.
+    assert len(manifests(out, "cams")) == 1
+
+    # The masks are what the first segmenter sees.
+    from pipeline.images import load_image
+    from pipeline.segmenter.predict import Segmenter
+    from pipeline.segmenter.self_training import SelfTrainingSettings, relabel
+
+    newest = (out / "segmenter" / "latest").resolve().name
+    (first,) = [out / "segmenter" / name for name in trained if name != newest]
+    segmenter = Segmenter.from_run(first)
+    settings = SelfTrainingSettings(0.002, 0.2, 0.25, keep_tags=False, keep_probability=False)
+    (folder,) = [out / "all" / "masks" / key for key in seen]
+    for image in (tmp_path / "photographs").glob("?.*"):
+        if not (folder / f"{image.stem}.png").is_file():
+            continue
+        pixels = load_image(image)
+        found = relabel(segmenter.probabilities(pixels), pixels.shape[:2], settings)
+        labels = np.where(found.probability < 0.25, 255, found.labels)
+        with Image.open(folder / f"{image.stem}.png") as mask:
+            assert np.array_equal(np.asarray(mask), labels)
+
+    before = artefacts(out)
+    again = run_stage(*arguments, *TINY_SEGMENTER, *SEEN, "rounds=2")
+    assert again.code == 0 and again.output.count(" 0 computed now") == 8
+    assert artefacts(out) == before
+
+
+def test_a_round_needs_the_one_before(run_stage, arguments):  # noqa: F811
+    assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
+    finished = run_stage(*arguments, *TINY_SEGMENTER, "rounds=2", "stage=masks")
+    assert finished.code == 2
+    assert "stage=train first" in finished.errors and finished.errors.count("\n") == 1
+    assert run_stage(*arguments, "rounds=0", "stage=masks").code == 2
