@@ -159,12 +159,42 @@ def _compute(
         labels, probability = pseudo_mask(image, read_cams(cams), crf, beta)
     except ImageError as error:
         return error
-    filtered = labels if crf is None else ignore_unsure(labels, probability, confidence)
-    files = {f"{sample.id}.png": encode_png(filtered, palette)}
+    return mask_files(
+        sample.id,
+        labels,
+        probability,
+        palette,
+        confidence=confidence,
+        keep_probability=keep_probability,
+    )
+
+
+def mask_files(
+    image_id: str,
+    labels: np.ndarray,
+    probability: np.ndarray | None,
+    palette: Sequence[tuple[int, int, int]],
+    *,
+    confidence: float,
+    keep_probability: bool,
+) -> dict[str, bytes]:
+    """Returns the files of an image's mask, by their names below the stage's folder.
+
+    Args:
+        image_id: the image.
+        labels: H×W uint8, before the filter.
+        probability: H×W float32, of those labels; none where it is not known.
+        palette: n+1 colours.
+        confidence: pixels below this probability become 255.
+        keep_probability: whether the probabilities are stored too.
+    """
+    unsure = probability is not None and confidence > 0
+    filtered = ignore_unsure(labels, probability, confidence) if unsure else labels
+    files = {f"{image_id}.png": encode_png(filtered, palette)}
     if keep_probability:
-        files[f"{PROBABILITY}/{sample.id}.png"] = encode_png(to_grey(probability))
+        files[f"{PROBABILITY}/{image_id}.png"] = encode_png(to_grey(probability))
     if confidence > 0:
-        files[f"{UNFILTERED}/{sample.id}.png"] = encode_png(labels, palette)
+        files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
     return files
 
 

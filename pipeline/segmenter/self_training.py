@@ -7,7 +7,7 @@ be better masks than those; and what it sees in an image is a tag. No ground tru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,8 @@ import numpy as np
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.fingerprints import fingerprint_file
-from pipeline.images import encode_png
-from pipeline.masks.labels import ignore_unsure, resized_argmax, to_grey, to_labels
-from pipeline.masks.stage import PROBABILITY, UNFILTERED
+from pipeline.masks.labels import resized_argmax, to_labels
+from pipeline.masks.stage import mask_files
 from pipeline.store import StageFolder
 from pipeline.sweep import Images, read_through, sweep
 from pipeline.tags.stage import finish_tags, record_tags
@@ -151,7 +150,15 @@ def run(
 
     def save(sample: Sample, key: str, found: Relabelled) -> None:
         record_tags(tags_folder, sample, key, found.tags, {"scores": found.scores})
-        masks_folder.write(sample.id, key, _files(sample, found, settings, palette))
+        files = mask_files(
+            sample.id,
+            found.labels,
+            found.probability,
+            palette,
+            confidence=settings.confidence,
+            keep_probability=settings.keep_probability,
+        )
+        masks_folder.write(sample.id, key, files)
 
     def is_done(sample: Sample, key: str) -> bool:
         return tags_folder.is_done(sample.id, key) and masks_folder.is_done(sample.id, key)
@@ -169,19 +176,3 @@ def run(
     finish_tags(samples, tags_folder, classes)
     masks_folder.finish([s.id for s in samples])
     return computed
-
-
-def _files(
-    sample: Sample,
-    found: Relabelled,
-    settings: SelfTrainingSettings,
-    palette: Sequence[tuple[int, int, int]],
-) -> Mapping[str, bytes]:
-    """Returns an image's files, laid out as those of the stage ``masks``."""
-    filtered = ignore_unsure(found.labels, found.probability, settings.confidence)
-    files = {f"{sample.id}.png": encode_png(filtered, palette)}
-    if settings.confidence > 0:
-        files[f"{UNFILTERED}/{sample.id}.png"] = encode_png(found.labels, palette)
-    if settings.keep_probability:
-        files[f"{PROBABILITY}/{sample.id}.png"] = encode_png(to_grey(found.probability))
-    return files

@@ -41,6 +41,7 @@ def network_of(preset, *overrides, class_names=CLASS_NAMES, palette=PALETTE):
 def test_presets_that_are_promised():
     assert {
         "demo",
+        "light",
         "deeplabv2_r101",
         "deeplabv3_r101",
         "deeplabv3plus_r50",
