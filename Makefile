@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint studies clean
+.PHONY: demo test lint studies segmenters clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -36,6 +36,17 @@ studies: $(VENV)/installed
 	  $(RUN) tools/run_stage.py experiment=quirks compat.$$quirk=false || exit; \
 	done
 	for study in $(STUDIES) quirks; do $(RUN) tools/make_tables.py --study $$study || exit; done
+
+# The tables of docs/segmenters.md, on the demo: some 40 minutes on two cores.
+segmenters: $(VENV)/installed
+	$(RUN) tools/run_stage.py experiment=segmenters
+	$(RUN) tools/run_stage.py experiment=noisy_masks
+	$(RUN) tools/run_stage.py experiment=noisy_masks segmenter.loss=balanced
+	$(RUN) tools/run_stage.py experiment=noisy_masks masks=crf_confident
+	$(RUN) tools/run_stage.py experiment=noisy_masks masks=crf_weighted segmenter.pixel_weights=crf
+	$(RUN) tools/make_tables.py --study segmenters
+	$(RUN) tools/make_tables.py --study noisy_masks
+	$(RUN) tools/run_stage.py experiment=self_training
 
 clean:
 	rm -rf $(VENV) outputs data/demo/scenes

@@ -131,7 +131,7 @@ def _varying(runs: Sequence[Run]) -> list[_Setting]:
     kept: dict[tuple[str, ...], _Setting] = {}
     # A stage holds the settings of those before it, so that some stand there twice: short ones win.
     for setting in sorted(_configured(runs), key=lambda s: s.name.count(".")):
-        explaining = [c for c in choices if setting.last_name in _EXPLAINED[c.name]]
+        explaining = [c for c in choices if _may_explain(c, setting)]
         if not any(setting.follows([choice]) for choice in explaining):
             kept.setdefault((setting.last_name, *setting.identities), setting)
     varying = choices + list(kept.values())
@@ -140,6 +140,13 @@ def _varying(runs: Sequence[Run]) -> list[_Setting]:
         if others and setting.follows(others):
             varying = others
     return varying
+
+
+def _may_explain(choice: _Setting, setting: _Setting) -> bool:
+    """Tells whether a choice could stand for a setting, if the setting follows from it."""
+    if choice.name == "segmenter":
+        return setting.name.startswith("segmenter.")  # its preset holds all of them
+    return setting.last_name in _EXPLAINED[choice.name]
 
 
 def _configured(runs: Sequence[Run]) -> list[_Setting]:

@@ -12,8 +12,16 @@ from mmengine.config import Config, ConfigDict
 from pipeline.errors import UserError
 from pipeline.vocabulary import IGNORE
 
-# Heads and losses that let pixels under label 255 count; mmsegmentation offers no way to mask them.
-_COUNT_IGNORED_PIXELS = frozenset({"DiceLoss", "STDCHead"})
+_REFUSED = {
+    # mmsegmentation offers no way to mask pixels under label 255 for these.
+    "DiceLoss": "would learn from unlabelled pixels",
+    "STDCHead": "would learn from unlabelled pixels",
+    "PIDHead": "needs maps of edges beside the masks",
+    "BEiT": "takes images of a single size",
+    "MAE": "takes images of a single size",
+}
+# Parts of heads that count classes, but compute no loss of their own from a label.
+_INSIDE_HEADS = frozenset({"KernelUpdateHead"})
 # Backbones that reject sizes that are no multiple of their stride instead of padding themselves.
 _SIZE_DIVISORS = {"UNet": 16}
 _BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
@@ -65,10 +73,10 @@ def adapt_model(
     for part in dictionaries(model):
         if part.get("type") in _BATCH_NORMS:
             part.type = "SyncBN" if synchronise else "BN"
-        if part.get("type") in _COUNT_IGNORED_PIXELS:
+        if part.get("type") in _REFUSED:
             raise UserError(
-                f"segmenter.config={settings['config']} uses {part.type}, which would learn from"
-                " unlabelled pixels: choose another segmenter.config"
+                f"segmenter.config={settings['config']} uses {part.type}, which"
+                f" {_REFUSED[part.type]}: choose another segmenter.config"
             )
     for name in ("decode_head", "auxiliary_head"):
         _adapt_heads(model.get(name), labels)
@@ -124,13 +132,14 @@ def _adapt_heads(heads: Any, labels: int) -> None:  # noqa: ANN401
     for part in dictionaries(heads):
         if "num_classes" in part:
             part.num_classes = labels
-            part.ignore_index = IGNORE
-            part.pop("out_channels", None)  # given only for single-channel binary heads
+            if part.get("type") not in _INSIDE_HEADS:
+                part.ignore_index = IGNORE
+                part.pop("out_channels", None)  # given only for single-channel binary heads
         if part.get("type") == "CrossEntropyLoss":
             # Otherwise ignored pixels still count in the denominator of the mean.
             part.avg_non_ignore = True
-            # Weights of the classes of the data set that the config was written for.
-            part.pop("class_weight", None)
+        # Weights of the classes of the data set that the config was written for.
+        part.pop("class_weight", None)
 
 
 def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,34 @@ class Segmenter:
         Raises:
             UserError: a scale is not above 0, or there is none.
         """
+        total = sum(view for _, view in self.views(image, scales, flip))
+        return (total / (len(scales) * (1 + flip))).cpu().numpy()
+
+    @torch.inference_mode()
+    def views(
+        self, image: np.ndarray, scales: Sequence[float], flip: bool
+    ) -> Iterator[tuple[bool, torch.Tensor]]:
+        """Yields the softmax of every size of an image and its mirror image, one at a time.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            scales: factors that the image is resized by.
+            flip: whether the mirror image follows, at every scale.
+
+        Yields:
+            Whether it is of the image as it is, and (n+1)×H×W float32 on the device.
+
+        Raises:
+            UserError: a scale is not above 0, or there is none.
+        """
         check_scales(scales)
-        total = 0
         for scale in scales:
             scaled = scale_image(image, scale)
             for mirrored in (False, True) if flip else (False,):
                 scores = self._scores(scaled[:, ::-1] if mirrored else scaled)
                 scores = scores.flip(2) if mirrored else scores
-                total += self._resized(scores, *image.shape[:2]).softmax(0)
-        total /= len(scales) * (1 + flip)
-        return total.cpu().numpy()
+                whole = self._resized(scores, *image.shape[:2]).softmax(0)
+                yield scale == 1 and not mirrored, whole
 
     @staticmethod
     def refine(

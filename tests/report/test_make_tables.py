@@ -215,13 +215,22 @@ def test_the_choice_by_ground_truth_and_the_network_s_weights_are_said(make_tabl
     write_runs(
         tmp_path / "outputs" / "metrics.json",
         measured("cams", "train", 1464, about, miou=0.708, **chosen),
-        measured("predictions", "val", 1449, about, miou=0.7, configuration=network),
+        measured(
+            "predictions",
+            "val",
+            1449,
+            about,
+            miou=0.7,
+            configuration=network,
+            initial_weights={"seen_masks": True},
+        ),
         measured("tags", "train", 1464, about, map=1.0),
     )
     text = make_tables().output
     assert rows_of(text, "ours: CLIP-ES (preset")[0][3:5] == ["70.8†", ""]
     assert "† background chosen by ground truth (β=2)" in text
     assert "segmenter starts from resnet101.pth" in text
+    assert "have seen masks: not free of annotation" in text
     assert "100.0" not in text, "given labels are no measurement"
 
 

@@ -45,6 +45,22 @@ def test_tables_show_what_was_measured_and_no_more(tmp_path):
     assert "Over seeds" not in text
 
 
+def test_steps_of_testing_and_weights_that_have_seen_masks_stand_beside_the_figure(tmp_path):
+    predictions = {
+        "images": 10,
+        "miou": 0.73,
+        "variants": {"single_scale": {"miou": 0.7}, "multi_scale": {"miou": 0.715}},
+        "initial_weights": {"source": "coco", "seen_masks": True},
+    }
+    latest = {"predictions": {"val": predictions}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
+    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
+    lines = [line for line in text.splitlines() if "| val |" in line]
+    assert "seen masks" in lines[0] and lines[0].endswith("| 73.0 |")
+    assert "at one scale" in lines[1] and lines[1].endswith("| 70.0 |")
+    assert "before the CRF" in lines[2] and lines[2].endswith("| 71.5 |")
+
+
 def test_seeds_are_summed_up(tmp_path):
     runs = [run(0, 0.5), run(1, 0.6), run(2, 0.7)]
     runs.append({**run(0, 0.1), "key": "other"})

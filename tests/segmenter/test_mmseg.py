@@ -44,6 +44,7 @@ def test_compiled_operators_end_in_one_sentence():
         "icnet/icnet_r50-d8_4xb2-80k_cityscapes-832x832.py",
         "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
         "ocrnet/ocrnet_hr18_4xb4-20k_voc12aug-512x512.py",
+        "ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py",
     ],
 )
 def test_config_fits_classes_and_one_offline_device(name):
@@ -99,6 +100,8 @@ def test_wrong_name_gives_the_nearest():
         "convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py",
         "mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py",
         "stdc/stdc1_4xb12-80k_cityscapes-512x1024.py",
+        "pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py",
+        "beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py",
     ],
 )
 def test_unusable_config_ends_in_one_sentence(name):
@@ -130,3 +133,10 @@ def test_settings_out_of_range(changes, names):
 def test_wrong_overrides(overrides):
     with pytest.raises(UserError, match="segmenter.overrides"):
         build_model(build_config(tiny_settings(overrides=overrides), ["x"], PALETTE[:2], 0).model)
+
+
+def test_k_net_builds():
+    name = "knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py"
+    config = build_config(tiny_settings(config=name, overrides={}), CLASS_NAMES, PALETTE, 0)
+    model = build_model(config.model)
+    assert model.decode_head.kernel_update_head[-1].num_classes == 3
