@@ -9,15 +9,18 @@ python tools/run_stage.py dataset=folder dataset.root=DIR dataset.classes=[cat,c
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -26,6 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.errors import ImageError, UserError
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -110,12 +114,40 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"there is no key {match[1]}: python tools/run_stage.py --cfg job shows them all"
+        hint = did_you_mean(match[1], all_keys())
+        return (
+            f"there is no key {match[1]}: {hint}python tools/run_stage.py --cfg job shows them all"
+        )
     choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"
     if match := re.search(choices, text):
         group, choice, known = match.groups()
-        return f"there is no {group}={choice}: choose from {', '.join(known.split())}"
+        names = [name for name in known.split() if name != "default"]  # what the others build on
+        hint = did_you_mean(choice, names)
+        return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}"
     return text
+
+
+def did_you_mean(wrong: str, known: Sequence[str]) -> str:
+    """Returns the nearest of what is known as a question, or nothing."""
+    last = wrong.rpartition(".")[2]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    near = elsewhere[:1] or difflib.get_close_matches(wrong, known, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def all_keys() -> list[str]:
+    """Returns every key of the configuration with its default choices, groups among them."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("config"))
+    pending, keys = [("", config)], []
+    while pending:
+        prefix, node = pending.pop()
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                pending.append((f"{prefix}{name}.", value))
+    return keys
 
 
 if __name__ == "__main__":
