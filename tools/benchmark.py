@@ -21,6 +21,7 @@ import torch
 
 from pipeline.benchmark import sections
 from pipeline.benchmark.costs import peak
+from pipeline.benchmark.segmenters import segmenters
 from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_and_maps
 from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
@@ -35,7 +36,7 @@ from pipeline.device import (
 from pipeline.errors import UserError
 
 USER_ERROR = 2
-SECTIONS = ("steps", "stages", "text", "growth", "masks", "memory")
+SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,6 +53,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop-batch-size", type=int, help="crops that CWR classifies together")
     parser.add_argument("--repeats", type=int, default=5, help="runs that a median is taken of")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
+    parser.add_argument(
+        "--segmenters",
+        default="demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101",
+        help="presets of configs/segmenter; timm:convnext_tiny for a backbone of timm",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument(
         "--sections", default=",".join(SECTIONS), help=f"any of {', '.join(SECTIONS)}"
@@ -106,6 +112,14 @@ def run(arguments: argparse.Namespace) -> None:
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
         "masks": lambda: sections.masks(size),
+        "segmenters": lambda: segmenters(
+            arguments.segmenters.split(","),
+            size,
+            str(device),
+            arguments.precision,
+            machine_peak,
+            arguments.repeats,
+        ),
         "memory": memory,
     }
     if len(wanted) == 1:

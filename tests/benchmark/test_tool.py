@@ -41,6 +41,18 @@ def test_steps_and_text_are_told(benchmark):
     assert "6 names × 85 prompts" in finished.output
 
 
+def test_segmenters_are_measured(benchmark):
+    finished = benchmark("--sections", "segmenters", "--segmenters", "demo,timm_mlp:resnet10t")
+    assert finished.code == 0, finished.errors
+    (demo, timm) = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in finished.output.splitlines()
+        if line.startswith(("| demo", "| timm"))
+    )
+    assert timm[0] == "timm_mlp:resnet10t"
+    assert all(float(cell.rstrip("%")) > 0 for cell in demo[1:] + timm[1:])
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

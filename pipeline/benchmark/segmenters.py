@@ -1,0 +1,101 @@
+"""What a segmenter costs: a step of its training, and the segmentation of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pipeline.benchmark.costs import Cost, measure
+from pipeline.benchmark.throughput import load_photographs
+from pipeline.report.markdown import markdown_table
+from pipeline.report.settings import CONFIGS
+from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.predict import Segmenter
+from pipeline.vocabulary import voc_palette
+
+_CLASSES = 20
+_BATCH, _CROP = 2, 321
+"""Of a step of training. The crop is the convention's; a batch of two is what batch norm needs."""
+
+
+def segmenters(
+    names: Sequence[str],
+    size: tuple[int, int],
+    device: str,
+    precision: str,
+    machine_peak: float,
+    repeats: int,
+) -> str:
+    """Returns what presets of ``configs/segmenter`` cost, with random weights, as Markdown.
+
+    Args:
+        names: the presets; "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny.
+        size: width and height of the image that is segmented.
+        device: where.
+        precision: of the training; images are segmented in fp32.
+        machine_peak: operations a second of a matrix product in that precision.
+        repeats: runs that a median is taken of.
+    """
+    rows = []
+    for name in names:
+        settings = _settings_of(name)
+        training, prediction, parameters = _costs(settings, size, device, precision, repeats)
+        rows.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}",
+                f"{training.operations / _BATCH / 1e9:.0f}",
+                f"{_BATCH / training.seconds:.2f}",
+                f"{100 * training.operations / training.seconds / machine_peak:.0f}%",
+                f"{prediction.operations / 1e9:.0f}",
+                f"{1 / prediction.seconds:.2f}",
+            ]
+        )
+    header = ["segmenter", "M parameters", "GFLOP a crop, training", "crops/s", "of the peak"]
+    header += ["GFLOP an image", "images/s"]
+    title = (
+        f"## Segmenters: training in batches of {_BATCH} crops of {_CROP}², {precision}; one image"
+    )
+    return f"{title}\n\n" + markdown_table(header, rows)
+
+
+def _settings_of(name: str) -> dict[str, Any]:
+    preset, _, backbone = name.partition(":")
+    overrides = [f"segmenter={preset}", *([f"segmenter.backbone={backbone}"] * bool(backbone))]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", overrides)
+    settings = OmegaConf.to_container(config.segmenter, resolve=True)
+    return {**settings, "batch_size": _BATCH, "crop_size": _CROP, "pretrained": None}
+
+
+def _costs(
+    settings: Mapping[str, Any], size: tuple[int, int], device: str, precision: str, repeats: int
+) -> tuple[Cost, Cost, int]:
+    """Returns the costs of a step of training and of an image, and the number of parameters."""
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    names, palette = [f"class {k}" for k in range(_CLASSES)], voc_palette(_CLASSES + 1)
+    settings = {**settings, "precision": precision}
+    config = build_config(settings, names, palette, 0, device)
+    torch.manual_seed(0)
+    model = build_model(config.model).to(device)
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    crops = load_photographs(_BATCH, _CROP, _CROP)
+    labels = torch.randint(0, _CLASSES + 1, (_BATCH, 1, _CROP, _CROP))
+    batch = {
+        "inputs": [torch.from_numpy(crop.transpose(2, 0, 1).copy()) for crop in crops],
+        "data_samples": [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels],
+    }
+    where = torch.device(device)
+    model.train()
+    training = measure("train", lambda: model.train_step(batch, wrapper), repeats, where)
+    segmenter = Segmenter(model, ("background", *names), tuple(palette), device)
+    (image,) = load_photographs(1, *size)
+    prediction = measure("predict", lambda: segmenter(image), repeats, where)
+    return training, prediction, sum(p.numel() for p in model.parameters())
