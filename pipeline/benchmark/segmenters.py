@@ -48,10 +48,10 @@ def segmenters(
             [
                 name,
                 f"{parameters / 1e6:.1f}",
-                f"{training.operations / _BATCH / 1e9:.0f}",
+                f"{training.operations / _BATCH / 1e9:.1f}",
                 f"{_BATCH / training.seconds:.2f}",
                 f"{100 * training.operations / training.seconds / machine_peak:.0f}%",
-                f"{prediction.operations / 1e9:.0f}",
+                f"{prediction.operations / 1e9:.1f}",
                 f"{1 / prediction.seconds:.2f}",
             ]
         )
