@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pipeline.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interrupted") -> None:
+    """Runs a tool on its command line; what the user can fix ends in a sentence and exit code 2.
+
+    Args:
+        run: the tool, on its arguments.
+        when_interrupted: what Ctrl-C is answered with.
+    """
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print(when_interrupted, file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,10 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import Parser
-from pipeline.errors import UserError
-
-USER_ERROR = 2
+from pipeline.command_line import Parser, answer
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -57,8 +54,4 @@ def run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    answer(run)

@@ -13,14 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.errors import UserError
+from pipeline.command_line import answer
 from pipeline.report.command import run
 
-USER_ERROR = 2
-
 if __name__ == "__main__":
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    answer(run)

@@ -11,20 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.errors import UserError
-
-USER_ERROR = 2
-INTERRUPTED = 130
+from pipeline.command_line import answer
+from pipeline.segmenter.command import run
 
 if __name__ == "__main__":
-    # Processes for the CRF read this file too, and do without.
-    from pipeline.segmenter.command import run
-
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted: what was written so far is whole", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    answer(run, "interrupted: what was written so far is whole")

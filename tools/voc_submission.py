@@ -14,12 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import Parser
+from pipeline.command_line import Parser, answer
 from pipeline.datasets.layout import read_lines
 from pipeline.errors import UserError
 from pipeline.segmenter.submission import COMPETITIONS, write_submission
-
-USER_ERROR = 2
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -69,8 +67,4 @@ def _devkit_images(image_list: Path) -> Path | None:
 
 
 if __name__ == "__main__":
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    answer(run)
