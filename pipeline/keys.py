@@ -177,9 +177,16 @@ def _initial_weights(pretrained: str | None) -> tuple[str | None, dict[str, str]
 
 
 def seen_tags_configuration(
-    config: Mapping, vocabulary: Vocabulary, segmenter: Mapping
+    config: Mapping, vocabulary: Vocabulary, segmenter: Mapping, first_tags: Mapping
 ) -> dict[str, Any]:
-    """Returns what the tags of a later round depend on; ``segmenter`` is the one that sees them."""
+    """Returns what the tags and scores of a later round depend on.
+
+    Args:
+        config: the whole configuration, as plain dictionaries.
+        vocabulary: the class names.
+        segmenter: the configuration of the segmenter that sees them.
+        first_tags: the configuration of the first round's tags.
+    """
     settings = config["self_training"]
     return {
         "algorithm": self_training.ALGORITHM,
@@ -187,6 +194,7 @@ def seen_tags_configuration(
         "classes": list(vocabulary.classes),
         "tag_region": settings["tag_region"],
         "tag_threshold": settings["tag_threshold"],
+        **({"first_tags": first_tags} if settings["keep_tags"] else {}),
         "sees": _sees(config, segmenter),
     }
 

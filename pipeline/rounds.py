@@ -42,7 +42,8 @@ class NextRound(Project):
     @cached_property
     def _tags_configuration(self) -> dict[str, Any]:
         segmenter = self.previous.segmenter_folder().configuration
-        return keys.seen_tags_configuration(self.config, self.vocabulary, segmenter)
+        first_tags = self.first._tags_configuration
+        return keys.seen_tags_configuration(self.config, self.vocabulary, segmenter, first_tags)
 
     @cached_property
     def _masks_configuration(self) -> dict[str, Any]:

@@ -7,7 +7,11 @@ from PIL import Image
 
 from tests.test_run_stage import TINY_SEGMENTER, arguments, artefacts  # noqa: F401
 
-SEEN = ("self_training.tag_threshold=0.2", "self_training.confidence=0.25")
+SEEN = (
+    "self_training.keep_tags=false",
+    "self_training.tag_threshold=0.2",
+    "self_training.confidence=0.25",
+)
 
 
 def manifests(out, stage):
@@ -61,3 +65,16 @@ def test_a_round_needs_the_one_before(run_stage, arguments):  # noqa: F811
     assert finished.code == 2
     assert "stage=train first" in finished.errors and finished.errors.count("\n") == 1
     assert run_stage(*arguments, "rounds=0", "stage=masks").code == 2
+
+
+def test_tags_of_the_first_round_are_kept_by_default(run_stage, arguments, tmp_path):  # noqa: F811
+    stages = "stage=[tags,cams,masks,train]"
+    finished = run_stage(*arguments, *TINY_SEGMENTER, stages, "rounds=2")
+    assert finished.code == 0, finished.errors
+    out = tmp_path / "out" / "all"
+    first, later = sorted(manifests(tmp_path / "out", "tags").items(), key=lambda c: len(str(c[1])))
+    assert later[1]["method"] == "segmenter"
+    lines = [(out / "tags" / key / "tags.txt").read_text() for key, _ in (first, later)]
+    assert lines[0] == lines[1]
+    scores = [np.load(out / "tags" / key / "scores.npz")["scores"] for key, _ in (first, later)]
+    assert not np.allclose(*scores)  # these are the segmenter's own

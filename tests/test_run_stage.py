@@ -229,7 +229,10 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     [
         (["stage=tag"], "there is no stage tag: did you mean tags?"),
         (["dataset=voc2012"], "dataset.root is missing: give it, dataset.root=…"),
-        (["dataset=voc2013"], "no dataset=voc2013: did you mean voc2012? choose from ade20k, coco2014"),
+        (
+            ["dataset=voc2013"],
+            "no dataset=voc2013: did you mean voc2012? choose from ade20k, coco2014",
+        ),
         (["tags.alfa=1"], "there is no key tags.alfa: did you mean tags.alpha? "),
         (["iterations=9"], "there is no key iterations: did you mean "),
         (
