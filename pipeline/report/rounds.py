@@ -78,5 +78,5 @@ def _find(runs: list[dict], stage: str, fits: Callable[[Mapping], bool]) -> dict
 
 def _is_tags_of(tags: Mapping[str, Any], masks: Mapping[str, Any]) -> bool:
     if _SEES in masks:
-        return tags.get(_SEES) == masks[_SEES]
+        return all(tags.get(key) == masks.get(key) for key in (_SEES, "first_tags"))
     return tags == masks.get("cams", {}).get("tags")
