@@ -54,6 +54,15 @@ def test_rounds_are_found_back_from_the_last_segmenter(tmp_path):
     assert second["tags mAP level 1, val"] == "" and second["segmenter mIoU, val"] == "73.0"
 
 
+def test_a_split_that_was_predicted_earlier_does_not_hide_the_rounds(tmp_path):
+    metrics = metrics_of(
+        tmp_path,
+        run("predictions", "train", "p0", {"segmenter": FIRST}, miou=0.7),
+        run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
+    )
+    assert "73.0" in write_rounds(metrics)
+
+
 def test_a_single_round_has_no_table(tmp_path):
     metrics = metrics_of(tmp_path, run("predictions", "val", "p1", {"segmenter": FIRST}, miou=0.7))
     assert write_rounds(metrics) == ""
