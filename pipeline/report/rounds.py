@@ -24,7 +24,7 @@ def write_rounds(metrics: MetricsFile) -> str:
 
     Every figure is one of ``metrics.json``; blank where it was not measured.
     """
-    latest = {figures["key"] for figures in metrics.latest.get("predictions", {}).values()}
+    latest = {figures.get("key") for figures in metrics.latest.get("predictions", {}).values()}
     # Splits may have been predicted at different times: the newest run is the one to tell of.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     rounds = list(_walk_back(newest["configuration"]["segmenter"]))[::-1] if newest else []

@@ -119,7 +119,6 @@ def test_sample_without_weights_is_named():
             "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
             "PointHead, which computes its loss in a way of its own",
         ),
-        ("pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py", "PIDHead, which computes"),
         ("ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py", "DDRHead, which"),
     ],
 )
