@@ -171,6 +171,7 @@ def test_resuming_a_batch_in_parts(pairs, tmp_path):
 def test_two_processes_train_as_one(pairs, tmp_path):
     """torchrun with two processes on the CPU (gloo) ends where one process in two parts does."""
     folder = pairs[0].image.parent
+    labelled = write_labelled(folder / "val")  # before two processes look for them
     together, alone = tmp_path / "together", tmp_path / "alone"
     script = tmp_path / "distributed_run.py"
     script.write_text(DISTRIBUTED_RUN)
@@ -183,7 +184,6 @@ def test_two_processes_train_as_one(pairs, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    labelled = write_labelled(folder / "val")
     settings = frozen_norms(validation_interval=2, accumulate=2)
     run(pairs, alone, settings, validation=labelled)
     for name, values in weights(together).items():

@@ -60,12 +60,14 @@ def write_pairs(folder: Path, count: int = 5):
         image[mask == 1] = (255, 0, 0)
         image[mask == 2] = (0, 0, 255)
         pair = TrainingPair(f"s/{index}", folder / f"{index}.png", folder / f"{index}_mask.png")
+        pairs.append(pair)
+        if pair.mask.exists():
+            continue  # another process may be reading them just now
         Image.fromarray(image).save(pair.image)
         indexed = Image.fromarray(mask, "P")
         # With fewer than 256 entries Pillow would write fewer bits, and 255 would become 3.
         indexed.putpalette([value for colour in PALETTE for value in colour] + [0] * 759)
         indexed.save(pair.mask)
-        pairs.append(pair)
     return pairs
 
 
@@ -82,7 +84,7 @@ def frozen_norms(**changes):
 
 
 def write_labelled(folder: Path, count: int = 3):
-    """Images with ground truth, of which one is larger than the others."""
+    """Images with ground truth."""
     from pipeline.datasets.ground_truth import MaskFile
     from pipeline.datasets.sample import Sample
 
