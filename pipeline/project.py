@@ -100,10 +100,13 @@ class Project:
     @property
     def validation_samples(self) -> list[Sample]:
         """What a segmenter is measured on while it trains: a split of this run with masks."""
-        for split in self.splits:
-            known = [s for s in self.samples(split) if s.mask is not None]
-            if split != self.dataset.train_split and known:
-                return known
+        # Splits are read from disk when they are first asked for, which only this may need.
+        if self.config["segmenter"]["validation_interval"]:
+            for split in self.splits:
+                if split == self.dataset.train_split:
+                    continue
+                if known := [s for s in self.samples(split) if s.mask is not None]:
+                    return known
         return []
 
     # Where results lie

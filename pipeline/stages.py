@@ -249,15 +249,12 @@ def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
         work |= {"tags": partial(run_tags, maps=maps), "cams": partial(run_cams, maps=maps)}
     *earlier, last = rounds_of(project)
     for one in (*earlier, last):
+        work_of_round = work | (_OF_LATER_ROUNDS if one.round > 1 else {})
         for stage in stages:
             if stage in _ONCE and one is not last:
                 continue
-            if isinstance(one, NextRound) and stage in _OF_LATER_ROUNDS:
-                stage_work = _OF_LATER_ROUNDS[stage]
-            else:
-                stage_work = work[stage]
             outcomes = []
-            for outcome in stage_work(one):
+            for outcome in work_of_round[stage](one):
                 outcomes.append(outcome)
                 yield outcome
             for outcome in outcomes:

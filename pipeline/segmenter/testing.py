@@ -107,20 +107,15 @@ def _look(
     size: tuple[int, int],
     testing: Testing,
 ) -> _Seen:
-    if MULTI_SCALE not in testing.steps:
-        probabilities = segmenter.probabilities(image)
-        labels = {SINGLE_SCALE: _labels(probabilities, size)}
-    else:
-        total, plain = 0, None
-        for is_plain, view in segmenter.views(image, testing.scales, testing.flip):
-            total += view
-            plain = view.cpu().numpy() if is_plain else plain
-        plain = segmenter.probabilities(image) if plain is None else plain
-        probabilities = (total / (len(testing.scales) * (1 + testing.flip))).cpu().numpy()
-        labels = {
-            SINGLE_SCALE: _labels(plain, size),
-            MULTI_SCALE: _labels(probabilities, size),
-        }
+    total, plain = 0, None
+    for is_plain, view in segmenter.views(image, testing.scales, testing.flip):
+        total += view
+        plain = view.cpu().numpy() if is_plain else plain
+    plain = segmenter.probabilities(image) if plain is None else plain
+    probabilities = (total / (len(testing.scales) * (1 + testing.flip))).cpu().numpy()
+    labels = {SINGLE_SCALE: _labels(plain, size)}
+    if MULTI_SCALE in testing.steps:
+        labels[MULTI_SCALE] = _labels(probabilities, size)
     return _Seen(sample, labels, image, probabilities, size)
 
 
