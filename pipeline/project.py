@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline import keys
-from pipeline.cams.clip_es import CamSettings, ClipEs
-from pipeline.clip.architectures import ClipModel, find_training
-from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets import load_dataset
-from pipeline.datasets.sample import ImageReader, Sample, choose_splits
-from pipeline.device import choose_batches, choose_device, choose_precision, keep_freed_memory
+from pipeline.datasets.sample import Sample, choose_splits
 from pipeline.errors import UserError
-from pipeline.fingerprints import fingerprint, fingerprint_file
-from pipeline.masks.crf import CrfSettings
+from pipeline.fingerprints import fingerprint_file
 from pipeline.masks.stage import PROBABILITY
+from pipeline.method import Method
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.stage import CHOICES, is_trained, training_data_key
-from pipeline.segmenter.testing import Testing
+from pipeline.shards import Workforce
 from pipeline.store import StageFolder, Store
-from pipeline.tags.baseline import GlobalClip
-from pipeline.tags.scored import Scorer
-from pipeline.tags.tagclip import TagClip, TagClipSettings
-from pipeline.vocabulary import Names
+from pipeline.sweep import sweep
 
 
 class Project:
@@ -52,28 +42,24 @@ class Project:
             UserError: whatever in it cannot be used.
         """
         self.config = config
-        self.store = Store(Path(config["output_dir"]).expanduser().absolute())
         settings, runtime = config["dataset"], config["runtime"]
-        self.workers = runtime["workers"] or torch.multiprocessing.cpu_count()
-        self.device = choose_device(runtime["device"])
-        if torch.device(self.device).type == "cpu":
-            keep_freed_memory()
-        self.precision = choose_precision(runtime["precision"], self.device)
-        self.batches = choose_batches(runtime, self.device)
-        self.dataset = load_dataset(settings, self.workers)
+        root = Path(config["output_dir"]).expanduser().absolute()
+        self.store = Store(root, wait=runtime["wait"])
+        if runtime["threads"]:
+            torch.set_num_threads(runtime["threads"])
+        workers = runtime["workers"] or torch.multiprocessing.cpu_count()
+        self.dataset = load_dataset(settings, workers)
         self.vocabulary = self.dataset.vocabulary
+        self.method = Method(config, self.vocabulary, self.store)
+        self.reader, self.testing = self.method.reader, self.method.testing
+        self.device = self.method.device
         offered = settings.get("default_splits") or self.dataset.splits
         wanted = settings["split"] or [s for s in offered if s in self.dataset.splits]
         self.splits = choose_splits(wanted, list(self.dataset.splits))
         if config["segmenter"]["checkpoint"] not in CHOICES:
             chosen = config["segmenter"]["checkpoint"]
             raise UserError(f"segmenter.checkpoint={chosen} is unknown: give last or best")
-        self.testing = Testing.from_settings(config["segmenter"]["test"])
-        self.reader = ImageReader(
-            apply_exif=not config["compat"]["exif"],
-            max_pixels=settings["max_pixels"],
-            longest_side=config["images"]["longest_side"],
-        )
+        self.workforce = Workforce(config["executor"], workers)
 
     def samples(self, split: str) -> list[Sample]:
         """Returns the images of a split, up to ``dataset.limit``.
@@ -83,12 +69,6 @@ class Project:
         """
         choose_splits(split, list(self.dataset.splits))
         return self.dataset.splits[split][: self.config["dataset"]["limit"]]
-
-    @cached_property
-    def crf(self) -> CrfSettings | None:
-        """The CRF's constants; none where masks are made without one."""
-        settings, compat = self.config["masks"]["crf"], self.config["compat"]
-        return settings and CrfSettings(**settings, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
 
     @property
     def has_ceiling(self) -> bool:
@@ -109,22 +89,50 @@ class Project:
                     return known
         return []
 
-    # Where results lie
+    def do(
+        self,
+        verb: str,
+        samples: Sequence[Sample],
+        folders: Sequence[StageFolder],
+        *inputs: Path,
+        input_key: Callable[[Sample], str],
+        given: Callable[[Sample], Any] = lambda sample: None,
+        is_done: Callable[[Sample, str], bool] | None = None,
+    ) -> int:
+        """Has images done by one of the method's functions, here or by workers.
 
-    @cached_property
-    def _checkpoint(self) -> Path:
-        clip = self.config["clip"]
-        return resolve_checkpoint(clip["model"], clip["pretrained"], clip["checkpoint"])
+        Args:
+            verb: the function of :class:`pipeline.method.Method`.
+            samples: the images.
+            folders: receive the results, locked; the stage's own is the first.
+            *inputs: folders that the function is given besides.
+            input_key: see :func:`pipeline.sweep.sweep`.
+            given: see there.
+            is_done: see there.
+
+        Returns:
+            The number of images that were computed.
+        """
+        return sweep(
+            samples,
+            getattr(self.method, verb)(*folders, *inputs),
+            input_key=input_key,
+            given=given,
+            is_done=is_done,
+            do=self.workforce.doing(self.method, self.store, verb, folders, *inputs),
+        )
+
+    # Where results lie
 
     @cached_property
     def _tags_configuration(self) -> dict[str, Any]:
         uses_clip = self.config["tags"]["method"] in keys.USES_CLIP
-        weights = fingerprint_file(self._checkpoint) if uses_clip else ""
+        weights = fingerprint_file(self.method.checkpoint) if uses_clip else ""
         return keys.tags_configuration(self.config, self.vocabulary, weights)
 
     @cached_property
     def _cams_configuration(self) -> dict[str, Any]:
-        weights = fingerprint_file(self._checkpoint)
+        weights = fingerprint_file(self.method.checkpoint)
         return keys.cams_configuration(
             self.config, self.vocabulary, weights, self._tags_configuration
         )
@@ -245,8 +253,10 @@ class Project:
         there = [s for s in expected if folder.is_of_image(s.id, fingerprint_file(s.image))]
         if not there and expected:
             raise UserError(f"no {stage} for split {split}: run stage={stage} first")
-        if len(there) < len(expected):
+        damaged = [s for s in there if not folder.is_whole(s.id)]
+        if len(there) < len(expected) or damaged:
             missing = f"{len(expected) - len(there)} of {len(samples)} missing"
+            missing += f", {len(damaged)} damaged" if damaged else ""
             raise UserError(
                 f"{stage} for split {split} are incomplete ({missing}): run stage={stage} first"
             )
@@ -255,83 +265,3 @@ class Project:
     @property
     def _folders(self) -> dict[str, Callable[[str], StageFolder]]:
         return {"tags": self.tags_folder, "cams": self.cams_folder, "masks": self.masks_folder}
-
-    # Models
-
-    @cached_property
-    def clip(self) -> ClipModel:
-        """The whole CLIP on its device."""
-        path = self._checkpoint
-        settings = self.config["clip"]
-        return load_clip(path, settings["model"], settings["pretrained"]).to(self.device)
-
-    @cached_property
-    def encoder(self) -> ClipEncoder:
-        """CLIP's image tower."""
-        settings = self.config["clip"]
-        return ClipEncoder(
-            self.clip,
-            position_fp16=self.config["compat"]["position_fp16"],
-            normalisation=find_training(settings["model"], settings["pretrained"]).normalisation,
-            precision=self.precision,
-            most_patches=self.config["images"]["most_patches"],
-        )
-
-    def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
-        """Returns embeddings of classes and then backgrounds, C×E on the device; kept on disk.
-
-        Args:
-            names: what CLIP reads for each class.
-            backgrounds: names of what is no class.
-            templates: the name of a template set.
-        """
-        every = names + tuple((name,) for name in backgrounds)
-        model, prompts = self.config["clip"]["model"], TEMPLATES[templates]
-
-        def make() -> np.ndarray:
-            tokenizer = load_tokenizer(model)
-            return name_embeddings(self.clip, tokenizer, every, prompts).cpu().numpy()
-
-        clip = keys.clip_configuration(self.config, fingerprint_file(self._checkpoint))
-        key = fingerprint(
-            TEXT_ALGORITHM, clip["weights"], model, clip.get("quick_gelu"), every, prompts
-        )
-        # A copy of torch's own: the last digits of products depend on how their factors are aligned
-        # in memory, and NumPy's are aligned anyhow.
-        return torch.from_numpy(self.store.array("text", key, make)).clone().to(self.device)
-
-    def build_scorer(self) -> Scorer:
-        """Builds what scores the classes of images: TagCLIP, or CLIP's class token."""
-        tags, compat, vocabulary = self.config["tags"], self.config["compat"], self.vocabulary
-        text = self.embed(vocabulary.tag_names, vocabulary.backgrounds, tags["templates"])
-        count = len(vocabulary.classes)
-        if tags["method"] == "clip":
-            return GlobalClip(self.encoder, text, count, self.batches.images)
-        settings = TagClipSettings(
-            attention_blocks=tags["attention_blocks"],
-            votes=tags["votes"],
-            alpha=tags["alpha"],
-            reidentify=tags["reidentify"],
-            squeeze=tags["squeeze"],
-            batch_size=self.batches.images,
-            crop_batch_size=self.batches.crops,
-            most_waiting=self.batches.waiting,
-            open_border=compat["open_border"],
-            cwr_stop=compat["cwr_stop"],
-        )
-        return TagClip(self.encoder, text, count, settings)
-
-    def build_clip_es(self) -> ClipEs:
-        """Builds what computes class activation maps."""
-        cams, vocabulary = self.config["cams"], self.vocabulary
-        settings = CamSettings(
-            affinity_blocks=cams["affinity_blocks"],
-            box_threshold=cams["box_threshold"],
-            batch_size=self.batches.images,
-            most_waiting=self.batches.waiting,
-            open_border=self.config["compat"]["open_border"],
-        )
-        backgrounds = keys.cam_backgrounds(self.config, vocabulary)
-        text = self.embed(vocabulary.cam_names, backgrounds, cams["templates"])
-        count = len(vocabulary.classes)
-        return ClipEs(self.encoder, text[:count], text[count:], settings)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline import keys
 from pipeline.errors import UserError
 from pipeline.project import Project
-from pipeline.segmenter.self_training import Probabilities, SelfTrainingSettings
 from pipeline.segmenter.stage import is_trained
 from pipeline.store import StageFolder
 
@@ -27,12 +27,6 @@ class NextRound(Project):
             self.__dict__.pop(name, None)  # cached, but for the round before
         self.previous = previous
         self.round = previous.round + 1
-
-    @property
-    def settings(self) -> SelfTrainingSettings:
-        """How predictions become tags and masks."""
-        keep = bool(self.config["masks"].get("keep_probability"))
-        return SelfTrainingSettings(**self.config["self_training"], keep_probability=keep)
 
     @property
     def first(self) -> Project:
@@ -59,23 +53,19 @@ class NextRound(Project):
     def _folders(self) -> dict[str, Callable[[str], StageFolder]]:
         return {"tags": self.tags_folder, "masks": self.masks_folder}
 
-    def build_probabilities(self) -> Probabilities:
-        """Builds the segmenter of the round before.
+    def trained_before(self) -> Path:
+        """Returns the folder of the segmenter of the round before.
 
         Raises:
             UserError: it is not trained.
         """
-        from pipeline.segmenter.predict import Segmenter
-
         trained = self.previous.segmenter_folder()
         if not is_trained(trained):
             raise UserError(
                 f"round {self.round} needs the segmenter of round {self.previous.round}: run"
                 f" stage=train first, or rounds={self.round} stage=all"
             )
-        segmenter = Segmenter.from_run(trained.path, self.device)
-        test = self.config["segmenter"]["test"]
-        return lambda image: segmenter.probabilities(image, tuple(test["scales"]), test["flip"])
+        return trained.path
 
 
 def rounds_of(project: Project) -> list[Project]:

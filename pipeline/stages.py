@@ -13,15 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.cams import stage as cams_stage
-from pipeline.cams.stage import MapsAlongsideTags
 from pipeline.errors import UserError
 from pipeline.evaluation import run_evaluate
+from pipeline.fingerprints import fingerprint_file
 from pipeline.masks import stage as masks_stage
 from pipeline.outcome import Outcome, check_failures, outcome_of
 from pipeline.project import Project
 from pipeline.report import stage as report_stage
 from pipeline.rounds import NextRound, rounds_of
-from pipeline.segmenter import self_training
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.tags import stage as tags_stage
@@ -38,14 +37,11 @@ def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Out
     tags, classes = project.config["tags"], project.vocabulary.classes
     for split in project.splits:
         samples = project.samples(split)
+        rejected = dict(project.dataset.rejected.get(split, []))
         shares = maps is not None and tags["method"] == "tagclip" and not tags["squeeze"]
         with ExitStack() as locks:
             folder = locks.enter_context(project.tags_folder(split))
-            alongside = None
-            if shares:
-                cams_folder = locks.enter_context(project.cams_folder(split))
-                alongside = MapsAlongsideTags(cams_folder, project.build_clip_es)
-            for image_id, reason in project.dataset.rejected.get(split, []):
+            for image_id, reason in rejected.items():
                 folder.fail(image_id, reason)
             if tags["method"] == "ground_truth":
                 computed = tags_stage.run_ground_truth(samples, folder, classes)
@@ -53,22 +49,19 @@ def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Out
                 path = Path(tags["path"]).expanduser()
                 computed = tags_stage.run_file(samples, folder, classes, path)
             else:
-                computed = tags_stage.run(
+                folders = [folder]
+                if shares:
+                    folders.append(locks.enter_context(project.cams_folder(split)))
+                computed = project.do(
+                    "tagging",
                     samples,
-                    folder,
-                    classes,
-                    scorer=project.build_scorer,
-                    read=project.reader,
-                    variants=tags.get("variants", ()) if tags["method"] == "tagclip" else (),
-                    alpha=tags["alpha"],
-                    min_score=tags["min_score"],
-                    workers=project.workers,
-                    most_ahead=project.batches.waiting,
-                    alongside=alongside,
+                    folders,
+                    input_key=tags_stage.input_key,
+                    is_done=tags_stage.has_scores(folder, project.method.variants),
                 )
-            if shares:
-                maps[split] = cams_folder.computed
-        rejected = {image_id for image_id, _ in project.dataset.rejected.get(split, [])}
+                tags_stage.finish_tags(samples, folder, classes)
+                if shares:
+                    maps[split] = folders[1].computed
         yield outcome_of(folder, samples, computed, rejected)
 
 
@@ -80,60 +73,61 @@ def run_cams(project: Project, maps: Mapping[str, int] | None = None) -> Iterato
         maps: split → how many were computed just now, as their images were tagged.
     """
     for split in project.splits:
-        tags = project.tags_folder(split)
-        tags_of = partial(tags_stage.read_tags, tags)
+        tags_of = partial(tags_stage.read_tags, project.tags_folder(split))
         samples = project.available(split, "tags")
         with project.cams_folder(split) as folder:
             folder.computed = before = (maps or {}).get(split, 0)
-            computed = before + cams_stage.run(
+            computed = before + project.do(
+                "mapping",
                 samples,
-                folder,
-                method=project.build_clip_es,
-                read=project.reader,
-                tags_of=tags_of,
-                most_ahead=project.batches.waiting,
+                [folder],
+                input_key=lambda s: cams_stage.input_key(s, tags_of(s)),  # noqa: B023
+                given=tags_of,
             )
+            folder.finish([s.id for s in samples])
         yield outcome_of(folder, samples, computed)
 
 
 def run_masks(project: Project) -> Iterator[Outcome]:
     """Turns the maps of every split into masks."""
-    settings = project.config["masks"]
     for split in project.splits:
         cams = project.cams_folder(split)
         samples = project.available(split, "cams")
         with project.masks_folder(split) as folder:
-            computed = masks_stage.run(
+            computed = project.do(
+                "masking",
                 samples,
-                folder,
-                cams,
-                project.vocabulary.palette,
-                read=project.reader,
-                crf=project.crf,
-                confidence=settings["confidence"],
-                keep_probability=bool(settings.get("keep_probability")),
-                beta=settings["beta"],
-                workers=project.workers,
+                [folder],
+                cams.path,
+                input_key=partial(masks_stage.input_key, cams=cams),
             )
+            folder.finish([s.id for s in samples])
         yield outcome_of(folder, samples, computed)
 
 
 def run_relabel(project: NextRound) -> Iterator[Outcome]:
     """Makes the tags and masks of a later round from what the segmenter before sees."""
+    keeps_tags = project.method.self_training.keep_tags
+    trained = project.trained_before()
     for split in project.splits:
         samples = project.samples(split)
+        first_tags = partial(tags_stage.read_tags, project.first.tags_folder(split))
         with project.tags_folder(split) as tags, project.masks_folder(split) as masks:
-            computed = self_training.run(
+            computed = project.do(
+                "relabelling",
                 samples,
-                tags,
-                masks,
-                project.vocabulary.classes,
-                project.vocabulary.palette,
-                segmenter=project.build_probabilities,
-                first_tags=partial(tags_stage.read_tags, project.first.tags_folder(split)),
-                read=project.reader,
-                settings=project.settings,
+                [masks, tags],
+                trained,
+                input_key=lambda sample: fingerprint_file(sample.image),
+                given=first_tags if keeps_tags else lambda sample: None,
+                is_done=lambda sample, key: (
+                    tags.is_done(sample.id, key) and masks.is_done(sample.id, key)  # noqa: B023
+                ),
             )
+            for image_id, reason in masks.failures.items():
+                tags.fail(image_id, reason)
+            tags_stage.finish_tags(samples, tags, project.vocabulary.classes)
+            masks.finish([s.id for s in samples])
         yield outcome_of(masks, samples, computed)
 
 
@@ -174,17 +168,14 @@ def run_predict(project: Project) -> Iterator[Outcome]:
                 continue
             samples = project.samples(split)
             with project.predictions_folder(split, ceiling) as folder:
-                computed = segmenter_stage.run_predict(
+                computed = project.do(
+                    "predicting",
                     samples,
-                    folder,
-                    trained,
-                    project.vocabulary.palette,
-                    read=project.reader,
-                    device=project.device,
-                    testing=project.testing,
-                    checkpoint=project.config["segmenter"]["checkpoint"],
-                    workers=project.workers,
+                    [folder],
+                    trained.path,
+                    input_key=segmenter_stage.input_key,
                 )
+                folder.finish([s.id for s in samples])
             yield outcome_of(folder, samples, computed)
 
 
@@ -243,6 +234,17 @@ def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
     stages = list(stages)
     if process_count() > 1 and stages != ["train"]:
         raise UserError("torchrun is for stage=train alone: run the other stages without it")
+    if process_rank() == 0:
+        project.store.mark()
+    try:
+        yield from _run(project, stages)
+    except BaseException:
+        project.workforce.close(at_once=True)
+        raise
+    project.workforce.close()
+
+
+def _run(project: Project, stages: list[str]) -> Iterator[Outcome]:
     work = dict(STAGES)
     if {"tags", "cams"} <= set(stages):
         maps: Counter[str] = Counter()

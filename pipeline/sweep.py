@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -14,71 +15,136 @@ from pipeline.batches import ahead
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.progress import track
-from pipeline.store import StageFolder
+from pipeline.stage_folder import ResultFolder, StageFolder
 
 Result = TypeVar("Result")
 
 Images = Iterator[tuple[Sample, np.ndarray]]
 """Samples with their images, H×W×3 uint8."""
 
-_MOST_UNWRITTEN = 8
-"""Results that wait for the disk, which is what a kill can cost beside what is computed."""
+
+@dataclass(frozen=True)
+class Todo:
+    """An image that a stage has to do.
+
+    Attributes:
+        sample: the image.
+        key: the fingerprint of what its result is made from.
+        given: what the stages before found about it, where that is needed.
+    """
+
+    sample: Sample
+    key: str
+    given: Any = None
+
+    def for_worker(self) -> Todo:
+        """Returns the same without ground truth, which no result is made from, and can be sent."""
+        return replace(self, sample=replace(self.sample, mask=None, labels=None))
+
+
+Done = tuple[Todo, str | None]
+"""An image, and why there is no result of it; none where there is one."""
+
+
+@dataclass(frozen=True)
+class Work(Generic[Result]):
+    """How a stage does images, in whatever process.
+
+    Attributes:
+        folders: what receives the results, the stage's own folder first.
+        compute: yields a result, or why there is none, for every image that it is given, in any
+            order.
+        save: stores an image's result.
+        most_unwritten: results that wait for the disk while the next are computed.
+    """
+
+    folders: Sequence[ResultFolder]
+    compute: Callable[[list[Todo]], Iterable[tuple[Todo, Result | ImageError]]]
+    save: Callable[[Todo, Result], None]
+    most_unwritten: int = 1
+
+    def do(self, images: list[Todo]) -> Iterator[Done]:
+        """Computes and stores results; files are written behind the model, one after the other.
+
+        Yields:
+            Each image when its result is stored, or when it is clear that there is none.
+        """
+        writing: deque[tuple[Todo, Future[None]]] = deque()
+        with ThreadPoolExecutor(1) as writer:
+            for todo, result in self.compute(images):
+                if isinstance(result, ImageError):
+                    yield todo, str(result)
+                    continue
+                writing.append((todo, writer.submit(self.save, todo, result)))
+                while len(writing) > self.most_unwritten or (writing and writing[0][1].done()):
+                    written, future = writing.popleft()
+                    future.result()
+                    yield written, None
+            for written, future in writing:
+                future.result()
+                yield written, None
 
 
 def sweep(
     samples: Sequence[Sample],
-    folder: StageFolder,
+    work: Work[Any],
     *,
     input_key: Callable[[Sample], str],
-    compute: Callable[[list[Sample]], Iterable[tuple[Sample, Result | ImageError]]],
-    save: Callable[[Sample, str, Result], None],
+    given: Callable[[Sample], Any] = lambda sample: None,
     is_done: Callable[[Sample, str], bool] | None = None,
+    do: Callable[[list[Todo]], Iterable[Done]] | None = None,
 ) -> int:
     """Computes what is not there yet, image by image, and records what has to be left out.
 
     Args:
         samples: the images.
-        folder: where the results go; its lock is held.
+        work: how they are done; the first of its folders is a :class:`StageFolder`, locked.
         input_key: returns the fingerprint of what an image's result is made from.
-        compute: yields a result, or why there is none, for every image that it is given.
-        save: stores an image's result made from an input.
+        given: returns what the work has to know of an image.
         is_done: tells whether an image's result is there; by default the folder does.
+        do: does the images instead of this process.
 
     Returns:
         The number of images that were computed, without those that had to be left out.
     """
-    keys: dict[str, str] = {}
-    todo = []
+    folder: StageFolder = work.folders[0]
+    is_done = is_done or (lambda sample, key: folder.is_done(sample.id, key))
+    images = []
     for sample in samples:
         try:
-            keys[sample.id] = input_key(sample)
+            key = input_key(sample)
+            if not is_done(sample, key):
+                images.append(Todo(sample, key, given(sample)))
         except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             folder.fail(sample.id, f"cannot be read: {reason}")
-            continue
-        if not (is_done or folder_is_done(folder))(sample, keys[sample.id]):
-            todo.append(sample)
-    if not todo:
+    if not images:
         return 0
+    for each in work.folders:
+        each.begin(len(samples))
     failed = 0
-    writing: deque[Future[None]] = deque()
-    # Files are written behind the model, one after the other.
-    with (
-        ThreadPoolExecutor(1) as writer,
-        track(f"{folder.stage} {folder.split}", len(todo)) as advance,
-    ):
-        for sample, result in compute(todo):
-            if isinstance(result, ImageError):
-                folder.fail(sample.id, str(result))
+    with track(f"{folder.stage} {folder.split}", len(images)) as advance:
+        for todo, reason in (do or work.do)(images):
+            if reason is not None:
+                folder.fail(todo.sample.id, reason)
                 failed += 1
-            else:
-                writing.append(writer.submit(save, sample, keys[sample.id], result))
-                if len(writing) > _MOST_UNWRITTEN:
-                    writing.popleft().result()
             advance(note=f"{failed} left out" if failed else None)
-        for written in writing:
-            written.result()
-    return len(todo) - failed
+    return len(images) - failed
+
+
+def by_sample(
+    images: Iterable[Todo], results: Callable[[Iterator[Sample]], Iterable[tuple[Sample, Result]]]
+) -> Iterator[tuple[Todo, Result]]:
+    """Has results computed from samples, and yields them with the images that they are of."""
+    under_way: dict[str, Todo] = {}
+
+    def samples() -> Iterator[Sample]:
+        for todo in images:
+            under_way[todo.sample.id] = todo
+            yield todo.sample
+
+    for sample, result in results(samples()):
+        yield under_way.pop(sample.id), result
 
 
 def read_through(
@@ -125,8 +191,3 @@ def read_through(
                 yield unreadable.pop(0)
             yield sample, (result, sizes.pop(sample.id))
     yield from unreadable
-
-
-def folder_is_done(folder: StageFolder) -> Callable[[Sample, str], bool]:
-    """Returns the usual test: the folder holds a whole result of this input."""
-    return lambda sample, key: folder.is_done(sample.id, key)

@@ -37,6 +37,7 @@ from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
 from pipeline.report.markdown import markdown_table
 from pipeline.store import StageFolder, Store
+from pipeline.sweep import sweep
 from pipeline.vocabulary import voc_palette
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
@@ -170,10 +171,9 @@ def masks(size: tuple[int, int]) -> str:
 
 def _run_masks(samples: list[Sample], folder: StageFolder, cams: StageFolder, workers: int) -> None:
     with folder:
-        masks_stage.run(
-            samples,
+        work = masks_stage.masking(
             folder,
-            cams,
+            cams.path,
             voc_palette(3),
             read=ImageReader(),
             crf=CrfSettings(),
@@ -181,6 +181,7 @@ def _run_masks(samples: list[Sample], folder: StageFolder, cams: StageFolder, wo
             beta=1.0,
             workers=workers,
         )
+        sweep(samples, work, input_key=partial(masks_stage.input_key, cams=cams))
 
 
 def build_setup(

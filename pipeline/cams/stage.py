@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from pipeline.clip.looking import Seen
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.store import StageFolder
-from pipeline.sweep import Images, read_through, sweep
+from pipeline.stage_folder import ResultFolder
+from pipeline.sweep import Images, Todo, Work, by_sample, read_through
 
 ALGORITHM = 1
 """Raised when the same configuration would give another result than before."""
@@ -53,11 +53,11 @@ class MapsAlongsideTags:
     See :class:`pipeline.tags.stage.Alongside`.
     """
 
-    def __init__(self, folder: StageFolder, method: Callable[[], ClipEs]):
+    def __init__(self, folder: ResultFolder, method: Callable[[], ClipEs]):
         """Prepares for images.
 
         Args:
-            folder: the maps' folder, locked.
+            folder: the maps' folder.
             method: builds the method; called only when there is something to compute.
         """
         self._folder = folder
@@ -90,51 +90,47 @@ def input_key(sample: Sample, tags: Sequence[int]) -> str:
     return join_keys(fingerprint_file(sample.image), fingerprint(tags))
 
 
-def run(
-    samples: Sequence[Sample],
-    folder: StageFolder,
+def mapping(
+    folder: ResultFolder,
     *,
     method: Callable[[], ClipEs],
     read: ImageReader,
-    tags_of: Callable[[Sample], tuple[int, ...]],
+    workers: int,
     most_ahead: int,
-) -> int:
-    """Computes and stores the maps of every image.
+    most_unwritten: int,
+) -> Work:
+    """Returns how the maps of images are computed, each of which is given with its tags.
 
     Args:
-        samples: the images of a split that have tags.
-        folder: the stage's folder, locked.
+        folder: the stage's folder.
         method: builds the method; called only when there is something to compute.
         read: decodes the images.
-        tags_of: returns the tags of a sample.
+        workers: threads that decode.
         most_ahead: images that are decoded ahead.
-
-    Returns:
-        The number of images that were computed.
+        most_unwritten: results that may wait for the disk.
     """
+    method = cache(method)
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, Cams | ImageError]]:
+    def compute(images: list[Todo]) -> Iterator[tuple[Todo, Cams | ImageError]]:
+        tags = {todo.sample.id: todo.given for todo in images}
+
         def maps_of(images: Images) -> Iterator[tuple[Sample, np.ndarray]]:
-            return method().stream((sample, image, tags_of(sample)) for sample, image in images)
+            return method().stream((sample, image, tags[sample.id]) for sample, image in images)
 
-        for sample, found in read_through(todo, read, maps_of, most_ahead):
-            if not isinstance(found, ImageError):
-                maps, size = found
-                found = Cams(np.array(tags_of(sample), np.int64), maps, size)
-            yield sample, found
+        found = by_sample(images, lambda s: read_through(s, read, maps_of, most_ahead, workers))
+        for todo, result in found:
+            if not isinstance(result, ImageError):
+                maps, size = result
+                result = Cams(np.array(todo.given, np.int64), maps, size)
+            yield todo, result
 
-    computed = sweep(
-        samples,
-        folder,
-        input_key=lambda s: input_key(s, tags_of(s)),
-        compute=compute,
-        save=partial(_write, folder),
-    )
-    folder.finish([s.id for s in samples])
-    return computed
+    def save(todo: Todo, cams: Cams) -> None:
+        _write(folder, todo.sample, todo.key, cams)
+
+    return Work([folder], compute, save, most_unwritten)
 
 
-def _write(folder: StageFolder, sample: Sample, key: str, cams: Cams) -> None:
+def _write(folder: ResultFolder, sample: Sample, key: str, cams: Cams) -> None:
     folder.write(sample.id, key, {f"{sample.id}.npz": encode_cams(cams)})
 
 

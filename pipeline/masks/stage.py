@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image
 
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
+from pipeline.executors import in_processes
 from pipeline.fingerprints import fingerprint_file, join_keys
 from pipeline.images import encode_png
 from pipeline.masks.crf import CrfSettings, dense_crf
@@ -24,11 +23,13 @@ from pipeline.masks.labels import (
     to_grey,
     to_labels,
 )
-from pipeline.store import StageFolder
-from pipeline.sweep import sweep
+from pipeline.stage_folder import ResultFolder, StageFolder
+from pipeline.sweep import Todo, Work
 
 ALGORITHM = 1
 """Raised when the same configuration would give another result than before."""
+
+_MOST_UNWRITTEN = 4
 
 UNFILTERED = ".unfiltered"
 """Folder of the masks before the confidence filter, which are what is measured."""
@@ -75,10 +76,9 @@ def input_key(sample: Sample, cams: StageFolder) -> str:
     return join_keys(fingerprint_file(sample.image), cams.output_key(sample.id))
 
 
-def run(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    cams: StageFolder,
+def masking(
+    folder: ResultFolder,
+    cams: Path,
     palette: Sequence[tuple[int, int, int]],
     *,
     read: ImageReader,
@@ -87,12 +87,11 @@ def run(
     beta: float | None,
     workers: int,
     keep_probability: bool = False,
-) -> int:
-    """Computes and stores the masks of every image, in processes.
+) -> Work:
+    """Returns how the masks of images are computed, in processes.
 
     Args:
-        samples: the images of a split that have maps.
-        folder: the stage's folder, locked.
+        folder: the stage's folder.
         cams: the folder of the maps.
         palette: n+1 colours.
         read: decodes the images.
@@ -101,9 +100,6 @@ def run(
         beta: see :func:`pseudo_mask`.
         workers: processes.
         keep_probability: whether the probabilities are stored too, below ``PROBABILITY``.
-
-    Returns:
-        The number of images that were computed.
 
     Raises:
         UserError: probabilities are to be kept, but there is no CRF to give them.
@@ -116,6 +112,7 @@ def run(
 
     compute_one = partial(
         _compute,
+        cams=cams,
         palette=palette,
         read=read,
         crf=crf,
@@ -124,27 +121,20 @@ def run(
         keep_probability=keep_probability,
     )
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, dict[str, bytes] | ImageError]]:
-        results = Parallel(workers, return_as="generator")(
-            delayed(compute_one)(s, cams.path / f"{s.id}.npz") for s in todo
-        )
-        yield from zip(todo, results)
+    def compute(images: list[Todo]) -> Iterator[tuple[Todo, dict[str, bytes] | ImageError]]:
+        portable = (todo.for_worker() for todo in images)
+        yield from in_processes(portable, compute_one, min(workers, len(images)))
 
-    computed = sweep(
-        samples,
-        folder,
-        input_key=lambda s: input_key(s, cams),
-        compute=compute,
-        save=lambda sample, key, files: folder.write(sample.id, key, files),
-    )
-    folder.finish([s.id for s in samples])
-    return computed
+    def save(todo: Todo, files: dict[str, bytes]) -> None:
+        folder.write(todo.sample.id, todo.key, files)
+
+    return Work([folder], compute, save, most_unwritten=_MOST_UNWRITTEN)
 
 
 def _compute(
-    sample: Sample,
-    cams: Path,
+    todo: Todo,
     *,
+    cams: Path,
     palette: Sequence[tuple[int, int, int]],
     read: ImageReader,
     crf: CrfSettings | None,
@@ -153,14 +143,14 @@ def _compute(
     keep_probability: bool,
 ) -> dict[str, bytes] | ImageError:
     """Does one image, in whatever process."""
-    _spare_the_collector()
     try:
-        image, _ = read(sample)
-        labels, probability = pseudo_mask(image, read_cams(cams), crf, beta)
+        image, _ = read(todo.sample)
+        maps = read_cams(cams / f"{todo.sample.id}.npz")
+        labels, probability = pseudo_mask(image, maps, crf, beta)
     except ImageError as error:
         return error
     return mask_files(
-        sample.id,
+        todo.sample.id,
         labels,
         probability,
         palette,
@@ -196,16 +186,6 @@ def mask_files(
     if confidence > 0:
         files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
     return files
-
-
-@cache
-def _spare_the_collector() -> None:
-    """Takes what is imported out of garbage collection, once in a process.
-
-    joblib's workers collect garbage after every image; with torch imported that takes a sixth of
-    the time of a CRF.
-    """
-    gc.freeze()
 
 
 def read_labels(path: Path) -> np.ndarray:

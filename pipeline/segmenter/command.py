@@ -186,7 +186,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--max-pixels",
         type=int,
-        default=120_000_000,
+        default=105_000_000,
         metavar="N",
         help="larger files are left out, so that none exhausts the memory",
     )

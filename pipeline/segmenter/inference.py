@@ -5,20 +5,12 @@ Nothing here needs mmsegmentation, so that processes of a pool start without imp
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from pipeline.errors import UserError
 from pipeline.masks.crf import CrfSettings, dense_crf
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 CLEAN_CRF = CrfSettings(bgr=False, fp16=False)
 """The constants of the literature on weak supervision, on the image as it is."""
@@ -75,43 +67,3 @@ def refine(
     if len(probabilities) == 1:
         return np.ones_like(probabilities)  # a single class is certain; the CRF wants two
     return dense_crf(image, probabilities, crf)
-
-
-def in_processes(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int
-) -> Iterator[Result]:
-    """Does work in processes while this one goes on producing items, such as what a network sees.
-
-    pydensecrf holds the GIL, so that threads would wait for each other and for the network.
-
-    Args:
-        items: taken one by one, no more ahead of the results than keep the processes busy, since
-            the probabilities of a photograph take many megabytes.
-        work: a function that can be pickled; whatever it raises is raised here.
-        workers: processes; 1 works in this one.
-
-    Yields:
-        What the work returns, in the order of the items.
-    """
-    if workers <= 1:
-        yield from map(work, items)
-        return
-    pending: deque[Future[Result]] = deque()
-    # A fork of a process whose threads compute, as PyTorch's do, may hang.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _use_one_thread() -> None:
-    """There is a process for every core."""
-    torch.set_num_threads(1)

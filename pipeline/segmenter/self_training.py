@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError
-from pipeline.fingerprints import fingerprint_file
 from pipeline.masks.labels import resized_argmax, to_labels
 from pipeline.masks.stage import mask_files
-from pipeline.store import StageFolder
-from pipeline.sweep import Images, read_through, sweep
-from pipeline.tags.stage import finish_tags, record_tags
+from pipeline.stage_folder import ResultFolder
+from pipeline.sweep import Images, Todo, Work, by_sample, read_through
+from pipeline.tags.stage import record_tags
 
 ALGORITHM = 1
 """Raised when the same configuration would give another result than before."""
@@ -107,72 +107,49 @@ def relabel(
     return Relabelled(scores, tuple(tags), to_labels(channels, keys), probability)
 
 
-def run(
-    samples: Sequence[Sample],
-    tags_folder: StageFolder,
-    masks_folder: StageFolder,
-    classes: Sequence[str],
+def relabelling(
+    tags_folder: ResultFolder,
+    masks_folder: ResultFolder,
     palette: Sequence[tuple[int, int, int]],
     *,
     segmenter: Callable[[], Probabilities],
-    first_tags: Callable[[Sample], Sequence[int]],
     read: ImageReader,
     settings: SelfTrainingSettings,
-) -> int:
-    """Tags and labels the images of a split anew, and stores both.
+) -> Work:
+    """Returns how images are tagged and labelled anew.
+
+    With ``settings.keep_tags`` an image is given with its tags of the first round.
 
     Args:
-        samples: the images.
-        tags_folder: receives the tags, locked.
-        masks_folder: receives the masks, locked.
-        classes: the n class names.
+        tags_folder: receives the tags.
+        masks_folder: receives the masks.
         palette: n+1 colours.
         segmenter: builds the segmenter of the round before; called only when it is needed.
-        first_tags: returns the tags of the first round.
         read: decodes the images.
         settings: see :class:`SelfTrainingSettings`.
-
-    Returns:
-        The number of images that were computed.
     """
+    segmenter = cache(segmenter)
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, Relabelled | ImageError]]:
+    def compute(images: list[Todo]) -> Iterator[tuple[Todo, Relabelled | ImageError]]:
         def look(images: Images) -> Iterator[tuple[Sample, np.ndarray]]:
-            probabilities = segmenter()
             for sample, image in images:
-                yield sample, probabilities(image)
+                yield sample, segmenter()(image)
 
-        for sample, found in read_through(todo, read, look, _MOST_AHEAD):
+        for todo, found in by_sample(images, lambda s: read_through(s, read, look, _MOST_AHEAD)):
             if not isinstance(found, ImageError):
-                tags = first_tags(sample) if settings.keep_tags else None
-                found = relabel(*found, settings, tags)
-            yield sample, found
+                found = relabel(*found, settings, todo.given)
+            yield todo, found
 
-    def save(sample: Sample, key: str, found: Relabelled) -> None:
-        record_tags(tags_folder, sample, key, found.tags, {"scores": found.scores})
+    def save(todo: Todo, found: Relabelled) -> None:
+        record_tags(tags_folder, todo.sample, todo.key, found.tags, {"scores": found.scores})
         files = mask_files(
-            sample.id,
+            todo.sample.id,
             found.labels,
             found.probability,
             palette,
             confidence=settings.confidence,
             keep_probability=settings.keep_probability,
         )
-        masks_folder.write(sample.id, key, files)
+        masks_folder.write(todo.sample.id, todo.key, files)
 
-    def is_done(sample: Sample, key: str) -> bool:
-        return tags_folder.is_done(sample.id, key) and masks_folder.is_done(sample.id, key)
-
-    computed = sweep(
-        samples,
-        masks_folder,
-        input_key=lambda sample: fingerprint_file(sample.image),
-        compute=compute,
-        save=save,
-        is_done=is_done,
-    )
-    for image_id, reason in masks_folder.failures.items():
-        tags_folder.fail(image_id, reason)
-    finish_tags(samples, tags_folder, classes)
-    masks_folder.finish([s.id for s in samples])
-    return computed
+    return Work([masks_folder, tags_folder], compute, save)

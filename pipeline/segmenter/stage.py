@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,8 @@ from pipeline.progress import track
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.testing import Labels, Testing, segment_all
-from pipeline.store import StageFolder
-from pipeline.sweep import read_through, sweep
+from pipeline.stage_folder import ResultFolder, StageFolder
+from pipeline.sweep import Todo, Work, by_sample, read_through
 from pipeline.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def run_train(
             f" are: {shown}"
         )
     began = time.monotonic()
+    if writes:
+        folder.begin(len(pairs))
     with ExitStack() as shown:
         on_iteration = None
         if writes:
@@ -121,6 +124,7 @@ def run_train(
     if writes:
         initial = read_json(folder.path / train.INITIAL_WEIGHTS)
         folder.write_manifest(
+            complete=True,
             images=len(pairs),
             checkpoint=checkpoint.name,
             seconds=round(folder.manifest().get("seconds", 0) + time.monotonic() - began, 3),
@@ -152,10 +156,9 @@ def input_key(sample: Sample) -> str:
     return fingerprint_file(sample.image)
 
 
-def run_predict(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    trained: StageFolder,
+def predicting(
+    folder: ResultFolder,
+    trained: Path,
     palette: Sequence[tuple[int, int, int]],
     *,
     read: ImageReader,
@@ -163,13 +166,12 @@ def run_predict(
     testing: Testing,
     checkpoint: str,
     workers: int,
-) -> int:
-    """Segments images with a trained segmenter and stores palette PNGs of image size.
+) -> Work:
+    """Returns how a trained segmenter segments images, into palette PNGs of image size.
 
     Args:
-        samples: the images of a split.
-        folder: the stage's folder, locked. It receives the prediction of every image, and those of
-            the steps before it in hidden folders beside it, see :func:`variant_path`.
+        folder: the stage's folder. It receives the prediction of every image, and those of the
+            steps before it in hidden folders beside it, see :func:`variant_path`.
         trained: the segmenter's folder.
         palette: n+1 colours.
         read: decodes the images.
@@ -177,30 +179,30 @@ def run_predict(
         testing: how images are segmented.
         checkpoint: "last", or the "best" on a split with ground truth.
         workers: processes for the CRF.
-
-    Returns:
-        The number of images that were computed.
     """
 
+    @cache
     def build() -> Segmenter:
         from pipeline.segmenter.predict import Segmenter
 
-        return Segmenter.from_run(trained.path, device, checkpoint)
+        return Segmenter.from_run(trained, device, checkpoint)
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, Labels | ImageError]]:
-        found = read_through(todo, read, lambda images: images, _MOST_AHEAD)
-        yield from segment_all(found, build, testing, workers)
+    def compute(images: list[Todo]) -> Iterator[tuple[Todo, Labels | ImageError]]:
+        def segment(samples: Iterator[Sample]) -> Iterator[tuple[Sample, Labels | ImageError]]:
+            found = read_through(samples, read, lambda images: images, _MOST_AHEAD)
+            return segment_all(found, build, testing, workers)
 
-    def save(sample: Sample, key: str, labels: Labels) -> None:
+        return by_sample(images, segment)
+
+    def save(todo: Todo, labels: Labels) -> None:
         *before, last = testing.steps
-        files = {f"{sample.id}.png": encode_png(labels[last], palette)}
+        image_id = todo.sample.id
+        files = {f"{image_id}.png": encode_png(labels[last], palette)}
         for step in before:
-            files[variant_path(step, sample.id)] = encode_png(labels[step], palette)
-        folder.write(sample.id, key, files)
+            files[variant_path(step, image_id)] = encode_png(labels[step], palette)
+        folder.write(image_id, todo.key, files)
 
-    computed = sweep(samples, folder, input_key=input_key, compute=compute, save=save)
-    folder.finish([s.id for s in samples])
-    return computed
+    return Work([folder], compute, save)
 
 
 def variant_path(step: str, image_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +12,10 @@ import numpy as np
 
 from pipeline.datasets.sample import Sample
 from pipeline.errors import ImageError
+from pipeline.executors import in_processes
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.labels import resized_argmax
-from pipeline.segmenter.inference import check_scales, in_processes, refine
+from pipeline.segmenter.inference import check_scales, refine
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -83,21 +85,26 @@ def segment_all(
         testing: the steps.
         workers: processes for the CRF.
     """
+    unreadable: deque[tuple[Sample, ImageError]] = deque()
 
-    def look() -> Iterator[_Seen | tuple[Sample, ImageError]]:
+    def look() -> Iterator[_Seen]:
         network = None
         for sample, image in found:
             if isinstance(image, ImageError):
-                yield sample, image
+                unreadable.append((sample, image))
                 continue
             network = network or segmenter()
             yield _look(network, sample, *image, testing)
 
     if testing.crf is None:
-        for seen in look():
-            yield (seen.sample, seen.labels) if isinstance(seen, _Seen) else seen
-        return
-    yield from in_processes(look(), partial(_refine, crf=testing.crf), workers)
+        results = ((seen, seen.labels) for seen in look())
+    else:
+        results = in_processes(look(), partial(_refine, crf=testing.crf), workers)
+    for seen, labels in results:
+        while unreadable:
+            yield unreadable.popleft()
+        yield seen.sample, labels
+    yield from unreadable
 
 
 def _look(
@@ -119,14 +126,10 @@ def _look(
     return _Seen(sample, labels, image, probabilities, size)
 
 
-def _refine(
-    seen: _Seen | tuple[Sample, ImageError], crf: CrfSettings
-) -> tuple[Sample, Labels | ImageError]:
+def _refine(seen: _Seen, crf: CrfSettings) -> Labels:
     """Does the last step for one image, in whatever process."""
-    if not isinstance(seen, _Seen):
-        return seen
     sharpened = refine(seen.image, seen.probabilities, crf)
-    return seen.sample, {**seen.labels, CRF: _labels(sharpened, seen.size)}
+    return {**seen.labels, CRF: _labels(sharpened, seen.size)}
 
 
 def _labels(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:

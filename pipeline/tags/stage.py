@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +17,8 @@ from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.store import StageFolder
-from pipeline.sweep import Images, read_through, sweep
+from pipeline.stage_folder import ResultFolder, StageFolder
+from pipeline.sweep import Images, Todo, Work, by_sample, read_through, sweep
 from pipeline.tags.scored import Scored, Scorer
 from pipeline.tags.tagclip import choose_tags
 
@@ -55,10 +56,8 @@ def input_key(sample: Sample) -> str:
     return fingerprint_file(sample.image)
 
 
-def run(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    classes: Sequence[str],
+def tagging(
+    folders: Sequence[ResultFolder],
     *,
     scorer: Callable[[], Scorer],
     read: ImageReader,
@@ -67,14 +66,13 @@ def run(
     min_score: float,
     workers: int,
     most_ahead: int,
+    most_unwritten: int,
     alongside: Alongside | None = None,
-) -> int:
-    """Tags images with a scorer and writes ``scores.npz`` and ``tags.txt``.
+) -> Work:
+    """Returns how a scorer tags images.
 
     Args:
-        samples: the images of a split.
-        folder: the stage's folder, locked.
-        classes: the n class names.
+        folders: the stage's folder, and that of what is computed alongside.
         scorer: builds the scorer; called only when there is something to compute.
         read: decodes the images.
         variants: rows of the ablation to keep as well.
@@ -82,47 +80,44 @@ def run(
         min_score: what a tag must exceed in any case.
         workers: threads that decode.
         most_ahead: images that are decoded ahead.
+        most_unwritten: results that may wait for the disk.
         alongside: what else is computed from the same pass over an image.
-
-    Returns:
-        The number of images that were computed.
     """
+    scorer = cache(scorer)
 
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, _Tagged | ImageError]]:
+    def compute(images: list[Todo]) -> Iterator[tuple[Todo, _Tagged | ImageError]]:
         listen = alongside.listen if alongside else None
 
         def score(images: Images) -> Iterator[tuple[Sample, Scored]]:
             return scorer().stream(images, variants, listen)
 
-        for sample, found in read_through(todo, read, score, most_ahead, workers):
-            if not isinstance(found, ImageError):
-                scored, size = found
+        found = by_sample(images, lambda s: read_through(s, read, score, most_ahead, workers))
+        for todo, result in found:
+            if not isinstance(result, ImageError):
+                scored, size = result
                 tags = choose_tags(scored.scores["scores"], alpha, min_score)
-                extra = alongside.compute(sample, scored.seen, tags) if alongside else None
-                found = _Tagged(tags, scored.scores, size, extra)
-            yield sample, found
+                extra = alongside.compute(todo.sample, scored.seen, tags) if alongside else None
+                result = _Tagged(tags, scored.scores, size, extra)
+            yield todo, result
 
-    def save(sample: Sample, key: str, tagged: _Tagged) -> None:
-        record_tags(folder, sample, key, tagged.tags, tagged.scores)
+    def save(todo: Todo, tagged: _Tagged) -> None:
         if tagged.alongside is not None:
-            alongside.save(sample, tagged.tags, tagged.size, tagged.alongside)
+            alongside.save(todo.sample, tagged.tags, tagged.size, tagged.alongside)
+        record_tags(folders[0], todo.sample, todo.key, tagged.tags, tagged.scores)
+
+    return Work(folders, compute, save, most_unwritten)
+
+
+def has_scores(folder: StageFolder, variants: Sequence[str]) -> Callable[[Sample, str], bool]:
+    """Returns what tells whether an image's scores are there, those of every variant too."""
+    wanted = {"scores", *variants}
 
     def is_done(sample: Sample, key: str) -> bool:
-        wanted = {"scores", *variants}
-        return (
-            folder.is_done(sample.id, key) and wanted <= folder.entries[sample.id]["scores"].keys()
-        )
+        if not folder.is_done(sample.id, key):
+            return False
+        return wanted <= folder.entries[sample.id]["scores"].keys()
 
-    computed = sweep(
-        samples,
-        folder,
-        input_key=input_key,
-        compute=compute,
-        save=save,
-        is_done=is_done,
-    )
-    finish_tags(samples, folder, classes)
-    return computed
+    return is_done
 
 
 def run_ground_truth(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> int:
@@ -167,19 +162,19 @@ def _run_known(
     classes: Sequence[str],
     tags_of: Callable[[Sample], tuple[int, ...]],
 ) -> int:
-    def compute(todo: list[Sample]) -> Iterator[tuple[Sample, tuple[int, ...]]]:
-        for sample in todo:
-            yield sample, tags_of(sample)
+    def compute(images: list[Todo]) -> Iterator[tuple[Todo, tuple[int, ...]]]:
+        for todo in images:
+            yield todo, tags_of(todo.sample)
 
-    def save(sample: Sample, key: str, tags: tuple[int, ...]) -> None:
+    def save(todo: Todo, tags: tuple[int, ...]) -> None:
         scores = np.zeros(len(classes), np.float32)
         scores[list(tags)] = 1
-        record_tags(folder, sample, key, tags, {"scores": scores})
+        record_tags(folder, todo.sample, todo.key, tags, {"scores": scores})
 
     def known_key(sample: Sample) -> str:
         return join_keys(input_key(sample), fingerprint(tags_of(sample)))
 
-    computed = sweep(samples, folder, input_key=known_key, compute=compute, save=save)
+    computed = sweep(samples, Work([folder], compute, save), input_key=known_key)
     finish_tags(samples, folder, classes)
     return computed
 
@@ -208,7 +203,7 @@ def decode_scores(text: str) -> np.ndarray:
 
 
 def record_tags(
-    folder: StageFolder,
+    folder: ResultFolder,
     sample: Sample,
     key: str,
     tags: Sequence[int],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.masks.crf import CrfSettings
 from pipeline.masks.stage import PROBABILITY, UNFILTERED, pseudo_mask, read_labels
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from pipeline.store import Store
+from pipeline.sweep import sweep
 from pipeline.vocabulary import voc_palette
 from tests.conftest import REPOSITORY, draw_photograph
 
@@ -46,7 +48,11 @@ def make_masks(folder, maps, **changes):
     samples, cams, _ = maps
     settings = {"crf": CrfSettings(), "confidence": 0.0, "beta": 1.0, "workers": 1, **changes}
     with folder:
-        masks_stage.run(samples, folder, cams, voc_palette(4), read=ImageReader(), **settings)
+        work = masks_stage.masking(
+            folder, cams.path, voc_palette(4), read=ImageReader(), **settings
+        )
+        sweep(samples, work, input_key=partial(masks_stage.input_key, cams=cams))
+        folder.finish([s.id for s in samples])
     return folder.path
 
 

@@ -83,7 +83,8 @@ def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, mon
     def send(items, work, workers):
         """Does what a pool would, and spares the start of processes."""
         asked.append(workers)
-        return [pickle.loads(pickle.dumps(work))(pickle.loads(pickle.dumps(i))) for i in items]
+        send = pickle.loads(pickle.dumps(work))
+        return [(item, send(pickle.loads(pickle.dumps(item)))) for item in items]
 
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     monkeypatch.setattr("pipeline.segmenter.testing.in_processes", send)

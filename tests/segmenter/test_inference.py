@@ -1,13 +1,11 @@
 """What is done around a network when it is tested."""
 
-import math
-
 import numpy as np
 import pytest
 from tiny_segmenters import noise
 
 from pipeline.masks.crf import CrfSettings
-from pipeline.segmenter.inference import CLEAN_CRF, in_processes, refine, scale_image
+from pipeline.segmenter.inference import CLEAN_CRF, refine, scale_image
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 0.37])
@@ -48,29 +46,3 @@ def test_certain_pixels_stay_finite():
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match="for an image of"):
         refine(noise(5, 6), np.ones((2, 6, 5), np.float32))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_work_in_processes_keeps_its_order_and_its_errors(workers):
-    taken = []
-
-    def items():
-        for number in (0, 1, 4, 9, 16, -1, 25, 36):
-            taken.append(number)
-            yield number
-
-    results = in_processes(items(), math.sqrt, workers)
-    assert next(results) == 0
-    assert len(taken) <= workers + 1, "items are not taken far ahead"
-    assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
-    with pytest.raises(ValueError):
-        next(results)
-
-
-def test_what_fails_before_the_work_is_raised():
-    def broken():
-        raise KeyError("network")
-        yield 4
-
-    with pytest.raises(KeyError, match="network"):
-        list(in_processes(broken(), math.sqrt, 2))
