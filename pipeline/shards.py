@@ -37,6 +37,7 @@ class Order:
         folders: path, stage and split of each folder that receives results.
         inputs: the folders that the function is given besides.
         threads: of torch; none leaves it the choice.
+        batch_size: images that CLIP looks at together.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Order:
     folders: tuple[tuple[Path, str, str], ...]
     inputs: tuple[Path, ...]
     threads: int | None
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Workforce:
         """
         self._settings = settings
         self.size = settings.get("workers") or workers
-        self._shard_size = settings.get("shard_size") or 1
-        for key, value in (("workers", self.size), ("shard_size", self._shard_size)):
+        self._shard_size = settings.get("shard_size")
+        for key, value in (("workers", self.size), ("shard_size", self._shard_size or 1)):
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"executor.{key}={value} is no number: give 1 or more")
 
@@ -183,13 +185,15 @@ class Workforce:
             folders=tuple((f.path, f.stage, f.split) for f in folders),
             inputs=inputs,
             threads=self._threads,
+            batch_size=method.batches.images,
         )
         return partial(self._do, order, folders)
 
     def _do(
         self, order: Order, folders: Sequence[StageFolder], images: list[Todo]
     ) -> Iterator[Done]:
-        size = self._shard_size
+        # Batches of a GPU are filled from the images of one shard.
+        size = self._shard_size or (4 if order.batch_size == 1 else 16 * order.batch_size)
         shards = [images[start : start + size] for start in range(0, len(images), size)]
         deadly: list[list[Todo]] = []
         yield from self._do_shards(order, folders, shards, deadly)

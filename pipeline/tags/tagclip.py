@@ -147,7 +147,12 @@ class TagClip:
             for image in self._look(batch, variants, listen):
                 pending.append(image)
                 crops.extend((image, proposal) for proposal in image.proposals)
-            while len(crops) >= settings.crop_batch_size:
+            # Images without a proposal of their own may pile up behind one whose crops wait for
+            # others; what they hold is large, and a kill would cost them all.
+            most_pending = max(settings.batch_size, settings.crop_batch_size)
+            while crops and (
+                len(crops) >= settings.crop_batch_size or len(pending) > most_pending
+            ):
                 self._look_again(crops)
             while pending and pending[0].is_done:
                 image = pending.popleft()

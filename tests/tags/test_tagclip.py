@@ -198,3 +198,21 @@ def test_what_the_maps_need_is_kept_only_when_somebody_listens(encoder, text):
     assert heard.seen.grid == (4, 6)
     assert heard.seen.tokens.shape == (1, 25, 64) and heard.seen.attention.shape == (24, 24)
     np.testing.assert_array_equal(unheard.scores["scores"], heard.scores["scores"])
+
+
+def test_images_without_proposals_do_not_pile_up_behind_one_that_has_some(encoder, text):
+    tagger = TagClip(encoder, text, 4, settings(crop_batch_size=4))
+    propose_for, taken = tagger._propose, []
+    tagger._propose = lambda pixels, scores: (
+        propose_for(pixels, scores)[:1] if len(taken) == 1 else []
+    )
+
+    def images():
+        for index in range(30):
+            taken.append(index)
+            yield index, draw_photograph(1, 64, 64)
+
+    results = tagger.stream(images())
+    assert next(results)[0] == 0
+    assert len(taken) == 5, "no more than a batch of crops waits"
+    assert [name for name, _ in results] == list(range(1, 30))
