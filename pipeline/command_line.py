@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pipeline.errors import UserError
+from pipeline.files import MENDABLE, cannot_write
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -24,6 +25,11 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
         run(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(f"error: {cannot_write(error.filename, error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print(when_interrupted, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,6 +11,22 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.fingerprints import canonical_json
+
+MENDABLE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EFBIG,
+        errno.ENAMETOOLONG,
+        errno.EMFILE,
+        errno.EIO,
+        errno.ESTALE,
+    }
+)
+"""Errors of the system that are no fault of ours: a full disk, a quota, missing permissions, …"""
 
 TEMPORARY = ".partial-"
 """How the names of temporary files begin."""
@@ -36,10 +53,15 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; what was finished is kept, run the same"
-            " command again when this is mended"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path | str | None, error: OSError) -> UserError:
+    """Returns what a failed write is answered with."""
+    return UserError(
+        f"cannot write {path or 'a file'}: {error.strerror}; what was finished is kept, run the"
+        " same command again when this is mended"
+    )
 
 
 def read_json_lines(path: Path) -> list[dict]:

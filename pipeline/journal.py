@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.files import read_json_lines, write_atomically
+from pipeline.files import cannot_write, read_json_lines, write_atomically
 from pipeline.fingerprints import canonical_json
 
 SUM = "sum"
@@ -60,10 +59,7 @@ class Journal:
             while line:
                 line = line[os.write(self._file, line) :]
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; what was finished is kept, run the"
-                " same command again when this is mended"
-            ) from error
+            raise cannot_write(self.path, error) from error
         self.entries[entry["id"]] = entry
 
     def compact(self) -> None:

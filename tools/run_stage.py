@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.errors import ImageError, UserError
+from pipeline.files import MENDABLE, cannot_write
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 USER_ERROR = 2
@@ -87,6 +88,10 @@ def compose(config: DictConfig) -> None:
         run(config)
     except (UserError, ImageError, OmegaConfBaseException) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        fail(cannot_write(error.filename, error))
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -1,35 +1,44 @@
-"""What is cached: the complete stages below ``output_dir``."""
+"""What is cached below ``output_dir``, and how much of it is there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.store import Store, folder_size
+from pipeline.journal import Journal
+from pipeline.store import ENTRIES, Store, folder_size, is_complete
 
-COLUMNS = ("split", "stage", "key", "images", "left out", "size", "seconds", "finished", "what")
+COLUMNS = ("split", "stage", "key", "done", "left out", "size", "seconds", "finished", "what")
 
 
 def status_table(store: Store) -> Table:
-    """Returns a table with a row for every key that was ever complete, oldest first."""
+    """Returns a table with a row for every key, oldest first; unfinished ones say how far."""
     table = Table(title=str(store.root))
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in COLUMNS[3:7] else "left")
-    for path, manifest in store.manifests():
+    for path, manifest in store.folders():
+        finished = is_complete(manifest)
+        split = path.parent.parent.relative_to(store.root).as_posix()
         table.add_row(
-            manifest["split"] or "–",
-            manifest["stage"],
-            manifest["key"],
-            str(manifest.get("images", "–")),
+            "–" if split == "." else split,
+            path.parent.name,
+            path.name,
+            str(manifest.get("images", "–")) if finished else _progress(path, manifest),
             str(manifest.get("left_out", "–")),
             decimal(folder_size(path)),
             f"{manifest.get('seconds', 0):.0f}",
-            manifest["finished"][:16].replace("T", " "),
-            describe(manifest["configuration"]),
+            manifest["finished"][:16].replace("T", " ") if finished else "no",
+            describe(manifest.get("configuration", {})),
         )
     return table
+
+
+def _progress(path: Path, manifest: Mapping) -> str:
+    """Says how many images an unfinished stage has, and of how many."""
+    return f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
 
 
 def describe(configuration: dict) -> str:

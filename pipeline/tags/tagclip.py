@@ -150,9 +150,7 @@ class TagClip:
             # Images without a proposal of their own may pile up behind one whose crops wait for
             # others; what they hold is large, and a kill would cost them all.
             most_pending = max(settings.batch_size, settings.crop_batch_size)
-            while crops and (
-                len(crops) >= settings.crop_batch_size or len(pending) > most_pending
-            ):
+            while crops and (len(crops) >= settings.crop_batch_size or len(pending) > most_pending):
                 self._look_again(crops)
             while pending and pending[0].is_done:
                 image = pending.popleft()
