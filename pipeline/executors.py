@@ -7,7 +7,10 @@ some image. What it was doing is then done by another.
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -26,6 +29,8 @@ Result = TypeVar("Result")
 MOST_DEATHS = 2
 """Workers that may die of one item while they do nothing else, before it is given up."""
 
+
+_PARENT_POLL = 1.0  # seconds
 
 DIED = "its process was killed, twice: perhaps by the system, for want of memory"
 """Why an image is left out whose workers died."""
@@ -81,7 +86,7 @@ class ProcessPool:
 
     def _processes(self) -> Executor:
         return get_reusable_executor(
-            self.size, initializer=_begin_process, initargs=(self._threads,)
+            self.size, initializer=_begin_process, initargs=(self._threads, os.getpid())
         )
 
     def close(self, at_once: bool = False) -> None:
@@ -90,12 +95,20 @@ class ProcessPool:
             self._processes().shutdown(kill_workers=True)
 
 
-def _begin_process(threads: int) -> None:
+def _begin_process(threads: int, parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     # What is imported need not be looked through whenever garbage is collected after an image.
     gc.freeze()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after the one that started it was killed."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL)
+    os._exit(1)
 
 
 @dataclass

@@ -20,6 +20,30 @@ from safetensors.torch import save_file
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 
+TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
+
+
+@pytest.fixture
+def trial(request):
+    """Records a row of docs/reliability.md: trial(kind, what, outcome, times=1)."""
+    rows = request.config.stash.setdefault(TRIALS, [])
+
+    def record(kind: str, what: str, outcome: str, times: int = 1) -> None:
+        rows.append((kind, what, outcome, times))
+
+    return record
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what ``make soak`` asks for."""
+    parser.addoption("--soak", action="store_true", help="as many faults as docs/reliability.md")
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often every stage is killed."""
+    return 30 if request.config.getoption("--soak") else 3
+
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:

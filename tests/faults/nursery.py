@@ -1,0 +1,70 @@
+"""Runs ``tools/run_stage.py`` in forks of a process that has imported everything already.
+
+Reads a JSON line for each run: ``arguments``, and perhaps ``calls``, a file that receives a byte
+"<" when CLIP's backbone is called and ">" when it has returned. Answers with a line when the run
+has begun, its process, and with another when it has ended, its exit code (negative for a signal).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def watch_backbone(path: str) -> None:
+    """Has the passes of CLIP's backbone counted, those of every process of the run."""
+    from pipeline.clip.encoder import ClipEncoder
+
+    backbone = ClipEncoder.backbone
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def watched(self, pixels, *listeners):
+        os.write(file, b"<")
+        tokens = backbone(self, pixels, *listeners)
+        os.write(file, b">")
+        return tokens
+
+    ClipEncoder.backbone = watched
+
+
+def run(order: dict) -> None:
+    """Runs the tool and ends this process as the tool would."""
+    sys.argv = [str(REPOSITORY / "tools" / "run_stage.py"), *order["arguments"]]
+    os.setpgid(0, 0)  # a group of its own, as a shell gives every command
+    silent = os.open(order.get("output", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(silent, stream)
+    if order.get("calls"):
+        watch_backbone(order["calls"])
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def main() -> None:
+    """Serves runs until standard input ends."""
+    sys.path.insert(0, str(REPOSITORY))
+    os.chdir(REPOSITORY)
+    import hydra  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    from pipeline import project, stages  # noqa: F401
+    from pipeline.segmenter import predict, train  # noqa: F401
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(order)
+            os._exit(0)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Runs that can be killed: real processes, many a minute; and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.conftest import REPOSITORY
+
+TINY_SEGMENTER = (
+    "segmenter=demo",
+    "segmenter.iterations=6",
+    "segmenter.checkpoint_interval=2",
+    "segmenter.batch_size=2",
+    "segmenter.crop_size=32",
+    "segmenter.overrides.backbone.base_channels=8",
+    "segmenter.overrides.backbone.stem_channels=8",
+    "segmenter.overrides.decode_head.in_channels=64",
+    "segmenter.overrides.decode_head.channels=8",
+    "segmenter.overrides.decode_head.c1_in_channels=8",
+    "segmenter.overrides.decode_head.c1_channels=8",
+)
+
+
+class Run:
+    """A run of ``tools/run_stage.py``."""
+
+    def __init__(self, nursery: subprocess.Popen, output: Path):
+        self._nursery = nursery
+        self._output = output
+        self.process = self._answer()
+        self._code: int | None = None
+
+    def _answer(self) -> int:
+        readable, _, _ = select.select([self._nursery.stdout], [], [], 120)
+        assert readable, f"it hangs: {self.output}"
+        return int(self._nursery.stdout.readline())
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the whole process group, as a terminal and a batch system do."""
+        os.killpg(self.process, number)
+
+    def kill(self) -> None:
+        """Kills the process alone, as the system does for want of memory."""
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(self.process, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Returns the exit code, negative for a signal."""
+        if self._code is None:
+            self._code = self._answer()
+        return self._code
+
+    @property
+    def is_running(self) -> bool:
+        """Whether nobody has waited for its end."""
+        return self._code is None
+
+    @property
+    def output(self) -> str:
+        """What it printed so far."""
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+
+class Nursery:
+    """Starts runs, one at a time, without the seconds that imports take."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._count = 0
+        self._last: Run | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "nursery.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        )
+
+    def start(self, *arguments: object, calls: Path | None = None) -> Run:
+        """Starts a run; ``calls`` receives what the backbone does, see nursery.py."""
+        if self._last is not None and self._last.is_running:  # a test failed before its end
+            self._last.kill()
+            self._last.wait()
+        self._count += 1
+        output = self._folder / f"output-{self._count}.txt"
+        order = {"arguments": [*map(str, arguments)], "output": str(output)}
+        if calls is not None:
+            order["calls"] = str(calls)
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        self._last = Run(self._process, output)
+        return self._last
+
+    def run(self, *arguments: object, code: int = 0, calls: Path | None = None) -> str:
+        """Does a run to its end, and returns what it printed."""
+        run = self.start(*arguments, calls=calls)
+        assert run.wait() == code, run.output
+        return run.output
+
+    def close(self) -> None:
+        """Ends the process that starts them."""
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def artefacts(root: Path, *stages: str) -> dict[str, bytes]:
+    """Returns the results below a folder, those of some stages where these are named.
+
+    Manifests hold times and hosts, and checkpoints are archives with times in them: of these the
+    weights are compared.
+    """
+    found = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and path.suffix in (".npz", ".png", ".txt", ".jsonl")
+        and "segmenter" not in path.parts
+    }
+    return {
+        name: data for name, data in found.items() if not stages or {*stages} & {*name.split("/")}
+    }
+
+
+def unfinished_files(root: Path) -> list[Path]:
+    """Returns what no run may leave behind: halves of files, workers' journals."""
+    return [p for p in root.rglob(".*") if p.name.startswith((".partial-", ".entries-"))]
+
+
+def wait_until(condition, seconds: float = 60.0, poll: float = 0.001) -> None:  # noqa: ANN001
+    """Waits for something to happen in another process."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(poll)
+
+
+def weights_of(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Returns a segmenter's weights."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return {name: value.numpy() for name, value in state.items()}

@@ -1,0 +1,293 @@
+"""Damaged files, full and read-only disks, dead workers, Ctrl-C, and company."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.runs import artefacts, unfinished_files, wait_until
+
+PER_IMAGE = ("tags", "cams", "masks", "predictions")
+
+
+@pytest.fixture
+def copy(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of what all stages wrote."""
+    return shutil.copytree(undisturbed, tmp_path / "copy", symlinks=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with room for a part of the results."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(path)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def remount(disk: Path, *settings: str) -> None:
+    command = ["mount", "-o", ",".join(["remount", *settings]), str(disk)]
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.parametrize("stage", PER_IMAGE)
+def test_a_damaged_artefact_is_computed_again(
+    stage, nursery, options, undisturbed, copy, kills, trial
+):
+    """Every kind of file of a stage, cut or changed somewhere."""
+    generator = random.Random(stage)
+    folder = (copy / "all" / stage / "latest").resolve()
+    names = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    by_kind = {p.suffix if p.suffix == ".png" or p.name[0] == "n" else p.name: p for p in names}
+    expected = artefacts(undisturbed)
+    for path in by_kind.values():
+        whole = path.read_bytes()
+        for number in range(kills):
+            data = bytearray(whole)
+            if number % 2:
+                data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+            else:
+                del data[generator.randrange(len(data)) :]
+            path.write_bytes(bytes(data))
+            nursery.run(*options, "stage=[tags,cams,masks,predict]", f"output_dir={copy}")
+            assert artefacts(copy) == expected, path.name
+    trial(
+        "fault",
+        f"a file of {stage} cut or changed between two runs ({', '.join(sorted(by_kind))})",
+        "that image computed again, all bytes as before",
+        kills * len(by_kind),
+    )
+
+
+def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, trial):
+    for stage, reader in (("cams", "masks"), ("masks", "train")):
+        suffix = ".npz" if stage == "cams" else ".png"
+        path = (copy / "all" / stage / "latest").resolve() / f"n03{suffix}"
+        whole = path.read_bytes()
+        path.write_bytes((path.parent / f"n04{suffix}").read_bytes())  # whole, but of another image
+        output = nursery.run(*options, f"stage={reader}", f"output_dir={copy}", code=2)
+        assert f"{stage} for split all are incomplete (0 of 24 missing, 1 damaged): run" in output
+        path.write_bytes(whole)
+    trial("fault", "a file exchanged for another image's", "one sentence of the stage after it", 2)
+
+
+def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, trial):
+    arguments = [*options, "stage=[tags,cams,masks]", f"output_dir={small_disk / 'out'}"]
+    ballast = small_disk / "ballast"
+    times = 0
+    for kilobytes in (120, 88, 60, 24):
+        ballast.write_bytes(bytes(1024 * kilobytes))
+        run = nursery.start(*arguments)
+        assert run.wait() == 2, run.output
+        errors = [line for line in run.output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "No space left on device" in errors[0]
+        assert "Traceback" not in run.output
+        times += 1
+    done = [len(list(small_disk.glob(f"out/all/{stage}/*/n*"))) for stage in ("cams", "masks")]
+    assert any(done), "something was done before"
+    remount(small_disk, "size=8m")
+    nursery.run(*arguments)
+    expected = artefacts(undisturbed, "tags", "cams", "masks")
+    assert artefacts(small_disk / "out", "tags", "cams", "masks") == expected
+    assert not unfinished_files(small_disk / "out")
+    outcome = "one sentence; with more room the same command goes on, byte-equal"
+    trial("fault", "a full disk, in tags, cams or masks", outcome, times)
+
+
+def test_a_read_only_folder_is_said(nursery, options, small_disk, undisturbed, trial):
+    out = small_disk / "out"
+    remount(small_disk, "size=8m")
+    nursery.run(*options, "stage=tags", f"output_dir={out}")
+    remount(small_disk, "ro")
+    for stage in ("tags", "cams", "evaluate"):
+        output = nursery.run(*options, f"stage={stage}", f"output_dir={out}", code=2)
+        assert "error: cannot write" in output and "Read-only file system" in output
+        assert "Traceback" not in output
+    remount(small_disk, "rw")
+    nursery.run(*options, "stage=cams", f"output_dir={out}")
+    assert artefacts(out, "cams") == artefacts(undisturbed, "cams")
+    trial("fault", "a read-only output_dir", "one sentence; goes on when it is writable", 3)
+
+
+def children_of(process: int) -> list[psutil.Process]:
+    """Returns the workers of a run; some of its children look after their memory instead."""
+    try:
+        children = psutil.Process(process).children(recursive=True)
+        return [child for child in children if "popen_loky" in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def done_in(folder: Path) -> int:
+    return sum(p.read_bytes().count(b"\n") for p in folder.glob("*entries*.jsonl"))
+
+
+@pytest.mark.parametrize("executor", ["local", "processes"])
+def test_a_worker_that_the_system_kills_is_replaced(
+    executor, nursery, options, undisturbed, tmp_path, trial
+):
+    """Of the CRF's processes, and of those that do whole stages."""
+    out = tmp_path / "out"
+    stages = "tags,cams,masks"
+    if executor == "local":
+        stages = "masks"
+        for stage in ("tags", "cams"):
+            shutil.copytree(undisturbed / "all" / stage, out / "all" / stage, symlinks=True)
+    more = [
+        f"stage=[{stages}]",
+        f"executor={executor}",
+        "runtime.workers=2",
+        "masks.crf.iterations=60",
+    ]
+    run = nursery.start(*options, *more, f"output_dir={out}")
+    first = stages.split(",")[0]
+    folder = lambda: next(iter(out.glob(f"all/{first}/*/")), out)  # noqa: E731
+    wait_until(lambda: done_in(folder()) >= 2)
+    killed = children_of(run.process)
+    assert killed, "there are workers to kill"
+    killed[0].kill()
+    assert run.wait() == 0, run.output
+    expected = tmp_path / "expected"
+    nursery.run(
+        *options, "stage=[tags,cams,masks]", "masks.crf.iterations=60", f"output_dir={expected}"
+    )
+    assert artefacts(out) == artefacts(expected)
+    assert not unfinished_files(out)
+    what = "of the CRF" if executor == "local" else "of executor=processes"
+    trial("fault", f"SIGKILL of a worker {what}", "its images done by another, byte-equal")
+
+
+def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_path, kills, trial):
+    """What workers had finished is taken over, and they end with the run."""
+    generator = random.Random(4)
+    for number in range(kills):
+        out = tmp_path / f"out-{number}"
+        more = ["executor=processes", "runtime.workers=2", f"output_dir={out}"]
+        run = nursery.start(*options, "stage=[tags,cams,masks]", *more)
+        wanted = generator.randrange(1, 20)
+        wait_until(lambda o=out, w=wanted: sum(map(done_in, o.glob("all/tags/*/"))) >= w)
+        workers = children_of(run.process)
+        run.kill()
+        run.wait()
+        output = nursery.run(*options, "stage=[tags,cams,masks]", *more)
+        assert f"24 images, {24 - wanted} computed" in output or "computed now" in output
+        assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
+        assert not unfinished_files(out)
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive, "workers end with the run that started them"
+        shutil.rmtree(out)
+    trial("fault", "SIGKILL of a run with executor=processes", "byte-equal; no orphans", kills)
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        ("tags", ()),
+        ("cams", ()),
+        ("masks", ("runtime.workers=2",)),
+        ("tags", ("executor=processes", "runtime.workers=2")),
+        ("predict", ()),
+    ],
+)
+def test_ctrl_c_ends_within_five_seconds(
+    stage, more, nursery, options, undisturbed, tmp_path, trial
+):
+    out = tmp_path / "out"
+    before = {"cams": ("tags",), "masks": ("tags", "cams"), "predict": ("tags", "cams", "masks")}
+    for name in before.get(stage, ()):
+        shutil.copytree(undisturbed / "all" / name, out / "all" / name, symlinks=True)
+    if stage == "predict":
+        shutil.copytree(undisturbed / "segmenter", out / "segmenter", symlinks=True)
+    run = nursery.start(*options, f"stage={stage}", *more, f"output_dir={out}")
+    folder = "predictions" if stage == "predict" else stage
+    wait_until(lambda: sum(map(done_in, out.glob(f"all/{folder}/*/"))) >= 1)
+    workers = children_of(run.process)
+    began = time.monotonic()
+    run.send(signal.SIGINT)
+    code = run.wait()
+    seconds = time.monotonic() - began
+    assert code == 130, run.output
+    assert "interrupted: run the same command again to go on" in run.output
+    assert "Traceback" not in run.output
+    assert seconds < 5
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+    nursery.run(*options, f"stage={stage}", *more, f"output_dir={out}")
+    assert artefacts(out, folder) == artefacts(undisturbed, folder)
+    how = f" with {' '.join(more)}" if more else ""
+    trial(
+        "fault", f"Ctrl-C in stage {stage}{how}", f"ended in {seconds:.1f} s; goes on, byte-equal"
+    )
+
+
+def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, trial, request):
+    """The second says who is at work, or waits for it and finds everything done."""
+    from tests.faults.runs import Nursery
+
+    other = Nursery(tmp_path)
+    request.addfinalizer(other.close)
+    arguments = [*options, "stage=tags", f"output_dir={tmp_path / 'out'}"]
+    first = nursery.start(*arguments)
+    wait_until(lambda: any(tmp_path.glob("out/all/tags/*/.holder.json")))
+    first.send(signal.SIGSTOP)
+    output = other.run(*arguments, code=2)
+    assert f"is being written by process {first.process} on " in output
+    assert " since 20" in output and "runtime.wait=SECONDS" in output
+    waiting = other.start(*arguments, "runtime.wait=60")
+    time.sleep(0.5)
+    first.send(signal.SIGCONT)
+    assert first.wait() == 0
+    assert waiting.wait() == 0, waiting.output
+    assert "24 images, 0 computed now" in waiting.output
+    assert artefacts(tmp_path / "out") == artefacts(undisturbed, "tags")
+    trial("fault", "two runs of one stage", "the second names the first, or waits for it", 2)
+
+
+def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, trial, request):
+    from tests.faults.runs import Nursery
+
+    other = Nursery(tmp_path)
+    request.addfinalizer(other.close)
+    stages = "stage=[tags,cams,masks]"
+    together = [
+        one.start(*options, stages, f"tags.votes={votes}", f"output_dir={tmp_path / 'both'}")
+        for one, votes in ((nursery, 2), (other, 3))
+    ]
+    assert [run.wait() for run in together] == [0, 0]
+    expected = {}
+    for votes in (2, 3):
+        alone = tmp_path / f"alone-{votes}"
+        nursery.run(*options, stages, f"tags.votes={votes}", f"output_dir={alone}")
+        expected |= {
+            name: data for name, data in artefacts(alone).items() if "/latest/" not in name
+        }
+    found = {n: d for n, d in artefacts(tmp_path / "both").items() if "/latest/" not in n}
+    assert found == expected
+    trial("fault", "two configurations in one output_dir at once", "each as it is alone", 1)
+
+
+def test_a_store_of_another_version_is_answered_in_a_sentence(nursery, options, copy, trial):
+    marker = copy / "store.json"
+    for found, age in ((0, "an older"), (99, "a newer")):
+        marker.write_text(json.dumps({"format": found}))
+        output = nursery.run(*options, "stage=status", f"output_dir={copy}", code=2)
+        assert f"was written by {age} version of this program (format {found}" in output
+        output = nursery.run(*options, "stage=tags", f"output_dir={copy}", code=2)
+        assert output.count("error: ") == 1 and "Traceback" not in output
+    marker.unlink()  # as before there was one
+    assert "24 images, 0 computed now" in nursery.run(*options, "stage=tags", f"output_dir={copy}")
+    trial("fault", "an output_dir of another version", "one sentence; version 1 is read", 5)

@@ -1,0 +1,90 @@
+"""SIGKILL at random moments of every stage, then the same command again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.faults.runs import artefacts, unfinished_files, wait_until, weights_of
+
+BEFORE = {
+    "tags": (),
+    "cams": ("tags",),
+    "masks": ("tags", "cams"),
+    "train": ("tags", "cams", "masks"),
+    "predict": ("tags", "cams", "masks"),
+    "evaluate": ("tags", "cams", "masks", "predictions"),
+    "report": ("tags", "cams", "masks", "predictions"),
+}
+"""What lies there when a stage is killed."""
+
+MOST_AGAIN = 4 + 1
+"""Passes of the backbone that a kill may cost: images whose crops wait for a full batch, and the
+one result that waits for the disk."""
+
+
+def prepare(undisturbed: Path, folder: Path, stage: str) -> None:
+    """Puts there what the stages before have computed."""
+    for name in BEFORE[stage]:
+        shutil.copytree(undisturbed / "all" / name, folder / "all" / name, symlinks=True)
+    if stage in ("predict", "evaluate", "report"):
+        shutil.copytree(undisturbed / "segmenter", folder / "segmenter", symlinks=True)
+    if stage == "report" and (undisturbed / "metrics.json").exists():
+        shutil.copy(undisturbed / "metrics.json", folder)
+
+
+def is_begun(folder: Path, stage: str) -> bool:
+    """Tells whether a stage is at work."""
+    below = {"train": "segmenter/*", "predict": "all/predictions/*"}.get(stage, f"all/{stage}/*")
+    if stage in ("evaluate", "report"):
+        return (folder / "store.json").exists()
+    return any(folder.glob(f"{below}/.holder.json"))
+
+
+def passes(calls: Path, kind: bytes) -> int:
+    return calls.read_bytes().count(kind) if calls.exists() else 0
+
+
+@pytest.mark.parametrize("stage", BEFORE)
+def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
+    stage, nursery, options, undisturbed, tmp_path, kills, trial
+):
+    """Kills within the time that the stage takes, counted from when it holds its lock."""
+    arguments = [*options, f"stage={stage}"]
+    whole, calls = tmp_path / "whole", tmp_path / "calls"
+    prepare(undisturbed, whole, stage)
+    run = nursery.start(*arguments, f"output_dir={whole}", calls=calls)
+    wait_until(lambda: is_begun(whole, stage))
+    began = time.monotonic()
+    assert run.wait() == 0, run.output
+    seconds = time.monotonic() - began
+    needed = passes(calls, b">")
+
+    generator, hits, most_again = random.Random(stage), 0, 0
+    for number in range(kills):
+        folder, calls = tmp_path / f"killed-{number}", tmp_path / f"calls-{number}"
+        prepare(undisturbed, folder, stage)
+        run = nursery.start(*arguments, f"output_dir={folder}", calls=calls)
+        wait_until(lambda f=folder: is_begun(f, stage))
+        time.sleep(generator.uniform(0, seconds))
+        run.kill()
+        hits += run.wait() == -9
+        nursery.run(*arguments, f"output_dir={folder}", calls=calls)
+        assert artefacts(folder) == artefacts(whole)
+        assert not unfinished_files(folder)
+        if stage == "train":
+            ours, theirs = (weights_of(f / "segmenter/latest/iter_6.pth") for f in (folder, whole))
+            assert ours.keys() == theirs.keys()
+            assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+        again = passes(calls, b">") - needed
+        most_again = max(most_again, again)
+        assert again <= MOST_AGAIN
+        shutil.rmtree(folder)
+    assert hits, "no kill came before the end"
+    cost = f", at most {most_again} of 24 images looked at again" if needed else ""
+    trial("fault", f"SIGKILL in stage {stage}", f"byte-equal after the same command{cost}", kills)
