@@ -6,7 +6,6 @@ some image. What it was doing is then done by another.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -18,7 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-import torch
 from joblib.externals.loky import get_reusable_executor
 
 from pipeline.errors import ImageError
@@ -85,8 +83,10 @@ class ProcessPool:
             return self._processes().submit(work, *arguments)
 
     def _processes(self) -> Executor:
+        # Torch, too, takes the number of its threads from here when it is imported.
+        threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL")}
         return get_reusable_executor(
-            self.size, initializer=_begin_process, initargs=(self._threads, os.getpid())
+            self.size, initializer=_begin_process, initargs=(os.getpid(),), env=threads
         )
 
     def close(self, at_once: bool = False) -> None:
@@ -95,13 +95,10 @@ class ProcessPool:
             self._processes().shutdown(kill_workers=True)
 
 
-def _begin_process(threads: int, parent: int) -> None:
+def _begin_process(parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    # What is imported need not be looked through whenever garbage is collected after an image.
-    gc.freeze()
 
 
 def _end_with(parent: int) -> None:

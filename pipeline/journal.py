@@ -15,6 +15,9 @@ from pipeline.fingerprints import canonical_json
 SUM = "sum"
 """The key of a line that holds the checksum of all others."""
 
+_EARLIER_KEYS = frozenset({"id", "input", "files", "tags", "scores"})
+"""What lines hold that were written before there were checksums."""
+
 _PARTS = ".entries-*.jsonl"
 
 
@@ -95,7 +98,8 @@ def read_lines(path: Path) -> list[dict]:
     lines = []
     for line in read_json_lines(path):
         wanted = line.pop(SUM, None)
-        if isinstance(line.get("input"), str) and wanted in (None, _checksum(line)):
+        is_whole = wanted == _checksum(line) if wanted else line.keys() <= _EARLIER_KEYS
+        if is_whole and isinstance(line.get("input"), str):
             lines.append(line)
     return lines
 
