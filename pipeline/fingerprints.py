@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+import time
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,39 @@ def fingerprint(*parts: Any) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """Returns the fingerprint of a file's bytes; an unchanged file is read once in a process.
+    """Returns the fingerprint of a file's bytes; an unchanged file is read once.
+
+    A file counts as unchanged while its size and the time of its last change stay, as in git; see
+    :func:`remember_in`.
 
     Raises:
         OSError: the file cannot be read.
     """
     status = path.stat()
-    return _fingerprint_file(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _fingerprint_file(path: Path, size: int, modified: int) -> str:
+    found = _memory.get(path)
+    if found is not None and found[:2] == (status.st_size, status.st_mtime_ns):
+        return found[2]
+    began = time.time_ns()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    # One that was written just now may be written again within the clock's resolution.
+    if began - status.st_mtime_ns > _SETTLED:
+        _memory[path] = (status.st_size, status.st_mtime_ns, digest)
+    return digest
+
+
+_SETTLED = 2_000_000_000  # nanoseconds
+
+Memory = MutableMapping[Path, tuple[int, int, str]]
+"""File → size, time of the last change in nanoseconds, fingerprint."""
+
+_memory: Memory = {}
+
+
+def remember_in(memory: Memory) -> None:
+    """Has the fingerprints of files kept elsewhere than in this process."""
+    global _memory
+    _memory = memory
 
 
 def join_keys(image: str, *others: str) -> str:

@@ -54,6 +54,15 @@ class Journal:
         Raises:
             UserError: it cannot be written; the line may be torn then, and counts for nothing.
         """
+        self.write(entry)
+        self.entries[entry["id"]] = entry
+
+    def write(self, entry: dict) -> None:
+        """Adds a line to the file alone.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         line = _signed(entry).encode()
         try:
             if self._file is None:
@@ -63,7 +72,6 @@ class Journal:
                 line = line[os.write(self._file, line) :]
         except OSError as error:
             raise cannot_write(self.path, error) from error
-        self.entries[entry["id"]] = entry
 
     def compact(self) -> None:
         """Writes one line an image, sorted, and takes in what workers wrote."""

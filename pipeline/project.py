@@ -13,7 +13,8 @@ from pipeline import keys
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import Sample, choose_splits
 from pipeline.errors import UserError
-from pipeline.fingerprints import fingerprint_file
+from pipeline.file_memory import FileMemory
+from pipeline.fingerprints import fingerprint_file, remember_in
 from pipeline.masks.stage import PROBABILITY
 from pipeline.method import Method
 from pipeline.segmenter.pairs import TrainingPair
@@ -45,6 +46,7 @@ class Project:
         settings, runtime = config["dataset"], config["runtime"]
         root = Path(config["output_dir"]).expanduser().absolute()
         self.store = Store(root, wait=runtime["wait"])
+        remember_in(FileMemory(root))
         if runtime["threads"]:
             torch.set_num_threads(runtime["threads"])
         workers = runtime["workers"] or torch.multiprocessing.cpu_count()

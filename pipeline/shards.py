@@ -127,9 +127,12 @@ class Workforce:
             UserError: a number that is none.
         """
         self._settings = settings
-        self.size = settings.get("workers") or workers
-        self._shard_size = settings.get("shard_size")
-        for key, value in (("workers", self.size), ("shard_size", self._shard_size or 1)):
+        given = {key: settings.get(key) for key in ("workers", "threads", "shard_size")}
+        self.size = workers if given["workers"] is None else given["workers"]
+        self._shard_size = given["shard_size"]
+        for key, value in given.items():
+            if value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"executor.{key}={value} is no number: give 1 or more")
 

@@ -55,7 +55,9 @@ def artefacts(root: Path) -> dict[str, bytes]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.suffix in (".npz", ".png", ".txt", ".jsonl")
+        if path.is_file()
+        and path.suffix in (".npz", ".png", ".txt", ".jsonl")
+        and path.name != ".fingerprints.jsonl"
     }
 
 

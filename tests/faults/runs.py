@@ -127,6 +127,7 @@ def artefacts(root: Path, *stages: str) -> dict[str, bytes]:
         if path.is_file()
         and path.suffix in (".npz", ".png", ".txt", ".jsonl")
         and "segmenter" not in path.parts
+        and path.name != ".fingerprints.jsonl"
     }
     return {
         name: data for name, data in found.items() if not stages or {*stages} & {*name.split("/")}

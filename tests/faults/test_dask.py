@@ -1,0 +1,143 @@
+"""Images spread over dask's workers: one of this machine, one that runs already, SLURM's."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.faults.runs import artefacts, unfinished_files, wait_until
+
+pytest.importorskip("distributed", reason="executor=dask needs dask.distributed")
+
+STAGES = "stage=[tags,cams,masks]"
+
+
+def workers_of(process: int) -> list[psutil.Process]:
+    children = psutil.Process(process).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_one_of_two_local_workers_is_killed_in_the_middle(
+    nursery, options, undisturbed, tmp_path, trial
+):
+    out = tmp_path / "out"
+    run = nursery.start(
+        *options, STAGES, "executor=dask", "executor.workers=2", f"output_dir={out}"
+    )
+    wait_until(lambda: any(out.glob("all/tags/*/.entries-*.jsonl")))
+    workers = workers_of(run.process)
+    assert len(workers) == 2
+    workers[0].kill()
+    assert run.wait() == 0, run.output
+    assert re.search(r"masks +all +24 images, 24 computed now", run.output)
+    assert "Traceback" not in run.output
+    assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
+    assert not unfinished_files(out)
+    trial("fault", "SIGKILL of one of two dask workers", "its images done by another, byte-equal")
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
+    """A scheduler and two workers, started by hand; the scheduler's file."""
+    file = tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPOSITORY}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    worker = [*dask, "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    worker += ["--scheduler-file", str(file), "--local-directory", str(tmp_path)]
+    processes = [subprocess.Popen(scheduler, env=environment, **quiet)]
+    wait_until(file.exists)
+    processes += [subprocess.Popen(worker, env=environment, **quiet) for _ in range(2)]
+    yield file, processes
+    for process in reversed(processes):
+        process.kill()
+        process.wait()
+
+
+def test_a_cluster_that_runs_already_loses_a_worker(
+    cluster, nursery, options, undisturbed, tmp_path, trial
+):
+    file, (_, first, _) = cluster
+    out = tmp_path / "out"
+    more = ["executor=dask", f"executor.address={file}", "executor.threads=1", f"output_dir={out}"]
+    run = nursery.start(*options, STAGES, *more)
+    wait_until(lambda: any(out.glob("all/tags/*/.entries-*.jsonl")))
+    first.kill()
+    assert run.wait() == 0, run.output
+    assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
+    # The same workers do another run, and an interrupted one leaves them at work.
+    again = [*more[:-1], f"output_dir={tmp_path / 'again'}"]
+    nursery.run(*options, STAGES, *again)
+    assert artefacts(tmp_path / "again") == artefacts(out)
+    trial("fault", "a worker lost by a cluster that goes on", "done by the other, byte-equal")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["executor.address=tcp://127.0.0.1:1"], "no dask worker can be had of tcp://127.0.0.1:1"),
+        (["executor.address=nonsense://x"], "no dask worker can be had of nonsense://x"),
+        (["executor.workers=0"], "executor.workers=0 is no number"),
+        (["executor=slurm", "executor.cluster.class=Cloud"], "is none of dask_jobqueue"),
+        (["executor=slurm", "+executor.cluster.colour=red"], "does not suit SLURMCluster"),
+    ],
+)
+def test_wrong_use_is_answered_with_one_sentence(wrong, sentence, nursery, options, tmp_path):
+    output = nursery.run(
+        *options,
+        "stage=tags",
+        "executor=dask",
+        "executor.timeout=2",
+        *wrong,
+        f"output_dir={tmp_path}",
+        code=2,
+    )
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and sentence in errors[0]
+    assert "Traceback" not in output
+
+
+SBATCH = """#!/bin/sh
+# Stands for SLURM's: runs the job on this machine at once.
+sh "$1" >{log} 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+def test_every_worker_is_a_job_of_slurm(
+    nursery, options, undisturbed, tmp_path, monkeypatch, trial, request
+):
+    """Through dask-jobqueue and the script that it writes, with a stand-in for ``sbatch``."""
+    pytest.importorskip("dask_jobqueue")
+    from tests.faults.runs import Nursery
+
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (
+        ("sbatch", SBATCH.format(log=tmp_path / "job.log")),
+        ("scancel", "#!/bin/sh\nkill $1\n"),
+    ):
+        (programs / name).write_text(text)
+        (programs / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    nursery = Nursery(tmp_path)
+    request.addfinalizer(nursery.close)
+    more = ["executor=slurm", "executor.workers=1", "executor.threads=1", "executor.timeout=60"]
+    more += ["executor.cluster.queue=gpu", f"output_dir={tmp_path / 'out'}"]
+    run = nursery.start(*options, STAGES, *more)
+    code = run.wait()
+    assert code == 0, run.output + (tmp_path / "job.log").read_text()
+    assert artefacts(tmp_path / "out") == artefacts(undisturbed, "tags", "cams", "masks")
+    assert "Start worker at" in (tmp_path / "job.log").read_text()
+    trial("fault", "executor=slurm, with a stand-in for sbatch", "byte-equal")
