@@ -77,12 +77,12 @@ class QuietRunner(Runner):
         Raises:
             UserError: it is damaged, holds more than weights, or is another network's.
         """
-        checkpoint = read_checkpoint(Path(filename), map_location)
         try:
+            checkpoint = read_checkpoint(Path(filename), map_location)
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
             model = self.model.module if is_model_wrapper(self.model) else self.model
             model.load_state_dict(checkpoint["state_dict"])
-        except _UNFIT as error:
+        except (UserError, *_UNFIT) as error:
             raise _cannot_resume(filename) from error
         self._has_loaded = True
         return checkpoint
@@ -130,8 +130,8 @@ class QuietRunner(Runner):
 
 def _cannot_resume(filename: str) -> UserError:
     return UserError(
-        f"checkpoint {filename} is no checkpoint of this training: delete it to go on from the one"
-        " before"
+        f"checkpoint {filename} is damaged or no checkpoint of this training: delete it to go on"
+        " from the one before"
     )
 
 

@@ -28,7 +28,7 @@ from torch.hub import get_dir, load_state_dict_from_url
 
 from pipeline.errors import UserError
 from pipeline.segmenter.weight_layouts import Fit, Weights, build_timm_backbone, fit_weights
-from pipeline.weight_files import read_weights_file
+from pipeline.weight_files import Oversized, read_weights_file
 
 INSTEAD = "give segmenter.pretrained=PATH, a file that fits, or segmenter.pretrained=none"
 _PATIENCE = 20.0  # seconds without an answer from the network
@@ -49,7 +49,7 @@ def read_weights(path: Path) -> Weights:
     try:
         weights = _tensors_of(read_weights_file(path))
     except Exception as error:  # every reader has errors of its own
-        if objects := _objects_in(path):
+        if not isinstance(error, Oversized) and (objects := _objects_in(path)):
             raise UserError(
                 f"segmenter.pretrained={path} holds objects that could run code ({objects}): save"
                 " its tensors alone, torch.save(checkpoint['state_dict'], PATH)"

@@ -165,6 +165,42 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, tria
 
 # Processes that are killed
 
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from pipeline.segmenter.train import train
+
+written = []
+def kill(descriptor):
+    # The configuration, a checkpoint, its marker, and then the second checkpoint.
+    written.append(descriptor)
+    if len(written) == 4:
+        os.ftruncate(descriptor, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = kill
+torch.set_num_threads(1)
+train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3)
+"""
+
+
+def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_path, trial):
+    work_dir, folder = tmp_path / "run", pairs[0].image.parent
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, HERE, folder, work_dir],
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in work_dir.glob("*.pth")] == ["iter_2.pth"]
+    assert len(list(work_dir.glob(".partial-*"))) == 1
+    run(pairs, work_dir)
+    assert_same_weights(weights(trained[0]), weights(work_dir))
+    trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
+
 
 class Training:
     """A training in processes of its own, in a session of their own."""
