@@ -22,13 +22,21 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files import write_atomically
-from pipeline.segmenter.checkpoints import METRIC, read_checkpoint
+from pipeline.segmenter.checkpoints import METRIC, iteration_of, read_checkpoint
 from pipeline.segmenter.keeping import KeepCheckpoints
 
 CONFIG_FILE = "config.json"
 _LOG_INTERVAL = 50
 # What mmengine and PyTorch raise for parts of a checkpoint that are not there or do not fit.
-_UNFIT = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError)
+_UNFIT = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class QuietRunner(Runner):
@@ -79,6 +87,8 @@ class QuietRunner(Runner):
         """
         try:
             checkpoint = read_checkpoint(Path(filename), map_location)
+            if checkpoint["meta"]["iter"] != iteration_of(Path(filename)):
+                raise ValueError("it is another iteration's")
             self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
             model = self.model.module if is_model_wrapper(self.model) else self.model
             model.load_state_dict(checkpoint["state_dict"])
