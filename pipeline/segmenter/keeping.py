@@ -79,7 +79,7 @@ class KeepCheckpoints(CheckpointHook):
         self.last_ckpt = str(folder / name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         if is_main_process():
-            # Before the new one is written, so that three never need room; the newest stays.
+            # Before another is written, which takes the room of the oldest; the newest stays.
             others = [path for path in complete_checkpoints(folder) if path.name != name]
             _remove(sorted(others, key=iteration_of)[:-_KEPT_BESIDE_THE_LAST])
         runner.save_checkpoint(

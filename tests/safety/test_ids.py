@@ -151,3 +151,29 @@ def test_results_of_predict_stay_in_their_folder(trained, tmp_path, run_tool, tr
     assert everything(tmp_path, tmp_path / "seen") == before
     assert {p.name for p in (tmp_path / "seen").rglob("*.png")} == {"..b.png", "climbing.png"}
     trial("code", "predict.py: names with dots, links that lead elsewhere", "nothing outside", 4)
+
+
+def test_lists_of_classes_name_no_file(tmp_path, photographs, elsewhere, run_stage, trial):
+    lines = [f"{name} 0" for name in names(tmp_path) if "\0" not in name]
+    images = ["a", "b", "c", "d", "holiday%202026/e%20f"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join([*lines, *(f"{image} 1" for image in images)]))
+    before = everything(tmp_path, tmp_path / "out")
+    for how in (
+        [f"dataset.labels={listed}", "tags=ground_truth"],
+        ["tags=file", f"tags.path={listed}"],
+    ):
+        finished = run_stage(
+            "dataset=folder",
+            f"dataset.root={photographs}",
+            "dataset.classes=[cat,dog]",
+            f"output_dir={tmp_path / 'out'}",
+            *how,
+            "stage=tags",
+        )
+        assert finished.code in (0, 2) and "Traceback" not in finished.errors, finished.errors
+        assert everything(tmp_path, tmp_path / "out") == before
+        written = tmp_path / "out" / "all" / "tags" / "latest" / "tags.txt"
+        if finished.code == 0:
+            assert "elsewhere" not in written.read_text()
+    trial("code", "dataset.labels and tags.path: ids that lead elsewhere", "passed over", 2)
