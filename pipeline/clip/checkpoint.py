@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import load_state_dict
 from open_clip.model import build_model_from_openai_state_dict, convert_to_custom_text_state_dict
-from safetensors import SafetensorError
 
 from pipeline.clip.architectures import (
     REMEDY,
@@ -26,6 +25,7 @@ from pipeline.clip.architectures import (
 )
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
+from pipeline.weight_files import read_weights_file
 
 _SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _ARCHITECTURE_KEYS = (
@@ -40,6 +40,7 @@ _ARCHITECTURE_KEYS = (
     "ln_final.weight",
     "logit_scale",
 )
+_WRAPPED = "module."
 _POSITION_IDS = "text.transformer.embeddings.position_ids"
 """A buffer that older versions of transformers stored with their text towers' weights."""
 
@@ -179,14 +180,29 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         if is_torchscript(path):
             return read_torchscript_weights(path)
-        return load_state_dict(str(path), device="cpu", weights_only=True)
+        return _state_dict(read_weights_file(path))
     except UserError:
         raise
-    except (SafetensorError, Exception) as error:  # every reader has errors of its own
+    except Exception as error:  # every reader has errors of its own
         raise UserError(
             f"{path} is damaged or holds no weights ({type(error).__name__}): CLIP weights come as"
             " OpenAI's .pt archive, a PyTorch state dict, or safetensors"
         ) from error
+
+
+def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Returns the weights in what was saved: bare, or open_clip's training checkpoint."""
+    weights = checkpoint.get("state_dict", checkpoint)
+    # Training in several processes puts a prefix to all names.
+    wrapped = all(name.startswith(_WRAPPED) for name in weights)
+    tensors = {
+        name.removeprefix(_WRAPPED) if wrapped else name: value
+        for name, value in weights.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise ValueError("there are no tensors")
+    return tensors
 
 
 def _first_mismatch(error: RuntimeError) -> str:

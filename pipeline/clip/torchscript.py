@@ -10,13 +10,18 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.errors import UserError
+from pipeline.weight_files import check_archive, check_extent
+
+_MOST_PARTS = 100_000
+"""Modules in an archive; the largest CLIPs have a few thousand."""
 
 
 def is_torchscript(path: Path) -> bool:
@@ -30,17 +35,21 @@ def is_torchscript(path: Path) -> bool:
 def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
     """Reads the parameters and buffers of a TorchScript archive without running its code.
 
+    Returns:
+        Name → tensor; tensors of one storage share their memory.
+
     Raises:
         UserError: the archive refers to something that is neither a module nor a tensor.
+        Oversized: it would take more memory than the file is large.
+        Exception: it is damaged.
     """
+    check_archive(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickled = next(n for n in names if n.count("/") == 1 and n.endswith("/data.pkl"))
         reader = _ScriptReader(archive, pickled.removesuffix("data.pkl"), path)
         root = reader.load()
-    weights: dict[str, torch.Tensor] = {}
-    _collect_tensors(root, "", weights)
-    return weights
+    return dict(_tensors(root, "", count()))
 
 
 class _ScriptModule:
@@ -59,6 +68,7 @@ class _ScriptReader(pickle.Unpickler):
         self._archive = archive
         self._folder = folder
         self._path = path
+        self._storages: dict[str, torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Maps the names that may stand in an archive to harmless stand-ins."""
@@ -77,9 +87,14 @@ class _ScriptReader(pickle.Unpickler):
     def persistent_load(self, reference: tuple) -> torch.Tensor:
         """Returns the flat tensor that a storage record refers to."""
         _, kind, key, _, _ = reference
+        if kind not in _STORAGE_DTYPES:
+            raise UserError(f"{self._path} holds a {kind}, which no weights file needs")
         dtype = _STORAGE_DTYPES[kind]
-        data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        if key not in self._storages:
+            data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
+            empty = torch.empty(0, dtype=torch.uint8)
+            self._storages[key] = torch.frombuffer(data, dtype=torch.uint8) if data else empty
+        return self._storages[key].view(dtype)
 
 
 _STORAGE_DTYPES = {
@@ -99,12 +114,19 @@ _STORAGE_DTYPES = {
 def _rebuild_tensor(
     storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: Any
 ) -> torch.Tensor:
-    return torch.as_strided(storage, size, stride, offset).clone()
+    tensor = torch.as_strided(storage, size, stride, offset)  # refuses what lies outside
+    check_extent(tensor)
+    return tensor
 
 
-def _collect_tensors(module: Any, prefix: str, into: dict[str, torch.Tensor]) -> None:
+def _tensors(
+    module: _ScriptModule, prefix: str, visits: Iterator[int]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the tensors of a module and those within it, by their dotted names."""
+    if next(visits) > _MOST_PARTS:  # modules that hold each other twice have no end
+        raise ValueError("too many modules")
     for name, value in vars(module).items():
         if isinstance(value, torch.Tensor):
-            into[prefix + name] = value
+            yield prefix + name, value
         elif isinstance(value, _ScriptModule):
-            _collect_tensors(value, f"{prefix}{name}.", into)
+            yield from _tensors(value, f"{prefix}{name}.", visits)

@@ -62,7 +62,15 @@ def _read_instances(root: Path, name: str, class_count: int, settings: Mapping) 
             _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), indices, images, kept)
             for i in sorted(coco.getImgIds())
         ]
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{path} is no annotation file of COCO: download it again") from error
     if len(categories) != class_count:
         raise UserError(
@@ -83,10 +91,22 @@ def _sample(
         (indices[a["category_id"]] + 1, bool(a.get("iscrowd")), a["area"], a["segmentation"])
         for a in annotations
     )
-    image = images / record["file_name"]
+    image = images / _plain_name(record["file_name"])
     labels = tuple(sorted({label - 1 for label, *_ in instances}))
     mask = InstanceMask(kept / f"{image.stem}.png", record["height"], record["width"], instances)
     return Sample(image.stem, image, mask, labels)
+
+
+def _plain_name(name: str) -> str:
+    """Returns an image's path below its folder.
+
+    Raises:
+        ValueError: it leads out of the folder, or is none.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.stem or "\0" in name:
+        raise ValueError(f"{name!r} is no name of an image")
+    return name
 
 
 def load_cocostuff(settings: Mapping) -> Dataset:

@@ -75,7 +75,10 @@ def _samples(
 
 def _read_ids(path: Path) -> list[str]:
     # Some copies of train_aug list "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
-    return [Path(line.split()[0]).stem for line in read_lines(path)]
+    ids = [Path(line.split()[0]).stem for line in read_lines(path)]
+    if any("\0" in image_id for image_id in ids):  # which no file has in its name
+        raise UserError(f"{path} is no list of images: replace it")
+    return ids
 
 
 class _MaskFinder:
@@ -156,13 +159,15 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, sectio
         UserError: the file is missing or damaged, or names a class that is not there.
     """
     try:
-        objects = ElementTree.parse(path).getroot().findall("object")
+        parser = ElementTree.XMLParser(target=_PlainTree())
+        objects = ElementTree.parse(path, parser).getroot().findall("object")
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: get it (data/README.md, line {guide_line(section)}, {section}),"
             " or take the classes in the masks, dataset.label_source=masks"
         ) from error
-    except (ElementTree.ParseError, OSError) as error:
+    # ValueError and LookupError are of encodings.
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise UserError(f"{path} cannot be read: replace it") from error
     found = set()
     for item in objects:
@@ -175,3 +180,15 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, sectio
         if difficult or item.findtext("difficult", "0").strip() != "1":
             found.add(indices[name])
     return tuple(sorted(found))
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    """Refuses a document type, with which a file could name others and grow without end."""
+
+    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
+        """Is called at the start of a document type, before what it declares.
+
+        Raises:
+            ParseError: always; no annotation of VOC has one.
+        """
+        raise ElementTree.ParseError("a document type")

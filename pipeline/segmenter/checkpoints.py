@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.weight_files import read_weights_file
 
 METRIC = "mIoU"
 """What the best checkpoint has most of, in percent, as mmsegmentation's IoUMetric counts it."""
@@ -41,7 +43,7 @@ def best_checkpoint(work_dir: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    checkpoints = complete_checkpoints(work_dir, _BEST)
+    checkpoints = best_checkpoints(work_dir)
     if not checkpoints:
         raise UserError(
             f"{work_dir} holds no best checkpoint, since nothing was measured while it trained:"
@@ -50,11 +52,37 @@ def best_checkpoint(work_dir: Path) -> Path:
     return max(checkpoints, key=iteration_of)
 
 
+def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
+    """Reads a checkpoint; nothing that it holds is run.
+
+    Args:
+        path: the file.
+        device: where tensors go.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    # mmengine's files are zip archives; anything else would reach older, laxer readers.
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"checkpoint {path} is damaged or not a checkpoint: choose another file")
+    try:
+        return read_weights_file(path, device)
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise UserError(
+            f"checkpoint {path} is damaged or holds more than weights: choose another file"
+        ) from error
+
+
 def complete_checkpoints(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
     """Returns the checkpoints that were written to their end."""
-    # A zip archive's directory is written last, so that a truncated file has none.
+    # Ours appear whole; of one that was copied in part the directory, which ends it, is missing.
     found = work_dir.glob(name.format("*"))
     return [path for path in found if _number(path).isdigit() and zipfile.is_zipfile(path)]
+
+
+def best_checkpoints(work_dir: Path) -> list[Path]:
+    """Returns the best checkpoint; two where a kill kept the older one from being removed."""
+    return complete_checkpoints(work_dir, _BEST)
 
 
 def _number(path: Path) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
 from pipeline.segmenter.samples import ALREADY_SEEN, PseudoLabelled
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when the one that started it ends."""
 
 
 def build_loader(
@@ -43,4 +52,19 @@ def build_loader(
         sampler=positions,
         num_workers=workers,
         collate_fn=pseudo_collate,
+        worker_init_fn=end_with_parent,
     )
+
+
+def end_with_parent(worker: int) -> None:
+    """Has a process that loads images end when the one that it loads for does, however that ends.
+
+    PyTorch's own watch takes seconds, in which the process would hold the lock of the folder, which
+    it inherited. Ctrl-C, which reaches every process of a terminal, is left to the one that trains.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "linux":  # elsewhere processes are spawned, and inherit no lock
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != multiprocessing.parent_process().pid:  # it ended before that
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -97,12 +97,21 @@ def import_mmseg() -> None:
 def find_config(name: str) -> Path:
     """Finds a config file by its path inside mmsegmentation, or by an absolute path.
 
+    Such a file is a Python program, which runs when it is read: only what was installed, and what
+    a person names in full, may do so. mmengine takes YAML too, which looks like data and can run
+    code all the same, and JSON, which can have it import modules.
+
     Args:
         name: for example "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py".
 
     Raises:
-        UserError: there is no such file; names the nearest matches.
+        UserError: there is no such file, or it is not Python; names the nearest matches.
     """
+    if Path(name).suffix != ".py":
+        raise UserError(
+            f"segmenter.config={name} is no config of mmsegmentation, which end in .py: give one of"
+            " these"
+        )
     if Path(name).is_absolute():
         if Path(name).is_file():
             return Path(name)
@@ -111,7 +120,7 @@ def find_config(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError("mmsegmentation is not installed: pip install -r requirements.txt")
     root = Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
-    if (root / name).is_file():
+    if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
@@ -235,11 +244,16 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
     """Refuses names that are not in a registry.
 
     mmengine would import and call any object by its dotted name, so that a checkpoint could run
-    code.
+    code; it imports what is given as a scope; and timm fetches what has an address for a name.
     """
     registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
     registries += [child for root in registries for child in root.children.values()]
     for part in dictionaries(model):
+        if "_scope_" in part:
+            raise UserError(
+                f"the segmenter's network has parts of {part['_scope_']}: choose another"
+                " segmenter.config"
+            )
         name = part.get("type")
         if name is None:
             continue
@@ -249,3 +263,14 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
                 f"the segmenter's network needs {name}, which is in no installed package: choose"
                 " another segmenter.config"
             )
+        if key == "TIMMBackbone" and not _is_of_timm(part.get("model_name")):
+            raise UserError(
+                f"the segmenter's network needs {part.get('model_name')}, which timm does not"
+                " have: choose another segmenter.backbone"
+            )
+
+
+def _is_of_timm(name: Any) -> bool:  # noqa: ANN401
+    import timm
+
+    return isinstance(name, str) and ":" not in name and timm.is_model(name)

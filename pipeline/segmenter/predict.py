@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.masks.crf import CrfSettings
-from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
+from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.inference import CLEAN_CRF, check_scales, refine, scale_image
 from pipeline.segmenter.mmseg import build_model, import_mmseg
+from pipeline.segmenter.pretrained import strip_pretrained
 
 _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
@@ -63,16 +62,18 @@ class Segmenter:
         path = _CHOICES[which](path) if path.is_dir() else path
         if not path.is_file():
             raise UserError(f"checkpoint {path} does not exist: give a trained segmenter's file")
-        checkpoint = _load(path)
+        checkpoint = read_checkpoint(path)
         try:
             described = checkpoint["meta"]["segmenter"]
             names, palette = described["class_names"], described["palette"]
-            architecture, weights = described["model"], checkpoint["state_dict"]
-        except (KeyError, TypeError, IndexError) as error:
+            # What training started from need not exist any longer.
+            architecture, weights = ConfigDict(described["model"]), checkpoint["state_dict"]
+            strip_pretrained(architecture)
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise UserError(
                 f"checkpoint {path} is not a segmenter of stage=train: choose another file"
             ) from error
-        model = build_model(_without_initial_weights(architecture))
+        model = build_model(architecture)
         try:
             model.load_state_dict(weights)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -191,21 +192,3 @@ class Segmenter:
             mode="bilinear",
             align_corners=self._model.align_corners,
         )[0]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    # mmengine's files are zip archives; anything else would reach older, laxer readers.
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"checkpoint {path} is damaged or not a checkpoint: choose another file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"checkpoint {path} is damaged or holds more than weights: choose another file"
-        ) from error
-
-
-def _without_initial_weights(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops the file that training started from, which need not exist any longer."""
-    backbone = {k: v for k, v in architecture["backbone"].items() if k != "init_cfg"}
-    return {**architecture, "backbone": backbone}

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import logging
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mmengine.device.utils as mmengine_device
 import torch
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from pipeline.segmenter.checkpoints import METRIC
+from pipeline.errors import UserError
+from pipeline.files import write_atomically
+from pipeline.segmenter.checkpoints import METRIC, iteration_of, read_checkpoint
+from pipeline.segmenter.keeping import KeepCheckpoints
 
 CONFIG_FILE = "config.json"
 _LOG_INTERVAL = 50
+# What mmengine and PyTorch raise for parts of a checkpoint that are not there or do not fit.
+_UNFIT = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class QuietRunner(Runner):
@@ -37,9 +50,14 @@ class QuietRunner(Runner):
             **settings: of mmengine's Runner.
         """
         self._initialise = initialise
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmengine's, of how it calls torch itself
-            super().__init__(**settings)
+        self._log_files: list[logging.Handler] = []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # mmengine's, of how it calls torch itself
+                super().__init__(**settings)
+        except BaseException:
+            self.close()
+            raise
 
     def _init_model_weights(self) -> None:
         # mmengine would draw weights over those that were read from a file.
@@ -50,21 +68,52 @@ class QuietRunner(Runner):
         """Builds a logger that writes to its file alone."""
         logger = super().build_logger(*args, **kwargs)
         logger.handlers = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
+        for handler in logger.handlers:
+            handler.handleError = _pass_on  # the default prints a traceback and goes on
+        self._log_files = logger.handlers
         return logger
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict | None:  # noqa: ANN401
-        """Loads a checkpoint without the line that mmengine prints."""
-        with redirect_stdout(io.StringIO()):
-            return super().load_checkpoint(*args, **kwargs)
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str = "cpu",
+        strict: bool = True,
+        revise_keys: Sequence = (),
+    ) -> dict[str, Any]:
+        """Loads a checkpoint of the same network, whatever PyTorch's defaults for files are.
+
+        Raises:
+            UserError: it is damaged, holds more than weights, or is another network's.
+        """
+        try:
+            checkpoint = read_checkpoint(Path(filename), map_location)
+            if checkpoint["meta"]["iter"] != iteration_of(Path(filename)):
+                raise ValueError("it is another iteration's")
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            model.load_state_dict(checkpoint["state_dict"])
+        except (UserError, *_UNFIT) as error:
+            raise _cannot_resume(filename) from error
+        self._has_loaded = True
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Goes on from a checkpoint.
+
+        Raises:
+            UserError: it is no whole checkpoint of this training.
+        """
+        try:
+            super().resume(filename, *args, **kwargs)
+        except _UNFIT as error:
+            raise _cannot_resume(filename) from error
 
     @master_only
     def dump_config(self) -> None:
         """Writes the configuration as JSON, once."""
         # JSON, unlike mmengine's Python dump, cannot run code when it is read.
-        target = Path(self.work_dir) / CONFIG_FILE
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(self.cfg.to_dict(), indent=1), encoding="utf-8")
-        partial.replace(target)
+        text = json.dumps(self.cfg.to_dict(), indent=1)
+        write_atomically(Path(self.work_dir) / CONFIG_FILE, text)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Shares gradients among the processes, where there are several."""
@@ -80,10 +129,25 @@ class QuietRunner(Runner):
 
     def close(self) -> None:
         """Closes the logs; mmengine keeps them open for the life of the process."""
-        self.visualizer.close()
-        for handler in self.logger.handlers:
-            handler.close()
-        self.logger.handlers = []
+        # What ended the training matters more than the last lines about it.
+        if hasattr(self, "visualizer"):
+            with suppress(OSError):
+                self.visualizer.close()
+        while self._log_files:
+            with suppress(OSError):
+                self._log_files.pop().close()
+
+
+def _cannot_resume(filename: str) -> UserError:
+    return UserError(
+        f"checkpoint {filename} is damaged or no checkpoint of this training: delete it to go on"
+        " from the one before"
+    )
+
+
+def _pass_on(record: logging.LogRecord) -> NoReturn:
+    """Has a log that cannot be written end the training in a sentence, as all other files do."""
+    raise
 
 
 def configure_curves(work_dir: Path) -> dict[str, Any]:
@@ -105,11 +169,8 @@ def configure_hooks(settings: Mapping[str, Any], *, validates: bool) -> dict[str
             "log_metric_by_epoch": False,
         },
         "checkpoint": {
-            "type": "CheckpointHook",
-            "by_epoch": False,
+            "type": KeepCheckpoints.__name__,
             "interval": int(settings["checkpoint_interval"]),
-            # The older one goes before the newer one is written: with 1, a kill loses both.
-            "max_keep_ckpts": 2,
             **({"save_best": METRIC, "rule": "greater"} if validates else {}),
         },
         "sampler_seed": None,

@@ -33,6 +33,7 @@ from pipeline.segmenter.distributed import (
     process_count,
     process_rank,
 )
+from pipeline.segmenter.faults import explain_faults
 from pipeline.segmenter.hooks import (
     DescribeCheckpoint,
     ReportProgress,
@@ -106,7 +107,8 @@ def train(
 
     Raises:
         UserError: there are no pairs, a setting cannot be used, the pretrained weights do not fit,
-            an image cannot be read, or a loss is not finite.
+            an image cannot be read, a loss is not finite, the disk is full or cannot be written
+            to, or a process that loads images was killed.
     """
     if not pairs:
         raise UserError("there are no masks to train on: run stage=masks first")
@@ -116,7 +118,6 @@ def train(
     iterations = int(settings["iterations"])
     if is_finished(work_dir, iterations):
         return last_checkpoint(work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
     resume_from = last_checkpoint(work_dir) if complete_checkpoints(work_dir) else None
     start = iteration_of(resume_from) if resume_from else 0
     if start > iterations:
@@ -143,7 +144,8 @@ def train(
         *([ReportProgress(on_iteration)] if on_iteration and not process_rank() else []),
     ]
     join(device)
-    with only_device(device):
+    with explain_faults(work_dir), only_device(device):
+        work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=None if start else partial(_initialise, model, settings, config, work_dir),
             model=model,
@@ -160,7 +162,7 @@ def train(
             train_cfg=config.train_cfg,
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,
-            **(configure_validation(labelled, work_dir, workers) if interval else {}),
+            **(configure_validation(labelled, workers) if interval else {}),
             default_hooks=configure_hooks(settings, validates=bool(interval)),
             custom_hooks=hooks,
             visualizer=configure_curves(work_dir),
@@ -177,8 +179,6 @@ def train(
         )
         try:
             runner.train()
-        except UserError as error:
-            raise UserError(_one_sentence(error)) from error
         finally:
             runner.close()
     barrier()  # until the first process has written the last checkpoint
@@ -222,8 +222,3 @@ def _reading(settings: Mapping[str, Any]) -> dict[str, Any]:
         "apply_exif": bool(settings.get("apply_exif")),
         "longest_side": settings.get("longest_side"),
     }
-
-
-def _one_sentence(error: UserError) -> str:
-    """Takes our sentence out of the traceback that a loading process sends along."""
-    return str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.UserError: ")

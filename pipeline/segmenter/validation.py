@@ -6,7 +6,6 @@ Nothing here changes a weight: the figures are for whoever watches, and name the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.segmenter.checkpoints import METRIC
+from pipeline.segmenter.loader import end_with_parent
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.vocabulary import IGNORE
 
@@ -55,19 +55,18 @@ class Labelled(Dataset):
         return {"inputs": torch.from_numpy(bgr), "data_samples": found}
 
 
-def configure_validation(dataset: Labelled, work_dir: Path, workers: int) -> dict[str, Any]:
+def configure_validation(dataset: Labelled, workers: int) -> dict[str, Any]:
     """Returns the arguments of mmengine's Runner that make it validate.
 
     Args:
         dataset: what is measured; its images are shared out among the processes.
-        work_dir: where processes leave what they found for each other.
         workers: processes that load images; 0 loads in this one.
     """
     import_mmseg()
     from mmseg.evaluation import IoUMetric
 
-    metric = IoUMetric(ignore_index=IGNORE, iou_metrics=[METRIC])
-    metric.collect_dir = str(work_dir / ".validation")  # mmengine's own is where one happens to be
+    # With "cpu" processes leave pickles for each other on disk; "gpu" sends them, on CPUs as well.
+    metric = IoUMetric(ignore_index=IGNORE, iou_metrics=[METRIC], collect_device="gpu")
     evaluator = Evaluator(metric)
     evaluator.dataset_meta = dataset.metainfo
     loader = DataLoader(
@@ -76,5 +75,6 @@ def configure_validation(dataset: Labelled, work_dir: Path, workers: int) -> dic
         sampler=DefaultSampler(dataset, shuffle=False),
         num_workers=workers,
         collate_fn=pseudo_collate,
+        worker_init_fn=end_with_parent,
     )
     return {"val_dataloader": loader, "val_cfg": {"type": "ValLoop"}, "val_evaluator": evaluator}

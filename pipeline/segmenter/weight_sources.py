@@ -6,6 +6,7 @@ downloads.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from torch.hub import get_dir, load_state_dict_from_url
 
 from pipeline.errors import UserError
 from pipeline.segmenter.weight_layouts import Fit, Weights, build_timm_backbone, fit_weights
+from pipeline.weight_files import Oversized, read_weights_file
 
 INSTEAD = "give segmenter.pretrained=PATH, a file that fits, or segmenter.pretrained=none"
 _PATIENCE = 20.0  # seconds without an answer from the network
@@ -44,12 +46,10 @@ def read_weights(path: Path) -> Weights:
     Raises:
         UserError: the file is damaged, holds no tensors, or objects that would have to be run.
     """
-    from timm.models import load_state_dict
-
     try:
-        weights = _tensors_of(load_state_dict(str(path), device="cpu", weights_only=True))
+        weights = _tensors_of(read_weights_file(path))
     except Exception as error:  # every reader has errors of its own
-        if objects := _objects_in(path):
+        if not isinstance(error, Oversized) and (objects := _objects_in(path)):
             raise UserError(
                 f"segmenter.pretrained={path} holds objects that could run code ({objects}): save"
                 " its tensors alone, torch.save(checkpoint['state_dict'], PATH)"
@@ -134,7 +134,7 @@ def _fetch_from_timm(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[
         raise UserError(f"{_unknown(backbone)}, timm's {name}: {INSTEAD}")
     url = known.url if isinstance(known.url, (str, type(None))) else known.url[0]
     try:
-        with _impatience():
+        with _impatience(), _tensors_alone():
             if known.hf_hub_id:
                 repository, _, revision = known.hf_hub_id.partition("@")
                 file = known.hf_hub_filename or _HUB_FILES[0]
@@ -220,11 +220,28 @@ def _impatience() -> Iterator[None]:
         socket.setdefaulttimeout(previous)
 
 
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Has PyTorch refuse whatever is no tensor; older versions of timm do not."""
+    force, forbid = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    previous = {name: os.environ.pop(name, None) for name in (force, forbid)}
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[force]
+        os.environ.update({name: value for name, value in previous.items() if value is not None})
+
+
 def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
-    for key in ("state_dict", "model"):
+    from timm.models import clean_state_dict
+
+    # timm prefers averaged weights, as it stores them.
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
-    return {name: value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+    tensors = {k: value for k, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+    return clean_state_dict(tensors)  # without the prefixes of training in several processes
 
 
 def _objects_in(path: Path) -> str:

@@ -1,0 +1,94 @@
+"""Files of weights, read as tensors and plain values: nothing that they hold is run.
+
+A file may also ask for far more memory than its own size, by compression or by tensors that repeat
+what they show; none of those that libraries write do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+_SLACK = 2**24
+"""Bytes beyond a file's own: code and names may be compressed, and weights never are."""
+
+
+class Oversized(ValueError):
+    """A file whose contents would take more memory than the file itself is large."""
+
+
+def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
+    """Reads safetensors, or what ``torch.save`` wrote, whatever PyTorch's defaults are.
+
+    Args:
+        path: the file; safetensors are known by their ending.
+        device: where tensors go.
+
+    Returns:
+        What was saved: usually a dictionary of tensors, or one that holds such a dictionary.
+
+    Raises:
+        Exception: the file is damaged or holds more than tensors and plain values; every format
+            has errors of its own.
+    """
+    if path.suffix == ".safetensors":
+        return load_file(path, device=device)
+    check_archive(path)
+    # timm and others store the arguments of a training beside its weights.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location=device, weights_only=True)
+    _check_tensors(content, path.stat().st_size)
+    return content
+
+
+def check_archive(path: Path) -> None:
+    """Checks that a zip archive unpacks to about its own size.
+
+    Raises:
+        Oversized: it does not.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size + _SLACK:
+        raise Oversized(f"{path} unpacks to {unpacked} bytes")
+
+
+def check_extent(tensor: torch.Tensor) -> None:
+    """Checks that a tensor has a value of its own for each element.
+
+    Raises:
+        Oversized: it repeats values, so that a copy would be larger than what was read.
+    """
+    if tensor.is_meta or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise Oversized(f"a tensor of shape {tuple(tensor.shape)} has fewer values than that")
+
+
+def _check_tensors(content: Any, size: int) -> None:  # noqa: ANN401
+    """Checks that the tensors in nested plain values show what a file of this size can hold."""
+    storages: dict[int, int] = {}
+    for tensor in _tensors(content):
+        check_extent(tensor)
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    # Where a tensor reaches beyond what was stored, PyTorch makes room for it.
+    if sum(storages.values()) > size + _SLACK:
+        raise Oversized(f"its tensors take {sum(storages.values())} bytes")
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
+    pending, seen = [content], set()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # what is referred to many times is looked at once
+            pending += value.values() if isinstance(value, Mapping) else value

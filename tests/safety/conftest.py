@@ -1,0 +1,81 @@
+"""Marks that code leaves when it runs, and the five pairs that a training needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+
+
+class Mark:
+    """A path that exists as soon as the code in a file ran.
+
+    Attributes:
+        path: the mark.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def is_left_by(self, careless: Callable[[], object]) -> bool:
+        """Tells whether reading a file carelessly runs what is in it, and removes the mark."""
+        assert not self.path.exists()
+        with contextlib.suppress(Exception):
+            careless()
+        left = self.path.exists()
+        if left:
+            self.path.rmdir() if self.path.is_dir() else self.path.unlink()
+        return left
+
+    @property
+    def is_left(self) -> bool:
+        return self.path.exists()
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Mark:
+    """Where code leaves its mark."""
+    return Mark(tmp_path / "mark")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More threads than free cores would slow the tiny networks a hundredfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """Five images with masks to train on."""
+    return write_pairs(tmp_path_factory.mktemp("safety_pairs"))
+
+
+@pytest.fixture(scope="session")
+def learn(pairs: list) -> Callable[..., Path]:
+    """Trains the tiny network in a folder, from what is there."""
+    from pipeline.segmenter.train import train
+
+    def run(work_dir: Path, **changes: object) -> Path:
+        settings = tiny_settings(**{"iterations": 2, "checkpoint_interval": 1, **changes})
+        return train(settings, pairs, CLASS_NAMES, PALETTE, work_dir, seed=3)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, learn: Callable[..., Path]) -> Path:
+    """The folder of a finished training."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    work_dir = tmp_path_factory.mktemp("safety_runs") / "trained"
+    learn(work_dir)
+    torch.set_num_threads(threads)
+    return work_dir

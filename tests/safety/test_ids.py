@@ -1,0 +1,179 @@
+"""Image ids and file names that lead elsewhere: nothing is written outside output_dir."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.store import Store
+from tests.conftest import draw_photograph
+from tests.datasets.miniature_coco import build_coco
+from tests.datasets.miniatures import build_voc2012, load, write_list
+
+ELSEWHERE = [
+    "../elsewhere",
+    "../../elsewhere",
+    "a/../../../elsewhere",
+    "/ABSOLUTE/elsewhere",
+    "..",
+    ".",
+    "a\0b",
+    "%2e%2e%2felsewhere",
+    "..\\elsewhere",
+]
+
+
+def everything(folder: Path, but: Path) -> dict[str, float]:
+    """Returns all files below a folder, but those in one of its folders, and when they changed."""
+    return {
+        str(p): p.lstat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p != but and not p.is_relative_to(but)
+    }
+
+
+def names(tmp_path: Path) -> list[str]:
+    return [name.replace("/ABSOLUTE", str(tmp_path)) for name in ELSEWHERE]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """An image beside the data set and the output folder."""
+    path = tmp_path / "elsewhere.jpg"
+    Image.fromarray(draw_photograph(1, 64, 64)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("index", range(len(ELSEWHERE)))
+def test_a_list_of_images(index, tmp_path, photographs, elsewhere, run_stage, trial):
+    (tmp_path / "list.txt").write_text(f"{names(tmp_path)[index]}\n", encoding="utf-8")
+    before = everything(tmp_path, tmp_path / "out")
+    finished = run_stage(
+        "dataset=folder",
+        f"dataset.root={photographs}",
+        "dataset.classes=[cat,dog]",
+        f"dataset.image_list={tmp_path / 'list.txt'}",
+        "dataset.split=all",
+        f"output_dir={tmp_path / 'out'}",
+        "stage=tags",
+    )
+    assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
+    assert "which split all does not have" in finished.errors
+    assert everything(tmp_path, tmp_path / "out") == before
+    trial("code", f"dataset.image_list: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
+
+
+@pytest.mark.parametrize("index", range(len(ELSEWHERE)))
+def test_a_list_of_voc(index, tmp_path, elsewhere, run_stage, trial):
+    root = build_voc2012(tmp_path / "data")
+    name = names(tmp_path)[index]
+    write_list(root / "ImageSets" / "Segmentation" / "val.txt", [name])
+    before = everything(tmp_path, tmp_path / "out")
+    # The ids of VOC have no folders, so that what is read lies in JPEGImages or does not exist.
+    if "\0" not in name:
+        sample = load("voc2012", root, tmp_path / "out").splits["val"][0]
+        assert sample.image.parent == root / "JPEGImages" and "/" not in sample.id
+    finished = run_stage(
+        "dataset=voc2012",
+        f"dataset.root={root}",
+        "dataset.split=val",
+        "tags=ground_truth",
+        f"output_dir={tmp_path / 'out'}",
+        "runtime.max_failures=0",
+        "stage=[tags]",
+    )
+    assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
+    assert everything(tmp_path, tmp_path / "out") == before
+    trial("code", f"a list of VOC: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 5, 6])
+def test_a_file_name_of_coco(index, tmp_path, elsewhere, run_stage, trial):
+    root = build_coco(tmp_path / "data")
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    name = names(tmp_path)[index]
+    content["images"][0]["file_name"] = name if index > 3 else f"{name}.jpg"
+    path.write_text(json.dumps(content))
+    before = everything(tmp_path, tmp_path / "out")
+    finished = run_stage(
+        "dataset=coco2017",
+        f"dataset.root={root}",
+        "dataset.split=val",
+        "tags=ground_truth",
+        f"output_dir={tmp_path / 'out'}",
+        "stage=tags",
+    )
+    assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
+    assert "is no annotation file of COCO" in finished.errors
+    assert everything(tmp_path, tmp_path / "out") == before
+    trial("code", f"file_name of COCO: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
+
+
+def test_a_stage_writes_in_its_folder_alone(tmp_path, trial):
+    out = tmp_path / "out"
+    tried = ["../a.png", "../../../a.png", f"{tmp_path}/a.png", "x/../../a.png"]
+    with Store(out).folder("all", "masks", {}) as folder:
+        for name in tried:
+            before = everything(tmp_path, out)
+            with pytest.raises(UserError, match="leaves the output folder: rename the image"):
+                folder.write("id", "key", {name: b"x"})
+            assert everything(tmp_path, out) == before
+        (folder.path / "link").symlink_to(tmp_path)
+        with pytest.raises(UserError, match="leaves the output folder"):
+            folder.write("id", "key", {"link/a.png": b"x"})
+    assert not (tmp_path / "a.png").exists()
+    trial("code", "a result's name that leaves its folder", "refused", len(tried) + 1)
+
+
+def test_results_of_predict_stay_in_their_folder(trained, tmp_path, run_tool, trial):
+    photographs, outside = tmp_path / "photographs", tmp_path / "outside"
+    for path in (photographs / "a" / "..b.jpg", photographs / "...jpg", outside / "c.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_photograph(1, 40, 48)).save(path, "JPEG")
+    (photographs / "link").symlink_to(outside)
+    (photographs / "climbing.jpg").symlink_to(outside / "c.jpg")
+    before = everything(tmp_path, tmp_path / "seen")
+    finished = run_tool(
+        "predict.py",
+        "--checkpoint",
+        trained,
+        photographs,
+        photographs / "a" / ".." / "a" / "..b.jpg",
+        "--output",
+        tmp_path / "seen",
+    )
+    assert finished.code == 0, finished.errors
+    assert everything(tmp_path, tmp_path / "seen") == before
+    assert {p.name for p in (tmp_path / "seen").rglob("*.png")} == {"..b.png", "climbing.png"}
+    trial("code", "predict.py: names with dots, links that lead elsewhere", "nothing outside", 4)
+
+
+def test_lists_of_classes_name_no_file(tmp_path, photographs, elsewhere, run_stage, trial):
+    lines = [f"{name} 0" for name in names(tmp_path) if "\0" not in name]
+    images = ["a", "b", "c", "d", "holiday%202026/e%20f"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join([*lines, *(f"{image} 1" for image in images)]))
+    before = everything(tmp_path, tmp_path / "out")
+    for how in (
+        [f"dataset.labels={listed}", "tags=ground_truth"],
+        ["tags=file", f"tags.path={listed}"],
+    ):
+        finished = run_stage(
+            "dataset=folder",
+            f"dataset.root={photographs}",
+            "dataset.classes=[cat,dog]",
+            f"output_dir={tmp_path / 'out'}",
+            *how,
+            "stage=tags",
+        )
+        assert finished.code in (0, 2) and "Traceback" not in finished.errors, finished.errors
+        assert everything(tmp_path, tmp_path / "out") == before
+        written = tmp_path / "out" / "all" / "tags" / "latest" / "tags.txt"
+        if finished.code == 0:
+            assert "elsewhere" not in written.read_text()
+    trial("code", "dataset.labels and tags.path: ids that lead elsewhere", "passed over", 2)

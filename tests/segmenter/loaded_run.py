@@ -1,0 +1,46 @@
+"""A training with a process that loads images, slow enough to be disturbed.
+
+Locks the folder as the stage does, prints the number of every iteration, and ends as a tool does.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+
+from pipeline.command_line import answer
+from pipeline.segmenter.train import train
+from pipeline.store import Store
+
+ITERATIONS = 24
+
+
+def run(arguments: list[str]) -> None:
+    pairs, root = write_pairs(Path(arguments[0])), Path(arguments[1])
+
+    def report(iteration: int, total: int, loss: float) -> None:
+        print(iteration, flush=True)
+        time.sleep(0.1)
+
+    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
+    with Store(root).folder("", "segmenter", {}) as folder:
+        train(
+            settings,
+            pairs,
+            CLASS_NAMES,
+            PALETTE,
+            folder.path,
+            3,
+            workers=1,
+            on_iteration=report,
+        )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    answer(run, "interrupted: run the same command again to go on")

@@ -1,0 +1,272 @@
+"""Full disks, read-only ones, killed processes, Ctrl-C: one sentence, and nothing is lost."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from loaded_run import ITERATIONS
+from test_train import assert_same_weights, run, weights
+from tiny_training import tiny_settings, write_labelled
+from training_process import Training, environment
+
+from pipeline.errors import UserError
+from pipeline.segmenter import keeping
+from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints, last_checkpoint
+from pipeline.store import StageFolder, Store
+
+HERE = Path(__file__).parent
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc and mounts")
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """What happened on a small file system: a line for every try."""
+    kind = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    small, data = tmp_path_factory.mktemp("small"), tmp_path_factory.mktemp("data")
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare to mount a small file system in")
+    probe = subprocess.run(
+        [*kind, "mount", "-t", "tmpfs", "tmpfs", small], capture_output=True, text=True, check=False
+    )
+    if probe.returncode:
+        pytest.skip(f"no small file system can be mounted here ({probe.stderr.strip()})")
+    done = subprocess.run(
+        [*kind, sys.executable, HERE / "full_disk.py", data, small],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@LINUX
+def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
+    tries = [line for line in small_disk if "share" in line]
+    full = [line for line in tries if line["code"]]
+    # From the first byte on, at the first checkpoint, at the best, at those after; and enough.
+    assert len(tries) == 6 and len(full) >= 4 and tries[-1]["code"] == 0
+    assert len({line["errors"].split(":")[1].split("/")[-1] for line in full}) >= 3
+    for line in full:
+        assert line["code"] == 2, line
+        assert line["errors"].count("\n") == 1 and line["errors"].startswith("error: cannot write")
+        assert "No space left on device" in line["errors"], line
+        assert "run the same command again" in line["errors"]
+    for line in tries:
+        assert line["torn"] == [] and line["partial"] == 0, line
+        assert line["resumed"] == {"code": 0, "errors": ""}, line
+        assert line["same"], "the weights differ from those of an undisturbed training"
+    assert any(line["kept"] for line in full), "some checkpoint is whole before the disk is full"
+    trial(
+        "training",
+        "the disk full at the log, the first, a later and the best checkpoint",
+        "exit 2, one sentence; every checkpoint whole; resumes to equal weights",
+        len(full),
+    )
+
+
+@LINUX
+def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, trial):
+    tries = [line for line in small_disk if "read_only" in line]
+    assert [line["read_only"] for line in tries] == ["begun", "new"]
+    for line in tries:
+        assert line["code"] == 2 and line["errors"].count("\n") == 1, line
+        assert "Read-only file system" in line["errors"]
+    trial("training", "the work directory read-only", "exit 2, one sentence", len(tries))
+
+
+def failing(*args, **kwargs):
+    raise NO_SPACE
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "logging.StreamHandler.flush",
+        "mmengine.visualization.LocalVisBackend._dump",
+        "tensorboard.summary.writer.record_writer.RecordWriter.write",
+    ],
+)
+def test_logs_and_curves_that_cannot_be_written(pairs, tmp_path, monkeypatch, capfd, place, trial):
+    monkeypatch.setattr("pipeline.segmenter.runner._LOG_INTERVAL", 1)
+    settings = tiny_settings(iterations=3, checkpoint_interval=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(place, failing)
+        with pytest.raises(UserError, match="cannot write .*: No space left on device; ") as caught:
+            run(pairs, tmp_path / "run", settings)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    run(pairs, tmp_path / "run", settings)
+    run(pairs, tmp_path / "whole", settings)
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    trial("training", f"no space for {place.split('.')[-2]}", "one sentence; resumes")
+
+
+def test_other_errors_of_a_training_stay_faults_of_ours(pairs, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("mmengine.visualization.LocalVisBackend._dump", broken)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run(pairs, tmp_path, tiny_settings(iterations=1))
+
+
+def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, monkeypatch, trial):
+    labelled, figures = write_labelled(tmp_path / "val"), iter([10.0, 20.0, 20.0, 5.0])
+    monkeypatch.setattr(
+        "mmseg.evaluation.IoUMetric.compute_metrics", lambda *_: {"mIoU": next(figures)}
+    )
+    write, work_dir = keeping.write_atomically, tmp_path / "run"
+    settings = tiny_settings(validation_interval=2, iterations=6)
+
+    def full(path, data):
+        if path.name == "best_mIoU_iter_4.pth":
+            raise UserError("no space")
+        write(path, data)
+
+    monkeypatch.setattr(keeping, "write_atomically", full)
+    with pytest.raises(UserError, match="no space"):
+        run(pairs, work_dir, settings, validation=labelled)
+    assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_2.pth"]
+    monkeypatch.setattr(keeping, "write_atomically", write)
+    run(pairs, work_dir, settings, validation=labelled)
+    assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_4.pth"]
+    trial("training", "no space for a better checkpoint", "the best one so far stays")
+
+
+def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, trial):
+    """Whatever is written or removed, one whole checkpoint is there once there was one."""
+    written, moments = keeping.write_atomically, []
+
+    def watch(path, data):
+        moments.append(len(complete_checkpoints(tmp_path)))
+        written(path, data)
+        moments.append(len(complete_checkpoints(tmp_path)))
+
+    monkeypatch.setattr(keeping, "write_atomically", watch)
+    run(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
+    assert moments[0] == 0 and min(moments[1:]) >= 1 and max(moments) == 2
+    assert (tmp_path / "last_checkpoint").read_text() == str(last_checkpoint(tmp_path))
+    trial("training", "looked at before and after every file", "a whole checkpoint", len(moments))
+
+
+# Processes that are killed
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from pipeline.segmenter.train import train
+
+written = []
+def kill(descriptor):
+    # The configuration, a checkpoint, its marker, and then the second checkpoint.
+    written.append(descriptor)
+    if len(written) == 4:
+        os.ftruncate(descriptor, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = kill
+torch.set_num_threads(1)
+train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3)
+"""
+
+
+def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_path, trial):
+    work_dir, folder = tmp_path / "run", pairs[0].image.parent
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, HERE, folder, work_dir],
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in work_dir.glob("*.pth")] == ["iter_2.pth"]
+    assert len(list(work_dir.glob(".partial-*"))) == 1
+    run(pairs, work_dir)
+    assert_same_weights(weights(trained[0]), weights(work_dir))
+    trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs, tmp_path_factory):
+    torch.set_num_threads(1)
+    work_dir = tmp_path_factory.mktemp("runs") / "whole"
+    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
+    run(pairs, work_dir, settings)
+    return weights(work_dir)
+
+
+def go_on(pairs, root, undisturbed):
+    """Trains to the end from what is there, and compares with an undisturbed training."""
+    work_dir = Store(root).folder("", "segmenter", {}).path
+    assert complete_checkpoints(work_dir)
+    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
+    run(pairs, work_dir, settings)
+    assert_same_weights(undisturbed, weights(work_dir))
+
+
+@LINUX
+def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
+    training = Training(pairs, tmp_path)
+    training.wait_for(5)
+    _, *loaders = training.members()
+    assert loaders
+    os.kill(loaders[0], signal.SIGKILL)
+    code, errors, _ = training.end()
+    assert code == 2 and errors.count("\n") == 1, errors
+    assert "a process that loads images was killed" in errors and "segmenter.workers" in errors
+    assert training.members() == []
+    go_on(pairs, tmp_path, undisturbed)
+    trial(
+        "training",
+        "a process that loads images killed",
+        "exit 2, one sentence; resumes to equal weights",
+    )
+
+
+@LINUX
+def test_ctrl_c_ends_at_once_and_leaves_nobody(pairs, tmp_path, undisturbed, trial):
+    training = Training(pairs, tmp_path)
+    training.wait_for(5)
+    assert len(training.members()) >= 2
+    os.killpg(training.process.pid, signal.SIGINT)  # as a terminal does
+    code, errors, seconds = training.end()
+    assert code == 130 and errors == "interrupted: run the same command again to go on\n", errors
+    assert seconds < 5
+    assert training.members() == []
+    go_on(pairs, tmp_path, undisturbed)
+    trial("training", "Ctrl-C", "ends within 5 s, no process left; resumes to equal weights")
+
+
+@LINUX
+def test_a_killed_training_leaves_nobody_and_no_lock(pairs, tmp_path, undisturbed, trial):
+    training = Training(pairs, tmp_path)
+    training.wait_for(5)
+    assert len(training.members()) >= 2
+    training.process.send_signal(signal.SIGKILL)
+    assert training.process.wait() == -signal.SIGKILL
+    # PyTorch's own watch would take five seconds.
+    ends = time.monotonic() + 1
+    while training.members() and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert training.members() == []
+    with Store(tmp_path).folder("", "segmenter", {}) as folder:
+        assert isinstance(folder, StageFolder)
+    go_on(pairs, tmp_path, undisturbed)
+    trial(
+        "training",
+        "the training killed, with a process that loads images",
+        "no process left within 1 s, the lock free; resumes to equal weights",
+    )
