@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +134,14 @@ def run_stage(
         return run_tool("run_stage.py", *arguments)
 
     return run
+
+
+@pytest.fixture
+def trial(request):
+    """Records a row of docs/reliability.md: trial(kind, what, outcome, times=1)."""
+    rows = request.config.stash.setdefault(TRIALS, [])
+
+    def record(kind: str, what: str, outcome: str, times: int = 1) -> None:
+        rows.append((kind, what, outcome, times))
+
+    return record
