@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
+from pipeline.files import to_json_lines, write_atomically
 from pipeline.keys import describe
 from pipeline.metrics import stage as metrics_stage
 from pipeline.metrics.record import MetricsFile
 from pipeline.outcome import Outcome
 from pipeline.project import Project
-from pipeline.store import StageFolder
+from pipeline.store import FAILURES, StageFolder
 
 
 def run_evaluate(project: Project) -> Iterator[Outcome]:
-    """Measures what was computed against the ground truth, where there is any."""
-    file = MetricsFile(project.store.root / "metrics.json")
+    """Measures what was computed against the ground truth, where there is any.
+
+    Images whose ground truth cannot be used are left out of the figures, which say how many, and
+    are named in ``failures.jsonl`` beside ``metrics.json``.
+
+    Raises:
+        UserError: there is nothing to measure, or no ground truth to measure it with can be used.
+    """
+    root = project.store.root
+    file = MetricsFile(root / "metrics.json")
     nothing = True
+    failures: dict[tuple[str, str], str] = {}
+    unmeasured = []
     for split in project.splits:
         samples = project.samples(split)
         ids = [s.id for s in samples]
@@ -25,36 +37,63 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             if not folder.entries:
                 continue
             nothing = False
-            figures = measure(folder)
+            unusable: dict[str, str] = {}
+            figures = measure(folder, unusable)
+            failures |= {(split, image_id): reason for image_id, reason in unusable.items()}
             if figures is None:
                 file.drop_latest(folder)
+                if unusable:
+                    unmeasured.append(f"{folder.stage} of split {split}")
                 continue
             about = describe(project.config, folder.stage)
             if project.round > 1:
                 about["round"] = str(project.round)
             file.put(folder, folder.input_key(ids), figures, about)
-            yield Outcome("evaluate", f"{split} {folder.stage}", figures["images"], 0, 0, file.path)
+            # Beside the results lies what says why images were left out.
+            place = root if unusable else file.path
+            images = figures["images"] + len(unusable)
+            what = f"{split} {folder.stage}"
+            yield Outcome("evaluate", what, images, 0, len(unusable), place)
     if nothing:
         raise UserError("there is nothing to evaluate: run stage=tags first")
     file.save()
+    _write_failures(root / FAILURES, failures)
+    if unmeasured:
+        raise UserError(
+            f"none of the ground truth for {', '.join(unmeasured)} can be used: mend it as"
+            f" {root / FAILURES} says"
+        )
+
+
+def _write_failures(path: Path, failures: Mapping[tuple[str, str], str]) -> None:
+    """Writes (split, id) → reason as JSON lines; of the last evaluation alone."""
+    if failures:
+        lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
+        write_atomically(path, to_json_lines(lines))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _measures(
     project: Project, split: str, samples: list[Sample]
-) -> Iterator[tuple[StageFolder, Callable[[StageFolder], dict | None]]]:
-    """Yields the folders of a split and what measures each."""
+) -> Iterator[tuple[StageFolder, Callable[[StageFolder, dict[str, str]], dict | None]]]:
+    """Yields the folders of a split and what measures each and adds to what cannot be used."""
     vocabulary, betas = project.vocabulary, project.config["cams"]["background_betas"]
     yield (
         project.tags_folder(split),
-        lambda folder: metrics_stage.evaluate_tags(samples, folder, vocabulary),
+        lambda folder, unusable: metrics_stage.evaluate_tags(samples, folder, vocabulary, unusable),
     )
     yield (
         project.cams_folder(split),
-        lambda folder: metrics_stage.evaluate_cams(samples, folder, vocabulary, betas),
+        lambda folder, unusable: metrics_stage.evaluate_cams(
+            samples, folder, vocabulary, betas, unusable
+        ),
     )
     yield (
         project.masks_folder(split),
-        lambda folder: metrics_stage.evaluate_masks(samples, folder, vocabulary),
+        lambda folder, unusable: metrics_stage.evaluate_masks(
+            samples, folder, vocabulary, unusable
+        ),
     )
     trained = project.find_trained()
     if trained is None:
@@ -65,7 +104,13 @@ def _measures(
         variants["ceiling"] = project.predictions_folder(split, ceiling=True)
     yield (
         project.predictions_folder(split),
-        lambda folder: metrics_stage.evaluate_predictions(
-            samples, folder, vocabulary, variants, project.testing.steps[:-1], initial_weights
+        lambda folder, unusable: metrics_stage.evaluate_predictions(
+            samples,
+            folder,
+            vocabulary,
+            variants,
+            project.testing.steps[:-1],
+            initial_weights,
+            unusable,
         ),
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from reprlib import repr as bounded_repr
 from typing import Any
 
 import yaml
 
 from pipeline.errors import UserError
+from pipeline.text import given_path, read_text, shown
 
 IGNORE = 255
 """Label of the pixels of a mask that count for nothing."""
@@ -24,6 +25,21 @@ Names = tuple[tuple[str, ...], ...]
 
 _ENTRY_KEYS = frozenset({"name", "names", "cam_names", "parent"})
 _FILE_KEYS = frozenset({"classes", "backgrounds"})
+
+BACKGROUND = "background"
+"""What label 0 is called, which no class may be."""
+
+_MOST_BYTES = 1 << 20
+"""Of a file with class names."""
+
+_MOST_CHARACTERS = 300
+"""Of a name. CLIP reads 77 tokens; what is cut off would no longer tell two classes apart."""
+
+_MOST_NAMED = 3
+"""Names that an error repeats."""
+
+_UNREADABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, half pairs, and separators of lines."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,11 @@ def build_vocabulary(settings: Mapping) -> Vocabulary:
     cam_names = _several(settings.get("cam_names"), "cam_names") or tuple(
         entry["cam_names"] or names for entry, names in zip(entries, tag_names)
     )
-    parents = tuple(settings.get("parents") or [entry["parent"] for entry in entries])
+    parents = tuple(
+        None if parent is None else _name(parent)
+        for parent in _list(settings.get("parents"), "parents")
+        or [entry["parent"] for entry in entries]
+    )
     taken = {name.lower() for name in (*classes, *(n for names in tag_names for n in names))}
     wanted = _tuple(settings.get("backgrounds") if backgrounds is None else backgrounds)
     if not all(wanted):
@@ -128,30 +148,32 @@ def _read_classes(given: Sequence | str | None) -> tuple[Sequence, Sequence | No
         )
     if not isinstance(given, str):
         if not isinstance(given, list | tuple):
-            raise UserError(f"dataset.classes={given} is no list: give one, dataset.classes=[cat]")
+            raise UserError(
+                f"dataset.classes={_brief(given)} is no list: give one, dataset.classes=[cat]"
+            )
         return given, None
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"dataset.classes={given} is no file: give the path of a text file with one"
-            " name a line, or a list, dataset.classes=[cat,dog]"
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"dataset.classes={given} is not UTF-8 text") from error
+    name = f"dataset.classes={shown(given)}"
+    path = given_path(given, "dataset.classes")
+    text = read_text(
+        path,
+        name,
+        "give the path of a text file with one name a line, or a list, dataset.classes=[cat,dog]",
+        _MOST_BYTES,
+    )
     if path.suffix.lower() not in (".yaml", ".yml"):
-        return [line.strip() for line in text.splitlines() if line.strip()], None
+        # Not splitlines(), which would end a name at characters that end no line in an editor.
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return [line.strip() for line in lines if line.strip()], None
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
         reason = " ".join(str(error).split())
-        raise UserError(f"dataset.classes={given} is not YAML: {reason}") from error
+        raise UserError(f"{name} is not YAML: {reason}: correct it") from error
     if isinstance(content, list):
         return content, None
     if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
-        raise UserError(f"dataset.classes={given} has no list named classes: add one")
-    _refuse_unknown(content, _FILE_KEYS, f"dataset.classes={given}")
+        raise UserError(f"{name} has no list named classes: add one")
+    _refuse_unknown(content, _FILE_KEYS, name)
     return content["classes"], content.get("backgrounds")
 
 
@@ -162,7 +184,7 @@ def _entry(given: Any) -> dict[str, Any]:
     _refuse_unknown(given, _ENTRY_KEYS, "an entry of dataset.classes")
     name, parent = given.get("name"), given.get("parent")
     if name is None:
-        raise UserError(f"an entry of dataset.classes has no name: add name to {dict(given)}")
+        raise UserError(f"an entry of dataset.classes has no name: add name to {_brief(given)}")
     entry = {
         "name": _name(name).strip(),
         "names": _tuple(given.get("names")),
@@ -170,18 +192,29 @@ def _entry(given: Any) -> dict[str, Any]:
         "parent": None if parent is None else _name(parent),
     }
     if not all((*entry["names"], *entry["cam_names"])):
-        raise UserError(f"an entry of dataset.classes holds an empty name: correct {dict(given)}")
+        raise UserError(f"an entry of dataset.classes holds an empty name: correct {_brief(given)}")
     return entry
+
+
+def _brief(given: Any) -> str:
+    """Returns an entry as an error repeats it; of YAML's aliases, few lines stand for billions."""
+    return shown(bounded_repr(given))
 
 
 def _refuse_unknown(given: Mapping, known: Iterable[str], where: str) -> None:
     unknown = sorted(set(map(str, given)) - set(known))
     if unknown:
-        raise UserError(f"{where} has {unknown[0]}: it may have {', '.join(sorted(known))}")
+        raise UserError(f"{where} has {shown(unknown[0])}: it may have {', '.join(sorted(known))}")
+
+
+def _list(given: Any, key: str) -> Sequence:
+    if given is not None and not isinstance(given, list | tuple):
+        raise UserError(f"dataset.{key}={_brief(given)} is no list: give one, or null")
+    return given or ()
 
 
 def _several(given: Sequence | None, key: str) -> Names:
-    names = tuple(_tuple(item) for item in given or ())
+    names = tuple(_tuple(item) for item in _list(given, key))
     if not all(all(several) and several for several in names):
         raise UserError(f"dataset.{key} holds an empty name: give every class a name")
     return names
@@ -197,19 +230,52 @@ def _tuple(given: Any) -> tuple[str, ...]:
 def _name(given: Any) -> str:
     """Returns a name as text; YAML takes some words for something else, as "no" for false."""
     if isinstance(given, bool | list | tuple | Mapping) or given is None:
-        raise UserError(f"{given} is no name: write it in quotes, as in 'no', if it is one")
-    return str(given)
+        raise UserError(f"{_brief(given)} is no name: write it in quotes, as in 'no', if it is one")
+    name = str(given)
+    if any(unicodedata.category(character) in _UNREADABLE for character in name.strip()):
+        raise UserError(
+            f"the name {shown(name)} holds a tab, a line break or another control character: take"
+            " it out"
+        )
+    if len(name.strip()) > _MOST_CHARACTERS:
+        raise UserError(
+            f"the name {shown(name)} has {len(name.strip())} characters: give one of at most"
+            f" {_MOST_CHARACTERS}, since CLIP does not read more"
+        )
+    return name
+
+
+def same_name(name: str) -> str:
+    """Returns the form in which names are equal that CLIP cannot tell apart.
+
+    Its tokenizer knows neither case nor the width of white space, nor how accents are encoded.
+    """
+    return " ".join(unicodedata.normalize("NFC", name).lower().split())
 
 
 def _check(names: Sequence[str]) -> None:
     if not names or not all(names):
         raise UserError("dataset.classes holds no name or an empty one: give every class a name")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(f"dataset.classes names {', '.join(repeated)} twice: keep one of each")
     if len(names) > MOST_CLASSES:
         raise UserError(
-            f"dataset.classes holds {len(names)} names; 8-bit masks have room for {MOST_CLASSES}"
+            f"dataset.classes holds {len(names)} names: leave some out, since 8-bit masks have"
+            f" room for {MOST_CLASSES}"
+        )
+    first: dict[str, str] = {}
+    repeated = []
+    for name in names:
+        if (same := same_name(name)) in first:
+            other = first[same]
+            repeated.append(name if name == other else f"{other} (also as {name})")
+        first.setdefault(same, name)
+    if repeated:
+        more = f" and {len(repeated) - _MOST_NAMED} more" if len(repeated) > _MOST_NAMED else ""
+        few = shown(", ".join(repeated[:_MOST_NAMED]))
+        raise UserError(f"dataset.classes names {few}{more} twice: keep one of each")
+    if same_name(BACKGROUND) in first:
+        raise UserError(
+            f"dataset.classes names {first[BACKGROUND]}, which is label 0 without being named:"
+            " leave it out"
         )
 
 

@@ -21,8 +21,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 
-TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
-
 
 @pytest.fixture
 def trial(request):
@@ -38,6 +36,29 @@ def trial(request):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what ``make soak`` asks for."""
     parser.addoption("--soak", action="store_true", help="as many faults as docs/reliability.md")
+    parser.addoption("--table", metavar="FILE", help="write what was tried, and what happened")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Writes the table of docs/reliability.md."""
+    path = session.config.getoption("--table")
+    if path is None or exitstatus != 0:  # a table of failures would be no promise
+        return
+    titles = {"fault": "Faults", "training": "While training", "input": "Input", "code": "Code"}
+    text = []
+    for kind, title in titles.items():
+        rows = [row for row in session.config.stash.get(TRIALS, []) if row[0] == kind]
+        text += [
+            f"### {title}",
+            "",
+            "| what | tried | what happened | lost |",
+            "|---|---:|---|---:|",
+        ]
+        for _, what, outcome, times in sorted(rows, key=lambda row: row[1]):
+            cells = [cell.replace("|", "\\|") for cell in (what, str(times), outcome)]
+            text.append(f"| {' | '.join(cells)} | 0 |")
+        text.append("")
+    Path(path).write_text("\n".join(text), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -158,14 +179,3 @@ def run_stage(
         return run_tool("run_stage.py", *arguments)
 
     return run
-
-
-@pytest.fixture
-def trial(request):
-    """Records a row of docs/reliability.md: trial(kind, what, outcome, times=1)."""
-    rows = request.config.stash.setdefault(TRIALS, [])
-
-    def record(kind: str, what: str, outcome: str, times: int = 1) -> None:
-        rows.append((kind, what, outcome, times))
-
-    return record

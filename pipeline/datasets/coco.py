@@ -16,6 +16,9 @@ from pipeline.datasets.sample import Dataset, Sample, Splits
 from pipeline.errors import UserError
 from pipeline.vocabulary import build_vocabulary
 
+_LONGEST_SIDE = 1 << 15
+"""Of an image, in pixels; of what a damaged file may claim, masks would not fit into memory."""
+
 _PIXEL_MAPS = ("stuffthingmaps", "annotations")
 """Names of the folder of COCO-Stuff's pixel maps, in the order in which they are tried."""
 
@@ -62,21 +65,15 @@ def _read_instances(root: Path, name: str, class_count: int, settings: Mapping) 
             _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), indices, images, kept)
             for i in sorted(coco.getImgIds())
         ]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # of any other JSON, pycocotools raises nearly anything
         raise UserError(f"{path} is no annotation file of COCO: download it again") from error
     if len(categories) != class_count:
         raise UserError(
             f"{path} has {len(categories)} categories and dataset.classes {class_count}: give the"
             " annotations of the instances"
         )
+    if len({s.id for s in samples}) < len(samples):
+        raise UserError(f"{path} gives two images one name: download it again")
     return [s for s in samples if s.labels or not settings["only_annotated"]]
 
 
@@ -87,13 +84,19 @@ def _sample(
     images: Path,
     kept: Path,
 ) -> Sample:
+    height, width = record["height"], record["width"]
+    if not all(isinstance(n, int) and 0 < n <= _LONGEST_SIDE for n in (height, width)):
+        raise ValueError(f"an image of {width}×{height} pixels")
+    annotations = list(annotations)
+    if not all(isinstance(a["area"], int | float) for a in annotations):
+        raise ValueError("an area that is no number")
     instances = tuple(
         (indices[a["category_id"]] + 1, bool(a.get("iscrowd")), a["area"], a["segmentation"])
         for a in annotations
     )
     image = images / _plain_name(record["file_name"])
     labels = tuple(sorted({label - 1 for label, *_ in instances}))
-    mask = InstanceMask(kept / f"{image.stem}.png", record["height"], record["width"], instances)
+    mask = InstanceMask(kept / f"{image.stem}.png", height, width, instances)
     return Sample(image.stem, image, mask, labels)
 
 

@@ -4,42 +4,57 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.datasets.layout import existing_root
 from pipeline.datasets.sample import Dataset, Sample
-from pipeline.errors import UserError
-from pipeline.images import SUFFIXES
+from pipeline.errors import ImageError, UserError
+from pipeline.images import SUFFIXES, refuse_special_file
 from pipeline.store import ENTRIES
+from pipeline.text import shown
 from pipeline.vocabulary import build_vocabulary
 
 SPLIT = "all"
+
+_RESULT_ENDINGS = (".npz", ".png")
+"""What is added to an id to name a file of results."""
 
 
 def load_folder(settings: Mapping) -> Dataset:
     """Finds every JPEG, PNG and WebP file below ``dataset.root``; the one split is named "all".
 
     What the pipeline wrote is passed over, where the output directory lies below the photographs.
+    Whatever else cannot be a sample is in ``rejected``, under its path below the root.
 
     Raises:
         UserError: no such folder, no image in it, or no class names.
     """
     vocabulary = build_vocabulary(settings)
     root = existing_root(settings)
+    found, rejected = _walk(root)
     samples: dict[str, Sample] = {}
-    rejected = []
-    for path in sorted(find_images(root)):
+    special = []
+    for path in sorted(found):
+        name = path.relative_to(root).as_posix()
         image_id = path.relative_to(root).with_suffix("").as_posix()
-        if image_id in samples:
+        if (reason := _is_special(path)) is not None:
+            special.append((image_id, name, reason))
+        elif image_id in samples:
             # The artefacts of both would have one name.
-            name = path.relative_to(root).as_posix()
             reason = f"has the same name as {samples[image_id].image.name}: rename one of them"
             rejected.append((name, reason))
-            continue
-        samples[image_id] = Sample(image_id, path)
+        else:
+            samples[image_id] = Sample(image_id, path)
+    # Its id, so that the line leaves failures.jsonl when the image is mended.
+    rejected += [(name if i in samples else i, reason) for i, name, reason in special]
+    rejected += _drop_hidden_results(samples)
     if not samples:
         endings = ", ".join(sorted(SUFFIXES))
-        raise UserError(f"dataset.root={root} holds no image ({endings}): give another folder")
+        more = f" that can be read ({shown(rejected[0][0])} {rejected[0][1]})" if rejected else ""
+        raise UserError(
+            f"dataset.root={shown(settings['root'])} holds no image{more or f' ({endings})'}: give"
+            " another folder"
+        )
     return Dataset(vocabulary, {SPLIT: list(samples.values())}, SPLIT, {SPLIT: rejected})
 
 
@@ -48,21 +63,88 @@ def find_images(root: Path) -> list[Path]:
 
     Hidden files are passed over, and what the pipeline wrote.
     """
+    return _walk(root)[0]
+
+
+def _walk(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Returns the image files below a folder, and (path below it, reason) of what was not entered.
+
+    The names of folders end in a slash, which no id does.
+    """
     found = []
-    for folder, folders, files in os.walk(root):
+    closed: list[tuple[str, str]] = []
+    named_like_images: list[Path] = []
+
+    def name_of(folder: str | Path) -> str:
+        return f"{Path(folder).relative_to(root).as_posix()}/"
+
+    def cannot_enter(error: OSError) -> None:
+        closed.append((name_of(error.filename), f"cannot be opened: {error.strerror}"))
+
+    for folder, folders, files in os.walk(root, onerror=cannot_enter):
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".") and not _holds_results(Path(folder, name))
         ]
+        for name in folders:
+            if _leads_elsewhere(Path(folder, name), root):
+                reason = "is a link to a folder, which is not followed: give it as dataset.root"
+                closed.append((name_of(Path(folder, name)), reason))
+            elif Path(name).suffix.lower() in SUFFIXES:
+                named_like_images.append(Path(folder, name))
         found += [
             Path(folder, name)
             for name in files
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
-    return found
+    entered = {folder for path in found for folder in path.parents} if named_like_images else ()
+    closed += [
+        (name_of(folder), "is a folder without an image, though named like one: rename it")
+        for folder in named_like_images
+        if folder not in entered
+    ]
+    return found, closed
+
+
+def _leads_elsewhere(folder: Path, root: Path) -> bool:
+    """Tells whether a folder is a link to what is neither below the root nor around it."""
+    try:
+        target = folder.resolve() if folder.is_symlink() else None
+    except OSError:  # os.walk says why it cannot be entered
+        return False
+    root = root.resolve()
+    return target is not None and not (target.is_relative_to(root) or root.is_relative_to(target))
+
+
+def _is_special(path: Path) -> str | None:
+    """Returns why a file must not even be opened; one that cannot be is found when it is read."""
+    try:
+        refuse_special_file(path)
+    except ImageError as error:
+        return str(error)
+    except OSError:
+        return None
+    return None
+
+
+def _drop_hidden_results(samples: dict[str, Sample]) -> list[tuple[str, str]]:
+    """Takes out what lies in a folder that is named like the result of another image."""
+    results = {f"{image_id}{ending}" for image_id in samples for ending in _RESULT_ENDINGS}
+    rejected = []
+    for image_id in list(samples):
+        for folder in PurePosixPath(image_id).parents:
+            if folder.as_posix() in results:
+                reason = f"lies in {folder}, which is what a result is named: rename the folder"
+                rejected.append((image_id, reason))
+                del samples[image_id]
+                break
+    return rejected
 
 
 def _holds_results(folder: Path) -> bool:
     """Tells whether a folder is an output directory or a stage's: our masks are no photographs."""
-    return (folder / ENTRIES).is_file() or any(folder.glob(f"*/tags/*/{ENTRIES}"))
+    try:
+        return (folder / ENTRIES).is_file() or any(folder.glob(f"*/tags/*/{ENTRIES}"))
+    except OSError:  # os.walk says why it cannot be entered
+        return False

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files import write_atomically
 from pipeline.fingerprints import fingerprint, fingerprint_file
-from pipeline.images import encode_png
+from pipeline.images import encode_png, refuse_special_file
 from pipeline.vocabulary import IGNORE, voc_palette
 
 _LEAST_COORDINATES = 6
@@ -56,15 +56,7 @@ class MaskFile(GroundTruthMask):
 
     def read(self) -> np.ndarray:
         """See the base class."""
-        labels = read_mask(self.path)
-        if self.class_count is not None:
-            highest = labels.max(initial=0, where=labels != IGNORE)
-            if highest > self.class_count:
-                raise UserError(
-                    f"{self.path} holds label {highest}, but dataset.classes {self.class_count}"
-                    " names: give the names of all classes in the masks"
-                )
-        return labels
+        return _known_labels(read_mask(self.path), self.class_count, self.path)
 
     def file(self) -> Path:
         """See the base class."""
@@ -167,9 +159,15 @@ class MatlabMask(DerivedMask):
 
     Attributes:
         path: the file.
+        class_count: n, above which only 255 is a label; none where that is certain.
     """
 
     path: Path
+    class_count: int | None = None
+
+    def read(self) -> np.ndarray:
+        """See the base class."""
+        return _known_labels(super().read(), self.class_count, self.path)
 
     def make(self) -> np.ndarray:
         """See the base class."""
@@ -202,20 +200,41 @@ def read_mask(path: Path) -> np.ndarray:
         UserError: the file is missing, damaged or has colours instead of labels.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
+        refuse_special_file(path)
+        with Image.open(path, formats=["PNG"]) as image:
             if image.mode not in ("P", "L"):
                 raise UserError(
                     f"{path} is a {image.mode} image: a mask has to be a palette or grey PNG whose"
                     " values are class indices"
                 )
+            image.load()
             return np.asarray(image)
     except UserError:
         raise
     except FileNotFoundError as error:
         raise _missing(path) from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} cannot be decoded as PNG: replace it") from error
+    except ImageError as error:
+        raise UserError(f"{path} {error}") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise UserError(f"{path} cannot be decoded: replace it") from error
+
+
+def _known_labels(labels: np.ndarray, class_count: int | None, path: Path) -> np.ndarray:
+    """Returns labels, H×W uint8, that are known to be 0 to ``class_count`` or 255.
+
+    Raises:
+        UserError: one of them is none of these.
+    """
+    if class_count is not None:
+        highest = labels.max(initial=0, where=labels != IGNORE)
+        if highest > class_count:
+            raise UserError(
+                f"{path} holds label {highest}, but dataset.classes {class_count}"
+                " names: give the names of all classes in the masks"
+            )
+    return labels
 
 
 def _missing(path: Path) -> UserError:

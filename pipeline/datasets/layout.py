@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.text import given_path, read_text, shown
 
 _GUIDE = Path(__file__).resolve().parents[2] / "data" / "README.md"
 _MOST_NAMED = 8
@@ -19,11 +20,16 @@ def existing_root(settings: Mapping, key: str = "root") -> Path:
     """
     if settings.get(key) is None:
         raise UserError(f"dataset.{key} is missing: give the folder, dataset.{key}=/path/to/folder")
-    root = Path(settings[key]).expanduser().absolute()
-    if not root.is_dir():
+    root = given_path(settings[key], f"dataset.{key}").absolute()
+    try:
+        there = root.is_dir()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         section = settings.get("guide")
         more = f"; {_guide(section)}" if section else ""
-        raise UserError(f"dataset.{key}={settings[key]} is no folder: give an existing one{more}")
+        name = f"dataset.{key}={shown(settings[key])}"
+        raise UserError(f"{name} is no folder: give an existing one{more}")
     return root
 
 
@@ -109,8 +115,5 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: the file is not text.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: replace it") from error
+    text = read_text(path, str(path), "replace it")
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -5,15 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib import parse
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_root
 from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, choose_splits
 from pipeline.errors import UserError
+from pipeline.text import given_path, read_text, shown
+from pipeline.vocabulary import same_name
+
+_VALUES = 256
+"""Of a pixel of a mask."""
+
+_NOT_UTF8 = "surrogateescape"
+"""How the names of files hold bytes that are not UTF-8, see os.fsdecode."""
 
 
 def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
@@ -26,6 +34,10 @@ def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
             own), ``masks`` (a folder with ``<id>.png``, which wins too), ``values`` (what class k
             is called in ``labels`` and ``masks``; none where they hold k and k+1), ``split``.
 
+    Returns:
+        The data set with all that applied to it. Where it has one split alone, whatever ``labels``
+        names and is not there is in ``rejected``; of several, a list may well be of another.
+
     Raises:
         UserError: a file that is missing or does not fit.
     """
@@ -35,13 +47,13 @@ def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
     classes, values = dataset.vocabulary.classes, settings.get("values")
     known = None
     if labels is not None:
-        known = read_labels(Path(labels).expanduser(), classes, values)
+        known = read_labels(given_path(labels, "dataset.labels"), classes, values)
     folder = None if masks is None else existing_root(settings, "masks")
     table = value_table(values, classes) if values is not None else None
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
         path = folder / f"{sample.id}.png"
-        if not path.is_file():
+        if not _is_there(path):
             return None
         if table is None:
             return MaskFile(path, len(classes))
@@ -50,7 +62,7 @@ def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
     def revised(split: str) -> list[Sample]:
         samples = dataset.splits[split]
         if listed is not None and split in chosen:
-            samples = _only(samples, Path(listed).expanduser(), split)
+            samples = _only(samples, given_path(listed, "dataset.image_list"), split)
         if known is not None:
             found = [_by_names(known, s) for s in samples]
             refuse_useless(found, f"dataset.labels={labels} names", split)
@@ -71,7 +83,25 @@ def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    return replace(dataset, splits=Splits({s: lambda s=s: revised(s) for s in dataset.splits}))
+    splits = Splits({s: lambda s=s: revised(s) for s in dataset.splits})
+    rejected = dict(dataset.rejected)
+    if known is not None and len(dataset.splits) == 1:
+        [split] = dataset.splits
+        before = rejected.get(split, [])
+        names = {name for sample in dataset.splits[split] for name in _names(sample)}
+        names |= {name for name, _ in before}
+        reason = f"has a line in {Path(labels).name}, but there is no such image: correct the name"
+        rejected[split] = [*before, *((name, reason) for name in known if name not in names)]
+    return replace(dataset, splits=splits, rejected=rejected)
+
+
+def _is_there(path: Path) -> bool:
+    """Tells whether there is anything of this name; what is no file is said when it is read."""
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
 
 
 def _chosen_splits(dataset: Dataset, settings: Mapping) -> list[str]:
@@ -86,19 +116,29 @@ def _names(sample: Sample) -> tuple[str, str]:
 
 
 def _by_names(known: Mapping[str, Labels], sample: Sample) -> Labels | None:
-    return next((known[name] for name in _names(sample) if name in known), None)
+    found = {known[name]: name for name in _names(sample) if name in known}
+    if len(found) > 1:
+        first, second = map(shown, found.values())
+        raise UserError(
+            f"dataset.labels gives {first} and {second} different classes, which are one image:"
+            " keep one of the lines"
+        )
+    return next(iter(found), None)
 
 
 def _only(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     by_name = {name: s for s in samples for name in reversed(_names(s))}
     lines = _lines(path, "dataset.image_list")
-    named = dict.fromkeys(unquote(line.split()[0]) for line in lines)
+    # A person may not know that white space is encoded.
+    named = dict.fromkeys(
+        line.strip() if line.strip() in by_name else unquote(line.split()[0]) for line in lines
+    )
     unknown = [name for name in named if name not in by_name]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
-            f"{path} names {unknown[0]}{more}, which split {split} does not have: give another"
-            " dataset.image_list or dataset.split"
+            f"{path} names {shown(unknown[0])}{more}, which split {split} does not have: give"
+            " another dataset.image_list or dataset.split"
         )
     if not named:
         raise UserError(f"dataset.image_list={path} is empty: give a list with an image a line")
@@ -109,14 +149,21 @@ def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[in
     """Returns (value, label) pairs from what a data set calls class k in its masks.
 
     Raises:
-        UserError: not one value a class.
+        UserError: not one value a class, or one that is none of a pixel.
     """
     if len(values) != len(classes):
         raise UserError(
             f"dataset.values holds {len(values)} numbers for {len(classes)} classes: give one for"
             " each class, in the same order"
         )
-    return tuple((int(value), k + 1) for k, value in enumerate(values))
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _VALUES:
+            raise UserError(
+                f"dataset.values holds {shown(value)}: give whole numbers from 0 to {_VALUES - 1}"
+            )
+    if len(set(values)) < len(values):
+        raise UserError("dataset.values holds a number twice: give each class one of its own")
+    return tuple((value, k + 1) for k, value in enumerate(values))
 
 
 def read_labels(
@@ -133,32 +180,61 @@ def read_labels(
         values: what class k is called in a list with indices; none where that is k.
 
     Raises:
-        UserError: no such file, or a line that names a class that is not there.
+        UserError: no such file, a line that names a class that is not there, or two lines that give
+            an image different classes.
     """
     if path.suffix.lower() == ".csv":
         return _read_table(path, classes)
-    indices = range(len(classes)) if values is None else values
-    known = {str(int(value)): k for k, value in enumerate(indices)}
+    numbers = (
+        range(len(classes)) if values is None else (v for v, _ in value_table(values, classes))
+    )
+    known = {str(number): k for k, number in enumerate(numbers)}
     return read_class_list(path, "dataset.labels", known)
 
 
 def _read_table(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
-    indices = {name: k for k, name in enumerate(classes)}
-    labels = {}
+    indices = {same_name(name): k for k, name in enumerate(classes)}
+    lines = _Lines(path)
     text = io.StringIO(_text(path, "dataset.labels"), newline="")
     rows = csv.reader(text, skipinitialspace=True)
-    for row in rows:
-        image, *names = [cell.strip() for cell in row] or [""]
-        unknown = [name for name in names if name and name not in indices]
-        if unknown:
+    try:
+        for row in rows:
+            image, *names = [cell.strip() for cell in row] or [""]
+            unknown = [name for name in names if name and same_name(name) not in indices]
+            if unknown:
+                raise UserError(
+                    f"{path}, line {rows.line_num}: {shown(unknown[0])} is none of dataset.classes:"
+                    " correct it"
+                )
+            if image:
+                found = {indices[same_name(name)] for name in names if name}
+                lines.add(Path(image).as_posix(), found, rows.line_num)
+    except csv.Error as error:  # a quote that is never closed makes one cell of all that follows
+        raise UserError(f"{path}, line {rows.line_num} is no CSV ({error}): correct it") from error
+    return lines.labels
+
+
+class _Lines:
+    """The classes of images, line by line; an image may be named again if they are the same."""
+
+    def __init__(self, path: Path):
+        self.labels: dict[str, Labels] = {}
+        self._path = path
+        self._numbers: dict[str, int] = {}
+
+    def add(self, image: str, classes: Iterable[int], number: int) -> None:
+        """Adds a line.
+
+        Raises:
+            UserError: one before it gives the image other classes.
+        """
+        labels = tuple(sorted(set(classes)))
+        if self.labels.setdefault(image, labels) != labels:
             raise UserError(
-                f"{path}, line {rows.line_num}: {unknown[0]} is none of dataset.classes: correct it"
+                f"{self._path}, line {number}: {shown(image)} has other classes than in line"
+                f" {self._numbers[image]}: give all of its classes in one line"
             )
-        if image:
-            labels[Path(image).as_posix()] = tuple(
-                sorted({indices[name] for name in names if name})
-            )
-    return labels
+        self._numbers.setdefault(image, number)
 
 
 def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str, Labels]:
@@ -170,9 +246,10 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
         known: what a class is called in the file → its index.
 
     Raises:
-        UserError: no such file, or a line that is not an id and known classes.
+        UserError: no such file, a line that is not an id and known classes, or two lines that give
+            an image different classes.
     """
-    labels = {}
+    lines = _Lines(path)
     for number, line in enumerate(_text(path, key).splitlines(), 1):
         if not line.strip():
             continue
@@ -181,16 +258,25 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
         if unknown:
             first, last = min(known, key=int), max(known, key=int)
             raise UserError(
-                f"{path}, line {number}: {unknown[0]} is no class: they go from {first} to {last}"
+                f"{path}, line {number}: {shown(unknown[0])} is no class: they go from {first} to"
+                f" {last}"
             )
-        labels[unquote(image_id)] = tuple(sorted({known[name] for name in called}))
-    return labels
+        lines.add(unquote(image_id), (known[name] for name in called), number)
+    return lines.labels
 
 
 def format_class_line(image_id: str, labels: Sequence[int]) -> str:
-    """Returns a line in TagCLIP's format; white space in the id is percent-encoded."""
-    encoded = re.sub(r"[\s%]", lambda match: quote(match[0]), image_id)
+    """Returns a line in TagCLIP's format, in which any id is text without white space.
+
+    White space is percent-encoded, and so are bytes of a file's name that are not UTF-8.
+    """
+    encoded = re.sub(r"[\s%\ud800-\udfff]", lambda m: parse.quote(m[0], errors=_NOT_UTF8), image_id)
     return " ".join([encoded, *map(str, labels)])
+
+
+def unquote(encoded: str) -> str:
+    """Returns the id that :func:`format_class_line` encoded."""
+    return parse.unquote(encoded, errors=_NOT_UTF8)
 
 
 def _lines(path: Path, key: str) -> list[str]:
@@ -198,9 +284,4 @@ def _lines(path: Path, key: str) -> list[str]:
 
 
 def _text(path: Path, key: str) -> str:
-    if not path.is_file():
-        raise UserError(f"{key}={path} is no file: give a list with an image a line")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{key}={path} is not UTF-8 text: save it as such") from error
+    return read_text(path, f"{key}={shown(path)}", "give a list with an image a line")

@@ -75,7 +75,7 @@ def _samples(
 
 def _read_ids(path: Path) -> list[str]:
     # Some copies of train_aug list "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
-    ids = [Path(line.split()[0]).stem for line in read_lines(path)]
+    ids = list(dict.fromkeys(Path(line.split()[0]).stem for line in read_lines(path)))
     if any("\0" in image_id for image_id in ids):  # which no file has in its name
         raise UserError(f"{path} is no list of images: replace it")
     return ids
@@ -100,7 +100,8 @@ class _MaskFinder:
             if (folder / f"{image_id}.png").is_file():
                 return MaskFile(folder / f"{image_id}.png", self.class_count)
         if self.sbd is not None and (self.sbd / "cls" / f"{image_id}.mat").is_file():
-            return MatlabMask(self.cache / f"{image_id}.png", self.sbd / "cls" / f"{image_id}.mat")
+            matlab = self.sbd / "cls" / f"{image_id}.mat"
+            return MatlabMask(self.cache / f"{image_id}.png", matlab, self.class_count)
         return None
 
 
@@ -166,8 +167,8 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, sectio
             f"{path} is missing: get it (data/README.md, line {guide_line(section)}, {section}),"
             " or take the classes in the masks, dataset.label_source=masks"
         ) from error
-    # ValueError and LookupError are of encodings.
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+    # LookupError and ValueError are what encodings raise that there are not, or not in XML.
+    except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:
         raise UserError(f"{path} cannot be read: replace it") from error
     found = set()
     for item in objects:

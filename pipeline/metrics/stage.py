@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import Sample
-from pipeline.errors import ImageError
+from pipeline.errors import UserError
 from pipeline.masks.labels import stack_background, to_labels
 from pipeline.masks.stage import UNFILTERED, read_labels
 from pipeline.metrics.segmentation import Confusion
@@ -24,20 +24,39 @@ from pipeline.segmenter.stage import variant_path
 from pipeline.store import StageFolder
 from pipeline.tags.stage import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
-from pipeline.vocabulary import IGNORE, Vocabulary
+from pipeline.vocabulary import BACKGROUND, IGNORE, Vocabulary
 
-BACKGROUND = "background"
+Unusable = dict[str, str]
+"""Id → reason, of the images whose ground truth cannot be used; the others are measured."""
 
 
 def evaluate_tags(
-    samples: Sequence[Sample], folder: StageFolder, vocabulary: Vocabulary
+    samples: Sequence[Sample],
+    folder: StageFolder,
+    vocabulary: Vocabulary,
+    unusable: Unusable | None = None,
 ) -> dict | None:
-    """Measures the scores, the tags and every variant; none without labelled images."""
-    known = [s for s in samples if s.has_ground_truth and s.id in folder.entries]
+    """Measures the scores, the tags and every variant; none without labelled images.
+
+    Args:
+        samples: the images of a split.
+        folder: their tags.
+        vocabulary: the class names.
+        unusable: images whose ground truth turns out to be are added to it; the figures say as
+            "left_out" how many there were.
+    """
+    wanted = [s for s in samples if s.has_ground_truth and s.id in folder.entries]
+    unusable, labels = {} if unusable is None else unusable, {}
+    for sample in wanted:
+        try:
+            labels[sample.id] = sample.ground_truth_labels
+        except UserError as error:
+            unusable[sample.id] = str(error)
+    known = [s for s in wanted if s.id in labels]
     if not known:
         return None
     count = len(vocabulary.classes)
-    positive = to_indicator([s.ground_truth_labels for s in known], count)
+    positive = to_indicator([labels[s.id] for s in known], count)
     tags = to_indicator([read_tags(folder, s) for s in known], count)
     ids = [s.id for s in known]
     scores = read_scores(folder, ids)
@@ -53,6 +72,7 @@ def evaluate_tags(
         levels.append(_tagging_figures(tagging_metrics(*merged), coarse))
     return {
         "images": len(known),
+        "left_out": len(wanted) - len(known),
         **_tagging_figures(tagging_metrics(scores, positive, tags), vocabulary.classes),
         "variants": variants,
         **({"levels": levels} if levels else {}),
@@ -64,11 +84,13 @@ def evaluate_cams(
     folder: StageFolder,
     vocabulary: Vocabulary,
     betas: Sequence[float | None],
+    unusable: Unusable | None = None,
 ) -> dict | None:
     """Measures the best of the maps and the background, before any CRF.
 
     With several β of the background each is measured, and the figures are those of the best, which
     the ground truth chooses (as CLIP-ES's published figure of its maps does); they say so.
+    ``unusable`` is as for :func:`evaluate_tags`.
     """
 
     def labels_by_beta(sample: Sample) -> list[np.ndarray]:
@@ -76,7 +98,7 @@ def evaluate_cams(
         maps = cams.resized(*cams.size)
         return [_best_channel(maps, cams, beta) for beta in betas]
 
-    found = _evaluate(samples, folder, vocabulary, labels_by_beta)
+    found = _evaluate(samples, folder, vocabulary, labels_by_beta, unusable)
     if found is None:
         return None
     measured = dict(zip(betas, found))
@@ -99,19 +121,28 @@ def _best_channel(maps: np.ndarray, cams: Cams, beta: float | None) -> np.ndarra
 
 
 def evaluate_masks(
-    samples: Sequence[Sample], folder: StageFolder, vocabulary: Vocabulary
+    samples: Sequence[Sample],
+    folder: StageFolder,
+    vocabulary: Vocabulary,
+    unusable: Unusable | None = None,
 ) -> dict | None:
-    """Measures the masks before the confidence filter, and the share that it keeps."""
-    kept = []
+    """Measures the masks before the confidence filter, and the share that it keeps.
+
+    ``unusable`` is as for :func:`evaluate_tags`.
+    """
+    unusable = {} if unusable is None else unusable
+    kept = {}
 
     def labels_of(sample: Sample) -> list[np.ndarray]:
         labels = read_labels(folder.path / f"{sample.id}.png")
-        kept.append((labels != IGNORE).mean())
+        kept[sample.id] = (labels != IGNORE).mean()
         unfiltered = folder.path / UNFILTERED / f"{sample.id}.png"
         return [read_labels(unfiltered) if unfiltered.is_file() else labels]
 
-    found = _evaluate(samples, folder, vocabulary, labels_of)
-    return found and {**found[0], "kept": float(np.mean(kept))}
+    found = _evaluate(samples, folder, vocabulary, labels_of, unusable)
+    if found is None:
+        return None
+    return {**found[0], "kept": float(np.mean([kept[i] for i in kept if i not in unusable]))}
 
 
 def evaluate_predictions(
@@ -121,6 +152,7 @@ def evaluate_predictions(
     others: Mapping[str, StageFolder],
     steps: Sequence[str] = (),
     initial_weights: Mapping | None = None,
+    unusable: Unusable | None = None,
 ) -> dict | None:
     """Measures the segmenter's predictions and their variants.
 
@@ -131,6 +163,7 @@ def evaluate_predictions(
         others: predictions of other networks by their names ("ceiling").
         steps: the steps of testing before the last (single scale, several scales).
         initial_weights: what the segmenter started from, to stand beside the figures.
+        unusable: as for :func:`evaluate_tags`.
     """
     names = ["{}.png", *(variant_path(step, "{}") for step in steps)]
 
@@ -138,7 +171,7 @@ def evaluate_predictions(
         def labels_of(sample: Sample) -> list[np.ndarray]:
             return [read_labels(of.path / name.replace("{}", sample.id)) for name in names]
 
-        return _evaluate(samples, of, vocabulary, labels_of)
+        return _evaluate(samples, of, vocabulary, labels_of, unusable)
 
     found = measure(folder, names)
     if found is None:
@@ -158,30 +191,45 @@ def _evaluate(
     folder: StageFolder,
     vocabulary: Vocabulary,
     labels_of: Callable[[Sample], list[np.ndarray]],
+    unusable: Unusable | None,
 ) -> list[dict] | None:
     """Measures the alternatives that ``labels_of`` returns for every image, in one pass.
 
     Returns:
-        The figures of each alternative; none without images that have a mask.
+        The figures of each alternative; none without images that have a mask that can be used.
     """
-    known = [s for s in samples if s.mask is not None and s.id in folder.entries]
-    if not known:
-        return None
+    wanted = [s for s in samples if s.mask is not None and s.id in folder.entries]
+    unusable, measured = {} if unusable is None else unusable, 0
     confusions: list[Confusion] = []
-    with track(f"evaluate {folder.stage} {folder.split}", len(known)) as advance:
-        for sample in known:
-            truth, alternatives = sample.mask.read(), labels_of(sample)
-            confusions = confusions or [
-                Confusion(len(vocabulary.classes) + 1) for _ in alternatives
-            ]
+    with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
+        for sample in wanted:
+            alternatives = labels_of(sample)
             try:
+                truth = sample.mask.read()
+                _refuse_misfit(truth, alternatives)
+            except UserError as error:
+                unusable[sample.id] = str(error)
+            else:
+                confusions = confusions or [
+                    Confusion(len(vocabulary.classes) + 1) for _ in alternatives
+                ]
                 for confusion, labels in zip(confusions, alternatives):
                     confusion.add(truth, labels)
-            except ValueError as error:
-                mask = sample.mask.file()
-                raise ImageError(f"{mask} does not fit {sample.image}: {error}") from error
+                measured += 1
             advance()
-    return [{"images": len(known), **_by_level(confusion, vocabulary)} for confusion in confusions]
+    counts = {"images": measured, "left_out": len(wanted) - measured}
+    return [{**counts, **_by_level(confusion, vocabulary)} for confusion in confusions] or None
+
+
+def _refuse_misfit(truth: np.ndarray, alternatives: Sequence[np.ndarray]) -> None:
+    """Refuses a mask that is not that of its image, H×W both."""
+    sizes = [labels.shape for labels in alternatives if labels.shape != truth.shape]
+    if sizes:
+        (height, width), (rows, columns) = sizes[0], truth.shape
+        raise UserError(
+            f"its ground-truth mask has {columns}×{rows} pixels and the image {width}×{height}:"
+            " replace the mask"
+        )
 
 
 def _by_level(confusion: Confusion, vocabulary: Vocabulary) -> dict:

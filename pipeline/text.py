@@ -1,0 +1,66 @@
+"""Text files that people write, and what of them an error shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+_MOST_BYTES = 1 << 28
+"""Of a file that is read whole; COCO's longest list has 15 million."""
+
+_MOST_SHOWN = 80
+"""Characters of what a person gave that an error repeats."""
+
+
+def read_text(path: Path, name: str, wanted: str, most_bytes: int = _MOST_BYTES) -> str:
+    """Reads a text file in UTF-8, with or without a byte-order mark.
+
+    Args:
+        path: the file.
+        name: what an error calls it, as ``dataset.labels=list.txt``.
+        wanted: what an error asks for instead.
+        most_bytes: of a larger file it is said that it is none of those.
+
+    Raises:
+        UserError: no such file, or one that is not text.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{name} is no file: {wanted}")
+        if path.stat().st_size > most_bytes:
+            raise UserError(f"{name} holds more than {most_bytes} bytes: {wanted}")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text: save it as such") from error
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}): {wanted}") from error
+    if "\0" in text:
+        raise UserError(f"{name} holds NUL bytes and is not UTF-8 text: save it as such")
+    return text
+
+
+def given_path(given: str, name: str) -> Path:
+    """Returns a path that a person gave, with ``~`` replaced by the home folder.
+
+    Args:
+        given: the path.
+        name: the configuration's key for it.
+
+    Raises:
+        UserError: it names somebody's home who is not known here.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}={shown(given)} begins with a home folder that is not known here: give the"
+            " whole path"
+        ) from error
+
+
+def shown(given: object) -> str:
+    """Returns what a person gave as an error repeats it: on one line, and not too long of it."""
+    begins = str(given)[: _MOST_SHOWN + 1]
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in begins)
+    return escaped if len(escaped) <= _MOST_SHOWN else f"{escaped[:_MOST_SHOWN]}…"

@@ -1,0 +1,94 @@
+"""Runs on hostile files: every test has to end, and every error has to be one sentence."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished
+
+_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    """Fails a test that waits for what never comes, such as the other end of a pipe."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"nothing came for {_SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An empty folder for photographs."""
+    path = tmp_path / "photographs"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where the run of :func:`run_on` writes."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def run_on(
+    run_stage: Callable[..., Finished], root: Path, out: Path, tiny_checkpoint: Path
+) -> Callable[..., Finished]:
+    """Runs the command line on the photographs with a tiny CLIP; later arguments win."""
+
+    def run(*arguments: str) -> Finished:
+        has_tags = any(argument.startswith("tags=") for argument in arguments)
+        return run_stage(
+            "dataset=folder",
+            f"dataset.root={root}",
+            "dataset.classes=[cat,person,rocket,cup]",
+            "clip=file",
+            f"clip.checkpoint={tiny_checkpoint}",
+            *([] if has_tags else ["tags.min_score=0", "tags.votes=2", "tags.templates=photo"]),
+            "runtime.workers=1",
+            f"output_dir={out}",
+            *arguments,
+        )
+
+    return run
+
+
+def latest(out: Path, stage: str) -> Path:
+    """Returns the newest folder of a stage."""
+    return out / "all" / stage / "latest"
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """Returns id → reason, as ``failures.jsonl`` in a folder has them."""
+    path = folder / "failures.jsonl"
+    if not path.exists():
+        return {}
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {line["id"]: line["reason"] for line in lines}
+
+
+def assert_one_sentence(finished: Finished, *holds: str) -> None:
+    """Checks that a run ended with exit code 2 and one sentence that a person can read."""
+    assert finished.code == 2, finished
+    assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
+    assert "Traceback" not in finished.errors and len(finished.errors) < 700
+    assert finished.errors.rstrip("\n").isprintable()
+    for part in holds:
+        assert part in finished.errors
+
+
+def short(value: object) -> str:
+    """Returns how the name of a test shows one of its values."""
+    return str(value)[:24].encode("unicode_escape").decode()

@@ -1,0 +1,159 @@
+"""Annotation files of VOC, COCO and ADE20K that a download or an editor damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.datasets.voc import read_objects
+from pipeline.errors import UserError
+from tests.datasets.miniature_coco import build_coco
+from tests.datasets.miniatures import build_ade20k, build_voc2012, load
+from tests.hostile.test_damaged_files import SEEDED
+
+BOMB = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'>{}]><annotation>&k;</annotation>".format(
+    "".join(f"<!ENTITY {new} '{f'&{old};' * 10}'>" for old, new in zip("abcdefghij", "bcdefghijk"))
+)
+
+
+@pytest.fixture(scope="module")
+def whole_coco(tmp_path_factory) -> Path:
+    return build_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture
+def coco_with(whole_coco, tmp_path):
+    """Replaces the annotations of COCO's validation images, and reads them."""
+    root = tmp_path / "coco"
+    shutil.copytree(whole_coco, root)
+    path = root / "annotations" / "instances_val2017.json"
+    whole = path.read_text()
+
+    def read(content: str) -> list:
+        path.write_text(content)
+        samples = load("coco2017", root, tmp_path / "cache").splits["val"]
+        for sample in samples:
+            sample.mask.read()
+        return samples
+
+    return whole, read
+
+
+def sentence_of(action, *arguments) -> str:
+    """Returns the sentence with which an action is refused."""
+    with pytest.raises(UserError) as error:
+        action(*arguments)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+def test_annotations_of_coco_that_are_cut_are_named(coco_with, trial):
+    whole, read = coco_with
+    assert len(read(whole)) == 4
+    for tenth in range(10):
+        sentence = sentence_of(read, whole[: len(whole) * tenth // 10])
+        assert "instances_val2017.json is no annotation file of COCO: download it" in sentence
+    trial("input", "annotations of COCO cut at every tenth of their bytes", "exit code 2", 10)
+
+
+def test_annotations_of_coco_that_hold_anything_are_named(coco_with, trial):
+    whole, read = coco_with
+    changes = [
+        lambda c: c["images"][0].update(height=10**9),
+        lambda c: c["images"][0].update(width=-1),
+        lambda c: c["images"][0].update(width="56"),
+        lambda c: c["images"][0].update(file_name=5),
+        lambda c: c["images"].append(c["images"][0] | {"id": 10**6}),
+        lambda c: c["annotations"][0].update(segmentation=5),
+        lambda c: c["annotations"][0].update(segmentation={"counts": [-5, 9], "size": [1, 1]}),
+        lambda c: c["annotations"][0].update(segmentation=[["a"] * 8]),
+        lambda c: c["annotations"][0].update(area="x"),
+        lambda c: c.update(images={"a": 1}),
+        lambda c: c.update(categories=[5]),
+    ]
+    for change in changes:
+        content = json.loads(whole)
+        change(content)
+        sentence = sentence_of(read, json.dumps(content))
+        assert "download" in sentence
+    assert "is no annotation file" in sentence_of(read, "[" * 100_000)
+    trial("input", "annotations of COCO with impossible values", "exit code 2", len(changes) + 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 50,
+        b"<annotation>",
+        b"<?xml version='1.0' encoding='nothing'?><annotation/>",
+        b"<?xml version='1.0' encoding='utf-7'?><annotation/>",
+        "<annotation/>".encode("utf-16")[:-3],
+        b"<" * 1000,
+        BOMB.encode(),
+    ],
+    ids=range(8),
+)
+def test_annotations_of_voc_that_cannot_be_read_are_named(content, tmp_path, trial):
+    path = tmp_path / "x.xml"
+    path.write_bytes(content)
+    sentence = sentence_of(read_objects, path, {"cat": 0}, False, "PASCAL VOC 2007")
+    assert sentence == f"{path} cannot be read: replace it"
+    trial("input", "annotation of VOC: empty, cut, zeros, bad encodings, bomb", "in failures.jsonl")
+
+
+def test_annotations_of_voc_of_any_bytes_are_read_or_named(tmp_path, trial):
+    whole = (
+        b"<annotation><object><name>cat</name><difficult>0</difficult></object>"
+        b"<object><name>dog</name></object></annotation>"
+    )
+    path = tmp_path / "x.xml"
+
+    @SEEDED
+    @given(st.integers(0, len(whole)), st.integers(0, len(whole)), st.binary(max_size=6))
+    def read(begin, end, noise):
+        path.write_bytes(whole[:begin] + noise + whole[end:])
+        try:
+            labels = read_objects(path, {"cat": 0, "dog": 1}, False, "PASCAL VOC 2007")
+        except UserError as error:
+            assert "x.xml" in str(error) and len(str(error)) < 600
+        else:
+            assert set(labels) <= {0, 1}
+
+    read()
+    trial("input", "annotation of VOC with random bytes", "read, or in failures.jsonl", 150)
+
+
+@pytest.mark.parametrize("content", [b"\0" * 9, "2007_000032\n".encode("utf-16"), b"\xff\xfe\xff"])
+def test_lists_of_voc_that_are_no_text_are_named(content, tmp_path, trial):
+    root = build_voc2012(tmp_path)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
+    dataset = load("voc2012", root, tmp_path / "cache")
+    assert "val.txt" in sentence_of(lambda: dataset.splits["val"])
+    assert len(dataset.splits["train"]) == 2
+    trial("input", "list of VOC's images that is no text", "exit code 2")
+
+
+def test_images_that_voc_lists_twice_are_one(tmp_path, trial):
+    root = build_voc2012(tmp_path)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_000033\n2007_000033\r\n")
+    dataset = load("voc2012", root, tmp_path / "cache")
+    assert [s.id for s in dataset.splits["val"]] == ["2007_000033"]
+    trial("input", "list of VOC's images with one twice", "read")
+
+
+def test_a_map_of_ade20k_that_is_cut_is_named(tmp_path, trial):
+    root = build_ade20k(tmp_path)
+    sample = load("ade20k", root, tmp_path / "cache").splits["val"][0]
+    whole, labels = sample.mask.path.read_bytes(), sample.mask.read()
+    for tenth in range(9):
+        sample.mask.path.write_bytes(whole[: len(whole) * tenth // 10])
+        assert sentence_of(sample.mask.read).startswith(str(sample.mask.path))
+    sample.mask.path.write_bytes(whole[:-8])  # without the mark of the end, but with every pixel
+    assert (sample.mask.read() == labels).all()
+    trial("input", "map of ADE20K cut at every tenth of its bytes", "in failures.jsonl", 9)

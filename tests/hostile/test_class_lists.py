@@ -1,0 +1,156 @@
+"""Class names with everything that must not be in them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.vocabulary import build_vocabulary, same_name
+from tests.hostile.conftest import assert_one_sentence, short
+from tests.hostile.test_damaged_files import SEEDED
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"
+    for old, new in zip("abcdefghij", "bcdefghijk")
+)
+"""A YAML file of few lines that stands for billions of words."""
+
+BOMB_OF_NAMES = f"- name: cat\n  names: {{{BOMB.strip().replace(chr(10), ', ')}}}\n"
+
+
+def refused(**settings) -> str:
+    """Returns the sentence with which a vocabulary is refused."""
+    with pytest.raises(UserError) as error:
+        build_vocabulary(settings)
+    sentence = str(error.value)
+    assert sentence.isprintable() and len(sentence) < 600
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("classes", "what", "sentence"),
+    [
+        (["cat", "dog", "cat"], "one name twice", "names cat twice: keep one of each"),
+        (["cat", "dog", "Cat"], "names that differ in case", "names cat (also as Cat) twice"),
+        (["a cat", " a  cat "], "names that differ in white space", "names a cat (also as a  cat)"),
+        (["é", "e\u0301"], "a name in NFC and in NFD", "(also as e\u0301) twice"),
+        (["x"] * 2000, "2,000 times one name", "holds 2000 names: leave some out"),
+        ([f"class {k}" for k in range(2000)], "2,000 names", "masks have room for 254"),
+        ([f"c{k // 2}" for k in range(250)], "125 names twice", "c0, c1, c2 and 122 more twice"),
+        (["cat", "x" * 10_000], "10,000 characters", "has 10000 characters: give one of at most"),
+        (["cat", ""], "an empty name", "an empty one: give every class a name"),
+        (["cat", " \t "], "a name of white space", "an empty one: give every class a name"),
+        (["cat\ndog"], "a line break in a name", r"the name cat\ndog holds a tab, a line break"),
+        (["cat\tdog"], "a tab in a name", r"the name cat\tdog holds a tab"),
+        (["cat\u2028dog"], "a line separator in a name", r"the name cat\u2028dog holds a tab"),
+        (["c\0t", "\x1b[31m"], "control characters in names", r"the name c\x00t holds a tab"),
+        (["caf\udce9"], "half pairs in names", r"the name caf\udce9 holds a tab"),
+        (["Background", "cat"], "the background as a class", "names Background, which is label 0"),
+        ("x" * 10_000, "a path of 10,000 characters", "cannot be read (File name too long)"),
+        ("~nobody-of-this-name/c.txt", "somebody's home", "begins with a home folder that is not"),
+        ("a\0b", "NUL in a path", "is no file: give the path of a text file"),
+    ],
+    ids=short,
+)
+def test_names_that_cannot_be_are_refused(classes, what, sentence, trial):
+    assert sentence in refused(classes=classes)
+    trial("input", f"dataset.classes: {what}", "exit code 2")
+
+
+@pytest.mark.parametrize("key", ["tag_names", "cam_names", "parents"])
+def test_other_names_are_no_better(key, trial):
+    for given_names, sentence in (
+        (5, "is no list: give one, or null"),
+        ("cat", "is no list: give one, or null"),
+        (["cat", "x" * 400], "has 400 characters"),
+        (["cat", "a\nb"], "holds a tab, a line break"),
+        (["cat", {}], "{} is no name"),
+        (["cat"] * 3, "names for 2 classes"),
+    ):
+        assert sentence in refused(classes=["cat", "dog"], **{key: given_names})
+    trial("input", f"dataset.{key}: number, word, control characters, too long", "exit code 2", 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "sentence"),
+    [
+        ("c.txt", b"", "empty", "holds no name or an empty one"),
+        ("c.txt", b"\r\n \r\n", "blank", "holds no name or an empty one"),
+        ("c.txt", "cat\n".encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
+        ("c.txt", "cat\n".encode("utf-16-le"), "UTF-16 without a mark", "holds NUL bytes"),
+        ("c.txt", "café\n".encode("latin-1"), "Latin-1", "is not UTF-8 text: save it as such"),
+        ("c.txt", b"\x7fELF\0\0\0", "a program", "holds NUL bytes and is not UTF-8 text"),
+        ("c.txt", b"cat\tanimal\n", "a table", r"the name cat\tanimal holds a tab"),
+        ("c.txt", b"cat\n" * 300_000, "larger than any", "holds more than 1048576 bytes"),
+        ("c.yaml", b"classes: [cat", "a torn YAML", "is not YAML"),
+        ("c.yaml", b"[" * 5000, "deep YAML", "is not YAML"),
+        ("c.yaml", b"- 2026-13-45\n", "a date that is none", "is not YAML"),
+        ("c.yaml", BOMB.encode(), "a YAML bomb", "has no list named classes: add one"),
+        ("c.yaml", BOMB_OF_NAMES.encode(), "a YAML bomb of names", "is no name"),
+        ("c.yaml", b"classes: &a [*a]\n", "a YAML that holds itself", "is no name"),
+        ("c.yaml", b"- {name: cat, names: &a [*a]}\n", "the same in a name", "is no name"),
+        ("c.yaml", b'- "\\udce9"\n', "half pairs", "holds a tab, a line break"),
+    ],
+    ids=short,
+)
+def test_files_of_names_that_cannot_be_are_refused(name, content, what, sentence, tmp_path, trial):
+    (tmp_path / name).write_bytes(content)
+    assert sentence in refused(classes=str(tmp_path / name))
+    trial("input", f"file of class names: {what}", "exit code 2")
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path, trial):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert "pipe.txt is no file: give the path" in refused(classes=str(tmp_path / "pipe.txt"))
+    assert "is no file" in refused(classes=str(tmp_path))
+    trial("input", "pipe, folder as file of class names", "exit code 2", 2)
+
+
+def test_windows_and_old_files_are_read(tmp_path, trial):
+    for content in (b"\xef\xbb\xbfcat\r\n\r\n traffic light \r\n", b"cat\rtraffic light"):
+        (tmp_path / "c.txt").write_bytes(content)
+        assert build_vocabulary({"classes": str(tmp_path / "c.txt")}).classes == (
+            "cat",
+            "traffic light",
+        )
+    trial("input", "file of class names: byte-order mark, CR LF, CR", "read", 2)
+
+
+@pytest.mark.parametrize("ending", ["txt", "yaml"])
+def test_any_bytes_are_names_or_a_sentence(ending, tmp_path, trial):
+    path = tmp_path / f"c.{ending}"
+    words = st.sampled_from(
+        ["classes:", "- ", "cat", "[", "]", "{", "}", "&a ", "*a", "\n", ": ", "!"]
+    )
+
+    @SEEDED
+    @given(st.binary(max_size=60) | st.lists(words, max_size=14).map(lambda w: "".join(w).encode()))
+    def read(content):
+        path.write_bytes(content)
+        try:
+            vocabulary = build_vocabulary({"classes": str(path)})
+        except UserError:
+            refused(classes=str(path))
+        else:
+            assert 0 < len(vocabulary.classes) <= 254
+            assert all(name.strip() == name and name for name in vocabulary.classes)
+            assert len(set(map(same_name, vocabulary.classes))) == len(vocabulary.classes)
+
+    read()
+    trial("input", f"any bytes as a .{ending} file of class names", "read, or exit code 2", 150)
+
+
+def test_the_command_line_says_it_in_one_sentence(run_on, root, tmp_path, trial):
+    names = tmp_path / "c.txt"
+    for content, sentence in (
+        (b"cat\nCAT\n", "names cat (also as CAT) twice"),
+        (b"\x00\x01\x02", "is not UTF-8 text"),
+        (b"x" * 10_000, "has 10000 characters"),
+    ):
+        names.write_bytes(content)
+        assert_one_sentence(run_on("stage=tags", f"dataset.classes={names}"), sentence)
+    trial("input", "class names that cannot be, from the command line", "exit code 2", 3)

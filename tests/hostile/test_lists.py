@@ -1,0 +1,249 @@
+"""Lists of images and classes as spreadsheets and accidents leave them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.datasets.lists import read_class_list, read_labels
+from pipeline.errors import UserError
+from tests.conftest import Finished
+from tests.datasets.miniatures import load
+from tests.hostile.conftest import assert_one_sentence, failures, latest, short
+from tests.hostile.files import encode, photograph, write
+from tests.hostile.test_damaged_files import SEEDED
+
+CLASSES = ["cat", "person", "rocket", "cup"]
+NAMES = ("a", "b", "two words", "é")
+
+
+@pytest.fixture(autouse=True)
+def _photographs(root):
+    for seed, name in enumerate(NAMES):
+        write(root, f"{name}.jpg", encode(photograph(seed)))
+
+
+def tags_of(out: Path) -> dict[str, list[int]]:
+    """Returns id → tags of the last run."""
+    lines = (latest(out, "tags") / "entries.jsonl").read_text().splitlines()
+    return {entry["id"]: entry["tags"] for entry in map(json.loads, lines)}
+
+
+@pytest.fixture
+def read(run_on, tmp_path):
+    """Runs the stage ``tags`` on a list, as a table, in TagCLIP's format, or of images alone."""
+
+    def run(key: str, name: str, content: bytes | str) -> Finished:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        more = {
+            "dataset.labels": ["tags=ground_truth"],
+            "dataset.image_list": ["tags=file", f"tags.path={tmp_path / 'every.txt'}"],
+            "tags.path": ["tags=file"],
+        }[key]
+        (tmp_path / "every.txt").write_text("a 0\nb 0\ntwo%20words 0\né 0\n", encoding="utf-8")
+        return run_on("stage=tags", "dataset.split=all", *more, f"{key}={path}")
+
+    return run
+
+
+TABLE = "a.jpg,cat\nb.jpg,person,cup\ntwo words.jpg,rocket\né.jpg\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (TABLE, "as it should be"),
+        ("\ufeff" + TABLE.replace("\n", "\r\n"), "byte-order mark and CR LF"),
+        (TABLE.replace("\n", "\r"), "CR alone"),
+        (TABLE + TABLE, "every image twice, with the same classes"),
+        (TABLE.replace("cat", " Cat ").replace("cup", '"CUP"'), "classes in other case"),
+        ("\n\n" + TABLE + ",,,\n", "blank lines"),
+    ],
+    ids=short,
+)
+def test_tables_of_a_spreadsheet_are_read(read, out, content, what, trial):
+    finished = read("dataset.labels", "labels.csv", content)
+    assert finished.code == 0, finished.errors
+    assert tags_of(out) == {"a": [0], "b": [1, 3], "two words": [2], "é": []}
+    assert failures(latest(out, "tags")) == {}
+    trial("input", f"dataset.labels as .csv: {what}", "read")
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "sentence"),
+    [
+        ("a.jpg,dog\n", "a wrong class", "line 1: dog is none of dataset.classes"),
+        ("image,classes\na.jpg,cat\n", "a header", "line 1: classes is none of dataset.classes"),
+        ("a.jpg,cat\nb.jpg\na.jpg,cup\n", "two lines that contradict", "line 3: a.jpg has other"),
+        ("a.jpg,cat\na,cup\n", "id and file that contradict", "a and a.jpg different classes"),
+        ('a.jpg,"cat\nb.jpg,cat\n' + "x\n" * 500, "a quote that is not closed", r"cat\nb.jpg"),
+        ('"a.jpg,cat\n' + "x" * 200_000, "a cell without end", "is no CSV (field larger"),
+        ("", "empty", "names none of the images of split all"),
+        (TABLE.encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
+        (TABLE.encode("utf-16-le"), "UTF-16 without a mark", "is not UTF-8 text: save it as such"),
+        (TABLE.encode("latin-1"), "Latin-1", "is not UTF-8 text: save it as such"),
+        (b"PK\x03\x04\x14\0\x06\0" * 40, "a spreadsheet's own file", "is not UTF-8 text: save"),
+        ("a.jpg,cat\0\n", "NUL", "holds NUL bytes and is not UTF-8 text"),
+        ("a.jpg," + "x" * 9000, "a word of 9,000 letters", "xxx… is none of dataset.classes"),
+        ("a.jpg,\x1b[31mcat\n", "control characters", r"\x1b[31mcat is none of dataset.classes"),
+    ],
+    ids=short,
+)
+def test_tables_that_cannot_be_read_are_refused(read, content, what, sentence, trial):
+    assert_one_sentence(read("dataset.labels", "labels.csv", content), "labels", sentence)
+    trial("input", f"dataset.labels as .csv: {what}", "exit code 2")
+
+
+LIST = "a 0\nb 1 3\ntwo%20words 2\né\n"
+
+
+@pytest.mark.parametrize("key", ["dataset.labels", "tags.path"])
+@pytest.mark.parametrize(
+    ("content", "what", "sentence"),
+    [
+        (LIST, "as it should be", None),
+        ("\ufeff" + LIST.replace("\n", "\r\n"), "byte-order mark and CR LF", None),
+        (LIST + LIST + "b 3 1 1\n", "every image twice, with the same classes", None),
+        ("a 4\n", "a wrong class", "line 1: 4 is no class: they go from 0 to 3"),
+        ("a cat\n", "a name for a class", "line 1: cat is no class"),
+        (LIST + "a 1\n", "two lines that contradict", "line 5: a has other classes than in line 1"),
+        (LIST.encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
+        (b"\0" * 99, "zeros", "holds NUL bytes"),
+        ("a " + "9" * 9000, "a number of 9,000 digits", "999… is no class"),
+    ],
+    ids=short,
+)
+def test_tagclips_lists_are_read_or_refused(read, out, key, content, what, sentence, trial):
+    finished = read(key, "list.txt", content)
+    if sentence is None:
+        assert finished.code == 0, finished.errors
+        assert tags_of(out) == {"a": [0], "b": [1, 3], "two words": [2], "é": []}
+    else:
+        assert_one_sentence(finished, "list.txt", sentence)
+    trial("input", f"{key} as .txt: {what}", "read" if sentence is None else "exit code 2")
+
+
+def test_images_that_a_list_does_not_have_are_named(read, out, trial):
+    finished = read("tags.path", "list.txt", "a 0\nx 1\n")
+    assert finished.code == 0 and tags_of(out) == {"a": [0]}
+    named = failures(latest(out, "tags"))
+    assert named.keys() == {"b", "two words", "é"}
+    assert all("has no line in" in reason for reason in named.values())
+    finished = read("tags.path", "list.txt", "")
+    assert finished.code == 0 and failures(latest(out, "tags")).keys() == set(NAMES)
+    trial("input", "tags.path without lines of some or all images", "in failures.jsonl", 7)
+
+
+def test_images_that_are_not_there_are_named(read, out, trial):
+    finished = read("dataset.labels", "labels.csv", TABLE + "b.png,cup\nc.jpg,cat\n")
+    assert finished.code == 0 and len(tags_of(out)) == 4
+    reason = "has a line in labels.csv, but there is no such image: correct the name"
+    assert failures(latest(out, "tags")) == {"b.png": reason, "c.jpg": reason}
+    trial("input", "dataset.labels with images that are not there", "in failures.jsonl", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "sentence"),
+    [
+        ("a\nb.jpg\n", "ids and files", None),
+        ("\ufeffa\r\n\r\nb\r\n", "byte-order mark and CR LF", None),
+        ("a 3\nb 1\na 2\nb.jpg\n", "images twice", None),
+        ("a\nx\ny\n", "images that are not there", "names x and 1 more, which split all does not"),
+        ("", "empty", "is empty: give a list with an image a line"),
+        ("a\n".encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
+        (b"a\0b\n", "NUL", "holds NUL bytes"),
+        ("x" * 9000, "a name of 9,000 letters", "xxx…, which split all does not have"),
+        ("\x1b[31m\n", "control characters", r"names \x1b[31m, which split all does not have"),
+    ],
+    ids=short,
+)
+def test_lists_of_images_are_read_or_refused(read, out, content, what, sentence, trial):
+    finished = read("dataset.image_list", "images.txt", content)
+    if sentence is None:
+        assert finished.code == 0, finished.errors
+        assert tags_of(out).keys() == {"a", "b"}
+    else:
+        assert_one_sentence(finished, "images.txt", sentence)
+    trial("input", f"dataset.image_list: {what}", "read" if sentence is None else "exit code 2")
+
+
+def test_a_list_of_images_may_have_plain_white_space(read, out, trial):
+    assert read("dataset.image_list", "images.txt", "two words.jpg\ntwo%20words\n").code == 0
+    assert tags_of(out).keys() == {"two words"}
+    trial("input", "dataset.image_list: white space that is not encoded", "read")
+
+
+@pytest.mark.parametrize("key", ["dataset.labels", "dataset.image_list", "tags.path"])
+def test_what_is_no_file_is_refused(run_on, tmp_path, key, trial):
+    os.mkfifo(tmp_path / "pipe.csv")
+    more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
+    for place in (tmp_path / "pipe.csv", tmp_path, "/no/such"):
+        finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}={place}")
+        assert_one_sentence(finished, f"{key}={place} is no file: give a list")
+    trial("input", f"{key}: pipe, folder, missing", "exit code 2", 3)
+
+
+OF_TAGS = pytest.mark.xfail(
+    strict=True, raises=(OSError, RuntimeError), reason="keys.py and stages.py look at tags.path"
+)
+
+
+@pytest.mark.parametrize(
+    "key", ["dataset.labels", "dataset.image_list", pytest.param("tags.path", marks=OF_TAGS)]
+)
+@pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name/x.csv"], ids=short)
+def test_what_can_be_no_file_is_refused(run_on, key, place, trial):
+    more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
+    finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}='{place}'")
+    assert_one_sentence(finished, f"{key}={place[:9]}")
+    trial("input", f"{key}: too long, below a home that is not there", "exit code 2")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.txt"])
+def test_any_bytes_are_labels_or_a_sentence(name, tmp_path, trial):
+    path = tmp_path / name
+    words = st.sampled_from(
+        ["a", "b.jpg", "cat", "cup", "0", "3", ",", " ", '"', "\n", "\r", "%41"]
+    )
+
+    @SEEDED
+    @given(st.binary(max_size=60) | st.lists(words, max_size=14).map(lambda w: "".join(w).encode()))
+    def read_them(content):
+        path.write_bytes(content)
+        try:
+            labels = read_labels(path, CLASSES)
+        except UserError as error:
+            assert len(str(error)) < 500 and str(error).isprintable()
+        else:
+            assert all(set(found) <= {0, 1, 2, 3} for found in labels.values())
+
+    read_them()
+    trial("input", f"any bytes as dataset.labels={name}", "read, or exit code 2", 150)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0, 1, 2], [0, 1, 2, 256], [-1, 1, 2, 3], ["x", 1, 2, 3], [1, 1, 2, 3], [True, 1, 2, 3]],
+)
+def test_values_that_no_pixel_has_are_refused(values, root, tmp_path, trial):
+    with pytest.raises(UserError, match="dataset.values holds"):
+        load("folder", root, tmp_path, classes=CLASSES, masks=str(root), values=values)
+    trial("input", "dataset.values out of range, twice, no numbers", "exit code 2")
+
+
+def test_lists_of_bytes_that_are_not_utf8_are_read_again(run_on, root, out, trial):
+    write(root, os.fsdecode(b"caf\xe9.jpg"), encode(photograph()))
+    assert run_on("stage=tags").code == 0
+    path = latest(out, "tags") / "tags.txt"
+    known = {str(k): k for k in range(4)}
+    assert os.fsdecode(b"caf\xe9") in read_class_list(path, "tags.path", known)
+    before = tags_of(out)
+    finished = run_on("stage=tags", "tags=file", f"tags.path={path}")
+    assert finished.code == 0 and tags_of(out) == before, finished.errors
+    trial("input", "tags.txt with names that are not UTF-8 as tags.path", "read")

@@ -1,0 +1,187 @@
+"""Names and places of files that nobody would choose, and that cameras and people choose."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.datasets.folder import find_images
+from pipeline.datasets.lists import format_class_line, read_class_list
+from pipeline.errors import UserError
+from tests.datasets.miniatures import load
+from tests.hostile.files import encode, photograph, write
+from tests.hostile.test_damaged_files import SEEDED
+
+PHOTOGRAPH = encode(photograph())
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+NAMES = st.one_of(
+    st.binary(min_size=1, max_size=40).map(os.fsdecode),
+    st.text(min_size=1, max_size=40),
+    st.text(" \t\n\r\"'%\\-.,;:*?#&~$\u0301é\u2028\x85", min_size=1, max_size=40),
+)
+"""Whatever a file system takes, among which what other programs stumble over."""
+
+
+def is_a_name(name: str) -> bool:
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:  # half pairs that no bytes stand for
+        return False
+    return not {0, ord("/")} & set(encoded) and not name.startswith(".") and len(encoded) < 250
+
+
+def found(root: Path, cache: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns id → file and id → reason."""
+    dataset = load("folder", root, cache, classes=["cat"])
+    samples = {s.id: s.image.name for s in dataset.splits["all"]}
+    rejected = dict(dataset.rejected["all"])
+    assert not samples.keys() & rejected.keys(), "an image is done or left out"
+    return samples, rejected
+
+
+def test_any_name_is_an_id(tmp_path, trial):
+    @SEEDED
+    @given(NAMES.filter(is_a_name))
+    def name_it(name):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            (Path(folder) / f"{name}.jpg").touch()
+            samples, rejected = found(Path(folder), tmp_path / "cache")
+        assert samples == {name: f"{name}.jpg"} and not rejected
+
+    name_it()
+    trial("input", "any bytes and any Unicode as the name of a file", "an image", 150)
+
+
+def test_any_id_is_a_line_of_a_list(tmp_path, trial):
+    @SEEDED
+    @given(st.lists(NAMES.filter(is_a_name), min_size=1, max_size=5, unique=True))
+    def list_them(ids):
+        labels = {image_id: tuple(range(k)) for k, image_id in enumerate(ids)}
+        lines = "".join(format_class_line(i, k) + "\n" for i, k in labels.items())
+        (tmp_path / "tags.txt").write_text(lines, encoding="utf-8")
+        known = {str(k): k for k in range(5)}
+        assert read_class_list(tmp_path / "tags.txt", "tags.path", known) == labels
+
+    list_them()
+    trial("input", "any bytes and any Unicode as an id in tags.txt", "read again as it was", 150)
+
+
+def test_names_of_255_bytes_and_deep_folders(root, tmp_path, trial):
+    longest = ["x" * 251, "é" * 125 + "x"]
+    deep = "/".join(f"folder {k}" for k in range(60)) + "/x"
+    for name in (*longest, deep):
+        write(root, f"{name}.jpg", PHOTOGRAPH)
+    samples, rejected = found(root, tmp_path / "cache")
+    assert samples.keys() == {*longest, deep} and not rejected
+    trial("input", "names of 255 bytes, 60 nested folders", "an image", 3)
+
+
+def test_a_folder_that_is_too_deep_is_named(root, trial, tmp_path):
+    write(root, "a.jpg", PHOTOGRAPH)
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(20):  # longer in all than the 4,096 bytes of a path
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    samples, rejected = found(root, tmp_path / "cache")
+    shutil.rmtree(root / ("d" * 250))
+    assert samples.keys() == {"a"}
+    [(name, reason)] = rejected.items()
+    assert name.startswith("ddd") and name.endswith("/")
+    assert reason == "cannot be opened: File name too long"
+    trial("input", "folders below the longest path that there can be", "in failures.jsonl")
+
+
+def test_composed_and_decomposed_accents_are_two_names(root, tmp_path, trial):
+    for name in ("\u00e9", "e\u0301"):
+        write(root, f"{name}.jpg", PHOTOGRAPH)
+    assert found(root, tmp_path / "cache")[0].keys() == {"\u00e9", "e\u0301"}
+    trial("input", "é in NFC and in NFD", "two images", 2)
+
+
+def test_links_do_not_loop_and_none_is_passed_over(root, tmp_path, trial):
+    write(root, "a/x.jpg", PHOTOGRAPH)
+    (root / "loop").symlink_to(root)
+    (root / "a" / "up").symlink_to("..")
+    (root / "a" / "sideways").symlink_to(root / "a")
+    (root / "self.jpg").symlink_to("self.jpg")
+    (root / "dangling.png").symlink_to("nothing")
+    write(tmp_path, "elsewhere/y.jpg", PHOTOGRAPH)
+    (root / "album").symlink_to(tmp_path / "elsewhere")
+    (root / "linked.jpg").symlink_to(tmp_path / "elsewhere" / "y.jpg")
+    samples, rejected = found(root, tmp_path / "cache")
+    # That a link is broken shows when it is read, as for any file that went away.
+    assert samples.keys() == {"a/x", "linked", "self", "dangling"}
+    assert rejected == {
+        "album/": "is a link to a folder, which is not followed: give it as dataset.root"
+    }
+    trial("input", "links to their own folder, to the one above, to each other", "walked once", 3)
+    trial("input", "a link to a folder elsewhere", "in failures.jsonl")
+
+
+def test_two_images_of_one_name_are_one_and_a_reason(root, tmp_path, trial):
+    for name in ("a.jpg", "a.png", "a.webp", "b/a.jpg"):
+        write(root, name, PHOTOGRAPH)
+    samples, rejected = found(root, tmp_path / "cache")
+    assert samples == {"a": "a.jpg", "b/a": "a.jpg"}
+    assert rejected.keys() == {"a.png", "a.webp"}
+    assert all("has the same name as a.jpg: rename one" in r for r in rejected.values())
+    trial("input", "a.jpg, a.png and a.webp", "an image, the others in failures.jsonl", 3)
+
+
+def test_a_folder_may_be_named_like_an_image(root, tmp_path, trial):
+    write(root, "album.jpg/x.jpg", PHOTOGRAPH)
+    (root / "empty.jpg").mkdir()
+    samples, rejected = found(root, tmp_path / "cache")
+    assert samples.keys() == {"album.jpg/x"}
+    assert rejected == {
+        "empty.jpg/": "is a folder without an image, though named like one: rename it"
+    }
+    trial("input", "folders named x.jpg", "their images; in failures.jsonl without any", 2)
+
+
+def test_a_folder_that_is_named_like_a_result_is_no_place_for_images(root, tmp_path, trial):
+    for name in ("x.jpg", "x.png/y.jpg", "x.npz/z/y.jpg", "y.png/x.jpg"):
+        write(root, name, PHOTOGRAPH)
+    samples, rejected = found(root, tmp_path / "cache")
+    assert samples.keys() == {"x", "y.png/x"}
+    assert rejected == {
+        f"x.{ending}": f"lies in {folder}, which is what a result is named: rename the folder"
+        for ending, folder in (("png/y", "x.png"), ("npz/z/y", "x.npz"))
+    }
+    trial("input", "x.jpg beside folders x.png and x.npz", "in failures.jsonl", 2)
+
+
+def test_special_files_are_never_opened(root, tmp_path, trial):
+    write(root, "a.jpg", PHOTOGRAPH)
+    os.mkfifo(root / "pipe.jpg")
+    os.mkfifo(root / "a.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    samples, rejected = found(root, tmp_path / "cache")
+    assert samples.keys() == {"a"}
+    assert rejected.keys() == {"pipe", "a.png", "zero"}
+    assert all("a pipe or a device: remove or rename it" in r for r in rejected.values())
+    assert len(find_images(root)) == 4
+    (root / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"holds no image that can be read \(\S+ is no file"):
+        found(root, tmp_path / "cache")
+    trial("input", "pipe, link to a device, named .jpg and .png", "in failures.jsonl", 3)
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", "", "x.jpg/y"])
+def test_a_root_that_none_can_be_is_answered(place, root, tmp_path, trial):
+    write(root, "x.jpg", PHOTOGRAPH)
+    given_root = root / place if "~" not in place else place
+    with pytest.raises(UserError, match="dataset.root") as error:
+        found(given_root if place else root / "nothing", tmp_path / "cache")
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
+    trial("input", "dataset.root too long, with NUL, below a file, of nobody", "exit code 2")
