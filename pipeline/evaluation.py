@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.sample import Sample
@@ -10,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.files import to_json_lines, write_atomically
 from pipeline.keys import describe
 from pipeline.metrics import stage as metrics_stage
-from pipeline.metrics.record import MetricsFile
+from pipeline.metrics.record import MetricsFile, update_metrics
 from pipeline.outcome import Outcome
 from pipeline.project import Project
 from pipeline.store import FAILURES, StageFolder
@@ -26,7 +27,8 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
         UserError: there is nothing to measure, or no ground truth to measure it with can be used.
     """
     root = project.store.root
-    file = MetricsFile(root / "metrics.json")
+    path = root / "metrics.json"
+    changes: list[Callable[[MetricsFile], None]] = []
     nothing = True
     failures: dict[tuple[str, str], str] = {}
     unmeasured = []
@@ -41,22 +43,23 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             figures = measure(folder, unusable)
             failures |= {(split, image_id): reason for image_id, reason in unusable.items()}
             if figures is None:
-                file.drop_latest(folder)
+                changes.append(partial(MetricsFile.drop_latest, folder=folder))
                 if unusable:
                     unmeasured.append(f"{folder.stage} of split {split}")
                 continue
             about = describe(project.config, folder.stage)
             if project.round > 1:
                 about["round"] = str(project.round)
-            file.put(folder, folder.input_key(ids), figures, about)
+            measured = (folder, folder.input_key(ids), figures, about)
+            changes.append(lambda file, measured=measured: file.put(*measured))
             # Beside the results lies what says why images were left out.
-            place = root if unusable else file.path
+            place = root if unusable else path
             images = figures["images"] + len(unusable)
             what = f"{split} {folder.stage}"
             yield Outcome("evaluate", what, images, 0, len(unusable), place)
     if nothing:
         raise UserError("there is nothing to evaluate: run stage=tags first")
-    file.save()
+    update_metrics(path, changes)
     _write_failures(root / FAILURES, failures)
     if unmeasured:
         raise UserError(

@@ -13,9 +13,20 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_atomically
 from pipeline.fingerprints import fingerprint
 from pipeline.lock import LOCK
-from pipeline.stage_folder import ENTRIES, LATEST, MANIFEST, StageFolder
+from pipeline.stage_folder import ENTRIES, FAILURES, LATEST, MANIFEST, StageFolder
 
-__all__ = ["ENTRIES", "FORMAT", "LATEST", "MANIFEST", "StageFolder", "Store", "folder_size"]
+__all__ = [
+    "ENTRIES",
+    "FAILURES",
+    "FORMAT",
+    "LATEST",
+    "MANIFEST",
+    "StageFolder",
+    "Store",
+    "folder_size",
+    "is_complete",
+    "key_of",
+]
 
 FORMAT = 1
 """How folders are laid out; those of another number in ``store.json`` cannot be read."""

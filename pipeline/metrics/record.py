@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from filelock import FileLock
 
 from pipeline.files import write_atomically
 from pipeline.store import StageFolder
+
+
+def update_metrics(path: Path, changes: Iterable[Callable[[MetricsFile], None]]) -> None:
+    """Changes the file as it is now, which other runs may have written to in the meantime.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with FileLock(path.with_name(".metrics.lock")):
+        file = MetricsFile(path)
+        for change in changes:
+            change(file)
+        file.save()
 
 
 class MetricsFile:
@@ -61,7 +76,7 @@ class MetricsFile:
         self.latest.get(folder.stage, {}).pop(folder.split, None)
 
     def save(self) -> None:
-        """Writes the file."""
+        """Writes the file; see :func:`update_metrics` for changes that others may make, too."""
         latest = {stage: splits for stage, splits in self.latest.items() if splits}
         content = {"latest": latest, "runs": self.runs}
         write_atomically(self.path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
