@@ -20,6 +20,7 @@ from pipeline.masks import stage as masks_stage
 from pipeline.outcome import Outcome, check_failures, outcome_of
 from pipeline.project import Project
 from pipeline.report import stage as report_stage
+from pipeline.report.material import gather
 from pipeline.rounds import NextRound, rounds_of
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.segmenter.distributed import process_count, process_rank
@@ -180,19 +181,8 @@ def run_predict(project: Project) -> Iterator[Outcome]:
 
 
 def run_report(project: Project) -> Iterator[Outcome]:
-    """Writes the tables, and a picture of some images with all that was computed for them."""
-    split = project.splits[-1]
-    trained = project.find_trained()
-    files = report_stage.run(
-        project.store.root,
-        project.samples(split),
-        project.cams_folder(split),
-        project.masks_folder(split),
-        trained and project.predictions_folder(split),
-        project.vocabulary,
-        project.reader,
-    )
-    for path in files:
+    """Writes the tables, a picture of some images, and the page with all that was computed."""
+    for path in report_stage.run(gather(project)):
         yield Outcome("report", "", 0, 0, 0, path)
 
 

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 MARKS = "†‡§¶"
 """What stands beside a figure that has a note, in their order."""
+
+
+class Table(NamedTuple):
+    """A table with its title, for whatever it is written as.
+
+    Attributes:
+        title: what it shows, with the unit.
+        header: the names of the columns; the first column holds words, the others numbers.
+        rows: the cells, as many in each row as there are columns.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def as_markdown(self) -> str:
+        """Returns a section of Markdown."""
+        return f"## {self.title}\n\n{markdown_table(self.header, self.rows)}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.metrics.record import MetricsFile
-from pipeline.report.markdown import markdown_table, percent
+from pipeline.report.markdown import Table, percent
 
 _SEES = "sees"
 """The key, in later rounds' configurations of tags and masks, of the segmenter that they are of."""
@@ -19,8 +19,8 @@ class _Round(NamedTuple):
     masks: Mapping[str, Any]
 
 
-def write_rounds(metrics: MetricsFile) -> str:
-    """Returns the table of the latest segmenter's rounds as Markdown; "" where there is only one.
+def collect_rounds(metrics: MetricsFile) -> Table | None:
+    """Returns the table of the latest segmenter's rounds; none where there is only one.
 
     Every figure is one of ``metrics.json``; blank where it was not measured.
     """
@@ -29,7 +29,7 @@ def write_rounds(metrics: MetricsFile) -> str:
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     rounds = list(_walk_back(newest["configuration"]["segmenter"]))[::-1] if newest else []
     if len(rounds) < 2:
-        return ""
+        return None
     splits = list(dict.fromkeys(run["split"] for run in metrics.runs))
     columns: dict[str, list[str]] = {}
     for split in splits:
@@ -38,7 +38,7 @@ def write_rounds(metrics: MetricsFile) -> str:
                 columns.setdefault(f"{label}, {split}", [""] * len(rounds))[number] = value
     header = ["round", *columns]
     rows = [[str(n + 1), *(column[n] for column in columns.values())] for n in range(len(rounds))]
-    return "## Rounds of self-training (%)\n\n" + markdown_table(header, rows)
+    return Table("Rounds of self-training (%)", header, rows)
 
 
 def _walk_back(segmenter: Mapping[str, Any]) -> Iterator[_Round]:

@@ -10,8 +10,8 @@ from pipeline.files import write_atomically
 from pipeline.fingerprints import canonical_json
 from pipeline.keys import without_seed
 from pipeline.metrics.record import MetricsFile
-from pipeline.report.markdown import markdown_table, percent
-from pipeline.report.rounds import write_rounds
+from pipeline.report.markdown import Table, percent
+from pipeline.report.rounds import collect_rounds
 
 TAGGING_ROWS = {
     "clip": "CLIP, class token, image squeezed to the native size",
@@ -32,25 +32,30 @@ _TAGGING_FIGURES = ("map", "f1", "precision", "recall")
 
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
-    sections = [_tagging(metrics), _ablation(metrics), _segmentation(metrics)]
-    sections += [_seeds(metrics), write_rounds(metrics)]
-    found = [section for section in sections if section]
-    text = "\n".join(found) or "Nothing was measured: the images have no ground truth.\n"
+    sections = [table.as_markdown() for table in collect_tables(metrics)]
+    text = "\n".join(sections) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
 
 
-def _tagging(metrics: MetricsFile) -> str:
+def collect_tables(metrics: MetricsFile) -> list[Table]:
+    """Returns the tables of what was measured, without those that would be empty."""
+    tables = [_tagging(metrics), _ablation(metrics), _segmentation(metrics)]
+    tables += [_seeds(metrics), collect_rounds(metrics)]
+    return [table for table in tables if table is not None]
+
+
+def _tagging(metrics: MetricsFile) -> Table | None:
     splits = metrics.latest.get("tags", {})
     if not splits:
-        return ""
+        return None
     rows = [
         [split + level, str(f["images"]), *(percent(figures[k]) for k in _TAGGING_FIGURES)]
         for split, f in splits.items()
         for level, figures in _by_level(f)
     ]
     header = ["split", "images", "mAP", "F1", "precision", "recall"]
-    return "## Tags (%)\n\n" + markdown_table(header, rows)
+    return Table("Tags (%)", header, rows)
 
 
 def _by_level(figures: Mapping) -> list[tuple[str, Mapping]]:
@@ -60,20 +65,20 @@ def _by_level(figures: Mapping) -> list[tuple[str, Mapping]]:
     return [("", figures), *above]
 
 
-def _ablation(metrics: MetricsFile) -> str:
+def _ablation(metrics: MetricsFile) -> Table | None:
     splits = {k: f for k, f in metrics.latest.get("tags", {}).items() if f.get("variants")}
     if not splits:
-        return ""
+        return None
     rows = [
         [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
         for name, label in TAGGING_ROWS.items()
         if any(name in f["variants"] for f in splits.values())
     ]
     header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
-    return "## Tagging, step by step\n\n" + markdown_table(header, rows)
+    return Table("Tagging, step by step", header, rows)
 
 
-def _segmentation(metrics: MetricsFile) -> str:
+def _segmentation(metrics: MetricsFile) -> Table | None:
     labels = {
         "cams": "class activation maps",
         "masks": "pseudo masks",
@@ -102,11 +107,11 @@ def _segmentation(metrics: MetricsFile) -> str:
                 )
                 rows.append([share, split, str(figures["images"]), percent(ceiling["miou"])])
     if not rows:
-        return ""
-    return "## Segmentation\n\n" + markdown_table(["", "split", "images", "mIoU (%)"], rows)
+        return None
+    return Table("Segmentation", ["", "split", "images", "mIoU (%)"], rows)
 
 
-def _seeds(metrics: MetricsFile) -> str:
+def _seeds(metrics: MetricsFile) -> Table | None:
     """Sums up runs of the segmenter that differ in nothing but the seed."""
     groups: dict[tuple[str, str], list[Mapping]] = {}
     for run in metrics.runs:
@@ -123,6 +128,6 @@ def _seeds(metrics: MetricsFile) -> str:
         spread = f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
         rows.append([name, split, str(runs[0]["images"]), seeds, spread])
     if not rows:
-        return ""
+        return None
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
-    return "## Over seeds\n\n" + markdown_table(header, rows)
+    return Table("Over seeds", header, rows)

@@ -1,7 +1,7 @@
 """The table of self-training's rounds, from what metrics.json holds."""
 
 from pipeline.metrics.record import MetricsFile
-from pipeline.report.rounds import write_rounds
+from pipeline.report.rounds import collect_rounds
 
 TAGS = {"method": "tagclip"}
 MASKS = {"cams": {"tags": TAGS}, "confidence": 0.0}
@@ -37,7 +37,7 @@ def test_rounds_are_found_back_from_the_last_segmenter(tmp_path):
     )
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in write_rounds(metrics).splitlines()
+        for line in collect_rounds(metrics).as_markdown().splitlines()
         if line.startswith("|")
     ]
     first, second = (dict(zip(lines[0], line)) for line in lines[2:])
@@ -60,17 +60,17 @@ def test_a_split_that_was_predicted_earlier_does_not_hide_the_rounds(tmp_path):
         run("predictions", "train", "p0", {"segmenter": FIRST}, miou=0.7),
         run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
     )
-    assert "73.0" in write_rounds(metrics)
+    assert "73.0" in collect_rounds(metrics).as_markdown()
 
 
 def test_a_single_round_has_no_table(tmp_path):
     metrics = metrics_of(tmp_path, run("predictions", "val", "p1", {"segmenter": FIRST}, miou=0.7))
-    assert write_rounds(metrics) == ""
-    assert write_rounds(metrics_of(tmp_path)) == ""
+    assert collect_rounds(metrics) is None
+    assert collect_rounds(metrics_of(tmp_path)) is None
 
 
 def test_own_masks_have_rounds_too(tmp_path):
     own = {"name": "demo", "masks": {"from": "files"}}
     later = {"name": "demo", "masks": {"sees": {"segmenter": own}}}
     metrics = metrics_of(tmp_path, run("predictions", "val", "p", {"segmenter": later}, miou=0.5))
-    assert "| 50.0 |" in write_rounds(metrics)
+    assert "| 50.0 |" in collect_rounds(metrics).as_markdown()

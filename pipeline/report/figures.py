@@ -1,0 +1,167 @@
+"""Diagrams as SVG for a page: they take its text colour and font, so they suit light and dark."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.metrics.segmentation import Confusion
+from pipeline.report.measured import ImageFigures
+
+ACCENT, SECOND = "#2f6fde", "#e07b00"
+"""The colours of series; distinct in brightness too, and legible on light and dark."""
+
+_INK = "#010203"  # stands for the page's text colour until the SVG is written
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and restyled
+    "svg.hashsalt": "report",
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "font.size": 9,
+    "legend.frameon": False,
+    # Names of classes are not formulas, whatever signs they hold.
+    "text.parse_math": False,
+}
+_MOST_WRITTEN = 24  # classes up to which the cells of a matrix hold numbers
+_BINS = 40
+
+
+class Confused(NamedTuple):
+    """Pixels of one label that were taken for another.
+
+    Attributes:
+        truth: the label.
+        taken_for: the other.
+        pixels: how many.
+        share: of the label's pixels, in [0, 1].
+    """
+
+    truth: int
+    taken_for: int
+    pixels: int
+    share: float
+
+
+def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -> str:
+    """Draws a confusion matrix as SVG, each row as shares of its label's pixels.
+
+    Labels that occur neither in the ground truth nor in what is compared with it are left out.
+
+    Args:
+        confusion: the pixels.
+        names: n+1 names, the background's first.
+        predicted: what the columns are.
+    """
+    matrix = confusion.matrix
+    used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
+    matrix = matrix[np.ix_(used, used)]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    labels = [names[k] for k in used]
+    count = len(labels)
+    written = count <= _MOST_WRITTEN
+    side = max(2.5, count * (0.42 if written else 0.17))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        # Opacity instead of brightness, so that an empty cell is the page's own background.
+        colour = matplotlib.colors.to_rgb(ACCENT)
+        cells = np.dstack([np.broadcast_to(colour, (*shares.shape, 3)), np.sqrt(shares)])
+        axes.imshow(cells, interpolation="none")
+        axes.set_xticks(range(count), labels, rotation=90)
+        axes.set_yticks(range(count), labels)
+        axes.set_xlabel(predicted)
+        axes.set_ylabel("ground truth")
+        axes.tick_params(length=0, labelsize=9 if written else 7)
+        axes.spines[:].set_visible(False)
+        for row, column in np.ndindex(shares.shape) if written else ():
+            share = shares[row, column]
+            if share >= 0.005:
+                ink = "white" if share > 0.25 else _INK
+                place = {"ha": "center", "va": "center", "fontsize": 8}
+                axes.text(column, row, f"{100 * share:.0f}", color=ink, **place)
+
+    return _to_svg(draw, side + 1.2, side + 1.2)
+
+
+def find_confused(confusion: Confusion, most: int = 10) -> list[Confused]:
+    """Returns the pairs of labels that are confused in most pixels, the worst first."""
+    wrong = confusion.matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    totals = np.maximum(confusion.matrix.sum(1), 1)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(place), len(wrong)) for place in order]
+    return [
+        Confused(truth, other, int(wrong[truth, other]), float(wrong[truth, other] / totals[truth]))
+        for truth, other in pairs
+        if wrong[truth, other]
+    ]
+
+
+def draw_margins(images: Sequence[ImageFigures]) -> str:
+    """Draws how far scores are above or below their image's threshold; "" where none decides.
+
+    Classes that an image shows and those that it does not are told apart where that is known.
+    """
+    decided = [f for f in images if f.scores is not None and f.threshold is not None]
+    if not decided:
+        return ""
+    margins = np.array([f.scores - f.threshold for f in decided])
+    known = np.array([f.truth is not None for f in decided])
+    shown = np.zeros(margins.shape, bool)
+    for row, figures in zip(shown, decided):
+        row[list(figures.truth or ())] = True
+    series = [
+        ("classes that the image shows", margins[shown], ACCENT),
+        ("classes that it does not show", margins[known][~shown[known]], SECOND),
+        ("classes of images without labels", margins[~known].ravel(), "#7a8699"),
+    ]
+    series = [(label, values, colour) for label, values, colour in series if len(values)]
+    bins = np.linspace(min(-0.05, margins.min()), max(0.05, margins.max()), _BINS + 1)
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        for label, values, colour in series:
+            axes.hist(values, bins, alpha=0.3, color=colour, log=True)
+            axes.hist(
+                values, bins, color=colour, log=True, histtype="step", linewidth=1.8, label=label
+            )
+        axes.axvline(0, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.annotate(
+            "threshold",
+            (0, 1),
+            xytext=(4, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+        )
+        axes.set_xlabel("score minus the threshold of the image")
+        axes.set_ylabel("classes of images")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter("")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+    return _to_svg(draw, 7, 3.4)
+
+
+def _to_svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # Of names in scripts that its own font lacks, which the reader's browser has.
+        warnings.simplefilter("ignore", UserWarning)
+        figure = Figure((width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -1,0 +1,141 @@
+"""The pictures of a page, each embedded: a photograph, and what is laid over it.
+
+What is laid over a photograph is transparent where it has nothing to say, so that one photograph
+serves all of them and a reader can choose how strongly they cover it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, maximum_filter
+
+from pipeline.vocabulary import IGNORE
+
+HEAT = colormaps["inferno"]
+"""The colours of maps, from 0 to 1."""
+
+SAME, MISSED, EXTRA, OTHER = range(4)
+"""What two masks say of a pixel: the same object or nothing, only the second one has an object,
+only the first one has, or each has another."""
+
+DIFFERENCE_COLOURS = {MISSED: (41, 121, 255), EXTRA: (255, 143, 0), OTHER: (214, 51, 156)}
+"""Distinct to colour-blind readers too, and each has a hatching of its own."""
+
+_FILL, _SOLID = 168, 255  # opacities of 255
+_WHITE = (255, 255, 255)
+_HEAT_SIDE = 200  # pixels; maps are smooth, and larger ones show no more
+_PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
+_NAME_SIDE = 96  # pixels of the masks in which room for names is sought
+_LEAST_NAMED = 0.005  # of the pixels
+_HATCH = 6  # pixels from line to line
+
+
+class Place(NamedTuple):
+    """Where there is most room for the name of a label, in percent of the picture."""
+
+    label: int
+    left: float
+    top: float
+
+
+def encode_photograph(image: np.ndarray) -> str:
+    """Returns an image, h×w×3 uint8, as a ``data:`` address."""
+    return _embed(Image.fromarray(image), quality=_PHOTOGRAPH_QUALITY)
+
+
+def encode_heat(heat: np.ndarray) -> str:
+    """Returns a map, h×w in [0, 1], as heat that is clear where it is cold."""
+    height, width = heat.shape
+    factor = min(1, _HEAT_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    values = np.clip(np.asarray(small), 0, 1)
+    pixels = HEAT(values, bytes=True)
+    pixels[..., 3] = np.rint(225 * np.clip(2 * values, 0, 1))
+    return _embed(Image.fromarray(pixels), quality=_HEAT_QUALITY)
+
+
+def encode_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> str:
+    """Returns labels in their colours, outlined in white; what is ignored is hatched.
+
+    Args:
+        labels: h×w uint8.
+        palette: n+1 colours.
+    """
+    colours = np.zeros((IGNORE + 1, 4), np.uint8)
+    colours[1 : len(palette), :3] = palette[1:]
+    colours[1 : len(palette), 3] = _FILL
+    pixels = colours[labels]
+    pixels[(labels == IGNORE) & _diagonal(labels.shape)] = (*_WHITE, _SOLID)
+    pixels[_outside_edges(labels)] = (*_WHITE, _SOLID)
+    return _embed(Image.fromarray(pixels), lossless=True)
+
+
+def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns in what two masks of one size differ, H×W uint8; 255 where either is ignored."""
+    kinds = np.zeros(first.shape, np.uint8)
+    kinds[(first == 0) & (second > 0)] = MISSED
+    kinds[(first > 0) & (second == 0)] = EXTRA
+    kinds[(first > 0) & (second > 0) & (first != second)] = OTHER
+    kinds[(first == IGNORE) | (second == IGNORE)] = IGNORE
+    return kinds
+
+
+def encode_difference(kinds: np.ndarray) -> str:
+    """Returns what :func:`compare_labels` found in colours and hatchings."""
+    falling, rising = _diagonal(kinds.shape), _diagonal(kinds.shape, rising=True)
+    lines = {MISSED: rising, EXTRA: falling, OTHER: rising | falling}
+    pixels = np.zeros((*kinds.shape, 4), np.uint8)
+    for kind, colour in DIFFERENCE_COLOURS.items():
+        pixels[kinds == kind] = (*colour, 205)
+        pixels[(kinds == kind) & lines[kind]] = (*_WHITE, 235)
+    return _embed(Image.fromarray(pixels), lossless=True)
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns labels, uint8, in another size (nearest neighbour)."""
+    if labels.shape == (height, width):
+        return labels
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+
+
+def find_places(labels: np.ndarray) -> list[Place]:
+    """Returns where the names of labels can stand; tiny regions, and what is ignored, have none."""
+    height, width = labels.shape
+    factor = min(1, _NAME_SIDE / max(height, width))
+    small = resize_labels(labels, max(1, round(height * factor)), max(1, round(width * factor)))
+    places = []
+    for label in np.unique(small).tolist():
+        region = small == label
+        if label in (0, IGNORE) or region.mean() < _LEAST_NAMED:
+            continue
+        room = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(room.argmax(), room.shape)
+        left, top = 100 * (column + 0.5) / small.shape[1], 100 * (row + 0.5) / small.shape[0]
+        places.append(Place(label, round(left, 1), round(top, 1)))
+    return places
+
+
+def _outside_edges(labels: np.ndarray) -> np.ndarray:
+    """Tells which background pixels touch a region: h×w bool."""
+    regions = np.where(labels == IGNORE, 0, labels)
+    return (labels == 0) & (maximum_filter(regions, 3) > 0)
+
+
+def _diagonal(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
+    """Returns thin diagonal lines as h×w bool."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows + columns if rising else rows - columns) % _HATCH == 0
+
+
+def _embed(picture: Image.Image, **options: bool | int) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", method=4, **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,239 @@
+"""What a page says of the run as a whole: headline figures, stages, classes, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.metrics.record import MetricsFile
+from pipeline.report.markdown import percent
+from pipeline.report.material import Material
+from pipeline.report.status import describe
+from pipeline.store import StageFolder
+
+BACKGROUND = "background"
+
+_HEADLINES = (
+    ("tags", "map", "tags", "mAP"),
+    ("cams", "miou", "class activation maps", "mIoU"),
+    ("masks", "miou", "pseudo masks", "mIoU"),
+    ("predictions", "miou", "segmenter", "mIoU"),
+)
+_SECONDS_IN_MINUTE, _MINUTES_IN_HOUR = 60, 60
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure that stands for a stage.
+
+    Attributes:
+        label: what was measured.
+        metric: its name.
+        value: percent.
+        images: on how many images.
+        split: of this split.
+    """
+
+    label: str
+    metric: str
+    value: str
+    images: int
+    split: str
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One folder of the pipeline, as its manifest tells.
+
+    Attributes:
+        stage: its name.
+        split: "" for a stage that has none.
+        key: what its folder is called.
+        path: the folder below the output folder.
+        complete: whether it has a manifest.
+        images: of the last pass; none without a manifest.
+        cached: results that the next run finds.
+        computed: results that were computed so far, in all runs; none where nothing counts them.
+        left_out: images without a result.
+        seconds: computing time of all runs; none where it is not known.
+        time: the same in words.
+        finished: date and time (UTC) of the last run.
+        choices: what distinguishes it, in a few words.
+        versions: package, and "host" → version or name.
+    """
+
+    stage: str
+    split: str
+    key: str
+    path: str
+    complete: bool
+    images: int | None
+    cached: int | None
+    computed: int | None
+    left_out: int
+    seconds: float | None
+    time: str
+    finished: str
+    choices: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of all splits and networks: its name, images and computing time, in words."""
+
+    stage: str
+    images: str
+    time: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What was measured of one label.
+
+    Attributes:
+        label: 0 for the background.
+        name: its name.
+        positives: images that show it; none where that was not measured.
+        values: stage → AP of tags or IoU, in [0, 1]; none where there is none.
+    """
+
+    label: int
+    name: str
+    positives: int | None
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that was left out of something, and why."""
+
+    stage: str
+    split: str
+    image_id: str
+    reason: str
+
+
+def find_figures(metrics: MetricsFile, material: Material) -> dict[str, dict[str, Any]]:
+    """Returns stage → what was measured of the very folders that the page shows."""
+    folders = (material.tags, material.cams, material.masks, material.predictions)
+    found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in folders if f is not None}
+    return {stage: figures for stage, figures in found.items() if figures is not None}
+
+
+def headlines(figures: Mapping[str, Mapping[str, Any]]) -> list[Headline]:
+    """Returns the figure that stands for each stage."""
+    return [
+        Headline(label, metric, percent(found[key]), found["images"], found["split"])
+        for stage, key, label, metric in _HEADLINES
+        if (found := figures.get(stage))
+    ]
+
+
+def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
+    """Returns what the manifests of folders say, without those in which nothing was done yet.
+
+    Args:
+        folders: in the order of the pipeline.
+        root: the output folder.
+    """
+    rows = []
+    for folder in folders:
+        manifest = folder.manifest()
+        if not manifest and not folder.entries and not folder.failures:
+            continue
+        per_image = folder.split != ""
+        rows.append(
+            StageRow(
+                stage=folder.stage,
+                split=folder.split,
+                key=folder.key,
+                path=str(folder.path).removeprefix(root).lstrip("/"),
+                complete=bool(manifest),
+                images=manifest.get("images"),
+                cached=len(folder.entries) if per_image else None,
+                computed=manifest.get("computed"),
+                left_out=len(folder.failures),
+                seconds=manifest.get("seconds"),
+                time=_duration(manifest.get("seconds")),
+                finished=str(manifest.get("finished", "–"))[:16].replace("T", " "),
+                choices=describe(dict(folder.configuration)),
+                versions={
+                    **manifest.get("versions", {}),
+                    **({"host": manifest["host"]} if "host" in manifest else {}),
+                },
+            )
+        )
+    return rows
+
+
+def steps(rows: Iterable[StageRow]) -> list[Step]:
+    """Returns the stages of the pipeline, each with what it did in all splits."""
+    found: dict[str, list[StageRow]] = {}
+    for row in rows:
+        found.setdefault(row.stage, []).append(row)
+    return [
+        Step(
+            stage,
+            f"{sum(row.images or 0 for row in of_stage):,}",
+            _duration(sum(row.seconds or 0 for row in of_stage)),
+        )
+        for stage, of_stage in found.items()
+    ]
+
+
+def class_rows(figures: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[ClassRow]:
+    """Returns AP and IoU of the background and every class; nothing where none was measured."""
+    if not figures:
+        return []
+    rows = []
+    for label, name in enumerate((BACKGROUND, *classes)):
+        values, positives = {}, None
+        for stage, found in figures.items():
+            row = found["per_class"].get(name, {})
+            # A class may be called as the background is.
+            if stage == "tags" and label:
+                positives = row.get("positives")
+                values[stage] = row.get("ap") if positives else None
+            elif stage != "tags":
+                values[stage] = row.get("iou")
+        rows.append(ClassRow(label, name, positives, values))
+    return rows
+
+
+def list_failures(material: Material, problems: Mapping[str, str]) -> Iterator[Failure]:
+    """Yields what every stage left out, and what this page cannot show.
+
+    Args:
+        material: where everything lies.
+        problems: id → reason, of the page itself; read when it is come to.
+    """
+    for folder in material.stages:
+        for image_id, reason in sorted(folder.failures.items()):
+            yield Failure(folder.stage, folder.split, image_id, reason)
+    for image_id, reason in sorted(problems.items()):
+        yield Failure("report", material.split, image_id, reason)
+
+
+def common_versions(rows: Iterable[StageRow]) -> dict[str, list[str]]:
+    """Returns package → the versions that occur in the stages, in their order."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for package, version in row.versions.items():
+            versions = found.setdefault(package, [])
+            if version not in versions:
+                versions.append(version)
+    return found
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < _SECONDS_IN_MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _SECONDS_IN_MINUTE)
+    if minutes < _MINUTES_IN_HOUR:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, _MINUTES_IN_HOUR)
+    return f"{hours} h {minutes:02d} min"
