@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -60,7 +61,7 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
     Labels that occur neither in the ground truth nor in what is compared with it are left out.
 
     Args:
-        confusion: the pixels.
+        confusion: the pixels, at least one.
         names: n+1 names, the background's first.
         predicted: what the columns are.
     """
@@ -164,4 +165,7 @@ def _to_svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
         draw(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
+    # Groups are numbered alike in every diagram, and a page must not hold an id twice.
+    return re.sub(r'<g id="[^"]*">', "<g>", svg)

@@ -26,7 +26,7 @@ from pipeline.vocabulary import IGNORE
 MOST_CHARACTERS = 88_000
 """Of an image with all that is laid over it, so that 200 stay below 20 MB with what is around."""
 
-_SHRINK, _SMALLEST_SIDE = 0.8, 96
+_LEAST_SHRINKING, _MOST_SHRINKING, _SMALLEST_SIDE = 0.9, 0.5, 32
 _RUNNERS_UP = 3  # classes that were no tags and are listed all the same
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"
 
@@ -162,10 +162,12 @@ def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
         panels = [Panel("photograph", "photograph", "", f"{width} × {height} pixels")]
         panels += _panels(found, material, height, width)
         size = len(photograph) + sum(len(panel.picture) for panel in panels)
-        side = int(max(height, width) * _SHRINK)
-        if size <= MOST_CHARACTERS or side < _SMALLEST_SIDE:
+        if size <= MOST_CHARACTERS or max(height, width) <= _SMALLEST_SIDE:
             rows = tag_rows(figures)
             return Card(figures, reason, width, height, photograph, rows, panels)
+        # Compressed sizes grow about as the number of pixels does.
+        factor = np.clip((MOST_CHARACTERS / size) ** 0.5, _MOST_SHRINKING, _LEAST_SHRINKING)
+        side = max(_SMALLEST_SIDE, int(max(height, width) * factor))
 
 
 def _read(sample: Sample, material: Material) -> _Artefacts:

@@ -156,7 +156,7 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
                 computed=manifest.get("computed"),
                 left_out=len(folder.failures),
                 seconds=manifest.get("seconds"),
-                time=_duration(manifest.get("seconds")),
+                time=in_words(manifest.get("seconds")),
                 finished=str(manifest.get("finished", "–"))[:16].replace("T", " "),
                 choices=describe(dict(folder.configuration)),
                 versions={
@@ -177,7 +177,7 @@ def steps(rows: Iterable[StageRow]) -> list[Step]:
         Step(
             stage,
             f"{sum(row.images or 0 for row in of_stage):,}",
-            _duration(sum(row.seconds or 0 for row in of_stage)),
+            in_words(sum(row.seconds or 0 for row in of_stage)),
         )
         for stage, of_stage in found.items()
     ]
@@ -227,7 +227,8 @@ def common_versions(rows: Iterable[StageRow]) -> dict[str, list[str]]:
     return found
 
 
-def _duration(seconds: float | None) -> str:
+def in_words(seconds: float | None) -> str:
+    """Returns a duration as a person says it, or a dash."""
     if seconds is None:
         return "–"
     if seconds < _SECONDS_IN_MINUTE:

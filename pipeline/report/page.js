@@ -9,9 +9,9 @@ const viewer = byId("viewer");
 const body = byId("viewer-body");
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 const nameOf = (card) => card.querySelector(".name").textContent;
-const textOf = new Map(cards.map((card) => [
-  card, `${nameOf(card)} ${card.querySelector(".chips").textContent}`.toLowerCase(),
-]));
+const tagsOf = (card) => [...card.querySelectorAll(".chips bdi")].map((tag) => tag.textContent);
+const textOf = new Map(cards.map((card) =>
+  [card, [nameOf(card), ...tagsOf(card)].join(" ").toLowerCase()]));
 let shown = cards;
 let current = null;
 

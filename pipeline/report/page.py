@@ -112,6 +112,7 @@ def _context(
         "margins": Markup(draw_margins(measured.images)),
         "cards": build_cards(selection, material, problems),
         "selection": selection,
+        "mask_origin": material.mask_origin,
         "marks": _marks(measured, selection),
         "filters": classes_with_counts(selection.images),
         "classes": classes,

@@ -1,0 +1,255 @@
+"""The page: what it holds, what it escapes, and what it does without."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cams.stage import Cams, encode_cams
+from pipeline.datasets.sample import Sample
+from pipeline.errors import UserError
+from pipeline.images import encode_png
+from pipeline.metrics.record import MetricsFile
+from pipeline.report import stage as report_stage
+from pipeline.report.gallery import MOST_CHARACTERS, build_cards
+from pipeline.report.measured import measure_images
+from pipeline.report.page import write_page
+from pipeline.report.selection import choose_images
+
+CLASSES = ["cat", "dog", "cup"]
+IDS = [f"holiday/{k}" for k in range(6)]
+HOSTILE_CLASSES = [
+    "<script>hacked=1</script>",
+    '"><img src=x onerror=hacked=1>',
+    "</template></style>$\\frac{<b>",
+]
+HOSTILE_IDS = [
+    "a<script>hacked=1</script>",
+    "b' onclick='hacked=1",
+    'c"><svg onload=hacked=1>',
+    "d\udcff",
+]
+
+
+class Page(HTMLParser):
+    """Elements, their attributes and all text of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.elements, self.text = html, [], ""
+        self._silent = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._silent = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._silent = False
+
+    def handle_data(self, data):
+        if not self._silent:
+            self.text += data
+
+    def find(self, tag, **wanted):
+        return [a for name, a in self.elements if name == tag and wanted.items() <= a.items()]
+
+
+def page_of(material):
+    metrics = MetricsFile(material.root / "metrics.json")
+    path = write_page(material.root / "report.html", material, metrics)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_one_file_holds_every_image_with_all_that_was_computed(build):
+    page = page_of(build(IDS, CLASSES))
+    assert len(page.find("li", **{"class": "card"})) == len(IDS)
+    layers = [a["data-layer"] for a in page.find("figure") if "data-layer" in a]
+    for layer in ("photograph", "argmax", "mask", "prediction", "truth"):
+        assert layers.count(layer) == len(IDS), layer
+    for layer in ("mask-truth", "prediction-truth", "mask-prediction"):
+        assert layers.count(layer) == len(IDS), layer
+    assert layers.count("map") == 7, "one for every tag: two of six images have two, one has none"
+    assert "no tag" in page.text
+    for verdict in ("✓ right", "✗ wrong", "○ missed"):
+        assert verdict in page.text
+
+
+def test_nothing_is_fetched_and_no_other_script_may_run(build):
+    page = page_of(build(IDS[:2], CLASSES))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            if name in attributes:
+                assert re.match(r"(data:|#)", attributes[name]), (tag, attributes[name][:80])
+    assert "url(http" not in page.html and "@import" not in page.html
+    (policy,) = page.find("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+    assert "script-src 'sha256-" in policy["content"]
+
+
+def test_names_and_reasons_are_escaped(build):
+    failures = {"<i>x</i>": "cannot be read: <script>hacked=1</script>"}
+    page = page_of(build(HOSTILE_IDS, HOSTILE_CLASSES, failures=failures))
+    assert len(page.find("script")) == 1, "ours"
+    assert len(page.find("style")) >= 1 and not page.find("b") and not page.find("i")
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    for name in (*HOSTILE_CLASSES, *HOSTILE_IDS[:3], *failures, *failures.values()):
+        assert name in page.text
+    assert "d\\udcff" in page.text, "a file name that is not Unicode"
+
+
+def test_a_folder_without_labels_has_no_word_of_ground_truth(build):
+    page = page_of(build(IDS, CLASSES, truth=False))
+    layers = {a.get("data-layer") for a in page.find("figure")}
+    assert {"mask", "prediction", "mask-prediction"} <= layers
+    assert not {"truth", "mask-truth", "prediction-truth"} & layers
+    assert "Nothing was measured" in page.text
+    assert "✗ wrong" not in page.text and "mask IoU" not in page.text
+    assert not page.find("section", id="confusions") and page.find("section", id="scores")
+
+
+def test_before_the_segmenter_only_what_exists_is_shown(build):
+    page = page_of(build(IDS, CLASSES, trained=False))
+    layers = {a.get("data-layer") for a in page.find("figure")}
+    assert {"map", "argmax", "mask", "mask-truth"} <= layers
+    assert not {"prediction", "mask-prediction"} & layers
+    assert "prediction IoU" not in page.text
+
+
+def test_tags_alone_and_nothing_at_all_give_a_page(build):
+    page = page_of(build(IDS, CLASSES, trained=False, computed=("tags",)))
+    assert len(page.find("li", **{"class": "card"})) == len(IDS)
+    layers = {a.get("data-layer") for a in page.find("figure")} - {None}
+    assert layers == {"photograph", "truth"}
+    page = page_of(build(IDS, CLASSES, trained=False, computed=()))
+    assert not page.find("li", **{"class": "card"})
+    assert "Nothing was computed yet" in page.text
+
+
+def test_without_a_crf_there_is_one_mask(build):
+    page = page_of(build(IDS, CLASSES, mask_origin=None))
+    layers = {a.get("data-layer") for a in page.find("figure")}
+    assert "mask" in layers and "argmax" not in layers
+
+
+def test_what_is_damaged_is_listed_and_the_others_are_shown(build):
+    material = build(IDS, CLASSES)
+    (material.cams.path / f"{IDS[0]}.npz").write_bytes(b"damaged")
+    (material.masks.path / f"{IDS[1]}.png").unlink()
+    (material.predictions.path / f"{IDS[2]}.png").write_bytes(b"damaged")
+    material.samples[3].image.write_bytes(b"damaged")
+    page = page_of(material)
+    assert len(page.find("li", **{"class": "card"})) == len(IDS) - 4
+    assert "its maps are damaged: run stage=cams again" in page.text
+    assert page.text.count("run the stage that writes it again") == 1
+    for image_id in IDS[:4]:
+        assert image_id in page.text.partition("Images that a stage, or this page, left out")[2]
+
+
+def test_headings_do_not_skip_and_every_picture_has_a_text(build):
+    page = page_of(build(IDS, CLASSES))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:]))
+    assert all("alt" in attributes for attributes in page.find("img"))
+    over = [a for a in page.find("img", **{"class": "over"}) if "src" in a]
+    assert over and all(a["alt"] for a in over)
+    assert any("cat 25.0 %, background 75.0 %" in a["alt"] for a in over)
+    for tag in ("main", "nav", "header"):
+        assert page.find(tag)
+    assert all("scope" in a for a in page.find("th"))
+    assert page.find("p", id="count", **{"aria-live": "polite"})
+    fields = {a["id"] for tag in ("input", "select") for a in page.find(tag)}
+    assert {"query", "class", "sort", "layer", "mark"} <= fields
+
+
+def test_stages_are_told_from_their_manifests(build):
+    material = build(IDS, CLASSES)
+    page = page_of(material)
+    for folder in material.stages:
+        assert folder.key in page.text
+    assert "val" in page.text and "numpy" in page.text
+    assert material.tags.manifest()["versions"]["numpy"] in page.text
+
+
+def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
+    material = build(IDS, CLASSES)
+    figures = {
+        "images": 6, "map": 0.9, "f1": 0.8, "precision": 0.7, "recall": 0.6,
+        "per_class": {"cat": {"ap": 0.912, "positives": 2}, "dog": {"ap": 0.0, "positives": 0}},
+    }  # fmt: skip
+    runs = [
+        {"stage": "tags", "split": "val", "key": material.tags.key, **figures},
+        {"stage": "tags", "split": "val", "key": "another", **figures, "map": 0.111},
+    ]
+    content = {"latest": {"tags": {"val": figures}}, "runs": runs}
+    (material.root / "metrics.json").write_text(json.dumps(content))
+    page = page_of(material)
+    words = " ".join(page.text.split())
+    assert "tags 90.0 % mAP, val, 6 images" in words and "11.1" not in words
+    assert "cat 2 91.2" in words
+    assert "dog 0–" in words, "a class without positives has no AP"
+
+
+def test_two_hundred_images_stay_below_twenty_megabytes(build):
+    rng = np.random.default_rng(0)
+    many = [f"class {k}" for k in range(30)]
+    material = build(IDS[:1], many)
+    noise = rng.integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    sample = material.samples[0]
+    Image.fromarray(noise).save(sample.image)
+    cams = Cams(np.arange(30), rng.random((30, 44, 57)).astype(np.float16), (700, 900))
+    (material.cams.path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
+    labels = rng.integers(0, 30, (700, 900), dtype=np.uint8)
+    for folder in (material.masks, material.predictions):
+        (folder.path / f"{sample.id}.png").write_bytes(encode_png(labels, [(9, 9, 9)] * 31))
+    sample.mask.path.write_bytes(encode_png(labels[::-1], [(9, 9, 9)] * 31))
+    selection = choose_images(measure_images(material).images, 200)
+    (card,) = build_cards(selection, material, {})
+    pictures = len(card.photograph) + sum(len(panel.picture) for panel in card.panels)
+    assert pictures <= MOST_CHARACTERS and 200 * MOST_CHARACTERS < 18e6
+    page = page_of(material)
+    assert len(page.html) - pictures < 1.6e6, "what is around them, with 31 labels"
+    assert len(card.panels) == 1 + 30 + 4 + 3
+
+
+def test_images_are_rendered_one_at_a_time(build):
+    material = build(IDS, CLASSES)
+    read = []
+
+    def reader(sample: Sample):
+        read.append(sample.id)
+        return np.zeros((48, 64, 3), np.uint8), (48, 64)
+
+    object.__setattr__(material, "read", reader)
+    selection = choose_images(measure_images(material).images, None)
+    cards = build_cards(selection, material, {})
+    assert read == []
+    next(cards)
+    next(cards)
+    assert read == IDS[:2]
+
+
+def test_the_page_is_the_last_of_the_stage_and_never_half_there(build, monkeypatch):
+    material = build(IDS, CLASSES)
+    files = report_stage.run(material)
+    assert [path.name for path in files] == ["examples.png", "tables.md", "report.html"]
+    before = files[-1].read_bytes()
+    object.__setattr__(material, "read", lambda sample: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_page(files[-1], material, MetricsFile(material.root / "metrics.json"))
+    assert files[-1].read_bytes() == before
+    assert not list(material.root.glob(".partial-*"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(build, tmp_path):
+    material = build(IDS[:1], CLASSES)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*report.html: .*run stage=report again"):
+        write_page(tmp_path / "file" / "report.html", material, MetricsFile(tmp_path / "m.json"))

@@ -1,0 +1,291 @@
+"""The page in Chromium, as a reader uses it: with a mouse, a keyboard, a phone, and no network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from pipeline.metrics.record import MetricsFile
+from pipeline.report.page import write_page
+from tests.report.conftest import build_run
+from tests.report.test_page import HOSTILE_CLASSES, HOSTILE_IDS
+
+IDS = [f"{name} {k}" for k, name in enumerate(["pear", "fig", "apple", "kiwi", "plum", "lime"])]
+CLASSES = ["cat", "dog", "cup"]
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE = {"viewport": {"width": 375, "height": 667}, "is_mobile": True, "has_touch": True}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        reason = "no Chromium is installed: the page's tests need it (Debian: apt install chromium)"
+        # A check of the whole project must not pass without them.
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@dataclass
+class Watched:
+    """A page, and what must not happen while it is used."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        return self.page.locator(".card:visible .name").all_text_contents()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens pages, and in the end checks what none of them may do."""
+    visited = []
+
+    def open_page(address: str, **settings) -> Watched:
+        page = browser.new_context(**settings).new_page()
+        page.set_default_timeout(5000)
+        watched = Watched(page)
+        page.on("console", lambda message: watched.complaints.append(message.text))
+        page.on("pageerror", lambda error: watched.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: watched.complaints.append(dialog.message))
+        page.on("request", lambda request: watched.requests.append(request.url))
+        page.goto(address)
+        visited.append(watched)
+        return watched
+
+    yield open_page
+    for watched in visited:
+        watched.page.context.close()
+        assert watched.complaints == []
+        assert watched.requests
+        assert all(url.startswith(("file:", "data:")) for url in watched.requests)
+
+
+def write(material) -> str:
+    metrics = MetricsFile(material.root / "metrics.json")
+    return write_page(material.root / "report.html", material, metrics).as_uri()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+    failures = {"broken": "cannot be decoded"}
+    return write(build_run(tmp_path_factory.mktemp("run"), IDS, CLASSES, failures=failures))
+
+
+def test_images_are_searched_filtered_and_counted_aloud(visit, address):
+    watched = visit(address)
+    page, count = watched.page, watched.page.locator("#count")
+    expect(count).to_have_text("6 of 6 images")
+    page.get_by_label("Search").fill("APPLE")
+    assert watched.names() == ["apple 2"]
+    expect(count).to_have_text("1 of 6 images")
+    page.get_by_label("Search").fill("cat")
+    assert watched.names() == ["pear 0", "kiwi 3"], "by their tags"
+    page.get_by_role("button", name="Reset").click()
+    expect(count).to_have_text("6 of 6 images")
+    page.get_by_label("Class", exact=True).select_option(label="dog (2)")
+    assert watched.names() == ["fig 1", "plum 4"]
+    page.get_by_label("Show").select_option("with-wrong")
+    assert watched.names() == ["fig 1", "plum 4"], "both have a wrong tag beside the right one"
+    page.get_by_label("Show").select_option("without-tags")
+    expect(count).to_have_text("0 of 6 images")
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_label("Show").select_option("without-tags")
+    assert watched.names() == ["lime 5"]
+
+
+def test_images_are_sorted(visit, address):
+    watched = visit(address)
+    choose = watched.page.get_by_label("Sort by").select_option
+    assert watched.names() == IDS
+    choose("name")
+    assert watched.names() == sorted(IDS)
+    choose("predictionIou:up")
+    assert watched.names() == IDS[::-1], "predictions lose a column with every image"
+    choose("predictionIou:down")
+    assert watched.names() == IDS
+    choose("disagreement:down")
+    assert watched.names() == IDS[::-1]
+    choose("tag")
+    assert watched.names()[-1] == "lime 5", "the one without a tag comes last"
+    assert watched.names()[:2] == ["pear 0", "kiwi 3"]
+
+
+def test_any_layer_is_laid_over_the_photographs(visit, address):
+    watched = visit(address)
+    page = watched.page
+    first = page.locator(".card .open .over").nth(2)
+    expect(page.get_by_label("Lay over")).to_have_value("prediction")
+    shown = first.get_attribute("src")
+    page.get_by_label("Lay over").select_option("truth")
+    assert first.get_attribute("src") not in (None, shown)
+    page.get_by_label("Lay over").select_option("")
+    expect(first).to_be_hidden()
+
+
+def test_an_image_opens_with_all_its_pictures_decoded(visit, address):
+    watched = visit(address)
+    page = watched.page
+    page.get_by_role("button", name="fig 1").click()
+    viewer = page.get_by_role("dialog", name="fig 1")
+    expect(viewer).to_be_visible()
+    assert viewer.locator("figure").count() == 1 + 2 + 4 + 3
+    sizes = viewer.locator("img").evaluate_all(
+        "async (images) => { await Promise.all(images.map((i) => i.decode()));"
+        " return images.map((i) => i.naturalWidth); }"
+    )
+    assert len(sizes) == 1 + 2 * 9 and min(sizes) > 0
+    expect(viewer.get_by_role("table")).to_contain_text("wrong")
+    expect(viewer.get_by_role("img", name="ground truth: dog 25.0 %")).to_be_visible()
+    place = viewer.locator("[data-layer=truth] .place")
+    expect(place).to_have_text("dog")
+    viewer.get_by_label("Names").uncheck()
+    expect(place).to_be_hidden()
+    page.get_by_role("button", name="Close").click()
+    expect(viewer).to_be_hidden()
+    expect(page.get_by_role("button", name="fig 1")).to_be_focused()
+
+
+def test_the_keyboard_alone_suffices(visit, address):
+    watched = visit(address)
+    page = watched.page
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search")).to_be_focused()
+    page.keyboard.type("i/")
+    expect(page.get_by_label("Search")).to_have_value("i/")
+    page.keyboard.press("Backspace")
+    assert watched.names() == ["fig 1", "kiwi 3", "lime 5"], "what is typed is no command"
+    page.locator(".card:visible .open").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("button", name="kiwi 3")).to_be_focused()
+    page.keyboard.press("Enter")
+    title = page.locator("#viewer-title")
+    expect(title).to_have_text("kiwi 3")
+    expect(title).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(title).to_have_text("lime 5")
+    page.keyboard.press("ArrowRight")
+    expect(title).to_have_text("lime 5")
+    expect(page.locator("#viewer-place")).to_have_text("image 3 of 3")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(title).to_have_text("fig 1")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('dialog') !== null"), "focus stays inside"
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+    expect(page.get_by_role("button", name="fig 1")).to_be_focused()
+
+
+def test_an_address_leads_to_an_image(visit, address):
+    watched = visit(address)
+    watched.page.get_by_role("button", name="apple 2").click()
+    link = watched.page.url
+    assert link.endswith("#image-3")
+    expect(visit(link).page.get_by_role("dialog", name="apple 2")).to_be_visible()
+
+
+@pytest.mark.parametrize("settings", [PHONE, {"viewport": {"width": 1280, "height": 800}}])
+def test_nothing_scrolls_sideways(visit, address, settings):
+    page = visit(address, **settings).page
+    widths = "[document.scrollingElement.scrollWidth, window.innerWidth]"
+    content, window = page.evaluate(widths)
+    assert content <= window == settings["viewport"]["width"]
+    page.get_by_role("button", name="fig 1").click()
+    wide, there = page.locator("#viewer").evaluate("(d) => [d.scrollWidth, d.clientWidth]")
+    assert wide <= there
+    for button in ("Previous image", "Next image", "Close"):
+        box = page.get_by_role("button", name=button).bounding_box()
+        assert min(box["width"], box["height"]) >= 40, "large enough for a thumb"
+
+
+def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
+    material = build_run(tmp_path, IDS, CLASSES)
+    metrics = MetricsFile(material.root / "metrics.json")
+    per_class = {name: {"iou": k / 10} for k, name in enumerate(["background", *CLASSES])}
+    run = {"stage": "masks", "split": "val", "key": material.masks.key, "images": 6, "miou": 0.5}
+    metrics.runs = [{**run, "per_class": per_class}]
+    page = visit(write_page(material.root / "report.html", material, metrics).as_uri()).page
+    names = page.locator("#classes tbody th")
+    page.get_by_role("button", name="masks, IoU").click()
+    assert names.all_text_contents() == ["cup", "dog", "cat", "background"]
+    header = page.locator("#classes th[aria-sort]")
+    expect(header).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name="class", exact=True).click()
+    assert names.all_text_contents() == ["background", "cat", "cup", "dog"]
+
+
+def test_hostile_names_are_text(visit, tmp_path):
+    reason = {"x": "<img src=x onerror=hacked=1>"}
+    material = build_run(tmp_path, HOSTILE_IDS, HOSTILE_CLASSES, failures=reason)
+    watched = visit(write(material))
+    page = watched.page
+    for card in page.locator(".open").all():
+        card.click()
+        expect(page.locator("#viewer")).to_be_visible()
+        page.keyboard.press("Escape")
+    page.get_by_label("Class", exact=True).select_option(index=1)
+    assert len(watched.names()) >= 1
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert page.locator("#failures td").last.text_content() == reason["x"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(visit, address, scheme):
+    page = visit(address, color_scheme=scheme).page
+    page.get_by_role("button", name="fig 1").click()
+    ratios = page.evaluate(CONTRASTS)
+    assert len(ratios) > 50
+    assert min(ratios.values()) >= 4.5, {k: v for k, v in ratios.items() if v < 4.5}
+
+
+def test_a_page_without_images_says_so(visit, tmp_path):
+    material = build_run(tmp_path, IDS, CLASSES, trained=False, computed=())
+    page = visit(write(material)).page
+    expect(page.locator("#count")).to_have_text("There is nothing to show yet.")
+
+
+CONTRASTS = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const ratios = {};
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    const hidden = element.closest("svg, script, style, template, noscript, .place, :disabled");
+    if (!own || hidden || !element.checkVisibility()) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const key = `${element.tagName}.${element.className} ${element.textContent.slice(0, 30)}`;
+    ratios[key] = Math.min(ratio, ratios[key] ?? 99);
+  }
+  return ratios;
+}"""

@@ -1,0 +1,183 @@
+"""What the page is put together from: figures of images, the choice among them, pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets.sample import Sample
+from pipeline.metrics.segmentation import Confusion
+from pipeline.report import layers, overview
+from pipeline.report.figures import draw_confusion, draw_margins, find_confused
+from pipeline.report.gallery import tag_rows
+from pipeline.report.material import find_threshold
+from pipeline.report.measured import ImageFigures, measure_images
+from pipeline.report.selection import BEST, DISAGREEING, SAMPLE, WORST, choose_images
+from pipeline.tags.tagclip import choose_tags
+
+IDS = [f"{k}" for k in range(6)]
+
+
+def figures(index, **known):
+    return ImageFigures(Sample(f"{index:03d}", None), **known)
+
+
+def picture(address):
+    """Returns an embedded picture as H×W×4."""
+    kind, _, data = address.partition(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        return np.asarray(image.convert("RGBA")).astype(int)
+
+
+def test_images_are_measured_like_the_data_set(build):
+    measured = measure_images(build(IDS, ["a", "b"]))
+    first, later = measured.images[0], measured.images[4]
+    assert first.mask_iou == 1 and first.prediction_iou == 1 and first.disagreement == 0
+    # 4 of 24 columns of 32 rows are missing in 48×64 pixels.
+    background = (48 * 64 - 24 * 32) / (48 * 64 - 20 * 32)
+    assert later.prediction_iou == pytest.approx((20 / 24 + background) / 2)
+    assert later.disagreement == pytest.approx(4 * 32 / (48 * 64))
+    assert later.iou == later.prediction_iou and later.classes == {0, 1}
+    assert measured.masks.matrix.sum() == measured.predictions.matrix.sum() == 6 * 48 * 64
+    assert measured.masks.miou() == 1 and not measured.problems
+
+
+@pytest.mark.parametrize("min_score", [0.0, 0.4])
+def test_thresholds_are_those_by_which_tags_are_chosen(min_score):
+    config = {"tags": {"method": "tagclip", "alpha": 0.5, "min_score": min_score}}
+    threshold = find_threshold(config, 1)
+    for seed in range(20):
+        scores = np.random.default_rng(seed).random(7).astype(np.float32) ** 2
+        above = np.flatnonzero(scores > threshold(scores)).tolist()
+        assert above == list(choose_tags(scores, 0.5, min_score))
+
+
+def test_given_tags_have_no_threshold_and_later_rounds_their_own():
+    given = {"tags": {"method": "file"}, "self_training": {"keep_tags": True}}
+    assert find_threshold(given, 1) is None and find_threshold(given, 2) is None
+    seen = {"self_training": {"keep_tags": False, "tag_threshold": 0.6}}
+    assert find_threshold(seen, 2)(np.zeros(3)) == 0.6
+
+
+def test_tags_are_right_wrong_missed_or_not_judged():
+    scores = np.array([0.9, 0.8, 0.2, 0.1, 0.15, 0.05], np.float32)
+    known = {"tags": (0, 1), "scores": scores, "threshold": 0.5}
+    rows = tag_rows(figures(0, truth=(0, 2), **known))
+    assert [(row.index, row.verdict) for row in rows] == [
+        (0, "right"), (1, "wrong"), (2, "missed"), (4, "not a tag"), (3, "not a tag"),
+        (5, "not a tag"),
+    ]  # fmt: skip
+    assert {row.verdict for row in tag_rows(figures(0, **known))} == {"tag", "not a tag"}
+    assert tag_rows(figures(0)) == []
+
+
+def test_of_many_images_each_kind_has_its_share():
+    images = [figures(k, mask_iou=k / 100, disagreement=abs(50 - k) / 100) for k in range(100)]
+    selection = choose_images(images, 20)
+    chosen = {
+        reason: [int(i) for i, r in selection.reasons.items() if r == reason]
+        for reason in (WORST, BEST, DISAGREEING, SAMPLE)
+    }
+    assert len(selection.images) == len(selection.reasons) == 20
+    assert chosen[WORST] == [0, 1, 2, 3, 4] and chosen[BEST] == [99, 98, 97, 96, 95]
+    assert set(chosen[DISAGREEING]) == {5, 6, 94, 93, 7}
+    gaps = [b - a for a, b in itertools.pairwise(chosen[SAMPLE])]
+    assert len(chosen[SAMPLE]) == 5 and min(gaps) >= 20, "from one end to the other"
+    order = [image.sample.id for image in selection.images]
+    assert order == sorted(order)
+    assert selection.description.startswith("20 of 100 images are shown: 5 with the lowest IoU, ")
+
+
+def test_without_figures_the_sample_is_even_and_few_images_are_all_shown():
+    images = [figures(k) for k in range(50)]
+    selection = choose_images(images, 5)
+    assert [image.sample.id for image in selection.images] == ["000", "012", "024", "037", "049"]
+    assert set(selection.reasons.values()) == {SAMPLE}
+    for most in (50, None):
+        selection = choose_images(images, most)
+        assert len(selection.images) == 50 and not selection.reasons
+
+
+def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_ignored():
+    labels = np.zeros((40, 40), np.uint8)
+    labels[10:20, 10:20], labels[25:40, 25:40] = 2, 255
+    found = picture(layers.encode_labels(labels, [(0, 0, 0), (9, 9, 9), (200, 30, 0)]))
+    assert found[15, 15].tolist() == [200, 30, 0, 168]
+    assert found[2, 2, 3] == 0, "the background is clear"
+    assert found[9, 15].tolist() == [255] * 4, "the outline"
+    ignored = found[26:, 26:, 3]
+    assert 0.1 < (ignored == 255).mean() < 0.4 and (ignored == 0).any()
+
+
+def test_differences_are_told_apart_by_colour_and_hatching():
+    first = np.array([[0, 0, 1, 1, 1, 255, 1]], np.uint8)
+    second = np.array([[0, 1, 0, 2, 1, 1, 255]], np.uint8)
+    kinds = layers.compare_labels(first, second)
+    expected = [0, layers.MISSED, layers.EXTRA, layers.OTHER, layers.SAME, 255, 255]
+    assert kinds.tolist() == [expected]
+    pictures = {}
+    for kind in layers.DIFFERENCE_COLOURS:
+        found = picture(layers.encode_difference(np.full((24, 24), kind, np.uint8)))
+        lines = (found[..., :3] == 255).all(-1)
+        assert (found[~lines][:, :3] == layers.DIFFERENCE_COLOURS[kind]).all()
+        pictures[kind] = lines
+    for one, other in itertools.combinations(pictures.values(), 2):
+        assert (one != other).any(), "hatchings differ"
+    assert picture(layers.encode_difference(np.zeros((4, 4), np.uint8)))[..., 3].max() == 0
+
+
+def test_maps_are_clear_where_they_are_cold():
+    heat = np.zeros((60, 60), np.float32)
+    heat[:30] = 1
+    found = picture(layers.encode_heat(heat))
+    assert found[50, 30, 3] == 0 and found[10, 30, 3] > 200
+    large = picture(layers.encode_heat(np.zeros((900, 600), np.float32)))
+    assert large.shape[:2] == (200, 133)
+
+
+def test_names_stand_inside_their_regions():
+    labels = np.zeros((300, 400), np.uint8)
+    labels[200:280, 20:380], labels[10:12, 10:12], labels[50:100, :] = 3, 4, 255
+    (place,) = layers.find_places(labels)
+    assert place.label == 3, "neither what is tiny nor what is ignored"
+    assert labels[int(3 * place.top), int(4 * place.left)] == 3
+
+
+def test_the_matrix_names_its_labels_and_escapes_them():
+    confusion = Confusion(4)
+    confusion.matrix[:3, :3] = [[90, 10, 0], [5, 5, 0], [0, 1, 99]]
+    svg = draw_confusion(confusion, ["background", "<script>", "$\\frac{", "unused"], "masks")
+    assert svg.startswith("<svg") and "<script" not in svg and "&lt;script&gt;" in svg
+    assert "$\\frac{" in svg and "unused" not in svg
+    assert "currentColor" in svg and "<metadata" not in svg
+    worst = find_confused(confusion)
+    assert [(c.truth, c.taken_for, c.pixels) for c in worst] == [(0, 1, 10), (1, 0, 5), (2, 1, 1)]
+    assert worst[1].share == 0.5
+
+
+def test_margins_are_drawn_where_scores_decide():
+    scores = np.array([0.9, 0.1], np.float32)
+    known = figures(0, tags=(0,), truth=(0,), scores=scores, threshold=0.5)
+    unknown = figures(1, tags=(0,), scores=scores, threshold=0.5)
+    assert "that the image shows" in draw_margins([known])
+    assert "without labels" in draw_margins([unknown])
+    assert "without labels" not in draw_margins([known])
+    assert draw_margins([figures(0, scores=scores)]) == ""
+
+
+def test_durations_and_steps_are_readable(build):
+    material = build(IDS, ["a", "b"])
+    rows = overview.stage_rows(material.stages, str(material.root))
+    assert [row.stage for row in rows] == ["tags", "cams", "masks", "predictions"]
+    assert rows[0].path == f"val/tags/{material.tags.key}" and rows[0].complete
+    assert (rows[0].images, rows[0].cached, rows[0].computed, rows[0].left_out) == (6, 6, 6, 0)
+    assert "numpy" in overview.common_versions(rows)
+    assert [step.images for step in overview.steps(rows)] == ["6"] * 4
+    for seconds, words in ((0.04, "0.0 s"), (61, "1 min 01 s"), (7500, "2 h 05 min"), (None, "–")):
+        assert overview.in_words(seconds) == words
