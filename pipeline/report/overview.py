@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pipeline.metrics.record import MetricsFile
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
+from pipeline.report.measured import ImageFigures
 from pipeline.report.status import describe
 from pipeline.store import StageFolder
 
@@ -95,12 +97,14 @@ class ClassRow:
     Attributes:
         label: 0 for the background.
         name: its name.
+        tagged: images of the split that have it as a tag; none for the background.
         positives: images that show it; none where that was not measured.
         values: stage → AP of tags or IoU, in [0, 1]; none where there is none.
     """
 
     label: int
     name: str
+    tagged: int | None
     positives: int | None
     values: Mapping[str, float | None]
 
@@ -183,23 +187,46 @@ def steps(rows: Iterable[StageRow]) -> list[Step]:
     ]
 
 
-def class_rows(figures: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[ClassRow]:
-    """Returns AP and IoU of the background and every class; nothing where none was measured."""
-    if not figures:
+def class_rows(
+    figures: Mapping[str, Mapping[str, Any]],
+    classes: Sequence[str],
+    images: Sequence[ImageFigures],
+) -> list[ClassRow]:
+    """Returns how often every class was tagged, and its AP and IoU where they were measured.
+
+    Args:
+        figures: stage → what was measured.
+        classes: the n class names.
+        images: those of the split.
+
+    Returns:
+        The background, where anything was measured of it, and the classes; nothing where images
+        were neither tagged nor measured.
+    """
+    tagged = Counter(index for image in images for index in image.tags or ())
+    if not figures and not tagged:
         return []
-    rows = []
-    for label, name in enumerate((BACKGROUND, *classes)):
-        values, positives = {}, None
-        for stage, found in figures.items():
-            row = found["per_class"].get(name, {})
-            # A class may be called as the background is.
-            if stage == "tags" and label:
-                positives = row.get("positives")
-                values[stage] = row.get("ap") if positives else None
-            elif stage != "tags":
-                values[stage] = row.get("iou")
-        rows.append(ClassRow(label, name, positives, values))
-    return rows
+    segmented = any(stage != "tags" for stage in figures)
+    rows = [_class_row(0, BACKGROUND, None, figures)] if segmented else []
+    return rows + [
+        _class_row(index + 1, name, tagged[index], figures) for index, name in enumerate(classes)
+    ]
+
+
+def _class_row(
+    label: int, name: str, tagged: int | None, figures: Mapping[str, Mapping[str, Any]]
+) -> ClassRow:
+    # A class may be called as the background is, which has no tags.
+    found = {
+        stage: measured["per_class"].get(name, {})
+        for stage, measured in figures.items()
+        if label or stage != "tags"
+    }
+    positives = found.get("tags", {}).get("positives")
+    values = {stage: row.get("iou") for stage, row in found.items()}
+    if "tags" in found:
+        values["tags"] = found["tags"].get("ap") if positives else None
+    return ClassRow(label, name, tagged, positives, values)
 
 
 def list_failures(material: Material, problems: Mapping[str, str]) -> Iterator[Failure]:

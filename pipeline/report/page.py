@@ -107,7 +107,7 @@ def _context(
         "stages": rows,
         "versions": overview.common_versions(rows),
         "class_columns": {stage: _STAGES[stage] for stage in figures},
-        "class_rows": overview.class_rows(figures, classes),
+        "class_rows": overview.class_rows(figures, classes, measured.images),
         "confusions": _confusions(measured, classes),
         "margins": Markup(draw_margins(measured.images)),
         "cards": build_cards(selection, material, problems),
@@ -118,6 +118,7 @@ def _context(
         "classes": classes,
         "palette": material.vocabulary.palette,
         "split_images": len(material.samples),
+        "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
         "differences": [
             (DIFFERENCE_COLOURS[MISSED], "missed", "only in the second of the two"),
             (DIFFERENCE_COLOURS[EXTRA], "extra", "only in the first of the two"),

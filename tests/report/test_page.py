@@ -193,8 +193,8 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
     page = page_of(material)
     words = " ".join(page.text.split())
     assert "tags 90.0 % mAP, val, 6 images" in words and "11.1" not in words
-    assert "cat 2 91.2" in words
-    assert "dog 0–" in words, "a class without positives has no AP"
+    assert "cat 2 2 91.2" in words
+    assert "dog 2 0–" in words, "a class without positives has no AP"
 
 
 def test_two_hundred_images_stay_below_twenty_megabytes(build):
