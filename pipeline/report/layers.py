@@ -63,11 +63,19 @@ def encode_heat(heat: np.ndarray) -> str:
 
 
 def encode_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> str:
-    """Returns labels in their colours, outlined in white; what is ignored is hatched.
+    """Returns labels, h×w uint8, as :func:`paint_labels` paints them."""
+    return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True)
+
+
+def paint_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Paints labels in their colours, outlined in white; what is ignored is hatched.
 
     Args:
         labels: h×w uint8.
         palette: n+1 colours.
+
+    Returns:
+        h×w×4 uint8, red, green, blue and opacity; the background is clear.
     """
     colours = np.zeros((IGNORE + 1, 4), np.uint8)
     colours[1 : len(palette), :3] = palette[1:]
@@ -75,7 +83,7 @@ def encode_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -
     pixels = colours[labels]
     pixels[(labels == IGNORE) & _diagonal(labels.shape)] = (*_WHITE, _SOLID)
     pixels[_outside_edges(labels)] = (*_WHITE, _SOLID)
-    return _embed(Image.fromarray(pixels), lossless=True)
+    return pixels
 
 
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -63,7 +63,8 @@ def build_run(
     vocabulary = build_vocabulary({"classes": classes})
     store, count = Store(root / "out"), len(classes)
     samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
-    tags_folder = store.folder("val", "tags", {"method": "tagclip"})
+    chosen = {"classes": classes, "exif": False}
+    tags_folder = store.folder("val", "tags", {"method": "tagclip", **chosen})
     with tags_folder if "tags" in computed else nullcontext():
         for index, image_id in enumerate(ids):
             label = 1 + index % count
@@ -95,12 +96,12 @@ def build_run(
             for image_id, reason in (failures or {}).items():
                 tags_folder.fail(image_id, reason)
             tags_folder.finish(ids)
-    folders = {name: store.folder("val", name, {"name": "x"}) for name in files}
+    folders = {name: store.folder("val", name, {"name": "x", "tags": chosen}) for name in files}
     done = {*computed, *(["predictions"] if trained else [])}
     for name in ("cams", "masks", "predictions"):
         if name in done:
             fill(folders[name], ids, files[name])
-    chosen = {"threshold": find_threshold(CONFIG, 1), "about": {"dataset": "test"}, **settings}
+    settings = {"threshold": find_threshold(CONFIG, 1), "about": {"dataset": "test"}, **settings}
     return Material(
         root=root / "out",
         split="val",
@@ -112,7 +113,7 @@ def build_run(
         masks=folders["masks"],
         predictions=folders["predictions"] if trained else None,
         stages=[tags_folder, *folders.values()],
-        **chosen,
+        **settings,
     )
 
 

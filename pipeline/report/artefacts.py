@@ -1,0 +1,102 @@
+"""Finished stages' folders, read for looking at: what a run left on disk, without its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import ImageError, UserError
+from pipeline.files import read_json, read_json_lines
+from pipeline.images import SUFFIXES, load_image
+from pipeline.store import ENTRIES, MANIFEST
+from pipeline.vocabulary import voc_palette
+
+STAGES = ("tags", "cams", "masks", "predictions")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished per-image stage.
+
+    Attributes:
+        path: its folder.
+        stage: one of ``STAGES``.
+        classes: the n class names.
+        apply_exif: whether its images were turned as their EXIF orientation says.
+        entries: id → what the stage recorded of the image.
+    """
+
+    path: Path
+    stage: str
+    classes: tuple[str, ...]
+    apply_exif: bool
+    entries: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The n+1 names of labels, the background's first."""
+        return ("background", *self.classes)
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """The n+1 colours of labels."""
+        return voc_palette(256)[: len(self.classes) + 1]
+
+
+def read_artefact(path: Path) -> Artefact:
+    """Reads what a finished stage's folder says of itself.
+
+    Raises:
+        UserError: it is no such folder.
+    """
+    manifest = read_json(path / MANIFEST) or {}
+    stage, configuration = manifest.get("stage"), manifest.get("configuration")
+    if stage not in STAGES or not isinstance(configuration, Mapping):
+        raise UserError(
+            f"{path} is no finished folder of {', '.join(STAGES[:-1])} or {STAGES[-1]}: give one"
+            " such as outputs/demo/val/masks/latest"
+        )
+    classes = _find(configuration, "classes")
+    if not isinstance(classes, list):
+        raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
+    return Artefact(
+        path=path,
+        stage=stage,
+        classes=tuple(map(str, classes)),
+        apply_exif=_find(configuration, "exif") is False,
+        entries={entry["id"]: entry for entry in read_json_lines(path / ENTRIES)},
+    )
+
+
+def find_image(root: Path, image_id: str, apply_exif: bool) -> np.ndarray:
+    """Decodes the image of an id.
+
+    Args:
+        root: the image root, which ids are relative to.
+        image_id: the id.
+        apply_exif: see :func:`pipeline.images.load_image`.
+
+    Returns:
+        H×W×3 uint8, RGB.
+
+    Raises:
+        ImageError: there is none, or it is damaged.
+    """
+    endings = [e for ending in sorted(SUFFIXES) for e in (ending, ending.upper())]
+    for ending in endings:
+        if (path := root / f"{image_id}{ending}").is_file():
+            return load_image(path, apply_exif=apply_exif)
+    raise ImageError(f"no image {root / image_id} ({', '.join(sorted(SUFFIXES))})")
+
+
+def _find(configuration: Mapping[str, Any], key: str) -> Any:
+    """Returns the value of a key in a configuration, or in those of the stages before it."""
+    if key in configuration:
+        return configuration[key]
+    nested = (value for value in configuration.values() if isinstance(value, Mapping))
+    found = (_find(inner, key) for inner in nested)
+    return next((value for value in found if value is not None), None)
