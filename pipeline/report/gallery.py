@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.batches import ahead
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import Sample
 from pipeline.images import limit_longest_side
@@ -27,6 +28,7 @@ MOST_CHARACTERS = 88_000
 """Of an image with all that is laid over it, so that 200 stay below 20 MB with what is around."""
 
 _LEAST_SHRINKING, _MOST_SHRINKING, _SMALLEST_SIDE = 0.9, 0.5, 32
+_MOST_AHEAD = 4  # images that are rendered ahead of the file
 _RUNNERS_UP = 3  # classes that were no tags and are listed all the same
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"
 
@@ -113,19 +115,25 @@ class _Artefacts:
 def build_cards(
     selection: Selection, material: Material, problems: dict[str, str]
 ) -> Iterator[Card]:
-    """Yields the images of a report one after the other, so that one is in memory at a time.
+    """Yields the images of a report one after the other, so that few are in memory at a time.
 
     Args:
         selection: which ones.
         material: where everything lies.
         problems: receives id → reason for those that cannot be shown.
     """
-    for figures in selection.images:
-        image_id = figures.sample.id
+
+    def build(figures: ImageFigures) -> Card | str:
         try:
-            yield _build_card(figures, material, selection.reasons.get(image_id, ""))
+            return _build_card(figures, material, selection.reasons.get(figures.sample.id, ""))
         except UNREADABLE as error:
-            problems[image_id] = describe_problem(error)
+            return describe_problem(error)
+
+    for figures, found in ahead(selection.images, build, material.workers, _MOST_AHEAD):
+        if isinstance(found, str):
+            problems[figures.sample.id] = found
+        else:
+            yield found
 
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:
@@ -165,8 +173,8 @@ def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
         if size <= MOST_CHARACTERS or max(height, width) <= _SMALLEST_SIDE:
             rows = tag_rows(figures)
             return Card(figures, reason, width, height, photograph, rows, panels)
-        # Compressed sizes grow about as the number of pixels does.
-        factor = np.clip((MOST_CHARACTERS / size) ** 0.5, _MOST_SHRINKING, _LEAST_SHRINKING)
+        # Compressed sizes grow with the sides of outlines, and with the pixels of photographs.
+        factor = np.clip((MOST_CHARACTERS / size) ** 0.7, _MOST_SHRINKING, _LEAST_SHRINKING)
         side = max(_SMALLEST_SIDE, int(max(height, width) * factor))
 
 
@@ -265,7 +273,8 @@ def _describe_kinds(kinds: np.ndarray, first: str, second: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "<0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+    number = "<0.1" if 0 < share < 0.001 else f"{100 * share:.1f}"
+    return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def classes_with_counts(images: Iterable[ImageFigures]) -> dict[int, int]:

@@ -32,6 +32,7 @@ _FILL, _SOLID = 168, 255  # opacities of 255
 _WHITE = (255, 255, 255)
 _HEAT_SIDE = 200  # pixels; maps are smooth, and larger ones show no more
 _PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
+_EFFORT = 0  # of lossless compression, of 100; more takes twice the time for one hundredth less
 _NAME_SIDE = 96  # pixels of the masks in which room for names is sought
 _LEAST_NAMED = 0.005  # of the pixels
 _HATCH = 6  # pixels from line to line
@@ -64,7 +65,7 @@ def encode_heat(heat: np.ndarray) -> str:
 
 def encode_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> str:
     """Returns labels, h×w uint8, as :func:`paint_labels` paints them."""
-    return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True)
+    return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True, quality=_EFFORT)
 
 
 def paint_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -104,7 +105,7 @@ def encode_difference(kinds: np.ndarray) -> str:
     for kind, colour in DIFFERENCE_COLOURS.items():
         pixels[kinds == kind] = (*colour, 205)
         pixels[(kinds == kind) & lines[kind]] = (*_WHITE, 235)
-    return _embed(Image.fromarray(pixels), lossless=True)
+    return _embed(Image.fromarray(pixels), lossless=True, quality=_EFFORT)
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:

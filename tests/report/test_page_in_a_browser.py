@@ -156,7 +156,9 @@ def test_an_image_opens_with_all_its_pictures_decoded(visit, address):
     )
     assert len(sizes) == 1 + 2 * 9 and min(sizes) > 0
     expect(viewer.get_by_role("table")).to_contain_text("wrong")
-    expect(viewer.get_by_role("img", name="ground truth: dog 25.0 %")).to_be_visible()
+    expect(
+        viewer.get_by_role("img", name="ground truth: dog 25.0\N{NO-BREAK SPACE}%")
+    ).to_be_visible()
     place = viewer.locator("[data-layer=truth] .place")
     expect(place).to_have_text("dog")
     viewer.get_by_label("Names").uncheck()
