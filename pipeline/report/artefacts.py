@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files import read_json, read_json_lines
+from pipeline.files import read_json
 from pipeline.images import SUFFIXES, load_image
+from pipeline.journal import Journal
 from pipeline.store import ENTRIES, MANIFEST
 from pipeline.vocabulary import voc_palette
 
@@ -68,7 +69,7 @@ def read_artefact(path: Path) -> Artefact:
         stage=stage,
         classes=tuple(map(str, classes)),
         apply_exif=_find(configuration, "exif") is False,
-        entries={entry["id"]: entry for entry in read_json_lines(path / ENTRIES)},
+        entries=Journal(path / ENTRIES).entries,
     )
 
 

@@ -91,9 +91,13 @@ def gather(project: Project) -> Material:
         stages=list(folders.values()),
         threshold=find_threshold(config, project.round),
         beta=config["masks"]["beta"],
-        mask_origin="segmenter before" if project.round > 1 else project.crf and "CRF",
+        mask_origin="segmenter before"
+        if project.round > 1
+        else "CRF"
+        if config["masks"]["crf"]
+        else None,
         about=describe(config, "predictions"),
-        workers=project.workers,
+        workers=project.method.workers,
         most_images=config["report"]["images"],
         longest_side=config["report"]["longest_side"],
     )

@@ -12,7 +12,7 @@ from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures
 from pipeline.report.status import describe
-from pipeline.store import StageFolder
+from pipeline.store import StageFolder, is_complete
 
 BACKGROUND = "background"
 
@@ -53,8 +53,8 @@ class StageRow:
         split: "" for a stage that has none.
         key: what its folder is called.
         path: the folder below the output folder.
-        complete: whether it has a manifest.
-        images: of the last pass; none without a manifest.
+        complete: whether all that was asked for is there.
+        images: of the last run; none where it was never begun.
         cached: results that the next run finds.
         computed: results that were computed so far, in all runs; none where nothing counts them.
         left_out: images without a result.
@@ -154,7 +154,7 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
                 split=folder.split,
                 key=folder.key,
                 path=str(folder.path).removeprefix(root).lstrip("/"),
-                complete=bool(manifest),
+                complete=is_complete(manifest),
                 images=manifest.get("images"),
                 cached=len(folder.entries) if per_image else None,
                 computed=manifest.get("computed"),
