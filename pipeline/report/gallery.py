@@ -210,17 +210,15 @@ def _panels(found: _Artefacts, material: Material, height: int, width: int) -> I
         for index, heat in zip(found.cams.keys.tolist(), maps):
             name = material.vocabulary.classes[index]
             yield Panel("map", f"map of {name}", layers.encode_heat(heat), _describe_heat(heat))
-    after = f"mask after the {material.mask_origin}" if material.mask_origin else "mask"
-    before = f"mask before the {material.mask_origin}"
     masks = [
-        ("argmax", f"{before}, argmax of the maps", found.argmax),
-        ("mask", after, found.mask),
+        ("argmax", material.argmax_title, found.argmax),
+        ("mask", material.mask_title, found.mask),
         ("prediction", "prediction", found.prediction),
         ("truth", "ground truth", found.truth),
     ]
     for layer, title, labels in masks:
         # Without a CRF the mask is the argmax of the maps.
-        if labels is None or (layer == "argmax" and not material.mask_origin):
+        if labels is None or title is None:
             continue
         small = layers.resize_labels(labels, height, width)
         picture = layers.encode_labels(small, material.vocabulary.palette)

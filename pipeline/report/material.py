@@ -37,8 +37,8 @@ class Material:
         stages: every folder of the run, of all splits, in the order of the pipeline.
         threshold: how tags were chosen; none where they were not chosen by their scores.
         beta: β of the background, see :func:`pipeline.masks.labels.stack_background`.
-        mask_origin: what made the masks of the maps, "CRF" as a rule; none where masks are the
-            maps' argmax.
+        argmax_title: what the argmax of the maps is called; none where that is the mask.
+        mask_title: what the masks are called.
         about: the choices that have names, see :func:`pipeline.keys.describe`.
         workers: threads that read files.
         most_images: images that are shown at most; none shows all.
@@ -57,7 +57,8 @@ class Material:
     stages: Sequence[StageFolder] = ()
     threshold: Threshold | None = None
     beta: float | None = 1.0
-    mask_origin: str | None = "CRF"
+    argmax_title: str | None = "mask before the CRF, argmax of the maps"
+    mask_title: str = "mask after the CRF"
     about: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
     most_images: int | None = 200
@@ -85,22 +86,28 @@ def gather(project: Project) -> Material:
         vocabulary=project.vocabulary,
         read=project.reader,
         tags=project.tags_folder(split),
-        cams=project.cams_folder(split),
+        cams=rounds[0].cams_folder(split),
         masks=project.masks_folder(split),
         predictions=trained and project.predictions_folder(split),
         stages=list(folders.values()),
         threshold=find_threshold(config, project.round),
         beta=config["masks"]["beta"],
-        mask_origin="segmenter before"
-        if project.round > 1
-        else "CRF"
-        if config["masks"]["crf"]
-        else None,
+        **_titles(project),
         about=describe(config, "predictions"),
         workers=project.method.workers,
         most_images=config["report"]["images"],
         longest_side=config["report"]["longest_side"],
     )
+
+
+def _titles(project: Project) -> dict[str, str | None]:
+    """Returns what the masks of a round, and the maps' argmax, are called."""
+    if project.round > 1:
+        argmax = "argmax of the first round's maps"
+        return {"argmax_title": argmax, "mask_title": "mask, seen by the segmenter before"}
+    if project.config["masks"]["crf"]:
+        return {}
+    return {"argmax_title": None, "mask_title": "mask, argmax of the maps"}
 
 
 def _folders(project: Project) -> Iterator[StageFolder]:

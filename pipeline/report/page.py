@@ -112,7 +112,7 @@ def _context(
         "margins": Markup(draw_margins(measured.images)),
         "cards": build_cards(selection, material, problems),
         "selection": selection,
-        "mask_origin": material.mask_origin,
+        "argmax_title": material.argmax_title,
         "marks": _marks(measured, selection),
         "filters": classes_with_counts(selection.images),
         "classes": classes,

@@ -133,7 +133,7 @@ def test_tags_alone_and_nothing_at_all_give_a_page(build):
 
 
 def test_without_a_crf_there_is_one_mask(build):
-    page = page_of(build(IDS, CLASSES, mask_origin=None))
+    page = page_of(build(IDS, CLASSES, argmax_title=None, mask_title="mask"))
     layers = {a.get("data-layer") for a in page.find("figure")}
     assert "mask" in layers and "argmax" not in layers
 
@@ -256,3 +256,12 @@ def test_a_folder_that_cannot_be_written_to_is_named(build, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*report.html: .*run stage=report again"):
         write_page(tmp_path / "file" / "report.html", material, MetricsFile(tmp_path / "m.json"))
+
+
+def test_stages_that_were_interrupted_say_so(build):
+    material = build(IDS, CLASSES)
+    with material.masks as folder:
+        folder.begin(9)
+    page = page_of(material)
+    assert page.text.count("unfinished") == 1
+    assert len(page.find("li", **{"class": "card"})) == len(IDS), "what is there is shown"

@@ -1,0 +1,58 @@
+"""``stage=report`` on the command line, whatever was run before it."""
+
+from __future__ import annotations
+
+from tests.report.test_page import Page
+from tests.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
+
+
+def read(out):
+    return Page((out / "report.html").read_text(encoding="utf-8"))
+
+
+def layers(page):
+    return {a["data-layer"] for a in page.find("figure") if "data-layer" in a}
+
+
+def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, tmp_path):  # noqa: F811
+    out, hostile = tmp_path / "out", "<b>&amp;"
+    (tmp_path / "photographs" / f"{hostile}.jpg").write_bytes(b"no photograph")
+    finished = run_stage(*arguments, "stage=report")
+    assert finished.code == 0, finished.errors
+    assert finished.output.rstrip().endswith(f"→  {out / 'report.html'}")
+    assert "Nothing was computed yet" in read(out).text
+
+    assert run_stage(*arguments, "stage=[tags,report]").code == 0
+    page = read(out)
+    assert len(page.find("li", **{"class": "card"})) == 5 and layers(page) == {"photograph"}
+    failures = page.text.partition("Images that a stage, or this page, left out")[2]
+    assert hostile in failures and "cannot be decoded" in failures
+
+    assert run_stage(*arguments, "stage=[cams,masks,report]").code == 0
+    assert layers(read(out)) == {"photograph", "map", "argmax", "mask"}
+
+
+def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_path):  # noqa: F811
+    finished = run_stage(*arguments, "stage=[tags,report]", "report.images=2")
+    assert finished.code == 0, finished.errors
+    page = read(tmp_path / "out")
+    assert len(page.find("li", **{"class": "card"})) == 2
+    assert "2 of 5 images are shown: 2 at even distances from the rest" in page.text
+
+
+def test_every_round_is_told_of(run_stage, arguments, tmp_path):  # noqa: F811
+    stages = "stage=[tags,cams,masks,train,predict,report]"
+    finished = run_stage(*arguments, *TINY_SEGMENTER, stages, "rounds=2")
+    assert finished.code == 0, finished.errors
+    page = read(tmp_path / "out")
+    keys = {
+        path.parent.name
+        for pattern in ("all/*/*/manifest.json", "segmenter/*/manifest.json")
+        for path in (tmp_path / "out").glob(pattern)
+        if not path.parent.is_symlink()
+    }
+    assert len(keys) == 2 + 1 + 2 + 2 + 2, "tags, cams, masks, segmenter and predictions"
+    assert all(key in page.text for key in keys)
+    assert {"argmax", "mask", "prediction", "mask-prediction"} <= layers(page)
+    assert "mask, seen by the segmenter before" in page.text
+    assert "argmax of the first round's maps" in page.text
