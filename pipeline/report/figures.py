@@ -22,7 +22,6 @@ ACCENT, SECOND = "#2f6fde", "#e07b00"
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and restyled
-    "svg.hashsalt": "report",
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -93,7 +92,7 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
                 place = {"ha": "center", "va": "center", "fontsize": 8}
                 axes.text(column, row, f"{100 * share:.0f}", color=ink, **place)
 
-    return _to_svg(draw, side + 1.2, side + 1.2)
+    return _to_svg(draw, side + 1.2, side + 1.2, predicted)
 
 
 def find_confused(confusion: Confusion, most: int = 10) -> list[Confused]:
@@ -153,12 +152,12 @@ def draw_margins(images: Sequence[ImageFigures]) -> str:
         axes.yaxis.set_minor_formatter("")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
-    return _to_svg(draw, 7, 3.4)
+    return _to_svg(draw, 7, 3.4, "margins")
 
 
-def _to_svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
+def _to_svg(draw: Callable[[Figure], None], width: float, height: float, name: str) -> str:
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # Of names in scripts that its own font lacks, which the reader's browser has.
         warnings.simplefilter("ignore", UserWarning)
         figure = Figure((width, height), layout="constrained")
@@ -168,4 +167,4 @@ def _to_svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     # Groups are numbered alike in every diagram, and a page must not hold an id twice.
-    return re.sub(r'<g id="[^"]*">', "<g>", svg)
+    return re.sub(r'<g id="[^"]*"', "<g", svg)

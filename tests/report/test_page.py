@@ -163,6 +163,8 @@ def test_headings_do_not_skip_and_every_picture_has_a_text(build):
     texts = [a["alt"].replace("\N{NO-BREAK SPACE}", " ") for a in over]
     assert "ground truth: cat 25.0 %, background 75.0 %" in texts
     assert "prediction against ground truth: no difference" in texts
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
     for tag in ("main", "nav", "header"):
         assert page.find(tag)
     assert all("scope" in a for a in page.find("th"))
