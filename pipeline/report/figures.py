@@ -88,7 +88,7 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
         for row, column in np.ndindex(shares.shape) if written else ():
             share = shares[row, column]
             if share >= 0.005:
-                ink = "white" if share > 0.25 else _INK
+                ink = "white" if share > 0.7 else _INK
                 place = {"ha": "center", "va": "center", "fontsize": 8}
                 axes.text(column, row, f"{100 * share:.0f}", color=ink, **place)
 
