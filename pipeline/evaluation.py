@@ -39,6 +39,7 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
             if not folder.entries:
                 continue
             nothing = False
+            _refuse_damaged(folder, ids)
             unusable: dict[str, str] = {}
             figures = measure(folder, unusable)
             failures |= {(split, image_id): reason for image_id, reason in unusable.items()}
@@ -65,6 +66,21 @@ def run_evaluate(project: Project) -> Iterator[Outcome]:
         raise UserError(
             f"none of the ground truth for {', '.join(unmeasured)} can be used: mend it as"
             f" {root / FAILURES} says"
+        )
+
+
+def _refuse_damaged(folder: StageFolder, image_ids: list[str]) -> None:
+    """Makes sure that what is measured is what was computed.
+
+    Raises:
+        UserError: a file is missing or is not as it was written.
+    """
+    damaged = [i for i in image_ids if i in folder.entries and not folder.is_whole(i)]
+    if damaged:
+        stage = "predict" if folder.stage == "predictions" else folder.stage
+        raise UserError(
+            f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files: run"
+            f" stage={stage} again"
         )
 
 

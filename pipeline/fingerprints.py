@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import stat
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -29,6 +31,8 @@ def fingerprint_file(path: Path) -> str:
         OSError: the file cannot be read.
     """
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "it is no file", str(path))
     found = _memory.get(path)
     if found is not None and found[:2] == (status.st_size, status.st_mtime_ns):
         return found[2]

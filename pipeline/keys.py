@@ -19,6 +19,7 @@ from pipeline.masks import stage as masks_stage
 from pipeline.segmenter import self_training
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.tags import stage as tags_stage
+from pipeline.text import given_path
 from pipeline.vocabulary import Names, Vocabulary
 
 _NOT_IN_MAPS = ("templates", "backgrounds", "background_betas")
@@ -93,8 +94,8 @@ def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) ->
         "classes": list(vocabulary.classes),
     }
     if tags["method"] == "file":
-        path = Path(tags["path"])
-        return {**facts, "list": fingerprint_file(path) if path.is_file() else str(path)}
+        path = given_path(tags["path"], "tags.path")
+        return {**facts, "list": _fingerprint_if_there(path)}
     if tags["method"] not in USES_CLIP:
         return facts
     settings = {k: v for k, v in tags.items() if k not in ("variants", "templates")}
@@ -107,6 +108,13 @@ def tags_configuration(config: Mapping, vocabulary: Vocabulary, weights: str) ->
         "clip": clip_configuration(config, weights),
         "cwr_stop": config["compat"]["cwr_stop"],
     }
+
+
+def _fingerprint_if_there(path: Path) -> str:
+    try:
+        return fingerprint_file(path)
+    except OSError:  # the stage says what is wrong with it
+        return str(path)
 
 
 def cams_configuration(

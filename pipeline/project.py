@@ -72,6 +72,11 @@ class Project:
         choose_splits(split, list(self.dataset.splits))
         return self.dataset.splits[split][: self.config["dataset"]["limit"]]
 
+    def known_ids(self, split: str) -> set[str]:
+        """Returns the ids of all images of a split, and of the files that cannot be samples."""
+        rejected = self.dataset.rejected.get(split, [])
+        return {*(s.id for s in self.dataset.splits[split]), *(name for name, _ in rejected)}
+
     @property
     def has_ceiling(self) -> bool:
         """Whether a segmenter is also trained on the ground truth, for comparison."""

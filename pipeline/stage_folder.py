@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -194,16 +194,24 @@ class StageFolder(ResultFolder):
         self.failures[image_id] = reason
         self.entries.pop(image_id, None)
 
-    def finish(self, image_ids: Iterable[str], files: Mapping[str, bytes | str] = {}) -> None:
+    def finish(
+        self,
+        image_ids: Iterable[str],
+        files: Mapping[str, bytes | str] = {},
+        known: Collection[str] | None = None,
+    ) -> None:
         """Closes a pass over the images: sorted entries, failures, summary files, manifest last.
 
         Args:
             image_ids: the images of this run, whether done or left out.
             files: name → contents of files that sum up the stage.
+            known: all images of the split; failures of others, that were removed, are forgotten.
         """
         for name, data in files.items():
             write_atomically(self.path / name, data)
         self._journal.compact()
+        for gone in self.failures.keys() - known if known is not None else ():
+            del self.failures[gone]
         lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
         if lines:
             write_atomically(self.path / FAILURES, to_json_lines(lines))

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from pathlib import Path
 
 from pipeline.cams import stage as cams_stage
 from pipeline.errors import UserError
@@ -25,6 +24,7 @@ from pipeline.rounds import NextRound, rounds_of
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.tags import stage as tags_stage
+from pipeline.text import given_path
 
 
 def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Outcome]:
@@ -39,16 +39,17 @@ def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Out
     for split in project.splits:
         samples = project.samples(split)
         rejected = dict(project.dataset.rejected.get(split, []))
+        known = project.known_ids(split)
         shares = maps is not None and tags["method"] == "tagclip" and not tags["squeeze"]
         with ExitStack() as locks:
             folder = locks.enter_context(project.tags_folder(split))
             for image_id, reason in rejected.items():
                 folder.fail(image_id, reason)
             if tags["method"] == "ground_truth":
-                computed = tags_stage.run_ground_truth(samples, folder, classes)
+                computed = tags_stage.run_ground_truth(samples, folder, classes, known)
             elif tags["method"] == "file":
-                path = Path(tags["path"]).expanduser()
-                computed = tags_stage.run_file(samples, folder, classes, path)
+                path = given_path(tags["path"], "tags.path")
+                computed = tags_stage.run_file(samples, folder, classes, path, known)
             else:
                 folders = [folder]
                 if shares:
@@ -60,7 +61,7 @@ def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Out
                     input_key=tags_stage.input_key,
                     is_done=tags_stage.has_scores(folder, project.method.variants),
                 )
-                tags_stage.finish_tags(samples, folder, classes)
+                tags_stage.finish_tags(samples, folder, classes, known)
                 if shares:
                     maps[split] = folders[1].computed
         yield outcome_of(folder, samples, computed, rejected)
@@ -85,7 +86,7 @@ def run_cams(project: Project, maps: Mapping[str, int] | None = None) -> Iterato
                 input_key=lambda s: cams_stage.input_key(s, tags_of(s)),  # noqa: B023
                 given=tags_of,
             )
-            folder.finish([s.id for s in samples])
+            folder.finish([s.id for s in samples], known=project.known_ids(split))
         yield outcome_of(folder, samples, computed)
 
 
@@ -102,7 +103,7 @@ def run_masks(project: Project) -> Iterator[Outcome]:
                 cams.path,
                 input_key=partial(masks_stage.input_key, cams=cams),
             )
-            folder.finish([s.id for s in samples])
+            folder.finish([s.id for s in samples], known=project.known_ids(split))
         yield outcome_of(folder, samples, computed)
 
 
@@ -127,8 +128,10 @@ def run_relabel(project: NextRound) -> Iterator[Outcome]:
             )
             for image_id, reason in masks.failures.items():
                 tags.fail(image_id, reason)
-            tags_stage.finish_tags(samples, tags, project.vocabulary.classes)
-            masks.finish([s.id for s in samples])
+            tags_stage.finish_tags(
+                samples, tags, project.vocabulary.classes, project.known_ids(split)
+            )
+            masks.finish([s.id for s in samples], known=project.known_ids(split))
         yield outcome_of(masks, samples, computed)
 
 
@@ -176,7 +179,7 @@ def run_predict(project: Project) -> Iterator[Outcome]:
                     trained.path,
                     input_key=segmenter_stage.input_key,
                 )
-                folder.finish([s.id for s in samples])
+                folder.finish([s.id for s in samples], known=project.known_ids(split))
             yield outcome_of(folder, samples, computed)
 
 

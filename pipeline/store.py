@@ -89,12 +89,15 @@ class Store:
         """
         path = self.root / kind / f"{key}.npy"
         try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # not there, or damaged
-            buffer = io.BytesIO()
-            np.save(buffer, made := make(), allow_pickle=False)
-            write_atomically(path, buffer.getvalue())
-            return made
+            found = np.load(path, allow_pickle=False)
+            if isinstance(found, np.ndarray):  # and no archive of several
+                return found
+        except (OSError, ValueError, EOFError, MemoryError):  # not there, or damaged
+            pass
+        buffer = io.BytesIO()
+        np.save(buffer, made := make(), allow_pickle=False)
+        write_atomically(path, buffer.getvalue())
+        return made
 
     def manifests(self) -> list[tuple[Path, dict]]:
         """Returns the folder and manifest of every complete stage, oldest first."""

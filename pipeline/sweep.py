@@ -115,8 +115,10 @@ def sweep(
             key = input_key(sample)
             if not is_done(sample, key):
                 images.append(Todo(sample, key, given(sample)))
-        except (OSError, ImageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+        except ImageError as error:
+            folder.fail(sample.id, str(error))
+        except (OSError, ValueError) as error:  # the latter for what can be no file's name
+            reason = getattr(error, "strerror", None) or error
             folder.fail(sample.id, f"cannot be read: {reason}")
     if not images:
         return 0

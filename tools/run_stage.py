@@ -29,6 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.errors import ImageError, UserError
 from pipeline.files import MENDABLE, cannot_write
+from pipeline.user_configs import refuse_programs
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 USER_ERROR = 2
@@ -46,7 +47,7 @@ def run(config: DictConfig) -> None:
     from pipeline.report.status import status_table
     from pipeline.store import Store
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     if config.stage == "status":
         root = Path(config.output_dir).expanduser().absolute()
         Console(width=max(console.width, 160)).print(status_table(Store(root)))
@@ -73,7 +74,9 @@ def run(config: DictConfig) -> None:
     for outcome in stages.run(project, requested):
         left_out = f", {outcome.left_out} left out" if outcome.left_out else ""
         images = f"{outcome.images} images, {outcome.computed} computed now{left_out}"
-        counted = f"{images}  →  " if outcome.stage not in ("report", "evaluate") else "→  "
+        if outcome.stage in ("report", "evaluate"):
+            images = f"{outcome.images} images{left_out}" if left_out else ""
+        counted = f"{images}  →  ".lstrip()
         console.print(f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}")
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
@@ -102,8 +105,9 @@ def main() -> None:
     # Hydra prints errors and exits with 1 on its own unless it is told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        refuse_programs(sys.argv[1:])
         compose()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException) as error:
         fail(error)
 
 

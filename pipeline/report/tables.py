@@ -50,7 +50,7 @@ def _tagging(metrics: MetricsFile) -> Table | None:
     if not splits:
         return None
     rows = [
-        [split + level, str(f["images"]), *(percent(figures[k]) for k in _TAGGING_FIGURES)]
+        [split + level, _images(f), *(percent(figures[k]) for k in _TAGGING_FIGURES)]
         for split, f in splits.items()
         for level, figures in _by_level(f)
     ]
@@ -63,6 +63,12 @@ def _by_level(figures: Mapping) -> list[tuple[str, Mapping]]:
     levels = enumerate(figures.get("levels", []), 1)
     above = [(f", level {n} ({len(f['per_class'])} names)", f) for n, f in levels]
     return [("", figures), *above]
+
+
+def _images(figures: Mapping) -> str:
+    """Says how many images were measured, and of how many the ground truth could not be used."""
+    left_out = figures.get("left_out")
+    return f"{figures['images']} ({left_out} left out)" if left_out else str(figures["images"])
 
 
 def _ablation(metrics: MetricsFile) -> Table | None:
@@ -92,7 +98,7 @@ def _segmentation(metrics: MetricsFile) -> Table | None:
                 note += " (its initial weights have seen masks)"
             if "chosen_by_ground_truth" in figures:
                 note = f", background chosen by ground truth (β={figures['background_beta']})"
-            images = str(figures["images"])
+            images = _images(figures)
             for level, found in _by_level(figures):
                 rows.append([label + note + level, split, images, percent(found["miou"])])
             for step, label_of_step in STEPS.items():
@@ -105,7 +111,7 @@ def _segmentation(metrics: MetricsFile) -> Table | None:
                     f"the same segmenter, trained on the ground truth (share reached: "
                     f"{percent(figures['miou'] / ceiling['miou'])}%)"
                 )
-                rows.append([share, split, str(figures["images"]), percent(ceiling["miou"])])
+                rows.append([share, split, _images(figures), percent(ceiling["miou"])])
     if not rows:
         return None
     return Table("Segmentation", ["", "split", "images", "mIoU (%)"], rows)
@@ -126,7 +132,7 @@ def _seeds(metrics: MetricsFile) -> Table | None:
         seeds = ", ".join(str(run["configuration"]["segmenter"]["seed"]) for run in runs)
         name = str(runs[0]["configuration"]["segmenter"]["name"])
         spread = f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
-        rows.append([name, split, str(runs[0]["images"]), seeds, spread])
+        rows.append([name, split, _images(runs[0]), seeds, spread])
     if not rows:
         return None
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,7 +120,12 @@ def has_scores(folder: StageFolder, variants: Sequence[str]) -> Callable[[Sample
     return is_done
 
 
-def run_ground_truth(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> int:
+def run_ground_truth(
+    samples: Sequence[Sample],
+    folder: StageFolder,
+    classes: Sequence[str],
+    known: Collection[str] | None = None,
+) -> int:
     """Takes the classes of every image from the data set's labels.
 
     Raises:
@@ -135,31 +140,36 @@ def run_ground_truth(samples: Sequence[Sample], folder: StageFolder, classes: Se
                 raise
             raise ImageError(str(error)) from error
 
-    return _run_known(samples, folder, classes, labels_of)
+    return _run_known(samples, folder, classes, known, labels_of)
 
 
 def run_file(
-    samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str], path: Path
+    samples: Sequence[Sample],
+    folder: StageFolder,
+    classes: Sequence[str],
+    path: Path,
+    known: Collection[str] | None = None,
 ) -> int:
     """Takes the classes of every image from a list in the format of ``tags.txt``.
 
     Raises:
         UserError: the file is missing, or names a class that the vocabulary does not have.
     """
-    known = read_class_list(path, "tags.path", {str(k): k for k in range(len(classes))})
+    listed = read_class_list(path, "tags.path", {str(k): k for k in range(len(classes))})
 
     def tags_of(sample: Sample) -> tuple[int, ...]:
-        if sample.id not in known:
+        if sample.id not in listed:
             raise ImageError(f"has no line in {path}")
-        return known[sample.id]
+        return listed[sample.id]
 
-    return _run_known(samples, folder, classes, tags_of)
+    return _run_known(samples, folder, classes, known, tags_of)
 
 
 def _run_known(
     samples: Sequence[Sample],
     folder: StageFolder,
     classes: Sequence[str],
+    known: Collection[str] | None,
     tags_of: Callable[[Sample], tuple[int, ...]],
 ) -> int:
     def compute(images: list[Todo]) -> Iterator[tuple[Todo, tuple[int, ...]]]:
@@ -175,7 +185,7 @@ def _run_known(
         return join_keys(input_key(sample), fingerprint(tags_of(sample)))
 
     computed = sweep(samples, Work([folder], compute, save), input_key=known_key)
-    finish_tags(samples, folder, classes)
+    finish_tags(samples, folder, classes, known)
     return computed
 
 
@@ -222,8 +232,16 @@ def record_tags(
     folder.record(sample.id, key, tags=tags, scores=encoded)
 
 
-def finish_tags(samples: Sequence[Sample], folder: StageFolder, classes: Sequence[str]) -> None:
-    """Closes a pass over a split's images with ``scores.npz`` and ``tags.txt``."""
+def finish_tags(
+    samples: Sequence[Sample],
+    folder: StageFolder,
+    classes: Sequence[str],
+    known: Collection[str] | None = None,
+) -> None:
+    """Closes a pass over a split's images with ``scores.npz`` and ``tags.txt``.
+
+    ``known`` is as for :meth:`pipeline.stage_folder.StageFolder.finish`.
+    """
     done = [s.id for s in samples if s.id in folder.entries]
     lines = [format_class_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
     arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
@@ -234,4 +252,5 @@ def finish_tags(samples: Sequence[Sample], folder: StageFolder, classes: Sequenc
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     text = "".join(lines).encode("utf-8", "surrogateescape")
-    folder.finish([s.id for s in samples], {"scores.npz": buffer.getvalue(), "tags.txt": text})
+    files = {"scores.npz": buffer.getvalue(), "tags.txt": text}
+    folder.finish([s.id for s in samples], files, known)

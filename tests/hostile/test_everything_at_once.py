@@ -125,9 +125,6 @@ def test_more_than_are_allowed_end_the_run_with_one_sentence(run_on, hostile_fol
     trial("input", "more broken files than runtime.max_failures", "exit code 2")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="store.py keeps the lines of files that are not there any more"
-)
 def test_what_was_mended_or_removed_is_named_no_more(run_on, root, out, trial):
     write(root, "a.jpg", GOOD["a"])
     write(root, "a.png", GOOD["a"])
@@ -143,7 +140,6 @@ def test_what_was_mended_or_removed_is_named_no_more(run_on, root, out, trial):
     trial("input", "broken files that were mended or removed", "named no more")
 
 
-@pytest.mark.xfail(strict=True, reason="tools/run_stage.py prints paths as Rich's markup")
 @pytest.mark.parametrize("name", ["[/red]", "[red]"])
 def test_an_output_folder_may_have_any_name(run_on, root, tmp_path, name, trial):
     write(root, "a.jpg", GOOD["a"])

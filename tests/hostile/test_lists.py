@@ -189,14 +189,7 @@ def test_what_is_no_file_is_refused(run_on, tmp_path, key, trial):
     trial("input", f"{key}: pipe, folder, missing", "exit code 2", 3)
 
 
-OF_TAGS = pytest.mark.xfail(
-    strict=True, raises=(OSError, RuntimeError), reason="keys.py and stages.py look at tags.path"
-)
-
-
-@pytest.mark.parametrize(
-    "key", ["dataset.labels", "dataset.image_list", pytest.param("tags.path", marks=OF_TAGS)]
-)
+@pytest.mark.parametrize("key", ["dataset.labels", "dataset.image_list", "tags.path"])
 @pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name/x.csv"], ids=short)
 def test_what_can_be_no_file_is_refused(run_on, key, place, trial):
     more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]

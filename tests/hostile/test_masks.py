@@ -189,7 +189,6 @@ def test_foreign_classes_of_sbd_are_named(tmp_path, trial):
     trial("input", "mask of SBD with a foreign class", "in failures.jsonl")
 
 
-@pytest.mark.xfail(strict=True, reason="report/stage.py reads a mask for its pictures unguarded")
 def test_the_report_does_without_a_broken_mask(run_on, add, masks, out, trial):
     add("a first one", b"no mask")
     finished = run_on("stage=[tags,cams,masks,evaluate,report]", f"dataset.masks={masks}")
@@ -198,7 +197,6 @@ def test_the_report_does_without_a_broken_mask(run_on, add, masks, out, trial):
     trial("input", "broken ground-truth mask among the report's examples", "left out of them")
 
 
-@pytest.mark.xfail(strict=True, reason="report/tables.py does not show left_out yet")
 def test_tables_say_how_many_were_left_out(run_on, add, masks, out, trial):
     add("z last one", labels(0, 1).T)
     for seed in range(3):  # so that the broken one is none of the report's examples

@@ -162,11 +162,6 @@ def test_resolvers_of_omegaconf_read_and_run_nothing(mark, tmp_path, photographs
     trial("code", "resolvers in a shared configuration", "exit 2, nothing ran", len(tried))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Hydra itself calls what hydra.callbacks names, before tools/run_stage.py sees it: a"
-    " configuration that somebody shares, read with --config-dir, may run code",
-)
 def test_a_shared_configuration_has_no_callbacks(mark, tmp_path):
     shared = tmp_path / "more" / "experiment" / "shared.yaml"
     shared.parent.mkdir(parents=True)
