@@ -21,6 +21,7 @@ import torch
 
 from pipeline.benchmark import sections
 from pipeline.benchmark.costs import peak
+from pipeline.benchmark.scale import scale
 from pipeline.benchmark.segmenters import segmenters
 from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_and_maps
 from pipeline.clip.architectures import find_architecture
@@ -36,7 +37,7 @@ from pipeline.device import (
 from pipeline.errors import UserError
 
 USER_ERROR = 2
-SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory")
+SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory", "scale")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -121,6 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.repeats,
         ),
         "memory": memory,
+        "scale": lambda: scale(setup, size),
     }
     if len(wanted) == 1:
         print(work[wanted[0]](), flush=True)
