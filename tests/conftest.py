@@ -127,6 +127,21 @@ def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:
     return image
 
 
+def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
+    """Returns what a run on photographs needs with the tiny CLIP, but for ``output_dir``."""
+    return [
+        "dataset=folder",
+        f"dataset.root={photographs}",
+        "dataset.classes=[cat,person,rocket,cup]",
+        "clip=file",
+        f"clip.checkpoint={checkpoint}",
+        "tags.min_score=0",
+        "tags.votes=2",
+        "tags.templates=photo",
+        "runtime.workers=1",
+    ]
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """A folder with five images of two sizes, one of them in a sub-folder."""

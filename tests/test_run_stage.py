@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
-from tests.conftest import REPOSITORY, draw_photograph
+from tests.conftest import REPOSITORY, draw_photograph, folder_options
 
 TINY_SEGMENTER = (
     "segmenter=demo",
@@ -38,15 +38,7 @@ TINY_SEGMENTER = (
 def arguments(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
     """What a run on the photographs needs."""
     return [
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        "dataset.classes=[cat,person,rocket,cup]",
-        "clip=file",
-        f"clip.checkpoint={tiny_checkpoint}",
-        "tags.min_score=0",
-        "tags.votes=2",
-        "tags.templates=photo",
-        "runtime.workers=1",
+        *folder_options(photographs, tiny_checkpoint),
         f"output_dir={tmp_path / 'out'}",
     ]
 

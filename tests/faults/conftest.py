@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import draw_photograph
-from tests.faults.runs import TINY_SEGMENTER, Nursery
+from tests.conftest import draw_photograph, folder_options
+from tests.faults.runs import SHORT_TRAINING, Nursery
 
 IMAGES = 24
 
@@ -24,11 +25,16 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 @pytest.fixture(scope="session")
 def many_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images of three sizes."""
+    """A folder with images of three sizes; beside it, their masks."""
     root = tmp_path_factory.mktemp("photographs")
+    masks = root.with_name(f"{root.name}-masks")
+    masks.mkdir()
     for index in range(IMAGES):
         image = draw_photograph(100 + index, 64, 64 + 16 * (index % 3))
         Image.fromarray(image).save(root / f"n{index:02d}.png")
+        labels = np.zeros(image.shape[:2], np.uint8)
+        labels[10:40, 20:50] = 1 + index % 4
+        Image.fromarray(labels).save(masks / f"n{index:02d}.png")
     return root
 
 
@@ -36,17 +42,10 @@ def many_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(many_photographs: Path, tiny_checkpoint: Path) -> list[str]:
     """What every run on these images needs, but for ``output_dir``."""
     return [
-        "dataset=folder",
-        f"dataset.root={many_photographs}",
-        "dataset.classes=[cat,person,rocket,cup]",
-        "clip=file",
-        f"clip.checkpoint={tiny_checkpoint}",
-        "tags.min_score=0",
-        "tags.votes=2",
-        "tags.templates=photo",
-        "runtime.workers=1",
+        *folder_options(many_photographs, tiny_checkpoint),
+        f"dataset.masks={many_photographs}-masks",
         "runtime.threads=1",
-        *TINY_SEGMENTER,
+        *SHORT_TRAINING,
     ]
 
 

@@ -16,19 +16,12 @@ import numpy as np
 import torch
 
 from tests.conftest import REPOSITORY
+from tests.test_run_stage import TINY_SEGMENTER
 
-TINY_SEGMENTER = (
-    "segmenter=demo",
+SHORT_TRAINING = (
+    *TINY_SEGMENTER,
     "segmenter.iterations=6",
     "segmenter.checkpoint_interval=2",
-    "segmenter.batch_size=2",
-    "segmenter.crop_size=32",
-    "segmenter.overrides.backbone.base_channels=8",
-    "segmenter.overrides.backbone.stem_channels=8",
-    "segmenter.overrides.decode_head.in_channels=64",
-    "segmenter.overrides.decode_head.channels=8",
-    "segmenter.overrides.decode_head.c1_in_channels=8",
-    "segmenter.overrides.decode_head.c1_channels=8",
 )
 
 

@@ -16,6 +16,7 @@ from pipeline.cams.stage import read_cams
 from pipeline.datasets.ground_truth import MatlabMask, read_mask
 from pipeline.errors import ImageError, UserError
 from pipeline.store import Store
+from tests.conftest import folder_options
 
 
 def objects(mark) -> np.ndarray:
@@ -108,15 +109,7 @@ def test_maps_that_claim_terabytes_are_an_images_failure(tmp_path, trial):
 def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, run_stage, trial):
     """Replaced between two stages by what would run: found out by its bytes and made again."""
     arguments = [
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        "dataset.classes=[cat,person,rocket,cup]",
-        "clip=file",
-        f"clip.checkpoint={tiny_checkpoint}",
-        "tags.min_score=0",
-        "tags.votes=2",
-        "tags.templates=photo",
-        "runtime.workers=1",
+        *folder_options(photographs, tiny_checkpoint),
         f"output_dir={tmp_path / 'out'}",
     ]
     assert run_stage(*arguments, "stage=[tags,cams]").code == 0
