@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.datasets.sample import Sample
+from pipeline.errors import ImageError
+from pipeline.store import Store
+from pipeline.tags.stage import read_tags
+
 IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
 
 
@@ -110,18 +115,10 @@ def test_the_path_has_to_be_given(run_stage, arguments):
     assert finished.code == 2 and "cams.path is missing: give it" in finished.errors
 
 
-def test_tags_are_not_needed_but_later_rounds_say_so_where_they_keep_them(run_stage, arguments):
-    from pipeline.errors import ImageError
-    from pipeline.tags.stage import read_tags
-
-    class Sample:
-        id = "a"
-
-    class Folder:
-        entries: dict = {}
-
+def test_a_later_round_that_keeps_tags_says_that_there_are_none(tmp_path):
+    folder = Store(tmp_path).folder("val", "tags", {})
     with pytest.raises(ImageError, match="has no tags: run stage=tags first"):
-        read_tags(Folder, Sample)
+        read_tags(folder, Sample("a", tmp_path / "a.png"))
 
 
 def test_the_released_list_of_tagclip_is_read_line_by_line(run_stage, arguments, tmp_path):

@@ -52,6 +52,25 @@ def test_its_own_class_reads_images_and_labels(options, run_tool, masks, labels,
     assert export(run_tool, masks, moved, images, *options).code == 0, "it may be run again"
 
 
+def test_a_config_of_ones_own_takes_it_over(run_tool, masks, images, tmp_path):
+    assert export(run_tool, masks, tmp_path / "set", images).code == 0
+    config = tmp_path / "mine.py"
+    (tmp_path / "theirs.py").write_text(
+        "train_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]\n"
+        "train_dataloader = dict(dataset=dict(type='PascalVOCDataset', ann_file='train.txt'))\n"
+    )
+    config.write_text(
+        "_base_ = ['set/val.py', 'theirs.py']\n"
+        "mine = {**_base_.dataset_val, 'pipeline': _base_.train_pipeline}\n"
+        "train_dataloader = dict(dataset=dict(_delete_=True, **mine))\n"
+    )
+    import_mmseg()
+    from mmseg.registry import DATASETS
+
+    dataset = DATASETS.build(Config.fromfile(config).train_dataloader.dataset)
+    assert len(dataset) == len(SIZES) and dataset[0]["inputs"].shape[0] == 3
+
+
 def test_several_endings_become_one_without_loss(run_tool, masks, labels, images, tmp_path):
     with Image.open(images / "a.jpg") as image:
         image.save(images / "a.webp")
