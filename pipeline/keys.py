@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.clip.architectures import find_training
 from pipeline.clip.text import TEMPLATES
@@ -121,6 +122,8 @@ def cams_configuration(
     config: Mapping, vocabulary: Vocabulary, weights: str, tags: Mapping
 ) -> dict[str, Any]:
     """Returns what class activation maps depend on; ``tags`` is the tags' configuration."""
+    if from_files.is_chosen(config):
+        return from_files.configuration(config, vocabulary.classes)
     settings = {k: v for k, v in config["cams"].items() if k not in _NOT_IN_MAPS}
     return {
         "algorithm": cams_stage.ALGORITHM,
@@ -264,14 +267,17 @@ def without_seed(configuration: Mapping) -> dict[str, Any]:
 
 def describe(config: Mapping, stage: str) -> dict[str, str]:
     """Returns what a table says beside a figure of a stage: the choices that have names."""
-    clip = config["clip"]
+    clip, data = config["clip"], _describe_ground_truth(config["dataset"])
+    given = from_files.is_chosen(config) and stage != "tags"
+    if given:
+        data = ", ".join(filter(None, (data, f"maps of {Path(config['cams']['path']).name}")))
     return {
         "experiment": config["experiment_name"] or "",
         "dataset": config["dataset"]["name"],
-        "data": _describe_ground_truth(config["dataset"]),
-        "clip": clip["name"],
-        "pretrained": clip["pretrained"] or "",
-        "tags": config["tags"]["method"],
+        "data": data,
+        "clip": "" if given else clip["name"],
+        "pretrained": "" if given else clip["pretrained"] or "",
+        "tags": "" if given else config["tags"]["method"],
         "compat": _describe_compat(config["compat"], stage),
         "precision": config["runtime"]["precision"],
         "segmenter": config["segmenter"]["name"],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline import keys
+from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.cams.stage import MapsAlongsideTags
@@ -113,6 +114,17 @@ class Method:
             workers=self.workers,
             most_ahead=self.batches.waiting,
             most_unwritten=self.batches.images,
+        )
+
+    def importing(self, cams: ResultFolder, maps: Path) -> Work:
+        """Returns how the maps of images are taken from the files in the folder ``maps``."""
+        return from_files.importing(
+            cams,
+            maps,
+            read=self.reader,
+            cell_size=self.config["cams"]["cell_size"],
+            class_count=len(self.vocabulary.classes),
+            workers=self.workers,
         )
 
     def masking(self, masks: ResultFolder, cams: Path) -> Work:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import keys
+from pipeline.cams import from_files
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import Sample, choose_splits
 from pipeline.errors import UserError
@@ -139,10 +140,10 @@ class Project:
 
     @cached_property
     def _cams_configuration(self) -> dict[str, Any]:
-        weights = fingerprint_file(self.method.checkpoint)
-        return keys.cams_configuration(
-            self.config, self.vocabulary, weights, self._tags_configuration
-        )
+        given = from_files.is_chosen(self.config)
+        weights = "" if given else fingerprint_file(self.method.checkpoint)
+        tags = {} if given else self._tags_configuration
+        return keys.cams_configuration(self.config, self.vocabulary, weights, tags)
 
     @cached_property
     def _masks_configuration(self) -> dict[str, Any]:
@@ -271,4 +272,7 @@ class Project:
 
     @property
     def _folders(self) -> dict[str, Callable[[str], StageFolder]]:
-        return {"tags": self.tags_folder, "cams": self.cams_folder, "masks": self.masks_folder}
+        folders = {"cams": self.cams_folder, "masks": self.masks_folder}
+        # Where maps are given, there need be no tags.
+        given = from_files.is_chosen(self.config)
+        return folders if given else {"tags": self.tags_folder, **folders}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
 
+from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.errors import UserError
 from pipeline.evaluation import run_evaluate
@@ -41,6 +42,7 @@ def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Out
         rejected = dict(project.dataset.rejected.get(split, []))
         known = project.known_ids(split)
         shares = maps is not None and tags["method"] == "tagclip" and not tags["squeeze"]
+        shares &= not from_files.is_chosen(project.config)
         with ExitStack() as locks:
             folder = locks.enter_context(project.tags_folder(split))
             for image_id, reason in rejected.items():
@@ -74,6 +76,9 @@ def run_cams(project: Project, maps: Mapping[str, int] | None = None) -> Iterato
         project: what is worked on.
         maps: split → how many were computed just now, as their images were tagged.
     """
+    if from_files.is_chosen(project.config):
+        yield from _import_cams(project)
+        return
     for split in project.splits:
         tags_of = partial(tags_stage.read_tags, project.tags_folder(split))
         samples = project.available(split, "tags")
@@ -88,6 +93,25 @@ def run_cams(project: Project, maps: Mapping[str, int] | None = None) -> Iterato
             )
             folder.finish([s.id for s in samples], known=project.known_ids(split))
         yield outcome_of(folder, samples, computed)
+
+
+def _import_cams(project: Project) -> Iterator[Outcome]:
+    """Takes the maps of the images of every split from files; no stage has to go before it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    maps = from_files.given_folder(project.config["cams"])
+    for split in project.splits:
+        samples = project.samples(split)
+        rejected = dict(project.dataset.rejected.get(split, []))
+        with project.cams_folder(split) as folder:
+            for image_id, reason in rejected.items():
+                folder.fail(image_id, reason)
+            key = partial(from_files.input_key, maps=maps)
+            computed = project.do("importing", samples, [folder], maps, input_key=key)
+            folder.finish([s.id for s in samples], known=project.known_ids(split))
+        yield outcome_of(folder, samples, computed, rejected)
 
 
 def run_masks(project: Project) -> Iterator[Outcome]:

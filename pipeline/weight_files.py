@@ -7,6 +7,7 @@ what they show; none of those that libraries write do.
 from __future__ import annotations
 
 import argparse
+import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,6 +46,29 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
         content = torch.load(path, map_location=device, weights_only=True)
     _check_tensors(content, path.stat().st_size)
     return content
+
+
+def read_storage(data: bytes) -> torch.Tensor:
+    """Reads a tensor's storage as PyTorch writes it into the pickle of something else.
+
+    Args:
+        data: what ``torch.save`` wrote of the storage, in its older format.
+
+    Returns:
+        The storage's values as a flat tensor.
+
+    Raises:
+        Oversized: it claims more memory than it has bytes.
+        Exception: it is damaged or holds something else.
+    """
+    if zipfile.is_zipfile(io.BytesIO(data)):  # which could be compressed
+        raise ValueError("a storage in an archive")
+    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise ValueError("no storage")
+    if storage.nbytes() > len(data):
+        raise Oversized(f"a storage takes {storage.nbytes()} bytes")
+    return torch.tensor([], dtype=storage.dtype).set_(storage)
 
 
 def check_archive(path: Path) -> None:

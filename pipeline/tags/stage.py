@@ -190,7 +190,13 @@ def _run_known(
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
-    """Returns the tags of an image that the stage has done."""
+    """Returns the tags of an image that the stage has done.
+
+    Raises:
+        ImageError: it has not.
+    """
+    if sample.id not in folder.entries:
+        raise ImageError("has no tags: run stage=tags first")
     return tuple(folder.entries[sample.id]["tags"])
 
 

@@ -1,0 +1,131 @@
+"""cams=file on the command line: neither tags nor CLIP, and a changed file costs its own image."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets.sample import Sample
+from pipeline.errors import ImageError
+from pipeline.store import Store
+from pipeline.tags.stage import read_tags
+
+IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
+
+
+@pytest.fixture
+def maps(photographs, tmp_path):
+    """CLIP-ES's files of the photographs."""
+    folder = tmp_path / "maps of others"
+    for index, image_id in enumerate(IDS):
+        write(folder / f"{image_id}.npy", index, (64, 96) if index % 2 else (90, 70))
+    return folder
+
+
+def write(path, seed, size, **changes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = np.zeros(size, np.float16)
+    left[:, : size[1] // 2] = 0.9
+    content = {"keys": np.array([3, seed % 3]), "attn_highres": np.stack([left, 0.8 - left / 2])}
+    np.save(path, content | changes)
+
+
+@pytest.fixture
+def arguments(photographs, maps, tmp_path):
+    return [
+        "dataset=folder",
+        f"dataset.root={photographs}",
+        "dataset.classes=[cat,person,rocket,cup]",
+        "clip=file",
+        "clip.checkpoint=/no/such/weights.pt",
+        "cams=file",
+        f"cams.path={maps}",
+        "runtime.workers=1",
+        f"output_dir={tmp_path / 'out'}",
+    ]
+
+
+def computed(finished) -> dict[str, int]:
+    assert finished.code == 0, finished.errors
+    rows = [line.split() for line in finished.output.splitlines() if "computed" in line]
+    return {row[0]: int(row[4]) for row in rows}
+
+
+def test_masks_come_of_the_maps_of_others(run_stage, arguments, maps, tmp_path):
+    stages = "stage=[cams,masks]"
+    assert computed(run_stage(*arguments, stages)) == {"cams": 5, "masks": 5}
+    out = tmp_path / "out" / "all"
+    with np.load(out / "cams/latest/holiday 2026/e f.npz", allow_pickle=False) as arrays:
+        assert arrays["keys"].tolist() == [3, 1] and arrays["size"].tolist() == [90, 70]
+        assert arrays["cams"].shape == (2, 23, 18) and arrays["cams"].dtype == np.float16
+    with Image.open(out / "masks/latest/a.png") as mask:
+        labels = np.asarray(mask)
+    assert (labels[:, :30] == 4).mean() > 0.9 and (labels[:, 40:] == 1).mean() > 0.9
+    assert (
+        json.loads((out / "cams/latest/manifest.json").read_text())["configuration"]["folder"]
+        == "maps of others"
+    )
+
+    again = run_stage(*arguments, "stage=[cams,masks,report]", "tags=ground_truth")
+    assert computed(again) == {"cams": 0, "masks": 0}
+    assert (tmp_path / "out/report.html").is_file()
+    write(maps / "b.npy", 0, (64, 96))
+    assert computed(run_stage(*arguments, stages)) == {"cams": 1, "masks": 1}
+    moved = maps.rename(maps.parent / "elsewhere").rename(maps)
+    assert computed(run_stage(*arguments, f"cams.path={moved}", stages))["cams"] == 0
+    assert computed(run_stage(*arguments, "cams.cell_size=16", stages))["cams"] == 5
+
+
+def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, tmp_path):
+    (maps / "a.npy").unlink()
+    write(maps / "b.npy", 1, (64, 90))
+    write(maps / "c.npy", 2, (90, 70), keys=np.array([3, 4]))
+    (maps / "d.npy").write_bytes(b"noise")
+    assert computed(run_stage(*arguments, "stage=[cams,masks]")) == {"cams": 1, "masks": 1}
+    lines = (tmp_path / "out/all/cams/latest/failures.jsonl").read_text().splitlines()
+    reasons = {line["id"]: line["reason"] for line in map(json.loads, lines)}
+    assert "a.npy is missing" in reasons["a"]
+    assert "90×64 for an image of 96×64 pixels" in reasons["b"]
+    assert "class 4: the classes are 0 to 3" in reasons["c"]
+    assert "damaged" in reasons["d"] and len(reasons) == 4
+    write(maps / "a.npy", 0, (90, 70))
+    assert computed(run_stage(*arguments, "stage=[cams,masks]")) == {"cams": 1, "masks": 1}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("cams.path=/no/such", "cams.path=/no/such is no folder: give one that holds <id>.npy"),
+        ("cams.cell_size=0", "cams.cell_size=0 is no number of pixels: give 4"),
+        ("cams.box_threshold=0.4", "there is no key cams.box_threshold"),
+    ],
+)
+def test_wrong_use_is_answered_with_one_sentence(wrong, message, run_stage, arguments):
+    finished = run_stage(*arguments, wrong, "stage=cams")
+    assert finished.code == 2 and message in finished.errors
+    assert finished.errors.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in finished.errors
+
+
+def test_the_path_has_to_be_given(run_stage, arguments):
+    finished = run_stage(*arguments[:6], *arguments[7:], "stage=cams")
+    assert finished.code == 2 and "cams.path is missing: give it" in finished.errors
+
+
+def test_a_later_round_that_keeps_tags_says_that_there_are_none(tmp_path):
+    folder = Store(tmp_path).folder("val", "tags", {})
+    with pytest.raises(ImageError, match="has no tags: run stage=tags first"):
+        read_tags(folder, Sample("a", tmp_path / "a.png"))
+
+
+def test_the_released_list_of_tagclip_is_read_line_by_line(run_stage, arguments, tmp_path):
+    """As in TagCLIP's output/*_tagclip_example.txt: an id, and class indices from 0."""
+    released = tmp_path / "example.txt"
+    released.write_bytes(b"a 0\nb 1 2 3\r\nc 3 \nd 2\n\nholiday%202026/e%20f 0 3\n")
+    finished = run_stage(*arguments, "tags=file", f"tags.path={released}", "stage=tags")
+    assert computed(finished) == {"tags": 5}
+    kept = (tmp_path / "out/all/tags/latest/tags.txt").read_text()
+    assert kept == "a 0\nb 1 2 3\nc 3\nd 2\nholiday%202026/e%20f 0 3\n"

@@ -1,0 +1,20 @@
+"""Writes maps, masks or predictions in the formats of other programs; see --help.
+
+python tools/export.py outputs/voc2012/train/cams/latest --format clip_es --output cams
+python tools/export.py outputs/folder/all/masks/latest --format coco --output annotations.json
+python tools/export.py outputs/folder/all/masks/latest --format mmsegmentation --images PHOTOS
+    --output DEST
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.command_line import answer
+from pipeline.exchange.export_command import run
+
+if __name__ == "__main__":
+    answer(run, "interrupted: what was written so far is whole")

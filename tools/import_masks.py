@@ -1,0 +1,18 @@
+"""Turns masks of others into indexed PNGs with this pipeline's labels and palette; see --help.
+
+python tools/import_masks.py MASKS --classes cat,dog,person --output masks
+python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.command_line import answer
+from pipeline.exchange.import_masks_command import run
+
+if __name__ == "__main__":
+    answer(run, "interrupted: what was written so far is whole")
