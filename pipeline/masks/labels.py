@@ -36,12 +36,12 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
     One channel is resized at a time, so that a large photograph needs memory for two of them.
 
     Args:
-        scores: C×h×w float32.
+        scores: C×h×w float32, C at most 256.
         height: of the result.
         width: of the result.
 
     Returns:
-        The channels, height×width int64, and their scores, height×width float32.
+        The channels, height×width uint8, and their scores, height×width float32.
     """
     best = channel = None
     for index, score in enumerate(torch.from_numpy(scores)):
@@ -50,11 +50,10 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
                 score[None, None], (height, width), mode="bilinear", align_corners=False
             )[0, 0]
         if best is None:
-            best, channel = score.clone(), torch.zeros(height, width, dtype=torch.int64)
+            best, channel = score.clone(), torch.zeros(height, width, dtype=torch.uint8)
             continue
-        better = score > best
-        best[better] = score[better]
-        channel[better] = index
+        channel[score > best] = index
+        torch.maximum(best, score, out=best)
     return channel.numpy(), best.numpy()
 
 

@@ -133,4 +133,4 @@ def _refine(seen: _Seen, crf: CrfSettings) -> Labels:
 
 
 def _labels(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return resized_argmax(probabilities, *size)[0].astype(np.uint8)
+    return resized_argmax(probabilities, *size)[0]
