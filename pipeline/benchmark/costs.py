@@ -20,7 +20,7 @@ from pipeline.cams.clip_es import CamSettings
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.report.tables import markdown_table
+from pipeline.report.markdown import markdown_table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, reidentify
