@@ -56,7 +56,7 @@ def test_segmenters_are_measured(benchmark):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--sections", "step"], "there is no section step: choose from steps, stages"),
+        (["--sections", "step"], "there is no section step: did you mean steps? choose from steps"),
         (["--device", "abacus"], "is no device"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 is for GPUs"),
     ],
