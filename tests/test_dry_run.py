@@ -119,7 +119,15 @@ def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):  # noqa: F8
         errors = dry_run.errors
         assert errors == run_stage(*arguments, f"stage={stages}").errors
         assert errors.startswith("error: ") and "first" in errors
-    # What comes before the error is shown.
+    # So is what a later round needs.
+    assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
+    given = ("stage=[tags,cams,masks]", "rounds=2")
+    assert [row[0] for row in dry_run(*given, code=2)] == ["tags", "cams", "masks"]
+    assert dry_run.errors == run_stage(*arguments, *given).errors
+    assert "round 2 needs the segmenter of round 1" in dry_run.errors
+
+
+def test_what_comes_before_an_error_is_shown(dry_run):
     rows = dry_run("stage=[tags,masks]", code=2)
     assert [row[0] for row in rows] == ["tags"] and "no cams for split all" in dry_run.errors
 

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -156,11 +157,12 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         refuse_programs(sys.argv[1:])
-        with TemporaryDirectory() as folder:
+        with ExitStack() as stack:
             names = [argument.lstrip("+").lower() for argument in sys.argv]
             if "dry_run=true" in names:
                 # Where Hydra writes down what a multirun consists of. Its parser takes settings
                 # only where others are.
+                folder = stack.enter_context(TemporaryDirectory())
                 sys.argv.insert(names.index("dry_run=true"), f"hydra.sweep.dir={folder}")
             compose()
     except (UserError, HydraException, OmegaConfBaseException) as error:

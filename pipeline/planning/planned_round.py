@@ -119,6 +119,8 @@ class PlannedRound:
 
     def _relabel(self) -> Iterator[PlannedStage]:
         project = self.project
+        if "train" not in self.stages and not self.before._segmenter(False)[1]:
+            project.trained_before()  # says what is missing
         trained, after = self.before.network(False)
         for split in project.splits:
             samples = project.samples(split)
@@ -150,7 +152,7 @@ class PlannedRound:
                     row = self._unknown("predictions", split, samples, after, folder)
                 else:
                     row = self._images(folder, samples, set(), segmenter_stage.input_key)
-                yield replace(row, split=_split_name(split, ceiling))
+                yield replace(row, split=f"{split}{' (ground truth)' * ceiling}")
 
     # The segmenter, and what looks back
 
@@ -164,7 +166,7 @@ class PlannedRound:
             todo = 0 if trained else len(samples)
             yield PlannedStage(
                 stage="train",
-                split=_split_name(split, ceiling),
+                split=f"{split}{' (ground truth)' * ceiling}",
                 images=len(samples),
                 cached=len(samples) - todo if folder is not None else None,
                 to_compute=todo,
@@ -295,7 +297,3 @@ class PlannedRound:
         else:
             configuration = config.get(stage)
         return self.speeds.estimate(stage, configuration or {}, images)
-
-
-def _split_name(split: str, ceiling: bool) -> str:
-    return f"{split}{' (ground truth)' * ceiling}"
