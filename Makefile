@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test docs-test lint studies segmenters clean
+.PHONY: demo test docs-test lint studies segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -51,6 +51,11 @@ segmenters: $(VENV)/installed
 	$(RUN) tools/make_tables.py --study segmenters
 	$(RUN) tools/make_tables.py --study noisy_masks
 	$(RUN) tools/run_stage.py experiment=self_training
+
+# The table of docs/reliability.md: every fault as often as it says there. An hour on two cores.
+soak: $(VENV)/installed
+	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
+	  tests/test_executors.py --soak --table docs/reliability-table.md
 
 clean:
 	rm -rf $(VENV) outputs data/demo/scenes

@@ -97,8 +97,9 @@ def remove(folder: Removable) -> None:
 
 def find_temporary(store: Store) -> list[Path]:
     """Returns the halves of files that killed runs left, outside of the stages' folders."""
+    folders = [path for path, _ in store.folders()]
     return [
         path
         for path in store.root.rglob(f"{TEMPORARY}*")
-        if not any((parent / ".lock").exists() for parent in path.parents)
+        if not any(path.is_relative_to(folder) for folder in folders)
     ]

@@ -5,9 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import platform
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+import psutil
 
 from pipeline.errors import UserError
 from pipeline.fingerprints import canonical_json
@@ -31,6 +38,50 @@ MENDABLE = frozenset(
 TEMPORARY = ".partial-"
 """How the names of temporary files begin."""
 
+_ABANDONED = 3600.0  # seconds
+
+
+def temporary_path(folder: Path) -> Path:
+    """Returns where a file is written that is not whole yet; its name tells by whom."""
+    return folder / f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
+
+
+def is_stale(path: Path) -> bool:
+    """Tells whether whoever wrote a temporary file has ended, as far as that can be told.
+
+    Of a process of another machine it is assumed after an hour.
+    """
+    found = re.fullmatch(rf"{re.escape(TEMPORARY)}(\d+)-(.*)-[0-9a-f]{{8}}", path.name)
+    if found and found[2] == platform.node():
+        return not psutil.pid_exists(int(found[1]))
+    try:
+        return time.time() - path.lstat().st_mtime > _ABANDONED
+    except OSError:
+        return False
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Gives a file to write, which appears under its name whole, when the block ends well.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(path.parent)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Writes a file so that it appears whole or not at all.
@@ -39,21 +90,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         UserError: the disk is full or the folder cannot be written to.
     """
     data = data.encode("utf-8") if isinstance(data, str) else data
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with replacing(path) as file:
+        file.write(data)
 
 
 def cannot_write(path: Path | str | None, error: OSError) -> UserError:

@@ -10,7 +10,6 @@ computed again, and no other. A stage is complete when its manifest says so, whi
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -21,7 +20,14 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import TEMPORARY, read_json, read_json_lines, to_json_lines, write_atomically
+from pipeline.files import (
+    TEMPORARY,
+    read_json,
+    read_json_lines,
+    temporary_path,
+    to_json_lines,
+    write_atomically,
+)
 from pipeline.fingerprints import fingerprint
 from pipeline.journal import Journal, part_path
 from pipeline.lock import FolderLock
@@ -270,8 +276,7 @@ class StageFolder(ResultFolder):
         """Makes the link ``latest`` beside the folder point to it, unless it is a comparison's."""
         if not self.becomes_latest:
             return
-        temporary = self.path.parent / f"{TEMPORARY}{os.getpid()}"
-        temporary.unlink(missing_ok=True)
+        temporary = temporary_path(self.path.parent)
         temporary.symlink_to(self.path.name)
         temporary.replace(self.path.parent / LATEST)
 

@@ -228,7 +228,7 @@ def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
     if process_count() > 1 and stages != ["train"]:
         raise UserError("torchrun is for stage=train alone: run the other stages without it")
     if process_rank() == 0:
-        project.store.mark()
+        project.store.begin()
     try:
         yield from _run(project, stages)
     except BaseException:

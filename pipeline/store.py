@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_atomically
+from pipeline.files import TEMPORARY, is_stale, read_json, write_atomically
 from pipeline.fingerprints import fingerprint
 from pipeline.lock import LOCK
 from pipeline.stage_folder import ENTRIES, FAILURES, LATEST, MANIFEST, StageFolder
@@ -73,8 +73,12 @@ class Store:
         path = self.root / split / stage / key
         return StageFolder(path, stage, split, key, configuration, becomes_latest, self._wait)
 
-    def mark(self) -> None:
-        """Writes down how the folders are laid out, before the first one is filled."""
+    def begin(self) -> None:
+        """Begins a run: removes what killed ones left, and writes down how folders are laid out."""
+        for pattern in ("", "text/", "*/*/"):  # stages look after their own folders
+            for path in self.root.glob(f"{pattern}{TEMPORARY}*"):
+                if is_stale(path):
+                    path.unlink(missing_ok=True)
         path = self.root / _FORMAT_FILE
         if read_json(path) is None:
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -390,3 +391,16 @@ def test_a_reader_of_voc_reads_real_images(run_stage, tiny_checkpoint, voc_sampl
     assert figures["tags"]["train_aug"]["f1"] == 1
     assert figures["masks"]["train_aug"]["images"] == 3
     assert 0 < figures["cams"]["train_aug"]["miou"] < 1
+
+
+def test_maps_may_be_deleted_when_the_masks_are_there(run_stage, arguments, tmp_path):
+    assert run_stage(*arguments, *TINY_SEGMENTER, "stage=[tags,cams,masks]").code == 0
+    before = artefacts(tmp_path / "out" / "all" / "masks")
+    shutil.rmtree(tmp_path / "out" / "all" / "cams")
+    after = run_stage(*arguments, *TINY_SEGMENTER, "stage=[train,predict,evaluate,report]")
+    assert after.code == 0, after.errors
+    assert re.search(r"predict\w* +all +5 images, 5 computed now", after.output)
+    again = run_stage(*arguments, "stage=[cams,masks]")
+    assert re.search(r"cams +all +5 images, 5 computed now", again.output)
+    assert re.search(r"masks +all +5 images, 0 computed now", again.output), "of the same maps"
+    assert artefacts(tmp_path / "out" / "all" / "masks") == before

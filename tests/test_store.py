@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
 
 import numpy as np
 import pytest
@@ -136,3 +139,22 @@ def test_an_array_is_made_once_and_again_when_it_is_damaged(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     np.testing.assert_array_equal(store.array("text", "k", make), [0, 1, 2])
     assert len(made) == 2 and len(np.load(path)) == 3
+
+
+def test_halves_of_files_are_removed_when_their_process_has_ended(store, tmp_path):
+    other = subprocess.Popen(["true"])
+    other.wait()
+    name = f"{platform.node()}-0123abcd"
+    stale = tmp_path / f".partial-{other.pid}-{name}"
+    used = tmp_path / f".partial-{os.getpid()}-{name}"
+    of_another_machine = tmp_path / ".partial-7-another-0123abcd"
+    of_an_earlier_version = tmp_path / ".partial-xyz"
+    every = (stale, used, of_another_machine, of_an_earlier_version)
+    for path in every:
+        path.write_bytes(b"half a file")
+    store.begin()
+    assert [path.exists() for path in every] == [False, True, True, True]
+    for path in every[1:]:
+        os.utime(path, (0, 0))
+    store.begin()
+    assert [path.exists() for path in every] == [False, True, False, False]

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.benchmark import sections
 from pipeline.benchmark.costs import peak
+from pipeline.benchmark.scale import scale
 from pipeline.benchmark.segmenters import segmenters
 from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_and_maps
 from pipeline.clip.architectures import find_architecture
@@ -41,7 +42,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py --checkpoint data/demo/clip.safetensors --size 320x240 --names 10,6
       the demo's
 """
-SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory")
+SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory", "scale")
 
 
 def parse_arguments(arguments: Sequence[str]) -> Namespace:
@@ -116,6 +117,7 @@ def run(given: Sequence[str]) -> None:
             arguments.repeats,
         ),
         "memory": memory,
+        "scale": lambda: scale(setup, size),
     }
     if len(wanted) == 1:
         print(work[wanted[0]](), flush=True)

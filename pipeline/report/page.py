@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.errors import UserError
-from pipeline.files import TEMPORARY
+from pipeline.files import replacing
 from pipeline.metrics.record import MetricsFile
 from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
@@ -63,22 +60,9 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     )
     environment.filters |= {"percent": percent, "colour": _colour}
     stream = environment.get_template("page.html").stream(context)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                # Names of files need not be Unicode.
-                stream.dump(file, encoding="utf-8", errors="backslashreplace")
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; run stage=report again when this is mended"
-        ) from error
+    with replacing(path) as file:
+        # Names of files need not be Unicode.
+        stream.dump(file, encoding="utf-8", errors="backslashreplace")
     return path
 
 

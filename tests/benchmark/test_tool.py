@@ -53,6 +53,24 @@ def test_segmenters_are_measured(benchmark):
     assert all(float(cell.rstrip("%")) > 0 for cell in demo[1:] + timm[1:])
 
 
+def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
+    monkeypatch.setattr("pipeline.benchmark.scale._IMAGES", 40)
+    finished = benchmark("--sections", "scale")
+    assert finished.code == 0, finished.errors
+    rows = {
+        cells[0]: cells[1:]
+        for cells in (
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in finished.output.splitlines()
+            if line.startswith("|")
+        )
+    }
+    assert rows["1,300,000"][2] == "2,600,000"
+    assert all(float(row.split()[0]) > 0 for row in rows["photographs read for the first time"])
+    seconds = [float(rows[key][0].split()[0]) for key in ("tags and maps",)]
+    assert float(rows["10,582"][0].replace(",", "")) >= seconds[0] * 10_582 / 3600 - 0.02
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

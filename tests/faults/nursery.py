@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def watch_backbone(path: str) -> None:
 def run(order: dict) -> None:
     """Runs the tool and ends this process as the tool would."""
     sys.argv = [str(REPOSITORY / "tools" / "run_stage.py"), *order["arguments"]]
+    # A shell has the runs that it starts in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setpgid(0, 0)  # a group of its own, as a shell gives every command
     silent = os.open(order.get("output", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):

@@ -109,7 +109,9 @@ def test_wrong_use_is_answered_with_one_sentence(wrong, sentence, nursery, optio
 
 SBATCH = """#!/bin/sh
 # Stands for SLURM's: runs the job on this machine at once.
-sh "$1" >{log} 2>&1 &
+copy={log}.$$
+cp "$1" "$copy"  # dask-jobqueue removes its own at once
+sh "$copy" >{log} 2>&1 &
 echo "Submitted batch job $!"
 """
 

@@ -189,8 +189,8 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
         run.wait()
         _, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive, "workers end with the run that started them"
-        [journal] = out.glob("all/tags/*/entries.jsonl")
-        done = len(Journal(journal).entries)  # with what workers wrote beside it
+        [folder] = out.glob("all/tags/*/")
+        done = len(Journal(folder / "entries.jsonl").entries)  # with what workers wrote beside it
         output = nursery.run(*options, "stage=[tags,cams,masks]", *more)
         assert re.search(rf"tags +all +24 images, {24 - done} computed now", output)
         assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
