@@ -101,6 +101,24 @@ def composes(arguments: list[str]) -> None:
         assert stages.parse_stages(OmegaConf.to_container(config)["stage"])
 
 
+SKETCHES = [
+    pytest.param(line, id=f"{block.place}+{number}")
+    for blocks in BLOCKS.values()
+    for block in blocks
+    if not block.language
+    for number, line in enumerate(block.text.replace("\\\n", " ").splitlines())
+    if line.startswith(" ".join(RUN_STAGE))
+]
+"""Commands of which a page leaves out a part (…), in blocks without an info string."""
+
+
+@pytest.mark.parametrize("line", SKETCHES)
+def test_what_a_sketched_command_says_exists(line: str):
+    words = words_of(line.partition("…")[0])[2:]
+    # A launcher is a plugin that need not be installed.
+    composes([word for word in words if "=" in word and not word.startswith("hydra/")])
+
+
 @pytest.mark.parametrize("wrong", ["tags.alfa=1", "dataset=voc2013", "experiment=no_such"])
 def test_a_wrong_setting_in_a_page_would_be_found(wrong):
     with pytest.raises(Exception, match="Could not"):
