@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint studies segmenters soak clean
+.PHONY: demo test docs-test lint studies segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+# Types every command of README.md and docs/, on small stand-ins for data and weights: a minute or two.
+docs-test: $(VENV)/installed
+	DOCS=all $(RUN) -m pytest tests/docs
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,33 @@
+"""Semantic segmentation without a single annotation.
+
+The public names are loaded when they are first used; see docs/python.md.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.api import Labeller, Labelling, load_image
+    from pipeline.segmenter.predict import Segmenter
+
+__all__ = ["Labeller", "Labelling", "Segmenter", "load_image"]
+
+_HOMES = {
+    "Labeller": "pipeline.api",
+    "Labelling": "pipeline.api",
+    "Segmenter": "pipeline.segmenter.predict",
+    "load_image": "pipeline.api",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Imports a public name; torch and mmsegmentation take seconds, which many modules spare."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

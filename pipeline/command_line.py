@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -34,6 +35,22 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
     except KeyboardInterrupt:
         print(when_interrupted, file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
+    """Returns the command line of ``tools/run_stage.py`` that goes on after another.
+
+    Args:
+        arguments: those of the run that was.
+        stage: the stage that comes next; none runs what was only looked at, ``dry_run=true``.
+    """
+    dropped = ("dry_run", "hydra.sweep.dir") if stage is None else ("stage",)
+    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]
+    if stage is not None:
+        # Hydra takes settings only where others are.
+        settings = [n for n, a in enumerate(kept) if "=" in a and not a.startswith("-")]
+        kept.insert(settings[0] if settings else len(kept), f"stage={stage}")
+    return shlex.join(["python", "tools/run_stage.py", *kept])
 
 
 class Parser(argparse.ArgumentParser):

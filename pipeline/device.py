@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.errors import UserError
+from pipeline.text import did_you_mean
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Configuration's name → torch's type."""
@@ -44,7 +45,8 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
     """
     if wanted not in PRECISIONS:
         known = ", ".join(PRECISIONS)
-        raise UserError(f"runtime.precision={wanted} is no precision: choose from {known}")
+        hint = did_you_mean(wanted, PRECISIONS)
+        raise UserError(f"runtime.precision={wanted} is no precision: {hint}choose from {known}")
     if wanted == "fp16" and torch.device(device).type == "cpu":
         raise UserError(
             "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"

@@ -31,6 +31,11 @@ class Outcome:
     left_out: int
     path: Path
 
+    @property
+    def cached(self) -> int:
+        """How many of them were found in the cache."""
+        return self.images - self.left_out - self.computed
+
 
 def outcome_of(
     folder: StageFolder,

@@ -47,7 +47,9 @@ class Project:
         settings, runtime = config["dataset"], config["runtime"]
         root = Path(config["output_dir"]).expanduser().absolute()
         self.store = Store(root, wait=runtime["wait"])
-        remember_in(FileMemory(root))
+        memory = FileMemory(root)
+        # A dry run writes nothing, not even what would spare the next one some reading.
+        remember_in(dict(memory) if config.get("dry_run") else memory)
         if runtime["threads"]:
             torch.set_num_threads(runtime["threads"])
         workers = runtime["workers"] or torch.multiprocessing.cpu_count()

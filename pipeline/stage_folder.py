@@ -225,13 +225,20 @@ class StageFolder(ResultFolder):
             (self.path / FAILURES).unlink(missing_ok=True)
         image_ids = list(image_ids)
         old = self.manifest()
+        left_out = sum(i in self.failures for i in image_ids)
+        seconds = round(time.monotonic() - self._began, 3)
+        # An image may have been computed twice, when a worker died.
+        computed = min(self.computed, len(image_ids) - left_out)
+        found = len(image_ids) - left_out - computed
+        last = {"images": len(image_ids), "computed": computed, "cached": found}
         self.write_manifest(
             complete=True,
             input=self.input_key(image_ids),
             images=len(image_ids),
-            left_out=sum(i in self.failures for i in image_ids),
+            left_out=left_out,
             computed=old.get("computed", 0) + self.computed,
-            seconds=round(old.get("seconds", 0) + time.monotonic() - self._began, 3),
+            seconds=round(old.get("seconds", 0) + seconds, 3),
+            last={**last, "seconds": seconds},
         )
 
     def input_key(self, image_ids: Iterable[str]) -> str:

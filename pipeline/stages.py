@@ -5,7 +5,6 @@ image → tags → cams → masks → train → predict → evaluate → report
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
@@ -25,7 +24,7 @@ from pipeline.rounds import NextRound, rounds_of
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.tags import stage as tags_stage
-from pipeline.text import given_path
+from pipeline.text import did_you_mean, given_path
 
 
 def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Outcome]:
@@ -234,9 +233,10 @@ def parse_stages(requested: str | Iterable[str]) -> list[str]:
     names = [requested] if isinstance(requested, str) else list(requested)
     known = (*STAGES, "all")
     for name in names:
+        if name == "status":
+            raise UserError("stage=status stands alone: leave the other stages out")
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(name, (*known, "status"))
             raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
     return [stage for stage in STAGES if stage in names or "all" in names]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -64,3 +66,9 @@ def shown(given: object) -> str:
     begins = str(given)[: _MOST_SHOWN + 1]
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in begins)
     return escaped if len(escaped) <= _MOST_SHOWN else f"{escaped[:_MOST_SHOWN]}…"
+
+
+def did_you_mean(wrong: object, known: Iterable[str]) -> str:
+    """Returns the nearest of what is known, as a question before further text; or nothing."""
+    near = difflib.get_close_matches(str(wrong), list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""

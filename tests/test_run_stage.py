@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -244,6 +245,16 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
         (["runtime.device=abacus"], "is no device"),
         (["runtime.precision=fp16"], "fp16 is for GPUs"),
         (["runtime.precision=fp8"], "is no precision: choose from fp32, bf16, fp16"),
+        (["runtime.precision=bf61"], "is no precision: did you mean bf16? choose from fp32"),
+        (["executor=proceses"], "no executor=proceses: did you mean processes? choose from dask"),
+        (["tags=tagclp"], "there is no tags=tagclp: did you mean tagclip"),
+        (["stage=statsu"], "there is no stage statsu: did you mean status?"),
+        (["stage=[tags,status]"], "stage=status stands alone"),
+        (["dry_run=ture"], "dry_run=ture is neither: did you mean true? give true or false"),
+        (["tags.reidentify=Flase"], "tags.reidentify=Flase is neither: did you mean false?"),
+        (["seed=one"], "seed=one is no number: give one, as seed=0"),
+        (["segmenter.iterations=1k"], "segmenter.iterations=1k is no number: give one, as"),
+        (["images.most_patches=many"], "images.most_patches=many is no number"),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_path):
@@ -252,6 +263,82 @@ def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_
     assert message in finished.errors
     assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
     assert "Traceback" not in finished.errors
+
+
+def test_values_of_other_types_are_taken_where_they_mean_something(run_stage, tmp_path):
+    finished = run_stage(
+        *("stage=status", "masks.beta=null", "tags.reidentify=0", "dataset.limit=3"),
+        *("runtime.max_failures=0.5", "tags.alpha=1", f"output_dir={tmp_path}"),
+    )
+    assert finished.code == 0, finished.errors
+
+
+def test_the_last_line_says_what_comes_next(run_stage, arguments, tmp_path):
+    finished = run_stage(*arguments, "stage=[tags,cams]")
+    last = finished.output.splitlines()[-1]
+    assert last.startswith(
+        "next: python tools/run_stage.py stage=masks dataset=folder dataset.root="
+    )
+    assert "'dataset.classes=[cat,person,rocket,cup]'" in last
+    # It is a command: what it says is what there is to type.
+    again = run_stage(*shlex.split(last.removeprefix("next: "))[2:])
+    assert again.code == 0, again.errors
+    assert "next: python tools/run_stage.py stage=train " in again.output
+    finished = run_stage(*arguments, "stage=report")
+    report = tmp_path / "out" / "report.html"
+    assert finished.output.splitlines()[-1] == f"next: open {report} in a browser"
+    for stage in ("[tags,masks]", "status"):
+        finished = run_stage(*arguments, f"stage={stage}")
+        assert finished.code == 0 and f"stage={stage}" not in finished.output
+
+
+def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photographs, tmp_path):
+    def manifest(stage: str) -> dict:
+        return json.loads((latest(tmp_path / "out", stage) / "manifest.json").read_text())
+
+    stages = "stage=[tags,cams,masks]"
+    (photographs / "broken.jpg").write_bytes(b"")
+    finished = run_stage(*arguments, stages)
+    assert "6 images, 5 computed now, 0 from the cache, 1 left out" in finished.output
+    (photographs / "broken.jpg").unlink()
+    Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
+    finished = run_stage(*arguments, stages)
+    assert finished.output.count("6 images, 1 computed now, 5 from the cache  →") == 3
+    for stage in ("tags", "cams", "masks"):
+        found = manifest(stage)
+        seconds = found["last"].pop("seconds")
+        assert found["last"] == {"images": 6, "computed": 1, "cached": 5}
+        assert found["computed"] == 6 and 0 <= seconds <= found["seconds"]
+    assert run_stage(*arguments, "stage=report").code == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    row = re.search(r'<th scope="row">tags.*?</tr>', page, re.DOTALL)[0]
+    numbers = re.findall(r"<td>([\d, /–]+)</td>", row)
+    assert numbers[:4] == ["6", "6", "1 / 5", "6"]  # images, cached, of the last run, in all
+
+
+def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
+    own = tmp_path / "my configs" / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    settings = "# @package _global_\ndefaults:\n  - override /masks: argmax\ntags: {alpha: 0.25}"
+    own.write_text(settings + "\nexperiment_name: mine\nstage: [tags, cams]\n")
+    given = ["--config-dir", str(own.parents[1]), *arguments, "experiment=mine"]
+    finished = run_stage(*given)
+    assert finished.code == 0, finished.errors
+    folder = json.loads((latest(tmp_path / "out", "tags") / "manifest.json").read_text())
+    assert folder["configuration"]["alpha"] == 0.25
+    # The command line wins, and the line of what comes next still names the folder.
+    last = finished.output.splitlines()[-1]
+    finished = run_stage(*shlex.split(last.removeprefix("next: "))[2:], "tags.alpha=0.25")
+    assert finished.code == 0, finished.errors
+    folder = json.loads((latest(tmp_path / "out", "masks") / "manifest.json").read_text())
+    assert folder["configuration"]["crf"] is None
+    own.write_text(settings + "\nseed: many\n")
+    assert "seed=many is no number" in run_stage(*given).errors
+    own.write_text(settings + "\nhydra: {callbacks: {x: {_target_: os.system}}}\n")
+    assert "names a program" in run_stage(*given).errors
+    own.write_text(settings + "\n")
+    finished = run_stage(*given[:-1], "experiment=mien")
+    assert "there is no experiment=mien: did you mean mine?" in finished.errors
 
 
 def test_a_missing_input_names_the_command(run_stage, arguments):

@@ -1,17 +1,12 @@
-"""Measures what tagging and maps cost on this machine, against a plain version in the same run.
-
-python tools/benchmark.py                                     ViT-B/16, random weights, no download
-python tools/benchmark.py --precision bf16 --sections steps,stages
-python tools/benchmark.py --model ViT-L-14 --size 640x480     another CLIP of open_clip
-python tools/benchmark.py --checkpoint data/demo/clip.safetensors --size 320x240 --names 10,6
-"""
+"""Measures what tagging and maps cost on this machine, against a plain version in the same run."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import subprocess
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +22,7 @@ from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_an
 from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.text import load_tokenizer
+from pipeline.command_line import Parser, answer
 from pipeline.device import (
     PRECISIONS,
     choose_batches,
@@ -35,16 +31,23 @@ from pipeline.device import (
     keep_freed_memory,
 )
 from pipeline.errors import UserError
+from pipeline.text import did_you_mean
 
-USER_ERROR = 2
+EXAMPLES = """examples:
+  python tools/benchmark.py
+      ViT-B/16 with random weights, so that nothing is downloaded; all sections
+  python tools/benchmark.py --precision bf16 --sections steps,stages
+  python tools/benchmark.py --model ViT-L-14 --size 640x480
+      another CLIP of open_clip
+  python tools/benchmark.py --checkpoint data/demo/clip.safetensors --size 320x240 --names 10,6
+      the demo's
+"""
 SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory", "scale")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("benchmark.py", __doc__, EXAMPLES)
     parser.add_argument("--model", default="ViT-B-16-quickgelu", help="open_clip's name")
     parser.add_argument("--checkpoint", type=Path, help="weights in OpenAI's format, instead")
     parser.add_argument("--size", default="500x375", help="width and height of the images")
@@ -63,28 +66,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--sections", default=",".join(SECTIONS), help=f"any of {', '.join(SECTIONS)}"
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Prints the report."""
-    arguments = parse_arguments()
-    try:
-        run(arguments)
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Measures the sections that were asked for.
+def run(given: Sequence[str]) -> None:
+    """Measures the sections that the arguments ask for.
 
     Raises:
-        UserError: a model, device, precision or section that does not exist.
+        UserError: a model, device, precision or section that does not exist, or no size.
     """
+    arguments = parse_arguments(given)
     wanted = arguments.sections.split(",")
     if unknown := [name for name in wanted if name not in (*SECTIONS, "peak-memory")]:
-        raise UserError(f"there is no section {unknown[0]}: choose from {', '.join(SECTIONS)}")
+        known = f"{did_you_mean(unknown[0], SECTIONS)}choose from {', '.join(SECTIONS)}"
+        raise UserError(f"there is no section {unknown[0]}: {known}")
     device = torch.device(choose_device(arguments.device))
     precision = choose_precision(arguments.precision, device.type)
     if arguments.checkpoint is not None:
@@ -94,8 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
         logging.disable(logging.WARNING)  # that the weights are random
         clip = open_clip.create_model(arguments.model, pretrained=None)
     clip = clip.eval().requires_grad_(False).to(device)
-    width, height = map(int, arguments.size.split("x"))
-    classes, backgrounds = map(int, arguments.names.split(","))
+    width, height = two_numbers(arguments.size, "x", "--size", "500x375")
+    classes, backgrounds = two_numbers(arguments.names, ",", "--names", "20,25")
     sizes = {"batch_size": arguments.batch_size, "crop_batch_size": arguments.crop_batch_size}
     batches = choose_batches({**sizes, "most_waiting": None}, device.type)
     names = (classes, backgrounds)
@@ -141,6 +136,21 @@ def run(arguments: argparse.Namespace) -> None:
         subprocess.run([sys.executable, *sys.argv, "--sections", name], check=True)
 
 
+def two_numbers(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
+    """Reads two whole numbers above 0.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        first, second = map(int, text.split(separator))
+    except ValueError:
+        first = second = 0
+    if min(first, second) < 1:
+        raise UserError(f"{option} {text} is not two numbers above 0: give {example}")
+    return first, second
+
+
 def memory() -> str:
     """Returns the peak memory of tags and maps together, in processes of their own."""
     rows = ""
@@ -153,4 +163,4 @@ def memory() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    answer(run)

@@ -1,9 +1,5 @@
 """Writes a trained segmenter as an ONNX file that needs neither this package nor mmsegmentation.
 
-python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx
-python tools/export_onnx.py --checkpoint DIR --output model.onnx --size 480 640   that size alone
-python tools/export_onnx.py --checkpoint DIR --output model.onnx --dynamic        images of any size
-
 The input "image" is N×3×H×W float32, RGB in [0, 255]; the outputs are "logits", N×(n+1)×H×W, and
 "labels", N×H×W. The names and colours of the classes are in the file's metadata.
 """
@@ -18,6 +14,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.command_line import Parser, answer
 
+EXAMPLES = """examples:
+  python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx
+      for images of 512×512
+  python tools/export_onnx.py --checkpoint DIR --output model.onnx --size 480 640
+      for images of that height and width
+  python tools/export_onnx.py --checkpoint DIR --output model.onnx --dynamic
+      for images of any size
+"""
+
 
 def run(arguments: Sequence[str]) -> None:
     """Writes the file that the arguments ask for, and says what it takes.
@@ -25,9 +30,15 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can fix.
     """
-    parser = Parser("export_onnx.py", __doc__)
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="C")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
+    parser = Parser("export_onnx.py", __doc__, EXAMPLES)
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="C",
+        help="a file of stage=train, or the folder that holds it",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="model.onnx")
     parser.add_argument(
         "--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help="512 512"
     )

@@ -9,17 +9,16 @@ property that TagCLIP builds on, namely that the values of the last block carry 
 * half of the loss is on a second image embedding, the patches' own value path (identity attention
   in the last block), averaged with the class token's attention as weights.
 
-Example:
-    python tools/train_demo_clip.py --steps 2400 --output data/demo/clip.safetensors
 A run that was stopped goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,8 +32,15 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from PIL import Image
 from safetensors.torch import save_file
 
+from pipeline.command_line import Parser, answer
 from pipeline.datasets.scenes import Scene, load_recipe, render_scene, write_caption
 
+EXAMPLES = """examples:
+  python tools/train_demo_clip.py --steps 2400 --output data/demo/clip.safetensors
+      a training of hours on two cores; data/demo/CLIP.md says what it is and how it went
+  python tools/train_demo_clip.py --steps 200 --scenes 400 --output try.bin --checkpoint try.pt
+      a short try
+"""
 SIZES = {112: 192, 176: 96}  # side of a picture in pixels: pictures in a batch
 LARGE_EVERY = 4  # every so many steps the larger pictures
 ISOLATED_SHARE = 0.75  # of the steps in which the class token sees only itself before the end
@@ -183,7 +189,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min((step + 1) / 100, 1.0, max(steps - step, 0) / (0.4 * steps))
 
 
-def train(arguments: argparse.Namespace) -> CLIP:
+def train(arguments: Namespace) -> CLIP:
     """Trains from the last checkpoint, if there is one, to the last step."""
     with ProcessPoolExecutor(arguments.workers) as pool:
         scenes = list(pool.map(_render, range(arguments.scenes), chunksize=50))
@@ -240,24 +246,41 @@ def train(arguments: argparse.Namespace) -> CLIP:
     return model
 
 
-def main() -> None:
-    """Parses the command line, trains, and writes the weights in OpenAI's naming as float16."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path("data/demo/clip.safetensors"))
-    parser.add_argument("--checkpoint", type=Path, default=Path("outputs/demo_clip.pt"))
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--scenes", type=int, default=12000)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
+def run(given: Sequence[str]) -> None:
+    """Trains as the arguments say, and writes the weights in OpenAI's naming as float16."""
+    arguments = parse_arguments(given)
     arguments.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     model = train(arguments)
     weights = {name: t.half().contiguous() for name, t in model.state_dict().items()}
     save_file(weights, arguments.output)
-    print(f"wrote {arguments.output}")
+    print(f"written to {arguments.output}")
+
+
+def parse_arguments(arguments: Sequence[str]) -> Namespace:
+    """Reads the command line."""
+    parser = Parser("train_demo_clip.py", __doc__, EXAMPLES)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data/demo/clip.safetensors"),
+        metavar="FILE",
+        help="where the weights are written; data/demo/clip.safetensors unless given",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=Path("outputs/demo_clip.pt"),
+        metavar="FILE",
+        help="written every 100 steps, and gone on from; outputs/demo_clip.pt unless given",
+    )
+    parser.add_argument("--steps", type=int, default=2400, metavar="N", help="2400")
+    parser.add_argument(
+        "--scenes", type=int, default=12000, metavar="N", help="that captions are of; 12000"
+    )
+    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="0.001")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="that render; 2")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    answer(run, "interrupted: run the same command again to go on")

@@ -1,8 +1,5 @@
 """Packs predictions of PASCAL VOC 2012's test images as its evaluation server takes them.
 
-python tools/voc_submission.py --predictions outputs/voc2012/test/predictions/latest
-    --list VOCdevkit/VOC2012/ImageSets/Segmentation/test.txt --output results.tgz
-
 Every mask of the list is checked: that it is there, holds labels 0 to 20, and has its image's size.
 """
 
@@ -19,6 +16,12 @@ from pipeline.datasets.layout import read_lines
 from pipeline.errors import UserError
 from pipeline.segmenter.submission import COMPETITIONS, write_submission
 
+EXAMPLES = """examples:
+  python tools/voc_submission.py --predictions outputs/voc2012/test/predictions/latest \\
+      --list VOCdevkit/VOC2012/ImageSets/Segmentation/test.txt --output results.tgz
+      after python tools/run_stage.py dataset=voc2012 dataset.split=test stage=predict
+"""
+
 
 def run(arguments: Sequence[str]) -> None:
     """Writes the archive that the arguments ask for.
@@ -26,8 +29,14 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can fix.
     """
-    parser = Parser("voc_submission.py", __doc__)
-    parser.add_argument("--predictions", required=True, type=Path, metavar="DIR")
+    parser = Parser("voc_submission.py", __doc__, EXAMPLES)
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="of stage=predict, dataset.split=test",
+    )
     parser.add_argument("--list", required=True, type=Path, metavar="FILE", help="an id a line")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="results.tgz")
     parser.add_argument(

@@ -57,6 +57,8 @@ class StageRow:
         images: of the last run; none where it was never begun.
         cached: results that the next run finds.
         computed: results that were computed so far, in all runs; none where nothing counts them.
+        now: results that the last run computed; none where nothing counts them.
+        found: results that the last run found in the cache; the same.
         left_out: images without a result.
         seconds: computing time of all runs; none where it is not known.
         time: the same in words.
@@ -73,6 +75,8 @@ class StageRow:
     images: int | None
     cached: int | None
     computed: int | None
+    now: int | None
+    found: int | None
     left_out: int
     seconds: float | None
     time: str
@@ -148,6 +152,7 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
         if not manifest and not folder.entries and not folder.failures:
             continue
         per_image = folder.split != ""
+        last = manifest.get("last", {})
         rows.append(
             StageRow(
                 stage=folder.stage,
@@ -158,6 +163,8 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
                 images=manifest.get("images"),
                 cached=len(folder.entries) if per_image else None,
                 computed=manifest.get("computed"),
+                now=last.get("computed"),
+                found=last.get("cached"),
                 left_out=len(folder.failures),
                 seconds=manifest.get("seconds"),
                 time=in_words(manifest.get("seconds")),

@@ -74,7 +74,7 @@ def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--sections", "step"], "there is no section step: choose from steps, stages"),
+        (["--sections", "step"], "there is no section step: did you mean steps? choose from steps"),
         (["--device", "abacus"], "is no device"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 is for GPUs"),
     ],

@@ -19,7 +19,9 @@ def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, t
     (tmp_path / "photographs" / f"{hostile}.jpg").write_bytes(b"no photograph")
     finished = run_stage(*arguments, "stage=report")
     assert finished.code == 0, finished.errors
-    assert finished.output.rstrip().endswith(f"→  {out / 'report.html'}")
+    *_, written, following = finished.output.splitlines()
+    assert written.endswith(f"→  {out / 'report.html'}")
+    assert following == f"next: open {out / 'report.html'} in a browser"
     assert "Nothing was computed yet" in read(out).text
 
     assert run_stage(*arguments, "stage=[tags,report]").code == 0

@@ -1,0 +1,266 @@
+"""Tags, maps and masks of single images from Python, as the stages compute them.
+
+>>> from pipeline import Labeller, load_image
+>>> labeller = Labeller(["cat", "person", "cup"], clip="vit_b16")
+>>> labelling = labeller(load_image("photograph.jpg"))
+>>> labelling.names, labelling.mask
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline import images
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.stage import Cams
+from pipeline.errors import UserError
+from pipeline.images import limit_longest_side
+from pipeline.masks.crf import CrfSettings
+from pipeline.masks.labels import ignore_unsure
+from pipeline.masks.stage import pseudo_mask
+from pipeline.method import Method
+from pipeline.store import Store
+from pipeline.tags.scored import Scorer
+from pipeline.tags.tagclip import choose_tags
+from pipeline.vocabulary import build_vocabulary
+
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_RGB = 3
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Reads a photograph as ``dataset=folder`` does, upright by its EXIF orientation.
+
+    Args:
+        path: a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+
+    Returns:
+        H×W×3 uint8, RGB. With ``compat=released`` the stages leave the orientation alone:
+        :func:`pipeline.images.load_image` does so, too.
+
+    Raises:
+        ImageError: the file is not an image, is damaged, or is too large.
+    """
+    return images.load_image(Path(path), apply_exif=True)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What is in one image, and where.
+
+    Attributes:
+        scores: n float32 in [0, 1], one for each class.
+        tags: K class indices from 0, sorted; there may be none.
+        names: the names of these K classes.
+        cams: K×h×w float16 in [0, 1], a map for each tag on CLIP's grid of patches.
+        mask: H×W uint8 in the image's size; 0 background, k+1 class k, 255 unsure
+            (``masks.confidence``).
+    """
+
+    scores: np.ndarray
+    tags: tuple[int, ...]
+    names: tuple[str, ...]
+    cams: np.ndarray
+    mask: np.ndarray
+
+
+class Labeller:
+    """TagCLIP, CLIP-ES and the CRF for single images, with the stages' own results to the bit.
+
+    Nothing is written. The CLIP is loaded, and the names embedded, when they are first needed.
+
+    Attributes:
+        classes: the n class names.
+        palette: n+1 colours, RGB triples of 0 to 255, the background's first.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str] | str,
+        *,
+        clip: str | None = None,
+        checkpoint: str | Path | None = None,
+        backgrounds: Sequence[str] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        """Chooses names, weights and settings; they are those of ``dataset=folder``.
+
+        Args:
+            classes: the class names, or the path of a file with them, as for ``dataset.classes``.
+            clip: a choice of ``clip=``, as ``"vit_b16"``, whose weights are downloaded once where
+                no checkpoint is given; none stands for ``"file"`` with a checkpoint and for
+                ``"vit_b16"`` without.
+            checkpoint: the file of the weights.
+            backgrounds: names of what is no class; none takes those of ``dataset=folder``.
+            overrides: further settings as the command line takes them, as ``"masks=argmax"``,
+                ``"tags.min_score=0"``, ``"runtime.device=cuda"``, ``"compat=released"``.
+
+        Raises:
+            UserError: whatever in it cannot be used.
+        """
+        clip = clip or ("file" if checkpoint else "vit_b16")
+        # Resolved with the rest; Hydra's grammar has an opinion on what a path may hold.
+        weights = {} if checkpoint is None else {"clip.checkpoint": str(checkpoint)}
+        config = _compose([f"clip={clip}", *overrides], weights)
+        config["dataset"]["classes"] = classes if isinstance(classes, str) else list(classes)
+        if backgrounds is not None:
+            config["dataset"]["backgrounds"] = list(backgrounds)
+        if config["tags"]["method"] not in ("tagclip", "clip"):
+            raise UserError(
+                f"tags={config['tags']['method']} takes tags from elsewhere: give them to cams()"
+                " and mask(), and leave tags=tagclip here"
+            )
+        self._config = config
+        self._vocabulary = build_vocabulary(config["dataset"])
+        self._method = Method(config, self._vocabulary, _NothingKept())
+        self.classes = self._vocabulary.classes
+        self.palette = self._vocabulary.palette
+
+    def __call__(self, image: np.ndarray) -> Labelling:
+        """Returns scores, tags, maps and mask of an image.
+
+        Args:
+            image: H×W×3 uint8, RGB, as :func:`pipeline.load_image` gives it.
+        """
+        scores = self.scores(image)
+        tags = self._choose(scores)
+        cams = self.cams(image, tags)
+        names = tuple(self.classes[tag] for tag in tags)
+        return Labelling(scores, tags, names, cams, self._mask(image, tags, cams))
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Returns how much every class is in an image, n float32 in [0, 1].
+
+        Args:
+            image: H×W×3 uint8, RGB.
+        """
+        ((_, scored),) = self._scorer.stream([((), self._limited(image))])
+        return scored.scores["scores"]
+
+    def tags(self, image: np.ndarray) -> tuple[int, ...]:
+        """Returns the classes in an image, indices from 0, sorted.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+        """
+        return self._choose(self.scores(image))
+
+    def cams(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
+        """Returns where classes are, K×h×w float16 in [0, 1] on CLIP's grid of patches.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            tags: K classes, by index or name; none asks :meth:`tags`.
+
+        Raises:
+            UserError: a class that is not among the names.
+        """
+        tags = self._indices(image, tags)
+        return self._clip_es(self._limited(image), tags).astype(np.float16)
+
+    def mask(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
+        """Returns the pseudo mask of an image, H×W uint8.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            tags: the classes in it, by index or name; none asks :meth:`tags`.
+
+        Returns:
+            0 background, k+1 class k, and 255 where the CRF is less sure than
+            ``masks.confidence``, which is 0 unless it is given.
+
+        Raises:
+            UserError: a class that is not among the names.
+        """
+        tags = self._indices(image, tags)
+        return self._mask(image, tags, self.cams(image, tags))
+
+    # How
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._method.build_scorer()
+
+    @cached_property
+    def _clip_es(self) -> ClipEs:
+        return self._method.build_clip_es()
+
+    def _choose(self, scores: np.ndarray) -> tuple[int, ...]:
+        settings = self._config["tags"]
+        return choose_tags(scores, settings["alpha"], settings["min_score"])
+
+    def _limited(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image at the size at which it is looked at."""
+        if image.ndim != _RGB or image.shape[2] != _RGB or image.dtype != np.uint8:
+            raise UserError(
+                f"an image is H×W×3 uint8, and this is {'×'.join(map(str, image.shape))}"
+                f" {image.dtype}: read it with pipeline.load_image"
+            )
+        return limit_longest_side(image, self._config["images"]["longest_side"])
+
+    def _indices(self, image: np.ndarray, tags: Sequence[int | str] | None) -> tuple[int, ...]:
+        if tags is None:
+            return self.tags(image)
+        indices = []
+        for tag in tags:
+            index = self.classes.index(tag) if tag in self.classes else tag
+            if not isinstance(index, int | np.integer) or not 0 <= index < len(self.classes):
+                known = ", ".join(self.classes)
+                raise UserError(f"there is no class {tag}: give names or indices of {known}")
+            indices.append(int(index))
+        return tuple(indices)
+
+    def _mask(self, image: np.ndarray, tags: Sequence[int], cams: np.ndarray) -> np.ndarray:
+        masks, compat = self._config["masks"], self._config["compat"]
+        crf = masks["crf"]
+        crf = crf and CrfSettings(**crf, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
+        maps = Cams(np.array(tags, np.int64), cams, image.shape[:2])
+        labels, probability = pseudo_mask(self._limited(image), maps, crf, masks["beta"])
+        if probability is None or not masks["confidence"]:
+            return labels
+        return ignore_unsure(labels, probability, masks["confidence"])
+
+
+class _NothingKept(Store):
+    """Stands for an output directory where nothing is written."""
+
+    def __init__(self) -> None:
+        pass
+
+    def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Makes the array; whoever asks keeps it."""
+        return make()
+
+
+def _compose(overrides: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of ``dataset=folder``, as plain dictionaries.
+
+    Raises:
+        UserError: there is no such key or choice.
+    """
+    fixed = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
+    # Whoever imports this may be a program of Hydra's itself, and goes on with its own.
+    shared = GlobalHydra.instance()
+    before, shared.hydra = shared.hydra, None
+    try:
+        with initialize_config_dir(str(_CONFIGS), version_base="1.3"):
+            config = compose("config", [*fixed, *overrides])
+        for key, value in given.items():
+            OmegaConf.update(config, key, value)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{text}: see tools/run_stage.py --help") from error
+    finally:
+        GlobalHydra.instance().hydra = before

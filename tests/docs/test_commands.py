@@ -1,0 +1,242 @@
+"""Every command of README and docs/ works: typed on stand-ins, or at least its settings compose.
+
+``make docs-test`` types all of them; the suite types those of two pages and checks the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from pipeline import stages
+from pipeline.command_line import Parser
+from tests.conftest import REPOSITORY
+from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
+from tests.docs.workspace import build_workspace, stand_in, words_of
+
+EVERYTHING = os.environ.get("DOCS") == "all"
+QUICK = ("own-photographs.md", "python.md", "add-a-tagger.md")
+BLOCKS = {page: read_blocks(page) for page in PAGES}
+COMMANDS = [
+    pytest.param(block, line, id=f"{block.place}+{number}")
+    for blocks in BLOCKS.values()
+    for block in blocks
+    if block.language == "sh" and block.mode != "norun"
+    for number, line in enumerate(block.commands)
+]
+RUN_STAGE = ["python", "tools/run_stage.py"]
+FOLDER_RUN = (
+    "python tools/run_stage.py dataset=folder dataset.root=PHOTOS"
+    " 'dataset.classes=[cat,person,cup]' clip=vit_b16"
+)
+
+
+def runs(page: Path) -> list[Block]:
+    return [block for block in BLOCKS[page] if block.mode == "run"]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+def test_every_block_says_what_is_done_with_it():
+    for blocks in BLOCKS.values():
+        for block in blocks:
+            if block.language == "sh" or block.mode:
+                assert block.language in ("sh", "python"), block.place
+                assert block.mode in MODES, block.place
+            if block.mode == "norun":
+                assert block.options.get("reason"), f"{block.place}: say why it is not run"
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS)
+def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeypatch):
+    program, *arguments = words_of(line)[1:]
+    assert shlex.split(line)[0] == "python", f"{block.place}: say norun"
+    assert (REPOSITORY / program).is_file(), program
+    if program == RUN_STAGE[1]:
+        folders = [own for own in arguments if own.startswith("--config-dir")]
+        if not {"--help", "--cfg"} & set(arguments) and not folders:
+            composes(arguments)
+        return
+    parsed = []
+
+    def stop(self, *args, **kwargs):
+        parsed.append(original(self, *args, **kwargs))
+        raise KeyboardInterrupt
+
+    original = Parser.parse_args
+    monkeypatch.setattr(Parser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / program), run_name="__main__")
+    assert parsed and ended.value.code == 130, f"{block.place}: {line}"
+
+
+def composes(arguments: list[str]) -> None:
+    """Composes a configuration as the command line would; of a sweep, its first setting."""
+    overrides = []
+    for override in OverridesParser.create().parse_overrides(
+        [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    ):
+        text = override.input_line
+        overrides.append(text.split(",")[0] if override.is_sweep_override() else text)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        config = compose("config", overrides)
+    OmegaConf.to_container(config, resolve=True)
+    if config.stage != "status":
+        assert stages.parse_stages(OmegaConf.to_container(config)["stage"])
+
+
+SKETCHES = [
+    pytest.param(line, id=f"{block.place}+{number}")
+    for blocks in BLOCKS.values()
+    for block in blocks
+    if not block.language
+    for number, line in enumerate(block.text.replace("\\\n", " ").splitlines())
+    if line.startswith(" ".join(RUN_STAGE))
+]
+"""Commands of which a page leaves out a part (…), in blocks without an info string."""
+
+
+@pytest.mark.parametrize("line", SKETCHES)
+def test_what_a_sketched_command_says_exists(line: str):
+    words = words_of(line.partition("…")[0])[2:]
+    # A launcher is a plugin that need not be installed.
+    composes([word for word in words if "=" in word and not word.startswith("hydra/")])
+
+
+@pytest.mark.parametrize("wrong", ["tags.alfa=1", "dataset=voc2013", "experiment=no_such"])
+def test_a_wrong_setting_in_a_page_would_be_found(wrong):
+    with pytest.raises(Exception, match="Could not"):
+        composes([wrong])
+
+
+@pytest.fixture
+def type_command(run_tool, tiny_checkpoint, monkeypatch, tmp_path):
+    """Types a command line in a workspace and returns how it ended."""
+    workspace = build_workspace(tmp_path)
+    monkeypatch.chdir(workspace)
+
+    def type_it(line: str):
+        _, program, *arguments = words_of(line)
+        if program == RUN_STAGE[1]:
+            arguments = stand_in(arguments, tiny_checkpoint)
+        GlobalHydra.instance().clear()
+        return run_tool(Path(program).name, *arguments)
+
+    return type_it
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name_of)
+def test_the_commands_of_a_page_work_one_after_the_other(
+    page, type_command, tiny_checkpoint, tmp_path
+):
+    if not EVERYTHING and page.name not in QUICK:
+        pytest.skip("make docs-test types these")
+    if any(block.options.get("needs") == "segmenter" for block in BLOCKS[page]):
+        assert type_command(FOLDER_RUN).code == 0
+    for block in BLOCKS[page]:
+        if "file" in block.options:
+            path = tmp_path / block.options["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        if block.mode != "run":
+            continue
+        if block.language == "python":
+            run_python(block, tiny_checkpoint)
+            continue
+        for line in block.commands:
+            finished = type_command(line)
+            told = f"{block.place}: {line}\n{finished.output[-800:]}\n{finished.errors[-800:]}"
+            assert finished.code == int(block.options.get("exit", 0)), told
+
+
+def run_python(block: Block, checkpoint: Path) -> None:
+    """Runs an example; the tiny CLIP stands in for the one that would be downloaded."""
+    program = block.text.replace('clip="vit_b16"', f'checkpoint="{checkpoint}"')
+    exec(compile(program, block.place, "exec"), {"__name__": "__main__"})
+
+
+def test_a_page_names_no_file_of_the_repository_that_is_not_there():
+    for page in PAGES:
+        text = read_prose(page)
+        for name in re.findall(r"`((?:pipeline|configs|tools|tests)/[\w./-]*)`", text):
+            if name not in TO_BE_WRITTEN:
+                assert (REPOSITORY / name).exists(), f"{page.name} names {name}"
+
+
+TO_BE_WRITTEN = {
+    "pipeline/datasets/tiles.py",
+    "configs/dataset/tiles.yaml",
+    "configs/tags/colour.yaml",
+}
+"""What a page tells its reader to write."""
+
+
+_SETTING = re.compile(r"^([a-z_]+(?:\.[a-z_]+)*)=(\S+)$")
+_PLACEHOLDER = re.compile(r"…|[A-Z]{3,}|^N$|<|\.{3}")
+
+
+@pytest.fixture(scope="module")
+def known_keys() -> set[str]:
+    """Every key that there is, with any data set and with choices that bring keys of their own."""
+    keys: set[str] = set()
+    for name in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
+        for tags in ("tagclip", "file"):
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+                chosen = [f"dataset={name.stem}", "executor=slurm", f"tags={tags}"]
+                config = OmegaConf.to_container(compose("config", chosen))
+            keys |= set(keys_below(config))
+    return keys
+
+
+def keys_below(node: dict, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from keys_below(value, f"{prefix}{key}.")
+
+
+def test_settings_within_the_text_exist(known_keys):
+    seen = 0
+    for page in PAGES:
+        text = read_prose(page)
+        for code in re.findall(r"`([^`]+)`", text):
+            if code.startswith("make "):
+                assert re.search(rf"^{code.split()[1]}:", MAKEFILE, re.MULTILINE), code
+            for word in code.split():
+                match = _SETTING.match(word)
+                if match is None or _PLACEHOLDER.search(word):
+                    continue
+                seen += 1
+                key, value = match.groups()
+                if (REPOSITORY / "configs" / key).is_dir() and value != "null":
+                    there = (REPOSITORY / "configs" / key / f"{value}.yaml").is_file()
+                    assert there or value in OWN, f"{page.name}: {word}"
+                else:
+                    # A page may leave out the group that it has just named.
+                    short = any(known.endswith(f".{key}") for known in known_keys)
+                    assert key in known_keys or short or key in OTHERS, f"{page.name}: {word}"
+    assert seen > 60
+
+
+MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+OTHERS = {"clip", "checkpoint", "overrides"}
+"""Arguments of functions, which look like settings."""
+OWN = {"holiday", "tiles", "colour"}
+"""Choices that a page has its reader write."""

@@ -1,0 +1,133 @@
+"""From Python, single images have the results of the stages, to the bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from pipeline import Labeller, Segmenter, load_image
+from pipeline.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.test_run_stage import TINY_SEGMENTER, arguments, latest  # noqa: F401
+
+CLASSES = ["cat", "person", "rocket", "cup"]
+SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=photo"]
+
+
+@pytest.fixture
+def labeller(tiny_checkpoint) -> Labeller:
+    return Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=SETTINGS)
+
+
+@pytest.mark.parametrize("more", [[], ["masks=crf_confident", "images.longest_side=64"]])
+def test_a_labelling_is_what_the_stages_store(
+    run_stage,
+    arguments,  # noqa: F811
+    photographs,
+    tiny_checkpoint,
+    tmp_path,
+    more,
+):
+    finished = run_stage(*arguments, *more, "stage=[tags,cams,masks]")
+    assert finished.code == 0, finished.errors
+    out = tmp_path / "out"
+    labeller = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=[*SETTINGS, *more])
+    with np.load(latest(out, "tags") / "scores.npz") as arrays:
+        scores = dict(zip(arrays["ids"].tolist(), arrays["scores"]))
+    for file in sorted(photographs.rglob("*.*")):
+        image_id = file.relative_to(photographs).with_suffix("").as_posix()
+        image = load_image(str(file))
+        found = labeller(image)
+        assert found.scores.dtype == np.float32
+        assert np.array_equal(found.scores, scores.pop(image_id))
+        with np.load(latest(out, "cams") / f"{image_id}.npz") as arrays:
+            assert found.tags == tuple(arrays["keys"]) and found.tags
+            assert found.cams.dtype == np.float16
+            assert np.array_equal(found.cams, arrays["cams"])
+        with Image.open(latest(out, "masks") / f"{image_id}.png") as mask:
+            assert np.array_equal(found.mask, np.asarray(mask))
+        assert found.names == tuple(CLASSES[tag] for tag in found.tags)
+        assert found.mask.shape == image.shape[:2] and found.mask.dtype == np.uint8
+        # Step by step it is the same.
+        assert labeller.tags(image) == found.tags
+        assert np.array_equal(labeller.cams(image, found.names), found.cams)
+        assert np.array_equal(labeller.mask(image, found.tags), found.mask)
+    assert not scores
+
+
+def test_a_segmenter_sees_what_the_stage_stores(run_stage, arguments, photographs, tmp_path):  # noqa: F811
+    stages = "stage=[tags,cams,masks,train,predict]"
+    finished = run_stage(*arguments, *TINY_SEGMENTER, stages)
+    assert finished.code == 0, finished.errors
+    segmenter = Segmenter.from_run(tmp_path / "out" / "segmenter" / "latest")
+    assert segmenter.class_names == ("background", *CLASSES)
+    for name in ("a.jpg", "b.png"):
+        labels = segmenter(load_image(photographs / name))
+        stored = latest(tmp_path / "out", "predictions") / name
+        with Image.open(stored.with_suffix(".png")) as mask:
+            assert np.array_equal(labels, np.asarray(mask))
+
+
+def test_nothing_is_written(labeller, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    labeller(load_image(photographs / "a.jpg"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_image_without_a_tag_is_background(tiny_checkpoint, photographs):
+    labeller = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=["tags.min_score=0.9999"])
+    found = labeller(load_image(photographs / "a.jpg"))
+    assert found.tags == found.names == ()
+    assert found.cams.shape[0] == 0 and not found.mask.any()
+
+
+def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ncup\n")
+    labeller = Labeller(str(names), checkpoint=tiny_checkpoint, backgrounds=["sky"])
+    assert labeller.classes == ("cat", "cup") and len(labeller.palette) == 3
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda one, image: one.mask(image, ["dog"]), "there is no class dog: give names or"),
+        (lambda one, image: one.cams(image, [4]), "there is no class 4"),
+        (lambda one, image: one.scores(image[..., 0]), "an image is H×W×3 uint8, and this is"),
+        (lambda one, image: one.scores(image / 255), "float64: read it with"),
+        (lambda one, image: Labeller(["cat"], clip="vit_b61"), "vit_b61"),
+        (lambda one, image: Labeller(["cat"], overrides=["tags.alfa=1"]), "tags.alfa"),
+        (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give them to"),
+        (lambda one, image: Labeller(["cat", "cat"]), "twice"),
+    ],
+)
+def test_wrong_use_is_answered_with_a_remedy(labeller, photographs, use, message):
+    with pytest.raises(UserError, match=message):
+        use(labeller, load_image(photographs / "a.jpg"))
+
+
+def test_a_program_of_hydra_keeps_its_own(tiny_checkpoint):
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        Labeller(CLASSES, checkpoint=tiny_checkpoint)
+        assert compose("config", ["seed=7"]).seed == 7
+
+
+def test_importing_the_package_costs_nothing():
+    program = """
+import sys, pipeline
+assert not {"torch", "numpy", "hydra", "mmseg"} & sys.modules.keys()
+assert "Labeller" in dir(pipeline)
+try:
+    pipeline.Nonsense
+except AttributeError as error:
+    assert "Nonsense" in str(error)
+else:
+    raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
