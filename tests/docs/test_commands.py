@@ -196,10 +196,10 @@ def known_keys() -> set[str]:
     """Every key that there is, with any data set and with choices that bring keys of their own."""
     keys: set[str] = set()
     for name in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
-        for tags in ("tagclip", "file"):
+        for tags, cams in (("tagclip", []), ("file", ["cams=file"])):
             GlobalHydra.instance().clear()
             with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-                chosen = [f"dataset={name.stem}", "executor=slurm", f"tags={tags}"]
+                chosen = [f"dataset={name.stem}", "executor=slurm", f"tags={tags}", *cams]
                 config = OmegaConf.to_container(compose("config", chosen))
             keys |= set(keys_below(config))
     return keys
@@ -236,7 +236,7 @@ def test_settings_within_the_text_exist(known_keys):
 
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-OTHERS = {"clip", "checkpoint", "overrides"}
-"""Arguments of functions, which look like settings."""
+OTHERS = {"clip", "checkpoint", "overrides", "value"}
+"""Arguments of functions and tags, which look like settings."""
 OWN = {"holiday", "tiles", "colour"}
 """Choices that a page has its reader write."""
