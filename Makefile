@@ -52,7 +52,7 @@ segmenters: $(VENV)/installed
 	$(RUN) tools/make_tables.py --study noisy_masks
 	$(RUN) tools/run_stage.py experiment=self_training
 
-# The table of docs/reliability.md: every fault as often as it says there. An hour on two cores.
+# The table of docs/reliability.md: every fault as often as it says there. 20 minutes on two cores.
 soak: $(VENV)/installed
 	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
 	  tests/test_executors.py --soak --table docs/reliability-table.md
