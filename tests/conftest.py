@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BEGIN, END, NEWLINE = "<!-- what was tried -->", "<!-- end -->", "\n"
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 
@@ -47,18 +49,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     titles = {"fault": "Faults", "training": "While training", "input": "Input", "code": "Code"}
     text = []
     for kind, title in titles.items():
-        rows = [row for row in session.config.stash.get(TRIALS, []) if row[0] == kind]
-        text += [
-            f"### {title}",
-            "",
-            "| what | tried | what happened | lost |",
-            "|---|---:|---|---:|",
-        ]
-        for _, what, outcome, times in sorted(rows, key=lambda row: row[1]):
+        tried: Counter[tuple[str, str]] = Counter()
+        for found, what, outcome, times in session.config.stash.get(TRIALS, []):
+            if found == kind:
+                tried[what, outcome] += times
+        if not tried:
+            continue
+        text += [f"### {title}", "", "| what | tried | what happened | lost |"]
+        text.append("|---|---:|---|---:|")
+        for (what, outcome), times in sorted(tried.items()):
             cells = [cell.replace("|", "\\|") for cell in (what, str(times), outcome)]
             text.append(f"| {' | '.join(cells)} | 0 |")
         text.append("")
-    Path(path).write_text("\n".join(text), encoding="utf-8")
+    page = Path(path)
+    around = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
+    before, after = around.split(BEGIN)[0], around.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n\n{NEWLINE.join(text)}\n{END}{after}", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
