@@ -64,6 +64,7 @@ def cluster(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
         process.wait()
 
 
+@pytest.mark.soak
 def test_a_cluster_that_runs_already_loses_a_worker(
     cluster, nursery, options, undisturbed, tmp_path, trial
 ):
@@ -116,6 +117,7 @@ echo "Submitted batch job $!"
 """
 
 
+@pytest.mark.soak
 def test_every_worker_is_a_job_of_slurm(
     nursery, options, undisturbed, tmp_path, monkeypatch, trial, request
 ):

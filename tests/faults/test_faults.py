@@ -204,8 +204,8 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
     [
         ("tags", ()),
         ("cams", ()),
-        ("masks", ("runtime.workers=2",)),
-        ("tags", ("executor=processes", "runtime.workers=2")),
+        pytest.param("masks", ("runtime.workers=2",), marks=pytest.mark.soak),
+        pytest.param("tags", ("executor=processes", "runtime.workers=2"), marks=pytest.mark.soak),
         ("predict", ()),
     ],
 )
@@ -263,6 +263,7 @@ def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, tr
     trial("fault", "two runs of one stage", "the second names the first, or waits for it", 2)
 
 
+@pytest.mark.soak
 def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, trial, request):
     from tests.faults.runs import Nursery
 
