@@ -155,10 +155,6 @@ class StageFolder(ResultFolder):
         self._journal.close()
         self._lock.release()
 
-    def for_worker(self) -> WorkerFolder:
-        """Returns the folder as another process may write to it while this one holds the lock."""
-        return WorkerFolder(self.path, self.stage, self.split)
-
     def begin(self, images: int) -> None:
         """Marks the stage as incomplete, for as long as there is something to compute.
 

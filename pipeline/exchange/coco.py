@@ -11,9 +11,9 @@ import numpy as np
 from scipy import ndimage
 
 from pipeline.errors import UserError
-from pipeline.exchange.exporting import Export, find_photograph, read_labels
+from pipeline.exchange.exporting import Export, read_labels
 from pipeline.files import write_atomically
-from pipeline.report.artefacts import Artefact
+from pipeline.report.artefacts import Artefact, find_photograph
 from pipeline.vocabulary import IGNORE
 
 _DIAGONALS_TOO = np.ones((3, 3), int)

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.datasets.ground_truth import read_mask
 from pipeline.errors import ImageError, UserError
-from pipeline.images import SUFFIXES
 from pipeline.progress import track
 from pipeline.report.artefacts import Artefact
 from pipeline.vocabulary import IGNORE
@@ -75,19 +74,6 @@ def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:
     if highest > len(artefact.classes):
         raise UserError(f"{path} holds label {highest}, where there are {len(artefact.classes)}")
     return labels
-
-
-def find_photograph(root: Path, image_id: str) -> Path:
-    """Returns the image file of an id below the image root.
-
-    Raises:
-        ImageError: there is none.
-    """
-    endings = [e for ending in sorted(SUFFIXES) for e in (ending, ending.upper())]
-    for ending in endings:
-        if (path := root / f"{image_id}{ending}").is_file():
-            return path
-    raise ImageError(f"no image {root / image_id} ({', '.join(sorted(SUFFIXES))})")
 
 
 def place(folder: Path, name: str) -> Path:

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.exporting import Export, find_photograph, place, read_labels
+from pipeline.exchange.exporting import Export, place, read_labels
 from pipeline.files import TEMPORARY, write_atomically
 from pipeline.images import encode_png, load_image
-from pipeline.report.artefacts import Artefact
+from pipeline.report.artefacts import Artefact, find_photograph
 
 _CONFIG = """\
 # Written by tools/export.py. A config that has this file among its _base_ takes the data set as

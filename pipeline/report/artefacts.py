@@ -73,6 +73,19 @@ def read_artefact(path: Path) -> Artefact:
     )
 
 
+def find_photograph(root: Path, image_id: str) -> Path:
+    """Returns the image file of an id below the image root.
+
+    Raises:
+        ImageError: there is none.
+    """
+    endings = [e for ending in sorted(SUFFIXES) for e in (ending, ending.upper())]
+    for ending in endings:
+        if (path := root / f"{image_id}{ending}").is_file():
+            return path
+    raise ImageError(f"no image {root / image_id} ({', '.join(sorted(SUFFIXES))})")
+
+
 def find_image(root: Path, image_id: str, apply_exif: bool) -> np.ndarray:
     """Decodes the image of an id.
 
@@ -87,11 +100,7 @@ def find_image(root: Path, image_id: str, apply_exif: bool) -> np.ndarray:
     Raises:
         ImageError: there is none, or it is damaged.
     """
-    endings = [e for ending in sorted(SUFFIXES) for e in (ending, ending.upper())]
-    for ending in endings:
-        if (path := root / f"{image_id}{ending}").is_file():
-            return load_image(path, apply_exif=apply_exif)
-    raise ImageError(f"no image {root / image_id} ({', '.join(sorted(SUFFIXES))})")
+    return load_image(find_photograph(root, image_id), apply_exif=apply_exif)
 
 
 def _find(configuration: Mapping[str, Any], key: str) -> Any:
