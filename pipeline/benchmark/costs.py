@@ -20,6 +20,7 @@ from pipeline.cams.clip_es import CamSettings
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.linear import HAS_ONEDNN, product
 from pipeline.report.markdown import markdown_table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
@@ -50,8 +51,14 @@ def _attention_on_cpu(
     return sdpa_flop_count(query, key, value)
 
 
-# torch counts fused attention on GPUs, and forgets the CPU's.
+def _product_by_onednn(inputs: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    return 2 * inputs.numel() * weight[0]
+
+
+# torch counts fused attention on GPUs and MKL's products, and forgets the CPU's and oneDNN's.
 _FORGOTTEN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu}
+if HAS_ONEDNN:
+    _FORGOTTEN[torch.ops.mkldnn._linear_pointwise] = _product_by_onednn
 
 
 def measure(step: str, work: Callable[[], object], repeats: int, device: torch.device) -> Cost:
@@ -76,7 +83,7 @@ def _wait(device: torch.device) -> None:
 def peak(device: torch.device, precision: torch.dtype, repeats: int = 5) -> float:
     """Returns the machine's operations a second in a matrix product of a precision."""
     left, right = (torch.rand(_PEAK_SIDE, _PEAK_SIDE).to(device, precision) for _ in range(2))
-    cost = measure("peak", lambda: left @ right, repeats, device)
+    cost = measure("peak", lambda: product(left, right), repeats, device)
     return cost.operations / cost.seconds
 
 
@@ -112,27 +119,27 @@ def cost_of_steps(
     pixels = encoder.prepare(image).to(device)[None]
     grid = tuple(s // encoder.patch_size for s in pixels.shape[-2:])
     voted, mean = VotedAttention(window, tagging.votes), MeanAttention(blocks)
-    tokens = encoder.backbone(pixels, voted, mean)
+    before = encoder.backbone(pixels, voted, mean)
     attention, affinity = voted.result(), mean.result()[0]
 
     def classify(features: torch.Tensor) -> torch.Tensor:
         return class_probabilities(features, text, encoder.temperature)
 
-    scores = classify(encoder.value_features(tokens))
+    scores = classify(encoder.value_features(before))
     inside = torch.ones(side // encoder.patch_size, side // encoder.patch_size, dtype=torch.bool)
     proposals = [Proposal(k % class_count, native, inside.to(device)) for k in range(crops)]
     chosen = torch.cat([text[:tags], text[class_count:]])
-    cams = softmax_gradcam(encoder, tokens, chosen, tags)
+    cams = softmax_gradcam(encoder, before, chosen, tags)
     work = {
         "CLIP's class token, native size": lambda: encoder.image_features(native[None]),
         "CLIP's class token, own size": lambda: encoder.image_features(pixels),
         "blocks 1 to L−1, and all attentions": lambda: encoder.backbone(
             pixels, VotedAttention(window, tagging.votes)
         ),
-        "coarse scores (block L's values)": lambda: classify(encoder.value_features(tokens)),
+        "coarse scores (block L's values)": lambda: classify(encoder.value_features(before)),
         "DMAR": lambda: refine(attention, scores, grid, open_border=True),
         f"CWR, {crops} crops": lambda: reidentify(encoder, text, proposals, crop_batch_size),
-        f"softmax Grad-CAM, {tags} tags": lambda: softmax_gradcam(encoder, tokens, chosen, tags),
+        f"softmax Grad-CAM, {tags} tags": lambda: softmax_gradcam(encoder, before, chosen, tags),
         "class-aware attention affinity": lambda: refine_cams(
             cams, affinity, grid, threshold=mapping.box_threshold, open_border=True
         ),

@@ -88,10 +88,10 @@ class ClipEs:
         for batch in by_grid(encoder, images, settings.batch_size, settings.most_waiting):
             pictures = [image for _, image, _ in batch]
             attention = self.listen()
-            _, tokens = look(encoder, pictures, settings.batch_size, attention)
+            _, before = look(encoder, pictures, settings.batch_size, attention)
             grid, heard = encoder.grid_of(pictures[0]), attention.result()
             for row, (name, _, tags) in enumerate(batch):
-                yield name, self.maps(Seen(grid, tokens[row : row + 1], heard[row]), tags)
+                yield name, self.maps(Seen(grid, before.row(row), heard[row]), tags)
 
     def listen(self) -> MeanAttention:
         """Returns what listens to the attentions of one batch for :meth:`maps`."""
@@ -103,7 +103,7 @@ class ClipEs:
             return np.zeros((0, *seen.grid), np.float32)
         text = torch.cat([self.class_text[list(tags)], self.background_text])
         refined = refine_cams(
-            softmax_gradcam(self.encoder, seen.tokens, text, len(tags)),
+            softmax_gradcam(self.encoder, seen.before, text, len(tags)),
             seen.attention,
             seen.grid,
             threshold=self.settings.box_threshold,

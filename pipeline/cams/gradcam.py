@@ -7,7 +7,7 @@ import math
 import torch
 
 from pipeline.clip.attention import attention_weights
-from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.encoder import BeforeLast, ClipEncoder
 
 _EPSILON = 1e-7
 
@@ -19,7 +19,7 @@ def normalise(maps: torch.Tensor) -> torch.Tensor:
 
 
 def softmax_gradcam(
-    encoder: ClipEncoder, tokens: torch.Tensor, text: torch.Tensor, tag_count: int
+    encoder: ClipEncoder, before: BeforeLast, text: torch.Tensor, tag_count: int
 ) -> torch.Tensor:
     """Returns a class activation map for every tag of one image.
 
@@ -29,7 +29,7 @@ def softmax_gradcam(
 
     Args:
         encoder: the image tower, whose parameters need no gradient.
-        tokens: those that enter block L, 1×(1+N)×D.
+        before: what enters block L, of a batch of one.
         text: embeddings of the K tags followed by those of the backgrounds, each of length 1.
         tag_count: K.
 
@@ -37,13 +37,13 @@ def softmax_gradcam(
         K×N float32 in [0, 1].
     """
     with torch.no_grad():
-        normed = encoder.last_attention_input(tokens)
-        query, key, value = encoder.last_projections(normed)
+        normed = encoder.last_attention_input(before.tokens)
+        query, key, value = before.heads
         attention = attention_weights(query, key)
         gathered = attention.to(value.dtype) @ value
     with torch.enable_grad():
         leaf = gathered.detach().requires_grad_()
-        features = encoder.features_of_gathered(tokens, leaf)
+        features = encoder.features_of_gathered(before.tokens, leaf)
         image = encoder.project(features[0, 1:].mean(0))
         scores = (encoder.temperature * text @ image).softmax(-1)[:tag_count]
         # A row of the identity for each tag: vmap runs the backward pass of all of them at once.

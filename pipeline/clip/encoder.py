@@ -7,6 +7,7 @@ from 1), embedding E. Tokens are B×(1+N)×D, the class token first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +16,8 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from pipeline.clip.architectures import REMEDY, ClipModel
-from pipeline.clip.attention import (
-    finish_block,
-    gather,
-    gather_and_watch,
-    one_by_one,
-    project,
-    project_value,
-    watch,
-)
+from pipeline.clip.attention import attend, one_by_one, watch
+from pipeline.clip.block import Block, Heads
 from pipeline.errors import UserError
 from pipeline.images import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 
@@ -33,6 +27,33 @@ An attribute ``blocks`` says which blocks it wants; without one it wants all."""
 
 _PATCHES_OF_A_FULL_BATCH = 1600
 _OUTSIDE = -1000.0  # added to the attention logits from the class token to masked patches (CWR)
+
+
+@dataclass(frozen=True)
+class BeforeLast:
+    """What enters block L, and what that block makes of it before it attends.
+
+    Attributes:
+        tokens: B×(1+N)×D float32.
+        query: block L's queries, B×heads×(1+N)×d.
+        key: its keys, the same shape.
+        value: its values, the same shape.
+    """
+
+    tokens: torch.Tensor
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+
+    @property
+    def heads(self) -> Heads:
+        """Queries, keys and values."""
+        return self.query, self.key, self.value
+
+    def row(self, index: int) -> BeforeLast:
+        """Returns one image of the batch, as a batch of one."""
+        part = slice(index, index + 1)
+        return BeforeLast(self.tokens[part], *(one[part] for one in self.heads))
 
 
 class ClipEncoder:
@@ -85,6 +106,9 @@ class ClipEncoder:
                 f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
                 f" blocks of another kind, but {REMEDY}"
             )
+        *blocks, last = visual.transformer.resblocks
+        self._blocks = [Block(block, precision) for block in blocks]
+        self._last = Block(last, precision, differentiable=True)
         for block in visual.transformer.resblocks:
             block.attn.to(precision)
             block.mlp.to(precision)
@@ -155,62 +179,45 @@ class ClipEncoder:
         embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
         return embedding.half().float() if self.position_fp16 else embedding
 
-    def backbone(self, pixels: torch.Tensor, *listeners: OnAttention) -> torch.Tensor:
+    def backbone(self, pixels: torch.Tensor, *listeners: OnAttention) -> BeforeLast:
         """Runs blocks 1 to L−1 as they are, and shows the attention of all L; without gradients.
 
         Args:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
             listeners: told the attention of every block, or of those in their ``blocks``; block
                 L's is the one that it would have, from its own queries and keys.
-
-        Returns:
-            The tokens that enter block L, B×(1+N)×D.
         """
         tokens = self.embed_patches(pixels)
-        *blocks, last = self.visual.transformer.resblocks
-        for number, block in enumerate(blocks, 1):
-            query, key, value = project(block, block.ln_1(tokens))
+        for number, block in enumerate(self._blocks, 1):
+            heads = block.project(block.ln_1(tokens))
             if heard := _listening(listeners, number):
-                attended, between_patches = gather_and_watch(block, query, key, value)
+                gathered, between_patches = watch(*heads)
                 _tell(heard, number, between_patches)
             else:
-                attended = gather(block, query, key, value)
-            tokens = finish_block(block, tokens, attended)
+                gathered = attend(*heads)
+            tokens = block.finish(tokens, gathered)
+        query, key, value = self._last.project(self.last_attention_input(tokens))
         if heard := _listening(listeners, self.depth):
-            query, key, _ = project(last, last.ln_1(tokens))
-            _tell(heard, self.depth, watch(query, key))
-        return tokens
+            _tell(heard, self.depth, watch(query, key, None)[1])
+        return BeforeLast(tokens, query, key, value)
 
-    def value_features(self, tokens: torch.Tensor) -> torch.Tensor:
+    def value_features(self, before: BeforeLast) -> torch.Tensor:
         """Runs block L with the identity as its attention: what every patch says by itself.
 
         This is the patch-level classification of TagCLIP (section 3.2).
 
-        Args:
-            tokens: those that enter block L, B×(1+N)×D.
-
         Returns:
             The patches' embeddings, B×N×E, of length 1.
         """
-        block, patches = self.visual.transformer.resblocks[-1], tokens[:, 1:]
-        value = project_value(block, block.ln_1(patches))
-        return self._embed(finish_block(block, patches, block.attn.out_proj(value)))
+        return self._embed(self._last.finish(before.tokens[:, 1:], before.value[:, :, 1:]))
 
-    def attended_features(self, tokens: torch.Tensor) -> torch.Tensor:
+    def attended_features(self, before: BeforeLast) -> torch.Tensor:
         """Runs block L as it is: embeddings of class token and patches, B×(1+N)×E, of length 1."""
-        block = self.visual.transformer.resblocks[-1]
-        attended = gather(block, *project(block, block.ln_1(tokens)))
-        return self._embed(finish_block(block, tokens, attended))
+        return self._embed(self._last.finish(before.tokens, attend(*before.heads)))
 
     def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the output of block L's ln_1, where Grad-CAM looks: B×(1+N)×D."""
-        return self.visual.transformer.resblocks[-1].ln_1(tokens)
-
-    def last_projections(
-        self, normed: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns block L's queries, keys and values, each B×heads×(1+N)×d, from its ln_1."""
-        return project(self.visual.transformer.resblocks[-1], normed)
+        return self._last.ln_1(tokens)
 
     def features_of_gathered(self, tokens: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
         """Runs block L from what its attention has gathered on, differentiable with respect to it.
@@ -222,9 +229,7 @@ class ClipEncoder:
         Returns:
             All tokens after block L and ln_post, before the projection, B×(1+N)×D.
         """
-        block = self.visual.transformer.resblocks[-1]
-        attended = block.attn.out_proj(gathered.transpose(1, 2).flatten(2))
-        return self.visual.ln_post(finish_block(block, tokens, attended))
+        return self.visual.ln_post(self._last.finish(tokens, gathered))
 
     def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
         """Takes gradients with respect to block L's projections back to the output of its ln_1.
@@ -235,7 +240,7 @@ class ClipEncoder:
         Returns:
             …×D float32.
         """
-        return gradients.float() @ self.visual.transformer.resblocks[-1].attn.in_proj_weight.float()
+        return self._last.pull_back(gradients)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features of width D into CLIP's embedding, …×E, of length 1."""
@@ -258,18 +263,17 @@ class ClipEncoder:
             bias = tokens.new_zeros(len(tokens), 1, count, count)
             bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _OUTSIDE)
             class_bias = bias[:, :, :1]
-        *blocks, last = self.visual.transformer.resblocks
-        for block in blocks:
-            attended = gather(block, *project(block, block.ln_1(tokens)), bias)
-            tokens = finish_block(block, tokens, attended)
+        for block in self._blocks:
+            tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens)), bias))
         # Nobody asks what the patches become in block L.
-        query, key, value = project(last, last.ln_1(tokens))
+        normed = self.last_attention_input(tokens)
 
-        def finish(token: torch.Tensor, *of_class: torch.Tensor) -> torch.Tensor:
-            return self._embed(finish_block(last, token, gather(last, *of_class)))[:, 0]
+        def finish(token: torch.Tensor, *of_one: torch.Tensor) -> torch.Tensor:
+            return self._embed(self._last.finish(token, attend(*of_one)))[:, 0]
 
         bias = [] if class_bias is None else [class_bias]
-        return one_by_one(finish, tokens[:, :1], query[:, :, :1], key, value, *bias)
+        heads = self._last.project_for(normed, normed[:, :1])
+        return one_by_one(finish, tokens[:, :1], *heads, *bias)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.batches import by_shape
-from pipeline.clip.encoder import ClipEncoder, OnAttention
+from pipeline.clip.encoder import BeforeLast, ClipEncoder, OnAttention
 
 Name = TypeVar("Name")
 """Whatever tells a caller's images apart."""
@@ -35,12 +35,12 @@ class Seen:
 
     Attributes:
         grid: h, w.
-        tokens: those that enter block L, 1×(1+N)×D.
+        before: what enters block L, of a batch of one.
         attention: Ā, N×N float32, of the blocks that class activation maps ask for.
     """
 
     grid: tuple[int, int]
-    tokens: torch.Tensor
+    before: BeforeLast
     attention: torch.Tensor
 
 
@@ -72,7 +72,7 @@ def look(
     batch_size: int,
     *listeners: OnAttention,
     squeeze: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, BeforeLast]:
     """Runs the backbone over images of one grid.
 
     The batch is filled up to its size, so that what becomes of an image does not depend on its
@@ -86,8 +86,8 @@ def look(
         squeeze: whether images are squeezed to the native size instead.
 
     Returns:
-        The batch's pixels, B×3×(P·h)×(P·w), and the tokens that enter block L, B×(1+N)×D; the rows
-        after the images are filling.
+        The batch's pixels, B×3×(P·h)×(P·w), and what enters block L; the rows after the images are
+        filling.
     """
     prepared = [encoder.prepare(image, squeeze=squeeze) for image in images]
     size = encoder.batch_of(encoder.grid_of(images[0]), batch_size)

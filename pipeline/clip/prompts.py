@@ -16,7 +16,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from pipeline.clip.architectures import ClipModel
-from pipeline.clip.attention import finish_block, gather, project
+from pipeline.clip.attention import attend
+from pipeline.clip.block import Block
 
 _PROMPTS_AT_A_TIME = 512
 
@@ -61,6 +62,7 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
     alike = (tokens == tokens[:, :1]).all(1).long().cumprod(-1).sum(-1)
     # The end itself is read, and so is never a part of what is shared.
     shared = torch.minimum(alike, ends.min(1).values)
+    blocks = [Block(block) for block in _text_tower(clip).transformer.resblocks]
     found: list[torch.Tensor | None] = [None] * len(tokens)
     for length in shared.unique().tolist():
         group = torch.nonzero(shared == length).flatten()
@@ -68,7 +70,7 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
         order = ends[group[0]].argsort(stable=True)
         at_a_time = max(1, _PROMPTS_AT_A_TIME // len(group))
         parts = [
-            _encode_group(clip, tokens[group][:, names], ends[group][:, names], length)
+            _encode_group(clip, blocks, tokens[group][:, names], ends[group][:, names], length)
             for names in order.split(at_a_time)
         ]
         for template, features in zip(group.tolist(), torch.cat(parts, 1)[:, order.argsort()]):
@@ -77,7 +79,11 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
 
 
 def _encode_group(
-    clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor, length: int
+    clip: ClipModel,
+    blocks: Sequence[Block],
+    tokens: torch.Tensor,
+    ends: torch.Tensor,
+    length: int,
 ) -> torch.Tensor:
     """Embeds prompts whose first ``length`` tokens are those of their template."""
     tower = _text_tower(clip)
@@ -86,23 +92,22 @@ def _encode_group(
     mask, positions = tower.attn_mask[:stop, :stop], tower.positional_embedding[:stop]
     beginning = tower.token_embedding(tokens[:, 0, :length]) + positions[:length]
     rest = tower.token_embedding(tokens[:, :, length:stop].flatten(0, 1)) + positions[length:]
-    *blocks, final = tower.transformer.resblocks
-    for block in blocks:
-        query, key, value = project(block, block.ln_1(beginning))
-        query_of_rest, *of_rest = project(block, block.ln_1(rest))
+    *others, final = blocks
+    for block in others:
+        query, key, value = block.project(block.ln_1(beginning))
+        query_of_rest, *of_rest = block.project(block.ln_1(rest))
         keys, values = _prepend(names, (key, value), of_rest)
-        attended = gather(block, query, key, value, mask[:length, :length])
-        beginning = finish_block(block, beginning, attended)
-        rest = finish_block(block, rest, gather(block, query_of_rest, keys, values, mask[length:]))
+        beginning = block.finish(beginning, attend(query, key, value, mask[:length, :length]))
+        rest = block.finish(rest, attend(query_of_rest, keys, values, mask[length:]))
     # Of the last block only the end is read.
-    _, *before = project(final, final.ln_1(beginning))
-    query, *of_rest = project(final, final.ln_1(rest))
-    keys, values = _prepend(names, before, of_rest)
+    _, *before = final.project(final.ln_1(beginning))
     row, last = torch.arange(len(rest)), ends.flatten()
-    attended = gather(
-        final, query[row, :, last - length].unsqueeze(2), keys, values, mask[last][:, None, None]
-    )
-    features = finish_block(final, rest[row, last - length].unsqueeze(1), attended)[:, 0]
+    normed = final.ln_1(rest)
+    at_end = normed[row, last - length].unsqueeze(1)
+    query, *of_rest = final.project_for(normed, at_end)
+    keys, values = _prepend(names, before, of_rest)
+    gathered = attend(query, keys, values, mask[last][:, None, None])
+    features = final.finish(rest[row, last - length].unsqueeze(1), gathered)[:, 0]
     features = _project(tower, tower.ln_final(features)).float()
     return F.normalize(features, dim=-1).unflatten(0, (templates, names))
 

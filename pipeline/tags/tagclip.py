@@ -171,12 +171,12 @@ class TagClip:
         names, images = zip(*batch)
         attention = VotedAttention(self.window, settings.votes)
         listeners = [attention, *([listen()] if listen else [])]
-        pixels, tokens = look(
+        pixels, before = look(
             encoder, images, settings.batch_size, *listeners, squeeze=settings.squeeze
         )
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
 
-        coarse = self._classify(encoder.value_features(tokens))
+        coarse = self._classify(encoder.value_features(before))
         refined = refine(
             attention.result(), coarse, grid, len(images), open_border=settings.open_border
         )
@@ -185,7 +185,7 @@ class TagClip:
             "dmar": strongest_patch(refined, count),
         }
         if "clip_native" in variants or "coarse_last" in variants:
-            attended = self._classify(encoder.attended_features(tokens))
+            attended = self._classify(encoder.attended_features(before))
             found["clip_native"] = attended[:, 0, :count]
             found["coarse_last"] = strongest_patch(attended[:, 1:], count)
         found = {variant: scores.float().cpu().numpy() for variant, scores in found.items()}
@@ -195,7 +195,7 @@ class TagClip:
             if "clip" in variants:
                 scores["clip"] = global_scores(encoder, self.text, count, [image])[0]
             proposals = self._propose(pixels[row], refined[row]) if settings.reidentify else []
-            seen = None if heard is None else Seen(grid, tokens[row : row + 1], heard[row])
+            seen = None if heard is None else Seen(grid, before.row(row), heard[row])
             yield _Pending(name, scores, proposals, seen)
 
     def _propose(self, pixels: torch.Tensor, scores: torch.Tensor) -> list[Proposal]:

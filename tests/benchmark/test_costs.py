@@ -19,8 +19,8 @@ def test_arithmetic_is_that_of_a_transformer(tiny_clip):
     width, depth, patches, embedding = 64, 4, 16, 32
     tokens = patches + 1
     block = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
-    # Of the last block only the class token goes on after keys and values.
-    last = 2 * tokens * 3 * width**2 + 2 * 2 * tokens * width + 2 * 9 * width**2
+    # In the last block only the class token asks, and goes on.
+    last = 2 * tokens * 2 * width**2 + 2 * 2 * tokens * width + 2 * 10 * width**2
     embed = 2 * patches * 3 * 16**2 * width
     expected = embed + (depth - 1) * block + last + 2 * width * embedding
     plain = by_step["CLIP's class token, native size"]

@@ -30,8 +30,9 @@ def text() -> torch.Tensor:
 def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
     pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        tokens = encoder.backbone(pixels)
-    found = softmax_gradcam(encoder, tokens, text, 3)
+        before = encoder.backbone(pixels)
+    found = softmax_gradcam(encoder, before, text, 3)
+    tokens = before.tokens
 
     visual = tiny_clip.visual
     block = visual.transformer.resblocks[-1]
@@ -52,8 +53,7 @@ def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
 
 
 def test_no_parameter_gets_a_gradient(tiny_clip, encoder, text):
-    tokens = encoder.backbone(torch.zeros(1, 3, 64, 64))
-    softmax_gradcam(encoder, tokens, text, 2)
+    softmax_gradcam(encoder, encoder.backbone(torch.zeros(1, 3, 64, 64)), text, 2)
     assert all(p.grad is None for p in tiny_clip.parameters())
 
 

@@ -38,7 +38,7 @@ def test_the_whole_backbone_is_the_same_with_all_heads_at_once(monkeypatch):
         one = encoder.backbone(pixels, lambda _, attention: seen[0].append(attention))
         monkeypatch.setattr(attention, "head_by_head", attention.all_heads)
         other = encoder.backbone(pixels, lambda _, attention: seen[1].append(attention))
-    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(one.tokens, other.tokens, atol=1e-4, rtol=1e-5)
     for ours, theirs in zip(*seen):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
@@ -63,9 +63,9 @@ def test_low_precision_is_near_and_keeps_tokens_in_float32(precision):
     with torch.no_grad():
         expected = exact.value_features(exact.backbone(pixels))
         low = ClipEncoder(clip, precision=precision)
-        tokens = low.backbone(pixels, lambda _, attention: heard.append(attention))
-        found = low.value_features(tokens)
-    assert tokens.dtype == found.dtype == torch.float32
+        before = low.backbone(pixels, lambda _, attention: heard.append(attention))
+        found = low.value_features(before)
+    assert before.tokens.dtype == found.dtype == torch.float32
     assert {attention.dtype for attention in heard} == {torch.float32}
     assert (found * expected).sum(-1).min() > 0.99, "cosines of the same patch"
     assert low.visual.transformer.resblocks[0].mlp.c_fc.weight.dtype == precision

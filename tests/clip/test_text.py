@@ -40,7 +40,7 @@ def test_shared_beginnings_give_the_embeddings_of_whole_prompts(tiny_clip, templ
     tokens = tokens_of(templates, names)
     found = encode_prompts(tiny_clip, tokens, end_of_text(tiny_clip, tokens))
     expected = F.normalize(tiny_clip.encode_text(tokens.flatten(0, 1)), dim=-1)
-    torch.testing.assert_close(found.flatten(0, 1), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found.flatten(0, 1), expected, atol=5e-6, rtol=0)
 
 
 def test_a_beginning_is_computed_once_for_all_names(tiny_clip, monkeypatch):

@@ -196,7 +196,8 @@ def test_what_the_maps_need_is_kept_only_when_somebody_listens(encoder, text):
     ((_, heard),) = tagger.stream([("a", image)], listen=Sum)
     assert unheard.seen is None
     assert heard.seen.grid == (4, 6)
-    assert heard.seen.tokens.shape == (1, 25, 64) and heard.seen.attention.shape == (24, 24)
+    assert heard.seen.before.tokens.shape == (1, 25, 64)
+    assert heard.seen.attention.shape == (24, 24)
     np.testing.assert_array_equal(unheard.scores["scores"], heard.scores["scores"])
 
 

@@ -1,0 +1,122 @@
+"""A transformer's block, taken apart and laid out for its device.
+
+Weights may be in a lower precision than the tokens: products are taken in that of the weights,
+while tokens, norms and softmax stay in float32.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+from torch import nn
+
+from pipeline.clip.linear import Linear
+
+_QUICK = 1.702  # QuickGELU(x) = x·sigmoid(1.702·x) = SiLU(1.702·x) / 1.702
+
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries, keys and values, each B×heads×T×d."""
+
+
+class Block:
+    """A residual attention block without its attention, for whoever wants to see or change that."""
+
+    def __init__(
+        self,
+        block: ResidualAttentionBlock,
+        precision: torch.dtype = torch.float32,
+        *,
+        differentiable: bool = False,
+    ):
+        """Lays out a block on the device where it lies.
+
+        Args:
+            block: open_clip's, whose weights are copied where they have to be laid out otherwise.
+            precision: of the weights.
+            differentiable: whether what follows the attention will be differentiated with respect
+                to it.
+        """
+        attn, expand, contract = block.attn, block.mlp.c_fc, block.mlp.c_proj
+        activation, scale = block.mlp.gelu, 1.0
+        if type(activation) is QuickGELU and precision != torch.float32:
+            # Three passes over the widest tensor of all become one where the scale is in the
+            # weights on either side. In float32 it would gain a hundredth, and move the last digits
+            # away from those of the released code.
+            activation, scale = nn.SiLU(), _QUICK
+
+        def lay_out(
+            weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None
+        ) -> Linear:
+            weight, bias = weight.detach().to(precision), bias.detach().to(precision)
+            return Linear(weight, bias, activation, differentiable=differentiable)
+
+        self.precision = precision
+        self.ln_1 = block.ln_1
+        self._heads = attn.num_heads
+        self._width = attn.embed_dim
+        self._in = lay_out(attn.in_proj_weight, attn.in_proj_bias)
+        self._out = lay_out(attn.out_proj.weight, attn.out_proj.bias)
+        self._expand = lay_out(scale * expand.weight, scale * expand.bias, activation)
+        self._contract = lay_out(contract.weight / scale, contract.bias)
+        self._block = block
+
+    def project(self, normed: torch.Tensor) -> Heads:
+        """Returns queries, keys and values from the output of ln_1, B×T×D."""
+        query, key, value = self._apart(self._in(normed.to(self.precision)), 3)
+        return query, key, value
+
+    def project_for(self, normed: torch.Tensor, asking: torch.Tensor) -> Heads:
+        """Returns keys and values of all tokens, and the queries of a few.
+
+        Args:
+            normed: the output of ln_1, B×T×D.
+            asking: that of those few, B×Q×D.
+
+        Returns:
+            Queries, B×heads×Q×d, keys and values.
+        """
+        of_query, of_key_and_value = self._in_parts
+        (query,) = self._apart(of_query(asking.to(self.precision)), 1)
+        key, value = self._apart(of_key_and_value(normed.to(self.precision)), 2)
+        return query, key, value
+
+    def finish(self, tokens: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
+        """Completes the block from what its attention's heads gathered: output, residuals, MLP.
+
+        Args:
+            tokens: those that entered the block, B×T×D.
+            gathered: B×heads×T×d.
+
+        Returns:
+            B×T×D.
+        """
+        block = self._block
+        tokens = tokens + block.ls_1(self._out(gathered.transpose(1, 2).flatten(2)))
+        hidden = self._expand(block.ln_2(tokens).to(self.precision))
+        return tokens + block.ls_2(self._contract(hidden))
+
+    def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Takes gradients with respect to the projections back to the output of ln_1.
+
+        Args:
+            gradients: …×3D: of queries, keys and values, heads side by side.
+
+        Returns:
+            …×D float32.
+        """
+        return gradients.float() @ self._block.attn.in_proj_weight.float()
+
+    def _apart(self, projected: torch.Tensor, count: int) -> torch.Tensor:
+        """Returns projections that lie side by side, B×T×count·D, apart: count×B×heads×T×d."""
+        return projected.unflatten(-1, (count, self._heads, -1)).permute(2, 0, 3, 1, 4)
+
+    @cached_property
+    def _in_parts(self) -> tuple[Linear, Linear]:
+        weight, bias = (
+            parameter.detach().to(self.precision)
+            for parameter in (self._block.attn.in_proj_weight, self._block.attn.in_proj_bias)
+        )
+        first = self._width
+        return Linear(weight[:first], bias[:first]), Linear(weight[first:], bias[first:])
