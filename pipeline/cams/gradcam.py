@@ -98,7 +98,10 @@ def sum_through_attention(
     """
     scale = 1 / math.sqrt(query.shape[-1])
     by_row = (gradients * gathered).sum(-1, keepdim=True)
-    gathered_back = attention.mT @ torch.cat([gradients, by_row], -1)
+    # All scores are columns of one product, since torch would copy A for each of them.
+    side_by_side = torch.cat([gradients, by_row], -1).permute(1, 2, 0, 3)
+    gathered_back = attention.mT @ side_by_side.flatten(2)
+    gathered_back = gathered_back.unflatten(-1, side_by_side.shape[2:]).permute(2, 0, 1, 3)
     columns = (value * gathered_back[..., :-1]).sum(-1) - gathered_back[..., -1]
     to_class = attention[:, :, 0]
     of_class = to_class * ((gradients * value[:, :1]).sum(-1) - by_row[..., 0])
