@@ -7,6 +7,7 @@ import torch
 
 from pipeline.boxes import union_of_boxes
 from pipeline.cams.gradcam import normalise
+from pipeline.clip.linear import product
 
 _SINKHORN_STEPS = 3
 
@@ -46,7 +47,7 @@ def affinity(attention: torch.Tensor) -> torch.Tensor:
     """Returns which patches belong together, N×N: balanced, symmetric, two steps far."""
     balanced = sinkhorn(attention)
     balanced = (balanced + balanced.mT) / 2
-    return balanced @ balanced
+    return product(balanced, balanced)  # it is its own transpose
 
 
 def refine_cams(

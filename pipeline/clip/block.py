@@ -38,8 +38,7 @@ class Block:
             differentiable: whether what follows the attention will be differentiated with respect
                 to it.
         """
-        attn, expand, contract = block.attn, block.mlp.c_fc, block.mlp.c_proj
-        activation, scale = block.mlp.gelu, 1.0
+        attn, activation, scale = block.attn, block.mlp.gelu, 1.0
         if type(activation) is QuickGELU and precision != torch.float32:
             # Three passes over the widest tensor of all become one where the scale is in the
             # weights on either side. In float32 it would gain a hundredth, and move the last digits
@@ -52,14 +51,18 @@ class Block:
             weight, bias = weight.detach().to(precision), bias.detach().to(precision)
             return Linear(weight, bias, activation, differentiable=differentiable)
 
+        def scaled(parameter: torch.Tensor, by: float) -> torch.Tensor:
+            return parameter if by == 1 else parameter * by
+
+        expand, contract = block.mlp.c_fc, block.mlp.c_proj
         self.precision = precision
         self.ln_1 = block.ln_1
         self._heads = attn.num_heads
         self._width = attn.embed_dim
         self._in = lay_out(attn.in_proj_weight, attn.in_proj_bias)
         self._out = lay_out(attn.out_proj.weight, attn.out_proj.bias)
-        self._expand = lay_out(scale * expand.weight, scale * expand.bias, activation)
-        self._contract = lay_out(contract.weight / scale, contract.bias)
+        self._expand = lay_out(scaled(expand.weight, scale), scaled(expand.bias, scale), activation)
+        self._contract = lay_out(scaled(contract.weight, 1 / scale), contract.bias)
         self._block = block
 
     def project(self, normed: torch.Tensor) -> Heads:

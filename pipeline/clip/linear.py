@@ -71,11 +71,16 @@ class Linear:
             self._weight = weight if differentiable else None
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the layer's output, …×O, of inputs of the weight's type, …×I."""
+        """Returns the layer's output, …×O, of inputs of the weight's type, …×I.
+
+        Raises:
+            RuntimeError: the inputs ask for gradients, and the layer was not laid out for them.
+        """
         if self._packed is None:
             return self._activate(F.linear(inputs, self._weight, self._bias))
         if torch.is_grad_enabled() and inputs.requires_grad:
-            assert self._weight is not None, "this layer was not laid out for gradients"
+            if self._weight is None:
+                raise RuntimeError("gradients need a layer laid out with differentiable=True")
             return self._activate(_Product.apply(inputs, self._packed, self._bias, self._weight))
         if self._fused is None:
             return self._activate(_by_onednn(inputs, self._packed, self._bias))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.clip import attention
 from pipeline.clip.encoder import ClipEncoder
@@ -28,6 +29,24 @@ def test_heads_at_once_and_one_after_the_other_agree(monkeypatch, dtype, toleran
     none, same = attention.head_by_head(query, key, None)
     assert none is None
     torch.testing.assert_close(same, mean, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("many_weights", [1, 10**6])
+def test_what_is_gathered_is_what_fused_attention_gathers(
+    monkeypatch, dtype, tolerance, masked, many_weights
+):
+    monkeypatch.setattr(attention, "_MANY_WEIGHTS", many_weights)
+    query, key, value = random_heads(dtype)
+    bias = torch.randn(2, 1, 26, 26, generator=torch.Generator().manual_seed(6)) if masked else None
+    for asking in (26, 1):
+        few = None if bias is None else bias[:, :, :asking]
+        heads = [query[:, :, :asking], key, value]
+        found = attention.attend(*heads, few)
+        expected = F.scaled_dot_product_attention(*(one.float() for one in heads), attn_mask=few)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
 
 
 def test_the_whole_backbone_is_the_same_with_all_heads_at_once(monkeypatch):
