@@ -8,8 +8,9 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
 
+# Two processes; a file's tests stay in one, since they share what is dear to build.
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 # Types every command of README.md and docs/, on small stand-ins for data and weights: a minute or two.
 docs-test: $(VENV)/installed

@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 _MOST_BYTES = 1 << 28
 """Of a file that is read whole; COCO's longest list has 15 million."""
 
-_MOST_SHOWN = 80
+_MOST_SHOWN = 160
 """Characters of what a person gave that an error repeats."""
 
 
@@ -62,10 +62,18 @@ def given_path(given: str, name: str) -> Path:
 
 
 def shown(given: object) -> str:
-    """Returns what a person gave as an error repeats it: on one line, and not too long of it."""
-    begins = str(given)[: _MOST_SHOWN + 1]
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in begins)
-    return escaped if len(escaped) <= _MOST_SHOWN else f"{escaped[:_MOST_SHOWN]}…"
+    """Returns what a person gave as an error repeats it: on one line, and not too long of it.
+
+    Of what is longer the middle is left out, since paths are told apart by their ends.
+    """
+    text, half = str(given), _MOST_SHOWN // 2
+    if len(text) <= _MOST_SHOWN and len(escaped := _escaped(text)) <= _MOST_SHOWN:
+        return escaped
+    return f"{_escaped(text[:half])[:half]}…{_escaped(text[-half:])[-half:]}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
