@@ -64,7 +64,8 @@ def run(config: DictConfig) -> None:
         Console(width=max(console.width, 160)).print(status_table(Store(root)))
         return
 
-    from pipeline import stages
+    from pipeline import keys, stages
+    from pipeline.cams import from_files
     from pipeline.project import Project
     from pipeline.segmenter.distributed import process_rank
 
@@ -81,8 +82,10 @@ def run(config: DictConfig) -> None:
     project = Project(plain)
     for name in project.vocabulary.dropped:
         print(f"note: {name} is a class, and is left out of the backgrounds", file=sys.stderr)
-    looks = {"tags", "cams"} & set(requested)
-    if looks and plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo":
+    tagging = "tags" in requested and plain["tags"]["method"] in keys.USES_CLIP
+    mapping = "cams" in requested and not from_files.is_chosen(plain)
+    is_elsewhere = plain["clip"]["name"] == "demo" and plain["dataset"]["name"] != "demo"
+    if is_elsewhere and (tagging or mapping):
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
         print(note, file=sys.stderr)
     outcome = None

@@ -66,6 +66,7 @@ def overlay_labels(
         colors=[colours[label - 1] for label in occurring],
         alpha=_OPACITY,
         bg_label=0,
+        bg_color=None,
         saturation=0.3,
     )
     return (painted * 255).round().astype(np.uint8)

@@ -42,6 +42,7 @@ class Segmenter:
         self.palette = palette
         self._device = device
         self._model = model.to(device).eval()
+        self._least_side = _least_side(model.backbone)
 
     @classmethod
     def from_run(cls, path: Path, device: str = "cpu", which: str = "last") -> Segmenter:
@@ -178,6 +179,8 @@ class Segmenter:
         batch = {"inputs": [bgr], "data_samples": [SegDataSample()]}
         # Normalises, and pads right and below where the network needs whole strides.
         inputs = self._model.data_preprocessor(batch, training=False)["inputs"]
+        missing = [max(0, self._least_side - side) for side in inputs.shape[2:]]
+        inputs = functional.pad(inputs, (0, missing[1], 0, missing[0]))
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
         scores = self._resized(self._model.encode_decode(inputs, [meta])[0], *size)
@@ -192,3 +195,14 @@ class Segmenter:
             mode="bilinear",
             align_corners=self._model.align_corners,
         )[0]
+
+
+def _least_side(backbone: nn.Module) -> int:
+    """Returns the side, in pixels, below which an image has to be padded for a network.
+
+    SegFormer's attentions shrink their keys by convolutions, which have to fit in.
+    """
+    if type(backbone).__name__ != "MixVisionTransformer":
+        return 1
+    strides = np.cumprod(backbone.strides)
+    return int(max(stride * ratio for stride, ratio in zip(strides, backbone.sr_ratios)))

@@ -54,6 +54,12 @@ def computed(finished) -> dict[str, int]:
     return {row[0]: int(row[4]) for row in rows}
 
 
+def test_who_does_not_look_with_clip_is_not_told_what_the_demo_clip_knows(run_stage, arguments):
+    without = [a for a in arguments if not a.startswith("clip")]
+    assert "demo CLIP" not in run_stage(*without, "stage=[cams,masks]").errors
+    assert "demo CLIP" in run_stage(*without, "stage=tags").errors
+
+
 def test_masks_come_of_the_maps_of_others(run_stage, arguments, maps, tmp_path):
     stages = "stage=[cams,masks]"
     assert computed(run_stage(*arguments, stages)) == {"cams": 5, "masks": 5}

@@ -57,6 +57,17 @@ def test_network_that_needs_whole_strides():
     assert labels.shape == (37, 50)
 
 
+def test_images_that_a_network_would_shrink_to_nothing(segmenter):
+    """SegFormer's first attention is over cells of 8×8 of its 4×4 patches."""
+    settings = tiny_settings(config="segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py")
+    config = build_config({**settings, "overrides": {}}, CLASS_NAMES, PALETTE, 0)
+    network = Segmenter(build_model(config.model), ("background", *CLASS_NAMES), tuple(PALETTE))
+    image = np.random.default_rng(0).integers(0, 256, (50, 9, 3), dtype=np.uint8)
+    assert network(image).shape == (50, 9)
+    assert network.probabilities(image, (0.25, 1.0), flip=True).shape == (3, 50, 9)
+    assert segmenter(image[:1, :1]).shape == (1, 1)
+
+
 def test_one_scale_is_the_softmax_of_the_scores(segmenter):
     image = noise(33, 57)
     wanted = torch.from_numpy(segmenter.logits(image)).softmax(0).numpy()
