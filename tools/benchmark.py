@@ -94,7 +94,9 @@ def run(given: Sequence[str]) -> None:
     sizes = {"batch_size": arguments.batch_size, "crop_batch_size": arguments.crop_batch_size}
     batches = choose_batches({**sizes, "most_waiting": None}, device.type)
     names = (classes, backgrounds)
-    setup = sections.build_setup(clip, precision, names, batches.images, batches.crops)
+    setup = sections.build_setup(
+        clip, precision, names, batches.images, batches.crops, beside_plain="stages" in wanted
+    )
     if wanted == ["peak-memory"]:
         keep_freed_memory()
         tags_and_maps(setup, load_photographs(2 * batches.images, width, height))

@@ -47,6 +47,7 @@ _MASKS = 64
 
 def steps(setup: Setup, size: tuple[int, int], machine_peak: float, repeats: int) -> str:
     """Returns what every step costs for one image of width and height ``size``."""
+    keep_freed_memory()  # as the stages do
     (image,) = load_photographs(1, *size)
     costs = cost_of_steps(
         setup.encoder,
@@ -190,6 +191,8 @@ def build_setup(
     names: tuple[int, int],
     batch_size: int,
     crop_batch_size: int,
+    *,
+    beside_plain: bool,
 ) -> Setup:
     """Returns what is measured, with random class embeddings.
 
@@ -199,11 +202,14 @@ def build_setup(
         names: how many classes and backgrounds.
         batch_size: images that the backbone looks at together.
         crop_batch_size: crops that CWR classifies together.
+        beside_plain: whether the plain version will run, too, which needs a CLIP of its own.
     """
     torch.manual_seed(0)
-    plain_encoder = encoder = ClipEncoder(clip)
-    if precision != torch.float32:
-        encoder = ClipEncoder(deepcopy(clip), precision=precision)
+    needs_another = beside_plain and precision != torch.float32
+    plain_encoder = ClipEncoder(deepcopy(clip)) if needs_another else None
+    encoder = ClipEncoder(clip, precision=precision)
     embeddings = torch.randn(sum(names), encoder.visual.proj.shape[1], device=encoder.device)
     embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-    return Setup(encoder, embeddings, names[0], batch_size, crop_batch_size, plain_encoder)
+    return Setup(
+        encoder, embeddings, names[0], batch_size, crop_batch_size, plain_encoder or encoder
+    )
