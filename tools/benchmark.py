@@ -130,7 +130,8 @@ def run(given: Sequence[str]) -> None:
         f"{classes} classes and {backgrounds} backgrounds",
         f"{arguments.precision} on {device.type} with {torch.get_num_threads()} threads",
         f"batches of {batches.images} images and {batches.crops} crops",
-        f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s",
+        f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s"
+        f" ({peak(device, precision, torch.matmul) / 1e9:.0f} by torch.matmul)",
     ]
     print(", ".join(conditions) + "\n", flush=True)
     # Each in a process of its own, so that none profits from what another has set up.
