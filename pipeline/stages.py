@@ -259,6 +259,8 @@ def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
         project.workforce.close(at_once=True)
         raise
     project.workforce.close()
+    if process_rank() == 0:
+        project.store.sweep_up()
 
 
 def _run(project: Project, stages: list[str]) -> Iterator[Outcome]:

@@ -75,13 +75,17 @@ class Store:
 
     def begin(self) -> None:
         """Begins a run: removes what killed ones left, and writes down how folders are laid out."""
+        self.sweep_up()
+        path = self.root / _FORMAT_FILE
+        if read_json(path) is None:
+            write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
+
+    def sweep_up(self) -> None:
+        """Removes halves of files of processes that were killed, this run's workers among them."""
         for pattern in ("", "text/", "*/*/"):  # stages look after their own folders
             for path in self.root.glob(f"{pattern}{TEMPORARY}*"):
                 if is_stale(path):
                     path.unlink(missing_ok=True)
-        path = self.root / _FORMAT_FILE
-        if read_json(path) is None:
-            write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
 
     def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns an array that does not belong to an image; it is made once and kept.

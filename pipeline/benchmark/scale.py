@@ -18,6 +18,7 @@ from skimage.filters import gaussian
 from pipeline.benchmark.throughput import Setup, load_photographs, seconds_an_image, tags_and_maps
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.datasets.sample import Sample
+from pipeline.device import keep_freed_memory
 from pipeline.file_memory import FileMemory
 from pipeline.fingerprints import fingerprint_file, remember_in
 from pipeline.images import encode_png
@@ -44,6 +45,7 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
         setup: the models.
         size: width and height of the images.
     """
+    keep_freed_memory()  # as the stages do
     computing = seconds_an_image(tags_and_maps, setup, load_photographs(4, *size))
     photograph = load_photographs(1, *size)[0]
     noise = np.random.default_rng(0).random((2, size[1] // 16, size[0] // 16))

@@ -205,11 +205,8 @@ def build_setup(
         beside_plain: whether the plain version will run, too, which needs a CLIP of its own.
     """
     torch.manual_seed(0)
-    needs_another = beside_plain and precision != torch.float32
-    plain_encoder = ClipEncoder(deepcopy(clip)) if needs_another else None
+    plain_encoder = ClipEncoder(deepcopy(clip)) if beside_plain else None
     encoder = ClipEncoder(clip, precision=precision)
     embeddings = torch.randn(sum(names), encoder.visual.proj.shape[1], device=encoder.device)
     embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-    return Setup(
-        encoder, embeddings, names[0], batch_size, crop_batch_size, plain_encoder or encoder
-    )
+    return Setup(encoder, embeddings, names[0], batch_size, crop_batch_size, plain_encoder)

@@ -37,7 +37,8 @@ class Setup:
         class_count: n.
         batch_size: images that the backbone looks at together.
         crop_batch_size: crops that CWR classifies together.
-        plain_encoder: the image tower of the plain version, in float32.
+        plain_encoder: the image tower of the plain version, in float32; none where that is not
+            measured.
     """
 
     encoder: ClipEncoder
@@ -45,7 +46,7 @@ class Setup:
     class_count: int
     batch_size: int
     crop_batch_size: int
-    plain_encoder: ClipEncoder
+    plain_encoder: ClipEncoder | None = None
 
     def with_names(self, count: int) -> Setup:
         """Returns the same with other numbers of classes and no backgrounds."""

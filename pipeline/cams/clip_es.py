@@ -91,7 +91,7 @@ class ClipEs:
             _, before = look(encoder, pictures, settings.batch_size, attention)
             grid, heard = encoder.grid_of(pictures[0]), attention.result()
             for row, (name, _, tags) in enumerate(batch):
-                yield name, self.maps(Seen(grid, before.row(row), heard[row]), tags)
+                yield name, self.maps(Seen.of(grid, before, heard, row), tags)
 
     def listen(self) -> MeanAttention:
         """Returns what listens to the attentions of one batch for :meth:`maps`."""

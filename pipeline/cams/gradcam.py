@@ -38,7 +38,7 @@ def softmax_gradcam(
     """
     with torch.no_grad():
         normed = encoder.last_attention_input(before.tokens)
-        query, key, value = before.heads
+        query, key, value = before.projections
         attention = attention_weights(query, key)
         gathered = attention.to(value.dtype) @ value
     with torch.enable_grad():

@@ -22,7 +22,7 @@ from pipeline.stage_folder import ResultFolder
 from pipeline.sweep import Images, Todo, Work, by_sample, read_through
 
 ALGORITHM = 1
-"""Raised when the same configuration would give another result than before."""
+"""Raised when the same configuration would give another result than before, beyond rounding."""
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,15 @@ def attend(
         query: B×heads×T×d.
         key: B×heads×S×d.
         value: B×heads×S×d.
-        bias: added to the attention logits; broadcast to B×heads×T×S.
+        bias: added to the attention logits, the same for all heads: T×S, or B×1×T×S, where B may
+            be 1.
     """
     if query.device.type == "cpu":
         if bias is None and query.shape[-2] * key.shape[-2] > _MANY_WEIGHTS:
             return head_by_head(query, key, value, average=False)[0]
         if query.dtype != torch.float32:
-            return one_by_one(_attend_at_once, query, key, value, *([] if bias is None else [bias]))
+            shared = [] if bias is None else [bias.expand(len(query), 1, *bias.shape[-2:])]
+            return one_by_one(_attend_at_once, query, key, value, *shared)
     bias = None if bias is None else bias.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 

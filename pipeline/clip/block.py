@@ -16,7 +16,7 @@ from pipeline.clip.linear import Linear
 
 _QUICK = 1.702  # QuickGELU(x) = x·sigmoid(1.702·x) = SiLU(1.702·x) / 1.702
 
-Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Projections = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries, keys and values, each B×heads×T×d."""
 
 
@@ -65,24 +65,24 @@ class Block:
         self._contract = lay_out(scaled(contract.weight, 1 / scale), contract.bias)
         self._block = block
 
-    def project(self, normed: torch.Tensor) -> Heads:
+    def project(self, normed: torch.Tensor) -> Projections:
         """Returns queries, keys and values from the output of ln_1, B×T×D."""
-        query, key, value = self._apart(self._in(normed.to(self.precision)), 3)
+        query, key, value = self._split_heads(self._in(normed.to(self.precision)), 3)
         return query, key, value
 
-    def project_for(self, normed: torch.Tensor, asking: torch.Tensor) -> Heads:
+    def project_for(self, normed: torch.Tensor, normed_of_queries: torch.Tensor) -> Projections:
         """Returns keys and values of all tokens, and the queries of a few.
 
         Args:
             normed: the output of ln_1, B×T×D.
-            asking: that of those few, B×Q×D.
+            normed_of_queries: that of those few, B×Q×D.
 
         Returns:
             Queries, B×heads×Q×d, keys and values.
         """
         of_query, of_key_and_value = self._in_parts
-        (query,) = self._apart(of_query(asking.to(self.precision)), 1)
-        key, value = self._apart(of_key_and_value(normed.to(self.precision)), 2)
+        (query,) = self._split_heads(of_query(normed_of_queries.to(self.precision)), 1)
+        key, value = self._split_heads(of_key_and_value(normed.to(self.precision)), 2)
         return query, key, value
 
     def finish(self, tokens: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class Block:
         """
         return gradients.float() @ self._block.attn.in_proj_weight.float()
 
-    def _apart(self, projected: torch.Tensor, count: int) -> torch.Tensor:
+    def _split_heads(self, projected: torch.Tensor, count: int) -> torch.Tensor:
         """Returns projections that lie side by side, B×T×count·D, apart: count×B×heads×T×d."""
         return projected.unflatten(-1, (count, self._heads, -1)).permute(2, 0, 3, 1, 4)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, one_by_one, watch
-from pipeline.clip.block import Block, Heads
+from pipeline.clip.block import Block, Projections
 from pipeline.errors import UserError
 from pipeline.images import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 
@@ -46,14 +46,16 @@ class BeforeLast:
     value: torch.Tensor
 
     @property
-    def heads(self) -> Heads:
+    def projections(self) -> Projections:
         """Queries, keys and values."""
         return self.query, self.key, self.value
 
     def row(self, index: int) -> BeforeLast:
-        """Returns one image of the batch, as a batch of one."""
+        """Returns one image of the batch, as a batch of one that does not keep the others."""
+        if len(self.tokens) == 1:
+            return self
         part = slice(index, index + 1)
-        return BeforeLast(self.tokens[part], *(one[part] for one in self.heads))
+        return BeforeLast(*(one[part].clone() for one in (self.tokens, *self.projections)))
 
 
 class ClipEncoder:
@@ -79,7 +81,8 @@ class ClipEncoder:
         """Wraps a model that is already on its device, and converts its blocks to a precision.
 
         Args:
-            clip: open_clip's model.
+            clip: open_clip's model, frozen. Its blocks' weights are laid out now, so that later
+                changes of them are not seen.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one of its training, see
                 :func:`pipeline.clip.architectures.find_training`.
@@ -106,11 +109,12 @@ class ClipEncoder:
                 f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
                 f" blocks of another kind, but {REMEDY}"
             )
+        for block in visual.transformer.resblocks:
+            block.attn.to(precision)
         *blocks, last = visual.transformer.resblocks
         self._blocks = [Block(block, precision) for block in blocks]
         self._last = Block(last, precision, differentiable=True)
         for block in visual.transformer.resblocks:
-            block.attn.to(precision)
             block.mlp.to(precision)
         self.visual = visual
         self.position_fp16 = position_fp16
@@ -186,15 +190,18 @@ class ClipEncoder:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
             listeners: told the attention of every block, or of those in their ``blocks``; block
                 L's is the one that it would have, from its own queries and keys.
+
+        Returns:
+            What enters block L.
         """
         tokens = self.embed_patches(pixels)
         for number, block in enumerate(self._blocks, 1):
-            heads = block.project(block.ln_1(tokens))
+            projections = block.project(block.ln_1(tokens))
             if heard := _listening(listeners, number):
-                gathered, between_patches = watch(*heads)
+                gathered, between_patches = watch(*projections)
                 _tell(heard, number, between_patches)
             else:
-                gathered = attend(*heads)
+                gathered = attend(*projections)
             tokens = block.finish(tokens, gathered)
         query, key, value = self._last.project(self.last_attention_input(tokens))
         if heard := _listening(listeners, self.depth):
@@ -206,6 +213,9 @@ class ClipEncoder:
 
         This is the patch-level classification of TagCLIP (section 3.2).
 
+        Args:
+            before: what enters block L.
+
         Returns:
             The patches' embeddings, B×N×E, of length 1.
         """
@@ -213,7 +223,7 @@ class ClipEncoder:
 
     def attended_features(self, before: BeforeLast) -> torch.Tensor:
         """Runs block L as it is: embeddings of class token and patches, B×(1+N)×E, of length 1."""
-        return self._embed(self._last.finish(before.tokens, attend(*before.heads)))
+        return self._embed(self._last.finish(before.tokens, attend(*before.projections)))
 
     def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the output of block L's ln_1, where Grad-CAM looks: B×(1+N)×D."""
@@ -272,8 +282,8 @@ class ClipEncoder:
             return self._embed(self._last.finish(token, attend(*of_one)))[:, 0]
 
         bias = [] if class_bias is None else [class_bias]
-        heads = self._last.project_for(normed, normed[:, :1])
-        return one_by_one(finish, tokens[:, :1], *heads, *bias)
+        projections = self._last.project_for(normed, normed[:, :1])
+        return one_by_one(finish, tokens[:, :1], *projections, *bias)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))

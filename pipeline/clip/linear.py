@@ -8,14 +8,19 @@ own library's.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether this torch was built with oneDNN (on x86; not on a Mac)."""
+HAS_ONEDNN = (
+    platform.machine().lower() in ("x86_64", "amd64")
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+"""Whether this torch was built with oneDNN for x86; on ARM it does not apply activations itself."""
 
 
 def _suits_onednn(tensor: torch.Tensor) -> bool:
@@ -121,7 +126,7 @@ class _Product(torch.autograd.Function):
         inputs: torch.Tensor,
         packed: torch.Tensor,
         bias: torch.Tensor | None,
-        weight: torch.Tensor | None,
+        weight: torch.Tensor,
     ) -> torch.Tensor:
         return _by_onednn(inputs, packed, bias)
 
@@ -132,7 +137,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        return _Product.apply(gradients, weight.mT, None, weight), None, None, None
+        return _Product.apply(gradients, weight.mT, None, weight.mT), None, None, None
 
     @staticmethod
     def vmap(

@@ -43,6 +43,21 @@ class Seen:
     before: BeforeLast
     attention: torch.Tensor
 
+    @classmethod
+    def of(
+        cls, grid: tuple[int, int], before: BeforeLast, attention: torch.Tensor, row: int
+    ) -> Seen:
+        """Takes an image's row out of a batch, so that waiting for it does not keep the others.
+
+        Args:
+            grid: h, w of all images of the batch.
+            before: what enters block L.
+            attention: B×N×N.
+            row: which image it is.
+        """
+        own = attention[row] if len(attention) == 1 else attention[row].clone()
+        return cls(grid, before.row(row), own)
+
 
 def by_grid(
     encoder: ClipEncoder, images: Iterable[Named], batch_size: int, most_waiting: int

@@ -25,7 +25,7 @@ SCENE_TEMPLATES = (
 )
 
 TEXT_ALGORITHM = 1
-"""Raised when the same names would get other embeddings than before."""
+"""Raised when the same names would get other embeddings than before, beyond rounding."""
 
 TEMPLATES = {
     "tagclip": IMAGENET_TEMPLATES + SCENE_TEMPLATES,

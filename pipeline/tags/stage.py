@@ -23,7 +23,7 @@ from pipeline.tags.scored import Scored, Scorer
 from pipeline.tags.tagclip import choose_tags
 
 ALGORITHM = 1
-"""Raised when the same configuration would give another result than before."""
+"""Raised when the same configuration would give another result than before, beyond rounding."""
 
 
 class Alongside(Protocol):

@@ -195,7 +195,7 @@ class TagClip:
             if "clip" in variants:
                 scores["clip"] = global_scores(encoder, self.text, count, [image])[0]
             proposals = self._propose(pixels[row], refined[row]) if settings.reidentify else []
-            seen = None if heard is None else Seen(grid, before.row(row), heard[row])
+            seen = None if heard is None else Seen.of(grid, before, heard, row)
             yield _Pending(name, scores, proposals, seen)
 
     def _propose(self, pixels: torch.Tensor, scores: torch.Tensor) -> list[Proposal]:

@@ -32,16 +32,17 @@ def test_heads_at_once_and_one_after_the_other_agree(monkeypatch, dtype, toleran
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("mask", [None, (26, 26), (1, 1, 26, 26), (2, 1, 26, 26)], ids=str)
 @pytest.mark.parametrize("many_weights", [1, 10**6])
 def test_what_is_gathered_is_what_fused_attention_gathers(
-    monkeypatch, dtype, tolerance, masked, many_weights
+    monkeypatch, dtype, tolerance, mask, many_weights
 ):
     monkeypatch.setattr(attention, "_MANY_WEIGHTS", many_weights)
     query, key, value = random_heads(dtype)
-    bias = torch.randn(2, 1, 26, 26, generator=torch.Generator().manual_seed(6)) if masked else None
+    generator = torch.Generator().manual_seed(6)
+    bias = None if mask is None else torch.randn(*mask, generator=generator)
     for asking in (26, 1):
-        few = None if bias is None else bias[:, :, :asking]
+        few = None if bias is None else bias[..., :asking, :]
         heads = [query[:, :, :asking], key, value]
         found = attention.attend(*heads, few)
         expected = F.scaled_dot_product_attention(*(one.float() for one in heads), attn_mask=few)

@@ -65,6 +65,14 @@ def test_a_mask_hides_patches_from_the_class_token_alone(tiny_clip, encoder, pix
     assert not torch.allclose(found, encoder.image_features(pixels), atol=1e-3)
 
 
+def test_a_row_does_not_keep_its_batch(encoder, pixels):
+    before = encoder.backbone(pixels)
+    row = before.row(1)
+    for whole, part in zip((before.tokens, *before.projections), (row.tokens, *row.projections)):
+        assert torch.equal(part, whole[1:2])
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+
+
 def test_positions_are_untouched_at_native_size_and_interpolated_elsewhere(tiny_clip, encoder):
     embedding = tiny_clip.visual.positional_embedding
     assert encoder.position_embedding(4, 4) is embedding

@@ -79,6 +79,19 @@ def test_gradients_of_several_scores_at_once_are_autograds(activation):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+def test_gradients_may_be_taken_of_gradients():
+    weight, bias = random_layer(torch.float32)
+    layer = Linear(weight, bias, nn.Tanh(), differentiable=True)
+    inputs = random(3, 32).requires_grad_()
+
+    def curvature(apply) -> torch.Tensor:  # noqa: ANN001
+        (first,) = torch.autograd.grad(apply(inputs).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), inputs)[0]
+
+    expected = curvature(lambda x: torch.tanh(F.linear(x, weight, bias)))
+    torch.testing.assert_close(curvature(layer), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_layer_that_was_not_laid_out_for_gradients_says_so():
     weight, bias = random_layer(torch.float32)
     if not linear.HAS_ONEDNN:
