@@ -44,7 +44,7 @@ class Example:
 def overlay_labels(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]
 ) -> np.ndarray:
-    """Paints labels over a pale grey image; the background stays bare, what is ignored turns white.
+    """Paints labels over a grey image; the background darkens, what is ignored turns white.
 
     Args:
         image: h×w×3 uint8, RGB.
@@ -66,7 +66,7 @@ def overlay_labels(
         colors=[colours[label - 1] for label in occurring],
         alpha=_OPACITY,
         bg_label=0,
-        bg_color=None,
+        bg_color=(0, 0, 0),  # dark, so that VOC's greys and white stand out
         saturation=0.3,
     )
     return (painted * 255).round().astype(np.uint8)
