@@ -42,7 +42,7 @@ studies: $(VENV)/installed
 	done
 	for study in $(STUDIES) quirks; do $(RUN) tools/make_tables.py --study $$study || exit; done
 
-# The tables of docs/segmenters.md, on the demo: some 40 minutes on two cores.
+# The tables of docs/segmenters.md, on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=segmenters
 	$(RUN) tools/run_stage.py experiment=noisy_masks
