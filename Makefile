@@ -56,7 +56,7 @@ segmenters: $(VENV)/installed
 # The table of docs/reliability.md: every fault as often as it says there. 20 minutes on two cores.
 soak: $(VENV)/installed
 	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
-	  tests/test_executors.py --soak --table docs/reliability.md
+	  tests/engine/test_pool.py --soak --table docs/reliability.md
 
 clean:
 	rm -rf $(VENV) outputs data/demo/scenes

@@ -21,19 +21,19 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import images
 from pipeline.cams.clip_es import ClipEs
 from pipeline.cams.stage import Cams
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.images import limit_longest_side
+from pipeline.files import images
+from pipeline.files.images import limit_longest_side
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.labels import ignore_unsure
 from pipeline.masks.stage import pseudo_mask
 from pipeline.method import Method
-from pipeline.store import Store
 from pipeline.tags.scored import Scorer
 from pipeline.tags.tagclip import choose_tags
-from pipeline.vocabulary import build_vocabulary
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _RGB = 3
@@ -47,7 +47,7 @@ def load_image(path: str | Path) -> np.ndarray:
 
     Returns:
         H×W×3 uint8, RGB. With ``compat=released`` the stages leave the orientation alone:
-        :func:`pipeline.images.load_image` does so, too.
+        :func:`pipeline.files.images.load_image` does so, too.
 
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.

@@ -14,14 +14,14 @@ from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.clip.architectures import find_training
 from pipeline.clip.text import TEMPLATES
-from pipeline.fingerprints import fingerprint_file
-from pipeline.images import OPENAI_NORMALISATION
+from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.images import OPENAI_NORMALISATION
+from pipeline.files.text import given_path
 from pipeline.masks import stage as masks_stage
 from pipeline.segmenter import self_training
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.tags import stage as tags_stage
-from pipeline.text import given_path
-from pipeline.vocabulary import Names, Vocabulary
 
 _NOT_IN_MAPS = ("templates", "backgrounds", "background_betas")
 """Keys of ``cams`` that do not change a map, or whose meaning is in the key in another form."""

@@ -17,25 +17,25 @@ from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.cams.stage import MapsAlongsideTags
 from pipeline.clip.architectures import ClipModel, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets.sample import ImageReader
-from pipeline.device import choose_batches, choose_device, choose_precision, keep_freed_memory
-from pipeline.fingerprints import fingerprint, fingerprint_file
+from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.engine.folder import ResultFolder
+from pipeline.engine.store import Store
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
 from pipeline.segmenter import self_training
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.segmenter.self_training import Probabilities, SelfTrainingSettings
 from pipeline.segmenter.testing import Testing
-from pipeline.stage_folder import ResultFolder
-from pipeline.store import Store
 from pipeline.sweep import Work
 from pipeline.tags import stage as tags_stage
 from pipeline.tags.baseline import GlobalClip
 from pipeline.tags.scored import Scorer
 from pipeline.tags.tagclip import TagClip, TagClipSettings
-from pipeline.vocabulary import Names, Vocabulary
 
 
 class Method:

@@ -13,15 +13,15 @@ from pipeline import keys
 from pipeline.cams import from_files
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import Sample, choose_splits
+from pipeline.engine.store import StageFolder, Store
 from pipeline.errors import UserError
-from pipeline.file_memory import FileMemory
-from pipeline.fingerprints import fingerprint_file, remember_in
+from pipeline.files.file_memory import FileMemory
+from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.masks.stage import PROBABILITY
 from pipeline.method import Method
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.stage import CHOICES, is_trained, training_data_key
 from pipeline.shards import Workforce
-from pipeline.store import StageFolder, Store
 from pipeline.sweep import sweep
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import keys
+from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
 from pipeline.project import Project
 from pipeline.segmenter.stage import is_trained
-from pipeline.store import StageFolder
 
 
 class NextRound(Project):

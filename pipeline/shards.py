@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.folder import StageFolder, WorkerFolder
+from pipeline.engine.pool import DIED, Pool, ProcessPool, WorkersDied, spread
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.executors import DIED, Pool, ProcessPool, WorkersDied, spread
-from pipeline.fingerprints import fingerprint
+from pipeline.files.fingerprints import fingerprint
 from pipeline.method import Method
-from pipeline.stage_folder import StageFolder, WorkerFolder
-from pipeline.store import Store
 from pipeline.sweep import Done, Todo, Work
-from pipeline.vocabulary import Vocabulary
 
 Do = Callable[[list[Todo]], Iterator[Done]]
 """Does images instead of this process; see :func:`pipeline.sweep.sweep`."""
@@ -145,7 +145,7 @@ class Workforce:
     def _pool(self) -> Pool:
         if self._settings["name"] == "processes":
             return ProcessPool(self.size, self._threads or 1)
-        from pipeline.dask_pool import DaskPool
+        from pipeline.engine.dask_pool import DaskPool
 
         return DaskPool(self._settings, self.size)
 

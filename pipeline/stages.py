@@ -12,11 +12,12 @@ from functools import partial
 
 from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
+from pipeline.engine.outcome import Outcome, check_failures, outcome_of
 from pipeline.errors import UserError
-from pipeline.evaluation import run_evaluate
-from pipeline.fingerprints import fingerprint_file
+from pipeline.evaluation.stage import run_evaluate
+from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.text import did_you_mean, given_path
 from pipeline.masks import stage as masks_stage
-from pipeline.outcome import Outcome, check_failures, outcome_of
 from pipeline.project import Project
 from pipeline.report import stage as report_stage
 from pipeline.report.material import gather
@@ -24,7 +25,6 @@ from pipeline.rounds import NextRound, rounds_of
 from pipeline.segmenter import stage as segmenter_stage
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.tags import stage as tags_stage
-from pipeline.text import did_you_mean, given_path
 
 
 def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Outcome]:

@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from pipeline.batches import ahead
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.batches import ahead
+from pipeline.engine.folder import ResultFolder, StageFolder
+from pipeline.engine.progress import track
 from pipeline.errors import ImageError
-from pipeline.progress import track
-from pipeline.stage_folder import ResultFolder, StageFolder
 
 Result = TypeVar("Result")
 

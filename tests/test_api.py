@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipeline import Labeller, Segmenter, load_image
 from pipeline.errors import UserError
+from tests.commands.test_run_stage import TINY_SEGMENTER, arguments, latest  # noqa: F401
 from tests.conftest import REPOSITORY
-from tests.test_run_stage import TINY_SEGMENTER, arguments, latest  # noqa: F401
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=photo"]

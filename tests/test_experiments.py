@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline import keys
 from pipeline.clip.blocks import block_window
-from pipeline.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import build_vocabulary
 from tests.conftest import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 

@@ -14,7 +14,7 @@ from pipeline.cams.stage import Cams
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
-from pipeline.images import load_image
+from pipeline.files.images import load_image
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.stage import pseudo_mask
 from pipeline.tags.patches import class_probabilities

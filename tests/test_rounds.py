@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from tests.test_run_stage import TINY_SEGMENTER, arguments, artefacts  # noqa: F401
+from tests.commands.test_run_stage import TINY_SEGMENTER, arguments, artefacts  # noqa: F401
 
 SEEN = (
     "self_training.keep_tags=false",
@@ -35,7 +35,7 @@ def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):  # noq
     assert len(manifests(out, "cams")) == 1
 
     # The masks are what the first segmenter sees.
-    from pipeline.images import load_image
+    from pipeline.files.images import load_image
     from pipeline.segmenter.predict import Segmenter
     from pipeline.segmenter.self_training import SelfTrainingSettings, relabel
 

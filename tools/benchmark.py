@@ -21,17 +21,17 @@ from pipeline.benchmark.segmenters import segmenters
 from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_and_maps
 from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
-from pipeline.clip.text import load_tokenizer
-from pipeline.command_line import Parser, answer
-from pipeline.device import (
+from pipeline.clip.device import (
     PRECISIONS,
     choose_batches,
     choose_device,
     choose_precision,
     keep_freed_memory,
 )
+from pipeline.clip.text import load_tokenizer
+from pipeline.commands.command_line import Parser, answer
 from pipeline.errors import UserError
-from pipeline.text import did_you_mean
+from pipeline.files.text import did_you_mean
 
 EXAMPLES = """examples:
   python tools/benchmark.py

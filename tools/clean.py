@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import answer
-from pipeline.report.cleaning_command import run
+from pipeline.commands.clean import run
+from pipeline.commands.command_line import answer
 
 if __name__ == "__main__":
     answer(run)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import answer
-from pipeline.exchange.export_command import run
+from pipeline.commands.command_line import answer
+from pipeline.commands.export import run
 
 if __name__ == "__main__":
     answer(run, "interrupted: what was written so far is whole")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import Parser, answer
+from pipeline.commands.command_line import Parser, answer
 
 EXAMPLES = """examples:
   python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import answer
-from pipeline.segmenter.command import run
+from pipeline.commands.command_line import answer
+from pipeline.commands.predict import run
 
 if __name__ == "__main__":
     answer(run, "interrupted: what was written so far is whole")

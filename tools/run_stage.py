@@ -30,16 +30,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline.command_line import next_command
+from pipeline.commands.command_line import next_command
+from pipeline.commands.given_values import refuse_other_types
+from pipeline.commands.user_configs import refuse_programs
 from pipeline.errors import ImageError, UserError
-from pipeline.files import MENDABLE, cannot_write
-from pipeline.given_values import refuse_other_types
-from pipeline.user_configs import refuse_programs
+from pipeline.files.atomic import MENDABLE, cannot_write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.outcome import Outcome
+    from pipeline.engine.outcome import Outcome
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 USER_ERROR = 2
@@ -54,8 +54,8 @@ def run(config: DictConfig) -> None:
     """
     from rich.console import Console
 
+    from pipeline.engine.store import Store
     from pipeline.report.status import status_table
-    from pipeline.store import Store
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     refuse_other_types(config, HydraConfig.get().runtime.choices)

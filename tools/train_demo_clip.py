@@ -32,7 +32,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.command_line import Parser, answer
+from pipeline.commands.command_line import Parser, answer
 from pipeline.datasets.scenes import Scene, load_recipe, render_scene, write_caption
 
 EXAMPLES = """examples:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.command_line import Parser, answer
+from pipeline.commands.command_line import Parser, answer
 from pipeline.datasets.layout import read_lines
 from pipeline.errors import UserError
 from pipeline.segmenter.submission import COMPETITIONS, write_submission

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
-from pipeline.boxes import minmax_scale, union_of_boxes
 from pipeline.clip.architectures import ClipModel
+from pipeline.clip.boxes import minmax_scale, union_of_boxes
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.reidentification import Proposal
 

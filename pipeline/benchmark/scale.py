@@ -17,20 +17,20 @@ from skimage.filters import gaussian
 
 from pipeline.benchmark.throughput import Setup, load_photographs, seconds_an_image, tags_and_maps
 from pipeline.cams.stage import Cams, encode_cams
+from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets.sample import Sample
-from pipeline.device import keep_freed_memory
-from pipeline.file_memory import FileMemory
-from pipeline.fingerprints import fingerprint_file, remember_in
-from pipeline.images import encode_png
-from pipeline.journal import Journal
+from pipeline.datasets.vocabulary import Vocabulary, voc_palette
+from pipeline.engine.store import ENTRIES, Store
+from pipeline.files.file_memory import FileMemory
+from pipeline.files.fingerprints import fingerprint_file, remember_in
+from pipeline.files.images import encode_png
+from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.stage import pseudo_mask
 from pipeline.report.markdown import markdown_table
 from pipeline.shards import Order
-from pipeline.store import ENTRIES, Store
 from pipeline.sweep import Todo
 from pipeline.tags.stage import encode_scores
-from pipeline.vocabulary import Vocabulary, voc_palette
 
 _IMAGES = 2000  # that files are written and read for
 _PHOTOGRAPH = 80_000  # bytes, as VOC's and ImageNet's have

@@ -28,17 +28,17 @@ from pipeline.benchmark.throughput import (
 )
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.clip.architectures import ClipModel
+from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.device import keep_freed_memory
-from pipeline.images import encode_png
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.store import StageFolder, Store
+from pipeline.files.images import encode_png
 from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
 from pipeline.report.markdown import markdown_table
-from pipeline.store import StageFolder, Store
 from pipeline.sweep import sweep
-from pipeline.vocabulary import voc_palette
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _VOC = Path(__file__).resolve().parents[2] / "configs" / "dataset" / "voc2012.yaml"

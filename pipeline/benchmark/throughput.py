@@ -15,8 +15,8 @@ from PIL import Image
 from skimage import data
 
 from pipeline.benchmark import plain
-from pipeline.boxes import Box
 from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.clip.boxes import Box
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.reidentification import Proposal, cut
 from pipeline.tags.tagclip import TagClip, TagClipSettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.boxes import union_of_boxes
 from pipeline.cams.gradcam import normalise
+from pipeline.clip.boxes import union_of_boxes
 from pipeline.clip.linear import product
 
 _SINKHORN_STEPS = 3
@@ -65,7 +65,7 @@ def refine_cams(
         attention: Ā of the image, N×N float32.
         grid: h, w.
         threshold: φ, the share of a map's peak above which a cell opens a box.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
 
     Returns:
         K×N float32 in [0, 1].

@@ -12,7 +12,7 @@ from pipeline.cams.affinity import MeanAttention, refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.looking import Name, Seen, by_grid, look
+from pipeline.clip.shared_pass import Name, Seen, by_grid, look
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class CamSettings:
         affinity_blocks: first and last block of Ā, see
             :func:`pipeline.clip.blocks.block_window` (5 to 11 of 12 are −7 to −1).
         box_threshold: φ.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
         batch_size: images that the backbone looks at together.
         most_waiting: images that may wait for others of their size.
     """

@@ -9,14 +9,14 @@ from typing import Any
 
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.folder import ResultFolder
+from pipeline.engine.pool import in_processes
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.clip_es import read_clip_es
-from pipeline.executors import in_processes
-from pipeline.fingerprints import fingerprint_file, join_keys
-from pipeline.images import patch_grid
-from pipeline.stage_folder import ResultFolder
+from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.images import patch_grid
+from pipeline.files.text import given_path, shown
 from pipeline.sweep import Todo, Work
-from pipeline.text import given_path, shown
 
 METHOD = "file"
 """What ``cams.method`` is called."""

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 from pipeline.cams.affinity import MeanAttention
 from pipeline.cams.clip_es import ClipEs
-from pipeline.clip.looking import Seen
+from pipeline.clip.shared_pass import Seen
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.folder import ResultFolder
 from pipeline.errors import ImageError
-from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.stage_folder import ResultFolder
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.sweep import Images, Todo, Work, by_sample, read_through
 
 ALGORITHM = 1

@@ -19,7 +19,7 @@ import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
 from pipeline.errors import UserError
-from pipeline.images import OPENAI_NORMALISATION, Normalisation
+from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 
 ClipModel = CLIP | CustomTextCLIP
 """open_clip's two classes of CLIPs: with the text tower's parts in the model, or in a module."""

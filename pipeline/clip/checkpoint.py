@@ -25,7 +25,7 @@ from pipeline.clip.architectures import (
 )
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
-from pipeline.weight_files import read_weights_file
+from pipeline.files.weight_files import read_weights_file
 
 _SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 _ARCHITECTURE_KEYS = (

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from pipeline.weight_files import check_archive, check_extent
+from pipeline.files.weight_files import check_archive, check_extent
 
 _MOST_PARTS = 100_000
 """Modules in an archive; the largest CLIPs have a few thousand."""

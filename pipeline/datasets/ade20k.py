@@ -10,7 +10,7 @@ from pipeline.datasets.ground_truth import RelabelledMask
 from pipeline.datasets.layout import existing_root, find_root, first_existing, require_splits
 from pipeline.datasets.lists import value_table
 from pipeline.datasets.sample import Dataset, Sample, Splits
-from pipeline.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import build_vocabulary
 
 
 def load_ade20k(settings: Mapping) -> Dataset:

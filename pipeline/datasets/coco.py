@@ -13,8 +13,8 @@ from pipeline.datasets.ground_truth import InstanceMask, RelabelledMask
 from pipeline.datasets.layout import existing_root, first_existing, require_splits
 from pipeline.datasets.lists import value_table
 from pipeline.datasets.sample import Dataset, Sample, Splits
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import UserError
-from pipeline.vocabulary import build_vocabulary
 
 _LONGEST_SIDE = 1 << 15
 """Of an image, in pixels; of what a damaged file may claim, masks would not fit into memory."""

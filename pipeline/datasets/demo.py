@@ -12,10 +12,10 @@ from joblib import Parallel, delayed
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.scenes import load_recipe, render_scene
-from pipeline.files import write_atomically
-from pipeline.images import encode_png
-from pipeline.progress import track
-from pipeline.vocabulary import build_vocabulary, voc_palette
+from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.engine.progress import track
+from pipeline.files.atomic import write_atomically
+from pipeline.files.images import encode_png
 
 
 def load_demo(settings: Mapping, workers: int = 1) -> Dataset:

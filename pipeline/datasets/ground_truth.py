@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.datasets.vocabulary import IGNORE, voc_palette
 from pipeline.errors import ImageError, UserError
-from pipeline.files import write_atomically
-from pipeline.fingerprints import fingerprint, fingerprint_file
-from pipeline.images import encode_png, refuse_special_file
-from pipeline.vocabulary import IGNORE, voc_palette
+from pipeline.files.atomic import write_atomically
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.images import encode_png, refuse_special_file
 
 _LEAST_COORDINATES = 6
 """Of a polygon: three corners."""

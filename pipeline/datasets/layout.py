@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.text import given_path, read_text, shown
+from pipeline.files.text import given_path, read_text, shown
 
 _GUIDE = Path(__file__).resolve().parents[2] / "data" / "README.md"
 _MOST_NAMED = 8

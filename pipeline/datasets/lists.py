@@ -13,9 +13,9 @@ from urllib import parse
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_root
 from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, choose_splits
+from pipeline.datasets.vocabulary import same_name
 from pipeline.errors import UserError
-from pipeline.text import given_path, read_text, shown
-from pipeline.vocabulary import same_name
+from pipeline.files.text import given_path, read_text, shown
 
 _VALUES = 256
 """Of a pixel of a mask."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets.ground_truth import GroundTruthMask
+from pipeline.datasets.vocabulary import IGNORE, Vocabulary
 from pipeline.errors import UserError
-from pipeline.images import limit_longest_side, load_image
-from pipeline.vocabulary import IGNORE, Vocabulary
+from pipeline.files.images import limit_longest_side, load_image
 
 Labels = tuple[int, ...]
 """Class indices from 0, sorted."""
@@ -98,8 +98,8 @@ class ImageReader:
     """How a run reads its images; can be sent to other processes.
 
     Attributes:
-        apply_exif: see :func:`pipeline.images.load_image`.
-        max_pixels: see :func:`pipeline.images.load_image`.
+        apply_exif: see :func:`pipeline.files.images.load_image`.
+        max_pixels: see :func:`pipeline.files.images.load_image`.
         longest_side: larger images are shrunk to this.
     """
 

@@ -17,8 +17,8 @@ from pipeline.datasets.layout import (
     require_splits,
 )
 from pipeline.datasets.sample import Dataset, Labels, Sample, Splits
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import UserError
-from pipeline.vocabulary import build_vocabulary
 
 
 def load_voc(settings: Mapping) -> Dataset:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pipeline.cams.stage import Cams
 from pipeline.errors import ImageError
 from pipeline.exchange.object_files import NotPlain, read_object_file
-from pipeline.images import refuse_special_file
+from pipeline.files.images import refuse_special_file
 
 KEYS = "keys"
 """Of the class indices."""

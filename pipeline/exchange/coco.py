@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
 from pipeline.exchange.exporting import Export, read_labels
-from pipeline.files import write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.report.artefacts import Artefact, find_photograph
-from pipeline.vocabulary import IGNORE
 
 _DIAGONALS_TOO = np.ones((3, 3), int)
 

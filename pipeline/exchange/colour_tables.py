@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, same_name, voc_palette
 from pipeline.errors import UserError
-from pipeline.text import read_text, shown
-from pipeline.vocabulary import BACKGROUND, IGNORE, same_name, voc_palette
+from pipeline.files.text import read_text, shown
 
 Colour = tuple[int, int, int]
 """Red, green and blue, each of 0 to 255."""

@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.datasets.ground_truth import read_mask
+from pipeline.datasets.vocabulary import IGNORE
+from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.progress import track
 from pipeline.report.artefacts import Artefact
-from pipeline.vocabulary import IGNORE
 
 Result = TypeVar("Result")
 

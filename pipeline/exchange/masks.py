@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import ImageError
 from pipeline.exchange.colour_tables import Colour, describe_colour, encode_colours
-from pipeline.images import refuse_special_file
-from pipeline.vocabulary import IGNORE
+from pipeline.files.images import refuse_special_file
 
 _MOST_NAMED = 3
 _OPAQUE = 255

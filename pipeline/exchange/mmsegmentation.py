@@ -16,8 +16,8 @@ from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.exporting import Export, place, read_labels
-from pipeline.files import TEMPORARY, write_atomically
-from pipeline.images import encode_png, load_image
+from pipeline.files.atomic import TEMPORARY, write_atomically
+from pipeline.files.images import encode_png, load_image
 from pipeline.report.artefacts import Artefact, find_photograph
 
 _CONFIG = """\

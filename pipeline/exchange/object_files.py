@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.weight_files import check_extent, read_storage
+from pipeline.files.weight_files import check_extent, read_storage
 
 _NUMBERS = frozenset("?bhilqBHILQefd")  # NumPy's codes of booleans, integers and floats
 _NUMPY_MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")  # of NumPy 2, and before

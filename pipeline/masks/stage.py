@@ -11,10 +11,11 @@ from PIL import Image
 
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.folder import ResultFolder, StageFolder
+from pipeline.engine.pool import in_processes
 from pipeline.errors import ImageError, UserError
-from pipeline.executors import in_processes
-from pipeline.fingerprints import fingerprint_file, join_keys
-from pipeline.images import encode_png
+from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.images import encode_png
 from pipeline.masks.crf import CrfSettings, dense_crf
 from pipeline.masks.labels import (
     ignore_unsure,
@@ -23,7 +24,6 @@ from pipeline.masks.labels import (
     to_grey,
     to_labels,
 )
-from pipeline.stage_folder import ResultFolder, StageFolder
 from pipeline.sweep import Todo, Work
 
 ALGORITHM = 1

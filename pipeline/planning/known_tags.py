@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pipeline.datasets.lists import read_class_list
 from pipeline.datasets.sample import Sample
 from pipeline.errors import ImageError
-from pipeline.fingerprints import fingerprint, join_keys
+from pipeline.files.fingerprints import fingerprint, join_keys
+from pipeline.files.text import given_path
 from pipeline.project import Project
 from pipeline.tags.stage import input_key
-from pipeline.text import given_path
 
 
 def known_tags_key(project: Project) -> Callable[[Sample], str]:

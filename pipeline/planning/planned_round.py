@@ -11,15 +11,15 @@ from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.clip.downloads import is_on_disk
 from pipeline.datasets.sample import Sample
+from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
-from pipeline.fingerprints import fingerprint_file
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.masks import stage as masks_stage
 from pipeline.planning.known_tags import known_tags_key
 from pipeline.planning.planned_stage import PlannedStage
 from pipeline.planning.speeds import Speeds
 from pipeline.project import Project
 from pipeline.segmenter import stage as segmenter_stage
-from pipeline.store import StageFolder
 from pipeline.tags import stage as tags_stage
 
 _DOWNLOAD = "download"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from pipeline.store import Store
+from pipeline.engine.store import Store
 
 _DECISIVE = {
     "tags": ("method", "clip", "reidentify", "squeeze"),

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.store import ENTRIES, MANIFEST
 from pipeline.errors import ImageError, UserError
-from pipeline.files import read_json
-from pipeline.images import SUFFIXES, load_image
-from pipeline.journal import Journal
-from pipeline.store import ENTRIES, MANIFEST
-from pipeline.vocabulary import voc_palette
+from pipeline.files.atomic import read_json
+from pipeline.files.images import SUFFIXES, load_image
+from pipeline.files.journal import Journal
 
 STAGES = ("tags", "cams", "masks", "predictions")
 
@@ -92,7 +92,7 @@ def find_image(root: Path, image_id: str, apply_exif: bool) -> np.ndarray:
     Args:
         root: the image root, which ids are relative to.
         image_id: the id.
-        apply_exif: see :func:`pipeline.images.load_image`.
+        apply_exif: see :func:`pipeline.files.images.load_image`.
 
     Returns:
         H×W×3 uint8, RGB.

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.batches import ahead
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import Sample
-from pipeline.images import limit_longest_side
+from pipeline.datasets.vocabulary import IGNORE
+from pipeline.engine.batches import ahead
+from pipeline.engine.store import StageFolder
+from pipeline.files.images import limit_longest_side
 from pipeline.masks.stage import pseudo_mask, read_labels
 from pipeline.report import layers
 from pipeline.report.material import Material
@@ -21,8 +23,6 @@ from pipeline.report.measured import (
     read_mask_labels,
 )
 from pipeline.report.selection import Selection
-from pipeline.store import StageFolder
-from pipeline.vocabulary import IGNORE
 
 MOST_CHARACTERS = 88_000
 """Of an image with all that is laid over it, so that 200 stay below 20 MB with what is around."""

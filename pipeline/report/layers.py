@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, maximum_filter
 
-from pipeline.vocabulary import IGNORE
+from pipeline.datasets.vocabulary import IGNORE
 
 HEAT = colormaps["inferno"]
 """The colours of maps, from 0 to 1."""

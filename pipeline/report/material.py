@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.store import StageFolder
 from pipeline.keys import describe
 from pipeline.project import Project
 from pipeline.rounds import NextRound
-from pipeline.store import StageFolder
-from pipeline.vocabulary import Vocabulary
 
 Threshold = Callable[[np.ndarray], float]
 """n float32 scores of an image → what a score must exceed to be a tag."""

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.batches import ahead
 from pipeline.datasets.sample import Sample
+from pipeline.datasets.vocabulary import IGNORE
+from pipeline.engine.batches import ahead
+from pipeline.engine.progress import track
+from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
+from pipeline.evaluation.segmentation import Confusion
 from pipeline.masks.stage import UNFILTERED, read_labels
-from pipeline.metrics.segmentation import Confusion
-from pipeline.progress import track
 from pipeline.report.material import Material
-from pipeline.store import StageFolder
 from pipeline.tags.stage import decode_scores, read_tags
-from pipeline.vocabulary import IGNORE
 
 _MOST_AHEAD = 4
 

@@ -19,14 +19,14 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from pipeline.cams.stage import read_cams
-from pipeline.images import encode_png, limit_longest_side
+from pipeline.datasets.vocabulary import IGNORE
+from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.masks.stage import read_labels
 from pipeline.report.artefacts import Artefact
 from pipeline.report.layers import HEAT, paint_labels, resize_labels
 from pipeline.report.pictures import overlay_heat
 from pipeline.segmenter.overlay import overlay
 from pipeline.tags.stage import decode_scores
-from pipeline.vocabulary import IGNORE
 
 _STYLE = {"text.parse_math": False, "font.size": 9}  # names are not formulas
 _DOTS_PER_INCH = 120

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.metrics.record import MetricsFile
+from pipeline.engine.store import StageFolder, is_complete
+from pipeline.evaluation.record import MetricsFile
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures
 from pipeline.report.status import describe
-from pipeline.store import StageFolder, is_complete
 
 BACKGROUND = "background"
 

@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.files import replacing
-from pipeline.metrics.record import MetricsFile
+from pipeline.evaluation.record import MetricsFile
+from pipeline.files.atomic import replacing
 from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, classes_with_counts

@@ -12,8 +12,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.cams.stage import Cams
-from pipeline.images import limit_longest_side
-from pipeline.vocabulary import IGNORE, Vocabulary
+from pipeline.datasets.vocabulary import IGNORE, Vocabulary
+from pipeline.files.images import limit_longest_side
 
 _SIDE, _GAP, _TEXT = 240, 8, 22  # pixels
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.metrics.record import MetricsFile
+from pipeline.evaluation.record import MetricsFile
 from pipeline.report.markdown import Table, percent
 
 _SEES = "sees"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.files.atomic import read_json
 
 METRICS = "metrics.json"
 DEPTH = 3

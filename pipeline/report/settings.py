@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.fingerprints import fingerprint
+from pipeline.files.fingerprints import fingerprint
 from pipeline.report.runs import Run, as_number
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.cams.stage import read_cams
-from pipeline.files import write_atomically
+from pipeline.evaluation.record import MetricsFile
+from pipeline.files.atomic import write_atomically
 from pipeline.masks.stage import read_labels
-from pipeline.metrics.record import MetricsFile
 from pipeline.report.material import Material
 from pipeline.report.measured import UNREADABLE
 from pipeline.report.page import write_page

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.journal import Journal
-from pipeline.store import ENTRIES, Store, folder_size, is_complete
+from pipeline.engine.store import ENTRIES, Store, folder_size, is_complete
+from pipeline.files.journal import Journal
 
 COLUMNS = ("split", "stage", "key", "done", "left out", "size", "seconds", "finished", "what")
 

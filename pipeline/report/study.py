@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.fingerprints import canonical_json
+from pipeline.files.fingerprints import canonical_json
 from pipeline.report.markdown import padded_table, percent_or_blank
 from pipeline.report.runs import MAIN_METRIC, Run, as_number
 from pipeline.report.settings import describe_setting, flatten

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 
-from pipeline.files import write_atomically
-from pipeline.fingerprints import canonical_json
+from pipeline.evaluation.record import MetricsFile
+from pipeline.files.atomic import write_atomically
+from pipeline.files.fingerprints import canonical_json
 from pipeline.keys import without_seed
-from pipeline.metrics.record import MetricsFile
 from pipeline.report.markdown import Table, percent
 from pipeline.report.rounds import collect_rounds
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
+from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
-from pipeline.vocabulary import IGNORE
 
 _REFUSED = {
     # mmsegmentation offers no way to mask pixels under label 255 for these.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.weight_files import read_weights_file
+from pipeline.files.weight_files import read_weights_file
 
 METRIC = "mIoU"
 """What the best checkpoint has most of, in percent, as mmsegmentation's IoUMetric counts it."""

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
-from pipeline.files import write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.predict import Segmenter
 
 OPSET = 18

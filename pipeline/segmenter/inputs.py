@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.datasets.folder import find_images
 from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
-from pipeline.images import SUFFIXES
+from pipeline.files.images import SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from pipeline.files import write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.checkpoints import (
     best_checkpoints,
     complete_checkpoints,

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from torch import nn
 
+from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
-from pipeline.vocabulary import IGNORE
 
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample

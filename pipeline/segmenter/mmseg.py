@@ -21,7 +21,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_default_scope
 from torch import nn
 
-from pipeline.device import choose_precision
+from pipeline.clip.device import choose_precision
+from pipeline.datasets.vocabulary import MOST_CLASSES
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import adapt_model, dictionaries
 from pipeline.segmenter.losses import choose_loss, register_losses
@@ -31,7 +32,6 @@ from pipeline.segmenter.optimization import (
     configure_schedule,
 )
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
-from pipeline.vocabulary import MOST_CLASSES
 
 _COMPILED_OPS = "mmcv._ext"
 _HEADS = "pipeline.segmenter.heads"

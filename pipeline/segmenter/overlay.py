@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from pipeline.vocabulary import IGNORE
+from pipeline.datasets.vocabulary import IGNORE
 
 _INK, _PAPER, _FAINT = (30, 30, 30), (255, 255, 255), (150, 150, 150)
 _SMALLEST_SIDE = 480  # pixels of the longer side; smaller photographs are enlarged

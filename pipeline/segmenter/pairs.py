@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from pipeline.vocabulary import IGNORE
+from pipeline.datasets.vocabulary import IGNORE
 
 _INDEXED_OR_GREY = frozenset({"P", "L"})
 _GREY = frozenset({"L"})
@@ -22,7 +22,7 @@ class TrainingPair:
 
     Attributes:
         id: unique name of the image.
-        image: any file that ``pipeline.images.load_image`` reads.
+        image: any file that ``pipeline.files.images.load_image`` reads.
         mask: indexed or grey PNG in the image's size; 0 background, k+1 class k, 255 ignore.
         probability: 8-bit grey PNG in the image's size, 255 times the weight in [0, 1] of each
             pixel; none where all pixels weigh alike.

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.files import write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.checkpoints import METRIC, iteration_of, read_checkpoint
 from pipeline.segmenter.keeping import KeepCheckpoints
 

@@ -18,10 +18,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import ImageError, UserError
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
-from pipeline.vocabulary import IGNORE
 
 ALREADY_SEEN = -1
 """The position of a sample that need not be read again."""

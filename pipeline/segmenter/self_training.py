@@ -14,10 +14,10 @@ from functools import cache
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.folder import ResultFolder
 from pipeline.errors import ImageError
 from pipeline.masks.labels import resized_argmax, to_labels
 from pipeline.masks.stage import mask_files
-from pipeline.stage_folder import ResultFolder
 from pipeline.sweep import Images, Todo, Work, by_sample, read_through
 from pipeline.tags.stage import record_tags
 

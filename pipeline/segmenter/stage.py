@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.folder import ResultFolder, StageFolder
+from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.files import read_json, write_atomically
-from pipeline.fingerprints import fingerprint, fingerprint_file
-from pipeline.images import encode_png
-from pipeline.progress import track
+from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.images import encode_png
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.testing import Labels, Testing, segment_all
-from pipeline.stage_folder import ResultFolder, StageFolder
 from pipeline.sweep import Todo, Work, by_sample, read_through
-from pipeline.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
-from pipeline.files import write_atomically
-from pipeline.images import encode_png
-from pipeline.vocabulary import voc_palette
+from pipeline.files.atomic import write_atomically
+from pipeline.files.images import encode_png
 
 COMPETITIONS = ("comp5", "comp6")
 """What was trained on: comp5 is for VOC's own training data alone, comp6 for any other too."""

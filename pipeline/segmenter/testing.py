@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.datasets.sample import Sample
+from pipeline.engine.pool import in_processes
 from pipeline.errors import ImageError
-from pipeline.executors import in_processes
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.inference import check_scales, refine

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import UserError
-from pipeline.files import write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.checkpoints import (
     best_checkpoint,
     complete_checkpoints,

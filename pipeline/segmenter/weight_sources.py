@@ -27,8 +27,8 @@ from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 
 from pipeline.errors import UserError
+from pipeline.files.weight_files import Oversized, read_weights_file
 from pipeline.segmenter.weight_layouts import Fit, Weights, build_timm_backbone, fit_weights
-from pipeline.weight_files import Oversized, read_weights_file
 
 INSTEAD = "give segmenter.pretrained=PATH, a file that fits, or segmenter.pretrained=none"
 _PATIENCE = 20.0  # seconds without an answer from the network

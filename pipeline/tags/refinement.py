@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.boxes import minmax_scale, union_of_boxes
+from pipeline.clip.boxes import minmax_scale, union_of_boxes
 
 
 class VotedAttention:
@@ -57,7 +57,7 @@ def class_masks(scores: torch.Tensor, grid: tuple[int, int], *, open_border: boo
     Args:
         scores: S¹ of one image, N×C.
         grid: h, w.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
 
     Returns:
         N×C bool on the device of the scores.
@@ -85,7 +85,7 @@ def refine(
         scores: S⁰, B×N×C.
         grid: h, w.
         count: images in the batch, whose further rows are filling; none: all of them.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
 
     Returns:
         S², B×N×C; one matrix product serves all classes.

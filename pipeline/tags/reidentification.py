@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.boxes import Box, bounding_box, minmax_scale
 from pipeline.clip.attention import one_by_one
+from pipeline.clip.boxes import Box, bounding_box, minmax_scale
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.patches import class_probabilities
 
@@ -60,7 +60,7 @@ def propose(
         alpha: α of θ, which is taken over all of S².
         patch_size: P.
         native_size: side of the crops in pixels.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
         cwr_stop: quirk: an empty box also ends the search, so that all later classes keep their
             local score; otherwise only the class with the empty box does.
     """

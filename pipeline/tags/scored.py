@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.clip.looking import Listener, Name, Seen
+from pipeline.clip.shared_pass import Listener, Name, Seen
 
 
 @dataclass(frozen=True)

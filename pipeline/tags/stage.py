@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.clip.looking import Listener, Seen
+from pipeline.clip.shared_pass import Listener, Seen
 from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.folder import ResultFolder, StageFolder
 from pipeline.errors import ImageError, UserError
-from pipeline.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.stage_folder import ResultFolder, StageFolder
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.sweep import Images, Todo, Work, by_sample, read_through, sweep
 from pipeline.tags.scored import Scored, Scorer
 from pipeline.tags.tagclip import choose_tags
@@ -246,7 +246,7 @@ def finish_tags(
 ) -> None:
     """Closes a pass over a split's images with ``scores.npz`` and ``tags.txt``.
 
-    ``known`` is as for :meth:`pipeline.stage_folder.StageFolder.finish`.
+    ``known`` is as for :meth:`pipeline.engine.folder.StageFolder.finish`.
     """
     done = [s.id for s in samples if s.id in folder.entries]
     lines = [format_class_line(i, folder.entries[i]["tags"]) + "\n" for i in done]

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.looking import Listener, Name, Seen, by_grid, look
+from pipeline.clip.shared_pass import Listener, Name, Seen, by_grid, look
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.patches import class_probabilities, strongest_patch
 from pipeline.tags.refinement import VotedAttention, refine
@@ -37,7 +37,7 @@ class TagClipSettings:
         reidentify: whether CWR runs.
         squeeze: whether images are squeezed to the CLIP's native size, where TagCLIP takes them at
             their own.
-        open_border: quirk, see :func:`pipeline.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
         cwr_stop: quirk, see :func:`pipeline.tags.reidentification.propose`.
         batch_size: images that the backbone looks at together.
         crop_batch_size: crops that CWR classifies together.
@@ -135,7 +135,7 @@ class TagClip:
             images: names, and H×W×3 uint8, RGB.
             variants: rows of the ablation to compute as well.
             listen: makes what listens to a batch's attentions for the maps, which makes the results
-                hold what the backbone has :class:`~pipeline.clip.looking.Seen`.
+                hold what the backbone has :class:`~pipeline.clip.shared_pass.Seen`.
 
         Yields:
             Names and results, images of one size in the order in which they came.

@@ -13,8 +13,8 @@ from pipeline.cams.gradcam import normalise, softmax_gradcam
 from pipeline.cams.stage import Cams, encode_cams, read_cams
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.errors import ImageError
+from tests.clip.test_boxes import naive_union
 from tests.conftest import draw_photograph
-from tests.test_boxes import naive_union
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.errors import UserError
-from pipeline.images import patch_grid
+from pipeline.files.images import patch_grid
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import draw_photograph
 

@@ -20,7 +20,7 @@ from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
-from pipeline.images import OPENAI_NORMALISATION, Normalisation
+from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import REPOSITORY, draw_photograph

@@ -15,8 +15,8 @@ from scipy.sparse import csc_matrix
 
 from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import Dataset
-from pipeline.images import encode_png
-from pipeline.vocabulary import voc_palette
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.files.images import encode_png
 from tests.conftest import REPOSITORY, draw_photograph
 
 SIZES = ((64, 96), (80, 56), (48, 72), (64, 64), (56, 88))

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from pipeline import stages
-from pipeline.command_line import Parser
+from pipeline.commands.command_line import Parser
 from tests.conftest import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
 from tests.docs.workspace import build_workspace, stand_in, words_of

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.cams.stage import Cams, encode_cams
-from pipeline.images import encode_png
-from pipeline.store import Store
-from pipeline.vocabulary import IGNORE, voc_palette
+from pipeline.datasets.vocabulary import IGNORE, voc_palette
+from pipeline.engine.store import Store
+from pipeline.files.images import encode_png
 from tests.conftest import draw_photograph
 
 CLASSES = ["cat", "person", 'it\'s {a} "cup"']

@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from pipeline.images import encode_png
-from pipeline.vocabulary import IGNORE, voc_palette
+from pipeline.datasets.vocabulary import IGNORE, voc_palette
+from pipeline.files.images import encode_png
 from tests.exchange.conftest import CLASSES, SIZES
 
 

@@ -7,9 +7,9 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from pipeline.images import load_image
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.files.images import load_image
 from pipeline.segmenter.mmseg import import_mmseg
-from pipeline.vocabulary import voc_palette
 from tests.exchange.conftest import CLASSES, SIZES
 
 
@@ -96,7 +96,7 @@ def test_an_image_that_exif_turns_is_seen_as_its_mask_is(
     applied, run_tool, stage_folder, labels, images, tmp_path
 ):
     """mmsegmentation's reader turns it whenever EXIF says so, whatever the masks were made from."""
-    from pipeline.images import encode_png
+    from pipeline.files.images import encode_png
 
     path = images / "a.jpg"
     with Image.open(path) as image:

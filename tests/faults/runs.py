@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.commands.test_run_stage import TINY_SEGMENTER
 from tests.conftest import REPOSITORY
-from tests.test_run_stage import TINY_SEGMENTER
 
 SHORT_TRAINING = (
     *TINY_SEGMENTER,

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.journal import Journal
+from pipeline.files.journal import Journal
 from tests.faults.runs import artefacts, unfinished_files, wait_until
 
 PER_IMAGE = ("tags", "cams", "masks", "predictions")

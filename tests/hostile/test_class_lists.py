@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.datasets.vocabulary import build_vocabulary, same_name
 from pipeline.errors import UserError
-from pipeline.vocabulary import build_vocabulary, same_name
 from tests.hostile.conftest import assert_one_sentence, short
 from tests.hostile.test_damaged_files import SEEDED
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from pipeline.errors import ImageError
-from pipeline.images import load_image
+from pipeline.files.images import load_image
 from tests.hostile.files import KINDS, encode, photograph, raw_png, write
 
 MAX_PIXELS = 1_000_000

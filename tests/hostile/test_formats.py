@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import load_image
+from pipeline.files.images import load_image
 from tests.hostile.files import deep_png, encode, photograph, png_chunk, write
 
 RED, WHITE = (200, 10, 30), (255, 255, 255)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.cams.stage import Cams
-from pipeline.images import encode_png
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.files.images import encode_png
 from pipeline.masks.crf import CrfSettings, crf_image, dense_crf, unary_energy
 from pipeline.masks.labels import (
     ignore_unsure,
@@ -19,7 +20,6 @@ from pipeline.masks.labels import (
     to_labels,
 )
 from pipeline.masks.stage import pseudo_mask
-from pipeline.vocabulary import voc_palette
 
 CLEAN = CrfSettings(bgr=False, fp16=False)
 

@@ -15,15 +15,15 @@ from PIL import Image
 from pipeline import keys
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.images import encode_png
+from pipeline.files.images import encode_png
 from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.stage import PROBABILITY, UNFILTERED, pseudo_mask, read_labels
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
-from pipeline.store import Store
 from pipeline.sweep import sweep
-from pipeline.vocabulary import voc_palette
 from tests.conftest import REPOSITORY, draw_photograph
 
 

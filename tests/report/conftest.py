@@ -14,11 +14,11 @@ from PIL import Image
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.images import encode_png
+from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.engine.store import StageFolder, Store
+from pipeline.files.images import encode_png
 from pipeline.report.material import Material, find_threshold
-from pipeline.store import StageFolder, Store
 from pipeline.tags.stage import record_tags
-from pipeline.vocabulary import build_vocabulary, voc_palette
 
 HEIGHT, WIDTH = 48, 64
 PALETTE = voc_palette(256)

@@ -13,8 +13,8 @@ from PIL import Image
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
-from pipeline.images import encode_png
-from pipeline.metrics.record import MetricsFile
+from pipeline.evaluation.record import MetricsFile
+from pipeline.files.images import encode_png
 from pipeline.report import stage as report_stage
 from pipeline.report.gallery import MOST_CHARACTERS, build_cards
 from pipeline.report.measured import measure_images

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from pipeline.metrics.record import MetricsFile
+from pipeline.evaluation.record import MetricsFile
 from pipeline.report.page import write_page
 from tests.report.conftest import build_run
 from tests.report.test_page import HOSTILE_CLASSES, HOSTILE_IDS

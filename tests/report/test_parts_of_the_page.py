@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.sample import Sample
-from pipeline.metrics.segmentation import Confusion
+from pipeline.evaluation.segmentation import Confusion
 from pipeline.report import layers, overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import tag_rows

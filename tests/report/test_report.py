@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.cams.stage import Cams
-from pipeline.metrics.record import MetricsFile
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.evaluation.record import MetricsFile
 from pipeline.report.pictures import Example, contact_sheet, overlay_labels
 from pipeline.report.tables import write_tables
-from pipeline.vocabulary import build_vocabulary
 
 
 def run(seed: int, miou: float) -> dict:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
 from tests.report.test_page import Page
-from tests.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
 
 
 def read(out):

@@ -1,6 +1,6 @@
 """The table of self-training's rounds, from what metrics.json holds."""
 
-from pipeline.metrics.record import MetricsFile
+from pipeline.evaluation.record import MetricsFile
 from pipeline.report.rounds import collect_rounds
 
 TAGS = {"method": "tagclip"}

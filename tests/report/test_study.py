@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.make_tables import run as run_command
 from pipeline.errors import UserError
-from pipeline.report.command import run as run_command
 from pipeline.report.runs import Run
 from pipeline.report.study import write_study
 

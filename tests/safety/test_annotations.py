@@ -118,7 +118,7 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
 from pipeline.errors import UserError
-from pipeline.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import build_vocabulary
 try:
     build_vocabulary({"classes": sys.argv[1], "backgrounds": []})
 except UserError as error:

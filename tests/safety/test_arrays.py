@@ -14,8 +14,8 @@ from live_weights import Code
 
 from pipeline.cams.stage import read_cams
 from pipeline.datasets.ground_truth import MatlabMask, read_mask
+from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.store import Store
 from tests.conftest import folder_options
 
 

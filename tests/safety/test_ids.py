@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.store import Store
 from tests.conftest import draw_photograph
 from tests.datasets.miniature_coco import build_coco
 from tests.datasets.miniatures import build_voc2012, load, write_list

@@ -13,8 +13,8 @@ from live_weights import ABSURD, GREEDY, LIVE, Code, absurd_script, absurd_state
 
 from pipeline.clip import checkpoint
 from pipeline.errors import UserError
+from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter import weight_sources
-from pipeline.weight_files import read_weights_file
 
 READERS: dict[str, Callable[[Path], object]] = {
     "clip.checkpoint": checkpoint.load_clip,
@@ -150,7 +150,7 @@ def test_no_other_module_reads_weights():
         if word in line
     }
     assert found == {
-        "pipeline/weight_files.py: torch.load(",
+        "pipeline/files/weight_files.py: torch.load(",
         "pipeline/segmenter/weight_sources.py: load_state_dict_from_url(",
         "tools/train_demo_clip.py: torch.load(",  # of its own checkpoint, weights_only
     }

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled, write_pairs
 
-from pipeline.command_line import answer
+from pipeline.commands.command_line import answer
 from pipeline.segmenter import runner
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
 from pipeline.segmenter.train import train

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 
-from pipeline.command_line import answer
+from pipeline.commands.command_line import answer
+from pipeline.engine.store import Store
 from pipeline.segmenter.train import train
-from pipeline.store import Store
 
 ITERATIONS = 24
 

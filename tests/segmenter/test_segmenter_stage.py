@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tiny_training import CLASS_NAMES, write_pairs
 
+from tests.commands.test_run_stage import TINY_SEGMENTER
 from tests.conftest import REPOSITORY
-from tests.test_run_stage import TINY_SEGMENTER
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_many_wrong_masks_are_listed_in_a_file(run_stage, own, tmp_path):
 
 
 def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp_path):
-    from pipeline.images import load_image
+    from pipeline.files.images import load_image
     from pipeline.segmenter.predict import Segmenter
 
     _, arguments = own

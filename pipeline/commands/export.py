@@ -1,0 +1,176 @@
+"""The command line of ``tools/export.py``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.cams.stage import read_cams
+from pipeline.commands.command_line import Parser
+from pipeline.engine.store import MANIFEST
+from pipeline.errors import UserError
+from pipeline.exchange.clip_es import encode_clip_es
+from pipeline.exchange.coco import check_target, export_coco
+from pipeline.exchange.exporting import Export, place
+from pipeline.exchange.mmsegmentation import export_mmsegmentation
+from pipeline.files.atomic import read_json, write_atomically
+from pipeline.report.artefacts import Artefact, read_artefact
+
+_EXAMPLES = """examples:
+  python tools/export.py outputs/voc2012/train/cams/latest --format clip_es --output cams
+      cams/<id>.npy, as CLIP-ES's eval_cam.py and eval_cam_with_crf.py read them (--cam_out_dir)
+  python tools/export.py outputs/folder/all/masks/latest --format coco --images PHOTOS --output annotations.json
+      COCO's JSON with run lengths, an annotation for every class of an image
+  python tools/export.py outputs/folder/all/masks/latest --format mmsegmentation --images PHOTOS --output DEST
+      DEST/img_dir/all, DEST/ann_dir/all and DEST/all.py, a data set for a config of mmsegmentation
+
+What cannot be exported is left out and named, and the exit code is 2. docs/interoperation.md has more.
+"""  # noqa: E501
+
+_STAGES = {
+    "clip_es": ("cams",),
+    "coco": ("masks", "predictions"),
+    "mmsegmentation": ("masks", "predictions"),
+}
+"""Format → the stages whose results it holds."""
+
+_ONLY_FOR = {
+    "components": ("coco",),
+    "images": ("coco", "mmsegmentation"),
+    "link": ("mmsegmentation",),
+    "grey": ("mmsegmentation",),
+}
+"""Option → the formats that it is for."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Exports what the arguments name.
+
+    Args:
+        arguments: those of the command line, without the program's name.
+
+    Raises:
+        UserError: something that the user can fix, or images that were left out.
+    """
+    options = _parse(arguments)
+    artefact = read_artefact(options.folder)
+    _check(options, artefact)
+    export = _export(options, artefact)
+    for image_id, reason in export.left_out.items():
+        print(f"left out: {image_id}: {reason}", file=sys.stderr)
+    for note in export.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{export.written} {artefact.stage} written to {options.output}")
+    if export.left_out:
+        count = len(export.left_out)
+        raise UserError(
+            f"{count} of {len(artefact.entries)} images could not be exported: mend what is left"
+            " out above"
+        )
+
+
+def _check(options: Namespace, artefact: Artefact) -> None:
+    chosen = options.format
+    if artefact.stage not in _STAGES[chosen]:
+        raise UserError(
+            f"{options.folder} holds {artefact.stage}, and --format {chosen} is for"
+            f" {' and '.join(_STAGES[chosen])}: give such a folder or another format"
+        )
+    for name, formats in _ONLY_FOR.items():
+        if getattr(options, name) and chosen not in formats:
+            raise UserError(f"--{name} is for --format {' and '.join(formats)}: leave it out")
+    if options.images is not None and not options.images.is_dir():
+        raise UserError(f"--images {options.images} is no folder: give the one that holds them")
+    if chosen == "coco":
+        check_target(options.output)
+    elif options.output.exists() and not options.output.is_dir():
+        raise UserError(f"--output {options.output} is no folder: give another")
+    if chosen == "mmsegmentation" and options.images is None:
+        raise UserError("a data set of mmsegmentation holds images: say where they are, --images")
+
+
+def _export(options: Namespace, artefact: Artefact) -> Export:
+    if options.format == "clip_es":
+        return export_clip_es(artefact, options.output)
+    if options.format == "coco":
+        return export_coco(artefact, options.output, options.images, options.components)
+    split = (read_json(artefact.path / MANIFEST) or {}).get("split")
+    if not isinstance(split, str) or not split or Path(split).name != split:
+        raise UserError(f"{artefact.path / MANIFEST} names no split: run the stage again")
+    return export_mmsegmentation(
+        artefact,
+        split,
+        options.output,
+        options.images,
+        link=options.link,
+        grey=options.grey,
+    )
+
+
+def export_clip_es(artefact: Artefact, target: Path) -> Export:
+    """Writes maps as ``<id>.npy``, see :func:`pipeline.exchange.clip_es.encode_clip_es`.
+
+    Args:
+        artefact: the folder of the stage ``cams``.
+        target: the folder of the files.
+
+    Raises:
+        UserError: the folder holds no image, or a file cannot be written.
+    """
+    export, without = Export(), 0
+
+    def write(image_id: str) -> int:
+        path = place(target, f"{image_id}.npy")
+        cams = read_cams(artefact.path / f"{image_id}.npz")
+        write_atomically(path, encode_clip_es(cams))
+        return len(cams.keys)
+
+    for _, count in export.each(artefact, write):
+        without += count == 0
+    if without:
+        export.notes.append(
+            f"{without} images have no tag and files without a map, which CLIP-ES's scripts cannot"
+            " read: leave these out of their list"
+        )
+    return export
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(
+        "export.py",
+        "Writes maps, masks or predictions in the formats of other programs.",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="a finished stage: <output_dir>/<split>/<cams|masks|predictions>/<key or latest>",
+    )
+    parser.add_argument("--format", required=True, choices=sorted(_STAGES))
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DEST",
+        help="a folder; of coco the JSON file",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="what image ids are relative to")
+    parser.add_argument(
+        "--components",
+        action="store_true",
+        help="coco: an annotation for every connected part of a class, not one for the whole",
+    )
+    parser.add_argument(
+        "--link",
+        action="store_true",
+        help="mmsegmentation: symbolic links to images instead of copies",
+    )
+    parser.add_argument(
+        "--grey",
+        action="store_true",
+        help="mmsegmentation: masks as grey PNGs, for programs that read a palette's colours",
+    )
+    return parser.parse_args(arguments)

@@ -1,0 +1,106 @@
+"""The command line of ``tools/make_tables.py``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.commands.command_line import Parser
+from pipeline.errors import UserError
+from pipeline.files.atomic import write_atomically
+from pipeline.report.agreement import write_check
+from pipeline.report.comparison import is_shown, write_comparison
+from pipeline.report.measurements import write_measurements
+from pipeline.report.published import PublishedTable, load_published, published_figures
+from pipeline.report.runs import METRICS, Run, find_files, read_runs
+from pipeline.report.study import write_study
+
+OUTPUTS = Path("outputs")
+_TABLES = OUTPUTS / "tables.md"
+_EXAMPLES = """examples:
+  python tools/make_tables.py
+      all tables, printed and written to outputs/tables.md; blank where nothing was measured
+  python tools/make_tables.py /data/results other/metrics.json --output docs/tables.md
+      also with what was measured elsewhere
+  python tools/make_tables.py --check
+      compares the runs of published experiments with the published figures; ends with 2 where one
+      is further than 0.2 points away, or where there is nothing to compare
+  python tools/run_stage.py -m experiment_name=alpha tags.alpha=0.3,0.5,0.7 stage=[tags,evaluate]
+  python tools/make_tables.py --study alpha --output docs/alpha.md
+      one table of an experiment that was run with several settings
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Prints and writes the tables that the arguments ask for.
+
+    Args:
+        arguments: those of the command line, without the program's name.
+
+    Raises:
+        UserError: something that the user can fix, or a figure that is not reproduced.
+    """
+    options = _build_parser().parse_args(arguments)
+    places = ([OUTPUTS] if OUTPUTS.is_dir() else []) + options.places
+    files = find_files(places)
+    runs, problems = read_runs(files)
+    for problem in problems:
+        print(f"note: {problem}", file=sys.stderr)
+    tables = load_published()
+    output: Path | None = options.output
+    complaint = ""
+    if options.check:
+        text, complaint = write_check(tables, runs)
+    elif options.study is not None:
+        text = write_study(options.study, runs)
+    else:
+        text = _write_all(tables, runs)
+        output = output or _TABLES
+    if output is not None:
+        write_atomically(output, text)
+    print(text, end="")
+    if output is not None:
+        print(f"\nwritten to {output}")
+    if complaint:
+        raise UserError(complaint)
+
+
+def _build_parser() -> Parser:
+    parser = Parser(
+        "make_tables.py",
+        "Writes the field's tables, the published figures beside our own.",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "places",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help=f"further folders, searched three levels down, or {METRICS} files; {OUTPUTS}/ is"
+        " always read where it is there",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="compare with the published figures")
+    mode.add_argument("--study", metavar="NAME", help="only the table of this experiment's runs")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"where to write; {_TABLES} unless given, and nowhere with --check and --study",
+    )
+    return parser
+
+
+def _write_all(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> str:
+    experiments = {f.experiment for f in published_figures(tables)} - {""}
+    sections = [write_comparison(table, runs, experiments) for table in tables]
+    others = write_measurements(runs, lambda run: any(is_shown(table, run) for table in tables))
+    introduction = (
+        "# The field's tables\n\n"
+        "Published figures stand as their sources, numbered below each table, give them; none of"
+        " them was measured by us. Ours carry the number of images where that is not the published"
+        ' split\'s, and below each table where they are from. "Latest of N" stands where N settings'
+        " were run; `--study EXPERIMENT` shows them all. `tools/make_tables.py` writes this file.\n"
+    )
+    return "\n".join([introduction, *sections, *([others] if others else [])])

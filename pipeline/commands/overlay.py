@@ -1,0 +1,175 @@
+"""The command line of ``tools/overlay.py``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.commands.command_line import Parser
+from pipeline.engine.progress import track
+from pipeline.errors import ImageError, UserError
+from pipeline.files.atomic import write_atomically
+from pipeline.report.artefacts import Artefact, find_image, read_artefact
+from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
+
+Result = TypeVar("Result")
+
+_EXAMPLES = """examples:
+  python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
+      overlays/masks/a/b.png is PHOTOS/a/b.jpg, with its mask painted over it and a legend
+  python tools/overlay.py outputs/folder/all/cams/latest --images PHOTOS --ids a/b c
+      the maps of two images, one picture a tag
+  python tools/overlay.py outputs/folder/all/{tags,cams,masks,predictions}/latest --images PHOTOS --sheet
+      contact sheets, overlays/sheet_1.png and so on: a group of four pictures for every image
+
+Images are found by their ids: the paths below --images, without their endings. What cannot be read
+is left out and named, and the exit code is 2.
+"""  # noqa: E501
+_ROWS = 6  # of a sheet
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Draws the artefacts that the arguments name.
+
+    Args:
+        arguments: those of the command line, without the program's name.
+
+    Raises:
+        UserError: something that the user can fix, or images that were left out.
+    """
+    options = _parse(arguments)
+    artefacts = [read_artefact(path) for path in options.folders]
+    if len({artefact.classes for artefact in artefacts}) > 1:
+        raise UserError("the folders have different classes: draw them one after the other")
+    if not options.images.is_dir():
+        raise UserError(f"--images {options.images} is no folder: give the one that holds them")
+    if not 0 <= options.opacity <= 1:
+        raise UserError(f"--opacity {options.opacity:g} is not between 0 and 1: give 0.5")
+    for name in ("limit", "columns"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"--{name} {value} is no number of pictures: give 1 or more")
+    ids = _choose(artefacts, options.ids, options.limit)
+    left_out: dict[str, str] = {}
+    written = (_write_sheets if options.sheet else _write_each)(artefacts, ids, options, left_out)
+    for image_id, reason in left_out.items():
+        print(f"left out: {image_id}: {reason}", file=sys.stderr)
+    what = "sheet" if options.sheet else "overlay"
+    print(f"{written} {what}{'s' * (written != 1)} in {options.output}")
+    if left_out:
+        raise UserError(
+            f"{len(left_out)} of {len(ids)} images could not be drawn: mend what is left out above"
+        )
+
+
+def _choose(artefacts: Sequence[Artefact], wanted: Sequence[str], limit: int | None) -> list[str]:
+    """Returns the ids to draw, those that are asked for or all that every folder has."""
+    common = set.intersection(*(set(artefact.entries) for artefact in artefacts))
+    if not common:
+        raise UserError("there is no image that all of the folders hold: give those of one split")
+    for image_id in wanted:
+        if image_id not in common:
+            folder = next(a.path for a in artefacts if image_id not in a.entries)
+            raise UserError(f"{folder} holds no image {image_id}: its entries.jsonl lists them")
+    return (list(dict.fromkeys(wanted)) or sorted(common))[:limit]
+
+
+def _write_each(
+    artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
+) -> int:
+    def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
+        image = find_image(options.images, image_id, artefact.apply_exif)
+        return _place(options.output / artefact.stage, image_id), draw_overlay(
+            artefact, image_id, image, options.opacity
+        )
+
+    written = 0
+    for artefact in artefacts:
+        for _, (path, data) in _try_each(ids, lambda i, a=artefact: draw(a, i), left_out):
+            write_atomically(path, data)
+            written += 1
+    return written
+
+
+def _write_sheets(
+    artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
+) -> int:
+    def draw(image_id: str) -> list[Tile]:
+        return [
+            make_tile(a, image_id, find_image(options.images, image_id, a.apply_exif))
+            for a in artefacts
+        ]
+
+    tiles = _try_each(ids, draw, left_out)
+    per_sheet = _ROWS * max(1, options.columns // len(artefacts))
+    written = 0
+    # One sheet's tiles are in memory at a time.
+    while page := list(islice(tiles, per_sheet)):
+        written += 1
+        sheet = draw_sheet(page, artefacts[0], options.columns)
+        write_atomically(options.output / f"sheet_{written}.png", sheet)
+    return written
+
+
+def _try_each(
+    ids: Sequence[str], work: Callable[[str], Result], left_out: dict[str, str]
+) -> Iterator[tuple[str, Result]]:
+    """Yields what becomes of every id, and records why nothing became of the others."""
+    with track("overlay", len(ids)) as advance:
+        for image_id in ids:
+            try:
+                result = work(image_id)
+            except OSError as error:
+                left_out[image_id] = f"{error.filename or 'a file'}: {error.strerror or error}"
+            except (ImageError, ValueError) as error:
+                left_out[image_id] = str(error)
+            else:
+                yield image_id, result
+            advance(note=f"{len(left_out)} left out" if left_out else None)
+
+
+def _place(folder: Path, image_id: str) -> Path:
+    path = folder / f"{image_id}.png"
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ImageError("its id leaves the output folder: rename the image")
+    return path
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    parser = Parser(
+        "overlay.py",
+        "Paints tags, maps, masks or predictions over their photographs, with a legend.",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="a finished stage: <output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>",
+    )
+    parser.add_argument(
+        "--images", required=True, type=Path, metavar="DIR", help="what image ids are relative to"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("overlays"),
+        metavar="DIR",
+        help="where to write; overlays/ unless given",
+    )
+    parser.add_argument("--ids", nargs="+", default=[], metavar="ID", help="only these images")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--sheet", action="store_true", help="contact sheets instead of a file for every image"
+    )
+    parser.add_argument(
+        "--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6"
+    )
+    parser.add_argument(
+        "--opacity", type=float, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5"
+    )
+    return parser.parse_args(arguments)

@@ -1,0 +1,105 @@
+"""What may go: folders of stages that nothing which is the latest was made from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.folder import LATEST
+from pipeline.engine.store import Store, folder_size, is_complete, key_of
+from pipeline.files.atomic import TEMPORARY
+from pipeline.files.lock import FolderLock
+
+_NOT_OF_CEILINGS = ("masks", "data", "pixel_weights")
+"""Keys of a segmenter's configuration in which one trained on the ground truth differs."""
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A stage's folder that may go.
+
+    Attributes:
+        path: the folder.
+        manifest: what it says of itself; empty where it never said anything.
+        size: in bytes.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    size: int
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a run was stopped in it, which could go on."""
+        return not is_complete(self.manifest)
+
+
+def find_removable(store: Store) -> list[Removable]:
+    """Returns the folders that no latest one refers to, oldest first.
+
+    A folder is referred to when ``latest`` points to it, or when it holds what such a one was made
+    from, as its configuration tells; a segmenter's ceiling belongs to it.
+    """
+    folders = store.folders()
+    latest = {
+        link.resolve()
+        for pattern in (f"*/*/{LATEST}", f"segmenter/{LATEST}")
+        for link in store.root.glob(pattern)
+    }
+    kept = [manifest for path, manifest in folders if path.resolve() in latest]
+    needed = {key for manifest in kept for key in _keys_in(manifest.get("configuration", {}))}
+    trained = [m for path, m in folders if m.get("stage") == "segmenter" and path.name in needed]
+    alike = [_without_data(manifest["configuration"]) for manifest in trained]
+    for path, manifest in folders:
+        configuration = manifest.get("configuration", {})
+        if configuration.get("masks") == "ground truth" and _without_data(configuration) in alike:
+            needed.add(path.name)
+    for path, manifest in folders:  # what those ceilings predict
+        segmenter = manifest.get("configuration", {}).get("segmenter")
+        if isinstance(segmenter, Mapping) and segmenter.get("masks") == "ground truth":
+            needed |= {path.name} if key_of(segmenter) in needed else set()
+    return [
+        Removable(path, manifest, folder_size(path))
+        for path, manifest in folders
+        if path.name not in needed and path.resolve() not in latest
+    ]
+
+
+def _keys_in(configuration: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the key of a configuration and of every one that it holds."""
+    yield key_of(configuration)
+    for value in configuration.values():
+        if isinstance(value, Mapping):
+            yield from _keys_in(value)
+
+
+def _without_data(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in configuration.items() if key not in _NOT_OF_CEILINGS}
+
+
+def remove(folder: Removable) -> None:
+    """Removes a folder, unless a run is writing to it.
+
+    Raises:
+        UserError: another process holds its lock.
+        OSError: it cannot be removed.
+    """
+    lock = FolderLock(folder.path)
+    lock.acquire()
+    try:
+        shutil.rmtree(folder.path)
+    finally:
+        lock.release()
+
+
+def find_temporary(store: Store) -> list[Path]:
+    """Returns the halves of files that killed runs left, outside of the stages' folders."""
+    folders = [path for path, _ in store.folders()]
+    return [
+        path
+        for path in store.root.rglob(f"{TEMPORARY}*")
+        if not any(path.is_relative_to(folder) for folder in folders)
+    ]

@@ -1,0 +1,314 @@
+"""A stage's folder: what was computed for every image, and from what.
+
+A stage's folder is ``<split>/<stage>/<key>/``. The key names what changes a result; the images are
+not part of it. Every finished image has a line in ``entries.jsonl`` with the fingerprint of its
+input and, where it has a file, of the file's bytes. An image is done when both still hold, so a
+killed run, a changed photograph and a damaged file all lead to the same thing: that image is
+computed again, and no other. A stage is complete when its manifest says so, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.engine.versions import versions
+from pipeline.errors import UserError
+from pipeline.files.atomic import (
+    TEMPORARY,
+    read_json,
+    read_json_lines,
+    temporary_path,
+    to_json_lines,
+    write_atomically,
+)
+from pipeline.files.fingerprints import fingerprint
+from pipeline.files.journal import Journal, part_path
+from pipeline.files.lock import FolderLock
+
+ENTRIES, FAILURES, MANIFEST, LATEST = "entries.jsonl", "failures.jsonl", "manifest.json", "latest"
+
+
+class ResultFolder:
+    """A folder that receives the results of images.
+
+    Attributes:
+        path: the folder.
+        stage: the stage's name.
+        split: the split, or "" for a stage that has none.
+    """
+
+    def __init__(self, path: Path, stage: str, split: str):
+        self.path = path
+        self.stage = stage
+        self.split = split
+
+    def write(
+        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: Any
+    ) -> None:
+        """Stores an image's files and then its line.
+
+        Args:
+            image_id: the image.
+            input_key: the fingerprint of what the result was made from.
+            files: name below the stage's folder → bytes.
+            facts: what else the line holds.
+
+        Raises:
+            UserError: a file cannot be written, or would lie outside the folder.
+        """
+        for name, data in files.items():
+            path = self.path / name
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise UserError(f"image id {image_id!r} leaves the output folder: rename the image")
+            write_atomically(path, data)
+        digests = {name: fingerprint(data) for name, data in files.items()}
+        self.record(image_id, input_key, files=digests, **facts)
+
+    def record(self, image_id: str, input_key: str, **facts: Any) -> None:
+        """Stores an image's line, with further facts that JSON can hold."""
+        self.adopt({"id": image_id, "input": input_key, **facts})
+
+    def adopt(self, entry: dict) -> None:
+        """Stores an image's line as it is."""
+        raise NotImplementedError
+
+    def is_done(self, image_id: str, input_key: str) -> bool:
+        """Tells whether an image's result is there, whole, and made from this input."""
+        raise NotImplementedError
+
+
+class StageFolder(ResultFolder):
+    """The folder of one stage, split and key; a context manager that holds its lock.
+
+    Attributes:
+        key: names the configuration.
+        configuration: what the results depend on, apart from the images.
+        becomes_latest: whether ``latest`` points to the folder once it is complete.
+        computed: how many images' results were stored since the folder was locked.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stage: str,
+        split: str,
+        key: str,
+        configuration: Mapping,
+        becomes_latest: bool = True,
+        wait: float = 0.0,
+    ):
+        super().__init__(path, stage, split)
+        self.key = key
+        self.configuration = configuration
+        self.becomes_latest = becomes_latest
+        self._journal = Journal(path / ENTRIES)
+        self._lock = FolderLock(path, wait)
+        self.computed = 0
+        self._began = 0.0
+
+    @property
+    def entries(self) -> dict[str, dict]:
+        """Id → the image's last line in ``entries.jsonl``."""
+        return self._journal.entries
+
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Id → reason, for the images that were left out."""
+        lines = read_json_lines(self.path / FAILURES)
+        return {line["id"]: str(line.get("reason", "unknown")) for line in lines}
+
+    def __enter__(self) -> StageFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}; choose another output_dir"
+            ) from error
+        try:
+            # Another run may have written since the folder was looked at.
+            self._journal.forget()
+            self.__dict__.pop("failures", None)
+            for stale in self.path.rglob(f"{TEMPORARY}*"):
+                stale.unlink(missing_ok=True)
+            self._journal.compact()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._journal.close()
+        self._lock.release()
+
+    def begin(self, images: int) -> None:
+        """Marks the stage as incomplete, for as long as there is something to compute.
+
+        Args:
+            images: how many the stage is about.
+        """
+        before = {k: v for k, v in self.manifest().items() if k in ("computed", "seconds")}
+        self.write_manifest(complete=False, images=images, **before)
+
+    def is_done(self, image_id: str, input_key: str) -> bool:
+        """Tells whether an image's result is there, whole, and made from this input."""
+        entry = self.entries.get(image_id)
+        return entry is not None and entry["input"] == input_key and self.is_whole(image_id)
+
+    def is_whole(self, image_id: str) -> bool:
+        """Tells whether the files of an image's result are those that were written."""
+        files = self.entries[image_id].get("files", {})
+        return all(_holds(self.path / name, digest) for name, digest in files.items())
+
+    def is_of_image(self, image_id: str, image: str) -> bool:
+        """Tells whether there is a result, made from the image with this fingerprint."""
+        entry = self.entries.get(image_id)
+        return entry is not None and entry["input"].split("-")[0] == image
+
+    def output_key(self, image_id: str) -> str:
+        """Returns the fingerprint of an image's result, for the input of what hangs on it."""
+        entry = self.entries[image_id]
+        return fingerprint({k: v for k, v in entry.items() if k != "input"})
+
+    def adopt(self, entry: dict) -> None:
+        """Stores an image's line, perhaps one that a worker wrote."""
+        self._lock.check()
+        self._journal.append(entry)
+        self.failures.pop(entry["id"], None)
+        self.computed += 1
+
+    def fail(self, image_id: str, reason: str) -> None:
+        """Records that an image is left out, and why."""
+        self.failures[image_id] = reason
+        self.entries.pop(image_id, None)
+
+    def finish(
+        self,
+        image_ids: Iterable[str],
+        files: Mapping[str, bytes | str] = {},
+        known: Collection[str] | None = None,
+    ) -> None:
+        """Closes a pass over the images: sorted entries, failures, summary files, manifest last.
+
+        Args:
+            image_ids: the images of this run, whether done or left out.
+            files: name → contents of files that sum up the stage.
+            known: all images of the split; failures of others, that were removed, are forgotten.
+        """
+        for name, data in files.items():
+            write_atomically(self.path / name, data)
+        self._journal.compact()
+        for gone in self.failures.keys() - known if known is not None else ():
+            del self.failures[gone]
+        lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
+        if lines:
+            write_atomically(self.path / FAILURES, to_json_lines(lines))
+        else:
+            (self.path / FAILURES).unlink(missing_ok=True)
+        image_ids = list(image_ids)
+        old = self.manifest()
+        left_out = sum(i in self.failures for i in image_ids)
+        seconds = round(time.monotonic() - self._began, 3)
+        # An image may have been computed twice, when a worker died.
+        computed = min(self.computed, len(image_ids) - left_out)
+        found = len(image_ids) - left_out - computed
+        last = {"images": len(image_ids), "computed": computed, "cached": found}
+        self.write_manifest(
+            complete=True,
+            input=self.input_key(image_ids),
+            images=len(image_ids),
+            left_out=left_out,
+            computed=old.get("computed", 0) + self.computed,
+            seconds=round(old.get("seconds", 0) + seconds, 3),
+            last={**last, "seconds": seconds},
+        )
+
+    def input_key(self, image_ids: Iterable[str]) -> str:
+        """Returns the fingerprint of the inputs that these images' results were made from."""
+        entries = (self.entries[i] for i in image_ids if i in self.entries)
+        return fingerprint([[e["id"], e["input"]] for e in entries])
+
+    def write_manifest(self, *, complete: bool, **facts: Any) -> None:
+        """Writes the manifest; a complete stage's is its last file, and ``latest`` points to it.
+
+        Args:
+            complete: whether all that was asked for is there.
+            **facts: what else it says.
+        """
+        facts = {
+            "stage": self.stage,
+            "split": self.split,
+            "key": self.key,
+            "complete": complete,
+            "configuration": self.configuration,
+            "versions": versions(),
+            "host": platform.node(),
+            "finished" if complete else "began": _now(),
+            **facts,
+        }
+        write_atomically(self.path / MANIFEST, json.dumps(facts, indent=2, ensure_ascii=False))
+        if complete:
+            self.point_latest()
+
+    def manifest(self) -> dict:
+        """Returns the manifest, or an empty one where the stage was never begun."""
+        return read_json(self.path / MANIFEST) or {}
+
+    def point_latest(self) -> None:
+        """Makes the link ``latest`` beside the folder point to it, unless it is a comparison's."""
+        if not self.becomes_latest:
+            return
+        temporary = temporary_path(self.path.parent)
+        temporary.symlink_to(self.path.name)
+        temporary.replace(self.path.parent / LATEST)
+
+
+class WorkerFolder(ResultFolder):
+    """A stage's folder as a worker writes to it, while another process holds its lock.
+
+    Attributes:
+        lines: what was recorded, in order.
+    """
+
+    def __init__(self, path: Path, stage: str, split: str):
+        super().__init__(path, stage, split)
+        self.lines: list[dict] = []
+        self._journal = Journal(part_path(path))
+
+    def is_done(self, image_id: str, input_key: str) -> bool:
+        """Returns false: whoever gave the image to this worker knows that it is not."""
+        return False
+
+    def adopt(self, entry: dict) -> None:
+        """Stores an image's line beside the journal, where it outlives this run."""
+        self._journal.append(entry)
+        self.lines.append(entry)
+
+    def close(self) -> None:
+        """Closes the file of the lines."""
+        self._journal.close()
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return fingerprint(path.read_bytes()) == digest
+    except OSError:
+        return False
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

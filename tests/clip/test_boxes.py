@@ -1,0 +1,65 @@
+"""Boxes against a flood fill that shares no code with them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.clip.boxes import bounding_box, minmax_scale, union_of_boxes
+
+
+def naive_union(scaled: np.ndarray, threshold: float, open_border: bool) -> np.ndarray:
+    """Finds 8-connected regions by hand and fills the box of each."""
+    height, width = scaled.shape
+    bytes_ = [[int(math.floor(255 * float(v))) for v in row] for row in scaled]
+    limit = math.floor(threshold * max(max(row) for row in bytes_))
+    todo = {(r, c) for r in range(height) for c in range(width) if bytes_[r][c] > limit}
+    union = np.zeros(scaled.shape, bool)
+    while todo:
+        region, frontier = set(), [todo.pop()]
+        while frontier:
+            r, c = frontier.pop()
+            region.add((r, c))
+            for dr in (-1, 0, 1):
+                for dc in (-1, 0, 1):
+                    neighbour = (r + dr, c + dc)
+                    if neighbour in todo:
+                        todo.remove(neighbour)
+                        frontier.append(neighbour)
+        top, left = min(r for r, _ in region), min(c for _, c in region)
+        bottom, right = max(r for r, _ in region) + 1, max(c for _, c in region) + 1
+        if open_border:
+            bottom, right = min(bottom, height - 1), min(right, width - 1)
+        for r in range(top, bottom):
+            for c in range(left, right):
+                union[r, c] = True
+    return union
+
+
+@pytest.mark.parametrize("open_border", [True, False])
+@pytest.mark.parametrize("seed", range(20))
+def test_union_of_boxes_is_a_flood_fill(seed: int, open_border: bool):
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 14, 2)
+    scaled = minmax_scale(rng.random(shape, np.float32) ** rng.integers(1, 6))
+    for threshold in (0.4, 0.7, float(scaled.mean())):
+        found = union_of_boxes(scaled, threshold, open_border=open_border)
+        np.testing.assert_array_equal(found, naive_union(scaled, threshold, open_border))
+
+
+def test_a_box_at_the_border_is_cut_by_the_quirk_only():
+    mask = np.zeros((4, 5), bool)
+    mask[2:, 3:] = True
+    assert bounding_box(mask, open_border=False) == (2, 3, 4, 5)
+    assert bounding_box(mask, open_border=True) == (2, 3, 3, 4)
+
+
+def test_nothing_has_a_box_of_no_extent():
+    assert bounding_box(np.zeros((3, 3), bool), open_border=False) == (0, 0, 0, 0)
+    assert not union_of_boxes(np.zeros((3, 3), np.float32), 0.4, open_border=False).any()
+
+
+def test_a_constant_map_scales_to_zero():
+    assert not minmax_scale(np.full((2, 2), 0.3, np.float32)).any()

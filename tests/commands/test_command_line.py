@@ -1,0 +1,76 @@
+"""Every tool explains itself, and answers wrong use with one sentence."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from pipeline.commands.command_line import next_command
+from pipeline.engine.progress import track
+from pipeline.stages import STAGES
+from tests.conftest import REPOSITORY
+
+TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_shows_what_to_type(run_tool, tool, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    GlobalHydra.instance().clear()
+    finished = run_tool(tool, "--help")
+    assert finished.code == 0, finished.errors
+    assert finished.output.startswith("usage: " if tool != "run_stage.py" else "Trains a segmenter")
+    usage, _, examples = finished.output.partition("examples")
+    assert f"python tools/{tool}" in usage
+    # argparse leaves what an option is for to whoever declares it.
+    assert len(re.findall(rf"^ +python tools/{tool}", examples, re.MULTILINE)) >= 1
+
+
+def test_the_help_of_the_pipeline_names_every_stage_and_choice(run_tool):
+    GlobalHydra.instance().clear()
+    text = run_tool("run_stage.py", "--help").output
+    for stage in (*STAGES, "status"):
+        assert re.search(rf"^  {stage} ", text, re.MULTILINE), stage
+    for path in (REPOSITORY / "configs").glob("[!h]*/*.yaml"):  # but Hydra's own
+        assert path.stem in text
+    assert "dry_run=true" in text and "--config-dir" in text
+
+
+@pytest.mark.parametrize("tool", [name for name in TOOLS if name != "run_stage.py"])
+def test_an_unknown_option_is_answered_with_one_sentence(run_tool, tool):
+    finished = run_tool(tool, "--no-such-option")
+    assert finished.code == 2
+    assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "stage", "wanted"),
+    [
+        (["stage=tags", "seed=1"], "cams", "stage=cams seed=1"),
+        ([], "cams", "stage=cams"),
+        (["--config-dir", "a b", "seed=1"], "cams", "--config-dir 'a b' stage=cams seed=1"),
+        (["dataset.classes=[a b,c]"], "train", "stage=train 'dataset.classes=[a b,c]'"),
+        (["seed=1", "hydra.sweep.dir=/tmp/x", "dry_run=true"], None, "seed=1"),
+    ],
+)
+def test_what_comes_next(given, stage, wanted):
+    assert next_command(given, stage) == f"python tools/run_stage.py {wanted}"
+
+
+def test_progress_is_quiet_where_nobody_looks(capsys):
+    with track("tags val", 3) as advance:
+        advance(note="1 left out")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_shows_speed_time_left_and_failures(capsys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "140")
+    with track("tags val", 4) as advance:
+        for _ in range(3):
+            advance(note="2 left out")
+    shown = capsys.readouterr().err
+    assert "tags val" in shown and "3/4" in shown and "2 left out" in shown
+    assert re.search(r"\d+\.\d/s", shown) and re.search(r"\d:\d\d:\d\d", shown)

@@ -1,0 +1,262 @@
+"""A dry run says what a run would compute, and touches nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.clip.downloads import is_on_disk
+from pipeline.engine.store import Store
+from pipeline.planning.planned_stage import PlannedStage
+from pipeline.planning.speeds import Speeds
+from pipeline.planning.table import total_time, what_to_compute
+from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
+from tests.conftest import REPOSITORY, draw_photograph
+from tests.datasets import miniatures
+
+
+def tree(root: Path) -> dict[str, tuple]:
+    """Returns all that is below a folder, with bytes and times."""
+    return {
+        path.relative_to(root).as_posix(): (
+            path.lstat().st_mtime_ns,
+            path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes(),
+        )
+        for path in sorted(root.rglob("*"))
+    }
+
+
+@pytest.fixture
+def dry_run(run_stage, arguments, tmp_path):  # noqa: F811
+    """Returns the rows of a dry run, which must leave everything as it is."""
+    # A capture is no terminal, so that the table has the width that it needs.
+    out = tmp_path / "out"
+
+    def run(*more: object, code: int = 0, given=arguments) -> list[list[str]]:
+        before, was_there = tree(tmp_path), out.exists()
+        finished = run_stage(*given, "dry_run=true", *more)
+        assert finished.code == code, finished.errors
+        assert tree(tmp_path) == before and out.exists() == was_there
+        run.output, run.errors = finished.output, finished.errors
+        lines = [line for line in finished.output.splitlines() if line.startswith("│")]
+        return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+    return run
+
+
+def test_nothing_is_there_yet(dry_run):
+    rows = dry_run("stage=[tags,cams,masks]")
+    assert [row[:6] for row in rows] == [
+        ["tags", "all", "5", "0", "all", "unknown"],
+        ["cams", "all", "5", "0", "all, after tags", "with tags"],
+        ["masks", "all", "5", "0", "all, after cams", "unknown"],
+    ]
+    assert all(re.fullmatch("[0-9a-f]{12}", row[6]) for row in rows)
+    assert "estimated time: unknown" in dry_run.output
+    assert dry_run.output.splitlines()[-1].startswith("next: python tools/run_stage.py dataset=fol")
+    assert "dry_run" not in dry_run.output.splitlines()[-1]
+
+
+def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photographs, tmp_path):  # noqa: F811
+    def planned_and_done(*more: str) -> dict[str, tuple[int, int]]:
+        rows = dry_run(*more)
+        finished = run_stage(*arguments, *more)
+        assert finished.code == 0, finished.errors
+        found = {}
+        for row in rows:
+            pattern = (
+                rf"^{row[0]} .* (\d+) images, (\d+) computed now, (\d+) from the cache.*/(\w+)$"
+            )
+            images, computed, cached, key = re.search(pattern, finished.output, re.M).groups()
+            planned = images if row[4].startswith("all") else row[4].split(",")[0]
+            assert (row[2], row[3], planned, row[6]) == (images, cached, computed, key), row
+            found[row[0]] = (int(computed), int(cached))
+        return found
+
+    stages = "stage=[tags,cams,masks]"
+    assert planned_and_done(stages) == {"tags": (5, 0), "cams": (5, 0), "masks": (5, 0)}
+    assert planned_and_done(stages) == {"tags": (0, 5), "cams": (0, 5), "masks": (0, 5)}
+    assert dry_run(stages)[0][5] == "–" and "everything is in the cache" in dry_run.output
+
+    Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
+    assert planned_and_done(stages) == {"tags": (1, 5), "cams": (1, 5), "masks": (1, 5)}
+    mask = (tmp_path / "out" / "all" / "masks" / "latest").resolve() / "a.png"
+    mask.write_bytes(mask.read_bytes()[:20])
+    assert planned_and_done(stages)["masks"] == (1, 5)
+    (photographs / "new.jpg").unlink()
+    assert planned_and_done("stage=masks", "masks=argmax")["masks"] == (5, 0)
+
+
+def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):  # noqa: F811
+    first = dry_run(*TINY_SEGMENTER)
+    assert [row[:6] for row in first[3:]] == [
+        ["train", "all", "5", "–", "up to all, after masks", "unknown"],
+        ["predictions", "all", "5", "–", "up to all, after masks", "unknown"],
+        ["evaluate", "–", "–", "–", "what there is", "–"],
+        ["report", "–", "–", "–", "what there is", "–"],
+    ]
+    assert first[3][6] == "known after masks"
+    assert run_stage(*arguments, *TINY_SEGMENTER).code == 0
+    assert all(row[4] in ("0", "what there is") for row in dry_run(*TINY_SEGMENTER))
+    # Another seed is another training, of which it is known how long it takes.
+    train, predict = dry_run(*TINY_SEGMENTER, "seed=4", "stage=[train,predict]")
+    assert train[3:5] == ["0", "all"] and re.match(r"\d+\.\d s", train[5])
+    assert predict[3:5] == ["0", "all, after train"] and predict[6] != first[4][6]
+    # With other maps, the masks may come out as they were.
+    rows = dry_run(*TINY_SEGMENTER, "tags.variants=[coarse,dmar,cwr,clip]")
+    assert rows[0][4] == "all" and rows[1][4] == "up to all, after tags"
+    # A second round follows from the first one's segmenter.
+    rows = dry_run(*TINY_SEGMENTER, "rounds=2")
+    assert ["masks", "all, round 2"] in [row[:2] for row in rows]
+
+
+def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):  # noqa: F811
+    for stages in ("cams", "masks", "train", "predict", "evaluate"):
+        assert dry_run(f"stage={stages}", code=2) == []
+        errors = dry_run.errors
+        assert errors == run_stage(*arguments, f"stage={stages}").errors
+        assert errors.startswith("error: ") and "first" in errors
+    # So is what a later round needs.
+    assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
+    given = ("stage=[tags,cams,masks]", "rounds=2")
+    assert [row[0] for row in dry_run(*given, code=2)] == ["tags", "cams", "masks"]
+    assert dry_run.errors == run_stage(*arguments, *given).errors
+    assert "round 2 needs the segmenter of round 1" in dry_run.errors
+
+
+def test_what_comes_before_an_error_is_shown(dry_run):
+    rows = dry_run("stage=[tags,masks]", code=2)
+    assert [row[0] for row in rows] == ["tags"] and "no cams for split all" in dry_run.errors
+
+
+def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, tmp_path):  # noqa: F811
+    tags = tmp_path / "tags.txt"
+    tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
+    given = [*arguments[:5], *arguments[8:], "tags=file", f"tags.path={tags}", "stage=[tags,cams]"]
+    assert [row[4] for row in dry_run(given=given)] == ["all", "all, after tags"]
+    assert run_stage(*given).code == 0
+    assert [row[4] for row in dry_run(given=given)] == ["0", "0"]
+    # An image without a line is left out.
+    tags.write_text("a 1 3\nb 0\n")
+    rows = [row[2:5] for row in dry_run(given=given)]
+    assert rows == [["5", "0", "2"], ["2", "0", "all, after tags"]]
+
+
+def test_masks_that_have_to_be_drawn_are_not_kept(run_stage, tiny_checkpoint, tmp_path):
+    sbd = miniatures.build_sbd(tmp_path)
+    root = miniatures.build_voc2012(tmp_path)
+    before = tree(tmp_path)
+    finished = run_stage(
+        "dataset=voc2012",
+        f"dataset.root={root}",
+        f"dataset.sbd_root={sbd}",
+        "dataset.split=train_aug",
+        "tags=ground_truth",
+        "clip=file",
+        f"clip.checkpoint={tiny_checkpoint}",
+        "stage=[tags,cams]",
+        f"output_dir={tmp_path / 'out'}",
+        "dry_run=true",
+    )
+    assert finished.code == 0, finished.errors
+    assert tree(tmp_path) == before
+
+
+def test_scenes_are_not_rendered_and_weights_not_downloaded(run_stage, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.clip.downloads.try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("open_clip.download_pretrained", None)  # cannot be called
+    finished = run_stage(
+        "dry_run=true",
+        "dataset.limit=2",
+        f"dataset.root={tmp_path / 'scenes'}",
+        f"output_dir={tmp_path / 'out'}",
+        "clip=vit_b32",
+        "runtime.workers=1",
+        "stage=[tags,cams,masks]",
+    )
+    assert finished.code == 0, finished.errors
+    assert finished.output.count("known after download") == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_multirun_is_planned_one_by_one(run_stage, arguments, tmp_path):  # noqa: F811
+    finished = run_stage("-m", *arguments, "dry_run=true", "tags.alpha=0.3,0.5", "stage=tags")
+    assert finished.code == 0, finished.errors
+    assert finished.output.count("dry run: nothing is computed or written") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_looked_for_where_they_are_kept(tmp_path, monkeypatch):
+    asked, kept = [], {"open_clip_model.safetensors"}
+
+    def find(repository: str, name: str) -> str | None:
+        asked.append((repository, name))
+        return name if name in kept else None
+
+    monkeypatch.setattr("pipeline.clip.downloads.try_to_load_from_cache", find)
+    published = {"model": "ViT-B-32-quickgelu", "pretrained": "openai", "checkpoint": None}
+    assert is_on_disk(published)
+    assert asked == [("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")]
+    kept.clear()
+    assert not is_on_disk(published)
+    assert is_on_disk({**published, "checkpoint": "given.pt"})
+    assert is_on_disk({**published, "model": None})
+    # Weights that are published at an address alone.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    published = {"model": "RN50", "pretrained": "cc12m", "checkpoint": None}
+    settings = {"url": "https://example.org/a/weights.pt"}
+    monkeypatch.setattr("pipeline.clip.downloads.find_pretrained", lambda *names: settings)
+    assert not is_on_disk(published)
+    (tmp_path / ".cache" / "clip").mkdir(parents=True)
+    (tmp_path / ".cache" / "clip" / "weights.pt").touch()
+    assert is_on_disk(published)
+
+
+# Times
+
+
+def write_manifest(store: Store, name: str, **facts) -> None:
+    folder = store.root / "all" / facts["stage"] / name
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    (folder / "manifest.json").write_text(json.dumps({"finished": name, **facts}))
+
+
+def test_times_are_those_of_the_last_run_like_it(tmp_path):
+    store, clip = Store(tmp_path), {"model": "B", "precision": "fp32"}
+    assert Speeds(store).estimate("cams", {"clip": clip}, 10) is None
+    write_manifest(
+        store, "1", stage="cams", configuration={"clip": clip, "phi": 1}, computed=10, seconds=20
+    )
+    assert Speeds(store).estimate("cams", {"clip": clip, "phi": 2}, 5) == 10
+    # The last run alone, where it computed anything.
+    last = {"computed": 2, "seconds": 8.0}
+    write_manifest(
+        store, "2", stage="cams", configuration={"clip": clip}, computed=9, seconds=9, last=last
+    )
+    assert Speeds(store).estimate("cams", {"clip": clip}, 5) == 20
+    # Maps that came with the tags took no time of their own.
+    write_manifest(
+        store, "3", stage="cams", configuration={"clip": clip}, computed=400, seconds=0.01
+    )
+    assert Speeds(store).estimate("cams", {"clip": clip}, 5) == 20
+    # Another CLIP says nothing of this one.
+    assert Speeds(store).estimate("cams", {"clip": {**clip, "model": "L"}}, 5) is None
+
+
+def test_what_a_row_says():
+    row = PlannedStage("cams", "val", images=9, cached=3, to_compute=6, after="tags", seconds=3.0)
+    assert what_to_compute(row) == "6, after tags"
+    assert total_time([row]) == "estimated time: 3.0 s"
+    unknown = PlannedStage("masks", "val", images=9, cached=0, to_compute=9)
+    assert what_to_compute(unknown) == "all"
+    assert total_time([row, unknown]) == "estimated time: 3.0 s without masks, never measured here"
+
+
+def test_the_figures_of_a_dry_run_are_in_the_configuration():
+    text = (REPOSITORY / "configs" / "config.yaml").read_text(encoding="utf-8")
+    assert "dry_run: false" in text

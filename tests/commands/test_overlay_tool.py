@@ -1,0 +1,143 @@
+"""``tools/overlay.py``: artefacts over photographs, and contact sheets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.files.images import encode_png
+from pipeline.report.artefacts import read_artefact
+from pipeline.report.overlays import make_tile
+from tests.report.conftest import PALETTE
+
+IDS = ["0", "1", "2", "3"]
+CLASSES = ["cat", "$\\frac{dog", "cup"]
+
+
+@pytest.fixture
+def material(build):
+    return build(IDS, CLASSES)
+
+
+@pytest.fixture
+def draw(run_tool, material, tmp_path):
+    photographs = material.root.parent / "photographs"
+
+    def run(*arguments):
+        return run_tool(
+            "overlay.py", *arguments, "--images", photographs, "--output", tmp_path / "o"
+        )
+
+    return run
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_every_kind_of_artefact_is_drawn(draw, material, tmp_path):
+    folders = [material.tags, material.cams, material.masks, material.predictions]
+    finished = draw(*(folder.path for folder in folders))
+    assert finished.code == 0, finished.errors
+    assert finished.output == f"16 overlays in {tmp_path / 'o'}\n"
+    for folder in folders:
+        for image_id in IDS:
+            found = pixels(tmp_path / "o" / folder.stage / f"{image_id}.png")
+            assert min(found.shape[:2]) > 200 and np.ptp(found) > 200
+
+
+def test_masks_are_tinted_and_named(draw, material, tmp_path):
+    draw(material.masks.path, "--ids", "0", "--opacity", "1")
+    found = pixels(tmp_path / "o" / "masks" / "0.png")
+    height = 48 * 8  # 48 pixels of the photograph, enlarged
+    region = (found[:height] == PALETTE[1]).all(-1)
+    assert region.mean() == pytest.approx(0.25, abs=0.02)
+    assert found.shape[0] > height and (found[height:] < 100).any(), "a legend"
+    assert not (tmp_path / "o" / "masks" / "1.png").exists()
+
+
+def test_sheets_hold_so_many_images_and_go_on(draw, material, tmp_path):
+    finished = draw(material.tags.path, material.masks.path, "--sheet", "--limit", "3")
+    assert finished.code == 0 and finished.output.startswith("1 sheet in ")
+    one = pixels(tmp_path / "o" / "sheet_1.png")
+    finished = draw(material.masks.path, "--sheet", "--columns", "1", "--limit", "3")
+    narrow = pixels(tmp_path / "o" / "sheet_1.png")
+    assert narrow.shape[1] < one.shape[1] and narrow.shape[0] > one.shape[0]
+
+
+def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.overlay._ROWS", 1)
+    finished = draw(material.predictions.path, "--sheet", "--columns", "3")
+    assert finished.output.startswith("2 sheets")
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {"sheet_1.png", "sheet_2.png"}
+
+
+def test_tiles_show_their_artefact(material):
+    image = np.full((48, 64, 3), 110, np.uint8)
+    cams, masks, tags = (
+        read_artefact(material.__dict__[k].path) for k in ("cams", "masks", "tags")
+    )
+    tile = make_tile(masks, "0", image)
+    assert tile.labels == {1} and not tile.has_heat
+    assert tile.picture[20, 15, 0] > tile.picture[20, 15, 1], "the class's colour is red"
+    assert (tile.picture[20, 60] == 110).all(), "the background keeps the photograph's"
+    heat = make_tile(cams, "0", image)
+    assert heat.has_heat and heat.text == "map of cat"
+    assert heat.picture[20, 15].sum() > heat.picture[20, 60].sum()
+    assert make_tile(tags, "1", image).text == "$\\frac{dog, cup"
+    assert make_tile(tags, "3", image).text == "no tag"
+
+
+def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):
+    (material.masks.path / "0.png").unlink()
+    (material.masks.path / "1.png").write_bytes(encode_png(np.full((48, 64), 77, np.uint8)))
+    (material.root.parent / "photographs" / "2.png").unlink()
+    finished = draw(material.masks.path)
+    assert finished.code == 2
+    assert "left out: 0: " in finished.errors and "No such file" in finished.errors
+    assert "left out: 1: labels [77] for 4 names" in finished.errors
+    assert "left out: 2: no image " in finished.errors
+    assert "error: 3 of 4 images could not be drawn" in finished.errors
+    assert finished.output.startswith("1 overlay in")
+    assert pixels(tmp_path / "o" / "masks" / "3.png").size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ids", "nine"], "holds no image nine"),
+        (["--limit", "0"], "--limit 0 is no number of pictures: give 1 or more"),
+        (["--columns", "0"], "--columns 0 is no number of pictures: give 1 or more"),
+        (["--opacity", "2"], "--opacity 2 is not between 0 and 1: give 0.5"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, message):
+    finished = draw(material.masks.path, *arguments)
+    assert finished.code == 2 and message in finished.errors
+    assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
+
+
+def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
+    finished = draw(tmp_path)
+    assert finished.code == 2 and f"{tmp_path} is no finished folder of tags" in finished.errors
+    finished = run_tool("overlay.py", material.masks.path, "--images", tmp_path / "nowhere")
+    assert finished.code == 2 and "is no folder: give the one that holds them" in finished.errors
+
+
+def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
+    (material.masks.path / "entries.jsonl").write_text('{"id": "../x", "input": "i"}\n')
+    photographs, masks = material.root.parent / "photographs", material.masks.path
+    (photographs.parent / "x.png").write_bytes((photographs / "0.png").read_bytes())
+    (masks.parent / "x.png").write_bytes((masks / "0.png").read_bytes())
+    finished = draw(masks)
+    assert finished.code == 2
+    assert "left out: ../x: its id leaves the output folder: rename the image" in finished.errors
+    assert not (tmp_path / "o" / "x.png").exists()
+
+
+def test_help_has_examples(run_tool):
+    finished = run_tool("overlay.py", "--help")
+    assert finished.code == 0 and "python tools/overlay.py outputs/" in finished.output

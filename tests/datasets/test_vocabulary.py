@@ -1,0 +1,204 @@
+"""Class names as people give them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.errors import UserError
+
+ANIMALS = [
+    "person",
+    {"name": "cat", "names": ["cat", "kitten"], "parent": "animal"},
+    {"name": "bird", "cam_names": "bird avian", "parent": "animal"},
+]
+
+
+def test_a_background_that_is_a_class_leaves_the_backgrounds():
+    vocabulary = build_vocabulary({"classes": ["Road", "cat"], "backgrounds": ["road", "sky"]})
+    assert vocabulary.backgrounds == ("sky",)
+    assert vocabulary.dropped == ("road",)
+    assert vocabulary.tag_names == vocabulary.cam_names == (("Road",), ("cat",))
+
+
+def test_a_background_that_is_another_name_of_a_class_leaves_too():
+    settings = {"classes": ANIMALS, "backgrounds": ["Kitten", "sky", "kitten"]}
+    vocabulary = build_vocabulary(settings)
+    assert vocabulary.backgrounds == ("sky",)
+    assert vocabulary.dropped == ("Kitten", "kitten")
+    assert build_vocabulary({"classes": ["cat"], "backgrounds": ["sky"]}).dropped == ()
+
+
+def test_one_background_needs_no_list():
+    assert build_vocabulary({"classes": ["cat"], "backgrounds": "sky"}).backgrounds == ("sky",)
+    assert build_vocabulary({"classes": ["cat"], "backgrounds": None}).backgrounds == ()
+    with pytest.raises(UserError, match="dataset.backgrounds holds an empty name"):
+        build_vocabulary({"classes": ["cat"], "backgrounds": ["sky", ""]})
+
+
+def test_names_come_from_a_file_too(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_bytes(b"\xef\xbb\xbfcat\r\n\r\ntraffic light\r\n")
+    assert build_vocabulary({"classes": str(path)}).classes == ("cat", "traffic light")
+
+
+def test_a_class_may_have_several_names_and_others_for_maps():
+    vocabulary = build_vocabulary({"classes": ANIMALS})
+    assert vocabulary.classes == ("person", "cat", "bird")
+    assert vocabulary.tag_names == (("person",), ("cat", "kitten"), ("bird",))
+    assert vocabulary.cam_names == (("person",), ("cat", "kitten"), ("bird avian",))
+    assert vocabulary.parents == (None, "animal", "animal")
+
+
+def test_names_can_be_given_as_lists_beside_the_classes():
+    settings = {
+        "classes": ["cat", "bird"],
+        "tag_names": [["cat", "kitten"], "bird"],
+        "cam_names": ["cat", ["bird avian", "bird"]],
+        "parents": ["animal", None],
+    }
+    vocabulary = build_vocabulary(settings)
+    assert vocabulary.tag_names == (("cat", "kitten"), ("bird",))
+    assert vocabulary.cam_names == (("cat",), ("bird avian", "bird"))
+    assert vocabulary.levels == [("animal", "bird")]
+
+
+def test_a_yaml_file_holds_classes_and_perhaps_backgrounds(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text(
+        "classes:\n"
+        "  - person\n"
+        "  - {name: cat, names: [cat, kitten], parent: animal}\n"
+        "  - {name: bird, cam_names: [bird avian], parent: animal}\n"
+        "backgrounds: [sky, cat]\n"
+    )
+    vocabulary = build_vocabulary({"classes": str(path), "backgrounds": ["grass"]})
+    assert vocabulary == build_vocabulary({"classes": ANIMALS, "backgrounds": ["sky", "cat"]})
+    assert vocabulary.backgrounds == ("sky",) and vocabulary.dropped == ("cat",)
+
+    path.write_text("classes: [cat]\nbackgrounds: []\n")
+    assert build_vocabulary({"classes": str(path), "backgrounds": ["grass"]}).backgrounds == ()
+    path.write_text("classes: [cat]\n")
+    assert build_vocabulary({"classes": str(path), "backgrounds": ["a"]}).backgrounds == ("a",)
+    other = path.rename(path.with_suffix(".YML"))
+    other.write_text("- cat\n- {name: 猫, parent: animal}\n", encoding="utf-8")
+    assert build_vocabulary({"classes": str(other)}).classes == ("cat", "猫")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [cat", "is not YAML: "),
+        ("cat\n", "has no list named classes"),
+        ("", "has no list named classes"),
+        ("classes: {cat: 1}\n", "has no list named classes"),
+        ("names: [cat]\n", "has no list named classes"),
+        ("classes: [cat]\nbackground: [a]\n", "has background: it may have backgrounds, classes"),
+        (
+            "classes: [{name: cat, cam_name: x}]\n",
+            "has cam_name: it may have cam_names, name, names, parent",
+        ),
+        ("classes: [{parent: animal}]\n", "has no name: add name to"),
+        ("classes: [{name: cat, names: [cat, '']}]\n", "holds an empty name: correct"),
+        ("classes: [yes, no]\n", "True is no name: write it in quotes"),
+        ("classes: [[cat, dog]]\n", "is no name"),
+        ("classes: [~]\n", "has no name"),
+        ("classes: []\n", "holds no name"),
+        ("classes: ['']\n", "an empty one"),
+    ],
+)
+def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, message):
+    path = tmp_path / "classes.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        build_vocabulary({"classes": str(path)})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, "dataset.classes is missing"),
+        ("/no/such/file.txt", "is no file"),
+        (5, "dataset.classes=5 is no list"),
+        ({"cat": 1}, "is no list"),
+        ([], "holds no name"),
+        (["cat", " "], "an empty one"),
+        (["cat", None], "has no name"),
+        (["cat", "dog", "cat"], "names cat twice"),
+        ([f"c{i}" for i in range(255)], "room for 254"),
+    ],
+)
+def test_unusable_names_are_answered_in_one_sentence(classes, message):
+    with pytest.raises(UserError, match=message):
+        build_vocabulary({"classes": classes})
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes.txt is not UTF-8 text"):
+        build_vocabulary({"classes": str(path)})
+
+
+@pytest.mark.parametrize("key", ["tag_names", "cam_names", "parents"])
+def test_other_names_have_to_fit(key):
+    with pytest.raises(UserError, match=rf"{key} holds 1 names for 2 classes: .*{key}=null"):
+        build_vocabulary({"classes": ["a", "b"], key: ["a"]})
+
+
+def test_other_names_are_not_empty():
+    for names in (["a", ""], ["a", []], ["a", ["b", ""]]):
+        with pytest.raises(UserError, match="dataset.tag_names holds an empty name"):
+            build_vocabulary({"classes": ["a", "b"], "tag_names": names})
+
+
+def test_numbers_are_names():
+    assert build_vocabulary({"classes": [1, 2.5, "3"]}).classes == ("1", "2.5", "3")
+
+
+def levels_of(parents):
+    return build_vocabulary({"classes": list(parents), "parents": list(parents.values())}).levels
+
+
+def test_without_parents_there_is_no_level():
+    assert build_vocabulary({"classes": ["a", "b"]}).levels == []
+    assert build_vocabulary({"classes": ["a", "b"]}).parents == ()
+    assert levels_of({"a": None, "b": None}) == []
+
+
+def test_a_class_without_a_parent_keeps_its_name():
+    assert build_vocabulary({"classes": ANIMALS}).levels == [("person", "animal", "animal")]
+
+
+def test_a_parent_may_be_named_like_its_class():
+    assert levels_of({"person": "person", "cat": "animal"}) == [("person", "animal")]
+    assert levels_of({"person": "person", "cat": None}) == []
+    # A class's parent may be another class, which has none of its own.
+    assert levels_of({"animal": None, "cat": "animal"}) == [("animal", "animal")]
+
+
+def test_a_chain_of_parents_gives_a_level_each():
+    levels = levels_of({"cat": "mammal", "mammal": "animal", "bird": "animal"})
+    assert levels == [("mammal", "animal", "animal"), ("animal", "animal", "animal")]
+    levels = levels_of({"a": "b", "b": "c", "c": "d"})
+    assert levels == [("b", "c", "d"), ("c", "d", "d"), ("d", "d", "d")]
+
+
+@pytest.mark.parametrize(
+    "parents",
+    [{"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "a"}, {"x": "a", "a": "b", "b": "a"}],
+)
+def test_parents_in_a_circle_are_found_at_once(parents):
+    with pytest.raises(UserError, match="dataset.parents goes in a circle"):
+        build_vocabulary({"classes": list(parents), "parents": list(parents.values())})
+
+
+def test_palette_is_the_devkits():
+    assert voc_palette(21)[1:4] == [(128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert voc_palette(21)[20] == (0, 64, 128)
+    assert len(set(voc_palette(256))) == 256
+
+
+def test_the_palette_of_a_vocabulary_has_a_colour_for_the_background():
+    assert build_vocabulary({"classes": ["a", "b"]}).palette == voc_palette(3)

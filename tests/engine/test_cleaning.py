@@ -1,0 +1,87 @@
+"""What may be removed, what has to stay, and who is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.engine.cleaning import find_removable, find_temporary
+from pipeline.engine.store import Store
+
+
+def complete(store: Store, stage: str, configuration: dict, split: str = "val", latest=True):
+    with store.folder(split, stage, configuration, becomes_latest=latest) as folder:
+        folder.write("a", "1", {"a.png": b"x" * 1000})
+        folder.finish(["a"])
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "out")
+
+
+@pytest.fixture
+def folders(store):
+    """Two runs of everything, the second the latest; a ceiling of each; a run that was stopped."""
+    found = {}
+    for number in (1, 2):
+        tags = {"votes": number}
+        cams, masks = {"tags": tags}, {"cams": {"tags": tags}}
+        network = {"name": "demo", "seed": number, "masks": masks, "data": "d", "pixel_weights": 1}
+        ceiling = {**network, "masks": "ground truth", "data": "e", "pixel_weights": None}
+        for name, configuration in (("tags", tags), ("cams", cams), ("masks", masks)):
+            found[name, number] = complete(store, name, configuration)
+        for name, configuration in (("segmenter", network), ("ceiling", ceiling)):
+            is_latest = name == "segmenter"
+            found[name, number] = complete(store, "segmenter", configuration, "", is_latest)
+            predictions = {"test": 1, "segmenter": configuration}
+            found[f"predictions of {name}", number] = complete(
+                store, "predictions", predictions, latest=is_latest
+            )
+    with store.folder("val", "tags", {"votes": 3}) as stopped:
+        stopped.begin(5)
+        stopped.write("a", "1", {})
+    found["stopped", 3] = stopped
+    return found
+
+
+def test_what_the_latest_was_made_from_stays(store, folders):
+    removable = {folder.path: folder for folder in find_removable(store)}
+    names = {name for name, folder in folders.items() if folder.path in removable}
+    assert {number for _, number in names} == {1, 3}
+    assert len(names) == 8, "all of the first run, and the one that was stopped"
+    unfinished = [f for f in removable.values() if f.is_unfinished]
+    assert [f.path for f in unfinished] == [folders["stopped", 3].path]
+    assert removable[folders["masks", 1].path].size > 1000
+
+
+def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, run_tool):
+    refused = run_tool("clean.py", store.root)
+    assert refused.code == 2
+    assert refused.errors == (
+        "error: nobody is there to be asked: give --yes to remove these, or --dry-run\n"
+    )
+    shown = run_tool("clean.py", store.root, "--dry-run")
+    assert shown.code == 0 and "7 folders" in shown.output
+    assert "1 of unfinished runs stay; --unfinished removes them, too" in shown.output
+    assert all(folder.path.is_dir() for folder in folders.values())
+
+    half = store.root / ".partial-xyz"
+    half.write_bytes(b"half")
+    assert find_temporary(store) == [half]
+    with folders["masks", 1]:
+        busy = run_tool("clean.py", store.root, "--yes")
+    assert busy.code == 0 and "left alone: " in busy.errors and "6 folders removed" in busy.output
+    assert folders["masks", 1].path.is_dir() and not half.exists()
+    assert "1 folders removed" in run_tool("clean.py", store.root, "--yes").output
+    left = {name for name, folder in folders.items() if folder.path.is_dir()}
+    assert {number for _, number in left} == {2, 3}
+    assert "1 folders removed" in run_tool("clean.py", store.root, "--yes", "--unfinished").output
+    assert not folders["stopped", 3].path.exists()
+    assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
+    assert folders["masks", 2].is_done("a", "1")
+
+
+def test_a_folder_that_is_not_there_is_said(run_tool, tmp_path):
+    finished = run_tool("clean.py", tmp_path / "no")
+    assert finished.code == 2 and "is no folder: give an output_dir" in finished.errors

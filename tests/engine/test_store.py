@@ -1,0 +1,160 @@
+"""The cache: keys, journals, locks, damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+
+import numpy as np
+import pytest
+
+from pipeline.engine.store import Store, fingerprint, write_atomically
+from pipeline.errors import UserError
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path)
+
+
+def reopen(store: Store, configuration=None):
+    return store.folder("val", "masks", configuration or {"a": 1})
+
+
+def test_the_key_names_the_configuration_and_nothing_else(store):
+    key = reopen(store).key
+    assert reopen(store, {"a": 1}).key == key
+    assert reopen(store, {"a": 2}).key != key
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint("ab", "c") != fingerprint("a", "bc")
+
+
+def test_what_was_written_is_done_until_input_or_file_change(store):
+    with reopen(store) as folder:
+        folder.write("a/b c", "in1", {"a/b c.png": b"bytes"})
+        folder.finish(["a/b c"])
+    folder = reopen(store)
+    assert folder.is_done("a/b c", "in1")
+    assert not folder.is_done("a/b c", "in2")
+    assert not folder.is_done("other", "in1")
+    (folder.path / "a/b c.png").write_bytes(b"byte")
+    assert not folder.is_done("a/b c", "in1")
+    (folder.path / "a/b c.png").unlink()
+    assert not folder.is_done("a/b c", "in1")
+
+
+def test_a_torn_line_and_stale_temporaries_are_passed_over(store):
+    with reopen(store) as folder:
+        folder.write("a", "1", {"a.png": b"x"})
+        folder.write("b", "1", {"b.png": b"y"})
+    journal = folder.path / "entries.jsonl"
+    journal.write_text(journal.read_text()[:-10])
+    (folder.path / ".partial-xyz").write_bytes(b"half a file")
+    with reopen(store) as folder:
+        assert folder.is_done("a", "1") and not folder.is_done("b", "1")
+        assert not list(folder.path.glob(".partial-*"))
+        folder.write("b", "1", {"b.png": b"y"})
+        folder.finish(["a", "b"])
+    assert [json.loads(line)["id"] for line in journal.read_text().splitlines()] == ["a", "b"]
+
+
+def test_the_result_does_not_depend_on_the_order_or_on_interruptions(store, tmp_path):
+    with reopen(store) as folder:
+        for name in "bca":
+            folder.write(name, "1", {f"{name}.png": name.encode()})
+        folder.finish(["a", "b", "c"])
+    other = Store(tmp_path / "other")
+    with reopen(other) as first:
+        first.write("a", "1", {"a.png": b"a"})
+    with reopen(other) as second:
+        second.write("b", "1", {"b.png": b"b"})
+        second.write("c", "1", {"c.png": b"c"})
+        second.finish(["a", "b", "c"])
+    journals = [(f.path / "entries.jsonl").read_bytes() for f in (folder, second)]
+    assert journals[0] == journals[1]
+
+
+def test_failures_are_listed_until_they_are_mended(store):
+    with reopen(store) as folder:
+        folder.fail("broken", "cannot be decoded")
+        folder.finish(["broken"])
+    assert reopen(store).failures == {"broken": "cannot be decoded"}
+    with reopen(store) as folder:
+        folder.write("broken", "2", {"broken.png": b"now fine"})
+        folder.finish(["broken"])
+    assert not (folder.path / "failures.jsonl").exists()
+
+
+def test_one_writer_at_a_time(store):
+    with reopen(store) as folder:
+        with pytest.raises(UserError, match="is being written by process"), reopen(store):
+            pass
+        folder.finish([])
+    with reopen(store):
+        pass
+
+
+def test_latest_points_to_the_newest_complete_key(store):
+    for value in (1, 2):
+        with reopen(store, {"a": value}) as folder:
+            folder.finish([])
+        assert (folder.path.parent / "latest").resolve() == folder.path
+    with reopen(store, {"a": 3}) as unfinished:
+        pass
+    assert (unfinished.path.parent / "latest").resolve() == folder.path
+    assert [m["key"] for _, m in store.manifests()].count(folder.key) == 1
+    assert len(store.manifests()) == 2
+
+
+def test_an_id_cannot_leave_the_folder(store):
+    with reopen(store) as folder, pytest.raises(UserError, match="leaves the output folder"):
+        folder.write("../../x", "1", {"../../x.png": b""})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+    with pytest.raises(TypeError):
+        write_atomically(path, object())
+    assert path.read_text() == "old"
+    blocked = tmp_path / "a.txt" / "b.txt"
+    with pytest.raises(UserError, match="cannot write"):
+        write_atomically(blocked, "x")
+
+
+def test_an_array_is_made_once_and_again_when_it_is_damaged(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return np.arange(3.0)
+
+    store = Store(tmp_path)
+    for _ in range(2):
+        np.testing.assert_array_equal(store.array("text", "k", make), [0, 1, 2])
+    assert len(made) == 1
+    path = tmp_path / "text" / "k.npy"
+    path.write_bytes(path.read_bytes()[:-5])
+    np.testing.assert_array_equal(store.array("text", "k", make), [0, 1, 2])
+    assert len(made) == 2 and len(np.load(path)) == 3
+
+
+def test_halves_of_files_are_removed_when_their_process_has_ended(store, tmp_path):
+    other = subprocess.Popen(["true"])
+    other.wait()
+    name = f"{platform.node()}-0123abcd"
+    stale = tmp_path / f".partial-{other.pid}-{name}"
+    used = tmp_path / f".partial-{os.getpid()}-{name}"
+    of_another_machine = tmp_path / ".partial-7-another-0123abcd"
+    of_an_earlier_version = tmp_path / ".partial-xyz"
+    every = (stale, used, of_another_machine, of_an_earlier_version)
+    for path in every:
+        path.write_bytes(b"half a file")
+    store.begin()
+    assert [path.exists() for path in every] == [False, True, True, True]
+    for path in every[1:]:
+        os.utime(path, (0, 0))
+    store.begin()
+    assert [path.exists() for path in every] == [False, True, False, False]

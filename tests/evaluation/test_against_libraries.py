@@ -1,0 +1,128 @@
+"""mAP, F1 and mIoU against scikit-learn and mmsegmentation, where the conventions coincide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+)
+
+from pipeline.datasets.vocabulary import IGNORE
+from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.tagging import merge_classes, tagging_metrics
+from pipeline.segmenter.mmseg import import_mmseg
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_tagging_metrics_are_those_of_scikit_learn(seed: int):
+    rng = np.random.default_rng(seed)
+    images, classes = int(rng.integers(5, 200)), int(rng.integers(1, 30))
+    scores = rng.permutation(images * classes).reshape(images, classes) / (images * classes)
+    positive = rng.random((images, classes)) < rng.uniform(0.05, 0.5)
+    positive[rng.integers(images, size=classes), range(classes)] = True  # every class occurs
+    tags = scores > 0.6
+    found = tagging_metrics(scores, positive, tags)
+    expected = [average_precision_score(positive[:, k], scores[:, k]) for k in range(classes)]
+    np.testing.assert_allclose(found.average_precision, expected, atol=1e-6)
+    assert found.map == pytest.approx(np.mean(expected), abs=1e-6)
+    pooled = {"average": "micro", "zero_division": 0}
+    assert found.f1 == pytest.approx(f1_score(positive, tags, **pooled), abs=1e-6)
+    assert found.precision == pytest.approx(precision_score(positive, tags, **pooled), abs=1e-6)
+    assert found.recall == pytest.approx(recall_score(positive, tags, **pooled), abs=1e-6)
+
+
+def random_masks(seed: int, classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(4):
+        size = tuple(rng.integers(5, 40, 2))
+        truth = rng.integers(0, classes, size).astype(np.uint8)
+        prediction = np.where(rng.random(size) < 0.6, truth, rng.integers(0, classes, size))
+        truth[rng.random(size) < 0.1] = IGNORE
+        pairs.append((truth, prediction.astype(np.uint8)))
+    return pairs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_iou_is_that_of_scikit_learn_and_mmsegmentation(seed: int):
+    classes = 7
+    pairs = random_masks(seed, classes)
+    confusion = Confusion(classes)
+    for truth, prediction in pairs:
+        confusion.add(truth, prediction)
+
+    counted = [truth != IGNORE for truth, _ in pairs]
+    truths = np.concatenate([t[c] for (t, _), c in zip(pairs, counted)])
+    predictions = np.concatenate([p[c] for (_, p), c in zip(pairs, counted)])
+    expected = jaccard_score(truths, predictions, labels=range(classes), average=None)
+    np.testing.assert_allclose(confusion.iou(), expected, atol=1e-6)
+
+    import_mmseg()
+    from mmseg.evaluation import IoUMetric
+
+    areas = [
+        IoUMetric.intersect_and_union(
+            torch.from_numpy(prediction), torch.from_numpy(truth), classes, IGNORE
+        )
+        for truth, prediction in pairs
+    ]
+    totals = [sum(parts) for parts in zip(*areas)]
+    theirs = IoUMetric.total_area_to_metrics(*totals, ["mIoU"])
+    np.testing.assert_allclose(confusion.iou(), theirs["IoU"], atol=1e-6)
+    assert confusion.miou() == pytest.approx(np.mean(theirs["IoU"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coarse_iou_is_that_of_relabelled_masks(seed: int):
+    groups = [0, 1, 1, 2, 0, 3, 2]
+    table = np.full(256, IGNORE, np.uint8)
+    table[: len(groups)] = groups
+    fine, coarse = Confusion(len(groups)), Confusion(4)
+    for truth, prediction in random_masks(seed, len(groups)):
+        fine.add(truth, prediction)
+        coarse.add(table[truth], table[prediction])
+    assert (fine.merged(groups).matrix == coarse.matrix).all()
+    assert fine.merged(groups).miou() == coarse.miou()
+
+
+def test_a_coarse_class_has_its_best_members_score():
+    scores = np.array([[0.1, 0.7, 0.3], [0.4, 0.2, 0.9]])
+    assert merge_classes(scores, [0, 1, 0]).tolist() == [[0.3, 0.7], [0.9, 0.2]]
+    decided = np.array([[True, False, False], [False, False, False]])
+    assert merge_classes(decided, [0, 0, 1]).tolist() == [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "expected"),
+    [
+        ([[0.5], [0.5], [0.5]], [[False], [True], [False]], 1 / 2),  # ties keep the given order
+        ([[0.5]], [[True]], 1.0),
+        ([[0.1, 0.9]], [[False, False]], 0.0),
+        ([[0.2], [0.9]], [[True], [False]], 1 / 2),
+    ],
+)
+def test_degenerate_tagging_counts_as_released(scores, positive, expected):
+    found = tagging_metrics(np.array(scores), np.array(positive))
+    assert found.map == pytest.approx(expected)
+
+
+def test_one_class_alone_is_right_or_ignored():
+    truth = np.zeros((3, 3), np.uint8)
+    confusion = Confusion(1)
+    confusion.add(truth, truth)
+    assert confusion.miou() == 1
+    ignored = Confusion(2)
+    ignored.add(np.full((3, 3), IGNORE, np.uint8), truth)
+    assert np.isnan(ignored.miou())
+
+
+def test_a_class_that_is_only_predicted_does_not_count():
+    confusion = Confusion(3)
+    confusion.add(np.array([[0, 0], [1, 1]], np.uint8), np.array([[0, 0], [1, 2]], np.uint8))
+    assert confusion.miou() == pytest.approx((1 + 1 / 2) / 2)

@@ -1,0 +1,86 @@
+"""What evaluate measures: the choice of β, coarser levels, classes that cover everything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cams.stage import Cams, encode_cams
+from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.sample import Sample
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.store import Store
+from pipeline.evaluation.measures import evaluate_cams, evaluate_tags
+from pipeline.tags.stage import encode_scores
+
+VOCABULARY = build_vocabulary(
+    {
+        "classes": [
+            {"name": "cat", "parent": "animal"},
+            {"name": "dog", "parent": "animal"},
+            "car",
+        ]
+    }
+)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """An image whose left half is a cat (map 0.6, and 0.3 beside it), with its maps stored."""
+    truth = np.zeros((4, 8), np.uint8)
+    truth[:, :4] = 1
+    Image.fromarray(truth).save(tmp_path / "truth.png")
+    sample = Sample("a", tmp_path / "a.jpg", MaskFile(tmp_path / "truth.png"))
+    maps = np.where(truth == 1, 0.6, 0.3).astype(np.float16)[None]
+    folder = Store(tmp_path / "outputs").folder("val", "cams", {})
+    with folder:
+        cams = Cams(np.array([0]), maps, (4, 8))
+        folder.write("a", "input", {"a.npz": encode_cams(cams)})
+    return [sample], folder
+
+
+def test_the_better_background_is_chosen_by_ground_truth_and_says_so(measured):
+    samples, folder = measured
+    single = evaluate_cams(samples, folder, VOCABULARY, [1])
+    assert single["miou"] == 1 and "background_beta" not in single
+    # With β=2 the background has 0.16 and 0.49; with β=4 it loses the right half to the cat.
+    both = evaluate_cams(samples, folder, VOCABULARY, [4, 1])
+    assert both["miou"] == 1 and both["background_beta"] == 1
+    worse = evaluate_cams(samples, folder, VOCABULARY, [4])["miou"]
+    assert both["chosen_by_ground_truth"] == {"4": worse, "1": 1.0} and worse < 0.5
+
+
+def test_without_a_background_the_best_map_is_the_label(measured):
+    samples, folder = measured
+    found = evaluate_cams(samples, folder, VOCABULARY, [None])
+    assert found["per_class"]["cat"]["iou"] == pytest.approx(0.5)
+    assert found["per_class"]["background"]["iou"] == 0
+
+
+def test_maps_are_also_measured_one_level_up(measured):
+    samples, folder = measured
+    level = evaluate_cams(samples, folder, VOCABULARY, [1])["levels"][0]
+    assert list(level["per_class"]) == ["background", "animal", "car"]
+    assert level["per_class"]["animal"]["iou"] == 1 and level["per_class"]["car"]["iou"] is None
+
+
+def test_tags_are_also_measured_one_level_up(tmp_path):
+    folder = Store(tmp_path).folder("val", "tags", {})
+    scores = {"a": [0.2, 0.9, 0.1], "b": [0.8, 0.1, 0.85], "c": [0.1, 0.2, 0.7]}
+    truth = {"a": (0,), "b": (0,), "c": (2,)}
+    with folder:
+        for image_id, values in scores.items():
+            encoded = {"scores": encode_scores(np.array(values))}
+            tags = [int(np.argmax(values))]
+            folder.record(image_id, "input", tags=tags, scores=encoded)
+    samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]
+    found = evaluate_tags(samples, folder, VOCABULARY)
+    # A dog that is a cat is a mistake among classes, and none among their parents.
+    assert found["per_class"]["cat"]["ap"] == pytest.approx(1)
+    assert found["precision"] == pytest.approx(1 / 3)
+    (level,) = found["levels"]
+    assert list(level["per_class"]) == ["animal", "car"]
+    assert level["precision"] == pytest.approx(2 / 3)
+    assert level["per_class"]["animal"] == {"ap": pytest.approx(1), "positives": 2}
+    assert level["per_class"]["car"]["ap"] == pytest.approx(1 / 2)

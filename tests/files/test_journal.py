@@ -1,0 +1,72 @@
+"""Journals that were torn, damaged, or written by workers of a run that was killed."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files.journal import SUM, Journal, part_path, read_lines
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path / "entries.jsonl")
+    for name in "bca":
+        journal.append({"id": name, "input": "1", "tags": [0, 2], "scores": {"scores": "AAAA"}})
+    journal.close()
+    return journal
+
+
+def test_a_line_with_any_byte_changed_counts_for_nothing(journal):
+    whole = journal.path.read_bytes()
+    lines = {line["id"]: line for line in read_lines(journal.path)}
+    generator = random.Random(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        position = generator.randrange(len(data))
+        data[position] ^= 1 << generator.randrange(8)
+        journal.path.write_bytes(bytes(data))
+        found = {line["id"]: line for line in read_lines(journal.path)}
+        assert all(lines.get(name) == line for name, line in found.items())
+        assert len(found) >= 1, "a change costs the line it is in, or the two it divides"
+
+
+def test_a_torn_line_costs_itself(journal):
+    whole = journal.path.read_bytes()
+    for length in range(0, len(whole), 7):
+        journal.path.write_bytes(whole[:length])
+        assert len(read_lines(journal.path)) == whole[: length + 1].count(b"\n")
+
+
+def test_lines_of_earlier_versions_have_no_checksum(journal):
+    journal.path.write_text(json.dumps({"id": "x", "input": "1"}) + '\n{"id": "y"}\n["z"]\n')
+    assert read_lines(journal.path) == [{"id": "x", "input": "1"}]
+
+
+def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
+    worker = Journal(part_path(tmp_path))
+    worker.append({"id": "a", "input": "2"})
+    worker.append({"id": "d", "input": "1"})
+    worker.close()
+    assert worker.path.exists()
+    again = Journal(journal.path)
+    assert list(again.entries) == ["b", "c", "a", "d"]
+    again.compact()
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", "c", "d"]
+    assert lines[0]["input"] == "2" and all(SUM in line for line in lines)
+    assert not worker.path.exists()
+    before = journal.path.stat().st_mtime_ns
+    Journal(journal.path).compact()
+    assert journal.path.stat().st_mtime_ns == before, "nothing to do, nothing written"
+
+
+def test_a_full_disk_is_said(tmp_path):
+    journal = Journal(tmp_path / "entries.jsonl")
+    journal.path.symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device; what was finished is kept"):
+        journal.append({"id": "a", "input": "1"})
+    assert not journal._file or journal.close() is None

@@ -1,0 +1,140 @@
+"""Who may write: over processes of one machine, and over machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files import lock as lock_module
+from pipeline.files.lock import HOLDER, FolderLock
+from tests.conftest import REPOSITORY
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pipeline.files.lock import FolderLock
+lock = FolderLock(Path(sys.argv[2]))
+lock.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def hold(folder) -> subprocess.Popen:
+    command = [sys.executable, "-c", HOLDING, str(REPOSITORY), str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def write_holder(folder, seconds_ago: float, **changes):
+    about = {"host": "another", "process": 7, "since": "2026-01-01T00:00:00+00:00", **changes}
+    path = folder / HOLDER
+    path.write_text(json.dumps(about))
+    os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
+def test_the_holder_is_named_and_gone_when_it_is_released(tmp_path):
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.acquire()
+    with pytest.raises(UserError) as refused:
+        second.acquire()
+    assert f"by process {os.getpid()} on {platform.node()} since 20" in str(refused.value)
+    first.release()
+    second.acquire()
+    second.release()
+    assert not (tmp_path / HOLDER).exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    process = hold(tmp_path)
+    with pytest.raises(UserError, match=f"by process {process.pid} on"):
+        FolderLock(tmp_path).acquire()
+    process.kill()
+    process.wait()
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.release()
+
+
+def test_the_children_of_a_dead_holder_are_waited_for(tmp_path):
+    """Whatever a run started may have inherited its lock, and ends a little later."""
+    process = hold(tmp_path)
+    write_holder(tmp_path, 0, host=platform.node(), process=2**22 + 1)
+    subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {process.pid}"])
+    began = time.monotonic()
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    assert time.monotonic() - began > 0.5
+    lock.release()
+    process.wait()
+
+
+def test_a_second_run_may_wait(tmp_path):
+    process = hold(tmp_path)
+    lock = FolderLock(tmp_path, wait=20)
+    subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {process.pid}"])
+    began = time.monotonic()
+    lock.acquire()
+    assert 0.5 < time.monotonic() - began < 15
+    lock.release()
+    process.wait()
+
+
+def test_another_machine_holds_it_while_it_shows_life(tmp_path):
+    """As on a shared file system that does not pass the system's locks on."""
+    write_holder(tmp_path, seconds_ago=60)
+    with pytest.raises(UserError, match="by process 7 on another since 2026.* two minutes") as said:
+        FolderLock(tmp_path).acquire()
+    assert "runtime.wait=SECONDS" in str(said.value)
+    write_holder(tmp_path, seconds_ago=130)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.check()
+    lock.release()
+
+
+def test_an_old_holder_of_this_machine_counts_for_nothing(tmp_path):
+    write_holder(tmp_path, 0, host=platform.node(), process=os.getpid(), started=1.0)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    lock.release()
+
+
+def test_without_the_systems_locks_the_file_decides(tmp_path, monkeypatch):
+    def missing(self, timeout):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", missing)
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.acquire()
+    with pytest.raises(UserError, match="is being written"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_whoever_was_taken_over_stops_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "_SIGN_OF_LIFE", 0.05)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    before = (tmp_path / HOLDER).stat().st_mtime_ns
+    time.sleep(0.3)
+    assert (tmp_path / HOLDER).stat().st_mtime_ns > before, "it shows life"
+    lock.check()
+    write_holder(tmp_path, 0, token="another's")
+    time.sleep(0.3)
+    with pytest.raises(UserError, match="was taken over by another process"):
+        lock.check()
+    lock.release()
+    assert (tmp_path / HOLDER).exists(), "the other's stays"
