@@ -1,0 +1,183 @@
+"""Settings: dataclasses whose fields say what they change and which values they take.
+
+A group of the configuration is a dataclass beside the code that reads it. OmegaConf checks types
+and names against it; :func:`check` checks ranges; :func:`facts` makes a cache key of it, so that a
+new setting is part of the key unless its declaration says otherwise. They are not frozen, since
+OmegaConf cannot override the fields of those that are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.errors import UserError
+from pipeline.files.text import did_you_mean, shown
+
+Changes = Literal["result", "rounding", "images", "nothing"]
+"""What a setting changes: a result, its rounding alone, which images are processed, or neither."""
+
+Settings = TypeVar("Settings")
+
+_RULE = "rule"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field declares.
+
+    Attributes:
+        changes: what the setting changes; only "result" is part of a cache key.
+        why: the reason why the setting is not part of the key; required unless it is.
+        at_least: the smallest number allowed.
+        above: a number that the value must exceed.
+        at_most: the largest number allowed.
+        choices: the words allowed.
+    """
+
+    changes: Changes = "result"
+    why: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.changes == "result") == bool(self.why):
+            raise TypeError("a setting gives a reason exactly when it is not part of the key")
+
+    def allows(self, number: float) -> bool:
+        """Tells whether a number lies in the range."""
+        return (
+            math.isfinite(number)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        """Returns the range in words: "from 0 to 1"."""
+        low = f"above {self.above:g}" if self.above is not None else ""
+        if self.at_least is not None:
+            low = (
+                f"{self.at_least:g} or more" if self.at_most is None else f"from {self.at_least:g}"
+            )
+        high = f"{'to' if low else 'at most'} {self.at_most:g}" if self.at_most is not None else ""
+        return " ".join(filter(None, (low, high))) or "a finite number"
+
+
+def setting(
+    default: Any = MISSING,  # noqa: ANN401
+    *,
+    changes: Changes = "result",
+    why: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    choices: Collection[str] = (),
+) -> Any:  # noqa: ANN401
+    """Declares a field of a group of settings.
+
+    Args:
+        default: the default; a list or dictionary is copied for every object. Without it the field
+            is required.
+        changes: see :class:`Rule`, as for the others.
+        why: the reason, unless the setting changes a result.
+        at_least: the smallest number allowed, in a list as well.
+        above: a number that the value must exceed.
+        at_most: the largest number allowed.
+        choices: the words allowed.
+    """
+    rule = Rule(changes, why, at_least, above, at_most, tuple(choices))
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata={_RULE: rule})
+    return field(default=default, metadata={_RULE: rule})
+
+
+def rule_of(declared: dataclasses.Field) -> Rule:
+    """Returns what a field declares; one that declares nothing changes a result."""
+    return declared.metadata.get(_RULE, Rule())
+
+
+def check(settings: Any, prefix: str) -> None:  # noqa: ANN401
+    """Checks the values of settings, and of settings within them, against their declarations.
+
+    Args:
+        settings: a dataclass.
+        prefix: its key in the configuration, such as "tags".
+
+    Raises:
+        UserError: a number outside its range, or a word that is not a choice.
+    """
+    for declared in dataclasses.fields(settings):
+        value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}"
+        rule = rule_of(declared)
+        if dataclasses.is_dataclass(value):
+            check(value, key)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, str) and rule.choices and each not in rule.choices:
+                hint = did_you_mean(each, rule.choices)
+                raise UserError(
+                    f"{key}={shown(each)} is unknown: {hint}choose from {', '.join(rule.choices)}"
+                )
+            is_number = isinstance(each, int | float) and not isinstance(each, bool)
+            if is_number and not rule.allows(each):
+                raise UserError(f"{key}={each} is out of range: give {rule}")
+
+
+def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # noqa: ANN401
+    """Returns what changes a result, as plain values for a cache key.
+
+    Args:
+        settings: a dataclass.
+        without: names of fields to leave out.
+    """
+    return {
+        declared.name: _plain(getattr(settings, declared.name))
+        for declared in dataclasses.fields(settings)
+        if rule_of(declared).changes == "result" and declared.name not in without
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if dataclasses.is_dataclass(value):
+        return facts(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1 and 1.0 are one setting
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_settings(kind: type[Settings], node: Any) -> Settings:  # noqa: ANN401
+    """Returns settings of a kind from plain values, which OmegaConf checks and converts.
+
+    Args:
+        kind: a dataclass.
+        node: a mapping, or a configuration.
+
+    Raises:
+        OmegaConfBaseException: an unknown key, or a value of another type.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(kind), node)
+    assert isinstance(merged, DictConfig)
+    return OmegaConf.to_object(merged)
+
+
+def declared_settings(kind: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field]]:
+    """Yields the key and the field of every setting of a dataclass, nested ones included."""
+    types = get_type_hints(kind)
+    for declared in dataclasses.fields(kind):
+        key = f"{prefix}.{declared.name}"
+        yield key, declared
+        for each in (types[declared.name], *get_args(types[declared.name])):  # X, and X | None
+            if dataclasses.is_dataclass(each):
+                yield from declared_settings(each, key)
