@@ -21,8 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.cams.cams import Cams
 from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.stage import Cams
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
@@ -30,10 +30,10 @@ from pipeline.files import images
 from pipeline.files.images import limit_longest_side
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.labels import ignore_unsure
-from pipeline.masks.stage import pseudo_mask
+from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.method import Method
 from pipeline.tags.scored import Scorer
-from pipeline.tags.tagclip import choose_tags
+from pipeline.tags.tagger import choose_tags
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _RGB = 3

@@ -1,299 +1,386 @@
-"""The ordered stages, what each needs, and how they are run.
+"""The list: which stages a configuration asks for. The only place that knows which there are.
 
 image → tags → cams → masks → train → predict → evaluate → report
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
-from functools import partial
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
-from pipeline.cams import from_files
-from pipeline.cams import stage as cams_stage
-from pipeline.engine.outcome import Outcome, check_failures, outcome_of
+import torch
+
+import pipeline.cams.clip_es
+import pipeline.cams.imported
+import pipeline.masks.pseudo_mask
+import pipeline.tags.baseline
+import pipeline.tags.given
+import pipeline.tags.tagclip  # noqa: F401  these register their methods
+from pipeline.cams.method import CamOptions
+from pipeline.cams.stage import CamStage, ComputedCams
+from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
+from pipeline.clip.frozen import FrozenClip, Resources, quirks_of
+from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
+from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import Method, method_of
+from pipeline.engine.scan import Images
+from pipeline.engine.settings import setting
+from pipeline.engine.stage import Review, Stage
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.evaluation.stage import run_evaluate
-from pipeline.files.fingerprints import fingerprint_file
-from pipeline.files.text import did_you_mean, given_path
-from pipeline.masks import stage as masks_stage
-from pipeline.project import Project
-from pipeline.report import stage as report_stage
-from pipeline.report.material import gather
-from pipeline.rounds import NextRound, rounds_of
-from pipeline.segmenter import stage as segmenter_stage
-from pipeline.segmenter.distributed import process_count, process_rank
-from pipeline.tags import stage as tags_stage
+from pipeline.evaluation.about import describe
+from pipeline.evaluation.stage import Evaluation
+from pipeline.files.text import did_you_mean
+from pipeline.masks.refiner import MaskOptions
+from pipeline.masks.stage import Masks
+from pipeline.report.material import ReportSettings, gather
+from pipeline.report.stage import Report
+from pipeline.segmenter.data import FolderMasks, GroundTruthMasks, StageMasks
+from pipeline.segmenter.self_training import SegmenterMasks, SelfTrainingSettings
+from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.segmenter.stage import Predictions, Training
+from pipeline.tags.stage import ScoredTags, Tags
+from pipeline.tags.tagger import TagOptions
+
+COMMANDS = ("tags", "cams", "masks", "train", "predict", "evaluate", "report")
+"""What ``stage=`` takes, in the order of the pipeline."""
+
+_SHOWN = "it chooses what is done and shown, not how"
 
 
-def run_tags(project: Project, maps: Counter[str] | None = None) -> Iterator[Outcome]:
-    """Tags the images of every split.
+@dataclass
+class Config:
+    """The whole configuration: a field for each group, and the keys at the root."""
 
-    Args:
-        project: what is worked on.
-        maps: where the stage ``cams`` follows, so that the maps of images that have to be tagged
-            are computed from the same pass of the backbone: split → how many were.
-    """
-    tags, classes = project.config["tags"], project.vocabulary.classes
-    for split in project.splits:
-        samples = project.samples(split)
-        rejected = dict(project.dataset.rejected.get(split, []))
-        known = project.known_ids(split)
-        shares = maps is not None and tags["method"] == "tagclip" and not tags["squeeze"]
-        shares &= not from_files.is_chosen(project.config)
-        with ExitStack() as locks:
-            folder = locks.enter_context(project.tags_folder(split))
-            for image_id, reason in rejected.items():
-                folder.fail(image_id, reason)
-            if tags["method"] == "ground_truth":
-                computed = tags_stage.run_ground_truth(samples, folder, classes, known)
-            elif tags["method"] == "file":
-                path = given_path(tags["path"], "tags.path")
-                computed = tags_stage.run_file(samples, folder, classes, path, known)
-            else:
-                folders = [folder]
-                if shares:
-                    folders.append(locks.enter_context(project.cams_folder(split)))
-                computed = project.do(
-                    "tagging",
-                    samples,
-                    folders,
-                    input_key=tags_stage.input_key,
-                    is_done=tags_stage.has_scores(folder, project.method.variants),
-                )
-                tags_stage.finish_tags(samples, folder, classes, known)
-                if shares:
-                    maps[split] = folders[1].computed
-        yield outcome_of(folder, samples, computed, rejected)
-
-
-def run_cams(project: Project, maps: Mapping[str, int] | None = None) -> Iterator[Outcome]:
-    """Computes a map for every tag of the images of every split.
-
-    Args:
-        project: what is worked on.
-        maps: split → how many were computed just now, as their images were tagged.
-    """
-    if from_files.is_chosen(project.config):
-        yield from _import_cams(project)
-        return
-    for split in project.splits:
-        tags_of = partial(tags_stage.read_tags, project.tags_folder(split))
-        samples = project.available(split, "tags")
-        with project.cams_folder(split) as folder:
-            folder.computed = before = (maps or {}).get(split, 0)
-            computed = before + project.do(
-                "mapping",
-                samples,
-                [folder],
-                input_key=lambda s: cams_stage.input_key(s, tags_of(s)),  # noqa: B023
-                given=tags_of,
-            )
-            folder.finish([s.id for s in samples], known=project.known_ids(split))
-        yield outcome_of(folder, samples, computed)
-
-
-def _import_cams(project: Project) -> Iterator[Outcome]:
-    """Takes the maps of the images of every split from files; no stage has to go before it.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    maps = from_files.given_folder(project.config["cams"])
-    for split in project.splits:
-        samples = project.samples(split)
-        rejected = dict(project.dataset.rejected.get(split, []))
-        with project.cams_folder(split) as folder:
-            for image_id, reason in rejected.items():
-                folder.fail(image_id, reason)
-            key = partial(from_files.input_key, maps=maps)
-            computed = project.do("importing", samples, [folder], maps, input_key=key)
-            folder.finish([s.id for s in samples], known=project.known_ids(split))
-        yield outcome_of(folder, samples, computed, rejected)
-
-
-def run_masks(project: Project) -> Iterator[Outcome]:
-    """Turns the maps of every split into masks."""
-    for split in project.splits:
-        cams = project.cams_folder(split)
-        samples = project.available(split, "cams")
-        with project.masks_folder(split) as folder:
-            computed = project.do(
-                "masking",
-                samples,
-                [folder],
-                cams.path,
-                input_key=partial(masks_stage.input_key, cams=cams),
-            )
-            folder.finish([s.id for s in samples], known=project.known_ids(split))
-        yield outcome_of(folder, samples, computed)
-
-
-def run_relabel(project: NextRound) -> Iterator[Outcome]:
-    """Makes the tags and masks of a later round from what the segmenter before sees."""
-    keeps_tags = project.method.self_training.keep_tags
-    trained = project.trained_before()
-    for split in project.splits:
-        samples = project.samples(split)
-        first_tags = partial(tags_stage.read_tags, project.first.tags_folder(split))
-        with project.tags_folder(split) as tags, project.masks_folder(split) as masks:
-            computed = project.do(
-                "relabelling",
-                samples,
-                [masks, tags],
-                trained,
-                input_key=lambda sample: fingerprint_file(sample.image),
-                given=first_tags if keeps_tags else lambda sample: None,
-                is_done=lambda sample, key: (
-                    tags.is_done(sample.id, key) and masks.is_done(sample.id, key)  # noqa: B023
-                ),
-            )
-            for image_id, reason in masks.failures.items():
-                tags.fail(image_id, reason)
-            tags_stage.finish_tags(
-                samples, tags, project.vocabulary.classes, project.known_ids(split)
-            )
-            masks.finish([s.id for s in samples], known=project.known_ids(split))
-        yield outcome_of(masks, samples, computed)
-
-
-def run_train(project: Project) -> Iterator[Outcome]:
-    """Trains a segmenter on the masks and, where it is asked for, one on the ground truth."""
-    for ceiling in _networks(project):
-        samples, pairs = project.training_data(ceiling)
-        folder = project.segmenter_folder(ceiling)
-        # Of several processes that torchrun started, the first alone writes.
-        with folder if process_rank() == 0 else nullcontext():
-            computed = segmenter_stage.run_train(
-                pairs,
-                folder,
-                project.vocabulary,
-                settings={
-                    **project.config["segmenter"],
-                    # The ground truth is sure of every pixel.
-                    **({"pixel_weights": None} if ceiling else {}),
-                    "apply_exif": project.reader.apply_exif,
-                    "longest_side": project.reader.longest_side,
-                },
-                seed=project.config["seed"],
-                device=project.device,
-                validation=project.validation_samples,
-            )
-        split = f"{project.dataset.train_split}{' (ground truth)' * ceiling}"
-        yield Outcome("train", split, len(samples), computed, 0, folder.path)
-
-
-def run_predict(project: Project) -> Iterator[Outcome]:
-    """Segments the images of every split; the ceiling those that it was not trained on."""
-    for ceiling in _networks(project):
-        trained = project.segmenter_folder(ceiling)
-        if not segmenter_stage.is_trained(trained):
-            raise UserError("no segmenter was trained on these masks: run stage=train first")
-        for split in project.splits:
-            if ceiling and split == project.dataset.train_split:
-                continue
-            samples = project.samples(split)
-            with project.predictions_folder(split, ceiling) as folder:
-                computed = project.do(
-                    "predicting",
-                    samples,
-                    [folder],
-                    trained.path,
-                    input_key=segmenter_stage.input_key,
-                )
-                folder.finish([s.id for s in samples], known=project.known_ids(split))
-            yield outcome_of(folder, samples, computed)
-
-
-def run_report(project: Project) -> Iterator[Outcome]:
-    """Writes the tables, a picture of some images, and the page with all that was computed."""
-    for path in report_stage.run(gather(project)):
-        yield Outcome("report", "", 0, 0, 0, path)
-
-
-STAGES: dict[str, Callable[[Project], Iterator[Outcome]]] = {
-    "tags": run_tags,
-    "cams": run_cams,
-    "masks": run_masks,
-    "train": run_train,
-    "predict": run_predict,
-    "evaluate": run_evaluate,
-    "report": run_report,
-}
-"""The stages in their order."""
+    tags: Any
+    cams: Any
+    masks: Any
+    dataset: Any
+    clip: ClipSettings
+    compat: Quirks
+    images: ImageSettings
+    segmenter: SegmenterSettings
+    self_training: SelfTrainingSettings
+    executor: Any
+    runtime: RuntimeSettings
+    report: ReportSettings
+    stage: Any = setting("all", changes="nothing", why=_SHOWN)
+    experiment_name: str | None = setting(None, changes="nothing", why=_SHOWN)
+    output_dir: str = setting("outputs", changes="nothing", why=_SHOWN)
+    dry_run: bool = setting(False, changes="nothing", why=_SHOWN)
+    rounds: int = setting(1, at_least=1, changes="nothing", why="each round has keys of its own")
+    seed: int = setting(0, at_least=0)
 
 
 def parse_stages(requested: str | Iterable[str]) -> list[str]:
     """Returns the requested stages in their order; "all" stands for every one.
 
     Raises:
-        UserError: a name that is no stage.
+        UserError: a name that is not a stage.
     """
     names = [requested] if isinstance(requested, str) else list(requested)
-    known = (*STAGES, "all")
+    known = (*COMMANDS, "all")
     for name in names:
         if name == "status":
             raise UserError("stage=status stands alone: leave the other stages out")
         if name not in known:
             hint = did_you_mean(name, (*known, "status"))
             raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
-    return [stage for stage in STAGES if stage in names or "all" in names]
+    return [command for command in COMMANDS if command in names or "all" in names]
 
 
-def run(project: Project, stages: Iterable[str]) -> Iterator[Outcome]:
-    """Runs stages one after the other and tells what each did for each split.
+@dataclass(frozen=True)
+class Pipeline:
+    """All stages of a configuration. Building them reads no split and no weights.
 
-    Raises:
-        UserError: a missing input, or a stage in which too many images were left out; that one
-            has done all the others.
+    Attributes:
+        config: the configuration.
+        vocabulary: the class names.
+        images: the images of the run; none builds stages for Python's :class:`Labeller` alone.
+        splits: the splits that the run works on.
+        store: the output directory.
     """
-    stages = list(stages)
-    if process_count() > 1 and stages != ["train"]:
-        raise UserError("torchrun is for stage=train alone: run the other stages without it")
-    if process_rank() == 0:
-        project.store.begin()
-    try:
-        yield from _run(project, stages)
-    except BaseException:
-        project.workforce.close(at_once=True)
-        raise
-    project.workforce.close()
-    if process_rank() == 0:
-        project.store.sweep_up()
+
+    config: Config
+    vocabulary: Vocabulary
+    images: Images | None = None
+    splits: Sequence[str] = ()
+    store: Store | None = None
+
+    @cached_property
+    def device(self) -> str:
+        """Torch's name of the device."""
+        device = choose_device(self.config.runtime.device)
+        if torch.device(device).type == "cpu":
+            keep_freed_memory()
+        return device
+
+    @cached_property
+    def clip(self) -> FrozenClip:
+        """The frozen CLIP."""
+        config, runtime = self.config, self.config.runtime
+        choose_precision(runtime.precision, self.device)
+        return FrozenClip(
+            model=config.clip.model,
+            pretrained=config.clip.pretrained,
+            checkpoint=config.clip.checkpoint,
+            device=self.device,
+            precision=runtime.precision,
+            max_patches=config.images.most_patches,
+            position_fp16=config.compat.position_fp16,
+            batches=choose_batches(vars(runtime), self.device),
+            root=self.store.root if self.store else None,
+        )
+
+    @cached_property
+    def decode(self) -> ImageReader:
+        """Decodes images."""
+        config = self.config
+        return ImageReader(
+            apply_exif=not config.compat.exif,
+            max_pixels=config.dataset.max_pixels,
+            longest_side=config.images.longest_side,
+        )
+
+    @cached_property
+    def workers(self) -> int:
+        """The number of processes and threads beside a model."""
+        return self.config.runtime.workers or torch.multiprocessing.cpu_count()
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How stages read images."""
+        return Reading(self.decode, self.workers, self.clip.batches.waiting)
+
+    def resources(self, method: Method) -> Resources:
+        """Returns what a method is built from: only what it declares."""
+        return Resources(
+            vocabulary=self.vocabulary,
+            device=self.device,
+            clip=self.clip if method.uses_clip else None,
+            quirks=quirks_of(self.config.compat, method.quirks),
+        )
+
+    # From images to pseudo masks
+
+    def tags(self, split: str) -> Tags:
+        """Returns the stage of a split's tags."""
+        options: TagOptions = self.config.tags
+        method = method_of(options)
+        common = {"split": split, "vocabulary": self.vocabulary, "method": method}
+        if method.stage:
+            return method.stage(options=options, **common)
+        resources = self.resources(method)
+        return ScoredTags(options=options, resources=resources, reading=self.reading, **common)
+
+    def cams(self, split: str, tags: Tags) -> CamStage:
+        """Returns the stage of a split's CAMs."""
+        options: CamOptions = self.config.cams
+        method = method_of(options)
+        common = {
+            "split": split,
+            "vocabulary": self.vocabulary,
+            "method": method,
+            "options": options,
+            "reading": self.reading,
+        }
+        if method.stage:
+            return method.stage(**common)
+        return ComputedCams(resources=self.resources(method), needs={"tags": tags}, **common)
+
+    def masks(self, split: str, cams: CamStage) -> Masks:
+        """Returns the stage of a split's pseudo masks."""
+        options: MaskOptions = self.config.masks
+        method = method_of(options)
+        return Masks(
+            split=split,
+            vocabulary=self.vocabulary,
+            method=method,
+            options=options,
+            resources=self.resources(method),
+            decode=self.decode,
+            needs={"cams": cams},
+        )
+
+    # Training and prediction
+
+    @property
+    def train_split(self) -> str:
+        """The split that a segmenter is trained on."""
+        return self.images.dataset.train_split
+
+    def _train_samples(self) -> Sequence[Sample]:
+        return self.images.of(self.train_split)
+
+    def _validation_samples(self) -> Sequence[Sample]:
+        """Returns the images that a segmenter is measured on while it trains, which have masks."""
+        if self.config.segmenter.validation_interval:
+            for split in self.splits:
+                if split != self.train_split:
+                    labelled = [s for s in self.images.of(split) if s.mask is not None]
+                    if labelled:
+                        return labelled
+        return ()
+
+    def training(self, masks: Stage, number: int) -> Training:
+        """Returns the stage that trains a segmenter on masks."""
+        options = self.config.segmenter
+        needs = {"masks": masks}
+        if options.masks is not None and number == 1:
+            data, needs = FolderMasks(options.masks, self._train_samples), {}
+        else:
+            weighted = options.pixel_weights is not None
+            if weighted and not self.config.masks.keep_probability:
+                raise UserError(
+                    "segmenter.pixel_weights needs the CRF's probabilities: make the masks with"
+                    " masks=crf_weighted"
+                )
+            data = StageMasks(masks, self.images, self.store, weighted)
+        return Training(
+            split="",
+            round=number,
+            needs=needs,
+            options=options,
+            seed=self.config.seed,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            decode=self.decode,
+            data=data,
+            validation=self._validation_samples,
+        )
+
+    def predictions(self, split: str, training: Training) -> Predictions:
+        """Returns the stage of a segmenter's predictions for a split."""
+        return Predictions(
+            split=split,
+            round=training.round,
+            needs={"segmenter": training},
+            options=self.config.segmenter,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            reading=replace(self.reading, prefetch=4),
+        )
+
+    def relabelled(self, split: str, training: Training, tags: Tags) -> Stage:
+        """Returns the masks of the round after a training, which that segmenter predicts."""
+        options = self.config.self_training
+        return SegmenterMasks(
+            split=split,
+            round=training.round + 1,
+            needs={"segmenter": training, **({"first_tags": tags} if options.keep_tags else {})},
+            options=options,
+            test=self.config.segmenter.test,
+            keep_probability=self.config.masks.keep_probability,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            reading=replace(self.reading, prefetch=4),
+        )
+
+    # The list
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """All stages of all rounds on all splits, in their order."""
+        # A segmenter is trained on the masks of its split, whatever splits the run works on.
+        splits = dict.fromkeys([*self.splits, self.train_split])
+        tags = {split: self.tags(split) for split in splits}
+        cams = {split: self.cams(split, tags[split]) for split in splits}
+        masks: dict[str, Stage] = {split: self.masks(split, cams[split]) for split in splits}
+        stages: list[Stage] = [each[split] for each in (tags, cams) for split in self.splits]
+        training: Training | None = None
+        for number in range(1, self.config.rounds + 1):
+            if training is not None:
+                masks = {s: self.relabelled(s, training, tags[s]) for s in splits}
+            training = self.training(masks[self.train_split], number)
+            predictions = [self.predictions(split, training) for split in self.splits]
+            stages += [masks[split] for split in self.splits]
+            stages += self._with_comparison(training, predictions)
+        return stages
+
+    def _with_comparison(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
+        """Returns a network and its predictions, and those of a fully supervised one."""
+        if not self.config.segmenter.ceiling:
+            return [training, *predictions]
+        supervised = replace(
+            training,
+            title="ground truth",
+            needs={},
+            accompanies=training,
+            data=GroundTruthMasks(self._train_samples),
+        )
+        beside = [
+            replace(
+                each,
+                title="ground truth",
+                needs={"segmenter": supervised},
+                accompanies=each,
+            )
+            for each in predictions
+            if each.split != self.train_split
+        ]
+        return [training, supervised, *predictions, *beside]
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluation of each round."""
+        return [
+            Evaluation(
+                stages=[stage for stage in self.stages if stage.round == number],
+                images=self.images,
+                vocabulary=self.vocabulary,
+                betas=self.config.cams.background_betas,
+                describe=self.describe,
+                store=self.store,
+                round=number,
+            )
+            for number in range(1, self.config.rounds + 1)
+        ]
+
+    @property
+    def report(self) -> Report:
+        """The report of all rounds."""
+        material = partial(
+            gather,
+            self.stages,
+            self.evaluations[-1],
+            self.config.report,
+            self.decode,
+            self.workers,
+        )
+        return Report(gather=material, round=self.config.rounds)
+
+    def describe(self, stage: Stage) -> dict[str, str]:
+        """Returns what a table says beside the figures of a stage."""
+        config = self.config
+        return describe(
+            stage,
+            experiment=config.experiment_name,
+            dataset=config.dataset,
+            clip=config.clip,
+            quirks=config.compat,
+            precision=config.runtime.precision,
+            segmenter=config.segmenter.name,
+        )
+
+    def steps(self, commands: Collection[str]) -> list[Stage | Review]:
+        """Returns the steps that were asked for, in their order.
+
+        Stages that can share a pass of the backbone, and are asked for together, do so.
+        """
+        chosen: list[Stage | Review] = [s for s in self.stages if s.command in commands]
+        cams = {stage.split: stage for stage in chosen if isinstance(stage, ComputedCams)}
+        for index, stage in enumerate(chosen):
+            if isinstance(stage, ScoredTags) and stage.split in cams and _share(stage, cams):
+                chosen[index] = replace(stage, follower=cams[stage.split])
+        reviews = [*self.evaluations, self.report]
+        chosen += [review for review in reviews if review.command in commands]
+        return sorted(chosen, key=lambda step: (step.round, COMMANDS.index(step.command)))
 
 
-def _run(project: Project, stages: list[str]) -> Iterator[Outcome]:
-    work = dict(STAGES)
-    if {"tags", "cams"} <= set(stages):
-        maps: Counter[str] = Counter()
-        work |= {"tags": partial(run_tags, maps=maps), "cams": partial(run_cams, maps=maps)}
-    *earlier, last = rounds_of(project)
-    for one in (*earlier, last):
-        work_of_round = work | (_OF_LATER_ROUNDS if one.round > 1 else {})
-        for stage in stages:
-            if stage in _ONCE and one is not last:
-                continue
-            outcomes = []
-            for outcome in work_of_round[stage](one):
-                outcomes.append(outcome)
-                yield outcome
-            for outcome in outcomes:
-                check_failures(outcome, project.config["runtime"]["max_failures"])
-
-
-def _nothing(project: Project) -> Iterator[Outcome]:
-    """Does nothing: the maps of the first round stay, and masks come with the tags."""
-    yield from ()
-
-
-_OF_LATER_ROUNDS = {"tags": _nothing, "cams": _nothing, "masks": run_relabel}
-"""What stages do after the first round, where that is something else."""
-
-_ONCE = ("report",)
-"""Stages that look back at all rounds."""
-
-
-def _networks(project: Project) -> list[bool]:
-    """Returns for which networks there is work: the one on masks, and perhaps the ceiling."""
-    return [False, True] if project.has_ceiling else [False]
+def _share(tags: ScoredTags, cams: dict[str, ComputedCams]) -> bool:
+    can_share = tags.method.shares_pass and cams[tags.split].method.shares_pass
+    return can_share and not getattr(tags.options, "squeeze", False)

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from pipeline.cams.clip_es import CamSettings, ClipEs
-from pipeline.cams.stage import Cams
+from pipeline.cams.cams import Cams
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.files.images import load_image
 from pipeline.masks.crf import CrfSettings
-from pipeline.masks.stage import pseudo_mask
+from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags
+from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagger import choose_tags
 
 CLASSES = 10
 

@@ -11,14 +11,15 @@ import pytest
 import yaml
 
 from pipeline.cams.clip_es import CamSettings, ClipEs
-from pipeline.cams.stage import Cams
+from pipeline.cams.cams import Cams
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.datasets.scenes import render_scene
 from pipeline.masks.crf import CrfSettings
-from pipeline.masks.stage import pseudo_mask
-from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags
+from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagger import choose_tags
 from tests.conftest import REPOSITORY
 
 SCORES = {

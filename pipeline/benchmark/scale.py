@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from skimage.filters import gaussian
 
 from pipeline.benchmark.throughput import Setup, load_photographs, seconds_an_image, tags_and_maps
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import Vocabulary, voc_palette
@@ -26,11 +26,11 @@ from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfSettings
-from pipeline.masks.stage import pseudo_mask
+from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import markdown_table
 from pipeline.shards import Order
 from pipeline.sweep import Todo
-from pipeline.tags.stage import encode_scores
+from pipeline.tags.scores import encode_scores
 
 _IMAGES = 2000  # that files are written and read for
 _PHOTOGRAPH = 80_000  # bytes, as VOC's and ImageNet's have

@@ -26,7 +26,7 @@ from pipeline.benchmark.throughput import (
     tags,
     tags_and_maps,
 )
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder

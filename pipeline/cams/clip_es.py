@@ -10,9 +10,14 @@ import torch
 
 from pipeline.cams.affinity import MeanAttention, refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
+from pipeline.cams.method import CamOptions
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import Name, Seen, by_grid, look
+from pipeline.clip.text import TEMPLATES
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
 
 
 @dataclass(frozen=True)
@@ -110,3 +115,50 @@ class ClipEs:
             open_border=self.settings.open_border,
         )
         return refined.reshape(-1, *seen.grid).cpu().numpy()
+
+
+@dataclass
+class ClipEsOptions(CamOptions):
+    """``cams=clip_es`` and its presets, the constants of CLIP-ES (CVPR 2023).
+
+    Attributes:
+        templates: the set of templates; "clip_es" is "a clean origami {}.".
+        affinity_blocks: first and last block of Ā. A number above 0 counts from 1; 0 and below are
+            offsets from the last block, which is 0.
+        box_threshold: the share of a CAM's peak that opens a box.
+        backgrounds: competitors of the tags; none takes the backgrounds of the data set.
+    """
+
+    templates: str = setting("clip_es", choices=TEMPLATES)
+    affinity_blocks: list[int] = setting([-7, -1])
+    box_threshold: float = setting(0.4, at_least=0, at_most=1)
+    backgrounds: list[str] | None = None
+
+
+@register(
+    "cams",
+    "clip_es",
+    ClipEsOptions,
+    uses_clip=True,
+    quirks=("open_border",),
+    shares_pass=True,
+)
+def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
+    """Builds CLIP-ES.
+
+    Without any background, the only tag of an image would have a constant score and an empty CAM.
+    The word itself competes there.
+    """
+    clip, vocabulary = resources.clip, resources.vocabulary
+    settings = CamSettings(
+        affinity_blocks=options.affinity_blocks,
+        box_threshold=options.box_threshold,
+        batch_size=clip.batches.images,
+        most_waiting=clip.batches.waiting,
+        **vars(resources.quirks),
+    )
+    given = vocabulary.backgrounds if options.backgrounds is None else options.backgrounds
+    backgrounds = tuple(given) or ("background",)
+    text = clip.embed(vocabulary.cam_names, backgrounds, options.templates)
+    count = resources.num_classes
+    return ClipEs(clip.encoder, text[:count], text[count:], settings)

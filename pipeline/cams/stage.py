@@ -1,160 +1,116 @@
-"""The stage ``cams``: for every tag of an image, where it is."""
+"""The stage ``cams``: where in an image each of its tags is."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from pipeline.cams.affinity import MeanAttention
-from pipeline.cams.clip_es import ClipEs
-from pipeline.clip.shared_pass import Seen
-from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.engine.folder import ResultFolder
+from pipeline.cams.cams import Cams, encode_cams
+from pipeline.cams.method import CamOptions
+from pipeline.clip.frozen import Resources
+from pipeline.datasets.sample import Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.reading import Name, Reading, Size
+from pipeline.engine.registry import Method
+from pipeline.engine.settings import facts
+from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.sweep import Images, Todo, Work, by_sample, read_through
-
-ALGORITHM = 1
-"""Raised when the same configuration would give another result than before, beyond rounding."""
+from pipeline.tags.scores import read_tags
 
 
-@dataclass(frozen=True)
-class Cams:
-    """The maps of one image.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CamStage(Stage):
+    """The CAMs of a split, wherever they come from.
 
     Attributes:
-        keys: K int64 class indices.
-        cams: K×h×w float16 in [0, 1], on the patch grid.
-        size: height and width of the image in pixels.
+        vocabulary: the class names.
+        method: what finds the CAMs.
+        options: the method's settings.
+        reading: how images are read.
     """
 
-    keys: np.ndarray
-    cams: np.ndarray
-    size: tuple[int, int]
+    name = command = "cams"
+    kind = "cams"
+    decisive = ("method", "clip")
+    vocabulary: Vocabulary
+    method: Method
+    options: CamOptions
+    reading: Reading
 
-    def resized(self, height: int, width: int) -> np.ndarray:
-        """Returns the maps at an image's size, K×height×width float32 (bilinear)."""
-        if not len(self.keys):
-            return np.zeros((0, height, width), np.float32)
-        maps = torch.from_numpy(self.cams.astype(np.float32)).unsqueeze(0)
-        return F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[0].numpy()
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what CAMs depend on besides the tags."""
+        return {**self.method.facts, **facts(self.options), **self.reading.decode.facts}
 
 
-class MapsAlongsideTags:
-    """Computes maps from the pass in which their images are tagged, and stores them.
+def cams_output(image_id: str, cams: Cams, input_key: str | None = None) -> Output:
+    """Returns the file of an image's CAMs; ``input_key`` is that of a shared pass."""
+    return Output({f"{image_id}.npz": partial(encode_cams, cams)}, input=input_key)
 
-    See :class:`pipeline.tags.stage.Alongside`.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComputedCams(CamStage):
+    """CAMs that a method computes for the tags of images.
+
+    Attributes:
+        resources: what the method is built from.
     """
 
-    def __init__(self, folder: ResultFolder, method: Callable[[], ClipEs]):
-        """Prepares for images.
+    resources: Resources
 
-        Args:
-            folder: the maps' folder.
-            method: builds the method; called only when there is something to compute.
-        """
-        self._folder = folder
-        self._build = method
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what CAMs depend on besides the tags."""
+        settings = super().own_settings()
+        backgrounds = settings.get("backgrounds")
+        if backgrounds is None:
+            backgrounds = self.vocabulary.backgrounds
+        return {**settings, **self.resources.facts(self.vocabulary.cam_names, backgrounds)}
 
-    @cached_property
-    def _method(self) -> ClipEs:
-        return self._build()
+    @property
+    def uses_clip(self) -> bool:
+        """Whether the method looks at images with CLIP."""
+        return self.method.uses_clip
 
-    def listen(self) -> MeanAttention:
-        """Returns what listens to the attentions of one batch."""
-        return self._method.listen()
+    def unknown_until(self) -> str:
+        """Returns "download" where the weights, which are in the key, are not on this machine."""
+        return self.resources.unknown_until
 
-    def compute(self, sample: Sample, seen: Seen, tags: Sequence[int]) -> np.ndarray | None:
-        """Returns the maps of an image whose tags are just known, unless they are there already."""
-        if self._folder.is_done(sample.id, input_key(sample, tags)):
-            return None
-        return self._method.maps(seen, tags)
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with its tags."""
+        tags = read_tags(folders["tags"], sample)
+        return Item(sample, self.input_key(fingerprint_file(sample.image), tags), tags)
 
-    def save(
-        self, sample: Sample, tags: Sequence[int], size: tuple[int, int], result: np.ndarray
-    ) -> None:
-        """Stores the maps of an image, whose full height and width are ``size``."""
-        cams = Cams(np.array(tags, np.int64), result, size)
-        _write(self._folder, sample, input_key(sample, tags), cams)
+    def input_key(self, image: str, tags: Sequence[int]) -> str:
+        """Returns the fingerprint of an image's input, from that of the image and its tags."""
+        return join_keys(image, fingerprint(list(tags)))
 
+    def output(
+        self, image_id: str, input_key: str, tags: Sequence[int], cams: np.ndarray, size: Size
+    ) -> Output:
+        """Returns what is stored for an image."""
+        return cams_output(image_id, Cams(np.array(tags, np.int64), cams, size), input_key)
 
-def input_key(sample: Sample, tags: Sequence[int]) -> str:
-    """Returns the fingerprint of what an image's maps are made from."""
-    return join_keys(fingerprint_file(sample.image), fingerprint(tags))
+    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+        """Builds the method."""
+        return self.method.build(self.options, self.resources)
 
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Computes CAMs."""
 
-def mapping(
-    folder: ResultFolder,
-    *,
-    method: Callable[[], ClipEs],
-    read: ImageReader,
-    workers: int,
-    most_ahead: int,
-    most_unwritten: int,
-) -> Work:
-    """Returns how the maps of images are computed, each of which is given with its tags.
+        def cams_of(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
+            return model().stream((name, image, name[0].given) for name, image in images)
 
-    Args:
-        folder: the stage's folder.
-        method: builds the method; called only when there is something to compute.
-        read: decodes the images.
-        workers: threads that decode.
-        most_ahead: images that are decoded ahead.
-        most_unwritten: results that may wait for the disk.
-    """
-    method = cache(method)
-
-    def compute(images: list[Todo]) -> Iterator[tuple[Todo, Cams | ImageError]]:
-        tags = {todo.sample.id: todo.given for todo in images}
-
-        def maps_of(images: Images) -> Iterator[tuple[Sample, np.ndarray]]:
-            return method().stream((sample, image, tags[sample.id]) for sample, image in images)
-
-        found = by_sample(images, lambda s: read_through(s, read, maps_of, most_ahead, workers))
-        for todo, result in found:
+        for item, result in self.reading.through(items, cams_of):
             if not isinstance(result, ImageError):
-                maps, size = result
-                result = Cams(np.array(todo.given, np.int64), maps, size)
-            yield todo, result
+                result = [self.output(item.sample.id, item.input, item.given, *result)]
+            yield item, result
 
-    def save(todo: Todo, cams: Cams) -> None:
-        _write(folder, todo.sample, todo.key, cams)
-
-    return Work([folder], compute, save, most_unwritten)
-
-
-def _write(folder: ResultFolder, sample: Sample, key: str, cams: Cams) -> None:
-    folder.write(sample.id, key, {f"{sample.id}.npz": encode_cams(cams)})
-
-
-def encode_cams(cams: Cams) -> bytes:
-    """Returns an image's maps as a compressed ``.npz`` file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        keys=cams.keys,
-        cams=cams.cams.astype(np.float16),
-        size=np.array(cams.size, np.int64),
-    )
-    return buffer.getvalue()
-
-
-def read_cams(path: Path) -> Cams:
-    """Reads the maps of an image from its file.
-
-    Raises:
-        ImageError: the file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            height, width = arrays["size"]
-            return Cams(arrays["keys"], arrays["cams"], (int(height), int(width)))
-    except Exception as error:  # zipfile, zlib and numpy each have errors of their own
-        raise ImageError("its maps are damaged: run stage=cams again") from error
+    @property
+    def shard_size(self) -> int:
+        """The number of images that fill a worker's batches."""
+        return self.resources.shard_size

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cams.stage import read_cams
+from pipeline.cams.cams import read_cams
 from pipeline.commands.command_line import Parser
 from pipeline.engine.store import MANIFEST
 from pipeline.errors import UserError

@@ -107,6 +107,11 @@ class ImageReader:
     max_pixels: int | None = None
     longest_side: int | None = None
 
+    @property
+    def facts(self) -> dict[str, int | bool | None]:
+        """What changes the pixels of an image, for a cache key."""
+        return {"longest_side": self.longest_side, "exif": not self.apply_exif}
+
     def __call__(self, sample: Sample) -> tuple[np.ndarray, tuple[int, int]]:
         """Returns the image, h×w×3 uint8, perhaps shrunk, and its full height and width.
 

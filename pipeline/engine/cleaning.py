@@ -13,9 +13,6 @@ from pipeline.engine.store import Store, folder_size, is_complete, key_of
 from pipeline.files.atomic import TEMPORARY
 from pipeline.files.lock import FolderLock
 
-_NOT_OF_CEILINGS = ("masks", "data", "pixel_weights")
-"""Keys of a segmenter's configuration in which one trained on the ground truth differs."""
-
 
 @dataclass(frozen=True)
 class Removable:
@@ -41,7 +38,7 @@ def find_removable(store: Store) -> list[Removable]:
     """Returns the folders that no latest one refers to, oldest first.
 
     A folder is referred to when ``latest`` points to it, or when it holds what such a one was made
-    from, as its configuration tells; a segmenter's ceiling belongs to it.
+    from, as its configuration tells; or when it accompanies such a folder, for comparison.
     """
     folders = store.folders()
     latest = {
@@ -51,16 +48,10 @@ def find_removable(store: Store) -> list[Removable]:
     }
     kept = [manifest for path, manifest in folders if path.resolve() in latest]
     needed = {key for manifest in kept for key in _keys_in(manifest.get("configuration", {}))}
-    trained = [m for path, m in folders if m.get("stage") == "segmenter" and path.name in needed]
-    alike = [_without_data(manifest["configuration"]) for manifest in trained]
-    for path, manifest in folders:
-        configuration = manifest.get("configuration", {})
-        if configuration.get("masks") == "ground truth" and _without_data(configuration) in alike:
-            needed.add(path.name)
-    for path, manifest in folders:  # what those ceilings predict
-        segmenter = manifest.get("configuration", {}).get("segmenter")
-        if isinstance(segmenter, Mapping) and segmenter.get("masks") == "ground truth":
-            needed |= {path.name} if key_of(segmenter) in needed else set()
+    # What is there for comparison names what it is compared with.
+    needed |= {
+        path.name for path, manifest in folders if needed & {*manifest.get("accompanies", ())}
+    }
     return [
         Removable(path, manifest, folder_size(path))
         for path, manifest in folders
@@ -74,10 +65,6 @@ def _keys_in(configuration: Mapping[str, Any]) -> Iterator[str]:
     for value in configuration.values():
         if isinstance(value, Mapping):
             yield from _keys_in(value)
-
-
-def _without_data(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in configuration.items() if key not in _NOT_OF_CEILINGS}
 
 
 def remove(folder: Removable) -> None:

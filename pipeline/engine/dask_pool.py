@@ -5,13 +5,36 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.engine.settings import setting
 from pipeline.engine.versions import commit
+from pipeline.engine.workers import WorkerSettings
 from pipeline.errors import UserError
 
 Result = TypeVar("Result")
+
+_WHERE = "where results are computed does not change them"
+
+
+@dataclass
+class DaskSettings(WorkerSettings):
+    """``executor=dask``: workers of a cluster of dask.distributed, each with its own models.
+
+    Attributes:
+        address: of a scheduler, ``tcp://HOST:8786``, or the path of its scheduler file; none starts
+            a cluster.
+        timeout: seconds within which the first worker has to appear.
+        cluster: the arguments of a class of dask_jobqueue, which ``class`` names; none starts
+            processes of this machine.
+    """
+
+    name: str = setting("dask", changes="nothing", why=_WHERE)
+    address: str | None = setting(None, changes="nothing", why=_WHERE)
+    timeout: float = setting(60, above=0, changes="nothing", why=_WHERE)
+    cluster: dict[str, Any] | None = setting(None, changes="nothing", why=_WHERE)
 
 
 class DaskPool:
@@ -21,14 +44,11 @@ class DaskPool:
     ``distributed.scheduler.allowed-failures``.
     """
 
-    def __init__(self, settings: Mapping[str, Any], size: int):
+    def __init__(self, settings: DaskSettings, size: int):
         """Connects.
 
         Args:
-            settings: ``address`` of a scheduler, ``tcp://…``, or the path of its scheduler file;
-                or ``cluster``, the arguments of a class of dask_jobqueue, which ``class`` names; or
-                neither, for processes of this machine. ``timeout`` in seconds, for the first
-                worker to appear.
+            settings: the cluster.
             size: workers to start, unless a scheduler is named.
 
         Raises:
@@ -42,8 +62,7 @@ class DaskPool:
             ) from error
         self.deaths = (KilledWorker,)
         self._cluster = None
-        address, batch = settings.get("address"), settings.get("cluster")
-        timeout = settings.get("timeout") or 60
+        address, batch, timeout = settings.address, settings.cluster, settings.timeout
         try:
             if address:
                 path = Path(str(address)).expanduser()

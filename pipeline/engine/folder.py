@@ -1,10 +1,11 @@
 """A stage's folder: what was computed for every image, and from what.
 
 A stage's folder is ``<split>/<stage>/<key>/``. The key names what changes a result; the images are
-not part of it. Every finished image has a line in ``entries.jsonl`` with the fingerprint of its
-input and, where it has a file, of the file's bytes. An image is done when both still hold, so a
-killed run, a changed photograph and a damaged file all lead to the same thing: that image is
-computed again, and no other. A stage is complete when its manifest says so, which is written last.
+not part of it. Every finished image has an entry in ``entries.jsonl`` with the recipe of the
+computation, the fingerprint of its input and the fingerprint of each of its files. An image is done
+when all of these still hold, so a killed run, a changed photograph and a damaged file all have the
+same effect: that image is computed again, and no other. A folder is complete when its manifest says
+so, which is written last.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.engine.siblings import Siblings, holds, link_or_copy
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
@@ -43,12 +45,15 @@ class ResultFolder:
         path: the folder.
         stage: the stage's name.
         split: the split, or "" for a stage that has none.
+        recipe: the fingerprint of how results are computed, see
+            :attr:`pipeline.engine.stage.Stage.recipe`.
     """
 
-    def __init__(self, path: Path, stage: str, split: str):
+    def __init__(self, path: Path, stage: str, split: str, recipe: str = ""):
         self.path = path
         self.stage = stage
         self.split = split
+        self.recipe = recipe
 
     def write(
         self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: Any
@@ -69,19 +74,16 @@ class ResultFolder:
             if not path.resolve().is_relative_to(self.path.resolve()):
                 raise UserError(f"image id {image_id!r} leaves the output folder: rename the image")
             write_atomically(path, data)
-        digests = {name: fingerprint(data) for name, data in files.items()}
-        self.record(image_id, input_key, files=digests, **facts)
+        if files:
+            facts["files"] = {name: fingerprint(data) for name, data in files.items()}
+        self.record(image_id, input_key, **facts)
 
     def record(self, image_id: str, input_key: str, **facts: Any) -> None:
         """Stores an image's line, with further facts that JSON can hold."""
-        self.adopt({"id": image_id, "input": input_key, **facts})
+        self.adopt({"id": image_id, "recipe": self.recipe, "input": input_key, **facts})
 
     def adopt(self, entry: dict) -> None:
         """Stores an image's line as it is."""
-        raise NotImplementedError
-
-    def is_done(self, image_id: str, input_key: str) -> bool:
-        """Tells whether an image's result is there, whole, and made from this input."""
         raise NotImplementedError
 
 
@@ -93,6 +95,8 @@ class StageFolder(ResultFolder):
         configuration: what the results depend on, apart from the images.
         becomes_latest: whether ``latest`` points to the folder once it is complete.
         computed: how many images' results were stored since the folder was locked.
+        reused: how many were linked from a sibling since then.
+        shared: how many of ``computed`` another stage computed in its own pass.
     """
 
     def __init__(
@@ -104,14 +108,15 @@ class StageFolder(ResultFolder):
         configuration: Mapping,
         becomes_latest: bool = True,
         wait: float = 0.0,
+        recipe: str = "",
     ):
-        super().__init__(path, stage, split)
+        super().__init__(path, stage, split, recipe)
         self.key = key
         self.configuration = configuration
         self.becomes_latest = becomes_latest
         self._journal = Journal(path / ENTRIES)
         self._lock = FolderLock(path, wait)
-        self.computed = 0
+        self.computed = self.reused = self.shared = 0
         self._began = 0.0
 
     @property
@@ -155,6 +160,11 @@ class StageFolder(ResultFolder):
         self._journal.close()
         self._lock.release()
 
+    @cached_property
+    def siblings(self) -> Siblings:
+        """The results of the stage with other settings."""
+        return Siblings(self.path, self.recipe)
+
     def begin(self, images: int) -> None:
         """Marks the stage as incomplete, for as long as there is something to compute.
 
@@ -167,12 +177,36 @@ class StageFolder(ResultFolder):
     def is_done(self, image_id: str, input_key: str) -> bool:
         """Tells whether an image's result is there, whole, and made from this input."""
         entry = self.entries.get(image_id)
-        return entry is not None and entry["input"] == input_key and self.is_whole(image_id)
+        if entry is None or (entry.get("recipe"), entry["input"]) != (self.recipe, input_key):
+            return False
+        return self.is_whole(image_id)
 
     def is_whole(self, image_id: str) -> bool:
         """Tells whether the files of an image's result are those that were written."""
-        files = self.entries[image_id].get("files", {})
-        return all(_holds(self.path / name, digest) for name, digest in files.items())
+        return holds(self.path, self.entries[image_id])
+
+    def inputs(self, image_id: str) -> set[str]:
+        """Returns the inputs of which an image's result exists, here or in a sibling."""
+        known = self.siblings.inputs(image_id)
+        entry = self.entries.get(image_id)
+        if entry is not None and self.is_done(image_id, entry["input"]):
+            known.add(entry["input"])
+        return known
+
+    def reuse(self, entry: Mapping[str, Any], source: Path) -> None:
+        """Takes over an intact entry of a sibling, whose files are linked or copied.
+
+        Args:
+            entry: the entry, perhaps with other facts than in the sibling.
+            source: the sibling's folder.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        for name in entry.get("files", {}):
+            link_or_copy(source / name, self.path / name)
+        self._append(dict(entry))
+        self.reused += 1
 
     def is_of_image(self, image_id: str, image: str) -> bool:
         """Tells whether there is a result, made from the image with this fingerprint."""
@@ -182,14 +216,17 @@ class StageFolder(ResultFolder):
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the input of what hangs on it."""
         entry = self.entries[image_id]
-        return fingerprint({k: v for k, v in entry.items() if k != "input"})
+        return fingerprint({k: v for k, v in entry.items() if k not in ("input", "recipe")})
 
     def adopt(self, entry: dict) -> None:
         """Stores an image's line, perhaps one that a worker wrote."""
+        self._append(entry)
+        self.computed += 1
+
+    def _append(self, entry: dict) -> None:
         self._lock.check()
         self._journal.append(entry)
         self.failures.pop(entry["id"], None)
-        self.computed += 1
 
     def fail(self, image_id: str, reason: str) -> None:
         """Records that an image is left out, and why."""
@@ -225,8 +262,9 @@ class StageFolder(ResultFolder):
         seconds = round(time.monotonic() - self._began, 3)
         # An image may have been computed twice, when a worker died.
         computed = min(self.computed, len(image_ids) - left_out)
-        found = len(image_ids) - left_out - computed
-        last = {"images": len(image_ids), "computed": computed, "cached": found}
+        cached = len(image_ids) - left_out - computed - self.reused
+        last = {"images": len(image_ids), "computed": computed, "cached": cached}
+        last |= {"reused": self.reused, "shared": self.shared}
         self.write_manifest(
             complete=True,
             input=self.input_key(image_ids),
@@ -253,16 +291,26 @@ class StageFolder(ResultFolder):
             "stage": self.stage,
             "split": self.split,
             "key": self.key,
+            "recipe": self.recipe,
             "complete": complete,
             "configuration": self.configuration,
             "versions": versions(),
             "host": platform.node(),
             "finished" if complete else "began": _now(),
+            **({"accompanies": known} if (known := self.manifest().get("accompanies")) else {}),
             **facts,
         }
         write_atomically(self.path / MANIFEST, json.dumps(facts, indent=2, ensure_ascii=False))
         if complete:
             self.point_latest()
+
+    def accompany(self, key: str) -> None:
+        """Records that the folder is kept for comparison with the one of another key."""
+        manifest = self.manifest()
+        known = manifest.get("accompanies", [])
+        if key not in known:
+            manifest["accompanies"] = [*known, key]
+            write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2))
 
     def manifest(self) -> dict:
         """Returns the manifest, or an empty one where the stage was never begun."""
@@ -284,14 +332,10 @@ class WorkerFolder(ResultFolder):
         lines: what was recorded, in order.
     """
 
-    def __init__(self, path: Path, stage: str, split: str):
-        super().__init__(path, stage, split)
+    def __init__(self, path: Path, stage: str, split: str, recipe: str = ""):
+        super().__init__(path, stage, split, recipe)
         self.lines: list[dict] = []
         self._journal = Journal(part_path(path))
-
-    def is_done(self, image_id: str, input_key: str) -> bool:
-        """Returns false: whoever gave the image to this worker knows that it is not."""
-        return False
 
     def adopt(self, entry: dict) -> None:
         """Stores an image's line beside the journal, where it outlives this run."""
@@ -301,13 +345,6 @@ class WorkerFolder(ResultFolder):
     def close(self) -> None:
         """Closes the file of the lines."""
         self._journal.close()
-
-
-def _holds(path: Path, digest: str) -> bool:
-    try:
-        return fingerprint(path.read_bytes()) == digest
-    except OSError:
-        return False
 
 
 def _now() -> str:

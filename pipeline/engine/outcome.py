@@ -1,13 +1,10 @@
-"""What a stage did for a split, and whether too much had to be left out."""
+"""What a stage did for a split, and whether too many images were skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets.sample import Sample
-from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
 
 
@@ -20,8 +17,9 @@ class Outcome:
         split: the split, or "" for a stage that has none.
         images: how many images it covers.
         computed: how many of them were computed now.
-        left_out: how many of them cannot be used.
+        left_out: how many of them were skipped.
         path: where the result lies.
+        reused: how many were taken over from results of other settings.
     """
 
     stage: str
@@ -30,41 +28,23 @@ class Outcome:
     computed: int
     left_out: int
     path: Path
+    reused: int = 0
 
     @property
     def cached(self) -> int:
-        """How many of them were found in the cache."""
-        return self.images - self.left_out - self.computed
-
-
-def outcome_of(
-    folder: StageFolder,
-    samples: list[Sample],
-    computed: int,
-    rejected: Collection[str] = (),
-) -> Outcome:
-    """Returns what a stage did for the images of a split.
-
-    Args:
-        folder: the stage's folder.
-        samples: the images.
-        computed: how many of them were computed now.
-        rejected: ids of files that cannot be samples.
-    """
-    left_out = folder.failures.keys() & {*(s.id for s in samples), *rejected}
-    images = len(samples) + len(rejected)
-    return Outcome(folder.stage, folder.split, images, computed, len(left_out), folder.path)
+        """How many of them had a result already."""
+        return self.images - self.left_out - self.computed - self.reused
 
 
 def check_failures(outcome: Outcome, limit: float | None) -> None:
-    """Ends a run in which too many images were left out; all others were done.
+    """Ends a run in which too many images were skipped; all others were processed.
 
     Args:
         outcome: what a stage did.
         limit: ``runtime.max_failures``: a number, a share below 1, or none for the default.
 
     Raises:
-        UserError: more images than that were left out.
+        UserError: more images than that were skipped.
     """
     if limit is None:
         allowed = max(10, 0.01 * outcome.images)

@@ -108,6 +108,8 @@ def rule_of(declared: dataclasses.Field) -> Rule:
 def check(settings: Any, prefix: str) -> None:  # noqa: ANN401
     """Checks the values of settings, and of settings within them, against their declarations.
 
+    Settings with a method ``validate(prefix)`` check there what depends on several of them.
+
     Args:
         settings: a dataclass.
         prefix: its key in the configuration, such as "tags".
@@ -129,6 +131,8 @@ def check(settings: Any, prefix: str) -> None:  # noqa: ANN401
             is_number = isinstance(each, int | float) and not isinstance(each, bool)
             if is_number and not rule.allows(each):
                 raise UserError(f"{key}={each} is out of range: give {rule}")
+    if hasattr(settings, "validate"):
+        settings.validate(prefix)
 
 
 def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # noqa: ANN401

@@ -59,7 +59,12 @@ class Store:
             )
 
     def folder(
-        self, split: str, stage: str, configuration: Mapping, becomes_latest: bool = True
+        self,
+        split: str,
+        stage: str,
+        configuration: Mapping,
+        becomes_latest: bool = True,
+        recipe: str = "",
     ) -> StageFolder:
         """Returns a stage's folder.
 
@@ -68,10 +73,19 @@ class Store:
             stage: the stage.
             configuration: what its result depends on.
             becomes_latest: whether ``latest`` points to it when it is complete.
+            recipe: how results are computed from their inputs.
         """
         key = key_of(configuration)
-        path = self.root / split / stage / key
-        return StageFolder(path, stage, split, key, configuration, becomes_latest, self._wait)
+        return StageFolder(
+            self.root / split / stage / key,
+            stage,
+            split,
+            key,
+            configuration,
+            becomes_latest,
+            self._wait,
+            recipe,
+        )
 
     def begin(self) -> None:
         """Begins a run: removes what killed ones left, and writes down how folders are laid out."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.cams.stage import Cams, read_cams
+from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, Vocabulary
 from pipeline.engine.progress import track
@@ -21,9 +21,9 @@ from pipeline.evaluation.tagging import (
     to_indicator,
 )
 from pipeline.masks.labels import stack_background, to_labels
-from pipeline.masks.stage import UNFILTERED, read_labels
+from pipeline.masks.mask_files import UNFILTERED, read_labels
 from pipeline.segmenter.stage import variant_path
-from pipeline.tags.stage import read_scores, read_tags
+from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
 
 Unusable = dict[str, str]

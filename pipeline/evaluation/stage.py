@@ -1,135 +1,185 @@
-"""The stage ``evaluate``: which artefacts of a project there are, and what measures each."""
+"""The stage ``evaluate``: measures the results there are against the ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets.sample import Sample
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.store import FAILURES, StageFolder
+from pipeline.engine.scan import Images, open_folder
+from pipeline.engine.stage import Review, Stage
+from pipeline.engine.store import FAILURES, StageFolder, Store
 from pipeline.errors import UserError
-from pipeline.evaluation import measures as metrics_stage
+from pipeline.evaluation import measures
 from pipeline.evaluation.record import MetricsFile, update_metrics
 from pipeline.files.atomic import to_json_lines, write_atomically
-from pipeline.keys import describe
-from pipeline.project import Project
+
+Unusable = dict[str, str]
+"""Id → reason, of the images whose ground truth cannot be used."""
 
 
-def run_evaluate(project: Project) -> Iterator[Outcome]:
-    """Measures what was computed against the ground truth, where there is any.
+@dataclass(frozen=True)
+class Evaluation(Review):
+    """Measures the results of one round of training, where there is ground truth.
 
-    Images whose ground truth cannot be used are left out of the figures, which say how many, and
-    are named in ``failures.jsonl`` beside ``metrics.json``.
-
-    Raises:
-        UserError: there is nothing to measure, or no ground truth to measure it with can be used.
+    Attributes:
+        stages: the stages of the round.
+        images: the images of the run.
+        vocabulary: the class names.
+        betas: β of the background when CAMs are measured.
+        describe: returns what a table says beside the figures of a stage.
+        store: the output directory.
+        round: the round.
     """
-    root = project.store.root
-    path = root / "metrics.json"
-    changes: list[Callable[[MetricsFile], None]] = []
-    nothing = True
-    failures: dict[tuple[str, str], str] = {}
-    unmeasured = []
-    for split in project.splits:
-        samples = project.samples(split)
-        ids = [s.id for s in samples]
-        for folder, measure in _measures(project, split, samples):
-            if not folder.entries:
+
+    command = "evaluate"
+    stages: Sequence[Stage]
+    images: Images
+    vocabulary: Vocabulary
+    betas: Sequence[float | None]
+    describe: Callable[[Stage], Mapping[str, str]]
+    store: Store
+    round: int = 1
+
+    def refuse_nothing(self, planned: Collection[str]) -> None:
+        """Raises a UserError where nothing is there to measure, and nothing is planned.
+
+        Raises:
+            UserError: there is nothing to evaluate.
+        """
+        commands = {stage.command for stage in self.stages if stage.kind in _MEASURES}
+        if commands & {*planned} or any(stage.unknown_until() for stage in self.stages):
+            return
+        if not any(folder.entries for _, folder in self._folders()):
+            raise UserError("there is nothing to evaluate: run stage=tags first")
+
+    def review(self, store: Store) -> Iterator[Outcome]:
+        """Measures, and writes ``metrics.json``.
+
+        Images whose ground truth cannot be used are skipped; the figures say how many, and
+        ``failures.jsonl`` beside ``metrics.json`` names them.
+
+        Raises:
+            UserError: there is nothing to measure, or none of the ground truth can be used.
+        """
+        path = store.root / "metrics.json"
+        changes: list[Callable[[MetricsFile], None]] = []
+        failures: dict[tuple[str, str], str] = {}
+        unmeasured, measured = [], 0
+        for stage, folder in self._folders():
+            if not folder.entries or stage.accompanies:
                 continue
-            nothing = False
-            _refuse_damaged(folder, ids)
-            unusable: dict[str, str] = {}
-            figures = measure(folder, unusable)
-            failures |= {(split, image_id): reason for image_id, reason in unusable.items()}
+            measured += 1
+            samples = self.images.of(stage.split)
+            ids = [s.id for s in samples]
+            _refuse_damaged(stage, folder, ids)
+            unusable: Unusable = {}
+            figures = _MEASURES[stage.kind](self, stage, folder, samples, unusable)
+            failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
                 changes.append(partial(MetricsFile.drop_latest, folder=folder))
                 if unusable:
-                    unmeasured.append(f"{folder.stage} of split {split}")
+                    unmeasured.append(f"{folder.stage} of split {folder.split}")
                 continue
-            about = describe(project.config, folder.stage)
-            if project.round > 1:
-                about["round"] = str(project.round)
-            measured = (folder, folder.input_key(ids), figures, about)
-            changes.append(lambda file, measured=measured: file.put(*measured))
-            # Beside the results lies what says why images were left out.
-            place = root if unusable else path
+            about = dict(self.describe(stage))
+            if self.round > 1:
+                about["round"] = str(self.round)
+            record = (folder, folder.input_key(ids), figures, about)
+            changes.append(lambda file, record=record: file.put(*record))
+            # Beside the results lies the file that says why images were skipped.
+            place = store.root if unusable else path
             images = figures["images"] + len(unusable)
-            what = f"{split} {folder.stage}"
+            what = f"{stage.split} {stage.name}"
             yield Outcome("evaluate", what, images, 0, len(unusable), place)
-    if nothing:
-        raise UserError("there is nothing to evaluate: run stage=tags first")
-    update_metrics(path, changes)
-    _write_failures(root / FAILURES, failures)
-    if unmeasured:
-        raise UserError(
-            f"none of the ground truth for {', '.join(unmeasured)} can be used: mend it as"
-            f" {root / FAILURES} says"
+        if not measured:
+            raise UserError("there is nothing to evaluate: run stage=tags first")
+        update_metrics(path, changes)
+        _write_failures(store.root / FAILURES, failures)
+        if unmeasured:
+            raise UserError(
+                f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"
+                f" {store.root / FAILURES} says"
+            )
+
+    def _folders(self) -> Iterator[tuple[Stage, StageFolder]]:
+        """Yields what can be measured, split by split, with its folder."""
+        every = [each for stage in self.stages for each in (*stage.parts, stage)]
+        measurable = [stage for stage in every if stage.kind in _MEASURES]
+        for split in dict.fromkeys(stage.split for stage in measurable):
+            for stage in measurable:
+                if stage.split == split and (folder := self.folder(stage)) is not None:
+                    yield stage, folder
+
+    def folder(self, stage: Stage) -> StageFolder | None:
+        """Returns the folder of a stage; none where its key depends on what does not exist."""
+        try:
+            return None if stage.unknown_until() else open_folder(stage, self.store)
+        except UserError:
+            return None
+
+    # What is measured of each kind of result
+
+    def _scores(
+        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
+    ) -> dict[str, Any] | None:
+        return measures.evaluate_tags(samples, folder, self.vocabulary, unusable)
+
+    def _cams(
+        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
+    ) -> dict[str, Any] | None:
+        return measures.evaluate_cams(samples, folder, self.vocabulary, self.betas, unusable)
+
+    def _pseudo_masks(
+        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
+    ) -> dict[str, Any] | None:
+        return measures.evaluate_masks(samples, folder, self.vocabulary, unusable)
+
+    def _predictions(
+        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
+    ) -> dict[str, Any] | None:
+        beside = {}
+        for each in self.stages:
+            if each.accompanies is stage and (other := self.folder(each)) is not None:
+                beside["ceiling"] = other
+        network = self.folder(stage.needs["segmenter"])
+        initial = network.manifest().get("initial_weights") if network else None
+        return measures.evaluate_predictions(
+            samples, folder, self.vocabulary, beside, stage.testing.steps[:-1], initial, unusable
         )
 
 
-def _refuse_damaged(folder: StageFolder, image_ids: list[str]) -> None:
-    """Makes sure that what is measured is what was computed.
+_MEASURES = {
+    "scores": Evaluation._scores,
+    "cams": Evaluation._cams,
+    "pseudo masks": Evaluation._pseudo_masks,
+    "predictions": Evaluation._predictions,
+}
+"""Kind of results → how they are measured."""
+
+
+def _refuse_damaged(stage: Stage, folder: StageFolder, image_ids: list[str]) -> None:
+    """Refuses results that are not as they were written.
 
     Raises:
-        UserError: a file is missing or is not as it was written.
+        UserError: a file is missing or damaged.
     """
     damaged = [i for i in image_ids if i in folder.entries and not folder.is_whole(i)]
     if damaged:
-        stage = "predict" if folder.stage == "predictions" else folder.stage
         raise UserError(
             f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files: run"
-            f" stage={stage} again"
+            f" stage={stage.command} again"
         )
 
 
 def _write_failures(path: Path, failures: Mapping[tuple[str, str], str]) -> None:
-    """Writes (split, id) → reason as JSON lines; of the last evaluation alone."""
+    """Writes (split, id) → reason as JSON lines, of the last evaluation alone."""
     if failures:
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
         write_atomically(path, to_json_lines(lines))
     else:
         path.unlink(missing_ok=True)
-
-
-def _measures(
-    project: Project, split: str, samples: list[Sample]
-) -> Iterator[tuple[StageFolder, Callable[[StageFolder, dict[str, str]], dict | None]]]:
-    """Yields the folders of a split and what measures each and adds to what cannot be used."""
-    vocabulary, betas = project.vocabulary, project.config["cams"]["background_betas"]
-    yield (
-        project.tags_folder(split),
-        lambda folder, unusable: metrics_stage.evaluate_tags(samples, folder, vocabulary, unusable),
-    )
-    yield (
-        project.cams_folder(split),
-        lambda folder, unusable: metrics_stage.evaluate_cams(
-            samples, folder, vocabulary, betas, unusable
-        ),
-    )
-    yield (
-        project.masks_folder(split),
-        lambda folder, unusable: metrics_stage.evaluate_masks(
-            samples, folder, vocabulary, unusable
-        ),
-    )
-    trained = project.find_trained()
-    if trained is None:
-        return
-    initial_weights = trained.manifest().get("initial_weights")
-    variants = {}
-    if project.has_ceiling and project.find_trained(ceiling=True) is not None:
-        variants["ceiling"] = project.predictions_folder(split, ceiling=True)
-    yield (
-        project.predictions_folder(split),
-        lambda folder, unusable: metrics_stage.evaluate_predictions(
-            samples,
-            folder,
-            vocabulary,
-            variants,
-            project.testing.steps[:-1],
-            initial_weights,
-            unusable,
-        ),
-    )

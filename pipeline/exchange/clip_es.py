@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.cams.stage import Cams
+from pipeline.cams.cams import Cams
 from pipeline.errors import ImageError
 from pipeline.exchange.object_files import NotPlain, read_object_file
 from pipeline.files.images import refuse_special_file

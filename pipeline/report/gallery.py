@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.cams.stage import Cams, read_cams
+from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.batches import ahead
 from pipeline.engine.store import StageFolder
 from pipeline.files.images import limit_longest_side
-from pipeline.masks.stage import pseudo_mask, read_labels
+from pipeline.masks.mask_files import read_labels
+from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report import layers
 from pipeline.report.material import Material
 from pipeline.report.measured import (

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.settings import setting
+from pipeline.engine.stage import Stage
 from pipeline.engine.store import StageFolder
-from pipeline.keys import describe
-from pipeline.project import Project
-from pipeline.rounds import NextRound
+from pipeline.evaluation.stage import Evaluation
 
 Threshold = Callable[[np.ndarray], float]
 """n float32 scores of an image → what a score must exceed to be a tag."""
+
+
+_SHOWN = "a report shows results and changes none"
+
+
+@dataclass
+class ReportSettings:
+    """How much ``report.html`` shows.
+
+    Attributes:
+        images: most images; of more, the worst, the best, those where mask and prediction differ
+            most, and an even sample; none shows all.
+        longest_side: of the pictures, in pixels.
+    """
+
+    images: int | None = setting(200, at_least=1, changes="nothing", why=_SHOWN)
+    longest_side: int = setting(480, at_least=1, changes="nothing", why=_SHOWN)
 
 
 @dataclass(frozen=True)
@@ -65,81 +81,65 @@ class Material:
     longest_side: int = 480
 
 
-def gather(project: Project) -> Material:
-    """Returns what a project's report is made from: the last split of which anything was computed.
+def gather(
+    stages: Sequence[Stage],
+    reviewed: Evaluation,
+    settings: ReportSettings,
+    read: ImageReader,
+    workers: int,
+) -> Material:
+    """Returns what a report is made from: the last split of which anything was computed.
 
     Args:
-        project: that of the last round.
+        stages: those of all rounds.
+        reviewed: the evaluation of the last round.
+        settings: of the report.
+        read: decodes the images.
+        workers: threads that read files.
     """
-    rounds = [project]
-    while isinstance(rounds[0], NextRound):
-        rounds.insert(0, rounds[0].previous)
-    folders = {folder.path: folder for one in rounds for folder in _folders(one)}
-    done = [folder.split for folder in folders.values() if folder.entries]
-    split = next((s for s in reversed(project.splits) if s in done), project.splits[-1])
-    trained = project.find_trained()
-    config = project.config
+    every = [each for stage in stages if stage.applies() for each in (*stage.parts, stage)]
+    folders = {each: folder for each in every if (folder := reviewed.folder(each)) is not None}
+    folders = {each: f for each, f in folders.items() if each.kind != "network" or f.manifest()}
+    splits = list(dict.fromkeys(each.split for each in every if each.split))
+    done = {each.split for each, folder in folders.items() if folder.entries}
+    split = next((s for s in reversed(splits) if s in done), splits[-1])
+
+    def newest(kind: str) -> Stage | None:
+        own = [s for s in every if s.kind == kind and s.split == split and not s.accompanies]
+        return max(own, key=lambda stage: stage.round, default=None)
+
+    tags, cams, masks = newest("scores"), newest("cams"), newest("pseudo masks")
+    predictions = newest("predictions")
     return Material(
-        root=project.store.root,
+        root=reviewed.store.root,
         split=split,
-        samples=project.samples(split),
-        vocabulary=project.vocabulary,
-        read=project.reader,
-        tags=project.tags_folder(split),
-        cams=rounds[0].cams_folder(split),
-        masks=project.masks_folder(split),
-        predictions=trained and project.predictions_folder(split),
-        stages=list(folders.values()),
-        threshold=find_threshold(config, project.round),
-        beta=config["masks"]["beta"],
-        **_titles(project),
-        about=describe(config, "predictions"),
-        workers=project.method.workers,
-        most_images=config["report"]["images"],
-        longest_side=config["report"]["longest_side"],
+        samples=reviewed.images.of(split),
+        vocabulary=reviewed.vocabulary,
+        read=read,
+        tags=folders.get(tags) or _EMPTY,
+        cams=folders.get(cams) or _EMPTY,
+        masks=folders.get(masks) or _EMPTY,
+        predictions=folders.get(predictions),
+        stages=list({folder.path: folder for folder in folders.values()}.values()),
+        threshold=tags.threshold,
+        beta=getattr(masks.options, "beta", 1.0),
+        **_titles(masks),
+        about=reviewed.describe(predictions),
+        workers=workers,
+        most_images=settings.images,
+        longest_side=settings.longest_side,
     )
 
 
-def _titles(project: Project) -> dict[str, str | None]:
-    """Returns what the masks of a round, and the maps' argmax, are called."""
-    if project.round > 1:
-        argmax = "argmax of the first round's maps"
+_EMPTY = StageFolder(Path(), "", "", "", {})
+"""Stands for a folder whose key is not known yet."""
+
+
+def _titles(masks: Stage) -> dict[str, str | None]:
+    """Returns what the masks, and the argmax of the CAMs, are called."""
+    if masks.round > 1:
+        argmax = "argmax of the first round's CAMs"
         return {"argmax_title": argmax, "mask_title": "mask, seen by the segmenter before"}
-    if project.config["masks"]["crf"]:
+    if getattr(masks.options, "crf", True):
         return {}
-    return {"argmax_title": None, "mask_title": "mask, argmax of the maps"}
-
-
-def _folders(project: Project) -> Iterator[StageFolder]:
-    """Yields the folders of a round, of all splits, in the order of the pipeline."""
-    for make in (project.tags_folder, project.cams_folder, project.masks_folder):
-        yield from map(make, project.splits)
-    networks = [False, True] if project.has_ceiling else [False]
-    networks = [ceiling for ceiling in networks if project.find_trained(ceiling) is not None]
-    yield from map(project.segmenter_folder, networks)
-    for ceiling in networks:
-        yield from (project.predictions_folder(split, ceiling) for split in project.splits)
-
-
-def find_threshold(config: Mapping[str, Any], round_number: int) -> Threshold | None:
-    """Returns how a run's tags follow from their scores.
-
-    Args:
-        config: the whole configuration.
-        round_number: of self-training, from 1.
-
-    Returns:
-        None where tags are given, or are those of the first round.
-    """
-    if round_number > 1:
-        settings = config["self_training"]
-        return None if settings["keep_tags"] else lambda scores: settings["tag_threshold"]
-    tags = config["tags"]
-    if tags["method"] in ("ground_truth", "file"):
-        return None
-
-    def above(scores: np.ndarray) -> float:
-        low, high = float(scores.min()), float(scores.max())
-        return max(low + tags["alpha"] * (high - low), tags["min_score"])
-
-    return above
+    return {"argmax_title": None, "mask_title": "mask, argmax of the CAMs"}

@@ -15,9 +15,9 @@ from pipeline.engine.progress import track
 from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.segmentation import Confusion
-from pipeline.masks.stage import UNFILTERED, read_labels
+from pipeline.masks.mask_files import UNFILTERED, read_labels
 from pipeline.report.material import Material
-from pipeline.tags.stage import decode_scores, read_tags
+from pipeline.tags.scores import decode_scores, read_tags
 
 _MOST_AHEAD = 4
 

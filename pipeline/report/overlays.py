@@ -18,15 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from pipeline.cams.stage import read_cams
+from pipeline.cams.cams import read_cams
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.files.images import encode_png, limit_longest_side
-from pipeline.masks.stage import read_labels
+from pipeline.masks.mask_files import read_labels
 from pipeline.report.artefacts import Artefact
 from pipeline.report.layers import HEAT, paint_labels, resize_labels
 from pipeline.report.pictures import overlay_heat
 from pipeline.segmenter.overlay import overlay
-from pipeline.tags.stage import decode_scores
+from pipeline.tags.scores import decode_scores
 
 _STYLE = {"text.parse_math": False, "font.size": 9}  # names are not formulas
 _DOTS_PER_INCH = 120

@@ -11,7 +11,7 @@ import skimage.color
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.cams.stage import Cams
+from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import IGNORE, Vocabulary
 from pipeline.files.images import limit_longest_side
 

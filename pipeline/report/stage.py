@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pipeline.cams.stage import read_cams
+from pipeline.cams.cams import read_cams
+from pipeline.engine.outcome import Outcome
+from pipeline.engine.stage import Review
+from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
-from pipeline.masks.stage import read_labels
+from pipeline.masks.mask_files import read_labels
 from pipeline.report.material import Material
 from pipeline.report.measured import UNREADABLE
 from pipeline.report.page import write_page
@@ -17,6 +21,25 @@ from pipeline.report.pictures import Example, contact_sheet
 from pipeline.report.tables import write_tables
 
 _EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Report(Review):
+    """Writes ``examples.png``, ``tables.md`` and ``report.html`` of all rounds.
+
+    Attributes:
+        gather: returns what the report is made from.
+        round: the last round.
+    """
+
+    command = "report"
+    gather: Callable[[], Material]
+    round: int = 1
+
+    def review(self, store: Store) -> Iterator[Outcome]:
+        """Writes the files; yields them, the page last."""
+        for path in run(self.gather()):
+            yield Outcome("report", "", 0, 0, 0, path)
 
 
 def run(material: Material) -> list[Path]:

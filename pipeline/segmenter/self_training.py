@@ -1,36 +1,35 @@
-"""Self-training: what a segmenter sees in the training images becomes the next round's masks.
+"""Self-training: a segmenter's predictions for the training images are the next round's masks.
 
 A segmenter averages over the errors of the single masks that it learned from. Its own predictions,
-without the pixels that it is unsure of and the classes that an image does not show, may therefore
-be better masks than those; and what it sees in an image is a tag. No ground truth is read.
+without the pixels that it is unsure of and without the classes that an image does not show, may
+therefore be better masks than those. They are tags as well. No ground truth is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.engine.folder import ResultFolder
+from pipeline.datasets.sample import Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.reading import Name, Reading
+from pipeline.engine.settings import facts, setting
+from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
 from pipeline.masks.labels import resized_argmax, to_labels
-from pipeline.masks.stage import mask_files
-from pipeline.sweep import Images, Todo, Work, by_sample, read_through
-from pipeline.tags.stage import record_tags
-
-ALGORITHM = 1
-"""Raised when the same configuration would give another result than before."""
-
-_MOST_AHEAD = 4
-
-Probabilities = Callable[[np.ndarray], np.ndarray]
-"""Image, H×W×3 uint8 → (n+1)×H×W float32, which sum to one; the background is the first."""
+from pipeline.masks.mask_files import mask_files
+from pipeline.segmenter.settings import TestSettings
+from pipeline.tags.scores import read_tags, summarise, tags_output
 
 
-@dataclass(frozen=True)
+@dataclass
 class SelfTrainingSettings:
     """How predictions become tags and masks.
 
@@ -39,15 +38,13 @@ class SelfTrainingSettings:
             class's score.
         tag_threshold: a class whose score reaches it is a tag.
         confidence: pixels below this probability become 255.
-        keep_tags: keep the tags of the first round, instead of those that the segmenter sees.
-        keep_probability: whether the probabilities are stored too.
+        keep_tags: whether the tags of the first round stay, in place of those of the segmenter.
     """
 
-    tag_region: float
-    tag_threshold: float
-    confidence: float
-    keep_tags: bool
-    keep_probability: bool
+    tag_region: float = setting(0.002, above=0, at_most=1)
+    tag_threshold: float = setting(0.5, at_least=0, at_most=1)
+    confidence: float = setting(0.5, at_least=0, at_most=1)
+    keep_tags: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,49 +104,129 @@ def relabel(
     return Relabelled(scores, tuple(tags), to_labels(channels, keys), probability)
 
 
-def relabelling(
-    tags_folder: ResultFolder,
-    masks_folder: ResultFolder,
-    palette: Sequence[tuple[int, int, int]],
-    *,
-    segmenter: Callable[[], Probabilities],
-    read: ImageReader,
-    settings: SelfTrainingSettings,
-) -> Work:
-    """Returns how images are tagged and labelled anew.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmenterMasks(Stage):
+    """The masks of a later round: the predictions of the segmenter of the round before.
 
-    With ``settings.keep_tags`` an image is given with its tags of the first round.
-
-    Args:
-        tags_folder: receives the tags.
-        masks_folder: receives the masks.
-        palette: n+1 colours.
-        segmenter: builds the segmenter of the round before; called only when it is needed.
-        read: decodes the images.
-        settings: see :class:`SelfTrainingSettings`.
+    Attributes:
+        options: how predictions become tags and masks.
+        test: the sizes of an image over which probabilities are averaged.
+        keep_probability: whether the probability of each pixel is stored beside its mask.
+        device: torch's name of the device.
+        vocabulary: class names and palette.
+        reading: how images are read.
     """
-    segmenter = cache(segmenter)
 
-    def compute(images: list[Todo]) -> Iterator[tuple[Todo, Relabelled | ImageError]]:
-        def look(images: Images) -> Iterator[tuple[Sample, np.ndarray]]:
-            for sample, image in images:
-                yield sample, segmenter()(image)
+    name = command = "masks"
+    kind = "pseudo masks"
+    decisive = ("method",)
+    options: SelfTrainingSettings
+    test: TestSettings
+    keep_probability: bool
+    device: str
+    vocabulary: Vocabulary
+    reading: Reading
 
-        for todo, found in by_sample(images, lambda s: read_through(s, read, look, _MOST_AHEAD)):
-            if not isinstance(found, ImageError):
-                found = relabel(*found, settings, todo.given)
-            yield todo, found
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the masks depend on besides the network and the tags."""
+        return {
+            "method": "segmenter",
+            **facts(self.options),
+            "keep_probability": self.keep_probability,
+            **_prediction(self.test, self.reading),
+        }
 
-    def save(todo: Todo, found: Relabelled) -> None:
-        record_tags(tags_folder, todo.sample, todo.key, found.tags, {"scores": found.scores})
-        files = mask_files(
-            todo.sample.id,
-            found.labels,
-            found.probability,
-            palette,
-            confidence=settings.confidence,
-            keep_probability=settings.keep_probability,
-        )
-        masks_folder.write(todo.sample.id, todo.key, files)
+    @cached_property
+    def parts(self) -> Sequence[Stage]:
+        """The tags, which are written with the masks."""
+        return [
+            SegmenterTags(
+                split=self.split,
+                needs=self.needs,
+                round=self.round,
+                options=self.options,
+                test=self.test,
+                vocabulary=self.vocabulary,
+                reading=self.reading,
+            )
+        ]
 
-    return Work([masks_folder, tags_folder], compute, save)
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image, with its tags of the first round if these are kept."""
+        image = fingerprint_file(sample.image)
+        if "first_tags" not in folders:
+            return Item(sample, image)
+        tags = read_tags(folders["first_tags"], sample)
+        return Item(sample, join_keys(image, fingerprint(list(tags))), tags)
+
+    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+        """Loads the network of the round before."""
+        from pipeline.segmenter.predict import Segmenter
+
+        return Segmenter.from_run(inputs["segmenter"], self.device)
+
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Tags and labels images anew."""
+
+        def predict(
+            images: Iterator[tuple[Name, np.ndarray]],
+        ) -> Iterator[tuple[Name, np.ndarray]]:
+            for name, image in images:
+                yield name, model().probabilities(image, self.test.scales, self.test.flip)
+
+        for item, result in self.reading.through(items, predict):
+            if isinstance(result, ImageError):
+                yield item, result
+                continue
+            relabelled = relabel(*result, self.options, item.given)
+            files = mask_files(
+                item.sample.id,
+                relabelled.labels,
+                relabelled.probability,
+                self.vocabulary.palette,
+                confidence=self.options.confidence,
+                keep_probability=self.keep_probability,
+            )
+            tags = tags_output(relabelled.tags, {"scores": relabelled.scores})
+            yield item, [Output(files), tags]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmenterTags(Stage):
+    """The tags of a later round, which :class:`SegmenterMasks` computes with its masks."""
+
+    name = command = "tags"
+    kind = "scores"
+    options: SelfTrainingSettings
+    test: TestSettings
+    vocabulary: Vocabulary
+    reading: Reading
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the tags depend on besides the network and the first tags."""
+        return {
+            "method": "segmenter",
+            "classes": list(self.vocabulary.classes),
+            "tag_region": self.options.tag_region,
+            "tag_threshold": self.options.tag_threshold,
+            **_prediction(self.test, self.reading),
+        }
+
+    @property
+    def threshold(self) -> Callable[[np.ndarray], float] | None:
+        """What an image's scores must reach to be tags; none where the first tags are kept."""
+        threshold = self.options.tag_threshold
+        return None if self.options.keep_tags else lambda scores: threshold
+
+    def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
+        """Returns ``scores.npz`` and ``tags.txt``."""
+        return summarise(folder, done, self.vocabulary.classes)
+
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Computes nothing: the tags come with the masks."""
+        yield from ()
+
+
+def _prediction(test: TestSettings, reading: Reading) -> dict[str, Any]:
+    """Returns what a network's probabilities depend on besides its weights."""
+    return {**reading.decode.facts, "scales": list(test.scales), "flip": test.flip}

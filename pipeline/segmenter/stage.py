@@ -1,140 +1,209 @@
-"""The stages ``train`` and ``predict``: a segmenter that learns from masks, and what it sees."""
+"""The stages ``train`` and ``predict``: a segmenter that learns from masks, and its predictions."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.folder import ResultFolder, StageFolder
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.progress import track
+from pipeline.engine.reading import Reading
+from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
+from pipeline.segmenter.data import TrainingData, training_data_key
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.pairs import TrainingPair
-from pipeline.segmenter.testing import Labels, Testing, segment_all
-from pipeline.sweep import Todo, Work, by_sample, read_through
-
-if TYPE_CHECKING:
-    from pipeline.segmenter.predict import Segmenter
-
-ALGORITHM = 2
-"""Raised when the same network would give other predictions than before."""
-
-CHOICES = ("last", "best")
-"""Which checkpoint predicts: the last, or the best on a split with ground truth."""
+from pipeline.segmenter.settings import (
+    PredictionSettings,
+    SegmenterSettings,
+    prediction_facts,
+    training_facts,
+)
+from pipeline.segmenter.testing import Testing, segment_all
 
 PROBLEMS = "problems.txt"
-"""Lists what keeps masks from being trained on, where a message would be too long."""
+"""Lists what prevents masks from being trained on, where a message would be too long."""
 
 _PROBLEMS_SHOWN = 20
-_MOST_AHEAD = 4  # photographs that are decoded ahead of the network
 
 
-def training_data_key(pairs: Sequence[TrainingPair]) -> str:
-    """Returns the fingerprint of all files that a training reads."""
-    return fingerprint([[pair.id, *map(_content, pair.files)] for pair in pairs])
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training(Whole):
+    """A segmenter that learns from masks; its folder is mmengine's work directory.
 
-
-def _content(path: Path) -> str | None:
-    # A missing file is listed with all others that are, before the training begins.
-    return fingerprint_file(path) if path.is_file() else None
-
-
-def run_train(
-    pairs: Sequence[TrainingPair],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    *,
-    settings: Mapping[str, Any],
-    seed: int,
-    device: str,
-    validation: Sequence[Sample] = (),
-) -> int:
-    """Trains a segmenter, from its last checkpoint on if there is one.
-
-    Every process that torchrun started calls this; the first alone writes to the folder.
-
-    Args:
-        pairs: the images of the training split and their masks.
-        folder: the segmenter's folder, locked by the first process; mmengine's work directory.
-        vocabulary: class names and palette.
-        settings: the configuration of the segmenter.
+    Attributes:
+        options: the network and its training.
         seed: of the initial weights, the order of images and their transforms.
-        device: "cpu" or "cuda…".
-        validation: images that it is measured on as it trains.
-
-    Returns:
-        The number of images that it was trained on; 0 when it was trained before.
-
-    Raises:
-        UserError: masks that do not fit, or a loss that is not finite.
+        device: torch's name of the device.
+        vocabulary: class names and palette.
+        decode: decodes images.
+        data: the images and masks.
+        validation: returns images that the network is measured on while it trains.
     """
-    # mmsegmentation takes seconds to import, so only a stage that needs it does.
-    from pipeline.segmenter import train
 
-    writes = process_rank() == 0
-    if is_trained(folder):
+    name = "segmenter"
+    command = "train"
+    kind = "network"
+    decisive = ("name", "backbone", "config", "batch_size", "crop_size", "precision")
+    options: SegmenterSettings
+    seed: int
+    device: str
+    vocabulary: Vocabulary
+    decode: ImageReader
+    data: TrainingData
+    validation: Callable[[], Sequence[Sample]] = tuple
+
+    @cached_property
+    def pairs(self) -> list[TrainingPair]:
+        """The images, each with its mask.
+
+        Raises:
+            UserError: there are no masks yet.
+        """
+        return self.data.pairs()
+
+    def samples(self) -> Sequence[Sample]:
+        """Returns the images that it is trained on."""
+        return self.data.samples()
+
+    def applies(self) -> bool:
+        """Tells whether the data set has the masks."""
+        return self.data.applies()
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the weights depend on: the images and masks, too."""
+        return {
+            **training_facts(self.options),
+            **_initial_weights(self.options.pretrained),
+            "seed": self.seed,
+            **self.decode.facts,
+            "classes": list(self.vocabulary.classes),
+            "data": training_data_key(self.pairs),
+            **self.data.facts(),
+        }
+
+    @property
+    def expected(self) -> Mapping[str, Any]:
+        """The settings that decide how long a training takes."""
+        return training_facts(self.options)
+
+    def estimate(self, measured: Mapping[str, Any]) -> float | None:
+        """Returns how many seconds a training takes, by the manifest of one like it."""
+        if not (measured.get("seconds") and measured.get("checkpoint")):
+            return None
+        iterations = measured["configuration"]["iterations"]
+        return measured["seconds"] * self.options.iterations / iterations
+
+    def is_complete(self, folder: StageFolder) -> bool:
+        """Tells whether the training came to its end."""
+        checkpoint = folder.manifest().get("checkpoint")
+        return checkpoint is not None and (folder.path / checkpoint).is_file()
+
+    def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
+        """Raises the error of a stage that needs the segmenter, where it is not trained.
+
+        Raises:
+            UserError: it is not trained.
+        """
+        if self.is_complete(folder):
+            return
+        if reader.round > self.round:
+            raise UserError(
+                f"round {reader.round} needs the segmenter of round {self.round}: run stage=train"
+                f" first, or rounds={reader.round} stage=all"
+            )
+        raise UserError("no segmenter was trained on these masks: run stage=train first")
+
+    def run(self, folder: StageFolder) -> int:
+        """Trains a segmenter, from its last checkpoint on if there is one.
+
+        Every process that torchrun started calls this; only the first one writes to the folder.
+
+        Raises:
+            UserError: masks that cannot be used, or a loss that is not finite.
+        """
+        # mmsegmentation takes seconds to import.
+        from pipeline.segmenter import train
+
+        writes = process_rank() == 0
+        if self.is_complete(folder):
+            if writes:
+                folder.point_latest()
+            return 0
+        self._refuse_problems(folder)
+        began = time.monotonic()
         if writes:
-            folder.point_latest()
-        return 0
-    if not pairs:
-        raise UserError("there is no image to train on: run stage=masks first")
-    problems = train.check_pairs(
-        pairs, len(vocabulary.classes), apply_exif=bool(settings.get("apply_exif"))
-    )
-    if problems:
+            folder.begin(len(self.pairs))
+        with ExitStack() as shown:
+            on_iteration = None
+            if writes:
+                title, iterations = f"train {self.options.name}", self.options.iterations
+                on_iteration = _report_to(shown.enter_context(track(title, iterations)))
+            checkpoint = train.train(
+                self.options,
+                self.pairs,
+                self.vocabulary.classes,
+                self.vocabulary.palette,
+                folder.path,
+                self.seed,
+                self.device,
+                self.decode,
+                validation=self.validation(),
+                on_iteration=on_iteration,
+            )
+        if writes:
+            initial = read_json(folder.path / train.INITIAL_WEIGHTS)
+            seconds = folder.manifest().get("seconds", 0) + time.monotonic() - began
+            folder.write_manifest(
+                complete=True,
+                images=len(self.pairs),
+                checkpoint=checkpoint.name,
+                seconds=round(seconds, 3),
+                **({"initial_weights": initial} if initial else {}),
+            )
+        return len(self.pairs)
+
+    def _refuse_problems(self, folder: StageFolder) -> None:
+        from pipeline.segmenter.train import check_pairs
+
+        if not self.pairs:
+            raise UserError("there is no image to train on: run stage=masks first")
+        exif = self.decode.apply_exif
+        problems = check_pairs(self.pairs, len(self.vocabulary.classes), apply_exif=exif)
+        if not problems:
+            return
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])
         if len(problems) > _PROBLEMS_SHOWN:
             write_atomically(folder.path / PROBLEMS, "".join(f"{line}\n" for line in problems))
             shown += f"; all of them are listed in {folder.path / PROBLEMS}"
         raise UserError(
-            f"{len(problems)} masks cannot be trained on: mend them, or run stage=masks again. They"
-            f" are: {shown}"
+            f"{len(problems)} masks cannot be trained on: correct them, or run stage=masks again."
+            f" They are: {shown}"
         )
-    began = time.monotonic()
-    if writes:
-        folder.begin(len(pairs))
-    with ExitStack() as shown:
-        on_iteration = None
-        if writes:
-            advance = shown.enter_context(
-                track(f"train {settings['name']}", settings["iterations"])
-            )
-            on_iteration = _report_to(advance)
-        checkpoint = train.train(
-            settings,
-            pairs,
-            vocabulary.classes,
-            vocabulary.palette,
-            folder.path,
-            seed,
-            device,
-            workers=int(settings.get("workers") or 0),
-            validation=validation,
-            on_iteration=on_iteration,
-        )
-    if writes:
-        initial = read_json(folder.path / train.INITIAL_WEIGHTS)
-        folder.write_manifest(
-            complete=True,
-            images=len(pairs),
-            checkpoint=checkpoint.name,
-            seconds=round(folder.manifest().get("seconds", 0) + time.monotonic() - began, 3),
-            **({"initial_weights": initial} if initial else {}),
-        )
-    return len(pairs)
+
+
+def _initial_weights(pretrained: str | None) -> dict[str, Any]:
+    """Returns the name of the initial weights, and the fingerprint of the file that holds them."""
+    if pretrained in (None, "none"):
+        return {"pretrained": None}
+    path = Path(pretrained).expanduser()
+    content = {"weights": fingerprint_file(path)} if path.is_file() else {}
+    return {"pretrained": path.name, **content}
 
 
 def _report_to(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
-    """Returns what tells a progress bar of the iterations of a training."""
+    """Returns a function that advances a progress bar to an iteration."""
     position = 0
 
     def on_iteration(iteration: int, total: int, loss: float) -> None:
@@ -145,64 +214,68 @@ def _report_to(advance: Callable[..., None]) -> Callable[[int, int, float], None
     return on_iteration
 
 
-def is_trained(folder: StageFolder) -> bool:
-    """Tells whether a segmenter's training came to its end."""
-    checkpoint = folder.manifest().get("checkpoint")
-    return checkpoint is not None and (folder.path / checkpoint).is_file()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions(Stage):
+    """The predictions of a segmenter for a split: palette PNGs of image size.
 
+    The results of the steps before the last one are in hidden folders, see :func:`variant_path`.
 
-def input_key(sample: Sample) -> str:
-    """Returns the fingerprint of what an image's prediction is made from."""
-    return fingerprint_file(sample.image)
-
-
-def predicting(
-    folder: ResultFolder,
-    trained: Path,
-    palette: Sequence[tuple[int, int, int]],
-    *,
-    read: ImageReader,
-    device: str,
-    testing: Testing,
-    checkpoint: str,
-    workers: int,
-) -> Work:
-    """Returns how a trained segmenter segments images, into palette PNGs of image size.
-
-    Args:
-        folder: the stage's folder. It receives the prediction of every image, and those of the
-            steps before it in hidden folders beside it, see :func:`variant_path`.
-        trained: the segmenter's folder.
-        palette: n+1 colours.
-        read: decodes the images.
-        device: "cpu" or "cuda…".
-        testing: how images are segmented.
-        checkpoint: "last", or the "best" on a split with ground truth.
-        workers: processes for the CRF.
+    Attributes:
+        options: which checkpoint predicts, and how images are segmented.
+        device: torch's name of the device.
+        vocabulary: class names and palette.
+        reading: how images are read.
     """
 
-    @cache
-    def build() -> Segmenter:
+    name = "predictions"
+    command = "predict"
+    kind = "predictions"
+    algorithm = 2
+    decisive = ("test", "segmenter.name")
+    options: PredictionSettings
+    device: str
+    vocabulary: Vocabulary
+    reading: Reading
+
+    def applies(self) -> bool:
+        """Tells whether the network exists for the data set."""
+        return self.needs["segmenter"].applies()
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what predictions depend on besides the network."""
+        return {**self.reading.decode.facts, **prediction_facts(self.options)}
+
+    @property
+    def expected(self) -> Mapping[str, Any]:
+        """The settings that decide how long an image takes."""
+        network = self.needs["segmenter"].expected
+        return {**prediction_facts(self.options), "segmenter": network}
+
+    @property
+    def testing(self) -> Testing:
+        """The steps of testing."""
+        return Testing.from_settings(dataclasses.asdict(self.options.test))
+
+    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+        """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
 
-        return Segmenter.from_run(trained, device, checkpoint)
+        return Segmenter.from_run(inputs["segmenter"], self.device, self.options.checkpoint)
 
-    def compute(images: list[Todo]) -> Iterator[tuple[Todo, Labels | ImageError]]:
-        def segment(samples: Iterator[Sample]) -> Iterator[tuple[Sample, Labels | ImageError]]:
-            found = read_through(samples, read, lambda images: images, _MOST_AHEAD)
-            return segment_all(found, build, testing, workers)
-
-        return by_sample(images, segment)
-
-    def save(todo: Todo, labels: Labels) -> None:
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Segments images."""
+        testing = self.testing
+        images: Iterator[Any] = self.reading.through(items, lambda images: images)
         *before, last = testing.steps
-        image_id = todo.sample.id
-        files = {f"{image_id}.png": encode_png(labels[last], palette)}
-        for step in before:
-            files[variant_path(step, image_id)] = encode_png(labels[step], palette)
-        folder.write(image_id, todo.key, files)
-
-    return Work([folder], compute, save)
+        for item, labels in segment_all(images, model, testing, self.reading.threads):
+            if isinstance(labels, ImageError):
+                yield item, labels
+                continue
+            encode = partial(encode_png, palette=self.vocabulary.palette)
+            files = {f"{item.sample.id}.png": partial(encode, labels[last])}
+            for step in before:
+                files[variant_path(step, item.sample.id)] = partial(encode, labels[step])
+            yield item, [Output(files)]
 
 
 def variant_path(step: str, image_id: str) -> str:

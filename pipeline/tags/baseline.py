@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pipeline.clip.attention import one_by_one
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import Listener, Name
+from pipeline.clip.text import TEMPLATES
 from pipeline.engine.batches import by_shape
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.scored import Scored
+from pipeline.tags.tagger import ScoredTagOptions
 
 
 class GlobalClip:
@@ -60,3 +66,22 @@ def global_scores(
     features = encoder.image_features(pixels.to(encoder.device))
     scores = one_by_one(lambda rows: class_probabilities(rows, text, encoder.temperature), features)
     return scores[:, :class_count].float().cpu().numpy()
+
+
+@dataclass
+class ClassTokenOptions(ScoredTagOptions):
+    """``tags=clip``: CLIP's class token on the image squeezed to the native size.
+
+    Attributes:
+        templates: the set of templates.
+    """
+
+    templates: str = setting("tagclip", choices=TEMPLATES)
+
+
+@register("tags", "clip", ClassTokenOptions, uses_clip=True)
+def build_class_token(options: ClassTokenOptions, resources: Resources) -> GlobalClip:
+    """Builds the baseline."""
+    clip, vocabulary = resources.clip, resources.vocabulary
+    text = clip.embed(vocabulary.tag_names, vocabulary.backgrounds, options.templates)
+    return GlobalClip(clip.encoder, text, resources.num_classes, clip.batches.images)

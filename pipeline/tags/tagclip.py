@@ -12,12 +12,17 @@ import torch
 
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import Listener, Name, Seen, by_grid, look
+from pipeline.clip.text import TEMPLATES
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.patches import class_probabilities, strongest_patch
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, propose, reidentify
 from pipeline.tags.scored import Scored
+from pipeline.tags.tagger import ScoredTagOptions
 
 VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
 """The rows of the ablation: CLIP's own class token on the image squeezed to the native size and at
@@ -222,14 +227,55 @@ class TagClip:
         return class_probabilities(features, self.text, self.encoder.temperature)
 
 
-def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:
-    """Returns the classes above θ_img = min + α·(max − min) of one image's n scores.
+@dataclass
+class TagClipOptions(ScoredTagOptions):
+    """``tags=tagclip``: TagCLIP (AAAI 2024).
 
-    When none is above it, the best one is taken. With a ``min_score`` above 0 classes must also
-    exceed that, so that an image that shows nothing of the vocabulary has no tag.
+    Attributes:
+        templates: the set of templates; "tagclip" has the 80 of ImageNet and five of scenes.
+        attention_blocks: first and last block that DMAR averages. A number above 0 counts from 1;
+            0 and below are offsets from the last block, which is 0.
+        votes: blocks that must have an attention above average.
+        reidentify: whether CWR runs.
+        squeeze: whether images are squeezed to the native square; TagCLIP keeps their own size.
+        variants: rows of the ablation to store as well, of :data:`VARIANTS`.
     """
-    low, high = scores.min(), scores.max()
-    chosen = np.flatnonzero(scores > low + alpha * (high - low))
-    if not len(chosen):
-        chosen = np.array([scores.argmax()])
-    return tuple(int(k) for k in chosen if min_score == 0 or scores[k] > min_score)
+
+    templates: str = setting("tagclip", choices=TEMPLATES)
+    attention_blocks: list[int] = setting([-3, -1])
+    votes: int = setting(4, at_least=0)
+    reidentify: bool = True
+    squeeze: bool = False
+    variants: list[str] = setting(
+        ["coarse", "dmar", "cwr"],
+        choices=VARIANTS,
+        changes="nothing",
+        why="further rows of scores, beside those that count",
+    )
+
+
+@register(
+    "tags",
+    "tagclip",
+    TagClipOptions,
+    uses_clip=True,
+    quirks=("open_border", "cwr_stop"),
+    variants=VARIANTS,
+    shares_pass=True,
+)
+def build_tagclip(options: TagClipOptions, resources: Resources) -> TagClip:
+    """Builds TagCLIP."""
+    clip, vocabulary = resources.clip, resources.vocabulary
+    settings = TagClipSettings(
+        attention_blocks=options.attention_blocks,
+        votes=options.votes,
+        alpha=options.alpha,
+        reidentify=options.reidentify,
+        squeeze=options.squeeze,
+        batch_size=clip.batches.images,
+        crop_batch_size=clip.batches.crops,
+        most_waiting=clip.batches.waiting,
+        **vars(resources.quirks),
+    )
+    text = clip.embed(vocabulary.tag_names, vocabulary.backgrounds, options.templates)
+    return TagClip(clip.encoder, text, resources.num_classes, settings)

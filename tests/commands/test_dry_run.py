@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.clip.downloads import is_on_disk
 from pipeline.engine.store import Store
-from pipeline.planning.planned_stage import PlannedStage
-from pipeline.planning.speeds import Speeds
+from pipeline.engine.plan import PlannedStage
+from pipeline.engine.plan import Speeds
 from pipeline.planning.table import total_time, what_to_compute
 from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
 from tests.conftest import REPOSITORY, draw_photograph

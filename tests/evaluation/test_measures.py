@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.store import Store
 from pipeline.evaluation.measures import evaluate_cams, evaluate_tags
-from pipeline.tags.stage import encode_scores
+from pipeline.tags.scores import encode_scores
 
 VOCABULARY = build_vocabulary(
     {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.vocabulary import IGNORE, voc_palette
 from pipeline.engine.store import Store
 from pipeline.files.images import encode_png

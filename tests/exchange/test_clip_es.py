@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cams.stage import Cams, read_cams
+from pipeline.cams.cams import Cams, read_cams
 from pipeline.errors import ImageError
 from pipeline.exchange.clip_es import encode_clip_es, read_clip_es
 from tests.exchange.conftest import SIZES

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.datasets.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError
-from pipeline.tags.stage import read_tags
+from pipeline.tags.scores import read_tags
 
 IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cams.stage import Cams
+from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import encode_png
 from pipeline.masks.crf import CrfSettings, crf_image, dense_crf, unary_energy
@@ -19,7 +19,7 @@ from pipeline.masks.labels import (
     to_grey,
     to_labels,
 )
-from pipeline.masks.stage import pseudo_mask
+from pipeline.masks.pseudo_mask import pseudo_mask
 
 CLEAN = CrfSettings(bgr=False, fp16=False)
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from pipeline import keys
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.store import Store
@@ -21,7 +21,8 @@ from pipeline.errors import UserError
 from pipeline.files.images import encode_png
 from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
-from pipeline.masks.stage import PROBABILITY, UNFILTERED, pseudo_mask, read_labels
+from pipeline.masks.mask_files import PROBABILITY, UNFILTERED, read_labels
+from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from pipeline.sweep import sweep
 from tests.conftest import REPOSITORY, draw_photograph

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette

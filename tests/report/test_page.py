@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cams.stage import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.sample import Sample
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile

@@ -18,7 +18,7 @@ from pipeline.report.gallery import tag_rows
 from pipeline.report.material import find_threshold
 from pipeline.report.measured import ImageFigures, measure_images
 from pipeline.report.selection import BEST, DISAGREEING, SAMPLE, WORST, choose_images
-from pipeline.tags.tagclip import choose_tags
+from pipeline.tags.tagger import choose_tags
 
 IDS = [f"{k}" for k in range(6)]
 

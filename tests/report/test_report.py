@@ -8,7 +8,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from pipeline.cams.stage import Cams
+from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.pictures import Example, contact_sheet, overlay_labels

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from live_weights import Code
 
-from pipeline.cams.stage import read_cams
+from pipeline.cams.cams import read_cams
 from pipeline.datasets.ground_truth import MatlabMask, read_mask
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError

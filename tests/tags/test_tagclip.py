@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.baseline import GlobalClip, global_scores
 from pipeline.tags.reidentification import propose, reidentify, score_threshold
-from pipeline.tags.tagclip import TagClip, TagClipSettings, choose_tags
+from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagger import choose_tags
 from tests.conftest import draw_photograph
 
 

@@ -1,0 +1,111 @@
+"""``cams=file``: CAMs that another program made; neither tags nor CLIP are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.cams.method import CamOptions
+from pipeline.cams.stage import CamStage, cams_output
+from pipeline.datasets.sample import Sample
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
+from pipeline.engine.stage import Computed, Folders, Item
+from pipeline.errors import ImageError, UserError
+from pipeline.exchange.clip_es import read_clip_es
+from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.images import patch_grid
+from pipeline.files.text import given_path, shown
+
+
+@dataclass
+class CamFileOptions(CamOptions):
+    """``cams=file``: CAMs in the format of CLIP-ES and IRN, ``<path>/<id>.npy``.
+
+    Attributes:
+        path: the folder.
+        cell_size: finer CAMs are averaged over squares of this many pixels. 16 is the patch grid of
+            a ViT-B/16, whose masks are 2 points of mIoU worse on the demo.
+    """
+
+    path: str = MISSING
+    cell_size: int = setting(4, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImportedCams(CamStage):
+    """CAMs that are taken from files.
+
+    The key holds the name of their folder, so that the CAMs of two methods can be compared. The
+    contents of an image's file are part of its input.
+    """
+
+    in_processes = True
+
+    @property
+    def note(self) -> str:
+        """The folder that the CAMs are from."""
+        return f"CAMs of {self.own_settings()['folder']}"
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the CAMs depend on, except the files."""
+        settings = super().own_settings()
+        path = Path(given_path(settings.pop("path"), "cams.path")).absolute()
+        return {
+            **settings,
+            "folder": path.name,
+            "classes": list(self.vocabulary.classes),
+        }
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The folder of the files.
+
+        Raises:
+            UserError: it does not exist.
+        """
+        path = given_path(self.options.path, "cams.path").absolute()
+        if not path.is_dir():
+            raise UserError(
+                f"cams.path={shown(self.options.path)} is not a folder: give one that holds"
+                " <id>.npy"
+            )
+        return path
+
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with its file."""
+        path = self._folder / f"{sample.id}.npy"
+        if not path.is_file():
+            raise ImageError(f"has no CAMs: {path} is missing")
+        key = join_keys(fingerprint_file(sample.image), fingerprint_file(path))
+        return Item(sample, key, path)
+
+    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+        """Builds the reader of a file."""
+        return self.method.build(self.options, len(self.vocabulary.classes))
+
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Reads CAMs and brings them to a grid."""
+        for item in items:
+            try:
+                image, size = self.reading.decode(item.sample)
+                cams = model()(item.given, size, image.shape[:2])
+            except ImageError as error:
+                yield item, error
+            else:
+                yield item, [cams_output(item.sample.id, cams)]
+
+
+@register("cams", "file", CamFileOptions, stage=ImportedCams)
+def build_reader(settings: CamFileOptions, num_classes: int) -> Callable[..., Any]:
+    """Returns a function of a file, the image's full size, and its size for the CAMs."""
+
+    def read(path: Path, size: tuple[int, int], shrunk: tuple[int, int]) -> Any:  # noqa: ANN401
+        return read_clip_es(path, size, patch_grid(*shrunk, settings.cell_size), num_classes)
+
+    return read

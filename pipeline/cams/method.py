@@ -1,0 +1,45 @@
+"""What a CAM method is: it shows where in an image each tag is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.settings import setting
+
+
+@dataclass
+class CamOptions:
+    """What every choice of ``cams=`` has.
+
+    Attributes:
+        background_betas: β of the background when CAMs are measured, see
+            :func:`pipeline.masks.labels.stack_background`; of several, the ground truth chooses.
+    """
+
+    background_betas: list[float | None] = setting(
+        [1], above=0, changes="nothing", why="CAMs are measured with it, not made"
+    )
+
+
+class CamMethod:
+    """Computes CAMs; a subclass gives :meth:`cams`, or :meth:`stream` to process batches."""
+
+    def cams(self, image: np.ndarray, tags: Sequence[int]) -> np.ndarray:
+        """Returns the CAM of each tag, K×h×w float32 in [0, 1] on a grid of any size.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            tags: K class indices.
+        """
+        raise NotImplementedError
+
+    def stream(
+        self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yields a name and its CAMs for each name, image and its tags, in any order."""
+        for name, image, tags in images:
+            yield name, self.cams(image, tags)

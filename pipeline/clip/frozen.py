@@ -1,0 +1,182 @@
+"""A frozen CLIP and how a run uses it; loaded on first use, once in a process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.clip.architectures import ClipModel, find_training
+from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
+from pipeline.clip.downloads import is_on_disk
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
+from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.engine.store import Store
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.images import OPENAI_NORMALISATION
+
+
+@dataclass(frozen=True)
+class FrozenClip:
+    """A CLIP whose weights never change; can be pickled, and loads nothing until it is used.
+
+    Attributes:
+        model: open_clip's name of the architecture; none reads it off the checkpoint.
+        pretrained: open_clip's name of the weights.
+        checkpoint: a file of weights, in place of a download.
+        device: torch's name of the device.
+        precision: "fp32", "bf16" or "fp16", of the image tower.
+        max_patches: larger images are shrunk to this number of patches.
+        position_fp16: whether the interpolated position embedding is rounded to float16.
+        batches: how much is computed together.
+        root: the output directory, which keeps text embeddings; none keeps them nowhere.
+    """
+
+    model: str | None
+    pretrained: str | None
+    checkpoint: str | None
+    device: str
+    precision: str
+    max_patches: int
+    position_fp16: bool
+    batches: Batches
+    root: Path | None = None
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its weights are on this machine."""
+        return is_on_disk(vars(self))
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights, which is downloaded if need be."""
+        return resolve_checkpoint(self.model, self.pretrained, self.checkpoint)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns all that its features of an image depend on, for a cache key."""
+        training = find_training(self.model, self.pretrained)
+        facts: dict[str, Any] = {}
+        if training.normalisation != OPENAI_NORMALISATION:
+            facts["mean"] = list(training.normalisation.mean)
+            facts["std"] = list(training.normalisation.std)
+        if training.forces_quick_gelu:
+            facts["quick_gelu"] = True
+        return {
+            **facts,
+            "model": self.model,
+            "weights": fingerprint_file(self.weights),
+            "precision": self.precision,
+            "most_patches": self.max_patches,
+            "position_fp16": self.position_fp16,
+        }
+
+    @property
+    def encoder(self) -> ClipEncoder:
+        """The image tower."""
+        return _encoder(self, fingerprint_file(self.weights))
+
+    def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
+        """Returns the text embeddings of classes, then of backgrounds: C×E on the device.
+
+        Args:
+            names: what CLIP reads for each class.
+            backgrounds: names of things that are not a class.
+            templates: the name of a set of templates.
+        """
+        every = names + tuple((name,) for name in backgrounds)
+        prompts, facts = TEMPLATES[templates], self.facts()
+
+        def make() -> np.ndarray:
+            tokenizer, clip = load_tokenizer(self.model), _clip(self, facts["weights"])
+            return name_embeddings(clip, tokenizer, every, prompts).cpu().numpy()
+
+        quick = facts.get("quick_gelu")
+        key = fingerprint(TEXT_ALGORITHM, facts["weights"], self.model, quick, every, prompts)
+        array = make() if self.root is None else Store(self.root).array("text", key, make)
+        # A copy in memory of torch's own: the last digits of products depend on how their factors
+        # are aligned, and NumPy's are aligned in various ways.
+        return torch.from_numpy(array).clone().to(self.device)
+
+
+# The fingerprint of the weights tells apart two states of one file.
+
+
+@lru_cache(maxsize=1)
+def _clip(clip: FrozenClip, weights: str) -> ClipModel:
+    if torch.device(clip.device).type == "cpu":
+        keep_freed_memory()
+    return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)
+
+
+@lru_cache(maxsize=1)
+def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
+    return ClipEncoder(
+        _clip(clip, weights),
+        position_fp16=clip.position_fp16,
+        normalisation=find_training(clip.model, clip.pretrained).normalisation,
+        precision=choose_precision(clip.precision, clip.device),
+        most_patches=clip.max_patches,
+    )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a method is built from besides its settings.
+
+    Attributes:
+        vocabulary: the class names, and what CLIP reads for them.
+        device: torch's name of the device.
+        clip: the frozen CLIP; none unless the method declares ``uses_clip``.
+        quirks: the quirks of the released code that the method declares, as attributes.
+    """
+
+    vocabulary: Vocabulary
+    device: str
+    clip: FrozenClip | None
+    quirks: SimpleNamespace
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.vocabulary.classes)
+
+    def facts(self, names: Names, backgrounds: Sequence[str]) -> dict[str, Any]:
+        """Returns what a method that is built from this depends on, for a cache key.
+
+        Args:
+            names: what CLIP reads for each class.
+            backgrounds: names of things that are not a class.
+        """
+        if self.clip is None:
+            return vars(self.quirks)
+        read = [several[0] if len(several) == 1 else list(several) for several in names]
+        return {
+            **vars(self.quirks),
+            "names": read,
+            "backgrounds": list(backgrounds),
+            "clip": self.clip.facts(),
+        }
+
+    @property
+    def unknown_until(self) -> str:
+        """What has to happen before the key is known: "download", or "" for nothing."""
+        return "" if self.clip is None or self.clip.is_on_disk else "download"
+
+    @property
+    def shard_size(self) -> int:
+        """The number of images that fill the batches of a worker."""
+        images = self.clip.batches.images if self.clip else 1
+        return 4 if images == 1 else 16 * images
+
+
+def quirks_of(quirks: Any, names: Sequence[str]) -> SimpleNamespace:  # noqa: ANN401
+    """Returns some quirks of the released code; to read any other is an error."""
+    return SimpleNamespace(**{name: getattr(quirks, name) for name in names})

@@ -1,0 +1,203 @@
+"""The configuration: composed by Hydra, checked against dataclasses, and errors as sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from pipeline.engine.registry import methods
+from pipeline.engine.settings import check, to_settings
+from pipeline.errors import UserError
+from pipeline.files.text import did_you_mean, shown
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PLUGINS = "plugins"
+
+Config = TypeVar("Config")
+
+
+def register_groups() -> None:
+    """Makes every registered method a choice of its group for Hydra."""
+    store = ConfigStore.instance()
+    for method in methods():
+        store.store(group=method.group, name=method.name, node=method.settings)
+
+
+def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the modules that ``plugins=[…]`` names, and the other arguments.
+
+    Only the command line can name code; in a file, ``plugins`` is refused by
+    :func:`to_config`.
+
+    Raises:
+        UserError: what it names is not a list of words.
+    """
+    names: list[str] = []
+    others = []
+    for argument in arguments:
+        key, separator, _ = argument.partition("=")
+        if key.lstrip("+") != PLUGINS or not separator:
+            others.append(argument)
+            continue
+        try:
+            value = OverridesParser.create().parse_override(argument).value()
+        except HydraException as error:
+            raise UserError(explain(error)) from error
+        given = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) and name for name in given):
+            raise UserError(f"{shown(argument)} is not a list of modules: give plugins=[NAME]")
+        names += given
+    return names, others
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Lets this package compose a configuration inside another program of Hydra's."""
+    shared = GlobalHydra.instance()
+    before, shared.hydra = shared.hydra, None
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Returns the configuration that the command line would compose from these overrides.
+
+    Raises:
+        UserError: an unknown key or choice, or a value of another type.
+    """
+    register_groups()
+    try:
+        with own_hydra():
+            return compose("config", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+
+
+def to_config(composed: DictConfig, kind: type[Config]) -> Config:
+    """Returns a composed configuration as typed settings, after all checks.
+
+    Args:
+        composed: the configuration, without Hydra's own keys.
+        kind: a dataclass with a field for each group; a field of type ``Any`` is typed by the
+            composed node, if that has a type.
+
+    Raises:
+        UserError: an unknown key, a value of another type or outside its range, or ``plugins``,
+            which a file cannot name.
+    """
+    try:
+        if PLUGINS in composed:
+            raise UserError(
+                "a file of settings cannot name code: give plugins=[MODULE] on the command line"
+            )
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        types = get_type_hints(kind)
+        values = {}
+        for declared in dataclasses.fields(kind):
+            name = declared.name
+            value = plain.pop(name)
+            group = types[name]
+            if not dataclasses.is_dataclass(group):
+                node = composed._get_node(name)
+                group = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+            if dataclasses.is_dataclass(group):
+                with _within(name):
+                    value = to_settings(group, value)
+                check(value, name)
+            values[name] = value
+    except (OmegaConfBaseException, AssertionError) as error:
+        raise UserError(explain(error)) from error
+    if plain:
+        raise UserError(_no_such_key(next(iter(plain)), [d.name for d in dataclasses.fields(kind)]))
+    return kind(**values)
+
+
+class _Located(OmegaConfBaseException):
+    """An error with the whole key of the value that is wrong."""
+
+
+@contextmanager
+def _within(prefix: str) -> Iterator[None]:
+    """Completes the keys of errors, which are relative to their group."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = f"{prefix}.{error.full_key}" if error.full_key else prefix
+        raise UserError(_sentence(key, error)) from error
+
+
+def _sentence(key: str, error: OmegaConfBaseException) -> str:
+    group, _, name = key.rpartition(".")
+    if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+        known = [str(each) for each in error.parent_node or ()]
+        return _no_such_key(key, [f"{group}.{each}" for each in known])
+    text = str(error).splitlines()[0]
+    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        wanted = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+        return f"{key}={shown(match[1])} is not {wanted.get(match[2], match[2])}"
+    return f"{key}: {text}"
+
+
+def _no_such_key(key: str, known: Sequence[str]) -> str:
+    return (
+        f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"
+        " them all"
+    )
+
+
+def nearest(wrong: str, known: Sequence[str]) -> str:
+    """Returns the known key nearest to a wrong one as a question, or ""."""
+    last = wrong.rpartition(".")[2]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
+
+
+def all_keys() -> list[str]:
+    """Returns every key of the configuration with its default choices, groups among them."""
+    with own_hydra():
+        config = OmegaConf.to_container(compose("config"))
+    pending: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    keys = []
+    while pending:
+        prefix, node = pending.pop()
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                pending.append((f"{prefix}{name}.", value))
+    return keys
+
+
+def explain(error: Exception) -> str:
+    """Returns an error of Hydra or OmegaConf as one sentence with the remedy."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: give it, {error.full_key}=…"
+    if isinstance(error, AssertionError):  # OmegaConf's, for a key below one that is null
+        return f"{text or 'a key'} lies below a key that is null"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException) and "converted" in str(cause):
+            return _sentence(match[1], cause)
+        return _no_such_key(match[1], all_keys())
+    choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"
+    if match := re.search(choices, text):
+        group, choice, known = match.groups()
+        names = [name for name in known.split() if name != "default"]  # what the others build on
+        hint = nearest(choice, names)
+        return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}"
+    return text

@@ -1,0 +1,140 @@
+"""What a run would compute, found out without computing or writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipeline.engine.scan import Images, Scan, scan
+from pipeline.engine.stage import Review, Stage, Whole
+from pipeline.engine.store import Store
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """What a stage would do for a split.
+
+    Attributes:
+        stage: its name.
+        split: the split, or "" for a stage that has none.
+        images: how many images it covers; none for a review.
+        cached: how many results exist, or can be reused; none where the key is not known yet.
+        to_compute: how many images would be computed; none for a review.
+        after: the stage that has to run before it is certain which; "" where it is certain now.
+        is_most: whether ``to_compute`` is an upper bound.
+        seconds: the estimated computing time; none where nothing like it was ever measured.
+        shares_pass: whether the results come from the pass of another stage, at no cost of their
+            own; that stage's name, or "".
+        key: the name of the folder; "" where it is not known yet.
+    """
+
+    stage: str
+    split: str
+    images: int | None = None
+    cached: int | None = None
+    to_compute: int | None = None
+    after: str = ""
+    is_most: bool = False
+    seconds: float | None = None
+    shares_pass: str = ""
+    key: str = ""
+
+
+def plan(steps: Sequence[Stage | Review], images: Images, store: Store) -> Iterator[PlannedStage]:
+    """Yields what each step would do, in the order of the run.
+
+    Raises:
+        UserError: what would stop the run, such as a missing input; the steps before it were
+            yielded.
+    """
+    scans: dict[str, Scan] = {}
+    served: dict[str, str] = {}
+    speeds, commands = Speeds(store), {step.command for step in steps}
+    for step in steps:
+        if isinstance(step, Review):
+            step.refuse_nothing(commands)
+            yield PlannedStage(step.command, _in_round("", step.round))
+        elif step.applies():
+            scans[step.label] = scan(step, images, store, scans)
+            yield _row(scans[step.label], images, served.get(step.label, ""), speeds)
+            served |= {each.label: step.name for each in step.serves}
+
+
+def _row(found: Scan, images: Images, shares_pass: str, speeds: Speeds) -> PlannedStage:
+    stage, folder, pending = found.stage, found.folder, len(found.pending)
+    if isinstance(stage, Whole):
+        name, timed = stage.command, min(pending, 1)
+        where = images.dataset.train_split + (f" ({stage.title})" if stage.title else "")
+    else:
+        name, where, timed = stage.name, stage.where, pending
+    if shares_pass:
+        timed = len(found.missing)
+    return PlannedStage(
+        stage=name,
+        split=_in_round(where, stage.round),
+        images=len(found.samples),
+        cached=len(found.usable) - pending if folder else None,
+        to_compute=pending,
+        after=found.after,
+        is_most=folder is None or any(i in folder.entries for i in found.waiting),
+        seconds=speeds.estimate(stage, folder.configuration if folder else stage.expected, timed),
+        shares_pass=shares_pass if found.waiting and not found.missing else "",
+        key=folder.key if folder else "",
+    )
+
+
+def _in_round(where: str, number: int) -> str:
+    return ", ".join(filter(None, (where, f"round {number}" if number > 1 else "")))
+
+
+class Speeds:
+    """How long stages took, as the manifests below an output directory tell."""
+
+    def __init__(self, store: Store):
+        """Reads nothing yet."""
+        self._store = store
+
+    @cached_property
+    def _manifests(self) -> list[dict]:
+        return [manifest for _, manifest in reversed(self._store.folders())]
+
+    def estimate(self, stage: Stage, settings: Mapping[str, Any], images: int) -> float | None:
+        """Returns how long a stage would take, by the last run like it.
+
+        Args:
+            stage: the stage.
+            settings: those of :attr:`Stage.decisive`, and others.
+            images: how many would be computed.
+
+        Returns:
+            Seconds, or none where nothing like it was ever measured.
+        """
+        if not images:
+            return 0.0
+        wanted = _decisive(stage, settings)
+        for manifest in self._manifests:
+            measured = manifest.get("configuration", {})
+            if manifest.get("stage") != stage.name or _decisive(stage, measured) != wanted:
+                continue
+            if isinstance(stage, Whole):
+                if (seconds := stage.estimate(manifest)) is not None:
+                    return seconds
+                continue
+            last = manifest.get("last") or {}
+            facts = last if last.get("computed") else manifest
+            # Results that came from another stage's pass took no time of their own.
+            if own := facts.get("computed", 0) - facts.get("shared", 0):
+                return facts.get("seconds", 0) / own * images
+        return None
+
+
+def _decisive(stage: Stage, settings: Mapping[str, Any]) -> list[Any]:
+    values = []
+    for path in stage.decisive:
+        value: Any = settings
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        values.append(value)
+    return values

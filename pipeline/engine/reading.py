@@ -1,0 +1,75 @@
+"""Images on their way to a model, decoded before it asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets.sample import ImageReader
+from pipeline.engine.batches import ahead
+from pipeline.engine.stage import Item
+from pipeline.errors import ImageError
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+Name = tuple[Item, Size]
+"""An item and the full size of its image."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a stage reads its images.
+
+    Attributes:
+        decode: decodes an image.
+        threads: the number of threads that decode; a worker has one, as there are several workers.
+        prefetch: the number of images that are decoded before the model asks for them.
+    """
+
+    decode: ImageReader
+    threads: int
+    prefetch: int
+
+    def through(
+        self,
+        items: Iterable[Item],
+        model: Callable[[Iterator[tuple[Name, np.ndarray]]], Iterable[tuple[Name, Any]]],
+    ) -> Iterator[tuple[Item, tuple[Any, Size] | ImageError]]:
+        """Yields a model's result and the size of each image, or why it cannot be read.
+
+        Args:
+            items: the images.
+            model: receives names and images, H×W×3 uint8, perhaps shrunk, and yields names and
+                results in any order. It is called only if an image can be read.
+        """
+        unreadable: list[tuple[Item, ImageError]] = []
+
+        def readable() -> Iterator[tuple[Name, np.ndarray]]:
+            for item, decoded in ahead(items, self._try, self.threads, self.prefetch):
+                if isinstance(decoded, ImageError):
+                    unreadable.append((item, decoded))
+                else:
+                    image, size = decoded
+                    yield (item, size), image
+
+        images = readable()
+        if (first := next(images, None)) is not None:
+            for (item, size), result in model(chain([first], images)):
+                while unreadable:
+                    yield unreadable.pop(0)
+                yield item, (result, size)
+        yield from unreadable
+
+    def _try(self, item: Item) -> tuple[np.ndarray, Size] | ImageError:
+        try:
+            return self.decode(item.sample)
+        except ImageError as error:
+            return error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "threads": 1}

@@ -1,0 +1,137 @@
+"""Methods by the names that ``tags=``, ``cams=`` and ``masks=`` choose.
+
+A method is registered with the dataclass of its settings, wherever its module lies:
+
+    @register("tags", "colour", ColourSettings)
+    class ColourTagger: ...
+
+The type of the settings is the choice, so that settings lead to their method.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pipeline.errors import UserError
+from pipeline.files.text import shown
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+ENTRY_POINTS = "annotation_free_segmentation"
+"""The group of entry points by which installed packages offer methods."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a group.
+
+    Attributes:
+        group: "tags", "cams" or "masks".
+        name: the choice.
+        settings: the dataclass of its settings.
+        build: a class or function that takes the settings and the
+            :class:`~pipeline.clip.resources.Resources` that the method declares.
+        algorithm: raised when the same settings give another result than before.
+        uses_clip: whether it looks at images with CLIP.
+        quirks: the keys of ``compat`` that it reads.
+        variants: further results that it can return, by name.
+        shares_pass: whether it takes part in a pass that tags and CAMs share.
+        stage: the stage that runs it, if it is not the group's own.
+    """
+
+    group: str
+    name: str
+    settings: type
+    build: Callable[..., Any]
+    algorithm: int = 1
+    uses_clip: bool = False
+    quirks: Sequence[str] = ()
+    variants: Sequence[str] = ()
+    shares_pass: bool = False
+    stage: type | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What identifies the method in a cache key."""
+        code = f"{self.build.__module__}.{self.build.__qualname__}"
+        return {"method": self.name, "code": code, "method_algorithm": self.algorithm}
+
+
+_METHODS: dict[tuple[str, str], Method] = {}
+
+
+def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[Build], Build]:  # noqa: ANN401
+    """Makes a method a choice of its group.
+
+    Args:
+        group: "tags", "cams" or "masks".
+        name: the choice.
+        settings: the dataclass of its settings, of its own.
+        **traits: further attributes of :class:`Method`.
+
+    Raises:
+        UserError: the name is taken, or the settings belong to another method.
+    """
+
+    def decorate(build: Build) -> Build:
+        method = Method(group, name, settings, build, **traits)
+        for other in _METHODS.values():
+            is_same = other.facts == method.facts  # a module that is imported again
+            if not is_same and (other.group, other.name) == (group, name):
+                raise UserError(
+                    f"{method.facts['code']} wants to be {group}={name}, which"
+                    f" {other.facts['code']} is already: choose another name"
+                )
+            if not is_same and other.settings is settings:
+                raise UserError(
+                    f"{method.facts['code']} shares the settings of {other.facts['code']}: give"
+                    f" {group}={name} a dataclass of its own"
+                )
+        _METHODS[group, name] = method
+        return build
+
+    return decorate
+
+
+def methods() -> list[Method]:
+    """Returns all methods."""
+    return list(_METHODS.values())
+
+
+def method_of(settings: Any) -> Method:  # noqa: ANN401
+    """Returns the method that settings belong to."""
+    return next(method for method in _METHODS.values() if method.settings is type(settings))
+
+
+def import_plugins(names: Iterable[str]) -> None:
+    """Imports modules that register methods, and those of installed packages.
+
+    Args:
+        names: of modules on Python's search path, such as ``my_package.my_tagger``.
+
+    Raises:
+        UserError: there is no such module, or it cannot be imported.
+    """
+    for name in dict.fromkeys(names):
+        _import(name, f"plugins={shown(name)}")
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        _import(entry.module, f"the plug-in {entry.name} of an installed package")
+
+
+def _import(name: str, what: str) -> None:
+    try:
+        importlib.import_module(name)
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{what}: there is no module {error.name}: install its package, or add its folder to"
+            " PYTHONPATH"
+        ) from error
+    except Exception as error:  # whatever the module raises while it is imported
+        reason = shown(f"{type(error).__name__}: {error}")
+        raise UserError(f"{what} cannot be imported ({reason}): correct the module") from error

@@ -1,0 +1,133 @@
+"""Computes what a scan finds missing, one stage after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.outcome import Outcome, check_failures
+from pipeline.engine.progress import track
+from pipeline.engine.scan import Images, Scan, open_folder, scan
+from pipeline.engine.stage import Review, Stage, Whole
+from pipeline.engine.store import Store
+from pipeline.engine.workers import Executor
+
+
+@dataclass
+class Run:
+    """A run of stages.
+
+    Attributes:
+        steps: stages and reviews in their order; those of one command and round are together.
+        images: the images.
+        store: the output directory.
+        executor: chooses who computes.
+        max_failures: see :func:`pipeline.engine.outcome.check_failures`.
+        writes: whether this process writes; of several that train together, one does.
+    """
+
+    steps: Sequence[Stage | Review]
+    images: Images
+    store: Store
+    executor: Executor
+    max_failures: float | None = None
+    writes: bool = True
+    _scans: dict[str, Scan] = field(default_factory=dict)
+    _served: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self) -> Iterator[Outcome]:
+        """Runs all steps and yields what each did.
+
+        Raises:
+            UserError: a missing input, or a stage that skipped too many images. That stage has
+                processed all others.
+        """
+        if self.writes:
+            self.store.begin()
+        try:
+            for _, group in groupby(self.steps, lambda step: (step.round, step.command)):
+                outcomes = []
+                for outcome in self._outcomes(group):
+                    outcomes.append(outcome)
+                    yield outcome
+                for outcome in outcomes:
+                    check_failures(outcome, self.max_failures)
+        except BaseException:
+            self.executor.close(at_once=True)
+            raise
+        self.executor.close()
+        if self.writes:
+            self.store.sweep_up()
+
+    def _outcomes(self, steps: Iterator[Stage | Review]) -> Iterator[Outcome]:
+        for step in steps:
+            if isinstance(step, Review):
+                yield from step.review(self.store)
+            elif step.applies():
+                yield self._whole(step) if isinstance(step, Whole) else self._per_image(step)
+
+    def _whole(self, stage: Whole) -> Outcome:
+        before = scan(stage, self.images, self.store, self._scans)
+        with ExitStack() as lock:
+            if self.writes:
+                lock.enter_context(before.folder)
+            computed = stage.run(before.folder)
+            if self.writes and stage.accompanies:
+                before.folder.accompany(stage.accompanies.key)
+        self._scans[stage.label] = replace(before, missing=())
+        images = len(before.samples)
+        return Outcome(stage.command, stage.where, images, computed, 0, before.folder.path)
+
+    def _per_image(self, stage: Stage) -> Outcome:
+        with ExitStack() as locks:
+            opened = {
+                each.name: locks.enter_context(open_folder(each, self.store))
+                for each in stage.outputs
+            }
+            before = scan(stage, self.images, self.store, self._scans, opened)
+            folder = before.folder
+            folder.computed = folder.shared = self._served.pop(stage.label, 0)
+            for _, source, entry in before.reusable:
+                folder.reuse(stage.adapt(entry), source)
+            failures = {**before.left_out, **self._compute(before, list(opened.values()))}
+            for each in (stage, *stage.parts):
+                self._finish(each, opened[each.name], before, failures)
+            for each in stage.serves:  # these are finished when their own turn comes
+                self._served[each.label] = opened[each.name].computed
+        self._scans[stage.label] = replace(before, missing=(), reusable=(), left_out=failures)
+        ids = {s.id for s in before.samples} | before.left_out.keys()
+        left_out = len(folder.failures.keys() & ids)
+        computed = min(folder.computed, len(ids) - left_out)
+        return Outcome(
+            stage.name, stage.where, len(ids), computed, left_out, folder.path, folder.reused
+        )
+
+    def _compute(self, before: Scan, folders: Sequence[StageFolder]) -> dict[str, str]:
+        """Computes what is missing; returns id → reason, of the images that were skipped."""
+        failures: dict[str, str] = {}
+        if not before.missing:
+            return failures
+        stage = before.stage
+        for folder in folders:
+            folder.begin(len(before.samples))
+        inputs = {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
+        with track(f"{stage.name} {stage.split}", len(before.missing)) as advance:
+            for item, reason in self.executor.compute(stage, inputs, folders, before.missing):
+                if reason is not None:
+                    failures[item.sample.id] = reason
+                advance(note=f"{len(failures)} left out" if failures else None)
+        return failures
+
+    def _finish(
+        self, stage: Stage, folder: StageFolder, before: Scan, failures: dict[str, str]
+    ) -> None:
+        for image_id, reason in failures.items():
+            folder.fail(image_id, reason)
+        ids = [s.id for s in before.samples]
+        done = [image_id for image_id in ids if image_id in folder.entries]
+        folder.finish(ids, stage.summary(folder, done), self.images.known_ids(stage.split))
+        if stage.accompanies:
+            folder.accompany(stage.accompanies.key)

@@ -1,0 +1,221 @@
+"""What exists of a stage and what is missing: the one truth for the run and the dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.sample import Dataset, Sample, choose_splits
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.stage import Item, Stage, Whole
+from pipeline.engine.store import Store
+from pipeline.errors import ImageError, UserError
+from pipeline.files.fingerprints import fingerprint_file
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run: the first ``limit`` of each split of a data set."""
+
+    dataset: Dataset
+    limit: int | None = None
+
+    def of(self, split: str) -> list[Sample]:
+        """Returns the images of a split.
+
+        Raises:
+            UserError: the data set does not have the split.
+        """
+        choose_splits(split, list(self.dataset.splits))
+        return self.dataset.splits[split][: self.limit]
+
+    def rejected(self, split: str) -> dict[str, str]:
+        """Returns id → reason, of the files that cannot be samples."""
+        return dict(self.dataset.rejected.get(split, []))
+
+    def known_ids(self, split: str) -> set[str]:
+        """Returns the ids of all images of a split, beyond the limit as well."""
+        return {s.id for s in self.dataset.splits[split]} | self.rejected(split).keys()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What exists of a stage, and what is missing.
+
+    Attributes:
+        stage: the stage.
+        folder: its folder; none while its key is not known.
+        samples: the images that it covers; those that an earlier stage skipped are not among them.
+        missing: what has to be computed, and can be now.
+        reusable: what need not be computed: items with a sibling's folder and entry.
+        waiting: the ids of images that another stage has to process first.
+        left_out: id → reason, of images that cannot have a result.
+        after: the stage that ``waiting`` waits for.
+    """
+
+    stage: Stage
+    folder: StageFolder | None
+    samples: Sequence[Sample]
+    missing: Sequence[Item] = ()
+    reusable: Sequence[tuple[Item, Path, Mapping[str, Any]]] = ()
+    waiting: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
+
+    @property
+    def usable(self) -> list[Sample]:
+        """The images that have a result, or will have one."""
+        return [s for s in self.samples if s.id not in self.left_out]
+
+    @property
+    def pending(self) -> set[str]:
+        """The ids of images whose result is missing, or may be another one soon."""
+        return self.waiting | {item.sample.id for item in self.missing}
+
+
+Scans = Mapping[str, Scan]
+"""By the labels of their stages."""
+
+
+def open_folder(stage: Stage, store: Store) -> StageFolder:
+    """Returns a stage's folder as it is now."""
+    is_latest = stage.accompanies is None
+    return store.folder(stage.split, stage.name, stage.settings, is_latest, stage.recipe)
+
+
+def scan(
+    stage: Stage,
+    images: Images,
+    store: Store,
+    earlier: Scans,
+    opened: Mapping[str, StageFolder] = {},
+) -> Scan:
+    """Returns what exists of a stage and what is missing.
+
+    Args:
+        stage: the stage.
+        images: those of the run.
+        store: the output directory.
+        earlier: scans of stages that run before this one; of others the disk tells.
+        opened: folders of ``stage.outputs`` that are open already, by name.
+
+    Raises:
+        UserError: a stage that it needs is not among ``earlier``, and did not process all images.
+    """
+    if after := _key_unknown_until(stage, earlier):
+        samples = images.of(stage.split or images.dataset.train_split)
+        waiting = frozenset(s.id for s in samples)
+        return Scan(stage, None, samples, waiting=waiting, after=after)
+    if isinstance(stage, Whole):
+        folder, samples = open_folder(stage, store), stage.samples()
+        missing = [] if stage.is_complete(folder) else [Item(s, "") for s in samples]
+        return Scan(stage, folder, samples, missing)
+    samples, waiting, after = _inputs(stage, images, store, earlier)
+    folders = {
+        name: earlier[need.label].folder if need.label in earlier else open_folder(need, store)
+        for name, need in stage.needs.items()
+    }
+    folders |= {s.name: opened.get(s.name) or open_folder(s, store) for s in stage.outputs}
+    written = [folders[each.name] for each in (stage, *stage.parts)]
+    missing, reusable = [], []
+    left_out = {} if stage.needs else images.rejected(stage.split)
+    for sample in samples:
+        if sample.id in waiting:
+            continue
+        try:
+            item = stage.item(sample, folders)
+            if _is_done(stage, item, written):
+                continue
+            sibling = _sibling(stage, item, folders[stage.name])
+            if sibling is not None:
+                reusable.append((item, *sibling))
+            else:
+                missing.append(stage.prepare(item, folders))
+        except ImageError as error:
+            left_out[sample.id] = str(error)
+        except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
+            left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return Scan(stage, folders[stage.name], samples, missing, reusable, waiting, left_out, after)
+
+
+def _key_unknown_until(stage: Stage, earlier: Scans) -> str:
+    """Returns what has to happen before a stage's key is known; "" where it is known."""
+    for need in stage.needs.values():
+        before = earlier.get(need.label)
+        if before is None:
+            if after := _key_unknown_until(need, earlier):
+                return after
+        elif before.folder is None:
+            return before.after
+        elif isinstance(stage, Whole) and before.pending:
+            return need.command
+    return stage.unknown_until()
+
+
+def _inputs(
+    stage: Stage, images: Images, store: Store, earlier: Scans
+) -> tuple[list[Sample], frozenset[str], str]:
+    """Returns the images that a stage covers, and which of them wait for what other stage."""
+    samples, waiting, after = images.of(stage.split), frozenset(), ""
+    for need in stage.needs.values():
+        before = earlier.get(need.label)
+        if before is not None:
+            if isinstance(need, Whole):
+                waits = {s.id for s in samples} if before.pending else set()
+            else:
+                samples, waits = before.usable, before.pending
+            waiting, after = waiting | waits, need.command if waits else after
+        elif isinstance(need, Whole):
+            need.refuse_missing(open_folder(need, store), stage)
+        else:
+            samples = available(need, images, store)
+    return samples, waiting, after
+
+
+def _is_done(stage: Stage, item: Item, written: Sequence[StageFolder]) -> bool:
+    image_id = item.sample.id
+    return all(folder.is_done(image_id, item.input) for folder in written) and stage.covers(
+        written[0].entries[image_id]
+    )
+
+
+def _sibling(
+    stage: Stage, item: Item, folder: StageFolder
+) -> tuple[Path, Mapping[str, Any]] | None:
+    """Returns an intact entry of the same recipe and input in another folder of the stage."""
+    if stage.parts:  # their entries would have to be found together
+        return None
+    sibling = folder.siblings.find(item.sample.id, item.input)
+    return sibling if sibling is not None and stage.covers(sibling[1]) else None
+
+
+def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
+    """Returns the images that have an intact result of a stage, for a stage that needs it.
+
+    Those that the stage, or one before it, skipped are not among them.
+
+    Raises:
+        UserError: the stage did not run, or not on all images as they are now.
+    """
+    folder, samples = open_folder(stage, store), images.of(stage.split)
+    left_out, before = set(folder.failures), list(stage.needs.values())
+    while before:
+        need = before.pop()
+        if not isinstance(need, Whole):
+            left_out |= open_folder(need, store).failures.keys()
+            before += need.needs.values()
+    expected = [s for s in samples if s.id not in left_out]
+    finished = [s for s in expected if folder.is_of_image(s.id, fingerprint_file(s.image))]
+    name, split = stage.name, stage.split
+    if not finished and expected:
+        raise UserError(f"no {name} for split {split}: run stage={stage.command} first")
+    damaged = [s for s in finished if not folder.is_whole(s.id)]
+    if len(finished) < len(expected) or damaged:
+        missing = f"{len(expected) - len(finished)} of {len(samples)} missing"
+        missing += f", {len(damaged)} damaged" if damaged else ""
+        raise UserError(
+            f"{name} for split {split} are incomplete ({missing}): run stage={stage.command} first"
+        )
+    return finished

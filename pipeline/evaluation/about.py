@@ -1,0 +1,81 @@
+"""What a table says beside a figure: the choices that have names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.clip.settings import ClipSettings, Quirks
+from pipeline.engine.stage import Stage
+
+
+def chain_of(stage: Stage) -> Iterator[Stage]:
+    """Yields a stage, and all those that its results are made from."""
+    yield stage
+    for need in stage.needs.values():
+        yield from chain_of(need)
+
+
+def describe(
+    stage: Stage,
+    *,
+    experiment: str | None,
+    dataset: Any,  # noqa: ANN401
+    clip: ClipSettings,
+    quirks: Quirks,
+    precision: str,
+    segmenter: str,
+) -> dict[str, str]:
+    """Returns the choices that led to a stage's results.
+
+    Args:
+        stage: the stage that is measured.
+        experiment: the name of the run.
+        dataset: the settings of the data set.
+        clip: which CLIP.
+        quirks: the quirks of the released code that are kept.
+        precision: of CLIP's image tower.
+        segmenter: the name of the network.
+    """
+    chain = list(chain_of(stage))
+    notes = [each.note for each in chain if each.note]
+    uses_clip = any(each.uses_clip for each in chain)
+    tagger = next((each for each in chain if each.kind == "scores"), None)
+    return {
+        "experiment": experiment or "",
+        "dataset": dataset.name,
+        "data": ", ".join(filter(None, (_describe_ground_truth(dataset), *notes))),
+        "clip": clip.name if uses_clip else "",
+        "pretrained": (clip.pretrained or "") if uses_clip else "",
+        "tags": tagger.own_settings()["method"] if tagger else "",
+        "compat": _describe_quirks(quirks, stage.kind),
+        "precision": precision,
+        "segmenter": segmenter,
+    }
+
+
+def _describe_ground_truth(dataset: Any) -> str:  # noqa: ANN401
+    """Returns which images and which convention of their labels were measured."""
+    facts = []
+    if getattr(dataset, "label_source", None) == "xml":
+        counted = "" if dataset.difficult else "not "
+        facts.append(f"labels from XML, difficult objects {counted}counted")
+    lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
+    for what, path in lists.items():
+        if path is not None:
+            facts.append(f"{what} of {Path(path).name}")
+    return ", ".join(facts)
+
+
+def _describe_quirks(quirks: Quirks, kind: str) -> str:
+    """Returns "released" or "clean", or the quirks that are kept where it is neither."""
+    before_masks = kind in ("scores", "cams")
+    kept = {
+        name: value
+        for name, value in vars(quirks).items()
+        if name != "name" and not (before_masks and name.startswith("crf_"))
+    }
+    if len(set(kept.values())) == 1:
+        return "released" if all(kept.values()) else "clean"
+    return " ".join(name for name, value in kept.items() if value)

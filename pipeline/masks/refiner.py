@@ -1,0 +1,44 @@
+"""What a mask refiner is: it labels the pixels of an image, given its CAMs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.cams.cams import Cams
+from pipeline.engine.settings import setting
+
+
+@dataclass
+class MaskOptions:
+    """What every choice of ``masks=`` has.
+
+    Attributes:
+        beta: β of the background, (1 − max cam)^β; none where the classes cover everything and the
+            best CAM wins.
+        confidence: pixels below this probability become 255; CLIP-ES trains with 0.95.
+        keep_probability: whether the probability of each pixel is stored beside its mask.
+    """
+
+    beta: float | None = setting(1.0, above=0)
+    confidence: float = setting(0.0, at_least=0, at_most=1)
+    keep_probability: bool = False
+
+
+class Refiner(ABC):
+    """Labels the pixels of images."""
+
+    @abstractmethod
+    def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels every pixel of an image.
+
+        Args:
+            image: h×w×3 uint8, RGB, perhaps shrunk.
+            cams: the image's CAMs.
+
+        Returns:
+            The labels in the image's full size, H×W uint8: 0 background, k+1 class k. And the
+            probability of each, H×W float32; or none where there is none.
+        """

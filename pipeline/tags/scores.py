@@ -1,0 +1,70 @@
+"""The files of the stage ``tags``: scores in ``scores.npz``, tags in ``tags.txt``."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pipeline.datasets.lists import format_class_line
+from pipeline.datasets.sample import Sample
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.stage import Output
+from pipeline.errors import ImageError
+
+
+def encode_scores(scores: np.ndarray) -> str:
+    """Writes float32 scores, exactly, as text."""
+    return base64.b64encode(np.asarray(scores, "<f4").tobytes()).decode()
+
+
+def decode_scores(text: str) -> np.ndarray:
+    """Reads what :func:`encode_scores` wrote."""
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
+    """Returns what is stored for an image.
+
+    Args:
+        tags: class indices.
+        scores: "scores", and the variants by their names → n float32 each.
+    """
+    encoded = {name: encode_scores(values) for name, values in scores.items()}
+    return Output(facts={"tags": list(tags), "scores": encoded})
+
+
+def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
+    """Returns the tags of an image that the stage has processed.
+
+    Raises:
+        ImageError: it has not.
+    """
+    if sample.id not in folder.entries:
+        raise ImageError("has no tags: run stage=tags first")
+    return tuple(folder.entries[sample.id]["tags"])
+
+
+def read_scores(
+    folder: StageFolder, image_ids: Iterable[str], variant: str = "scores"
+) -> np.ndarray | None:
+    """Returns N×n float32 scores of images, or none where a variant was not computed."""
+    rows = [folder.entries[i]["scores"].get(variant) for i in image_ids]
+    return None if None in rows else np.array([decode_scores(row) for row in rows])
+
+
+def summarise(
+    folder: StageFolder, done: Sequence[str], classes: Sequence[str]
+) -> Mapping[str, bytes]:
+    """Returns ``scores.npz`` and ``tags.txt`` of the images ``done``."""
+    lines = [format_class_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
+    arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
+    for name in sorted(folder.entries[done[0]]["scores"]) if done else ():
+        if (scores := read_scores(folder, done, name)) is not None:
+            arrays[name] = scores
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    text = "".join(lines).encode("utf-8", "surrogateescape")
+    return {"scores.npz": buffer.getvalue(), "tags.txt": text}

@@ -1,0 +1,83 @@
+"""What a tagger is: it scores the classes of images, and thresholds make tags of the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.settings import setting
+from pipeline.tags.scored import Scored
+
+_SCORES_STAY = "further rows of scores, beside those that count"
+
+
+@dataclass
+class TagOptions:
+    """What every choice of ``tags=`` has.
+
+    Attributes:
+        min_score: the score that a tag must exceed in any case.
+        variants: rows of the ablation to store as well.
+    """
+
+    min_score: float = setting(0.0, at_least=0, at_most=1)
+    variants: list[str] = setting([], changes="nothing", why=_SCORES_STAY)
+
+
+@dataclass
+class ScoredTagOptions(TagOptions):
+    """What every tagger has that scores images.
+
+    Attributes:
+        alpha: α of each image's threshold, θ_img = min + α·(max − min) of its scores.
+    """
+
+    alpha: float = setting(0.5, at_least=0, at_most=1)
+
+
+class Tagger:
+    """Scores images; a subclass gives :meth:`scores`, or :meth:`stream` to process batches."""
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Returns how much each class is in an image: n float32 in [0, 1].
+
+        Args:
+            image: H×W×3 uint8, RGB.
+        """
+        raise NotImplementedError
+
+    def stream(
+        self,
+        images: Iterable[tuple[Any, np.ndarray]],
+        variants: Collection[str] = (),
+    ) -> Iterator[tuple[Any, Scored]]:
+        """Yields a name and its scores for each name and image, in any order.
+
+        Args:
+            images: names, and H×W×3 uint8, RGB.
+            variants: further rows of scores to compute, of those that the method declares.
+        """
+        for name, image in images:
+            yield name, Scored({"scores": np.asarray(self.scores(image), np.float32)})
+
+
+def image_threshold(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> float:
+    """Returns what one of an image's n scores must exceed to be a tag."""
+    low, high = float(scores.min()), float(scores.max())
+    return max(low + alpha * (high - low), min_score)
+
+
+def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:
+    """Returns the classes above θ_img = min + α·(max − min) of one image's n scores.
+
+    When none is above it, the best one is taken. With a ``min_score`` above 0 classes must also
+    exceed that, so that an image that shows nothing of the vocabulary has no tag.
+    """
+    low, high = scores.min(), scores.max()
+    chosen = np.flatnonzero(scores > low + alpha * (high - low))
+    if not len(chosen):
+        chosen = np.array([scores.argmax()])
+    return tuple(int(k) for k in chosen if min_score == 0 or scores[k] > min_score)
