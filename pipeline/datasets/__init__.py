@@ -1,43 +1,83 @@
-"""Data sets: how images, and whatever ground truth there is, are found on disk."""
+"""Data sets: finding images, and the ground truth that is available, on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from joblib import parallel_config
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from pipeline.datasets.ade20k import load_ade20k
-from pipeline.datasets.coco import load_coco, load_cocostuff
+from pipeline.datasets.coco import CocoSettings, load_coco, load_cocostuff
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.folder import load_folder
 from pipeline.datasets.lists import apply_lists
 from pipeline.datasets.sample import Dataset
-from pipeline.datasets.voc import load_voc
+from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
+from pipeline.datasets.voc import VocSettings, load_voc
+from pipeline.engine.settings import check, to_settings
 from pipeline.errors import UserError
+from pipeline.files.text import did_you_mean, shown
 
-_READERS = {
-    "folder": load_folder,
-    "voc2007": load_voc,
-    "voc2012": load_voc,
-    "coco2014": load_coco,
-    "coco2017": load_coco,
-    "cocostuff": load_cocostuff,
-    "ade20k": load_ade20k,
+Reader = Callable[[Any], Dataset]
+
+READERS: dict[str, tuple[Reader, type[DatasetSettings]]] = {
+    "demo": (load_demo, DatasetSettings),
+    "folder": (load_folder, DatasetSettings),
+    "voc2007": (load_voc, VocSettings),
+    "voc2012": (load_voc, VocSettings),
+    "coco2014": (load_coco, CocoSettings),
+    "coco2017": (load_coco, CocoSettings),
+    "cocostuff": (load_cocostuff, LabelMapSettings),
+    "ade20k": (load_ade20k, LabelMapSettings),
 }
+"""``dataset.name`` → its reader and the settings that the reader takes."""
 
 
-def load_dataset(settings: Mapping[str, Any], workers: int) -> Dataset:
-    """Reads a data set by the ``dataset`` configuration.
-
-    Args:
-        settings: ``name`` and what that reader needs.
-        workers: processes that render the demo's scenes on first use.
+def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
+    """Returns the reader of a data set and the class of its settings.
 
     Raises:
-        UserError: a data set that is not as expected.
+        UserError: there is no such data set.
     """
-    name = settings["name"]
-    if name == "demo":
-        return apply_lists(load_demo(settings, workers), settings)
-    if name not in _READERS:
-        raise UserError(f"there is no data set {name}: choose from demo, {', '.join(_READERS)}")
-    return apply_lists(_READERS[name](settings), settings)
+    if name not in READERS:
+        hint = did_you_mean(name, READERS)
+        raise UserError(
+            f"there is no data set {shown(name)}: {hint}choose from {', '.join(READERS)}"
+        )
+    return READERS[name]
+
+
+def load_dataset(settings: DatasetSettings | Mapping[str, Any], workers: int = 1) -> Dataset:
+    """Reads a data set.
+
+    Args:
+        settings: of the class that :func:`find_reader` gives.
+        workers: processes that a reader may start with joblib; the demo renders its scenes so.
+
+    Raises:
+        UserError: the settings or the data set are not as expected.
+    """
+    if isinstance(settings, Mapping):  # TRANSITION
+        settings = _from_mapping(settings)
+    check(settings, "dataset")
+    reader, _ = find_reader(settings.name)
+    with parallel_config(n_jobs=workers):
+        return apply_lists(reader(settings), settings)
+
+
+# TRANSITION: delete with the branch above, once Hydra composes the dataclasses.
+def _from_mapping(given: Mapping[str, Any]) -> DatasetSettings:
+    _, kind = find_reader(given["name"])
+    try:
+        return to_settings(kind, given)
+    except OmegaConfBaseException as error:
+        key = f"dataset.{error.full_key}"
+        value = OmegaConf.select(OmegaConf.create(dict(given)), error.full_key)
+        if value is None:
+            raise UserError(f"{key} is missing: give it, {key}=…") from error
+        reason = str(error).splitlines()[0]
+        hint = did_you_mean(error.full_key, OmegaConf.structured(kind))
+        raise UserError(f"{key}={shown(value)}: {reason}: {hint}correct it") from error

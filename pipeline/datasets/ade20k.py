@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from pipeline.datasets.ground_truth import RelabelledMask
-from pipeline.datasets.layout import existing_root, find_root, first_existing, require_splits
+from pipeline.datasets.layout import existing_folder, find_root, first_existing, require_splits
 from pipeline.datasets.lists import value_table
-from pipeline.datasets.sample import Dataset, Sample, Splits
+from pipeline.datasets.sample import Dataset, Sample, Splits, read_label_maps
+from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import build_vocabulary
 
 
-def load_ade20k(settings: Mapping) -> Dataset:
+def load_ade20k(settings: LabelMapSettings) -> Dataset:
     """Reads the splits of ADEChallengeData2016.
 
     Args:
-        settings: ``root`` (the folder that holds ``images`` and ``annotations``, or the one above
-            it), ``splits`` (split name → name of the folder), ``values`` (what class k is in the
-            annotations; 0, "other", is ignored), ``cache`` and the vocabulary.
+        settings: ``root`` is the folder that holds ``images`` and ``annotations``, or its parent;
+            ``splits`` gives the names of their subfolders. In ``values``, 0 ("other") is left out.
 
     Raises:
-        UserError: the layout is not as expected; says what was looked for and what was found.
+        UserError: the layout differs; the message gives what was expected and what is there.
     """
     vocabulary = build_vocabulary(settings)
-    section = settings["guide"]
-    root = find_root(existing_root(settings), ["ADEChallengeData2016"], "annotations", section)
-    table = value_table(settings["values"], vocabulary.classes)
+    given = existing_folder(settings.root, "root", settings.guide)
+    root = find_root(given, ["ADEChallengeData2016"], "annotations", settings.guide)
+    table = value_table(settings.values, vocabulary.classes)
     readers = {
         split: partial(_read_split, root, name, table, settings)
-        for split, name in settings["splits"].items()
+        for split, name in settings.splits.items()
         if (root / "annotations" / name).is_dir()
     }
-    places = {split: f"annotations/{name}" for split, name in settings["splits"].items()}
+    places = {split: f"annotations/{name}" for split, name in settings.splits.items()}
     require_splits(settings, readers, root, places)
-    return Dataset(vocabulary, Splits(readers), settings["train_split"])
+    return Dataset(vocabulary, Splits(readers), settings.train_split)
 
 
-def _read_split(root: Path, name: str, table: tuple, settings: Mapping) -> list[Sample]:
-    images = first_existing(root / "images", [name], settings["guide"])
-    kept = Path(settings["cache"]) / name
-    return [
-        Sample(
-            path.stem,
-            images / f"{path.stem}.jpg",
-            RelabelledMask(kept / path.name, path, table),
-        )
-        for path in sorted((root / "annotations" / name).glob("*.png"))
-    ]
+def _read_split(root: Path, name: str, table: tuple, settings: LabelMapSettings) -> list[Sample]:
+    images = first_existing(root / "images", [name], settings.guide)
+    return read_label_maps(root / "annotations" / name, images, Path(settings.cache) / name, table)

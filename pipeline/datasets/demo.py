@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +12,44 @@ from joblib import Parallel, delayed
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.progress import track
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 
 
-def load_demo(settings: Mapping, workers: int = 1) -> Dataset:
-    """Returns the demo's splits, rendering what is not there yet.
+def load_demo(settings: DatasetSettings) -> Dataset:
+    """Returns the demo's splits and renders scenes that are missing.
 
-    Labels and masks are known since the scenes are drawn; the pipeline uses them for measuring
-    only. They are those of the vocabulary's names: an object whose name is no class is background,
-    and where a ground's name is a class, its pixels are that class. A picture is rendered when its
-    file is missing, so an interrupted rendering goes on.
+    Labels and masks are known because the scenes are drawn; the pipeline only evaluates with them.
+    They follow the vocabulary: an object whose name is not a class is background, and if the name
+    of a ground is a class, its pixels are of that class. An interrupted rendering continues.
 
     Args:
-        settings: ``root`` (where the PNG files are kept), ``cache`` (where masks of another
-            vocabulary than the scenes' own are kept), ``limit`` (of each split, if any) and the
-            vocabulary.
-        workers: processes that render.
+        settings: ``root`` keeps the PNG files; ``cache`` keeps masks if the vocabulary is not that
+            of the scenes.
     """
     vocabulary = build_vocabulary(settings)
-    root = Path(settings["root"]).expanduser().absolute() / f"v{load_recipe()['version']}"
+    root = Path(settings.root).expanduser().absolute() / f"v{load_recipe()['version']}"
     splits, missing = {}, []
     for split, count in load_recipe()["splits"].items():
         samples = []
-        for index in range(min(count, settings.get("limit") or count)):
+        for index in range(min(count, settings.limit or count)):
             folder, name = root / split, f"{index:05d}"
             if not (folder / f"{name}.json").is_file():
                 missing.append((folder, split, index))
             samples.append((name, folder / f"{name}.png", folder / f"{name}.mask.png"))
         splits[split] = samples
     if missing:
-        rendered = Parallel(workers, return_as="generator_unordered")(
+        # The caller sets the number of processes, see load_dataset.
+        rendered = Parallel(return_as="generator_unordered")(
             delayed(_render_to_files)(*job) for job in missing
         )
         with track("render the demo's scenes", len(missing)) as advance:
             for _ in rendered:
                 advance()
-    kept = Path(settings.get("cache") or root)
+    kept = Path(settings.cache)
     return Dataset(
         vocabulary,
         {
@@ -77,7 +76,7 @@ def _sample(name: str, image: Path, mask: Path, classes: Sequence[str], kept: Pa
 
 
 def _render_to_files(folder: Path, split: str, index: int) -> None:
-    """Writes picture, mask and labels; the labels last, since they say that the rest is there."""
+    """Writes image, mask and labels; the labels last, since they mark the scene as complete."""
     scene = render_scene(split, index)
     palette = voc_palette(256)
     write_atomically(folder / f"{index:05d}.png", encode_png(scene.image))

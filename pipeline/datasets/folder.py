@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets.layout import existing_root
+from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.sample import Dataset, Sample
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.store import ENTRIES
 from pipeline.errors import ImageError, UserError
@@ -16,62 +16,63 @@ from pipeline.files.text import shown
 
 SPLIT = "all"
 
-_RESULT_ENDINGS = (".npz", ".png")
-"""What is added to an id to name a file of results."""
+_RESULT_SUFFIXES = (".npz", ".png")
+"""Suffixes that are added to an id to name the files of its results."""
 
 
-def load_folder(settings: Mapping) -> Dataset:
-    """Finds every JPEG, PNG and WebP file below ``dataset.root``; the one split is named "all".
+def load_folder(settings: DatasetSettings) -> Dataset:
+    """Finds every JPEG, PNG and WebP file below ``dataset.root``; its only split is "all".
 
-    What the pipeline wrote is passed over, where the output directory lies below the photographs.
-    Whatever else cannot be a sample is in ``rejected``, under its path below the root.
+    Files that the pipeline wrote are skipped if the output directory lies below the photographs.
+    Other files that cannot be samples are in ``rejected``, by their path below the root.
 
     Raises:
         UserError: no such folder, no image in it, or no class names.
     """
     vocabulary = build_vocabulary(settings)
-    root = existing_root(settings)
-    found, rejected = _walk(root)
+    root = existing_folder(settings.root, "root")
+    paths, rejected = _walk(root)
     samples: dict[str, Sample] = {}
     special = []
-    for path in sorted(found):
+    for path in sorted(paths):
         name = path.relative_to(root).as_posix()
         image_id = path.relative_to(root).with_suffix("").as_posix()
         if (reason := _is_special(path)) is not None:
             special.append((image_id, name, reason))
         elif image_id in samples:
-            # The artefacts of both would have one name.
+            # The results of both would have the same name.
             reason = f"has the same name as {samples[image_id].image.name}: rename one of them"
             rejected.append((name, reason))
         else:
             samples[image_id] = Sample(image_id, path)
-    # Its id, so that the line leaves failures.jsonl when the image is mended.
+    # By id, so that the line disappears from failures.jsonl once the image is repaired.
     rejected += [(name if i in samples else i, reason) for i, name, reason in special]
     rejected += _drop_hidden_results(samples)
     if not samples:
         endings = ", ".join(sorted(SUFFIXES))
         more = f" that can be read ({shown(rejected[0][0])} {rejected[0][1]})" if rejected else ""
         raise UserError(
-            f"dataset.root={shown(settings['root'])} holds no image{more or f' ({endings})'}: give"
+            f"dataset.root={shown(settings.root)} holds no image{more or f' ({endings})'}: give"
             " another folder"
         )
     return Dataset(vocabulary, {SPLIT: list(samples.values())}, SPLIT, {SPLIT: rejected})
 
 
 def find_images(root: Path) -> list[Path]:
-    """Returns the image files below a folder; links to folders are not followed (loops).
+    """Returns the image files below a folder.
 
-    Hidden files are passed over, and what the pipeline wrote.
+    Links to folders are not followed, since they may form loops. Hidden files and files that the
+    pipeline wrote are skipped.
     """
     return _walk(root)[0]
 
 
 def _walk(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Returns the image files below a folder, and (path below it, reason) of what was not entered.
+    """Returns the image files below a folder, and (path below it, reason) of skipped folders.
 
-    The names of folders end in a slash, which no id does.
+    The paths of folders end in a slash, unlike any id.
     """
-    found = []
+    paths = []
     closed: list[tuple[str, str]] = []
     named_like_images: list[Path] = []
 
@@ -93,32 +94,32 @@ def _walk(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
                 closed.append((name_of(Path(folder, name)), reason))
             elif Path(name).suffix.lower() in SUFFIXES:
                 named_like_images.append(Path(folder, name))
-        found += [
+        paths += [
             Path(folder, name)
             for name in files
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
-    entered = {folder for path in found for folder in path.parents} if named_like_images else ()
+    entered = {folder for path in paths for folder in path.parents} if named_like_images else ()
     closed += [
         (name_of(folder), "is a folder without an image, though named like one: rename it")
         for folder in named_like_images
         if folder not in entered
     ]
-    return found, closed
+    return paths, closed
 
 
 def _leads_elsewhere(folder: Path, root: Path) -> bool:
-    """Tells whether a folder is a link to what is neither below the root nor around it."""
+    """Tells whether a folder is a link to a place neither below the root nor above it."""
     try:
         target = folder.resolve() if folder.is_symlink() else None
-    except OSError:  # os.walk says why it cannot be entered
+    except OSError:  # os.walk reports why it cannot be entered
         return False
     root = root.resolve()
     return target is not None and not (target.is_relative_to(root) or root.is_relative_to(target))
 
 
 def _is_special(path: Path) -> str | None:
-    """Returns why a file must not even be opened; one that cannot be is found when it is read."""
+    """Returns why a file must not be opened; errors of opening are reported when it is read."""
     try:
         refuse_special_file(path)
     except ImageError as error:
@@ -129,13 +130,13 @@ def _is_special(path: Path) -> str | None:
 
 
 def _drop_hidden_results(samples: dict[str, Sample]) -> list[tuple[str, str]]:
-    """Takes out what lies in a folder that is named like the result of another image."""
-    results = {f"{image_id}{ending}" for image_id in samples for ending in _RESULT_ENDINGS}
+    """Removes images in folders that are named like the result of another image."""
+    results = {f"{image_id}{suffix}" for image_id in samples for suffix in _RESULT_SUFFIXES}
     rejected = []
     for image_id in list(samples):
         for folder in PurePosixPath(image_id).parents:
             if folder.as_posix() in results:
-                reason = f"lies in {folder}, which is what a result is named: rename the folder"
+                reason = f"lies in {folder}, which is the name of a result: rename the folder"
                 rejected.append((image_id, reason))
                 del samples[image_id]
                 break
@@ -143,8 +144,8 @@ def _drop_hidden_results(samples: dict[str, Sample]) -> list[tuple[str, str]]:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Tells whether a folder is an output directory or a stage's: our masks are no photographs."""
+    """Tells whether a folder is an output directory or holds the results of a stage."""
     try:
         return (folder / ENTRIES).is_file() or any(folder.glob(f"*/tags/*/{ENTRIES}"))
-    except OSError:  # os.walk says why it cannot be entered
+    except OSError:  # os.walk reports why it cannot be entered
         return False

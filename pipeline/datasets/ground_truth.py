@@ -1,7 +1,7 @@
-"""Ground-truth masks, in whatever form a data set has them.
+"""Ground-truth masks in the formats of the data sets.
 
-Read, a mask is H×W uint8: 0 background, k+1 class k, 255 ignore. Forms that are not that on disk
-are turned into it when they are first needed; the data set's own files are never touched.
+A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. Other formats are converted when
+they are first needed; the data set's own files are never changed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png, refuse_special_file
 
-_LEAST_COORDINATES = 6
-"""Of a polygon: three corners."""
+_MIN_COORDINATES = 6
+"""Coordinates of a polygon with three corners."""
 
 
 class GroundTruthMask(ABC):
-    """The mask of one image; can be sent to other processes."""
+    """The mask of one image; can be pickled."""
 
     @abstractmethod
     def read(self) -> np.ndarray:
@@ -39,37 +39,37 @@ class GroundTruthMask(ABC):
 
     @abstractmethod
     def file(self) -> Path:
-        """Returns a palette or grey PNG with these labels, which is made when it is not there."""
+        """Returns a palette or grey PNG with these labels, which is written if it is missing."""
 
 
 @dataclass(frozen=True)
 class MaskFile(GroundTruthMask):
-    """A palette or grey PNG that holds labels as we use them.
+    """A palette or grey PNG that holds labels.
 
     Attributes:
         path: the file.
-        class_count: n, above which only 255 is a label; none where that is certain.
+        num_classes: n; labels above n, except 255, are refused. None skips the check.
     """
 
     path: Path
-    class_count: int | None = None
+    num_classes: int | None = None
 
     def read(self) -> np.ndarray:
-        """See the base class."""
-        return _known_labels(read_mask(self.path), self.class_count, self.path)
+        """Implements the base class."""
+        return _known_labels(read_mask(self.path), self.num_classes, self.path)
 
     def file(self) -> Path:
-        """See the base class."""
+        """Implements the base class."""
         return self.path
 
 
 @dataclass(frozen=True)
 class DerivedMask(GroundTruthMask):
-    """A mask that has to be made from something else; kept as a PNG once it was made.
+    """A mask that is made from other data, and then kept as a PNG.
 
     Attributes:
-        kept: where it is kept; the fingerprint of what it was made from is added to the name, so
-            that a corrected file or another vocabulary never meets what was kept of this one.
+        kept: the file that keeps it. The fingerprint of its origin is added to the name, so that a
+            corrected file or another vocabulary gets a file of its own.
     """
 
     kept: Path
@@ -80,14 +80,14 @@ class DerivedMask(GroundTruthMask):
 
     @abstractmethod
     def origin(self) -> Any:
-        """Returns what the labels are made from, in a form that JSON can hold."""
+        """Returns the data that the labels are made from, in a form that JSON can hold."""
 
     def read(self) -> np.ndarray:
-        """See the base class."""
+        """Implements the base class."""
         return read_mask(self.file())
 
     def file(self) -> Path:
-        """See the base class."""
+        """Implements the base class."""
         kept = self.kept.with_stem(f"{self.kept.stem}-{fingerprint(self.origin())}")
         if not kept.is_file():
             write_atomically(kept, encode_png(self.make(), voc_palette(256)))
@@ -96,26 +96,26 @@ class DerivedMask(GroundTruthMask):
 
 @dataclass(frozen=True)
 class RelabelledMask(DerivedMask):
-    """A PNG whose values mean something else.
+    """A PNG whose values are not labels.
 
     Attributes:
         path: the file.
-        labels: value → label; values that are not in it become 255. Of at most 256 entries.
+        labels: at most 256 (value, label) pairs; other values become 255.
     """
 
     path: Path
     labels: tuple[tuple[int, int], ...]
 
     def make(self) -> np.ndarray:
-        """See the base class."""
+        """Implements the base class."""
         return label_table(self.labels)[read_mask(self.path)]
 
     def read(self) -> np.ndarray:
-        """See the base class; a table look-up is as fast as the file that could be kept."""
+        """Implements the base class; a table lookup is as fast as reading a kept file."""
         return self.make()
 
     def origin(self) -> Any:
-        """See the base class."""
+        """Implements the base class."""
         return [_fingerprint_present(self.path), self.labels]
 
 
@@ -123,12 +123,13 @@ class RelabelledMask(DerivedMask):
 class InstanceMask(DerivedMask):
     """The classes of COCO's instances, drawn by pycocotools, the largest first.
 
-    So a cup on a table is a cup. Crowds are drawn before single objects.
+    Smaller objects therefore cover larger ones, as a cup on a table. Crowds are drawn before single
+    objects.
 
     Attributes:
-        height: of the image.
-        width: of the image.
-        instances: (label, crowd, area, polygons or run lengths) of every instance.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        instances: (label, crowd, area in pixels, polygons or run lengths) of every instance.
     """
 
     height: int
@@ -136,12 +137,12 @@ class InstanceMask(DerivedMask):
     instances: Sequence[tuple[int, bool, float, Any]]
 
     def make(self) -> np.ndarray:
-        """See the base class."""
+        """Implements the base class."""
         labels = np.zeros((self.height, self.width), np.uint8)
         for label, _, _, shape in sorted(self.instances, key=lambda i: (not i[1], -i[2])):
             try:
                 labels[_rasterise(shape, self.height, self.width)] = label
-            except Exception as error:  # pycocotools raises nearly anything on what it cannot draw
+            except Exception as error:  # pycocotools raises many types on damaged shapes
                 raise UserError(
                     f"an instance of image {self.kept.stem} cannot be drawn in {self.width}×"
                     f"{self.height} pixels: download the annotations again"
@@ -149,7 +150,7 @@ class InstanceMask(DerivedMask):
         return labels
 
     def origin(self) -> Any:
-        """See the base class."""
+        """Implements the base class."""
         return [self.height, self.width, self.instances]
 
 
@@ -159,34 +160,34 @@ class MatlabMask(DerivedMask):
 
     Attributes:
         path: the file.
-        class_count: n, above which only 255 is a label; none where that is certain.
+        num_classes: as for :class:`MaskFile`.
     """
 
     path: Path
-    class_count: int | None = None
+    num_classes: int | None = None
 
     def read(self) -> np.ndarray:
-        """See the base class."""
-        return _known_labels(super().read(), self.class_count, self.path)
+        """Implements the base class."""
+        return _known_labels(super().read(), self.num_classes, self.path)
 
     def make(self) -> np.ndarray:
-        """See the base class."""
+        """Implements the base class."""
         from scipy.io import loadmat
 
         try:
             content = loadmat(self.path, struct_as_record=False, variable_names=["GTcls"])
             return np.asarray(content["GTcls"].item().Segmentation, np.uint8)
-        except Exception as error:  # scipy raises nearly anything on damaged files
+        except Exception as error:  # scipy raises many types on damaged files
             raise UserError(f"{self.path} cannot be read as a mask of SBD: replace it") from error
 
     def origin(self) -> Any:
-        """See the base class."""
+        """Implements the base class."""
         return _fingerprint_present(self.path)
 
 
 @lru_cache
 def label_table(labels: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Returns a table of 256 uint8 that turns a stored value into a label."""
+    """Returns a table of 256 uint8 that maps a stored value to its label."""
     table = np.full(256, IGNORE, np.uint8)
     for value, label in labels:
         table[value] = label
@@ -197,7 +198,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Reads the values of a palette or grey PNG: H×W uint8.
 
     Raises:
-        UserError: the file is missing, damaged or has colours instead of labels.
+        UserError: the file is missing, damaged or an RGB image.
     """
     try:
         refuse_special_file(path)
@@ -217,21 +218,21 @@ def read_mask(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be decoded as PNG: replace it") from error
     except ImageError as error:
         raise UserError(f"{path} {error}") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise UserError(f"{path} cannot be decoded: replace it") from error
 
 
-def _known_labels(labels: np.ndarray, class_count: int | None, path: Path) -> np.ndarray:
-    """Returns labels, H×W uint8, that are known to be 0 to ``class_count`` or 255.
+def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np.ndarray:
+    """Returns labels, H×W uint8, after checking that they are 0 to ``num_classes`` or 255.
 
     Raises:
-        UserError: one of them is none of these.
+        UserError: there is another label.
     """
-    if class_count is not None:
+    if num_classes is not None:
         highest = labels.max(initial=0, where=labels != IGNORE)
-        if highest > class_count:
+        if highest > num_classes:
             raise UserError(
-                f"{path} holds label {highest}, but dataset.classes {class_count}"
+                f"{path} holds label {highest}, but dataset.classes {num_classes}"
                 " names: give the names of all classes in the masks"
             )
     return labels
@@ -256,8 +257,8 @@ def _rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray
         packed = isinstance(shape["counts"], str)
         runs = shape if packed else coco_mask.frPyObjects(dict(shape), height, width)
     else:
-        # What has fewer than three corners covers nothing, and pycocotools takes it for a box.
-        polygons = [polygon for polygon in shape if len(polygon) >= _LEAST_COORDINATES]
+        # Fewer than three corners cover nothing, but pycocotools would draw a box.
+        polygons = [polygon for polygon in shape if len(polygon) >= _MIN_COORDINATES]
         if not polygons:
             return np.zeros((height, width), bool)
         runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))

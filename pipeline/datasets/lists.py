@@ -11,74 +11,71 @@ from pathlib import Path
 from urllib import parse
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
-from pipeline.datasets.layout import existing_root
-from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, choose_splits
+from pipeline.datasets.layout import existing_folder
+from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, splits_of_run
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import same_name
 from pipeline.errors import UserError
 from pipeline.files.text import given_path, read_text, shown
 
-_VALUES = 256
-"""Of a pixel of a mask."""
-
 _NOT_UTF8 = "surrogateescape"
-"""How the names of files hold bytes that are not UTF-8, see os.fsdecode."""
+"""The error handler by which file names keep bytes that are not UTF-8, see os.fsdecode."""
 
 
-def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
-    """Applies what a person says about a data set's images beyond its own files.
+def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
+    """Applies ``dataset.image_list``, ``dataset.labels`` and ``dataset.masks`` to a data set.
+
+    The images keep the order of the list. Labels and masks replace those of the data set.
 
     Args:
-        dataset: as its reader found it.
-        settings: ``image_list`` (a file whose lines begin with an id: only these images, in this
-            order), ``labels`` (a file with the classes of images, which wins over the data set's
-            own), ``masks`` (a folder with ``<id>.png``, which wins too), ``values`` (what class k
-            is called in ``labels`` and ``masks``; none where they hold k and k+1), ``split``.
+        dataset: as its reader returned it.
+        settings: of the data set.
 
     Returns:
-        The data set with all that applied to it. Where it has one split alone, whatever ``labels``
-        names and is not there is in ``rejected``; of several, a list may well be of another.
+        The changed data set. If it has a single split, names in ``labels`` without an image are in
+        ``rejected``; with several splits, the list may be of another one.
 
     Raises:
-        UserError: a file that is missing or does not fit.
+        UserError: a file is missing or does not fit.
     """
-    listed, labels, masks = (settings.get(key) for key in ("image_list", "labels", "masks"))
+    listed, labels, masks = settings.image_list, settings.labels, settings.masks
     if listed is None and labels is None and masks is None:
         return dataset
-    classes, values = dataset.vocabulary.classes, settings.get("values")
+    classes, values = dataset.vocabulary.classes, settings.values
     known = None
     if labels is not None:
         known = read_labels(given_path(labels, "dataset.labels"), classes, values)
-    folder = None if masks is None else existing_root(settings, "masks")
+    folder = None if masks is None else existing_folder(masks, "masks")
     table = value_table(values, classes) if values is not None else None
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
         path = folder / f"{sample.id}.png"
-        if not _is_there(path):
+        if not _exists(path):
             return None
         if table is None:
             return MaskFile(path, len(classes))
-        return RelabelledMask(Path(settings["cache"]) / "masks" / f"{sample.id}.png", path, table)
+        return RelabelledMask(Path(settings.cache) / "masks" / f"{sample.id}.png", path, table)
 
     def revised(split: str) -> list[Sample]:
         samples = dataset.splits[split]
         if listed is not None and split in chosen:
-            samples = _only(samples, given_path(listed, "dataset.image_list"), split)
+            samples = _select(samples, given_path(listed, "dataset.image_list"), split)
         if known is not None:
-            found = [_by_names(known, s) for s in samples]
-            refuse_useless(found, f"dataset.labels={labels} names", split)
-            samples = [s if f is None else replace(s, labels=f) for s, f in zip(samples, found)]
+            given = [_listed_labels(known, sample) for sample in samples]
+            refuse_unused(given, f"dataset.labels={labels} names", split)
+            samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
         if folder is not None:
-            found = [mask_of(s) for s in samples]
-            refuse_useless(found, f"dataset.masks={masks} holds the mask of", split)
-            samples = [replace(s, mask=mask) for s, mask in zip(samples, found)]
+            given = [mask_of(sample) for sample in samples]
+            refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
+            samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
         return samples
 
-    def refuse_useless(found: Sequence, does: str, split: str) -> None:
-        # Of several splits a list may well be that of another.
-        if chosen == [split] and all(f is None for f in found):
+    def refuse_unused(given: Sequence, does: str, split: str) -> None:
+        # With several splits, a list may be of another one.
+        if chosen == [split] and all(each is None for each in given):
             raise UserError(f"{does} none of the images of split {split}: give another or correct")
 
-    chosen = _chosen_splits(dataset, settings)
+    chosen = splits_of_run(settings, dataset.splits)
     if listed is not None and len(chosen) != 1:
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
@@ -95,8 +92,8 @@ def apply_lists(dataset: Dataset, settings: Mapping) -> Dataset:
     return replace(dataset, splits=splits, rejected=rejected)
 
 
-def _is_there(path: Path) -> bool:
-    """Tells whether there is anything of this name; what is no file is said when it is read."""
+def _exists(path: Path) -> bool:
+    """Tells whether anything has this name; reading reports what is not a file."""
     try:
         path.lstat()
     except OSError:
@@ -104,32 +101,29 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _chosen_splits(dataset: Dataset, settings: Mapping) -> list[str]:
-    """Returns the splits that a run works on."""
-    default = [s for s in settings.get("default_splits") or () if s in dataset.splits]
-    return choose_splits(settings.get("split") or default, list(dataset.splits))
-
-
 def _names(sample: Sample) -> tuple[str, str]:
-    """Returns what a list may call an image: its id, or its file."""
+    """Returns the names that a list may give an image: its id, or its file."""
     return sample.id, f"{sample.id}{sample.image.suffix}"
 
 
-def _by_names(known: Mapping[str, Labels], sample: Sample) -> Labels | None:
-    found = {known[name]: name for name in _names(sample) if name in known}
-    if len(found) > 1:
-        first, second = map(shown, found.values())
+def _listed_labels(known: Mapping[str, Labels], sample: Sample) -> Labels | None:
+    """Returns the labels of an image in a list, if it has any there."""
+    names = {known[name]: name for name in _names(sample) if name in known}
+    if len(names) > 1:
+        first, second = map(shown, names.values())
         raise UserError(
             f"dataset.labels gives {first} and {second} different classes, which are one image:"
             " keep one of the lines"
         )
-    return next(iter(found), None)
+    return next(iter(names), None)
 
 
-def _only(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
+def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
+    """Returns the samples that a list names, in its order."""
     by_name = {name: s for s in samples for name in reversed(_names(s))}
-    lines = _lines(path, "dataset.image_list")
-    # A person may not know that white space is encoded.
+    text = _text(path, "dataset.image_list")
+    lines = [line for line in text.splitlines() if line.strip()]
+    # Ids with white space are accepted without the encoding too.
     named = dict.fromkeys(
         line.strip() if line.strip() in by_name else unquote(line.split()[0]) for line in lines
     )
@@ -141,26 +135,21 @@ def _only(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
             " another dataset.image_list or dataset.split"
         )
     if not named:
-        raise UserError(f"dataset.image_list={path} is empty: give a list with an image a line")
+        raise UserError(f"dataset.image_list={path} is empty: give a list with one image per line")
     return list({by_name[name].id: by_name[name] for name in named}.values())
 
 
 def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Returns (value, label) pairs from what a data set calls class k in its masks.
+    """Returns (value, label) pairs from the value of each class in the masks.
 
     Raises:
-        UserError: not one value a class, or one that is none of a pixel.
+        UserError: not one value for each class, or one value for two.
     """
     if len(values) != len(classes):
         raise UserError(
             f"dataset.values holds {len(values)} numbers for {len(classes)} classes: give one for"
             " each class, in the same order"
         )
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _VALUES:
-            raise UserError(
-                f"dataset.values holds {shown(value)}: give whole numbers from 0 to {_VALUES - 1}"
-            )
     if len(set(values)) < len(values):
         raise UserError("dataset.values holds a number twice: give each class one of its own")
     return tuple((value, k + 1) for k, value in enumerate(values))
@@ -169,7 +158,7 @@ def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[in
 def read_labels(
     path: Path, classes: Sequence[str], values: Sequence[int] | None = None
 ) -> dict[str, Labels]:
-    """Reads the classes of images: what the file calls an image → class indices.
+    """Reads the classes of images: name of an image in the file → class indices.
 
     A ``.csv`` file has an image and the names of its classes on every line; any other file is a
     list in TagCLIP's format, with indices.
@@ -177,11 +166,11 @@ def read_labels(
     Args:
         path: the file.
         classes: the n class names.
-        values: what class k is called in a list with indices; none where that is k.
+        values: the number of each class in a list with indices; none for 0 to n-1.
 
     Raises:
-        UserError: no such file, a line that names a class that is not there, or two lines that give
-            an image different classes.
+        UserError: no such file, a line with an unknown class, or two lines that give an image
+            different classes.
     """
     if path.suffix.lower() == ".csv":
         return _read_table(path, classes)
@@ -203,19 +192,19 @@ def _read_table(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
             unknown = [name for name in names if name and same_name(name) not in indices]
             if unknown:
                 raise UserError(
-                    f"{path}, line {rows.line_num}: {shown(unknown[0])} is none of dataset.classes:"
+                    f"{path}, line {rows.line_num}: {shown(unknown[0])} is not in dataset.classes:"
                     " correct it"
                 )
             if image:
-                found = {indices[same_name(name)] for name in names if name}
-                lines.add(Path(image).as_posix(), found, rows.line_num)
-    except csv.Error as error:  # a quote that is never closed makes one cell of all that follows
-        raise UserError(f"{path}, line {rows.line_num} is no CSV ({error}): correct it") from error
+                labels = {indices[same_name(name)] for name in names if name}
+                lines.add(Path(image).as_posix(), labels, rows.line_num)
+    except csv.Error as error:  # an unclosed quote makes one cell of the rest of the file
+        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
     return lines.labels
 
 
 class _Lines:
-    """The classes of images, line by line; an image may be named again if they are the same."""
+    """The classes of images, line by line; a repeated image must have the same classes."""
 
     def __init__(self, path: Path):
         self.labels: dict[str, Labels] = {}
@@ -226,7 +215,7 @@ class _Lines:
         """Adds a line.
 
         Raises:
-            UserError: one before it gives the image other classes.
+            UserError: an earlier line gives the image other classes.
         """
         labels = tuple(sorted(set(classes)))
         if self.labels.setdefault(image, labels) != labels:
@@ -238,37 +227,40 @@ class _Lines:
 
 
 def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str, Labels]:
-    """Reads a list in TagCLIP's format: on every line an image id and what its classes are called.
+    """Reads a list in TagCLIP's format: an image id and the numbers of its classes on every line.
 
     Args:
         path: the file; white space in an id is percent-encoded.
         key: the configuration key that named it, for errors.
-        known: what a class is called in the file → its index.
+        known: number of a class in the file, as text → its index.
+
+    Returns:
+        Image id → class indices.
 
     Raises:
-        UserError: no such file, a line that is not an id and known classes, or two lines that give
-            an image different classes.
+        UserError: no such file, a line with an unknown class, or two lines that give an image
+            different classes.
     """
     lines = _Lines(path)
     for number, line in enumerate(_text(path, key).splitlines(), 1):
         if not line.strip():
             continue
-        image_id, *called = line.split()
-        unknown = [name for name in called if name not in known]
+        image_id, *classes = line.split()
+        unknown = [name for name in classes if name not in known]
         if unknown:
             first, last = min(known, key=int), max(known, key=int)
             raise UserError(
-                f"{path}, line {number}: {shown(unknown[0])} is no class: they go from {first} to"
-                f" {last}"
+                f"{path}, line {number}: {shown(unknown[0])} is not a class: give numbers from"
+                f" {first} to {last}"
             )
-        lines.add(unquote(image_id), (known[name] for name in called), number)
+        lines.add(unquote(image_id), (known[name] for name in classes), number)
     return lines.labels
 
 
 def format_class_line(image_id: str, labels: Sequence[int]) -> str:
-    """Returns a line in TagCLIP's format, in which any id is text without white space.
+    """Returns a line in TagCLIP's format.
 
-    White space is percent-encoded, and so are bytes of a file's name that are not UTF-8.
+    White space in the id is percent-encoded, and so are bytes of a file's name that are not UTF-8.
     """
     encoded = re.sub(r"[\s%\ud800-\udfff]", lambda m: parse.quote(m[0], errors=_NOT_UTF8), image_id)
     return " ".join([encoded, *map(str, labels)])
@@ -279,9 +271,5 @@ def unquote(encoded: str) -> str:
     return parse.unquote(encoded, errors=_NOT_UTF8)
 
 
-def _lines(path: Path, key: str) -> list[str]:
-    return [line for line in _text(path, key).splitlines() if line.strip()]
-
-
 def _text(path: Path, key: str) -> str:
-    return read_text(path, f"{key}={shown(path)}", "give a list with an image a line")
+    return read_text(path, f"{key}={shown(path)}", "give a list with one image per line")

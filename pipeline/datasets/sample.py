@@ -1,16 +1,19 @@
-"""What every data set offers: splits of samples, with whatever ground truth there is."""
+"""Samples, splits and data sets, with the ground truth that is available."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import GroundTruthMask
+from pipeline.datasets.ground_truth import GroundTruthMask, RelabelledMask
+from pipeline.datasets.settings import DatasetSettings, split_names
 from pipeline.datasets.vocabulary import IGNORE, Vocabulary
+from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 from pipeline.files.images import limit_longest_side, load_image
 
@@ -23,11 +26,11 @@ class Sample:
     """One image.
 
     Attributes:
-        id: the image's path relative to the image root, without its ending.
+        id: the image's path relative to the image root, without its suffix.
         image: the image file.
-        mask: the ground-truth mask; none where there is none.
-        labels: class indices from 0, sorted, or what reads them; none where only the mask, or
-            nothing, tells.
+        mask: the ground-truth mask, if there is one.
+        labels: class indices from 0, sorted, or a function that reads them; none if the mask gives
+            them, or if the image has no ground truth.
     """
 
     id: str
@@ -42,23 +45,42 @@ class Sample:
 
     @cached_property
     def ground_truth_labels(self) -> Labels:
-        """The classes in the image: as listed, otherwise those in the mask.
+        """The classes in the image: ``labels`` if given, else those in the mask.
 
         Raises:
-            UserError: the image has no ground truth, or a damaged one.
+            UserError: the image has no ground truth, or it is damaged.
         """
         if self.labels is not None:
             return self.labels() if callable(self.labels) else self.labels
         if self.mask is None:
             raise UserError(f"image {self.id} has no ground truth: use tags=tagclip")
         values = np.unique(self.mask.read())
-        return tuple(int(v) - 1 for v in values if v not in (0, IGNORE))
+        return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
+
+
+def read_label_maps(
+    maps: Path, images: Path, cache: Path, table: tuple[tuple[int, int], ...]
+) -> list[Sample]:
+    """Returns a sample for each PNG of a folder whose values are not labels.
+
+    Args:
+        maps: the folder of ``<id>.png``.
+        images: the folder of ``<id>.jpg``.
+        cache: the folder that keeps the converted masks.
+        table: (value, label) pairs.
+    """
+    # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
+    paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
+    return [
+        Sample(p.stem, images / f"{p.stem}.jpg", RelabelledMask(cache / p.name, p, table))
+        for p in paths
+    ]
 
 
 class Splits(Mapping[str, list[Sample]]):
-    """Split name → samples in a fixed order; a split is read from disk when it is first asked for.
+    """Split → samples in a fixed order; each split is read from disk on first access.
 
-    Annotation files hold hundreds of megabytes, and most runs need one of them.
+    Annotation files have hundreds of megabytes, and most runs need one of them.
     """
 
     def __init__(self, readers: Mapping[str, list[Sample] | Callable[[], list[Sample]]]):
@@ -82,8 +104,9 @@ class Dataset:
     """A vocabulary and the samples of every split.
 
     Attributes:
-        splits: split name → samples, in a fixed order.
-        rejected: split name → (image id, reason) of the files that cannot be samples.
+        vocabulary: the class names.
+        splits: split → samples, in a fixed order.
+        rejected: split → (image id, reason) of the files that cannot be samples.
         train_split: the split that the segmenter is trained on.
     """
 
@@ -93,14 +116,29 @@ class Dataset:
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True)
+class ImageSettings:
+    """The ``images`` group of the configuration.
+
+    Attributes:
+        longest_side: CAMs and predictions are computed at most at this size in pixels; null for no
+            limit.
+        most_patches: larger images are shrunk to so many patches for CLIP, which bounds the memory;
+            no image of VOC or COCO has as many.
+    """
+
+    longest_side: int | None = setting(None, at_least=1)
+    most_patches: int = setting(4096, at_least=1)
+
+
 @dataclass(frozen=True)
 class ImageReader:
-    """How a run reads its images; can be sent to other processes.
+    """Reads the images of a run; can be pickled.
 
     Attributes:
         apply_exif: see :func:`pipeline.files.images.load_image`.
         max_pixels: see :func:`pipeline.files.images.load_image`.
-        longest_side: larger images are shrunk to this.
+        longest_side: larger images are shrunk to this size in pixels.
     """
 
     apply_exif: bool = False
@@ -113,7 +151,7 @@ class ImageReader:
         return {"longest_side": self.longest_side, "exif": not self.apply_exif}
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, tuple[int, int]]:
-        """Returns the image, h×w×3 uint8, perhaps shrunk, and its full height and width.
+        """Returns the image, h×w×3 uint8, shrunk if too large, and its full height and width.
 
         Raises:
             ImageError: the file is not an image, is damaged, or is too large.
@@ -122,14 +160,28 @@ class ImageReader:
         return limit_longest_side(image, self.longest_side), image.shape[:2]
 
 
-def choose_splits(wanted: str | Sequence[str] | None, offered: Sequence[str]) -> list[str]:
+def choose_splits(wanted: Any, available: Collection[str]) -> list[str]:  # noqa: ANN401
     """Returns the splits that a run works on.
+
+    Args:
+        wanted: as for ``dataset.split``.
+        available: the splits of the data set.
 
     Raises:
         UserError: a split that the data set does not have.
     """
-    chosen = [wanted] if isinstance(wanted, str) else list(wanted or offered)
+    chosen = split_names(wanted) or list(available)
     for split in chosen:
-        if split not in offered:
-            raise UserError(f"there is no split {split}: choose from {', '.join(offered)}")
+        if split not in available:
+            raise UserError(f"there is no split {split}: choose from {', '.join(available)}")
     return chosen
+
+
+def splits_of_run(settings: DatasetSettings, available: Collection[str]) -> list[str]:
+    """Returns ``dataset.split``, else those of ``dataset.default_splits`` that exist, else all.
+
+    Raises:
+        UserError: a split that the data set does not have.
+    """
+    defaults = [split for split in settings.default_splits if split in available]
+    return choose_splits(settings.split or defaults, available)

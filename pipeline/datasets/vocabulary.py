@@ -11,48 +11,49 @@ from typing import Any
 
 import yaml
 
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.errors import UserError
 from pipeline.files.text import given_path, read_text, shown
 
 IGNORE = 255
-"""Label of the pixels of a mask that count for nothing."""
+"""The ignore index: pixels of a mask with this label are not counted."""
 
-MOST_CLASSES = 254
+MAX_CLASSES = 254
 """Masks are 8-bit: 0 is the background and 255 is ignored."""
 
 Names = tuple[tuple[str, ...], ...]
-"""What CLIP reads for each class: one name or several, whose embeddings are averaged."""
+"""The names that CLIP reads for each class; the embeddings of several names are averaged."""
 
 _ENTRY_KEYS = frozenset({"name", "names", "cam_names", "parent"})
 _FILE_KEYS = frozenset({"classes", "backgrounds"})
 
 BACKGROUND = "background"
-"""What label 0 is called, which no class may be."""
+"""The name of label 0, which no class may have."""
 
-_MOST_BYTES = 1 << 20
-"""Of a file with class names."""
+_MAX_BYTES = 1 << 20
+"""The largest size of a file with class names."""
 
-_MOST_CHARACTERS = 300
-"""Of a name. CLIP reads 77 tokens; what is cut off would no longer tell two classes apart."""
+_MAX_CHARACTERS = 300
+"""The longest name. CLIP reads 77 tokens and would not see what distinguishes longer names."""
 
-_MOST_NAMED = 3
-"""Names that an error repeats."""
+_MAX_NAMED = 3
+"""The number of names that an error repeats."""
 
 _UNREADABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control characters, half pairs, and separators of lines."""
+"""Unicode's categories of control characters, surrogates, and line separators."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes of a data set and what CLIP reads for them.
+    """The classes of a data set and the names that CLIP reads for them.
 
     Attributes:
         classes: the n class names, as they are shown and stored.
-        tag_names: what CLIP reads for each class when tagging, one name or several a class.
-        cam_names: what CLIP reads for each class in class activation maps, the same.
-        backgrounds: names of what is no class; candidates that absorb probability.
-        parents: each class's parent; none where it has none.
-        dropped: names that were given as backgrounds and are classes.
+        tag_names: the names that CLIP reads for each class when tagging, at least one per class.
+        cam_names: the same for class activation maps.
+        backgrounds: names of what is not a class; candidates that absorb probability.
+        parents: the parent of each class, or none; empty if no class has one.
+        dropped: names that were given as backgrounds but are classes.
     """
 
     classes: tuple[str, ...]
@@ -73,7 +74,7 @@ class Vocabulary:
                     f"dataset.{key} holds {len(values)} names for {len(self.classes)} classes:"
                     f" give one for each class, in the same order, or dataset.{key}=null"
                 )
-        _ = self.levels  # a circle is found now, and not when everything was computed
+        _ = self.levels  # refuses a cycle now, not after everything was computed
 
     @cached_property
     def palette(self) -> list[tuple[int, int, int]]:
@@ -82,51 +83,45 @@ class Vocabulary:
 
     @cached_property
     def levels(self) -> list[tuple[str, ...]]:
-        """What each class is called one level up, two levels up, and so on; n names a level.
+        """The name of each class one level up, two levels up, and so on; n names per level.
 
-        A class without a parent keeps its name. A parent that is a class with a parent of its own
-        gives a further level. There is no level where there are no parents.
+        A class without a parent keeps its name. A parent that is itself a class with a parent adds
+        a level. Without parents there are no levels.
         """
         parent = dict(zip(self.classes, self.parents))
         levels, current = [], self.classes
         while (above := tuple(parent.get(name) or name for name in current)) != current:
             if len(levels) == len(self.classes):
-                raise UserError("dataset.parents goes in a circle: leave one of its parents out")
+                raise UserError("dataset.parents has a cycle: leave one of its parents out")
             levels.append(current := above)
         return levels
 
 
-def build_vocabulary(settings: Mapping) -> Vocabulary:
-    """Builds the vocabulary from the ``dataset`` configuration.
-
-    Args:
-        settings: ``classes`` is a list of names, the path of a text file with a name a line, or
-            the path of a YAML file with ``classes`` and perhaps ``backgrounds``. An entry of a list
-            is a name, or a mapping with ``name`` and any of ``names`` (what CLIP reads, averaged),
-            ``cam_names`` (the same for maps) and ``parent``. ``tag_names``, ``cam_names`` and
-            ``parents`` give the same as lists, one entry a class. ``backgrounds`` is a list; a
-            background that is also a class is left out and kept in ``dropped``.
+def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
+    """Parses class names; backgrounds that are also classes are moved to ``dropped``.
 
     Raises:
         UserError: no classes, a missing file, an empty or repeated name, or too many names.
     """
-    given, backgrounds = _read_classes(settings.get("classes"))
+    if isinstance(settings, Mapping):  # TRANSITION: delete once api.py passes settings
+        known = VocabularySettings.__dataclass_fields__.keys() & settings.keys()
+        settings = VocabularySettings(**{key: settings[key] for key in known})
+    given, backgrounds = _read_classes(settings.classes)
     entries = [_entry(item) for item in given]
     classes = tuple(entry["name"] for entry in entries)
     _check(classes)
-    tag_names = _several(settings.get("tag_names"), "tag_names") or tuple(
+    tag_names = _names(settings.tag_names, "tag_names") or tuple(
         entry["names"] or (entry["name"],) for entry in entries
     )
-    cam_names = _several(settings.get("cam_names"), "cam_names") or tuple(
+    cam_names = _names(settings.cam_names, "cam_names") or tuple(
         entry["cam_names"] or names for entry, names in zip(entries, tag_names)
     )
     parents = tuple(
         None if parent is None else _name(parent)
-        for parent in _list(settings.get("parents"), "parents")
-        or [entry["parent"] for entry in entries]
+        for parent in _list(settings.parents, "parents") or [entry["parent"] for entry in entries]
     )
     taken = {name.lower() for name in (*classes, *(n for names in tag_names for n in names))}
-    wanted = _tuple(settings.get("backgrounds") if backgrounds is None else backgrounds)
+    wanted = _tuple(settings.backgrounds if backgrounds is None else backgrounds)
     if not all(wanted):
         raise UserError("dataset.backgrounds holds an empty name: leave it out")
     return Vocabulary(
@@ -139,17 +134,17 @@ def build_vocabulary(settings: Mapping) -> Vocabulary:
     )
 
 
-def _read_classes(given: Sequence | str | None) -> tuple[Sequence, Sequence | None]:
-    """Returns the entries of the classes and, where a YAML file has them, the backgrounds."""
+def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
+    """Returns the entries of the classes, and the backgrounds if a YAML file has them."""
     if given is None:
         raise UserError(
             "dataset.classes is missing: give a list, dataset.classes=[cat,dog],"
-            " or the path of a text file with one name a line"
+            " or the path of a text file with one name per line"
         )
     if not isinstance(given, str):
         if not isinstance(given, list | tuple):
             raise UserError(
-                f"dataset.classes={_brief(given)} is no list: give one, dataset.classes=[cat]"
+                f"dataset.classes={_brief(given)} is not a list: give one, dataset.classes=[cat]"
             )
         return given, None
     name = f"dataset.classes={shown(given)}"
@@ -157,11 +152,11 @@ def _read_classes(given: Sequence | str | None) -> tuple[Sequence, Sequence | No
     text = read_text(
         path,
         name,
-        "give the path of a text file with one name a line, or a list, dataset.classes=[cat,dog]",
-        _MOST_BYTES,
+        "give the path of a text file with one name per line, or a list, dataset.classes=[cat,dog]",
+        _MAX_BYTES,
     )
     if path.suffix.lower() not in (".yaml", ".yml"):
-        # Not splitlines(), which would end a name at characters that end no line in an editor.
+        # splitlines() would also break lines at characters at which editors do not.
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         return [line.strip() for line in lines if line.strip()], None
     try:
@@ -178,7 +173,7 @@ def _read_classes(given: Sequence | str | None) -> tuple[Sequence, Sequence | No
 
 
 def _entry(given: Any) -> dict[str, Any]:
-    """Returns an entry of the classes with all of its keys."""
+    """Returns an entry of the classes as a mapping with all of its keys."""
     if not isinstance(given, Mapping):
         given = {"name": given}
     _refuse_unknown(given, _ENTRY_KEYS, "an entry of dataset.classes")
@@ -197,7 +192,7 @@ def _entry(given: Any) -> dict[str, Any]:
 
 
 def _brief(given: Any) -> str:
-    """Returns an entry as an error repeats it; of YAML's aliases, few lines stand for billions."""
+    """Returns an entry as an error repeats it, cut: a few YAML aliases can expand to gigabytes."""
     return shown(bounded_repr(given))
 
 
@@ -209,46 +204,46 @@ def _refuse_unknown(given: Mapping, known: Iterable[str], where: str) -> None:
 
 def _list(given: Any, key: str) -> Sequence:
     if given is not None and not isinstance(given, list | tuple):
-        raise UserError(f"dataset.{key}={_brief(given)} is no list: give one, or null")
+        raise UserError(f"dataset.{key}={_brief(given)} is not a list: give one, or null")
     return given or ()
 
 
-def _several(given: Sequence | None, key: str) -> Names:
+def _names(given: Any, key: str) -> Names:
     names = tuple(_tuple(item) for item in _list(given, key))
-    if not all(all(several) and several for several in names):
+    if not all(each and all(each) for each in names):
         raise UserError(f"dataset.{key} holds an empty name: give every class a name")
     return names
 
 
 def _tuple(given: Any) -> tuple[str, ...]:
-    """Returns one name or a list of names as a tuple."""
+    """Returns a name or a list of names as a tuple."""
     if given is None:
         return ()
     return tuple(map(_name, given)) if isinstance(given, list | tuple) else (_name(given),)
 
 
 def _name(given: Any) -> str:
-    """Returns a name as text; YAML takes some words for something else, as "no" for false."""
+    """Returns a name as text; YAML reads some words as other types, such as "no" as false."""
     if isinstance(given, bool | list | tuple | Mapping) or given is None:
-        raise UserError(f"{_brief(given)} is no name: write it in quotes, as in 'no', if it is one")
+        raise UserError(f"{_brief(given)} is not a name: if it is one, write it in quotes, as 'no'")
     name = str(given)
     if any(unicodedata.category(character) in _UNREADABLE for character in name.strip()):
         raise UserError(
-            f"the name {shown(name)} holds a tab, a line break or another control character: take"
-            " it out"
+            f"the name {shown(name)} holds a tab, a line break or another control character: remove"
+            " it"
         )
-    if len(name.strip()) > _MOST_CHARACTERS:
+    if len(name.strip()) > _MAX_CHARACTERS:
         raise UserError(
             f"the name {shown(name)} has {len(name.strip())} characters: give one of at most"
-            f" {_MOST_CHARACTERS}, since CLIP does not read more"
+            f" {_MAX_CHARACTERS}, since CLIP does not read more"
         )
     return name
 
 
 def same_name(name: str) -> str:
-    """Returns the form in which names are equal that CLIP cannot tell apart.
+    """Returns a form that is equal for names that CLIP cannot distinguish.
 
-    Its tokenizer knows neither case nor the width of white space, nor how accents are encoded.
+    Its tokenizer ignores case, the amount of white space, and the encoding of accents.
     """
     return " ".join(unicodedata.normalize("NFC", name).lower().split())
 
@@ -256,10 +251,10 @@ def same_name(name: str) -> str:
 def _check(names: Sequence[str]) -> None:
     if not names or not all(names):
         raise UserError("dataset.classes holds no name or an empty one: give every class a name")
-    if len(names) > MOST_CLASSES:
+    if len(names) > MAX_CLASSES:
         raise UserError(
             f"dataset.classes holds {len(names)} names: leave some out, since 8-bit masks have"
-            f" room for {MOST_CLASSES}"
+            f" room for {MAX_CLASSES}"
         )
     first: dict[str, str] = {}
     repeated = []
@@ -269,8 +264,8 @@ def _check(names: Sequence[str]) -> None:
             repeated.append(name if name == other else f"{other} (also as {name})")
         first.setdefault(same, name)
     if repeated:
-        more = f" and {len(repeated) - _MOST_NAMED} more" if len(repeated) > _MOST_NAMED else ""
-        few = shown(", ".join(repeated[:_MOST_NAMED]))
+        more = f" and {len(repeated) - _MAX_NAMED} more" if len(repeated) > _MAX_NAMED else ""
+        few = shown(", ".join(repeated[:_MAX_NAMED]))
         raise UserError(f"dataset.classes names {few}{more} twice: keep one of each")
     if same_name(BACKGROUND) in first:
         raise UserError(
@@ -280,9 +275,12 @@ def _check(names: Sequence[str]) -> None:
 
 
 def voc_palette(count: int) -> list[tuple[int, int, int]]:
-    """Returns the first ``count`` colours of PASCAL VOC's colour map (the devkit's VOCcolormap).
+    """Returns the first ``count`` colours of PASCAL VOC's colour map (VOCcolormap of the devkit).
 
-    Bit 3k+c of a label goes to bit 7-k of channel c, so that neighbouring labels differ.
+    Bit 3k+c of a label goes to bit 7-k of channel c, so that consecutive labels differ.
+
+    Returns:
+        RGB triples of 0 to 255.
     """
     palette = []
     for label in range(count):

@@ -8,6 +8,7 @@ OmegaConf cannot override the fields of those that are.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Collection, Iterator
@@ -85,8 +86,8 @@ def setting(
     """Declares a field of a group of settings.
 
     Args:
-        default: the default; a list or dictionary is copied for every object. Without it the field
-            is required.
+        default: the default; a list, dictionary or dataclass is copied for every object. Without it
+            the field is required.
         changes: see :class:`Rule`, as for the others.
         why: the reason, unless the setting changes a result.
         at_least: the smallest number allowed, in a list as well.
@@ -95,8 +96,8 @@ def setting(
         choices: the words allowed.
     """
     rule = Rule(changes, why, at_least, above, at_most, tuple(choices))
-    if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata={_RULE: rule})
+    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata={_RULE: rule})
     return field(default=default, metadata={_RULE: rule})
 
 

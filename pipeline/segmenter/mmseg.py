@@ -22,7 +22,7 @@ from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_defa
 from torch import nn
 
 from pipeline.clip.device import choose_precision
-from pipeline.datasets.vocabulary import MOST_CLASSES
+from pipeline.datasets.vocabulary import MAX_CLASSES
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import adapt_model, dictionaries
 from pipeline.segmenter.losses import choose_loss, register_losses
@@ -159,9 +159,9 @@ def build_config(
         UserError: the config does not exist or cannot be used, or a setting is out of range.
     """
     import_mmseg()
-    if not 1 <= len(class_names) <= MOST_CLASSES:
+    if not 1 <= len(class_names) <= MAX_CLASSES:
         raise UserError(
-            f"the segmenter takes 1 to {MOST_CLASSES} classes, not {len(class_names)}:"
+            f"the segmenter takes 1 to {MAX_CLASSES} classes, not {len(class_names)}:"
             " shorten dataset.classes"
         )
     if len(palette) != len(class_names) + 1:

@@ -237,7 +237,11 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
         ),
         (
             ["dataset=folder", "dataset.root=/no/such", "dataset.classes=[a]"],
-            "/no/such is no folder",
+            "/no/such is not a folder",
+        ),
+        (
+            ["dataset=folder", "dataset.root=null", "dataset.classes=[a]"],
+            "dataset.root is missing: give it",
         ),
         (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is no file"),
         (["clip=file", "clip.checkpoint=/no/weights.pt"], "/no/weights.pt is no file"),

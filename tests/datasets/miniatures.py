@@ -13,9 +13,10 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from pipeline.datasets import load_dataset
+from pipeline.datasets import find_reader, load_dataset
 from pipeline.datasets.sample import Dataset
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.settings import to_settings
 from pipeline.files.images import encode_png
 from tests.conftest import REPOSITORY, draw_photograph
 
@@ -73,7 +74,8 @@ def settings_of(name: str, root: Path, cache: Path, **changes: Any) -> dict[str,
 
 
 def load(name: str, root: Path, cache: Path, **changes: Any) -> Dataset:
-    return load_dataset(settings_of(name, root, cache, **changes), 1)
+    _, kind = find_reader(name)
+    return load_dataset(to_settings(kind, settings_of(name, root, cache, **changes)))
 
 
 def contents(root: Path) -> dict[str, tuple[int, int]]:

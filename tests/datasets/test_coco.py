@@ -211,10 +211,10 @@ def test_a_split_whose_images_are_not_there_troubles_nobody_who_does_not_want_it
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("categories"), "is no annotation file of COCO: download it again"),
-        (lambda c: c["annotations"][0].pop("segmentation"), "is no annotation file of COCO"),
-        (lambda c: c["annotations"][0].update(category_id=12), "is no annotation file of COCO"),
-        (lambda c: c["images"][0].pop("height"), "is no annotation file of COCO"),
+        (lambda c: c.pop("categories"), "is not an annotation file of COCO: download it again"),
+        (lambda c: c["annotations"][0].pop("segmentation"), "is not an annotation file of COCO"),
+        (lambda c: c["annotations"][0].update(category_id=12), "is not an annotation file of COCO"),
+        (lambda c: c["images"][0].pop("height"), "is not an annotation file of COCO"),
         (
             lambda c: c["categories"].pop(0) and c["annotations"].clear(),
             "has 79 categories and dataset.classes 80: give the annotations of the instances",
@@ -231,7 +231,9 @@ def test_other_annotations_are_refused(coco, cache, tmp_path, change, message):
 def test_what_is_no_annotation_file_is_named(coco, cache, tmp_path, content):
     root = copy_of(coco, tmp_path)
     (root / "annotations" / "instances_val2017.json").write_text(content)
-    with pytest.raises(UserError, match=r"instances_val2017.json is no annotation file of COCO"):
+    with pytest.raises(
+        UserError, match=r"instances_val2017.json is not an annotation file of COCO"
+    ):
         _ = load("coco2017", root, cache).splits["val"]
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf.errors import ValidationError
 
-from pipeline.datasets import load_dataset
+from pipeline.datasets import find_reader
 from pipeline.datasets.layout import guide_line
 from pipeline.datasets.sample import choose_splits
+from pipeline.datasets.voc import VocSettings
+from pipeline.engine.settings import to_settings
 from pipeline.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.datasets.miniatures import contents, copy_of, load, settings_of
@@ -72,9 +75,9 @@ def test_another_folder_is_described(tmp_path, cache, name, section, wanted):
     assert told(error, section).startswith(f"{root} holds no {wanted} (found: a.txt, stuff):")
     with pytest.raises(UserError) as error:
         load(name, tmp_path / "nowhere", cache)
-    assert told(error, section).startswith(f"dataset.root={tmp_path / 'nowhere'} is no folder")
-    with pytest.raises(UserError, match=r"dataset.root is missing: give the folder, dataset.root="):
-        load_dataset({**settings_of(name, root, cache), "root": None}, 1)
+    assert told(error, section).startswith(f"dataset.root={tmp_path / 'nowhere'} is not a folder")
+    with pytest.raises(ValidationError, match="full_key: root"):
+        to_settings(find_reader(name)[1], {**settings_of(name, root, cache), "root": None})
 
 
 def test_an_empty_folder_holds_nothing_and_a_full_one_is_not_listed_whole(tmp_path, cache):
@@ -115,7 +118,7 @@ def test_a_missing_list_for_train_aug_is_named(voc2012, sbd, cache, tmp_path):
     with pytest.raises(UserError) as error:
         load("voc2012", root, cache, sbd_root=str(root))
     assert f"{root} holds no cls (found: Annotations, ImageSets" in told(error, "VOC 2012")
-    with pytest.raises(UserError, match="dataset.sbd_root=/no/such is no folder"):
+    with pytest.raises(UserError, match="dataset.sbd_root=/no/such is not a folder"):
         load("voc2012", root, cache, sbd_root="/no/such")
 
 
@@ -147,7 +150,9 @@ def test_missing_images_of_coco_are_named(coco, cache, tmp_path):
 
 def test_a_data_set_that_is_none_is_answered_with_those_that_are():
     with pytest.raises(UserError, match="there is no data set imagenet: choose from demo, folder"):
-        load_dataset({"name": "imagenet"}, 1)
+        find_reader("imagenet")
+    with pytest.raises(UserError, match="no data set voc12: did you mean voc2012"):
+        find_reader("voc12")
 
 
 def test_splits_are_chosen_by_name():
@@ -155,6 +160,8 @@ def test_splits_are_chosen_by_name():
     assert choose_splits("val", ["train", "val"]) == ["val"]
     with pytest.raises(UserError, match="there is no split test: choose from train, val"):
         choose_splits(["test"], ["train", "val"])
+    with pytest.raises(UserError, match="there is no split 5"):
+        choose_splits(5, ["train", "val"])
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -176,5 +183,5 @@ def test_nothing_is_written_beside_a_data_set(request, sbd, cache, name):
 def test_settings_without_a_cache_are_a_fault_not_a_file_beside_the_data(voc2012, cache):
     settings = settings_of("voc2012", voc2012, cache)
     del settings["cache"]
-    with pytest.raises(KeyError):
-        load_dataset(settings, 1)
+    with pytest.raises(TypeError, match="'cache'"):
+        VocSettings(**settings)

@@ -107,7 +107,9 @@ def test_tagclips_list_of_cocostuff_holds_the_values_of_the_maps(cocostuff, cach
     ]
     for gap in (11, 182):
         path = write(f"{first} {gap}\n")
-        with pytest.raises(UserError, match=f"line 1: {gap} is no class: they go from 0 to 181"):
+        with pytest.raises(
+            UserError, match=f"line 1: {gap} is not a class: give numbers from 0 to 181"
+        ):
             load("cocostuff", cocostuff, cache, labels=path)
 
 
@@ -133,10 +135,10 @@ def test_a_list_that_names_none_of_the_images_is_refused(voc2012, cache, write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a 1\n\nb 20\n", "line 3: 20 is no class: they go from 0 to 19"),
-        ("a -1\n", "line 1: -1 is no class"),
-        ("a cat\n", "line 1: cat is no class"),
-        ("a 1.0\n", "line 1: 1.0 is no class"),
+        ("a 1\n\nb 20\n", "line 3: 20 is not a class: give numbers from 0 to 19"),
+        ("a -1\n", "line 1: -1 is not a class"),
+        ("a cat\n", "line 1: cat is not a class"),
+        ("a 1.0\n", "line 1: 1.0 is not a class"),
         (b"caf\xe9 1\n", "is not UTF-8 text"),
     ],
 )
@@ -177,7 +179,7 @@ def test_a_table_may_hold_any_unicode(tmp_path, cache, write):
 
 def test_a_table_with_another_class_is_refused_by_line(write):
     path = write('a.jpg,cat\n\n"b.jpg",dog,person\n', "labels.csv")
-    with pytest.raises(UserError, match="line 3: dog is none of dataset.classes: correct it"):
+    with pytest.raises(UserError, match="line 3: dog is not in dataset.classes: correct it"):
         read_labels(Path(path), CLASSES)
     with pytest.raises(UserError, match="dataset.labels=/no/labels.csv is no file"):
         read_labels(Path("/no/labels.csv"), CLASSES)
@@ -203,7 +205,7 @@ def test_masks_of_a_folder_win_and_are_not_mixed_with_others(voc2012, cache, tmp
     train = load("voc2012", voc2012, cache, split="train", masks=str(masks)).splits
     with pytest.raises(UserError, match=r"masks=\S+ holds the mask of none of .* split train"):
         _ = train["train"]
-    with pytest.raises(UserError, match="dataset.masks=/no/such is no folder"):
+    with pytest.raises(UserError, match="dataset.masks=/no/such is not a folder"):
         load("voc2012", voc2012, cache, masks="/no/such")
 
 

@@ -17,6 +17,7 @@ from pipeline.datasets.scenes import (
     render_scene,
     write_caption,
 )
+from pipeline.datasets.settings import DatasetSettings
 
 
 def test_the_recipe_names_what_the_code_draws():
@@ -65,7 +66,10 @@ def test_captions_name_the_main_object_always_and_the_rest_sometimes():
 
 def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(load_recipe(), "splits", {"train": 3, "val": 2})
-    settings = {"root": str(tmp_path), "classes": list(load_recipe()["classes"])}
+    classes = list(load_recipe()["classes"])
+    settings = DatasetSettings(
+        name="demo", root=str(tmp_path), cache=str(tmp_path), classes=classes
+    )
     dataset = load_demo(settings)
     assert {split: len(s) for split, s in dataset.splits.items()} == {"train": 3, "val": 2}
     sample = dataset.splits["val"][1]

@@ -97,7 +97,7 @@ def test_classes_may_have_other_names_than_in_the_annotations(voc2012, cache):
     dataset = load("voc2012", voc2012, cache, **changes, annotated_as=list(classes))
     assert names_of(dataset, dataset.splits["train"][1]) == ["my bottle", "my tvmonitor"]
     with pytest.raises(
-        UserError, match=r"000039.xml names tvmonitor, which is none .*annotated_as"
+        UserError, match=r"000039.xml names tvmonitor, which is not one .*annotated_as"
     ):
         _ = load("voc2012", voc2012, cache, **changes).splits["train"][1].ground_truth_labels
     with pytest.raises(UserError, match="dataset.annotated_as holds 2 names for 20 classes"):
@@ -226,7 +226,7 @@ def test_masks_with_more_labels_than_classes_are_refused(voc2012, cache):
 
 
 def test_an_unknown_source_of_labels_is_refused(voc2012, cache):
-    with pytest.raises(UserError, match="label_source=boxes is unknown: give masks or xml"):
+    with pytest.raises(UserError, match="label_source=boxes is unknown: choose from masks, xml"):
         load("voc2012", voc2012, cache, label_source="boxes")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary, voc_palette
 from pipeline.errors import UserError
 
 ANIMALS = [
@@ -14,8 +15,12 @@ ANIMALS = [
 ]
 
 
+def vocabulary_of(classes, **others) -> Vocabulary:
+    return build_vocabulary(VocabularySettings(classes=classes, **others))
+
+
 def test_a_background_that_is_a_class_leaves_the_backgrounds():
-    vocabulary = build_vocabulary({"classes": ["Road", "cat"], "backgrounds": ["road", "sky"]})
+    vocabulary = vocabulary_of(["Road", "cat"], backgrounds=["road", "sky"])
     assert vocabulary.backgrounds == ("sky",)
     assert vocabulary.dropped == ("road",)
     assert vocabulary.tag_names == vocabulary.cam_names == (("Road",), ("cat",))
@@ -23,27 +28,27 @@ def test_a_background_that_is_a_class_leaves_the_backgrounds():
 
 def test_a_background_that_is_another_name_of_a_class_leaves_too():
     settings = {"classes": ANIMALS, "backgrounds": ["Kitten", "sky", "kitten"]}
-    vocabulary = build_vocabulary(settings)
+    vocabulary = vocabulary_of(**settings)
     assert vocabulary.backgrounds == ("sky",)
     assert vocabulary.dropped == ("Kitten", "kitten")
-    assert build_vocabulary({"classes": ["cat"], "backgrounds": ["sky"]}).dropped == ()
+    assert vocabulary_of(["cat"], backgrounds=["sky"]).dropped == ()
 
 
 def test_one_background_needs_no_list():
-    assert build_vocabulary({"classes": ["cat"], "backgrounds": "sky"}).backgrounds == ("sky",)
-    assert build_vocabulary({"classes": ["cat"], "backgrounds": None}).backgrounds == ()
+    assert vocabulary_of(["cat"], backgrounds="sky").backgrounds == ("sky",)
+    assert vocabulary_of(["cat"], backgrounds=None).backgrounds == ()
     with pytest.raises(UserError, match="dataset.backgrounds holds an empty name"):
-        build_vocabulary({"classes": ["cat"], "backgrounds": ["sky", ""]})
+        vocabulary_of(["cat"], backgrounds=["sky", ""])
 
 
 def test_names_come_from_a_file_too(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes(b"\xef\xbb\xbfcat\r\n\r\ntraffic light\r\n")
-    assert build_vocabulary({"classes": str(path)}).classes == ("cat", "traffic light")
+    assert vocabulary_of(str(path)).classes == ("cat", "traffic light")
 
 
 def test_a_class_may_have_several_names_and_others_for_maps():
-    vocabulary = build_vocabulary({"classes": ANIMALS})
+    vocabulary = vocabulary_of(ANIMALS)
     assert vocabulary.classes == ("person", "cat", "bird")
     assert vocabulary.tag_names == (("person",), ("cat", "kitten"), ("bird",))
     assert vocabulary.cam_names == (("person",), ("cat", "kitten"), ("bird avian",))
@@ -57,7 +62,7 @@ def test_names_can_be_given_as_lists_beside_the_classes():
         "cam_names": ["cat", ["bird avian", "bird"]],
         "parents": ["animal", None],
     }
-    vocabulary = build_vocabulary(settings)
+    vocabulary = vocabulary_of(**settings)
     assert vocabulary.tag_names == (("cat", "kitten"), ("bird",))
     assert vocabulary.cam_names == (("cat",), ("bird avian", "bird"))
     assert vocabulary.levels == [("animal", "bird")]
@@ -72,17 +77,17 @@ def test_a_yaml_file_holds_classes_and_perhaps_backgrounds(tmp_path):
         "  - {name: bird, cam_names: [bird avian], parent: animal}\n"
         "backgrounds: [sky, cat]\n"
     )
-    vocabulary = build_vocabulary({"classes": str(path), "backgrounds": ["grass"]})
-    assert vocabulary == build_vocabulary({"classes": ANIMALS, "backgrounds": ["sky", "cat"]})
+    vocabulary = vocabulary_of(str(path), backgrounds=["grass"])
+    assert vocabulary == vocabulary_of(ANIMALS, backgrounds=["sky", "cat"])
     assert vocabulary.backgrounds == ("sky",) and vocabulary.dropped == ("cat",)
 
     path.write_text("classes: [cat]\nbackgrounds: []\n")
-    assert build_vocabulary({"classes": str(path), "backgrounds": ["grass"]}).backgrounds == ()
+    assert vocabulary_of(str(path), backgrounds=["grass"]).backgrounds == ()
     path.write_text("classes: [cat]\n")
-    assert build_vocabulary({"classes": str(path), "backgrounds": ["a"]}).backgrounds == ("a",)
+    assert vocabulary_of(str(path), backgrounds=["a"]).backgrounds == ("a",)
     other = path.rename(path.with_suffix(".YML"))
     other.write_text("- cat\n- {name: 猫, parent: animal}\n", encoding="utf-8")
-    assert build_vocabulary({"classes": str(other)}).classes == ("cat", "猫")
+    assert vocabulary_of(str(other)).classes == ("cat", "猫")
 
 
 @pytest.mark.parametrize(
@@ -100,8 +105,8 @@ def test_a_yaml_file_holds_classes_and_perhaps_backgrounds(tmp_path):
         ),
         ("classes: [{parent: animal}]\n", "has no name: add name to"),
         ("classes: [{name: cat, names: [cat, '']}]\n", "holds an empty name: correct"),
-        ("classes: [yes, no]\n", "True is no name: write it in quotes"),
-        ("classes: [[cat, dog]]\n", "is no name"),
+        ("classes: [yes, no]\n", "True is not a name: if it is one, write it in quotes"),
+        ("classes: [[cat, dog]]\n", "is not a name"),
         ("classes: [~]\n", "has no name"),
         ("classes: []\n", "holds no name"),
         ("classes: ['']\n", "an empty one"),
@@ -111,7 +116,7 @@ def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, messag
     path = tmp_path / "classes.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        build_vocabulary({"classes": str(path)})
+        vocabulary_of(str(path))
     assert "\n" not in str(error.value)
 
 
@@ -120,8 +125,8 @@ def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, messag
     [
         (None, "dataset.classes is missing"),
         ("/no/such/file.txt", "is no file"),
-        (5, "dataset.classes=5 is no list"),
-        ({"cat": 1}, "is no list"),
+        (5, "dataset.classes=5 is not a list"),
+        ({"cat": 1}, "is not a list"),
         ([], "holds no name"),
         (["cat", " "], "an empty one"),
         (["cat", None], "has no name"),
@@ -131,44 +136,44 @@ def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, messag
 )
 def test_unusable_names_are_answered_in_one_sentence(classes, message):
     with pytest.raises(UserError, match=message):
-        build_vocabulary({"classes": classes})
+        vocabulary_of(classes)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes("Käse".encode("latin-1"))
     with pytest.raises(UserError, match=r"classes.txt is not UTF-8 text"):
-        build_vocabulary({"classes": str(path)})
+        vocabulary_of(str(path))
 
 
 @pytest.mark.parametrize("key", ["tag_names", "cam_names", "parents"])
 def test_other_names_have_to_fit(key):
     with pytest.raises(UserError, match=rf"{key} holds 1 names for 2 classes: .*{key}=null"):
-        build_vocabulary({"classes": ["a", "b"], key: ["a"]})
+        vocabulary_of(["a", "b"], **{key: ["a"]})
 
 
 def test_other_names_are_not_empty():
     for names in (["a", ""], ["a", []], ["a", ["b", ""]]):
         with pytest.raises(UserError, match="dataset.tag_names holds an empty name"):
-            build_vocabulary({"classes": ["a", "b"], "tag_names": names})
+            vocabulary_of(["a", "b"], tag_names=names)
 
 
 def test_numbers_are_names():
-    assert build_vocabulary({"classes": [1, 2.5, "3"]}).classes == ("1", "2.5", "3")
+    assert vocabulary_of([1, 2.5, "3"]).classes == ("1", "2.5", "3")
 
 
 def levels_of(parents):
-    return build_vocabulary({"classes": list(parents), "parents": list(parents.values())}).levels
+    return vocabulary_of(list(parents), parents=list(parents.values())).levels
 
 
 def test_without_parents_there_is_no_level():
-    assert build_vocabulary({"classes": ["a", "b"]}).levels == []
-    assert build_vocabulary({"classes": ["a", "b"]}).parents == ()
+    assert vocabulary_of(["a", "b"]).levels == []
+    assert vocabulary_of(["a", "b"]).parents == ()
     assert levels_of({"a": None, "b": None}) == []
 
 
 def test_a_class_without_a_parent_keeps_its_name():
-    assert build_vocabulary({"classes": ANIMALS}).levels == [("person", "animal", "animal")]
+    assert vocabulary_of(ANIMALS).levels == [("person", "animal", "animal")]
 
 
 def test_a_parent_may_be_named_like_its_class():
@@ -190,8 +195,8 @@ def test_a_chain_of_parents_gives_a_level_each():
     [{"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "a"}, {"x": "a", "a": "b", "b": "a"}],
 )
 def test_parents_in_a_circle_are_found_at_once(parents):
-    with pytest.raises(UserError, match="dataset.parents goes in a circle"):
-        build_vocabulary({"classes": list(parents), "parents": list(parents.values())})
+    with pytest.raises(UserError, match="dataset.parents has a cycle"):
+        vocabulary_of(list(parents), parents=list(parents.values()))
 
 
 def test_palette_is_the_devkits():
@@ -201,4 +206,4 @@ def test_palette_is_the_devkits():
 
 
 def test_the_palette_of_a_vocabulary_has_a_colour_for_the_background():
-    assert build_vocabulary({"classes": ["a", "b"]}).palette == voc_palette(3)
+    assert vocabulary_of(["a", "b"]).palette == voc_palette(3)

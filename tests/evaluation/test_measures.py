@@ -9,19 +9,20 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.sample import Sample
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.store import Store
 from pipeline.evaluation.measures import evaluate_cams, evaluate_tags
 from pipeline.tags.scores import encode_scores
 
 VOCABULARY = build_vocabulary(
-    {
-        "classes": [
+    VocabularySettings(
+        classes=[
             {"name": "cat", "parent": "animal"},
             {"name": "dog", "parent": "animal"},
             "car",
         ]
-    }
+    )
 )
 
 

@@ -57,7 +57,7 @@ def test_annotations_of_coco_that_are_cut_are_named(coco_with, trial):
     assert len(read(whole)) == 4
     for tenth in range(10):
         sentence = sentence_of(read, whole[: len(whole) * tenth // 10])
-        assert "instances_val2017.json is no annotation file of COCO: download it" in sentence
+        assert "instances_val2017.json is not an annotation file of COCO: download it" in sentence
     trial("input", "annotations of COCO cut at every tenth of their bytes", "exit code 2", 10)
 
 
@@ -81,7 +81,7 @@ def test_annotations_of_coco_that_hold_anything_are_named(coco_with, trial):
         change(content)
         sentence = sentence_of(read, json.dumps(content))
         assert "download" in sentence
-    assert "is no annotation file" in sentence_of(read, "[" * 100_000)
+    assert "is not an annotation file" in sentence_of(read, "[" * 100_000)
     trial("input", "annotations of COCO with impossible values", "exit code 2", len(changes) + 1)
 
 

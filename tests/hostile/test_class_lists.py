@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, same_name
 from pipeline.errors import UserError
 from tests.hostile.conftest import assert_one_sentence, short
@@ -25,7 +26,7 @@ BOMB_OF_NAMES = f"- name: cat\n  names: {{{BOMB.strip().replace(chr(10), ', ')}}
 def refused(**settings) -> str:
     """Returns the sentence with which a vocabulary is refused."""
     with pytest.raises(UserError) as error:
-        build_vocabulary(settings)
+        build_vocabulary(VocabularySettings(**settings))
     sentence = str(error.value)
     assert sentence.isprintable() and len(sentence) < 600
     return sentence
@@ -64,11 +65,11 @@ def test_names_that_cannot_be_are_refused(classes, what, sentence, trial):
 @pytest.mark.parametrize("key", ["tag_names", "cam_names", "parents"])
 def test_other_names_are_no_better(key, trial):
     for given_names, sentence in (
-        (5, "is no list: give one, or null"),
-        ("cat", "is no list: give one, or null"),
+        (5, "is not a list: give one, or null"),
+        ("cat", "is not a list: give one, or null"),
         (["cat", "x" * 400], "has 400 characters"),
         (["cat", "a\nb"], "holds a tab, a line break"),
-        (["cat", {}], "{} is no name"),
+        (["cat", {}], "{} is not a name"),
         (["cat"] * 3, "names for 2 classes"),
     ):
         assert sentence in refused(classes=["cat", "dog"], **{key: given_names})
@@ -90,9 +91,9 @@ def test_other_names_are_no_better(key, trial):
         ("c.yaml", b"[" * 5000, "deep YAML", "is not YAML"),
         ("c.yaml", b"- 2026-13-45\n", "a date that is none", "is not YAML"),
         ("c.yaml", BOMB.encode(), "a YAML bomb", "has no list named classes: add one"),
-        ("c.yaml", BOMB_OF_NAMES.encode(), "a YAML bomb of names", "is no name"),
-        ("c.yaml", b"classes: &a [*a]\n", "a YAML that holds itself", "is no name"),
-        ("c.yaml", b"- {name: cat, names: &a [*a]}\n", "the same in a name", "is no name"),
+        ("c.yaml", BOMB_OF_NAMES.encode(), "a YAML bomb of names", "is not a name"),
+        ("c.yaml", b"classes: &a [*a]\n", "a YAML that holds itself", "is not a name"),
+        ("c.yaml", b"- {name: cat, names: &a [*a]}\n", "the same in a name", "is not a name"),
         ("c.yaml", b'- "\\udce9"\n', "half pairs", "holds a tab, a line break"),
     ],
     ids=short,
@@ -113,7 +114,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path, trial):
 def test_windows_and_old_files_are_read(tmp_path, trial):
     for content in (b"\xef\xbb\xbfcat\r\n\r\n traffic light \r\n", b"cat\rtraffic light"):
         (tmp_path / "c.txt").write_bytes(content)
-        assert build_vocabulary({"classes": str(tmp_path / "c.txt")}).classes == (
+        assert build_vocabulary(VocabularySettings(classes=str(tmp_path / "c.txt"))).classes == (
             "cat",
             "traffic light",
         )
@@ -132,7 +133,7 @@ def test_any_bytes_are_names_or_a_sentence(ending, tmp_path, trial):
     def read(content):
         path.write_bytes(content)
         try:
-            vocabulary = build_vocabulary({"classes": str(path)})
+            vocabulary = build_vocabulary(VocabularySettings(classes=str(path)))
         except UserError:
             refused(classes=str(path))
         else:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pipeline.datasets.lists import read_class_list, read_labels
 from pipeline.errors import UserError
 from tests.conftest import Finished
-from tests.datasets.miniatures import load
 from tests.hostile.conftest import assert_one_sentence, failures, latest, short
 from tests.hostile.files import encode, photograph, write
 from tests.hostile.test_damaged_files import SEEDED
@@ -78,20 +77,20 @@ def test_tables_of_a_spreadsheet_are_read(read, out, content, what, trial):
 @pytest.mark.parametrize(
     ("content", "what", "sentence"),
     [
-        ("a.jpg,dog\n", "a wrong class", "line 1: dog is none of dataset.classes"),
-        ("image,classes\na.jpg,cat\n", "a header", "line 1: classes is none of dataset.classes"),
+        ("a.jpg,dog\n", "a wrong class", "line 1: dog is not in dataset.classes"),
+        ("image,classes\na.jpg,cat\n", "a header", "line 1: classes is not in dataset.classes"),
         ("a.jpg,cat\nb.jpg\na.jpg,cup\n", "two lines that contradict", "line 3: a.jpg has other"),
         ("a.jpg,cat\na,cup\n", "id and file that contradict", "a and a.jpg different classes"),
         ('a.jpg,"cat\nb.jpg,cat\n' + "x\n" * 500, "a quote that is not closed", r"cat\nb.jpg"),
-        ('"a.jpg,cat\n' + "x" * 200_000, "a cell without end", "is no CSV (field larger"),
+        ('"a.jpg,cat\n' + "x" * 200_000, "a cell without end", "is not CSV (field larger"),
         ("", "empty", "names none of the images of split all"),
         (TABLE.encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
         (TABLE.encode("utf-16-le"), "UTF-16 without a mark", "is not UTF-8 text: save it as such"),
         (TABLE.encode("latin-1"), "Latin-1", "is not UTF-8 text: save it as such"),
         (b"PK\x03\x04\x14\0\x06\0" * 40, "a spreadsheet's own file", "is not UTF-8 text: save"),
         ("a.jpg,cat\0\n", "NUL", "holds NUL bytes and is not UTF-8 text"),
-        ("a.jpg," + "x" * 9000, "a word of 9,000 letters", "xxx is none of dataset.classes"),
-        ("a.jpg,\x1b[31mcat\n", "control characters", r"\x1b[31mcat is none of dataset.classes"),
+        ("a.jpg," + "x" * 9000, "a word of 9,000 letters", "xxx is not in dataset.classes"),
+        ("a.jpg,\x1b[31mcat\n", "control characters", r"\x1b[31mcat is not in dataset.classes"),
     ],
     ids=short,
 )
@@ -110,12 +109,12 @@ LIST = "a 0\nb 1 3\ntwo%20words 2\né\n"
         (LIST, "as it should be", None),
         ("\ufeff" + LIST.replace("\n", "\r\n"), "byte-order mark and CR LF", None),
         (LIST + LIST + "b 3 1 1\n", "every image twice, with the same classes", None),
-        ("a 4\n", "a wrong class", "line 1: 4 is no class: they go from 0 to 3"),
-        ("a cat\n", "a name for a class", "line 1: cat is no class"),
+        ("a 4\n", "a wrong class", "line 1: 4 is not a class: give numbers from 0 to 3"),
+        ("a cat\n", "a name for a class", "line 1: cat is not a class"),
         (LIST + "a 1\n", "two lines that contradict", "line 5: a has other classes than in line 1"),
         (LIST.encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
         (b"\0" * 99, "zeros", "holds NUL bytes"),
-        ("a " + "9" * 9000, "a number of 9,000 digits", "999 is no class"),
+        ("a " + "9" * 9000, "a number of 9,000 digits", "999 is not a class"),
     ],
     ids=short,
 )
@@ -221,12 +220,20 @@ def test_any_bytes_are_labels_or_a_sentence(name, tmp_path, trial):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [[0, 1, 2], [0, 1, 2, 256], [-1, 1, 2, 3], ["x", 1, 2, 3], [1, 1, 2, 3], [True, 1, 2, 3]],
+    ("values", "sentence"),
+    [
+        ("[0,1,2]", "dataset.values holds 3 numbers for 4 classes"),
+        ("[0,1,2,256]", "dataset.values=256 is out of range: give from 0 to 255"),
+        ("[-1,1,2,3]", "dataset.values=-1 is out of range"),
+        ("[x,1,2,3]", "dataset.values[0]=x: Value 'x' of type 'str' could not be converted"),
+        ("[1,1,2,3]", "dataset.values holds a number twice"),
+        ("[true,1,2,3]", "dataset.values[0]=True: Value 'True' of type 'bool' could not be"),
+    ],
 )
-def test_values_that_no_pixel_has_are_refused(values, root, tmp_path, trial):
-    with pytest.raises(UserError, match="dataset.values holds"):
-        load("folder", root, tmp_path, classes=CLASSES, masks=str(root), values=values)
+def test_values_that_no_pixel_has_are_refused(values, sentence, run_on, root, trial):
+    write(root, "a.jpg", encode(photograph()))
+    finished = run_on("stage=tags", f"dataset.masks={root}", f"dataset.values={values}")
+    assert_one_sentence(finished, sentence)
     trial("input", "dataset.values out of range, twice, no numbers", "exit code 2")
 
 

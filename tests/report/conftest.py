@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.store import StageFolder, Store
 from pipeline.files.images import encode_png
@@ -60,7 +61,7 @@ def build_run(
     wrong tag beside the right one; masks are 24 pixels wide as the ground truth, predictions lose
     one column more with every image.
     """
-    vocabulary = build_vocabulary({"classes": classes})
+    vocabulary = build_vocabulary(VocabularySettings(classes=classes))
     store, count = Store(root / "out"), len(classes)
     samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
     chosen = {"classes": classes, "exif": False}

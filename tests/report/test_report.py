@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.cams.cams import Cams
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.pictures import Example, contact_sheet, overlay_labels
@@ -85,7 +86,7 @@ def test_labels_are_painted_in_their_colours():
 
 
 def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
-    vocabulary = build_vocabulary({"classes": ["a", "b"]})
+    vocabulary = build_vocabulary(VocabularySettings(classes=["a", "b"]))
     cams = Cams(np.array([1]), np.ones((1, 2, 2), np.float16), (30, 40))
     mask = np.full((30, 40), 2, np.uint8)
     image = np.zeros((30, 40, 3), np.uint8)

@@ -118,9 +118,10 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
 from pipeline.errors import UserError
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 try:
-    build_vocabulary({"classes": sys.argv[1], "backgrounds": []})
+    build_vocabulary(VocabularySettings(classes=sys.argv[1]))
 except UserError as error:
     print(len(str(error)))
     sys.exit(2)

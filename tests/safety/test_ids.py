@@ -110,7 +110,7 @@ def test_a_file_name_of_coco(index, tmp_path, elsewhere, run_stage, trial):
         "stage=tags",
     )
     assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
-    assert "is no annotation file of COCO" in finished.errors
+    assert "is not an annotation file of COCO" in finished.errors
     assert everything(tmp_path, tmp_path / "out") == before
     trial("code", f"file_name of COCO: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 

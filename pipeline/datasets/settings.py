@@ -1,0 +1,163 @@
+"""The ``dataset`` group of the configuration: what every data set has.
+
+A reader declares what it needs beyond that in a subclass beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.engine.settings import setting
+
+GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"
+"""Why settings of the ground truth are not part of a cache key."""
+
+SELECTION = "it selects images, and every image has an entry of its own"
+"""Why settings that select images are not part of a cache key."""
+
+
+@dataclass(kw_only=True)
+class VocabularySettings:
+    """Class names, and the names that CLIP reads for them.
+
+    The fields are untyped because each takes several forms, and because OmegaConf would turn what
+    YAML reads as false ("no") into the name "False". :mod:`pipeline.datasets.vocabulary` parses
+    them.
+
+    Attributes:
+        classes: a list of names, the path of a text file with one name per line, or the path of a
+            YAML file with ``classes`` and perhaps ``backgrounds``. An entry of a list is a name, or
+            a mapping with ``name`` and any of ``names`` (the names that CLIP reads; their
+            embeddings are averaged), ``cam_names`` (the same for CAMs) and ``parent``.
+        tag_names: the names that CLIP reads when tagging, one name or a list for each class; null
+            takes those of ``classes``.
+        cam_names: the same for CAMs; null takes the names for tagging.
+        parents: a parent or null for each class, as a list; null takes those of ``classes``.
+        backgrounds: a name or a list of names of what is not a class, which absorb probability.
+            Names of classes are removed from it.
+    """
+
+    classes: Any
+    tag_names: Any = None
+    cam_names: Any = None
+    parents: Any = setting(None, changes="nothing", why="only evaluation groups classes by parent")
+    backgrounds: Any = setting([])
+
+
+@dataclass(kw_only=True)
+class DenseCrfSettings:
+    """The dense CRF on a segmenter's probabilities; see :class:`pipeline.masks.crf.CrfSettings`."""
+
+    iterations: int = setting(10, at_least=1)
+    gaussian_sxy: float = setting(1, above=0)
+    gaussian_compat: float = 3
+    bilateral_sxy: float = setting(67, above=0)
+    bilateral_srgb: float = setting(3, above=0)
+    bilateral_compat: float = 4
+
+
+@dataclass(kw_only=True)
+class TrainingSettings:
+    """How segmenters are trained and tested on a data set, the defaults of ``segmenter``.
+
+    The defaults here are the usual ones for pseudo masks of VOC.
+
+    Attributes:
+        pretrained: "imagenet", "coco" (whose weights have seen masks), "none", or a file.
+        iterations: optimizer steps.
+        batch_size: images per iteration, over all GPUs.
+        crop_size: side of the square training crops in pixels.
+        scale_range: smallest and largest random scale of a training image.
+        checkpoint_interval: iterations between checkpoints.
+        validation_interval: iterations between measurements on a split that is not trained on, if
+            it has masks; null for no measurements.
+        test_scales: scales of an image over which predictions are averaged.
+        test_flip: whether they are also averaged over the mirrored image.
+        test_crf: the CRF on the averaged probabilities; null for none.
+    """
+
+    pretrained: str | None = "imagenet"
+    iterations: int = setting(20000, at_least=1)
+    batch_size: int = setting(10, at_least=1)
+    crop_size: int = setting(321, at_least=1)
+    scale_range: list[float] = setting([0.5, 1.5], above=0)
+    checkpoint_interval: int = setting(
+        1000, at_least=1, changes="nothing", why="checkpoints do not change the training"
+    )
+    validation_interval: int | None = setting(
+        2000, at_least=1, changes="nothing", why="measuring does not change the training"
+    )
+    test_scales: list[float] = setting([0.5, 0.75, 1.0, 1.25, 1.5], above=0)
+    test_flip: bool = True
+    test_crf: DenseCrfSettings | None = setting(DenseCrfSettings())
+
+
+@dataclass(kw_only=True)
+class DatasetSettings(VocabularySettings):
+    """What every data set has.
+
+    Attributes:
+        name: the data set, which chooses the reader.
+        root: the folder of the images.
+        split: a split or a list of splits to work on; null takes ``default_splits``, or all.
+        default_splits: the splits that a run works on unless ``split`` is given.
+        limit: the first N images of each split; null for all.
+        image_list: a file whose lines begin with an image id; only these images are used.
+        labels: a file with the classes of images, ``.csv`` or TagCLIP's format.
+        masks: a folder with ground-truth masks, ``<id>.png``.
+        values: the value of each class in ``masks`` and ``labels``; null for k+1 and k.
+        max_pixels: width × height; larger images are refused before they are decoded.
+        cache: the folder that keeps masks which have to be drawn.
+        training: the defaults of ``segmenter``.
+    """
+
+    name: str = setting(changes="images", why=SELECTION)
+    root: str = setting(changes="images", why=SELECTION)
+    split: Any = setting(None, changes="images", why=SELECTION)
+    default_splits: list[str] = setting([], changes="images", why=SELECTION)
+    limit: int | None = setting(None, changes="images", why=SELECTION, at_least=1)
+    image_list: str | None = setting(None, changes="images", why=SELECTION)
+    labels: str | None = setting(None, changes="nothing", why=GROUND_TRUTH)
+    masks: str | None = setting(None, changes="nothing", why=GROUND_TRUTH)
+    values: list[int] | None = setting(
+        None, changes="nothing", why=GROUND_TRUTH, at_least=0, at_most=255
+    )
+    max_pixels: int | None = setting(105_000_000, changes="images", why=SELECTION, at_least=1)
+    cache: str = setting(changes="nothing", why="fingerprints name the masks in it")
+    training: TrainingSettings = setting(
+        TrainingSettings(), changes="nothing", why="settings of segmenter refer to it"
+    )
+
+
+def split_names(split: Any) -> list[str]:  # noqa: ANN401
+    """Returns the names in ``dataset.split``, which is a name, a list of names, or null."""
+    if split is None:
+        return []
+    return [str(name) for name in (split if isinstance(split, list | tuple) else [split])]
+
+
+@dataclass(kw_only=True)
+class BenchmarkSettings(DatasetSettings):
+    """What data sets have that are read in the layout in which they are distributed.
+
+    Attributes:
+        guide: the heading in ``data/README.md`` that says where to get the data set.
+        splits: split → its name in the data set's files.
+        train_split: the split that the segmenter is trained on.
+    """
+
+    guide: str = setting(changes="nothing", why="error messages point to it")
+    splits: dict[str, str] = setting(changes="images", why=SELECTION)
+    train_split: str = setting("train", changes="images", why=SELECTION)
+
+
+@dataclass(kw_only=True)
+class LabelMapSettings(BenchmarkSettings):
+    """What data sets have whose masks hold a value of their own for each class.
+
+    Attributes:
+        values: the value of each class; pixels of other values are ignored.
+    """
+
+    values: list[int] = setting(changes="nothing", why=GROUND_TRUTH, at_least=0, at_most=255)
