@@ -13,12 +13,14 @@ from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import ResultFolder, StageFolder
 from pipeline.engine.progress import track
+from pipeline.engine.settings import check, to_settings
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.pairs import TrainingPair
+from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.testing import Labels, Testing, segment_all
 from pipeline.sweep import Todo, Work, by_sample, read_through
 
@@ -87,9 +89,11 @@ def run_train(
         return 0
     if not pairs:
         raise UserError("there is no image to train on: run stage=masks first")
-    problems = train.check_pairs(
-        pairs, len(vocabulary.classes), apply_exif=bool(settings.get("apply_exif"))
-    )
+    own = dict(settings)
+    read = ImageReader(apply_exif=own.pop("apply_exif"), longest_side=own.pop("longest_side"))
+    chosen = to_settings(SegmenterSettings, own)
+    check(chosen, "segmenter")
+    problems = train.check_pairs(pairs, len(vocabulary.classes), apply_exif=read.apply_exif)
     if problems:
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])
         if len(problems) > _PROBLEMS_SHOWN:
@@ -110,14 +114,14 @@ def run_train(
             )
             on_iteration = _report_to(advance)
         checkpoint = train.train(
-            settings,
+            chosen,
             pairs,
             vocabulary.classes,
             vocabulary.palette,
             folder.path,
             seed,
             device,
-            workers=int(settings.get("workers") or 0),
+            read,
             validation=validation,
             on_iteration=on_iteration,
         )

@@ -1,0 +1,165 @@
+"""The settings of a segmenter: those that change its weights, and those that change predictions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pipeline.engine.settings import facts, setting
+from pipeline.masks.crf import CrfSettings
+
+
+@dataclass
+class CrfConstants:
+    """The constants of the dense CRF; the defaults are those of CLIP-ES.
+
+    Attributes:
+        iterations: of mean-field inference.
+        gaussian_sxy: standard deviation of the smoothness kernel, in pixels.
+        gaussian_compat: weight of the smoothness kernel.
+        bilateral_sxy: standard deviation of the appearance kernel, in pixels.
+        bilateral_srgb: standard deviation of the appearance kernel, in colour values (0 to 255).
+        bilateral_compat: weight of the appearance kernel.
+    """
+
+    iterations: int = setting(10, at_least=0)
+    gaussian_sxy: float = setting(1.0, above=0)
+    gaussian_compat: float = setting(3.0, at_least=0)
+    bilateral_sxy: float = setting(67.0, above=0)
+    bilateral_srgb: float = setting(3.0, above=0)
+    bilateral_compat: float = setting(4.0, at_least=0)
+
+    def on_plain_images(self) -> CrfSettings:
+        """Returns settings without the quirks of the released code."""
+        return CrfSettings(**asdict(self), bgr=False, fp16=False)
+
+
+@dataclass
+class TestSettings:
+    """How images are segmented by the stage ``predict``.
+
+    Attributes:
+        scales: factors by which an image is resized; the softmax is averaged over them.
+        flip: whether to average over the mirror image as well.
+        crf: constants of the CRF that refines the probabilities; none leaves the CRF out.
+    """
+
+    __test__ = False  # pytest would take it for tests
+
+    scales: list[float] = setting([1.0], above=0)
+    flip: bool = False
+    crf: CrfConstants | None = None
+
+
+@dataclass(kw_only=True)
+class PredictionSettings:
+    """What changes the predictions of a trained network.
+
+    Attributes:
+        checkpoint: the checkpoint that predicts: the last, or the best on a split with ground
+            truth.
+        test: how images are segmented.
+    """
+
+    checkpoint: str = setting("last", choices=("last", "best"))
+    test: TestSettings = field(default_factory=TestSettings)
+
+
+@dataclass(kw_only=True)
+class SegmenterSettings(PredictionSettings):
+    """The group ``segmenter``. Fields without a default come from its presets or the data set.
+
+    What this class adds to :class:`PredictionSettings` changes the weights, unless it is declared
+    otherwise. Hence :func:`training_facts` and :func:`prediction_facts` need no list of names.
+
+    Attributes:
+        name: the network's name in tables.
+        config: a config of mmsegmentation, by its path inside the package.
+        backbone: a network of timm that replaces the config's backbone.
+        pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
+            the path of a file.
+        masks: a folder of masks, <id>.png, that replace those of the stage ``masks``.
+        ceiling: whether to train the same network fully supervised as well, for comparison.
+        loss: cross_entropy, or balanced: foreground and background are averaged separately.
+        pixel_weights: crf multiplies the loss of each pixel by its CRF probability.
+        iterations: steps of the optimiser.
+        batch_size: images per iteration, over all GPUs.
+        accumulate: parts into which a batch is split to save memory; gradients are accumulated.
+        crop_size: side of the square crops, in pixels.
+        scale_range: smallest and largest factor by which images are resized before cropping.
+        photometric_distortion: whether to vary brightness, contrast, saturation and hue.
+        optimizer: a class of torch.optim; none takes the optimiser of the config.
+        learning_rate: the initial rate; none takes that of the config.
+        learning_rate_from_scratch: the initial rate without pretrained weights; none takes
+            learning_rate.
+        minimum_learning_rate: the rate at the end, as a share of the initial rate.
+        power: exponent of the "poly" schedule.
+        weight_decay: none takes that of the config.
+        momentum: of optimisers that have one.
+        warmup_iterations: iterations of linear warm-up, at most a tenth of all.
+        parameter_rules: mmengine's ``paramwise_cfg``: rates and decays of parts of the network.
+        precision: of the training: fp32, bf16, or fp16 (GPU only).
+        workers: processes that load images; 0 loads them in the process that trains.
+        checkpoint_interval: iterations between checkpoints.
+        validation_interval: iterations between measurements; none measures nothing.
+        size_divisor: sides of images are padded to multiples of this.
+        overrides: changes to the config's ``model``.
+    """
+
+    name: str
+    config: str
+    backbone: str | None = None
+    pretrained: str | None = "imagenet"
+    masks: str | None = setting(
+        None, changes="nothing", why="the content of the masks is part of the training data's key"
+    )
+    ceiling: bool = setting(False, changes="nothing", why="it adds a second network")
+
+    loss: str = setting("cross_entropy", choices=("cross_entropy", "balanced"))
+    pixel_weights: str | None = setting(None, choices=("crf",))
+
+    iterations: int = setting(at_least=1)
+    batch_size: int = setting(at_least=1)
+    accumulate: int = setting(1, at_least=1)
+    crop_size: int = setting(at_least=1)
+    scale_range: list[float] = setting([1.0, 1.0], above=0)
+    photometric_distortion: bool = False
+
+    optimizer: str | None
+    learning_rate: float | None = setting(at_least=0)
+    learning_rate_from_scratch: float | None = setting(None, at_least=0)
+    minimum_learning_rate: float = setting(1e-4, at_least=0, at_most=1)
+    power: float = setting(0.9, at_least=0)
+    weight_decay: float | None = setting(at_least=0)
+    momentum: float = setting(0.9, at_least=0, at_most=1)
+    warmup_iterations: int = setting(0, at_least=0)
+    parameter_rules: dict[str, Any] = setting({})
+
+    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    workers: int = setting(
+        0, changes="nothing", why="samples depend on the seed and the iteration alone", at_least=0
+    )
+    checkpoint_interval: int = setting(
+        changes="nothing", why="checkpoints are copies of the weights", at_least=1
+    )
+    validation_interval: int | None = setting(
+        None, changes="nothing", why="no weight depends on a measurement", at_least=1
+    )
+
+    size_divisor: int | None = setting(None, at_least=1)
+    overrides: dict[str, Any] = setting({})
+
+    @property
+    def starts_from_scratch(self) -> bool:
+        """Whether the backbone starts from random weights."""
+        return self.pretrained in (None, "none")
+
+
+def training_facts(settings: SegmenterSettings) -> dict[str, Any]:
+    """Returns the settings on which the weights depend, as plain values for a cache key."""
+    return facts(settings, without=[declared.name for declared in fields(PredictionSettings)])
+
+
+def prediction_facts(settings: PredictionSettings) -> dict[str, Any]:
+    """Returns the settings on which predictions depend beside the weights."""
+    return facts(PredictionSettings(checkpoint=settings.checkpoint, test=settings.test))
