@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 from pipeline.benchmark.costs import Cost, measure
 from pipeline.benchmark.throughput import load_photographs
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.settings import to_settings
 from pipeline.report.markdown import markdown_table
 from pipeline.report.settings import CONFIGS
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.settings import SegmenterSettings
 
 _CLASSES = 20
 _BATCH, _CROP = 2, 321
@@ -63,17 +65,18 @@ def segmenters(
     return f"{title}\n\n" + markdown_table(header, rows)
 
 
-def _settings_of(name: str) -> dict[str, Any]:
+def _settings_of(name: str) -> SegmenterSettings:
     preset, _, backbone = name.partition(":")
     overrides = [f"segmenter={preset}", *([f"segmenter.backbone={backbone}"] * bool(backbone))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", overrides)
     settings = OmegaConf.to_container(config.segmenter, resolve=True)
-    return {**settings, "batch_size": _BATCH, "crop_size": _CROP, "pretrained": None}
+    settings |= {"batch_size": _BATCH, "crop_size": _CROP, "pretrained": None}
+    return to_settings(SegmenterSettings, settings)
 
 
 def _costs(
-    settings: Mapping[str, Any], size: tuple[int, int], device: str, precision: str, repeats: int
+    settings: SegmenterSettings, size: tuple[int, int], device: str, precision: str, repeats: int
 ) -> tuple[Cost, Cost, int]:
     """Returns the costs of a step of training and of an image, and the number of parameters."""
     from mmengine.optim import build_optim_wrapper
@@ -81,7 +84,7 @@ def _costs(
     from mmseg.structures import SegDataSample
 
     names, palette = [f"class {k}" for k in range(_CLASSES)], voc_palette(_CLASSES + 1)
-    settings = {**settings, "precision": precision}
+    settings = replace(settings, precision=precision)
     config = build_config(settings, names, palette, 0, device)
     torch.manual_seed(0)
     model = build_model(config.model).to(device)

@@ -1,8 +1,7 @@
-"""Fits the networks in mmsegmentation's configs to pseudo masks."""
+"""Adapts the networks of mmsegmentation's configs to pseudo masks."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,107 +10,109 @@ from mmengine.config import Config, ConfigDict
 
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
+from pipeline.files.text import did_you_mean
+from pipeline.segmenter.settings import SegmenterSettings
 
 _REFUSED = {
-    # mmsegmentation offers no way to mask pixels under label 255 for these.
+    # mmsegmentation cannot ignore pixels with label 255 in these.
     "DiceLoss": "would learn from unlabelled pixels",
     "STDCHead": "would learn from unlabelled pixels",
-    "PIDHead": "needs maps of edges beside the masks",
+    "PIDHead": "needs edge maps in addition to masks",
     "BEiT": "takes images of a single size",
     "MAE": "takes images of a single size",
 }
-# Parts of heads that count classes, but compute no loss of their own from a label.
+# Parts of heads that have num_classes but compute no loss from labels.
 _INSIDE_HEADS = frozenset({"KernelUpdateHead"})
-# Backbones that reject sizes that are no multiple of their stride instead of padding themselves.
+# Backbones that reject image sides that are not multiples of their stride.
 _SIZE_DIVISORS = {"UNet": 16}
 _BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
-_OF_WINDOWS = frozenset({"mode", "crop_size", "stride"})  # images are segmented whole
-_MOST_FEATURE_MAPS = 4  # that UPerNet and its like read
+_SLIDING_WINDOW = frozenset({"mode", "crop_size", "stride"})  # unused: images are segmented whole
+_MAX_FEATURE_MAPS = 4  # as many as UPerNet and similar heads read
 
 
 def adapt_model(
-    base: Config, settings: Mapping[str, Any], labels: int, *, synchronise: bool = False
+    base: Config, settings: SegmenterSettings, num_classes: int, *, synchronise: bool = False
 ) -> ConfigDict:
-    """Fits a network to our classes, one device and local weights.
+    """Adapts a network to our classes, to the devices that train it and to whole images.
 
     Args:
         base: a config of mmsegmentation; its model is changed in place.
-        settings: config, crop_size; optional backbone, overrides, size_divisor.
-        labels: classes with the background.
-        synchronise: whether several GPUs train it, whose batch norms see one batch.
+        settings: of these config, backbone, overrides, crop_size and size_divisor.
+        num_classes: the number of classes, including the background.
+        synchronise: whether batch norm is synchronised over several GPUs.
 
     Returns:
-        The model's part of the config.
+        The ``model`` of the config.
 
     Raises:
-        UserError: there is no model, or it learns from unlabelled pixels.
+        UserError: the config has no model, or the model learns from unlabelled pixels.
     """
     if "backbone" not in base.get("model", {}):
         raise UserError(
-            f"segmenter.config={settings['config']} describes no network with a backbone: choose"
-            " another segmenter.config"
+            f"segmenter.config={settings.config} has no network with a backbone: choose another"
+            " segmenter.config"
         )
-    if settings.get("backbone"):
-        use_timm_backbone(base.model, settings["backbone"])
+    if settings.backbone:
+        use_timm_backbone(base.model, settings.backbone)
     try:
-        base.merge_from_dict({"model": dict(settings.get("overrides") or {})})
+        base.merge_from_dict({"model": settings.overrides})
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"segmenter.overrides do not fit segmenter.config={settings['config']}"
+            f"segmenter.overrides do not fit segmenter.config={settings.config}"
             f" ({str(error).splitlines()[0]}): correct them"
         ) from error
     model = base.model
-    crop = settings["crop_size"]
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
-    model.data_preprocessor.size = (crop, crop)
-    divisor = settings.get("size_divisor") or _SIZE_DIVISORS.get(model.backbone.get("type"))
+    model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
+    divisor = settings.size_divisor or _SIZE_DIVISORS.get(model.backbone.get("type"))
     if divisor:
         model.data_preprocessor.test_cfg = ConfigDict(size_divisor=divisor)
-    # Some networks have settings of their own there (PointRend's refinement).
-    kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _OF_WINDOWS}
+    # Some networks keep other settings here (PointRend's refinement).
+    kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}
     model.test_cfg = ConfigDict(kept, mode="whole")
     for part in dictionaries(model):
         if part.get("type") in _BATCH_NORMS:
             part.type = "SyncBN" if synchronise else "BN"
         if part.get("type") in _REFUSED:
             raise UserError(
-                f"segmenter.config={settings['config']} uses {part.type}, which"
+                f"segmenter.config={settings.config} uses {part.type}, which"
                 f" {_REFUSED[part.type]}: choose another segmenter.config"
             )
     for name in ("decode_head", "auxiliary_head"):
-        _adapt_heads(model.get(name), labels)
+        _adapt_heads(model.get(name), num_classes)
     return model
 
 
 def use_timm_backbone(model: ConfigDict, name: str) -> None:
-    """Puts a network of timm in the place of a config's backbone.
+    """Replaces the backbone of a config by a network of timm.
 
-    The heads read the last (up to four) of its feature maps, and the images are normalised as its
+    The heads read its last feature maps, four at most. Images are normalised as they were when its
     weights were trained.
 
     Args:
-        model: a network whose heads read several feature maps, as UPerNet's; changed in place.
-        name: of a network of timm, for example "convnext_tiny".
+        model: a network whose heads read several feature maps, such as UPerNet; changed in place.
+        name: a network of timm, for example "convnext_tiny".
 
     Raises:
-        UserError: timm knows no such network, or it gives no feature maps.
+        UserError: timm has no such network, or the network returns no feature maps.
     """
     import timm
 
     if not timm.is_model(name):
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
+        hint = did_you_mean(name, timm.list_models())
         raise UserError(
-            f"segmenter.backbone={name} is no network of timm: did you mean {' or '.join(nearest)}?"
+            f"segmenter.backbone={name} is not a network of timm: {hint}give a name that"
+            " timm.list_models() returns"
         )
     try:
-        with torch.device("meta"):  # for its description alone
+        with torch.device("meta"):  # no weights, only the description
             described = timm.create_model(name, features_only=True)
     except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"segmenter.backbone={name} gives no feature maps ({str(error).splitlines()[0]}):"
-            " choose another, as convnext_tiny"
+            f"segmenter.backbone={name} returns no feature maps ({str(error).splitlines()[0]}):"
+            " choose another, such as convnext_tiny"
         ) from error
-    levels = list(described.feature_info.out_indices)[-_MOST_FEATURE_MAPS:]
+    levels = list(described.feature_info.out_indices)[-_MAX_FEATURE_MAPS:]
     channels = [described.feature_info.info[level]["num_chs"] for level in levels]
     model.backbone = ConfigDict(
         type="TIMMBackbone", model_name=name, pretrained=False, out_indices=tuple(levels)
@@ -128,22 +129,22 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
         model.data_preprocessor.std = [255 * value for value in statistics.std]
 
 
-def _adapt_heads(heads: Any, labels: int) -> None:  # noqa: ANN401
+def _adapt_heads(heads: Any, num_classes: int) -> None:  # noqa: ANN401
     for part in dictionaries(heads):
         if "num_classes" in part:
-            part.num_classes = labels
+            part.num_classes = num_classes
             if part.get("type") not in _INSIDE_HEADS:
                 part.ignore_index = IGNORE
-                part.pop("out_channels", None)  # given only for single-channel binary heads
+                part.pop("out_channels", None)  # only binary heads with one channel have it
         if part.get("type") == "CrossEntropyLoss":
-            # Otherwise ignored pixels still count in the denominator of the mean.
+            # The default mean divides by the number of all pixels, ignored ones included.
             part.avg_non_ignore = True
-        # Weights of the classes of the data set that the config was written for.
+        # Class weights belong to the data set of the config.
         part.pop("class_weight", None)
 
 
 def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401
-    """Yields every dictionary in a nested structure, the outermost first."""
+    """Yields every dictionary of a nested structure, from the outside in."""
     if isinstance(value, Mapping):
         yield value
         for key in list(value):

@@ -1,4 +1,4 @@
-"""The checkpoints of a training: the last, by which it goes on, and the best."""
+"""The checkpoints of a training: the last, from which it resumes, and the best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.files.weight_files import read_weights_file
 
 METRIC = "mIoU"
-"""What the best checkpoint has most of, in percent, as mmsegmentation's IoUMetric counts it."""
+"""The metric that selects the best checkpoint: that of mmsegmentation's IoUMetric, in percent."""
 
 CHECKPOINT = "iter_{}.pth"
 _BEST = f"best_{METRIC}_{CHECKPOINT}"
@@ -24,7 +24,7 @@ def is_finished(work_dir: Path, iterations: int) -> bool:
 def last_checkpoint(work_dir: Path) -> Path:
     """Returns the newest complete checkpoint.
 
-    mmengine's own marker ``last_checkpoint`` is not consulted: it can be cut short by a kill.
+    mmengine's marker ``last_checkpoint`` is not used, because a kill can truncate it.
 
     Raises:
         UserError: there is none.
@@ -36,9 +36,9 @@ def last_checkpoint(work_dir: Path) -> Path:
 
 
 def best_checkpoint(work_dir: Path) -> Path:
-    """Returns the checkpoint that was best on the validation split while it trained.
+    """Returns the checkpoint with the highest mIoU on the validation split.
 
-    The ground truth chose it, so that what it predicts is not free of annotation.
+    Ground truth selected it, so its predictions are not annotation-free.
 
     Raises:
         UserError: there is none.
@@ -46,23 +46,23 @@ def best_checkpoint(work_dir: Path) -> Path:
     checkpoints = best_checkpoints(work_dir)
     if not checkpoints:
         raise UserError(
-            f"{work_dir} holds no best checkpoint, since nothing was measured while it trained:"
+            f"{work_dir} holds no best checkpoint, because nothing was measured during training:"
             " train with segmenter.validation_interval, or take the last checkpoint"
         )
     return max(checkpoints, key=iteration_of)
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
-    """Reads a checkpoint; nothing that it holds is run.
+    """Reads a checkpoint without running code from it.
 
     Args:
         path: the file.
-        device: where tensors go.
+        device: the device for the tensors.
 
     Raises:
-        UserError: it is damaged, or holds more than tensors and plain values.
+        UserError: the file is damaged, or holds more than tensors and plain values.
     """
-    # mmengine's files are zip archives; anything else would reach older, laxer readers.
+    # mmengine writes zip archives; PyTorch would read other formats by older, laxer readers.
     if not zipfile.is_zipfile(path):
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint: choose another file")
     try:
@@ -74,14 +74,14 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 
 
 def complete_checkpoints(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
-    """Returns the checkpoints that were written to their end."""
-    # Ours appear whole; of one that was copied in part the directory, which ends it, is missing.
-    found = work_dir.glob(name.format("*"))
-    return [path for path in found if _number(path).isdigit() and zipfile.is_zipfile(path)]
+    """Returns the complete checkpoints."""
+    # A file that was copied in part lacks the zip directory, which is at its end.
+    paths = work_dir.glob(name.format("*"))
+    return [path for path in paths if _number(path).isdigit() and zipfile.is_zipfile(path)]
 
 
 def best_checkpoints(work_dir: Path) -> list[Path]:
-    """Returns the best checkpoint; two where a kill kept the older one from being removed."""
+    """Returns the best checkpoint, and an older one if a kill prevented its removal."""
     return complete_checkpoints(work_dir, _BEST)
 
 
@@ -90,5 +90,5 @@ def _number(path: Path) -> str:
 
 
 def iteration_of(path: Path) -> int:
-    """Returns the number of finished iterations, which is part of a checkpoint's name."""
+    """Returns the number of finished iterations, from a checkpoint's name."""
     return int(_number(path))

@@ -1,4 +1,4 @@
-"""Training in several processes, as ``torchrun`` starts them, one for each GPU."""
+"""Training in several processes started by ``torchrun``, one for each GPU."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from torch import distributed
 
 
 def process_count() -> int:
-    """Returns how many processes train together: those that torchrun started, or one."""
+    """Returns the number of processes that torchrun started, or 1."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def process_rank() -> int:
-    """Returns which of them this one is, from 0; the first alone writes files."""
+    """Returns the rank of this process, from 0; only rank 0 writes files."""
     return int(os.environ.get("RANK", 0))
 
 
 def is_launched() -> bool:
-    """Tells whether torchrun, or a launcher like it, started this process."""
+    """Tells whether torchrun or a similar launcher started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def local_device(device: str) -> str:
-    """Returns this process's own device, the GPU of its number on this machine."""
+    """Returns the device of this process: under torchrun the GPU of its local rank."""
     if torch.device(device).type == "cuda" and is_launched():
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return device
 
 
 def join(device: str) -> None:
-    """Joins the other processes, once and to the end; does nothing in a single one.
+    """Joins the process group, which lasts until the process ends; does nothing without torchrun.
 
-    mmengine would do it for GPUs only.
+    mmengine supports this for GPUs only.
 
     Args:
-        device: this process's own.
+        device: the device of this process.
     """
     if not is_launched() or distributed.is_initialized():
         return

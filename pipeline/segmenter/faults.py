@@ -1,34 +1,28 @@
-"""What can befall a training, in sentences that say how to go on."""
+"""Explains what can end a training from outside: a full disk, a killed process."""
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.files.atomic import MENDABLE, cannot_write
 
-_OF_THE_DISK = frozenset(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG", "EIO")
-    if hasattr(errno, name)
-)
 _KILLED_LOADER = "DataLoader worker"
 
 
 @contextmanager
 def explain_faults(work_dir: Path) -> Iterator[None]:
-    """Turns faults of the disk and of processes that load images into errors with the remedy.
+    """Turns faults of the disk and of processes that load images into errors with a remedy.
 
     Args:
-        work_dir: where the training writes.
+        work_dir: the folder that the training writes to.
 
     Raises:
-        UserError: the disk is full or cannot be written to, a process that loads images was killed,
-            or it raised this itself.
+        UserError: the disk is full or read-only, a process that loads images was killed, or the
+            block raised it.
     """
     with _threads_fail_quietly():
         try:
@@ -36,26 +30,17 @@ def explain_faults(work_dir: Path) -> Iterator[None]:
         except UserError as error:
             raise UserError(_last_line(error)) from error
         except Exception as error:
-            if sentence := _explain(error, work_dir):
-                raise UserError(sentence) from error
+            for cause in _causes(error):
+                if _is_mendable(cause):
+                    raise cannot_write(cause.filename or work_dir, cause) from error
+                # PyTorch raises this at any point of the training when a process ends.
+                if isinstance(cause, RuntimeError) and str(cause).startswith(_KILLED_LOADER):
+                    raise UserError(
+                        "a process that loads images was killed, probably because memory or shared"
+                        " memory (/dev/shm) ran out: lower segmenter.workers, and run the same"
+                        " command again to resume from the last checkpoint"
+                    ) from error
             raise
-
-
-def _explain(error: Exception, work_dir: Path) -> str | None:
-    for cause in _causes(error):
-        if _is_of_the_disk(cause):
-            return (
-                f"cannot write {cause.filename or work_dir}: {os.strerror(cause.errno)}; what was"
-                " finished is kept, run the same command again when this is mended"
-            )
-        # PyTorch raises this wherever the training is when a process ends.
-        if isinstance(cause, RuntimeError) and str(cause).startswith(_KILLED_LOADER):
-            return (
-                "a process that loads images was killed, as happens where memory or shared memory"
-                " (/dev/shm) is short: lower segmenter.workers, and run the same command again to"
-                " go on from the last checkpoint"
-            )
-    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -64,20 +49,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _is_of_the_disk(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in _OF_THE_DISK
+def _is_mendable(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in MENDABLE
 
 
 @contextmanager
 def _threads_fail_quietly() -> Iterator[None]:
-    """Keeps TensorBoard's thread from printing a traceback where its file cannot be written.
+    """Keeps TensorBoard's thread from printing a traceback if its file cannot be written.
 
-    It hands the error on to the training as well, which ends with it.
+    TensorBoard also raises the error in the main thread, which ends the training.
     """
     previous = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
-        if not _is_of_the_disk(arguments.exc_value):
+        if not _is_mendable(arguments.exc_value):
             previous(arguments)
 
     threading.excepthook = hook
@@ -88,5 +73,5 @@ def _threads_fail_quietly() -> Iterator[None]:
 
 
 def _last_line(error: UserError) -> str:
-    """Takes our sentence out of the traceback that a loading process sends along."""
+    """Returns our sentence from the traceback that a process that loads images sends."""
     return str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.UserError: ")

@@ -1,4 +1,4 @@
-"""What happens around every iteration of a training."""
+"""Hooks that run around each iteration of a training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.errors import UserError
 
 
 class SeedIteration(Hook):
-    """Seeds dropout and all else that is random in a network by (seed, iteration).
+    """Seeds dropout, and whatever else is random in a network, by (seed, iteration).
 
-    mmengine restores no random state when it resumes.
+    mmengine does not restore random states when it resumes.
     """
 
     priority = "VERY_HIGH"
@@ -29,7 +29,7 @@ class SeedIteration(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Mapping[str, Any] | None = None
     ) -> None:
         """Seeds PyTorch, NumPy and Python."""
-        # The leading 1 keeps these streams apart from those of the samples.
+        # The leading 1 makes these streams differ from those of the samples.
         rank = [runner.rank] if runner.rank else []
         sequence = np.random.SeedSequence([1, self._seed, runner.iter, *rank])
         state = sequence.generate_state(4)
@@ -39,7 +39,7 @@ class SeedIteration(Hook):
 
 
 class StopAtNonFiniteLoss(Hook):
-    """Ends a training at the first loss that is not finite, before a checkpoint holds it."""
+    """Ends a training at the first loss that is not finite, before the next checkpoint."""
 
     priority = "VERY_HIGH"
 
@@ -65,7 +65,7 @@ class StopAtNonFiniteLoss(Hook):
 
 
 class DescribeCheckpoint(Hook):
-    """Makes checkpoints self-contained and free of anything but tensors and plain values."""
+    """Makes checkpoints self-contained, with tensors and plain values only."""
 
     priority = "LOWEST"
 
@@ -73,17 +73,17 @@ class DescribeCheckpoint(Hook):
         self._description = dict(description)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Adds the description, drops the curves.
+        """Adds the description and removes the curves.
 
-        mmengine pickles its curves with references to methods, which ``torch.load`` refuses with
-        good reason. They are in the log and need not be resumed.
+        mmengine pickles curves with references to methods, which ``torch.load`` refuses. Curves are
+        in the log and need not be resumed.
         """
         checkpoint["meta"]["segmenter"] = self._description
         hub = checkpoint["message_hub"]
         hub["log_scalars"] = {}
         hub["runtime_info"] = {
             key: value
-            # NumPy's numbers, such as the best figure so far, become Python's own.
+            # NumPy scalars, such as the best figure so far, become Python numbers.
             for key, value in map(_plain, hub["runtime_info"].items())
             if type(value) in (str, int, float, list)
         }
@@ -92,7 +92,7 @@ class DescribeCheckpoint(Hook):
         }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Drops the entry that mmengine would run as Python code."""
+        """Removes the entry that mmengine would run as Python code."""
         checkpoint["meta"].pop("config", None)
 
 
@@ -102,10 +102,10 @@ def _plain(item: tuple[str, Any]) -> tuple[str, Any]:
 
 
 class ValidateWhereInterrupted(Hook):
-    """Measures the checkpoint that a training is resumed from, where that was due.
+    """Measures the checkpoint from which a training resumes, if a measurement was due.
 
-    Checkpoints are written before they are measured, so that a kill between the two would lose the
-    figure, and perhaps the best checkpoint.
+    Checkpoints are written before they are measured. A kill in between would lose the figure, and
+    perhaps the best checkpoint.
     """
 
     priority = "LOWEST"
@@ -114,7 +114,7 @@ class ValidateWhereInterrupted(Hook):
         self._interval = interval
 
     def before_train(self, runner: Runner) -> None:
-        """Validates if the last iteration was one to validate after."""
+        """Validates if the last iteration was a multiple of the interval."""
         if runner.iter and runner.iter % self._interval == 0:
             runner.val_loop.run()
 
@@ -134,5 +134,5 @@ class ReportProgress(Hook):
         data_batch: Mapping[str, Any] | None = None,
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Comes after the checkpoint of the same iteration."""
+        """Reports the iteration, after its checkpoint is written."""
         self._on_iteration(runner.iter + 1, runner.max_iters, outputs["loss"].item())

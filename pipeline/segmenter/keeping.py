@@ -1,4 +1,4 @@
-"""How a training's files are kept: whole or not at all, and never the last one lost."""
+"""Keeps the checkpoints of a training: files are written atomically, the newest is never lost."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from pipeline.segmenter.checkpoints import (
 )
 
 WHOLE_FILES = "whole_files"
-"""mmengine's name for :class:`WholeFiles`, as in ``backend_args``."""
+"""The name of :class:`WholeFiles` in mmengine's ``backend_args``."""
 
 _KEPT_BESIDE_THE_LAST = 1
 
 
 @register_backend(WHOLE_FILES, force=True)
 class WholeFiles(LocalBackend):
-    """The local disk, on which a file appears whole or not at all.
+    """The local disk with atomic writes.
 
-    mmengine's own backend writes in place, so that a kill or a full disk leaves half a checkpoint
-    where a whole one may have been.
+    mmengine's own backend writes in place: a kill or a full disk would leave a truncated checkpoint
+    and may destroy an earlier one.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Writes bytes.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written to.
+            UserError: the disk is full or the folder is read-only.
         """
         write_atomically(Path(filepath), obj)
 
@@ -45,7 +45,7 @@ class WholeFiles(LocalBackend):
         """Writes text.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written to.
+            UserError: the disk is full or the folder is read-only.
         """
         write_atomically(Path(filepath), obj.encode(encoding))
 
@@ -54,18 +54,18 @@ class WholeFiles(LocalBackend):
 class KeepCheckpoints(CheckpointHook):
     """Keeps the last two checkpoints and the best one.
 
-    mmengine removes the best before it writes a better one, and removes what a checkpoint names:
-    here a file goes when there is another in its place, and none goes but checkpoints in the
-    training's own folder.
+    mmengine removes the best checkpoint before it writes a better one, and removes files whose
+    names it reads from a checkpoint. This hook removes a file after its replacement is written, and
+    only checkpoints in the training's own folder.
     """
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
-        """Takes the settings of mmengine's hook, but for where and how files are written."""
+        """Takes the arguments of mmengine's hook, except how files are written."""
         super().__init__(by_epoch=False, backend_args={"backend": WHOLE_FILES}, **settings)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
-        """Keeps a checkpoint that is better than the best so far, then removes that."""
-        # What mmengine does not know of it cannot remove too early.
+        """Writes a checkpoint that is better than the best so far, then removes the old one."""
+        # mmengine would remove it before the better one is written.
         before, self.best_ckpt_path = self.best_ckpt_path, None
         super().after_val_epoch(runner, metrics)
         if self.best_ckpt_path is None:
@@ -79,7 +79,7 @@ class KeepCheckpoints(CheckpointHook):
         self.last_ckpt = str(folder / name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         if is_main_process():
-            # Before another is written, which takes the room of the oldest; the newest stays.
+            # Before writing, so that the new file takes the disk space of the oldest.
             others = [path for path in complete_checkpoints(folder) if path.name != name]
             _remove(sorted(others, key=iteration_of)[:-_KEPT_BESIDE_THE_LAST])
         runner.save_checkpoint(

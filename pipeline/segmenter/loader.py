@@ -1,4 +1,4 @@
-"""The batches of a training, and which process sees which part of them."""
+"""The batches of a training, and how processes share them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from pipeline.segmenter.samples import ALREADY_SEEN, PseudoLabelled
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when the one that started it ends."""
+"""An option of Linux's prctl: the signal sent to a process when its parent ends."""
 
 
 def build_loader(
@@ -27,19 +27,19 @@ def build_loader(
     rank: int = 0,
     processes: int = 1,
 ) -> DataLoader:
-    """Builds the loader of a training that begins, or goes on, after ``start`` iterations.
+    """Builds the loader of a training that starts or resumes after ``start`` iterations.
 
-    mmengine replays the loader when it resumes. Positions that were already seen give empty
-    samples, so that nothing is decoded for them.
+    mmengine replays the loader when it resumes. Samples that were already seen are empty, so that
+    none of them is decoded again.
 
     Args:
-        dataset: what to load from.
-        batch_size: images in a batch, over all processes.
-        start: finished iterations.
-        iterations: all iterations, those finished included.
-        workers: processes that load; 0 loads in this one.
-        rank: which of the processes that train this one is.
-        processes: how many train together; every batch is cut into as many consecutive parts.
+        dataset: the samples.
+        batch_size: images per batch, over all processes.
+        start: the number of finished iterations.
+        iterations: the number of all iterations.
+        workers: processes that load images; 0 loads them in this process.
+        rank: the rank of this process among those that train.
+        processes: the number of processes that train; each gets a consecutive part of a batch.
     """
     share = batch_size // processes
     positions = [ALREADY_SEEN] * (start * share)
@@ -57,14 +57,14 @@ def build_loader(
 
 
 def end_with_parent(worker: int) -> None:
-    """Has a process that loads images end when the one that it loads for does, however that ends.
+    """Makes a process that loads images end with its parent, however the parent ends.
 
-    PyTorch's own watch takes seconds, in which the process would hold the lock of the folder, which
-    it inherited. Ctrl-C, which reaches every process of a terminal, is left to the one that trains.
+    PyTorch notices after seconds, during which the process would keep the folder's lock, which it
+    inherited. Ctrl-C reaches every process of a terminal; only the process that trains handles it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "linux":  # elsewhere processes are spawned, and inherit no lock
+    if sys.platform != "linux":  # elsewhere processes are spawned and inherit no lock
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != multiprocessing.parent_process().pid:  # it ended before that
+    if os.getppid() != multiprocessing.parent_process().pid:  # it ended first
         os.kill(os.getpid(), signal.SIGKILL)

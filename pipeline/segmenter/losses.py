@@ -1,11 +1,7 @@
-"""Losses for masks that are wrong in places: balanced, or weighted pixel by pixel.
-
-mmsegmentation is imported inside the functions that need it, since that takes seconds.
-"""
+"""Losses for noisy masks: balanced, or weighted by pixel."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
 from torch import nn
 
 from pipeline.datasets.vocabulary import IGNORE
@@ -23,32 +20,30 @@ from pipeline.segmenter.architecture import dictionaries
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
 
-LOSSES = ("cross_entropy", "balanced")
-"""The values of ``segmenter.loss``."""
-
 _BACKGROUND = 0
 _CROSS_ENTROPY = "CrossEntropyLoss"
 _LOSS_ENDINGS = ("Loss", "CrossEntropy")
-# The classes whose ``loss_by_feat`` takes every pixel's loss through the head's sampler. EncHead's
-# further loss of the whole image has no pixels, and stays as it is.
-_ASK_THE_SAMPLER = frozenset({"BaseDecodeHead", "DAHead", "EncHead"})
+# The classes whose ``loss_by_feat`` multiplies pixel losses by the weights of the head's sampler.
+# EncHead has a second loss of the whole image, which stays unweighted.
+_USE_SAMPLER = frozenset({"BaseDecodeHead", "DAHead", "EncHead"})
 _TAKE_WEIGHTS = frozenset({_CROSS_ENTROPY, "BalancedCrossEntropy"})
 
 
+@MODELS.register_module()
 class BalancedCrossEntropy(nn.Module):
-    """Cross-entropy in which background and foreground weigh alike, however many pixels each has.
+    """Cross-entropy with equal weights for background and foreground, whatever their areas.
 
-    It is averaged over the batch's pixels of label 0 and over those of all other labels apart, and
-    the result is the mean of the two means: as DeepLab-V2 is trained on pseudo masks by AdvCAM
-    (Lee et al., CVPR 2021; https://github.com/jbeomlee93/AdvCAM/issues/9) and AFA (Ru et al., CVPR
-    2022), after the balanced seeding loss of DSRG (Huang et al., CVPR 2018).
+    The loss is averaged separately over the pixels with label 0 and over those with any other
+    label; the result is the mean of the two means. AdvCAM (Lee et al., CVPR 2021;
+    https://github.com/jbeomlee93/AdvCAM/issues/9) and AFA (Ru et al., CVPR 2022) train DeepLab-V2
+    on pseudo masks in this way, after the balanced seeding loss of DSRG (Huang et al., CVPR 2018).
 
-    Ignored pixels count nowhere. A batch with only one of the two kinds has that kind's mean as its
-    loss, not half of it; a batch of ignored pixels alone has loss 0 and a gradient of zeros.
+    Ignored pixels do not count. If a batch has pixels of one kind only, their mean is the loss, not
+    half of it. If all pixels are ignored, the loss and its gradient are 0.
 
     Args:
         loss_weight: factor of the result.
-        loss_name: what mmsegmentation calls it; has to begin with "loss_" to be trained on.
+        loss_name: its name in mmsegmentation; only losses named "loss_…" are trained on.
     """
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
@@ -58,7 +53,7 @@ class BalancedCrossEntropy(nn.Module):
 
     @property
     def loss_name(self) -> str:
-        """The name under which a decode head returns the loss."""
+        """The key under which a decode head returns the loss."""
         return self._loss_name
 
     def forward(
@@ -70,16 +65,16 @@ class BalancedCrossEntropy(nn.Module):
         reduction_override: str | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        """Computes the loss; called by mmsegmentation's decode heads, with its argument names.
+        """Computes the loss. mmsegmentation's decode heads call it with these argument names.
 
         Args:
-            cls_score: N×C×… logits.
-            label: N×… int64; 0 is the background, ``ignore_index`` is left out.
-            weight: N×… factors of the pixels' losses, 1 where there are none. The means are still
-                over the number of pixels, not over the sum of their weights, as in mmsegmentation.
-            ignore_index: the label that does not count.
-            reduction_override: "none" returns the loss of every pixel, N×…, without balance, by
-                which mmsegmentation's samplers find hard pixels.
+            cls_score: logits, N×C×….
+            label: N×… int64; 0 is the background.
+            weight: factors of the pixel losses, N×…; none means 1. As in mmsegmentation, means
+                divide by the number of pixels, not by the sum of the weights.
+            ignore_index: the label of ignored pixels.
+            reduction_override: "none" returns the unbalanced loss of every pixel, N×…, which
+                mmsegmentation's samplers use to find hard pixels.
 
         Returns:
             A scalar.
@@ -96,35 +91,20 @@ class BalancedCrossEntropy(nn.Module):
         return self.loss_weight * means.sum() / (counts > 0).sum().clamp(min=1)
 
 
-def register_losses() -> None:
-    """Makes the losses known to mmsegmentation under their class names; may be called repeatedly.
-
-    To be called after :func:`pipeline.segmenter.mmseg.import_mmseg`.
-    """
-    from mmseg.registry import MODELS
-
-    # By force, since registering a class a second time is an error otherwise.
-    MODELS.register_module(module=BalancedCrossEntropy, force=True)
-
-
 def choose_loss(model: ConfigDict, loss: str) -> None:
-    """Gives all decode and auxiliary heads the wanted loss in place of their cross-entropy.
+    """Replaces the cross-entropy of all decode and auxiliary heads.
 
-    Further losses of a head (say, Lovász) stay. A head that names no loss has mmsegmentation's
-    default, a cross-entropy that averages over ignored pixels too; it gets one that does not.
+    Other losses of a head (such as Lovász) stay. A head without a loss in its config has the
+    default of mmsegmentation, a cross-entropy whose mean includes ignored pixels; it is given one
+    that excludes them.
 
     Args:
-        model: the ``model`` part of a config, as ``adapt_model`` returns it; changed in place.
+        model: the ``model`` of a config, as ``adapt_model`` returns it; changed in place.
         loss: "cross_entropy" or "balanced", see :class:`BalancedCrossEntropy`.
 
     Raises:
-        UserError: the name is not known, or a head has no cross-entropy over classes to balance.
+        UserError: a head has no cross-entropy over classes to balance.
     """
-    if loss not in LOSSES:
-        nearest = difflib.get_close_matches(str(loss), LOSSES, 1, 0.0)[0]
-        raise UserError(
-            f"segmenter.loss={loss} is not one of {', '.join(LOSSES)}: did you mean {nearest}?"
-        )
     for head in _heads(model):
         losses = [p for p in dictionaries(head) if _kind(p).endswith(_LOSS_ENDINGS)]
         if not losses:
@@ -135,32 +115,32 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
 
 
 def weight_pixels(model: nn.Module) -> None:
-    """Makes every head of a network multiply each pixel's loss by the weight in its sample.
+    """Makes every head of a network multiply the loss of each pixel by the weight in its sample.
 
-    A sample's ``pixel_weights`` is PixelData of 1×h×w float32 in [0, 1], where pixels beyond h×w
-    are padding. The sum of weighted losses is divided by what it was divided by before, the number
-    of pixels that are not ignored (for a sigmoid loss, times classes), and not by the sum of the
-    weights: halving all weights halves the loss. To be called once the network is built.
+    ``pixel_weights`` of a sample is PixelData of 1×h×w float32 in [0, 1]; pixels beyond h×w are
+    padding. The denominator of the mean does not change: it is the number of pixels that are not
+    ignored (for a sigmoid loss, times the number of classes), so that halving all weights halves
+    the loss. Call it after the network is built.
 
     Raises:
-        UserError: a head, which is named, computes its loss in a way that takes no weights.
+        UserError: a head computes its loss in a way that takes no weights; the message names it.
     """
     for head in _heads(model):
         _refuse_unweighable(head)
         head.sampler = SampleWeights()
-        # A bound method, unlike a closure, follows its head into a deep copy.
+        # In a deep copy of the head, a bound method belongs to the copy; a closure would not.
         head.loss_by_feat = MethodType(_weighted_loss_by_feat, head)
 
 
 class SampleWeights:
-    """A pixel sampler, in mmsegmentation's sense, that gives the weights that samples come with."""
+    """A pixel sampler of mmsegmentation that returns the weights of the samples."""
 
     def __init__(self) -> None:
         self._samples: Sequence[SegDataSample] = ()
 
     @contextmanager
     def reading(self, samples: Sequence[SegDataSample]) -> Iterator[None]:
-        """Takes the weights from these samples for the duration; heads do not pass them on."""
+        """Reads the weights from these samples, which heads do not pass to their sampler."""
         self._samples = samples
         try:
             yield
@@ -168,11 +148,11 @@ class SampleWeights:
             self._samples = ()
 
     def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
-        """Returns the weights, N×H×W float32, 0 where samples were padded.
+        """Returns the weights, N×H×W float32, 0 in the padding.
 
         Args:
             seg_logit: N×C×H×W.
-            seg_label: N×1×H×W; mmsegmentation pads it, like the images, to the right and below.
+            seg_label: N×1×H×W, padded by mmsegmentation on the right and below, as the images are.
 
         Raises:
             UserError: a sample has no weights.
@@ -203,8 +183,8 @@ def _refuse_unweighable(head: nn.Module) -> None:
     name = type(head).__name__
     reason = None
     owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)
-    if owner not in _ASK_THE_SAMPLER:
-        reason = "computes its loss in a way of its own"
+    if owner not in _USE_SAMPLER:
+        reason = "computes its loss in its own way"
     elif not isinstance(head.sampler, SampleWeights | None):
         reason = f"chooses pixels by {type(head.sampler).__name__}"
     else:
@@ -222,9 +202,11 @@ def _refuse_unweighable(head: nn.Module) -> None:
 
 def _heads(model: nn.Module | ConfigDict) -> list[Any]:
     """Returns the decode heads and then the auxiliary heads of a network or of its config."""
-    found = (getattr(model, name, None) for name in ("decode_head", "auxiliary_head"))
-    groups = [x if isinstance(x, list | tuple | nn.ModuleList) else [x] for x in found if x]
-    return [head for group in groups for head in group]
+    heads = []
+    for name in ("decode_head", "auxiliary_head"):
+        if part := getattr(model, name, None):
+            heads += part if isinstance(part, list | tuple | nn.ModuleList) else [part]
+    return heads
 
 
 def _balance(losses: Sequence[ConfigDict], head: str) -> None:
@@ -233,7 +215,7 @@ def _balance(losses: Sequence[ConfigDict], head: str) -> None:
     if not replaced or any(part.get("use_sigmoid") or part.get("use_mask") for part in replaced):
         reason = "a sigmoid loss" if replaced else _kind(losses[0])
         raise UserError(
-            f"segmenter.loss=balanced cannot take the place of {reason} of {head}: choose"
+            f"segmenter.loss=balanced cannot replace {reason} of {head}: choose"
             " segmenter.loss=cross_entropy or another segmenter.config"
         )
     for part in replaced:
@@ -243,5 +225,5 @@ def _balance(losses: Sequence[ConfigDict], head: str) -> None:
 
 
 def _kind(part: ConfigDict) -> str:
-    """Returns the type in a config, without its scope."""
+    """Returns the type that a config names, without its scope."""
     return str(part.get("type")).rpartition(".")[2]

@@ -1,18 +1,18 @@
-"""The bridge to mmsegmentation: importing it without compiled ops, and building its configs.
+"""Imports mmsegmentation without mmcv's compiled operators, and builds configs and networks.
 
-mmsegmentation imports the compiled operators of mmcv even for networks that use none of them.
-Where they are absent (mmcv-lite), a stand-in takes their place during the import alone.
+mmsegmentation imports the compiled operators of mmcv, even for networks that use none of them. If
+they are missing (mmcv-lite), a stand-in replaces them during the import.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,21 @@ from torch import nn
 from pipeline.clip.device import choose_precision
 from pipeline.datasets.vocabulary import MAX_CLASSES
 from pipeline.errors import UserError
+from pipeline.files.text import did_you_mean
 from pipeline.segmenter.architecture import adapt_model, dictionaries
-from pipeline.segmenter.losses import choose_loss, register_losses
+from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.optimization import (
     BatchInPartsLoop,
     configure_optimizer,
     configure_schedule,
 )
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
+from pipeline.segmenter.settings import SegmenterSettings
 
 _COMPILED_OPS = "mmcv._ext"
 _HEADS = "pipeline.segmenter.heads"
 _SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
-# What mmengine and constructors raise for absent packages, unknown names and unfit arguments.
+# What mmengine and constructors raise for missing packages, unknown names and wrong arguments.
 _BUILD_ERRORS = (
     ImportError,
     KeyError,
@@ -49,7 +51,7 @@ _BUILD_ERRORS = (
 
 
 class _CompiledOpsStandIn(types.ModuleType):
-    """Offers every operator by name; using one ends with the remedy."""
+    """Has every operator by name; calling one raises an error with the remedy."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith("__"):
@@ -67,8 +69,8 @@ class _CompiledOpsStandIn(types.ModuleType):
 def import_mmseg() -> None:
     """Imports mmsegmentation and registers its modules in mmengine's scope ``mmseg``.
 
-    May be called repeatedly. Leaves no stand-in behind: mmengine probes for ``mmcv._ext`` later
-    to find out whether operators are there.
+    It may be called repeatedly. The stand-in is removed again, because mmengine later tests for
+    ``mmcv._ext`` to find out whether there are operators.
 
     Raises:
         UserError: mmsegmentation or mmcv is not installed.
@@ -83,7 +85,6 @@ def import_mmseg() -> None:
                 for name in _SUBPACKAGES:
                     importlib.import_module(f"mmseg.{name}")
                 importlib.import_module(_HEADS)
-                register_losses()
         finally:
             if stand_in_needed:
                 sys.modules.pop(_COMPILED_OPS, None)
@@ -97,20 +98,20 @@ def import_mmseg() -> None:
 def find_config(name: str) -> Path:
     """Finds a config file by its path inside mmsegmentation, or by an absolute path.
 
-    Such a file is a Python program, which runs when it is read: only what was installed, and what
-    a person names in full, may do so. mmengine takes YAML too, which looks like data and can run
-    code all the same, and JSON, which can have it import modules.
+    Such a file is a Python program that runs when it is read, so only installed configs and
+    absolute paths are allowed. mmengine also reads YAML, which can run code, and JSON, which can
+    import modules; both are refused.
 
     Args:
         name: for example "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py".
 
     Raises:
-        UserError: there is no such file, or it is not Python; names the nearest matches.
+        UserError: there is no such file, or it is not Python; the message names the nearest.
     """
     if Path(name).suffix != ".py":
         raise UserError(
-            f"segmenter.config={name} is no config of mmsegmentation, which end in .py: give one of"
-            " these"
+            f"segmenter.config={name} is not a config of mmsegmentation: give one of its files,"
+            " which end in .py"
         )
     if Path(name).is_absolute():
         if Path(name).is_file():
@@ -123,15 +124,14 @@ def find_config(name: str) -> Path:
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    hint = did_you_mean(name, known)
     raise UserError(
-        f"segmenter.config={name} is not a config of mmsegmentation: did you mean"
-        f" {' or '.join(nearest)}?"
+        f"segmenter.config={name} is not a config of mmsegmentation: {hint}give a path below {root}"
     )
 
 
 def build_config(
-    settings: Mapping[str, Any],
+    settings: SegmenterSettings,
     class_names: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     seed: int,
@@ -141,22 +141,20 @@ def build_config(
     """Builds the configuration of one training from a config of mmsegmentation.
 
     Args:
-        settings: plain values as in ``configs/segmenter/default.yaml``. Required: config,
-            iterations, batch_size, crop_size, optimizer, learning_rate, weight_decay,
-            checkpoint_interval; all else is optional.
+        settings: all settings of the segmenter.
         class_names: n names without the background, which becomes label 0.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         seed: not negative.
-        device: where it is trained.
-        processes: that train it together, each on a share of every batch.
+        device: the device that trains.
+        processes: the number of processes that train together, each on a part of every batch.
 
     Returns:
-        A config that describes model, optimiser and schedule, with ``class_names`` and
-        ``palette`` (both background first), the settings, and ``pretrained_source``: where
-        mmsegmentation takes the backbone's ImageNet weights from. Data are not part of it.
+        A config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both with
+        the background first), the settings, and ``pretrained_source``, the place from which
+        mmsegmentation takes the backbone's ImageNet weights. It contains no data.
 
     Raises:
-        UserError: the config does not exist or cannot be used, or a setting is out of range.
+        UserError: the config does not exist or cannot be used, or settings do not fit together.
     """
     import_mmseg()
     if not 1 <= len(class_names) <= MAX_CLASSES:
@@ -166,23 +164,20 @@ def build_config(
         )
     if len(palette) != len(class_names) + 1:
         raise ValueError(f"{len(palette)} colours for {len(class_names)} classes and background")
-    shares = processes * int(settings.get("accumulate") or 1)
-    if settings["batch_size"] % shares:
+    parts = processes * settings.accumulate
+    if settings.batch_size % parts:
         raise UserError(
-            f"segmenter.batch_size={settings['batch_size']} cannot be divided into {shares} equal"
+            f"segmenter.batch_size={settings.batch_size} cannot be divided into {parts} equal"
             " parts: choose a multiple of segmenter.accumulate times the number of processes"
         )
-    check_choice(settings.get("pretrained"))
-    base = _read_config(settings["config"])
+    check_choice(settings.pretrained)
+    choose_precision(settings.precision, device)
+    base = _read_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
     source = strip_pretrained(model)
-    choose_loss(model, settings.get("loss") or "cross_entropy")
-    precision = settings.get("precision") or "fp32"
-    choose_precision(precision, device)
-    optimizer = configure_optimizer(
-        base, settings, mixed=None if precision == "fp32" else precision
-    )
+    choose_loss(model, settings.loss)
+    optimizer = configure_optimizer(base, settings)
     return Config(
         {
             "default_scope": "mmseg",
@@ -192,13 +187,13 @@ def build_config(
             "param_scheduler": configure_schedule(settings, optimizer["optimizer"]["lr"]),
             "train_cfg": {
                 "type": BatchInPartsLoop.__name__,
-                "max_iters": settings["iterations"],
-                "val_interval": settings.get("validation_interval") or settings["iterations"] + 1,
+                "max_iters": settings.iterations,
+                "val_interval": settings.validation_interval or settings.iterations + 1,
             },
             "randomness": {"seed": seed},
             "class_names": ["background", *class_names],
             "palette": [tuple(int(value) for value in colour) for colour in palette],
-            "settings": dict(settings),
+            "settings": asdict(settings),
         }
     )
 
@@ -207,7 +202,7 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     """Builds a network from the ``model`` part of a config.
 
     Raises:
-        UserError: it asks for a module that is not registered, or for packages that are absent.
+        UserError: it needs a module that is not registered, or a package that is missing.
     """
     import_mmseg()
     from mmseg.registry import MODELS as MMSEG_MODELS
@@ -215,7 +210,7 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     _refuse_unregistered(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmsegmentation calls its own deprecated functions
+            warnings.simplefilter("ignore")  # mmsegmentation calls deprecated functions of its own
             return MMSEG_MODELS.build(ConfigDict(model))
     except _BUILD_ERRORS as error:
         raise UserError(
@@ -243,8 +238,8 @@ def _first_line(error: Exception) -> str:
 def _refuse_unregistered(model: Mapping[str, Any]) -> None:
     """Refuses names that are not in a registry.
 
-    mmengine would import and call any object by its dotted name, so that a checkpoint could run
-    code; it imports what is given as a scope; and timm fetches what has an address for a name.
+    mmengine imports and calls any object by its dotted name and imports whatever is given as a
+    scope, so that a checkpoint could run code; timm downloads networks whose name is an address.
     """
     registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
     registries += [child for root in registries for child in root.children.values()]
@@ -263,14 +258,14 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
                 f"the segmenter's network needs {name}, which is in no installed package: choose"
                 " another segmenter.config"
             )
-        if key == "TIMMBackbone" and not _is_of_timm(part.get("model_name")):
+        if key == "TIMMBackbone" and not _is_timm_model(part.get("model_name")):
             raise UserError(
                 f"the segmenter's network needs {part.get('model_name')}, which timm does not"
                 " have: choose another segmenter.backbone"
             )
 
 
-def _is_of_timm(name: Any) -> bool:  # noqa: ANN401
+def _is_timm_model(name: Any) -> bool:  # noqa: ANN401
     import timm
 
     return isinstance(name, str) and ":" not in name and timm.is_model(name)

@@ -1,4 +1,4 @@
-"""How a segmenter's weights are moved: optimiser, schedule, precision, batches in parts."""
+"""Optimiser, learning rate schedule, mixed precision and gradient accumulation."""
 
 from __future__ import annotations
 
@@ -14,87 +14,67 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.segmenter.settings import SegmenterSettings
 
 _WITH_MOMENTUM = frozenset({"SGD", "RMSprop"})
-_OF_PARAMETERS = ("paramwise_cfg", "constructor", "clip_grad")
+_KEPT_FROM_CONFIG = ("paramwise_cfg", "constructor", "clip_grad")
 
 
-def starts_from_scratch(settings: Mapping[str, Any]) -> bool:
-    """Tells whether no weights are given to start from."""
-    return settings.get("pretrained") in (None, "none")
-
-
-def choose_learning_rate(settings: Mapping[str, Any]) -> float | None:
-    """Returns the learning rate: weights that are trained already want a smaller one.
-
-    Returns:
-        The rate; none where it is that of mmsegmentation's config.
-    """
-    rate = settings["learning_rate"]
-    if starts_from_scratch(settings):
-        rate = settings.get("learning_rate_from_scratch", rate)
-    return None if rate is None else float(rate)
-
-
-def configure_optimizer(
-    base: Config, settings: Mapping[str, Any], *, mixed: str | None = None
-) -> dict[str, Any]:
+def configure_optimizer(base: Config, settings: SegmenterSettings) -> dict[str, Any]:
     """Returns mmengine's ``optim_wrapper``.
 
     Args:
-        base: a config of mmsegmentation. Its rules for parts of the network are kept (say, no decay
-            of position embeddings), and its optimiser where ours is null.
-        settings: optimizer, learning_rate, weight_decay; optional momentum, parameter_rules,
-            learning_rate_from_scratch, accumulate.
-        mixed: "bf16" or "fp16" for mixed precision.
+        base: a config of mmsegmentation. Its rules for parts of the network (such as no decay of
+            position embeddings) are kept, and its optimiser if ``settings.optimizer`` is none.
+        settings: of these optimiser, rates, decay, parameter_rules, accumulate and precision.
 
     Raises:
-        UserError: there is no learning rate.
+        UserError: neither the config nor the settings name an optimiser and a learning rate.
     """
-    kept = base.get("optim_wrapper", {})
-    own = dict(kept.get("optimizer", {}))
-    rate, decay = choose_learning_rate(settings), settings["weight_decay"]
-    name = settings["optimizer"]
-    if name is not None:
-        own = {"type": name}
-        if name in _WITH_MOMENTUM:
-            own["momentum"] = float(settings.get("momentum", 0.9))
+    given = base.get("optim_wrapper", {})
+    optimizer = dict(given.get("optimizer", {}))
+    if settings.optimizer is not None:
+        optimizer = {"type": settings.optimizer}
+        if settings.optimizer in _WITH_MOMENTUM:
+            optimizer["momentum"] = settings.momentum
+    rate = settings.learning_rate
+    if settings.starts_from_scratch and settings.learning_rate_from_scratch is not None:
+        rate = settings.learning_rate_from_scratch
     if rate is not None:
-        own["lr"] = rate
-    if decay is not None:
-        own["weight_decay"] = float(decay)
-    if "lr" not in own or "type" not in own:
+        optimizer["lr"] = rate
+    if settings.weight_decay is not None:
+        optimizer["weight_decay"] = settings.weight_decay
+    if "lr" not in optimizer or "type" not in optimizer:
         raise UserError(
-            f"segmenter.config={settings['config']} names no optimiser: give segmenter.optimizer"
+            f"segmenter.config={settings.config} names no optimiser: give segmenter.optimizer"
             " and segmenter.learning_rate"
         )
     wrapper = {
-        "type": _WRAPPERS[mixed],
-        "optimizer": own,
-        "accumulative_counts": int(settings.get("accumulate") or 1),
-        **{key: kept[key] for key in _OF_PARAMETERS if key in kept},
+        "type": _WRAPPERS[settings.precision],
+        "optimizer": optimizer,
+        "accumulative_counts": settings.accumulate,
+        **{key: given[key] for key in _KEPT_FROM_CONFIG if key in given},
     }
-    if mixed == "fp16":
+    if settings.precision == "fp16":
         wrapper |= {"dtype": "float16", "loss_scale": "dynamic"}
     rules = Config({"rules": dict(wrapper.get("paramwise_cfg") or {})})
-    rules.merge_from_dict({"rules": dict(settings.get("parameter_rules") or {})})
+    rules.merge_from_dict({"rules": settings.parameter_rules})
     return wrapper | ({"paramwise_cfg": rules.rules} if rules.rules else {})
 
 
-def configure_schedule(settings: Mapping[str, Any], learning_rate: float) -> list[dict[str, Any]]:
-    """Returns the "poly" schedule of the DeepLab papers, after an optional linear warm-up.
+def configure_schedule(settings: SegmenterSettings, learning_rate: float) -> list[dict[str, Any]]:
+    """Returns the "poly" schedule of DeepLab (Chen et al., TPAMI 2018) after a linear warm-up.
 
     Args:
-        settings: iterations; optional power, warmup_iterations (at most a tenth of all are
-            taken), minimum_learning_rate (a share).
-        learning_rate: the rate that it begins with.
+        settings: of these iterations, power, warmup_iterations and minimum_learning_rate.
+        learning_rate: the initial rate.
     """
-    iterations = int(settings["iterations"])
-    warmup = min(int(settings.get("warmup_iterations") or 0), iterations // 10)
+    iterations = settings.iterations
+    warmup = min(settings.warmup_iterations, iterations // 10)
     poly = {
         "type": "PolyLR",
-        "power": float(settings.get("power", 0.9)),
-        "eta_min": float(settings.get("minimum_learning_rate", 1e-4)) * learning_rate,
+        "power": settings.power,
+        "eta_min": settings.minimum_learning_rate * learning_rate,
         "begin": warmup,
         "end": iterations,
         "by_epoch": False,
@@ -109,7 +89,7 @@ def configure_schedule(settings: Mapping[str, Any], learning_rate: float) -> lis
 class BrainFloatOptimWrapper(OptimWrapper):
     """Mixed precision in bf16, on a GPU or a CPU.
 
-    mmengine's own wrapper takes GPUs only, and scales losses, which bf16 has no need of.
+    mmengine's own wrapper needs a GPU and scales losses, which bf16 does not require.
     """
 
     @contextmanager
@@ -121,7 +101,7 @@ class BrainFloatOptimWrapper(OptimWrapper):
 
 
 _WRAPPERS = {
-    None: "OptimWrapper",
+    "fp32": "OptimWrapper",
     "bf16": BrainFloatOptimWrapper.__name__,
     "fp16": "AmpOptimWrapper",
 }
@@ -129,10 +109,10 @@ _WRAPPERS = {
 
 @LOOPS.register_module()
 class BatchInPartsLoop(IterBasedTrainLoop):
-    """Counts an iteration for every step of the optimiser, in however many parts it is computed.
+    """Counts one iteration for each step of the optimiser, however many parts a batch has.
 
-    mmengine would count every part, so that schedule, checkpoints and ``iterations`` would mean
-    something else with every way of splitting a batch.
+    mmengine counts each part, so that schedule, checkpoints and ``iterations`` would depend on how
+    a batch is split.
     """
 
     def run(self) -> nn.Module:
@@ -145,7 +125,7 @@ class BatchInPartsLoop(IterBasedTrainLoop):
         return super().run()
 
     def run_iter(self, data_batch: Mapping[str, list]) -> None:
-        """Does one step on a batch; losses are means over the parts."""
+        """Makes one step on a batch; losses are means over the parts."""
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
         wrapper = self.runner.optim_wrapper
         count = wrapper._accumulative_counts
@@ -153,8 +133,8 @@ class BatchInPartsLoop(IterBasedTrainLoop):
         sums: dict[str, torch.Tensor] = {}
         for start in range(0, size * count, size):
             part = {key: values[start : start + size] for key, values in data_batch.items()}
-            found = self.runner.model.train_step(part, optim_wrapper=wrapper)
-            for name, value in found.items():
+            losses = self.runner.model.train_step(part, optim_wrapper=wrapper)
+            for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value
         outputs = {name: total / count for name, total in sums.items()}
         self.runner.call_hook(

@@ -1,6 +1,6 @@
-"""Augmented training samples, each a function of the seed and its place in the sequence alone.
+"""Augmented training samples. Each depends only on the seed and its position in the sequence.
 
-A training that was interrupted therefore sees exactly what an undisturbed one would have seen.
+A resumed training therefore sees the same samples as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import ImageError, UserError
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
+from pipeline.segmenter.settings import SegmenterSettings
 
 ALREADY_SEEN = -1
-"""The position of a sample that need not be read again."""
+"""The position of a sample that a resumed training does not read again."""
 
-_LARGEST_SHARE_OF_ONE_CLASS = 0.75  # of a crop; mmsegmentation's own default for VOC and ADE20K
-_SMALLEST_SIDE = 8
-_MOST_KEPT_BYTES = 2**30
+_MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
+_MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
+_MAX_CACHED_BYTES = 2**30
 _WEIGHTS = "pixel_weights"
 _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
 
 
 class PseudoLabelled(Dataset):
-    """Samples in mmsegmentation's form, addressed by their position in the endless sequence.
+    """Samples in mmsegmentation's format, indexed by their position in the endless sequence.
 
     Args:
-        pairs: images and masks, with probabilities or without.
-        settings: crop_size, scale_range, photometric_distortion, apply_exif, longest_side (larger
-            images and their masks are shrunk to it).
+        pairs: images and masks, with or without probabilities.
+        settings: of these crop_size, scale_range and photometric_distortion.
         seed: not negative.
         metainfo: written into checkpoints by mmengine.
+        read: decodes images; masks are resized to the image that it returns.
     """
 
     def __init__(
         self,
         pairs: Sequence[TrainingPair],
-        settings: Mapping[str, Any],
+        settings: SegmenterSettings,
         seed: int,
         metainfo: Mapping[str, Any],
+        read: ImageReader = ImageReader(),  # noqa: B008
     ) -> None:
         self.metainfo = dict(metainfo)
         self._pairs = list(pairs)
         self._seed = seed
-        self._read = ImageReader(
-            apply_exif=bool(settings.get("apply_exif")), longest_side=settings.get("longest_side")
-        )
+        self._read = read
         self._transforms = _build_transforms(settings)
-        self._kept: dict[str, dict[str, np.ndarray]] = {}
-        self._kept_bytes = 0
+        self._cache: dict[str, dict[str, np.ndarray]] = {}
+        self._cached_bytes = 0
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -68,8 +68,8 @@ class PseudoLabelled(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample).
 
-        Where the pair has probabilities, the latter has them as ``pixel_weights``, PixelData of
-        1×h×w float32 in [0, 1].
+        If the pair has probabilities, ``data_samples`` has ``pixel_weights``, PixelData of 1×h×w
+        float32 in [0, 1].
 
         Raises:
             UserError: a file cannot be read.
@@ -90,8 +90,8 @@ class PseudoLabelled(Dataset):
         return self._order[1]
 
     def _load(self, pair: TrainingPair) -> dict[str, Any]:
-        decoded = self._kept.get(pair.id) or self._decode(pair)
-        arrays = {key: array.copy() for key, array in decoded.items()}  # transforms may change them
+        decoded = self._cache.get(pair.id) or self._decode(pair)
+        arrays = {key: array.copy() for key, array in decoded.items()}  # transforms work in place
         size = arrays["img"].shape[:2]
         return {
             "img_id": pair.id,
@@ -104,10 +104,10 @@ class PseudoLabelled(Dataset):
         }
 
     def _decode(self, pair: TrainingPair) -> dict[str, np.ndarray]:
-        """Decodes an image (BGR, which mmsegmentation counts on), its mask and its weights.
+        """Decodes an image (BGR, as mmsegmentation expects), its mask and its weights.
 
-        They are kept in memory while there is room: a photograph of 24 megapixels takes longer to
-        decode than an iteration takes to compute.
+        They are cached up to a limit, because decoding a photograph of 24 megapixels takes longer
+        than an iteration.
         """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
@@ -121,26 +121,25 @@ class PseudoLabelled(Dataset):
                 f"training image {pair.id} or its {what} cannot be read ({error}): repair or"
                 " remove it"
             ) from error
-        # mmsegmentation's transforms fail on images of a pixel or two.
-        missing = [(0, max(0, _SMALLEST_SIDE - side)) for side in image.shape[:2]]
+        missing = [(0, max(0, _MIN_SIDE - side)) for side in image.shape[:2]]
         arrays["img"] = np.pad(arrays["img"], [*missing, (0, 0)], "edge")
         arrays["gt_seg_map"] = np.pad(arrays["gt_seg_map"], missing, constant_values=IGNORE)
         if _WEIGHTS in arrays:
             arrays[_WEIGHTS] = np.pad(arrays[_WEIGHTS], missing)
         size = sum(array.nbytes for array in arrays.values())
-        if self._kept_bytes + size <= _MOST_KEPT_BYTES:
-            self._kept[pair.id] = arrays
-            self._kept_bytes += size
+        if self._cached_bytes + size <= _MAX_CACHED_BYTES:
+            self._cache[pair.id] = arrays
+            self._cached_bytes += size
         return arrays
 
 
 def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Reads the bytes of a mask or of probabilities at (width, height), that of the image."""
+    """Reads a mask or probabilities, h×w uint8, resized to an image's (width, height)."""
     with Image.open(path) as picture:
         return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
 
-def _build_transforms(settings: Mapping[str, Any]) -> list[Any]:
+def _build_transforms(settings: SegmenterSettings) -> list[Any]:
     import_mmseg()
     from mmcv.transforms import RandomResize
     from mmseg.datasets.transforms import (
@@ -151,18 +150,14 @@ def _build_transforms(settings: Mapping[str, Any]) -> list[Any]:
     )
 
     class RandomScale(RandomResize):
-        """Scales by a random factor of the image's own size.
-
-        Required keys: img, seg_fields. Modified keys: img and those in seg_fields, img_shape,
-        scale_factor.
-        """
+        """Resizes an image by a random factor; mmcv's class starts from one size for all images."""
 
         def transform(self, results: dict[str, Any]) -> dict[str, Any]:
             self.scale = results["img"].shape[1::-1]
             return super().transform(results)
 
     class PackWithWeights(PackSegInputs):
-        """Packs the weights of the pixels too, where there are any, as shares of one."""
+        """Also packs pixel weights, if there are any, as values in [0, 1]."""
 
         def transform(self, results: dict[str, Any]) -> dict[str, Any]:
             packed = super().transform(results)
@@ -171,26 +166,26 @@ def _build_transforms(settings: Mapping[str, Any]) -> list[Any]:
                 packed["data_samples"].set_data({_WEIGHTS: PixelData(data=weights)})
             return packed
 
-    crop = settings["crop_size"]
+    crop = (settings.crop_size, settings.crop_size)
     transforms = [
         RandomScale(
-            scale=(crop, crop),
-            ratio_range=tuple(settings.get("scale_range") or (1.0, 1.0)),
-            # mmcv's own Resize would resize the mask alone.
+            scale=crop,
+            ratio_range=tuple(settings.scale_range),
+            # mmcv's own Resize does not resize pixel weights.
             resize_type="mmseg.Resize",
             keep_ratio=True,
         ),
-        RandomCrop(crop_size=(crop, crop), cat_max_ratio=_LARGEST_SHARE_OF_ONE_CLASS),
+        RandomCrop(crop_size=crop, cat_max_ratio=_MAX_CLASS_SHARE),
         RandomFlip(prob=0.5),
     ]
-    if settings.get("photometric_distortion"):
+    if settings.photometric_distortion:
         transforms.append(PhotoMetricDistortion())
     return [*transforms, PackWithWeights(meta_keys=_META_KEYS)]
 
 
 @contextmanager
 def _seeded(seed: int, position: int) -> Iterator[None]:
-    """Seeds the global generators that mmsegmentation's transforms draw from, then restores."""
+    """Seeds the global generators that mmsegmentation's transforms use, and restores them."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     state = np.random.SeedSequence([seed, position]).generate_state(4)
     np.random.seed(state)

@@ -1,14 +1,13 @@
-"""Trains a segmenter on pseudo masks; an interrupted training goes on where it stopped."""
+"""Trains a segmenter on pseudo masks; an interrupted training resumes where it stopped."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -55,6 +54,7 @@ from pipeline.segmenter.runner import (
     only_device,
 )
 from pipeline.segmenter.samples import PseudoLabelled
+from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.validation import Labelled, configure_validation
 
 __all__ = [
@@ -68,38 +68,38 @@ __all__ = [
 ]
 
 INITIAL_WEIGHTS = "initial_weights.json"
-"""Holds what the backbone started from, where that was not nothing."""
+"""Describes the pretrained weights of the backbone; not written without them."""
 
 
 def train(
-    settings: Mapping[str, Any],
+    settings: SegmenterSettings,
     pairs: Sequence[TrainingPair],
     class_names: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     work_dir: Path,
     seed: int,
     device: str = "cpu",
-    workers: int = 0,
+    read: ImageReader = ImageReader(),  # noqa: B008
     validation: Sequence[Sample] = (),
     on_iteration: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """Trains with mmengine's Runner, from the last checkpoint in ``work_dir`` if there is one.
 
-    On the CPU, with an equal number of threads, the weights do not depend on interruptions or on
-    ``workers``. Every process that torchrun started calls this alike.
+    On a CPU with the same number of threads, the weights depend neither on interruptions nor on
+    ``settings.workers``. Every process that torchrun started calls this with the same arguments.
 
     Args:
-        settings: see :func:`pipeline.segmenter.mmseg.build_config`; further ``apply_exif``
-            and ``longest_side``, see :class:`pipeline.datasets.sample.ImageReader`.
-        pairs: images and masks; see :func:`check_pairs`, which is not called here.
+        settings: all settings of the segmenter.
+        pairs: images and masks. Call :func:`check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         work_dir: receives the configuration, checkpoints and logs; one training per directory.
         seed: not negative.
         device: "cpu", "cuda", "cuda:1"…
-        workers: processes that load images; 0 loads in this one.
-        validation: images with ground truth, measured every ``validation_interval`` iterations;
-            the best checkpoint is kept, and no weight depends on it.
+        read: decodes images.
+        validation: images with ground truth on which the network is measured every
+            ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
+            depends on the measurement.
         on_iteration: called in the first process with (iteration from 1, all iterations, loss).
 
     Returns:
@@ -107,15 +107,15 @@ def train(
 
     Raises:
         UserError: there are no pairs, a setting cannot be used, the pretrained weights do not fit,
-            an image cannot be read, a loss is not finite, the disk is full or cannot be written
-            to, or a process that loads images was killed.
+            an image cannot be read, a loss is not finite, the disk is full or read-only, or a
+            process that loads images was killed.
     """
     if not pairs:
         raise UserError("there are no masks to train on: run stage=masks first")
     device = local_device(device)
     processes = process_count()
     config = build_config(settings, class_names, palette, seed, device, processes)
-    iterations = int(settings["iterations"])
+    iterations = settings.iterations
     if is_finished(work_dir, iterations):
         return last_checkpoint(work_dir)
     resume_from = last_checkpoint(work_dir) if complete_checkpoints(work_dir) else None
@@ -126,16 +126,16 @@ def train(
             f" segmenter.iterations={iterations}: delete it to train anew"
         )
 
-    # Modules draw weights when they are built, before the runner seeds anything.
+    # Modules draw random weights when they are built, before the runner seeds anything.
     torch.manual_seed(seed)
     model = build_model(config.model)
     _check_parts(model, settings, processes, device)
-    if settings.get("pixel_weights"):
+    if settings.pixel_weights:
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     metainfo = {"classes": config.class_names, "palette": config.palette}
-    labelled = Labelled(validation, ImageReader(**_reading(settings)), metainfo)
-    interval = settings.get("validation_interval") if len(labelled) else None
+    labelled = Labelled(validation, read, metainfo)
+    interval = settings.validation_interval if len(labelled) else None
     hooks = [
         SeedIteration(seed),
         StopAtNonFiniteLoss(),
@@ -147,22 +147,24 @@ def train(
     with explain_faults(work_dir), only_device(device):
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
-            initialise=None if start else partial(_initialise, model, settings, config, work_dir),
+            initialise=None
+            if start
+            else partial(_initialise, model, settings.pretrained, config, work_dir),
             model=model,
             work_dir=str(work_dir),
             train_dataloader=build_loader(
-                PseudoLabelled(pairs, settings, seed, metainfo),
-                int(settings["batch_size"]),
+                PseudoLabelled(pairs, settings, seed, metainfo, read),
+                settings.batch_size,
                 start,
                 iterations,
-                workers,
+                settings.workers,
                 rank=process_rank(),
                 processes=processes,
             ),
             train_cfg=config.train_cfg,
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,
-            **(configure_validation(labelled, workers) if interval else {}),
+            **(configure_validation(labelled, settings.workers) if interval else {}),
             default_hooks=configure_hooks(settings, validates=bool(interval)),
             custom_hooks=hooks,
             visualizer=configure_curves(work_dir),
@@ -173,7 +175,7 @@ def train(
             log_processor={"by_epoch": False},
             default_scope="mmseg",
             randomness=config.randomness,
-            # mmengine keeps its loggers and counters by name, for the life of the process.
+            # mmengine keeps loggers and counters by name until the process ends.
             experiment_name=f"segmenter-{uuid.uuid4().hex}",
             cfg=config,
         )
@@ -186,39 +188,28 @@ def train(
 
 
 def _check_parts(
-    model: nn.Module, settings: Mapping[str, Any], processes: int, device: str
+    model: nn.Module, settings: SegmenterSettings, processes: int, device: str
 ) -> None:
-    """Checks that batch norm sees several images at a time, where it learns.
+    """Checks that batch norm, unless it is frozen, sees several images at a time.
 
     Raises:
-        UserError: it sees one.
+        UserError: it sees a single image.
     """
-    together = processes if torch.device(device).type == "cuda" else 1  # norms that synchronise
-    parts = processes * int(settings.get("accumulate") or 1) // together
+    synchronised = processes if torch.device(device).type == "cuda" else 1
+    parts = processes * settings.accumulate // synchronised
     norms = [m for m in model.train().modules() if isinstance(m, _BatchNorm)]
-    if settings["batch_size"] // parts < 2 and any(norm.training for norm in norms):
+    if settings.batch_size // parts < 2 and any(norm.training for norm in norms):
         raise UserError(
-            f"segmenter.batch_size={settings['batch_size']} in {parts} parts leaves a single image"
-            " in each, but batch norm needs several: raise it, or lower segmenter.accumulate or the"
+            f"segmenter.batch_size={settings.batch_size} in {parts} parts leaves a single image in"
+            " each, but batch norm needs several: raise it, or lower segmenter.accumulate or the"
             " number of processes"
         )
 
 
-def _initialise(
-    model: nn.Module, settings: Mapping[str, Any], config: Config, work_dir: Path
-) -> None:
-    """Draws a network's weights, and reads those of its backbone where they are given."""
+def _initialise(model: nn.Module, pretrained: str | None, config: Config, work_dir: Path) -> None:
+    """Initialises a network at random, and its backbone with pretrained weights if given."""
     model.init_weights()
-    initial = load_pretrained(
-        model.backbone, settings.get("pretrained"), config.model, config.pretrained_source
-    )
+    initial = load_pretrained(model.backbone, pretrained, config.model, config.pretrained_source)
     if initial is not None and not process_rank():
         text = json.dumps({"is": str(initial), **asdict(initial)}, indent=1)
         write_atomically(work_dir / INITIAL_WEIGHTS, text)
-
-
-def _reading(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "apply_exif": bool(settings.get("apply_exif")),
-        "longest_side": settings.get("longest_side"),
-    }

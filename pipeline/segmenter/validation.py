@@ -1,6 +1,6 @@
-"""Measuring a segmenter while it trains, on images that it does not learn from.
+"""Measures a segmenter during training, on images that it does not learn from.
 
-Nothing here changes a weight: the figures are for whoever watches, and name the best checkpoint.
+No weight depends on these figures; they appear in the log and select the best checkpoint.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipeline.segmenter.mmseg import import_mmseg
 
 
 class Labelled(Dataset):
-    """Images with their ground truth, whole and at their own size.
+    """Whole images with their ground truth.
 
     Args:
-        samples: images that have a ground-truth mask.
+        samples: images; those without a ground-truth mask are skipped.
         read: decodes them.
         metainfo: classes and palette.
     """
@@ -48,24 +48,26 @@ class Labelled(Dataset):
         sample = self._samples[index]
         image, size = self._read(sample)
         truth = torch.from_numpy(sample.mask.read().astype(np.int64))
-        found = SegDataSample(gt_sem_seg=PixelData(data=truth[None]))
-        # Predictions come in the size of the truth, also where the image was shrunk.
-        found.set_metainfo({"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id})
+        labelled = SegDataSample(gt_sem_seg=PixelData(data=truth[None]))
+        # mmsegmentation resizes predictions to ori_shape, also if the image was shrunk.
+        labelled.set_metainfo(
+            {"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id}
+        )
         bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return {"inputs": torch.from_numpy(bgr), "data_samples": found}
+        return {"inputs": torch.from_numpy(bgr), "data_samples": labelled}
 
 
 def configure_validation(dataset: Labelled, workers: int) -> dict[str, Any]:
-    """Returns the arguments of mmengine's Runner that make it validate.
+    """Returns the arguments with which mmengine's Runner validates.
 
     Args:
-        dataset: what is measured; its images are shared out among the processes.
-        workers: processes that load images; 0 loads in this one.
+        dataset: images to measure on, distributed over the processes.
+        workers: processes that load images; 0 loads them in this process.
     """
     import_mmseg()
     from mmseg.evaluation import IoUMetric
 
-    # With "cpu" processes leave pickles for each other on disk; "gpu" sends them, on CPUs as well.
+    # "cpu" exchanges pickles on disk; "gpu" sends tensors between processes, on CPUs as well.
     metric = IoUMetric(ignore_index=IGNORE, iou_metrics=[METRIC], collect_device="gpu")
     evaluator = Evaluator(metric)
     evaluator.dataset_meta = dataset.metainfo

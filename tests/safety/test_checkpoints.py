@@ -278,7 +278,7 @@ def test_parts_that_are_missing_are_one_sentence(part, trained, learn, tmp_path,
         checkpoint[part] = {"state": 3}
     (tmp_path / "work").mkdir()
     torch.save(checkpoint, tmp_path / "work" / "iter_1.pth")
-    with pytest.raises(UserError, match="iter_1.pth is damaged or no checkpoint") as caught:
+    with pytest.raises(UserError, match="iter_1.pth is damaged or not a checkpoint") as caught:
         learn(tmp_path / "work")
     assert "\n" not in str(caught.value) and (tmp_path / "work" / "iter_1.pth").exists()
     trial("code", f"resume: a checkpoint without a usable {part}", "one sentence")

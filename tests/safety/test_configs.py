@@ -81,7 +81,7 @@ def test_overrides_of_a_network_reach_no_file_and_no_module(mark, tmp_path, monk
         try:
             from pipeline.segmenter.mmseg import build_model
 
-            build_model(build(overrides={**tiny_settings()["overrides"], **overrides}).model)
+            build_model(build(overrides={**tiny_settings().overrides, **overrides}).model)
         except UserError as error:
             assert "\n" not in str(error)
         assert not mark.is_left and "evil_override" not in sys.modules, overrides

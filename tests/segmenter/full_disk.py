@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled, w
 from pipeline.commands.command_line import answer
 from pipeline.segmenter import runner
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
+from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.train import train
 
 SETTINGS = tiny_settings(validation_interval=2, learning_rate=0.1)
@@ -31,7 +33,7 @@ def main(data: Path, small: Path) -> None:
     runner._LOG_INTERVAL = 1  # so that logs and curves are written as often as anything else
     pairs, labelled = write_pairs(data / "pairs"), write_labelled(data / "val")
 
-    def learn(work_dir: Path, settings: Mapping[str, Any] = SETTINGS) -> None:
+    def learn(work_dir: Path, settings: SegmenterSettings = SETTINGS) -> None:
         train(settings, pairs, CLASS_NAMES, PALETTE, work_dir, 3, validation=labelled)
 
     learn(data / "undisturbed")
@@ -56,7 +58,7 @@ def main(data: Path, small: Path) -> None:
         subprocess.run(["rm", "-r", work_dir], check=True)
 
     # A folder that can only be read, with a training in it and without.
-    learn(small / "begun", {**SETTINGS, "iterations": 3})
+    learn(small / "begun", replace(SETTINGS, iterations=3))
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     for name in ("begun", "new"):
         ended = attempt(lambda name=name: learn(small / name))

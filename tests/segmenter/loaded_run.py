@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
         print(iteration, flush=True)
         time.sleep(0.1)
 
-    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
+    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3, workers=1)
     with Store(root).folder("", "segmenter", {}) as folder:
         train(
             settings,
@@ -36,7 +36,6 @@ def run(arguments: list[str]) -> None:
             PALETTE,
             folder.path,
             3,
-            workers=1,
             on_iteration=report,
         )
 

@@ -11,16 +11,15 @@ from mmengine.structures import PixelData
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 from torch import nn
 
-from pipeline.segmenter.losses import register_losses
 from pipeline.segmenter.mmseg import build_config
 
 FAST_SCNN = "fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py"
 
 
 def model_config(name: str | None = None, **changes: object) -> ConfigDict:
-    settings = tiny_settings(**changes)
     if name is not None:
-        settings |= {"config": name, "overrides": {}}
+        changes |= {"config": name, "overrides": {}}
+    settings = tiny_settings(**changes)
     return build_config(settings, CLASS_NAMES, PALETTE, seed=0).model
 
 
@@ -31,7 +30,6 @@ class HeadsAlone(nn.Module):
         super().__init__()
         from mmseg.registry import MODELS
 
-        register_losses()
         heads = model.decode_head
         heads = [MODELS.build(h) for h in (heads if isinstance(heads, list) else [heads])]
         self.decode_head = heads[0] if len(heads) == 1 else nn.ModuleList(heads)

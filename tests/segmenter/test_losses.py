@@ -9,11 +9,13 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from naive_losses import FAST_SCNN, HeadsAlone, as_samples, model_config, naive_cross_entropy
+from tiny_training import tiny_settings
 from torch import nn
 
+from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
-from pipeline.segmenter.losses import BalancedCrossEntropy, choose_loss, register_losses
+from pipeline.segmenter.losses import BalancedCrossEntropy, choose_loss
 from pipeline.segmenter.mmseg import build_model
 
 
@@ -116,8 +118,6 @@ def test_balanced_network_is_built_and_names_its_loss():
         {"type": "mmseg.LovaszLoss", "reduction": "none", "loss_weight": 2.0},
     ]
     choose_loss(model, "balanced")
-    register_losses()
-    register_losses()
     losses = build_model(model).decode_head.loss_decode
     assert [type(loss).__name__ for loss in losses] == ["BalancedCrossEntropy", "LovaszLoss"]
     assert (losses[0].loss_weight, losses[0].loss_name) == (0.5, "loss_one")
@@ -170,4 +170,4 @@ def test_head_without_cross_entropy_cannot_be_balanced():
 )
 def test_unknown_loss_gives_the_nearest(wrong, nearest):
     with pytest.raises(UserError, match=f"segmenter.loss={wrong} .*did you mean {nearest}"):
-        choose_loss(model_config(), wrong)
+        check(tiny_settings(loss=wrong), "segmenter")

@@ -19,7 +19,7 @@ from tiny_training import tiny_settings
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.segmenter.losses import choose_loss, register_losses, weight_pixels
+from pipeline.segmenter.losses import choose_loss, weight_pixels
 from pipeline.segmenter.mmseg import build_model
 from pipeline.segmenter.samples import PseudoLabelled
 
@@ -51,7 +51,6 @@ def test_head_s_loss_and_gradient_are_those_of_a_loop(loss, weighted):
     """Neither 255 in an image nor the padding of smaller ones counts, in sum or in number."""
     config = model_config()
     choose_loss(config, loss)
-    register_losses()
     model = build_model(config)
     if weighted:
         weight_pixels(model)
@@ -117,7 +116,7 @@ def test_sample_without_weights_is_named():
         (OHEM, "DepthwiseSeparableASPPHead, which chooses pixels by OHEMPixelSampler"),
         (
             "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
-            "PointHead, which computes its loss in a way of its own",
+            "PointHead, which computes its loss in its own way",
         ),
         ("ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py", "DDRHead, which"),
     ],
@@ -158,7 +157,6 @@ def train_shortly(pairs: Sequence, loss: str, *, weighted: bool) -> list[float]:
     settings = tiny_settings()
     config = model_config()
     choose_loss(config, loss)
-    register_losses()
     torch.manual_seed(0)
     model = build_model(config)
     if weighted:

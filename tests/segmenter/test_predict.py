@@ -59,8 +59,8 @@ def test_network_that_needs_whole_strides():
 
 def test_images_that_a_network_would_shrink_to_nothing(segmenter):
     """SegFormer's first attention is over cells of 8×8 of its 4×4 patches."""
-    settings = tiny_settings(config="segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py")
-    config = build_config({**settings, "overrides": {}}, CLASS_NAMES, PALETTE, 0)
+    name = "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py"
+    config = build_config(tiny_settings(config=name, overrides={}), CLASS_NAMES, PALETTE, 0)
     network = Segmenter(build_model(config.model), ("background", *CLASS_NAMES), tuple(PALETTE))
     image = np.random.default_rng(0).integers(0, 256, (50, 9, 3), dtype=np.uint8)
     assert network(image).shape == (50, 9)

@@ -1,5 +1,6 @@
 """Every preset of configs/segmenter builds a network that learns."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny_training import CLASS_NAMES, PALETTE
 
+from pipeline.engine.settings import check, to_settings
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.settings import SegmenterSettings, prediction_facts, training_facts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(path.stem for path in (CONFIGS / "segmenter").glob("*.yaml"))
@@ -29,7 +32,11 @@ NEEDS = {
 def settings_of(preset, *overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("config", [f"segmenter={preset}", *overrides])
-    return OmegaConf.to_container(config.segmenter, resolve=True)
+    settings = to_settings(
+        SegmenterSettings, OmegaConf.to_container(config.segmenter, resolve=True)
+    )
+    check(settings, "segmenter")
+    return settings
 
 
 def network_of(preset, *overrides, class_names=CLASS_NAMES, palette=PALETTE):
@@ -88,15 +95,28 @@ def test_preset_learns(preset):
 def test_one_word_swaps_the_network_and_nothing_else():
     demo, segformer = settings_of("demo"), settings_of("segformer_b0")
     for key in ("iterations", "batch_size", "crop_size", "scale_range", "test"):
-        assert demo[key] == segformer[key]
+        assert getattr(demo, key) == getattr(segformer, key)
     voc = settings_of("segformer_b0", "dataset=voc2012", "dataset.root=/")
-    assert (voc["iterations"], voc["batch_size"], voc["crop_size"]) == (20000, 10, 321)
-    assert voc["pretrained"] == "imagenet" and segformer["pretrained"] == "none"
+    assert (voc.iterations, voc.batch_size, voc.crop_size) == (20000, 10, 321)
+    assert voc.pretrained == "imagenet" and segformer.pretrained == "none"
+
+
+def test_every_setting_has_a_key_and_changes_weights_or_predictions_or_neither():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        keys = compose("config").segmenter.keys()
+    assert sorted(field.name for field in fields(SegmenterSettings)) == sorted(keys)
+    training, prediction = (
+        training_facts(settings_of("demo")),
+        prediction_facts(settings_of("demo")),
+    )
+    neither = {"ceiling", "masks", "workers", "checkpoint_interval", "validation_interval"}
+    assert prediction.keys() == {"checkpoint", "test"}
+    assert training.keys() == {*keys} - {*prediction} - neither
 
 
 def test_weights_that_are_trained_already_get_the_smaller_rate():
     scratch = settings_of("segformer_b0")
-    tuned = {**scratch, "pretrained": "imagenet"}
+    tuned = replace(scratch, pretrained="imagenet")
     rates = [
         build_config(settings, CLASS_NAMES, PALETTE, 0).optim_wrapper.optimizer.lr
         for settings in (scratch, tuned)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tiny_training import tiny_settings
 
+from pipeline.datasets.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.samples import PseudoLabelled
@@ -23,8 +24,8 @@ def test_large_images_and_their_masks_are_shrunk_alike(tmp_path):
     Image.fromarray(image).save(tmp_path / "i.png")
     Image.fromarray(labels).save(tmp_path / "m.png")
     pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
-    settings = {"crop_size": 64, "scale_range": (1.0, 1.0), "longest_side": 40}
-    sample = PseudoLabelled([pair], settings, seed=0, metainfo={})[0]
+    settings = tiny_settings(crop_size=64, scale_range=[1.0, 1.0], photometric_distortion=False)
+    sample = PseudoLabelled([pair], settings, 0, {}, ImageReader(longest_side=40))[0]
     assert sample["inputs"].shape == (3, 20, 40)
     truth = sample["data_samples"].gt_sem_seg.data[0].numpy()
     bright = sample["inputs"][0].numpy() > 127
@@ -37,7 +38,7 @@ def test_images_of_a_few_pixels_can_be_trained_on(size, tmp_path):
     Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "i.png")
     Image.fromarray(np.ones(size, np.uint8)).save(tmp_path / "m.png")
     pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
-    settings = {"crop_size": 32, "scale_range": (0.5, 1.5)}
+    settings = tiny_settings(scale_range=[0.5, 1.5], photometric_distortion=False)
     dataset = PseudoLabelled([pair], settings, seed=0, metainfo={})
     for position in range(8):
         sample = dataset[position]
@@ -51,7 +52,7 @@ def test_decoded_images_are_kept_unchanged_while_there_is_room(tmp_path, monkeyp
     Image.fromarray(image).save(tmp_path / "i.png")
     Image.fromarray(np.ones((40, 50), np.uint8)).save(tmp_path / "m.png")
     pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
-    settings = {"crop_size": 32, "scale_range": (0.5, 1.5), "photometric_distortion": True}
+    settings = tiny_settings(scale_range=[0.5, 1.5])
 
     def draw() -> list[np.ndarray]:
         dataset = PseudoLabelled([pair], settings, seed=0, metainfo={})
@@ -59,7 +60,7 @@ def test_decoded_images_are_kept_unchanged_while_there_is_room(tmp_path, monkeyp
 
     kept = draw()
     np.testing.assert_array_equal(kept[1], kept[3])
-    monkeypatch.setattr("pipeline.segmenter.samples._MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr("pipeline.segmenter.samples._MAX_CACHED_BYTES", 0)
     for with_room, without in zip(kept, draw()):
         np.testing.assert_array_equal(with_room, without)
 
@@ -76,17 +77,17 @@ def with_mask_as_probability(pairs: list[TrainingPair]) -> list[TrainingPair]:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "changes, longest_side",
     [
-        {"scale_range": [0.5, 1.5]},
-        {"scale_range": [0.3, 3.0], "crop_size": 40},
-        {"longest_side": 30, "photometric_distortion": False},
+        ({"scale_range": [0.5, 1.5]}, None),
+        ({"scale_range": [0.3, 3.0], "crop_size": 40}, None),
+        ({"photometric_distortion": False}, 30),
     ],
 )
-def test_weights_go_where_the_labels_go(pairs, changes):
-    settings = tiny_settings(**changes)
-    plain = PseudoLabelled(pairs, settings, 3, {})
-    weighted = PseudoLabelled(with_mask_as_probability(pairs), settings, 3, {})
+def test_weights_go_where_the_labels_go(pairs, changes, longest_side):
+    settings, read = tiny_settings(**changes), ImageReader(longest_side=longest_side)
+    plain = PseudoLabelled(pairs, settings, 3, {}, read)
+    weighted = PseudoLabelled(with_mask_as_probability(pairs), settings, 3, {}, read)
     flipped, shapes = set(), set()
     for position in range(25):
         expected, found = plain[position], weighted[position]
@@ -110,7 +111,7 @@ def test_images_of_a_few_pixels_have_weights_too(tmp_path):
     Image.fromarray(np.full((2, 3), 1, np.uint8)).save(tmp_path / "m.png")
     Image.fromarray(np.full((2, 3), 255, np.uint8)).save(tmp_path / "p.png")
     pair = TrainingPair("i", *(tmp_path / f"{name}.png" for name in "imp"))
-    dataset = PseudoLabelled([pair], {"crop_size": 32}, seed=0, metainfo={})
+    dataset = PseudoLabelled([pair], tiny_settings(scale_range=[1.0, 1.0]), seed=0, metainfo={})
     sample = dataset[0]["data_samples"]
     assert sample.pixel_weights.shape == sample.gt_sem_seg.shape == (8, 8)
     assert torch.equal(sample.pixel_weights.data == 0, sample.gt_sem_seg.data == 255)

@@ -93,7 +93,7 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path):
 
 
 def test_workers_change_nothing(trained, pairs, tmp_path):
-    run(pairs, tmp_path, workers=1)
+    run(pairs, tmp_path, tiny_settings(workers=1))
     assert_same_weights(weights(trained[0]), weights(tmp_path))
 
 
@@ -122,7 +122,7 @@ def test_unreadable_image_is_named(pairs, tmp_path, workers):
     damaged.write_bytes(b"nothing")
     broken = [type(pairs[0])("the/one", damaged, pairs[0].mask)]
     with pytest.raises(UserError, match="the/one") as caught:
-        run(broken, tmp_path / "run", workers=workers)
+        run(broken, tmp_path / "run", tiny_settings(workers=workers))
     assert "\n" not in str(caught.value)
 
 
@@ -195,7 +195,7 @@ def test_replay_decodes_nothing(pairs):
 )
 def test_label_255_does_not_count(name):
     """The loss and its gradient are those of the other pixels, whatever lies under 255."""
-    overrides = tiny_settings()["overrides"] if "deeplab" in name else {}
+    overrides = tiny_settings().overrides if "deeplab" in name else {}
     config = build_config(
         tiny_settings(config=name, overrides=overrides), CLASS_NAMES, PALETTE, seed=0
     )

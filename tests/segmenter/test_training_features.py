@@ -161,7 +161,7 @@ def assert_close_weights(one, other):
 def test_resuming_a_batch_in_parts(pairs, tmp_path):
     settings = frozen_norms(accumulate=4)  # of one image each: frozen norms do not mind
     run(pairs, tmp_path / "whole", settings)
-    run(pairs, tmp_path / "cut", {**settings, "iterations": 5})
+    run(pairs, tmp_path / "cut", replace(settings, iterations=5))
     (tmp_path / "cut" / "iter_5.pth").unlink()
     assert last_checkpoint(tmp_path / "cut").name == "iter_4.pth"
     run(pairs, tmp_path / "cut", settings)

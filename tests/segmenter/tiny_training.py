@@ -11,7 +11,11 @@ PALETTE = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
 
 def tiny_settings(**changes):
     """A DeepLabV3+ with a ResNet-18 of 8 channels on crops of 32 pixels."""
-    return {
+    from pipeline.engine.settings import to_settings
+    from pipeline.segmenter.settings import SegmenterSettings
+
+    settings = {
+        "name": "tiny",
         "config": "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py",
         "pretrained": None,
         "iterations": 5,
@@ -44,6 +48,7 @@ def tiny_settings(**changes):
         },
         **changes,
     }
+    return to_settings(SegmenterSettings, settings)
 
 
 def write_pairs(folder: Path, count: int = 5):
@@ -74,12 +79,12 @@ def write_pairs(folder: Path, count: int = 5):
 def frozen_norms(**changes):
     """Settings of a network whose batch norms are frozen, so that a batch's parts add up."""
     settings = tiny_settings(batch_size=4, photometric_distortion=False, **changes)
-    settings["overrides"]["backbone"] |= {
+    settings.overrides["backbone"] |= {
         "norm_eval": True,
         "norm_cfg": {"type": "BN", "requires_grad": False},
     }
     head = {"norm_cfg": None, "dropout_ratio": 0}
-    settings["overrides"]["decode_head"] |= head
+    settings.overrides["decode_head"] |= head
     return settings
 
 
