@@ -8,34 +8,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import ClipEs
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.store import Store
+from pipeline.engine.configuration import compose_config
+from pipeline.engine.registry import import_plugins, method_of
 from pipeline.errors import UserError
 from pipeline.files import images
 from pipeline.files.images import limit_longest_side
-from pipeline.masks.crf import CrfSettings
 from pipeline.masks.labels import ignore_unsure
-from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.method import Method
-from pipeline.tags.scored import Scorer
-from pipeline.tags.tagger import choose_tags
+from pipeline.stages import Pipeline, read_config
+from pipeline.tags.stage import ScoredTags
 
-_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _RGB = 3
 
 
@@ -93,6 +84,7 @@ class Labeller:
         checkpoint: str | Path | None = None,
         backgrounds: Sequence[str] | None = None,
         overrides: Sequence[str] = (),
+        plugins: Sequence[str] = (),
     ) -> None:
         """Chooses names, weights and settings; they are those of ``dataset=folder``.
 
@@ -105,27 +97,39 @@ class Labeller:
             backgrounds: names of what is no class; none takes those of ``dataset=folder``.
             overrides: further settings as the command line takes them, as ``"masks=argmax"``,
                 ``"tags.min_score=0"``, ``"runtime.device=cuda"``, ``"compat=released"``.
+            plugins: modules with methods of your own, which ``overrides`` can choose.
 
         Raises:
             UserError: whatever in it cannot be used.
         """
+        import_plugins(plugins)
         clip = clip or ("file" if checkpoint else "vit_b16")
-        # Resolved with the rest; Hydra's grammar has an opinion on what a path may hold.
-        weights = {} if checkpoint is None else {"clip.checkpoint": str(checkpoint)}
-        config = _compose([f"clip={clip}", *overrides], weights)
-        config["dataset"]["classes"] = classes if isinstance(classes, str) else list(classes)
+        composed = compose_config(
+            [
+                "dataset=folder",
+                "dataset.root=unused",
+                "dataset.classes=[]",
+                f"clip={clip}",
+                *overrides,
+            ]
+        )
+        # Set after composing, since Hydra's grammar restricts what a path or a name may hold.
+        if checkpoint is not None:
+            composed.clip.checkpoint = str(checkpoint)
+        composed.dataset.classes = classes if isinstance(classes, str) else list(classes)
         if backgrounds is not None:
-            config["dataset"]["backgrounds"] = list(backgrounds)
-        if config["tags"]["method"] not in ("tagclip", "clip"):
+            composed.dataset.backgrounds = list(backgrounds)
+        config = read_config(composed)
+        self._config = config
+        self._pipeline = Pipeline(config, build_vocabulary(config.dataset))
+        self._tags = self._pipeline.tags("")
+        if not isinstance(self._tags, ScoredTags):
             raise UserError(
-                f"tags={config['tags']['method']} takes tags from elsewhere: give them to cams()"
+                f"tags={method_of(config.tags).name} takes tags from elsewhere: give them to cams()"
                 " and mask(), and leave tags=tagclip here"
             )
-        self._config = config
-        self._vocabulary = build_vocabulary(config["dataset"])
-        self._method = Method(config, self._vocabulary, _NothingKept())
-        self.classes = self._vocabulary.classes
-        self.palette = self._vocabulary.palette
+        self.classes = self._pipeline.vocabulary.classes
+        self.palette = self._pipeline.vocabulary.palette
 
     def __call__(self, image: np.ndarray) -> Labelling:
         """Returns scores, tags, maps and mask of an image.
@@ -145,7 +149,7 @@ class Labeller:
         Args:
             image: H×W×3 uint8, RGB.
         """
-        ((_, scored),) = self._scorer.stream([((), self._limited(image))])
+        ((_, scored),) = self._tagger.stream([((), self._limited(image))])
         return scored.scores["scores"]
 
     def tags(self, image: np.ndarray) -> tuple[int, ...]:
@@ -167,7 +171,8 @@ class Labeller:
             UserError: a class that is not among the names.
         """
         tags = self._indices(image, tags)
-        return self._clip_es(self._limited(image), tags).astype(np.float16)
+        ((_, cams),) = self._cam_method.stream([((), self._limited(image), tags)])
+        return cams.astype(np.float16)
 
     def mask(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
         """Returns the pseudo mask of an image, H×W uint8.
@@ -189,16 +194,21 @@ class Labeller:
     # How
 
     @cached_property
-    def _scorer(self) -> Scorer:
-        return self._method.build_scorer()
+    def _tagger(self) -> Any:  # noqa: ANN401
+        tagger, _ = self._tags.load({})
+        return tagger
 
     @cached_property
-    def _clip_es(self) -> ClipEs:
-        return self._method.build_clip_es()
+    def _cam_method(self) -> Any:  # noqa: ANN401
+        return self._pipeline.cams("", self._tags).load({})
+
+    @cached_property
+    def _refine(self) -> Any:  # noqa: ANN401
+        method = method_of(self._config.masks)
+        return method.build(self._config.masks, self._pipeline.resources(method))
 
     def _choose(self, scores: np.ndarray) -> tuple[int, ...]:
-        settings = self._config["tags"]
-        return choose_tags(scores, settings["alpha"], settings["min_score"])
+        return self._tags.choose(scores)
 
     def _limited(self, image: np.ndarray) -> np.ndarray:
         """Returns the image at the size at which it is looked at."""
@@ -207,7 +217,7 @@ class Labeller:
                 f"an image is H×W×3 uint8, and this is {'×'.join(map(str, image.shape))}"
                 f" {image.dtype}: read it with pipeline.load_image"
             )
-        return limit_longest_side(image, self._config["images"]["longest_side"])
+        return limit_longest_side(image, self._config.images.longest_side)
 
     def _indices(self, image: np.ndarray, tags: Sequence[int | str] | None) -> tuple[int, ...]:
         if tags is None:
@@ -222,45 +232,9 @@ class Labeller:
         return tuple(indices)
 
     def _mask(self, image: np.ndarray, tags: Sequence[int], cams: np.ndarray) -> np.ndarray:
-        masks, compat = self._config["masks"], self._config["compat"]
-        crf = masks["crf"]
-        crf = crf and CrfSettings(**crf, bgr=compat["crf_bgr"], fp16=compat["crf_fp16"])
-        maps = Cams(np.array(tags, np.int64), cams, image.shape[:2])
-        labels, probability = pseudo_mask(self._limited(image), maps, crf, masks["beta"])
-        if probability is None or not masks["confidence"]:
+        stored = Cams(np.array(tags, np.int64), cams, image.shape[:2])
+        labels, probability = self._refine(self._limited(image), stored)
+        confidence = self._config.masks.confidence
+        if probability is None or not confidence:
             return labels
-        return ignore_unsure(labels, probability, masks["confidence"])
-
-
-class _NothingKept(Store):
-    """Stands for an output directory where nothing is written."""
-
-    def __init__(self) -> None:
-        pass
-
-    def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Makes the array; whoever asks keeps it."""
-        return make()
-
-
-def _compose(overrides: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of ``dataset=folder``, as plain dictionaries.
-
-    Raises:
-        UserError: there is no such key or choice.
-    """
-    fixed = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
-    # Whoever imports this may be a program of Hydra's itself, and goes on with its own.
-    shared = GlobalHydra.instance()
-    before, shared.hydra = shared.hydra, None
-    try:
-        with initialize_config_dir(str(_CONFIGS), version_base="1.3"):
-            config = compose("config", [*fixed, *overrides])
-        for key, value in given.items():
-            OmegaConf.update(config, key, value)
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{text}: see tools/run_stage.py --help") from error
-    finally:
-        GlobalHydra.instance().hydra = before
+        return ignore_unsure(labels, probability, confidence)

@@ -5,12 +5,14 @@ image → tags → cams → masks → train → predict → evaluate → report
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 import pipeline.cams.clip_es
 import pipeline.cams.imported
@@ -23,23 +25,33 @@ from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
 from pipeline.clip.frozen import FrozenClip, Resources, quirks_of
 from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
-from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets import find_reader, load_dataset
+from pipeline.datasets.sample import ImageReader, Sample, choose_splits
+from pipeline.datasets.settings import split_names
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.configuration import to_config
+from pipeline.engine.outcome import Outcome
+from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, method_of
+from pipeline.engine.run import Run
 from pipeline.engine.scan import Images
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Review, Stage
 from pipeline.engine.store import Store
+from pipeline.engine.workers import Executor, ExecutorSettings, WorkerSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.stage import Evaluation
+from pipeline.files.file_memory import FileMemory
+from pipeline.files.fingerprints import remember_in
 from pipeline.files.text import did_you_mean
 from pipeline.masks.refiner import MaskOptions
 from pipeline.masks.stage import Masks
 from pipeline.report.material import ReportSettings, gather
 from pipeline.report.stage import Report
 from pipeline.segmenter.data import FolderMasks, GroundTruthMasks, StageMasks
+from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.self_training import SegmenterMasks, SelfTrainingSettings
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.stage import Predictions, Training
@@ -74,6 +86,31 @@ class Config:
     dry_run: bool = setting(False, changes="nothing", why=_SHOWN)
     rounds: int = setting(1, at_least=1, changes="nothing", why="each round has keys of its own")
     seed: int = setting(0, at_least=0)
+
+
+def executor_settings(name: str) -> type[ExecutorSettings]:
+    """Returns the class of an executor's settings.
+
+    Raises:
+        UserError: there is no such executor.
+    """
+    from pipeline.engine.dask_pool import DaskSettings
+
+    known = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UserError(f"there is no executor {name}: {hint}choose from {', '.join(known)}")
+    return known[name]
+
+
+def read_config(composed: DictConfig) -> Config:
+    """Returns a composed configuration as typed settings, after all checks.
+
+    Raises:
+        UserError: an unknown key, or a value of another type or outside its range.
+    """
+    by_name = {"dataset": lambda name: find_reader(name)[1], "executor": executor_settings}
+    return to_config(composed, Config, by_name)
 
 
 def parse_stages(requested: str | Iterable[str]) -> list[str]:
@@ -164,6 +201,56 @@ class Pipeline:
             clip=self.clip if method.uses_clip else None,
             quirks=quirks_of(self.config.compat, method.quirks),
         )
+
+    @classmethod
+    def open(cls, config: Config) -> Pipeline:
+        """Reads the data set of a configuration.
+
+        Raises:
+            UserError: the data set, or a setting, cannot be used.
+        """
+        root = Path(config.output_dir).expanduser().absolute()
+        # A dry run writes nothing, not even what would save the next one some reading.
+        memory = FileMemory(root)
+        remember_in(dict(memory) if config.dry_run else memory)
+        if config.runtime.threads:
+            torch.set_num_threads(config.runtime.threads)
+        workers = config.runtime.workers or torch.multiprocessing.cpu_count()
+        dataset = load_dataset(config.dataset, workers)
+        offered = config.dataset.default_splits or dataset.splits
+        wanted = split_names(config.dataset.split) or [s for s in offered if s in dataset.splits]
+        return cls(
+            config,
+            dataset.vocabulary,
+            Images(dataset, config.dataset.limit),
+            choose_splits(wanted, list(dataset.splits)),
+            Store(root, wait=config.runtime.wait),
+        )
+
+    def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
+        """Runs stages one after the other and yields what each did.
+
+        Raises:
+            UserError: a missing input, or a stage that skipped too many images.
+        """
+        if process_count() > 1 and list(commands) != ["train"]:
+            raise UserError("torchrun is for stage=train alone: run the other stages without it")
+        return Run(
+            self.steps(commands),
+            self.images,
+            self.store,
+            Executor(self.config.executor, self.workers),
+            self.config.runtime.max_failures,
+            writes=process_rank() == 0,
+        )()
+
+    def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
+        """Yields what a run would do, without computing or writing anything.
+
+        Raises:
+            UserError: what would stop the run.
+        """
+        return plan(self.steps(commands), self.images, self.store)
 
     # From images to pseudo masks
 

@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import torch
 
-from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.cams.cams import Cams
+from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings

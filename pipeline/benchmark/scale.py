@@ -9,17 +9,23 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from skimage.filters import gaussian
 
 from pipeline.benchmark.throughput import Setup, load_photographs, seconds_an_image, tags_and_maps
 from pipeline.cams.cams import Cams, encode_cams
-from pipeline.clip.device import keep_freed_memory
-from pipeline.datasets.sample import Sample
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.stage import ComputedCams
+from pipeline.clip.device import Batches, keep_freed_memory
+from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary, voc_palette
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import method_of
+from pipeline.engine.stage import Item
 from pipeline.engine.store import ENTRIES, Store
 from pipeline.files.file_memory import FileMemory
 from pipeline.files.fingerprints import fingerprint_file, remember_in
@@ -28,14 +34,11 @@ from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import markdown_table
-from pipeline.shards import Order
-from pipeline.sweep import Todo
 from pipeline.tags.scores import encode_scores
 
 _IMAGES = 2000  # that files are written and read for
 _PHOTOGRAPH = 80_000  # bytes, as VOC's and ImageNet's have
 _SIZES = (10_582, 1_300_000, 100_000_000)
-_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def scale(setup: Setup, size: tuple[int, int]) -> str:
@@ -135,19 +138,36 @@ def _measure_store(root: Path, maps: bytes, mask: bytes) -> dict[str, float]:
     tracemalloc.stop()
     del kept
     remember_in({})
-    shard = [Todo(sample, "0" * 33, (0, 14)).for_worker() for sample in samples[:16]]
-    found["shard"] = len(pickle.dumps((_order(root), shard)))
+    shard = [Item(sample, "0" * 33, (0, 14)).portable() for sample in samples[:16]]
+    place = (folders["cams"].path, "cams", "train", "0" * 16)
+    found["shard"] = len(pickle.dumps((pickle.dumps(_stage()), [place], shard)))
     return found
 
 
-def _order(root: Path) -> Order:
-    """Returns an order as large as those of a run."""
-    files = ("config", "tags/tagclip", "cams/cls_seg_voc2012", "dataset/voc2012")
-    config = {f: OmegaConf.to_container(OmegaConf.load(_CONFIGS / f"{f}.yaml")) for f in files}
-    names = tuple(f"class {k}" for k in range(20))
-    vocabulary = Vocabulary(names, tuple((n,) for n in names), tuple((n,) for n in names))
-    folder = (root / "train" / "cams" / "0123456789ab", "cams", "train")
-    return Order("0" * 16, config, vocabulary, root, "mapping", (folder,), (), 1, 1)
+def _stage() -> ComputedCams:
+    """Returns a stage as large as those of a run."""
+    options = ClipEsOptions()
+    method = method_of(options)
+    names = tuple((f"class {k}",) for k in range(20))
+    vocabulary = Vocabulary(tuple(name for (name,) in names), names, names)
+    clip = FrozenClip(
+        model="ViT-B-16-quickgelu",
+        pretrained="openai",
+        checkpoint=None,
+        device="cpu",
+        precision="fp32",
+        max_patches=4096,
+        position_fp16=True,
+        batches=Batches(1, 4, 8),
+    )
+    return ComputedCams(
+        split="train",
+        vocabulary=vocabulary,
+        method=method,
+        options=options,
+        reading=Reading(ImageReader(), 1, 8),
+        resources=Resources(vocabulary, "cpu", clip, SimpleNamespace(open_border=True)),
+    )
 
 
 def _hours(seconds: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,15 +31,17 @@ from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.datasets.vocabulary import voc_palette
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.registry import method_of
 from pipeline.engine.store import StageFolder, Store
+from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.files.images import encode_png
-from pipeline.masks import stage as masks_stage
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.pseudo_mask import PseudoMaskOptions
+from pipeline.masks.stage import Masks
 from pipeline.report.markdown import markdown_table
-from pipeline.sweep import sweep
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _VOC = Path(__file__).resolve().parents[2] / "configs" / "dataset" / "voc2012.yaml"
@@ -171,18 +174,22 @@ def masks(size: tuple[int, int]) -> str:
 
 
 def _run_masks(samples: list[Sample], folder: StageFolder, cams: StageFolder, workers: int) -> None:
+    options = PseudoMaskOptions()
+    names = tuple((f"class {k}",) for k in range(2))
+    vocabulary = Vocabulary(("class 0", "class 1"), names, names)
+    stage = Masks(
+        split="all",
+        vocabulary=vocabulary,
+        method=method_of(options),
+        options=options,
+        resources=Resources(vocabulary, "cpu", None, SimpleNamespace(crf_bgr=True, crf_fp16=True)),
+        decode=ImageReader(),
+    )
+    items = [stage.item(sample, {"cams": cams}) for sample in samples]
+    executor = Executor(ExecutorSettings(), workers)
     with folder:
-        work = masks_stage.masking(
-            folder,
-            cams.path,
-            voc_palette(3),
-            read=ImageReader(),
-            crf=CrfSettings(),
-            confidence=0.0,
-            beta=1.0,
-            workers=workers,
-        )
-        sweep(samples, work, input_key=partial(masks_stage.input_key, cams=cams))
+        for _ in executor.compute(stage, {"cams": cams.path}, [folder], items):
+            pass
 
 
 def build_setup(

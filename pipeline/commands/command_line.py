@@ -25,16 +25,20 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
     try:
         run(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        fail(str(error))
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        print(f"error: {cannot_write(error.filename, error)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        fail(str(cannot_write(error.filename, error)))
     except KeyboardInterrupt:
         print(when_interrupted, file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends the program with a sentence on stderr and exit code 2."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(USER_ERROR)
 
 
 def next_command(arguments: Sequence[str], stage: str | None = None) -> str:

@@ -15,16 +15,17 @@ from PIL import Image
 
 from pipeline.clip.device import choose_device
 from pipeline.commands.command_line import Parser
+from pipeline.commands.inputs import find_inputs
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.engine.progress import track
+from pipeline.engine.reading import Reading, Size
+from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 from pipeline.segmenter.inference import CLEAN_CRF, check_scales
-from pipeline.segmenter.inputs import find_inputs
 from pipeline.segmenter.overlay import overlay
 from pipeline.segmenter.testing import Testing, segment_all
-from pipeline.sweep import read_through
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -43,8 +44,8 @@ Results are named by the path below the folder that was given, or by the file's 
 would be the same, that of the later one ends in _2. What cannot be read is left out and named, and
 the exit code is 2.
 """
-_MOST_AHEAD = 2  # photographs that are decoded ahead of the network
-_MOST_PROCESSES = 16  # each holds PyTorch and several photographs' probabilities
+_PREFETCH = 2  # photographs that are decoded before the network asks for them
+_MAX_PROCESSES = 16  # each holds PyTorch and several photographs' probabilities
 _QUALITY = 92  # of JPEG
 
 
@@ -96,23 +97,26 @@ def run(arguments: Sequence[str]) -> None:
 
 def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace) -> int:
     """Segments images as the stage ``predict`` does, and returns how many could be read."""
-    read = ImageReader(
+    decode = ImageReader(
         apply_exif=True, max_pixels=options.max_pixels, longest_side=options.longest_side
     )
+    reading = Reading(decode, threads=1, prefetch=_PREFETCH)
     testing = Testing(tuple(options.scales), options.flip, CLEAN_CRF if options.crf else None)
     images: dict[str, np.ndarray] = {}  # those that are on their way
 
-    def found() -> Iterator[tuple[Sample, tuple[np.ndarray, tuple[int, int]] | ImageError]]:
-        for sample, result in read_through(samples, read, lambda images: images, _MOST_AHEAD):
+    def decoded() -> Iterator[tuple[Item, tuple[np.ndarray, Size] | ImageError]]:
+        items = (Item(sample, "") for sample in samples)
+        for item, result in reading.through(items, lambda images: images):
             if not isinstance(result, ImageError):
-                images[sample.id] = result[0]
-            yield sample, result
+                images[item.sample.id] = result[0]
+            yield item, result
 
     # Starting processes takes longer than a few images.
-    workers = min(joblib.cpu_count(), len(samples) // 2, _MOST_PROCESSES)
+    workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     written = 0
     with track("predict", len(samples)) as advance:
-        for sample, result in segment_all(found(), lambda: segmenter, testing, workers):
+        for item, result in segment_all(decoded(), lambda: segmenter, testing, workers):
+            sample = item.sample
             if isinstance(result, ImageError):
                 reason = str(result).replace("dataset.max_pixels=", "--max-pixels ")
                 _say(f"left out: {sample.image} {reason}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -84,3 +86,30 @@ def _render_to_files(folder: Path, split: str, index: int) -> None:
     labels = [int(v) - 1 for v in np.unique(scene.mask) if v]
     facts = {"labels": labels, "ground": scene.ground}
     write_atomically(folder / f"{index:05d}.json", json.dumps(facts))
+
+
+@contextmanager
+def without_writing(settings: DatasetSettings) -> Iterator[None]:
+    """Has a data set read without a trace, for a dry run.
+
+    Masks that have to be drawn, and the demo's scenes if they were never rendered, go to a
+    temporary folder while the block runs.
+
+    Args:
+        settings: of any data set; they are changed.
+    """
+    with TemporaryDirectory() as folder:
+        settings.cache = str(Path(folder) / "masks")
+        if settings.name == "demo" and not _is_rendered(settings):
+            settings.root = str(Path(folder) / "scenes")
+        yield
+
+
+def _is_rendered(settings: DatasetSettings) -> bool:
+    recipe = load_recipe()
+    root = Path(settings.root).expanduser() / f"v{recipe['version']}"
+    return all(
+        (root / split / f"{index:05d}.json").is_file()
+        for split, count in recipe["splits"].items()
+        for index in range(min(count, settings.limit or count))
+    )

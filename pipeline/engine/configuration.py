@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -88,13 +88,18 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise UserError(explain(error)) from error
 
 
-def to_config(composed: DictConfig, kind: type[Config]) -> Config:
+def to_config(
+    composed: DictConfig,
+    kind: type[Config],
+    by_name: Mapping[str, Callable[[str], type]] = {},
+) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
     Args:
         composed: the configuration, without Hydra's own keys.
         kind: a dataclass with a field for each group; a field of type ``Any`` is typed by the
             composed node, if that has a type.
+        by_name: group → a function that returns the dataclass for what its ``name`` says.
 
     Raises:
         UserError: an unknown key, a value of another type or outside its range, or ``plugins``,
@@ -112,7 +117,9 @@ def to_config(composed: DictConfig, kind: type[Config]) -> Config:
             name = declared.name
             value = plain.pop(name)
             group = types[name]
-            if not dataclasses.is_dataclass(group):
+            if name in by_name:
+                group = by_name[name](value["name"])
+            elif not dataclasses.is_dataclass(group):
                 node = composed._get_node(name)
                 group = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
             if dataclasses.is_dataclass(group):
@@ -125,10 +132,6 @@ def to_config(composed: DictConfig, kind: type[Config]) -> Config:
     if plain:
         raise UserError(_no_such_key(next(iter(plain)), [d.name for d in dataclasses.fields(kind)]))
     return kind(**values)
-
-
-class _Located(OmegaConfBaseException):
-    """An error with the whole key of the value that is wrong."""
 
 
 @contextmanager

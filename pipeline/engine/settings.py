@@ -63,14 +63,10 @@ class Rule:
         )
 
     def __str__(self) -> str:
-        """Returns the range in words: "from 0 to 1"."""
-        low = f"above {self.above:g}" if self.above is not None else ""
-        if self.at_least is not None:
-            low = (
-                f"{self.at_least:g} or more" if self.at_most is None else f"from {self.at_least:g}"
-            )
-        high = f"{'to' if low else 'at most'} {self.at_most:g}" if self.at_most is not None else ""
-        return " ".join(filter(None, (low, high))) or "a finite number"
+        """Returns the range in words: "a number above 0 and at most 1"."""
+        bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most}
+        words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+        return f"a number {' and '.join(words)}" if words else "a finite number"
 
 
 def setting(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import canonical_json
-from pipeline.keys import without_seed
 from pipeline.report.markdown import Table, percent
 from pipeline.report.rounds import collect_rounds
 
@@ -137,3 +137,12 @@ def _seeds(metrics: MetricsFile) -> Table | None:
         return None
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
     return Table("Over seeds", header, rows)
+
+
+def without_seed(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration in which runs that differ in their seed alone are equal."""
+    return {
+        key: without_seed(value) if isinstance(value, Mapping) else value
+        for key, value in configuration.items()
+        if key != "seed"
+    }

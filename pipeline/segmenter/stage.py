@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -254,7 +253,7 @@ class Predictions(Stage):
     @property
     def testing(self) -> Testing:
         """The steps of testing."""
-        return Testing.from_settings(dataclasses.asdict(self.options.test))
+        return Testing.from_settings(self.options.test)
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network."""
@@ -265,7 +264,8 @@ class Predictions(Stage):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Segments images."""
         testing = self.testing
-        images: Iterator[Any] = self.reading.through(items, lambda images: images)
+        portable = (item.portable() for item in items)  # the CRF runs in other processes
+        images: Iterator[Any] = self.reading.through(portable, lambda images: images)
         *before, last = testing.steps
         for item, labels in segment_all(images, model, testing, self.reading.threads):
             if isinstance(labels, ImageError):

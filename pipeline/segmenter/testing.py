@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from pipeline.datasets.sample import Sample
 from pipeline.engine.pool import in_processes
 from pipeline.errors import ImageError
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.inference import check_scales, refine
+from pipeline.segmenter.settings import TestSettings
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -38,15 +38,15 @@ class Testing:
     crf: CrfSettings | None = None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Testing:
-        """Reads ``segmenter.test``: scales, flip and crf.
+    def from_settings(cls, settings: TestSettings) -> Testing:
+        """Returns the steps that ``segmenter.test`` asks for.
 
         Raises:
-            UserError: there are no scales, or one is not above 0.
+            UserError: there are no scales.
         """
-        scales, crf = tuple(settings["scales"]), settings["crf"]
-        check_scales(scales)
-        return cls(scales, settings["flip"], crf and CrfSettings(**crf, bgr=False, fp16=False))
+        check_scales(settings.scales)
+        crf = settings.crf and settings.crf.on_plain_images()
+        return cls(tuple(settings.scales), settings.flip, crf)
 
     @property
     def steps(self) -> list[str]:
@@ -55,11 +55,15 @@ class Testing:
         return [SINGLE_SCALE, *([MULTI_SCALE] * several), *([CRF] * (self.crf is not None))]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a network saw in an image, on its way to the CRF."""
+Name = TypeVar("Name")
+"""Whatever identifies an image; it is sent to other processes."""
 
-    sample: Sample
+
+@dataclass(frozen=True)
+class _Seen(Generic[Name]):
+    """The output of a network for an image, on its way to the CRF."""
+
+    name: Name
     labels: dict[str, np.ndarray]
     image: np.ndarray
     probabilities: np.ndarray
@@ -71,30 +75,30 @@ Labels = dict[str, np.ndarray]
 
 
 def segment_all(
-    found: Iterable[tuple[Sample, tuple[np.ndarray, tuple[int, int]] | ImageError]],
+    images: Iterable[tuple[Name, tuple[np.ndarray, tuple[int, int]] | ImageError]],
     segmenter: Callable[[], Segmenter],
     testing: Testing,
     workers: int,
-) -> Iterator[tuple[Sample, Labels | ImageError]]:
+) -> Iterator[tuple[Name, Labels | ImageError]]:
     """Segments images by every step; the CRF runs in processes behind the network.
 
     Args:
-        found: samples, each with its image, H×W×3 uint8 and perhaps shrunk, and its full size; or
+        images: names, each with its image, H×W×3 uint8 and perhaps shrunk, and its full size; or
             why there is none.
         segmenter: builds the network; called only when there is an image.
         testing: the steps.
         workers: processes for the CRF.
     """
-    unreadable: deque[tuple[Sample, ImageError]] = deque()
+    unreadable: deque[tuple[Name, ImageError]] = deque()
 
     def look() -> Iterator[_Seen]:
         network = None
-        for sample, image in found:
+        for name, image in images:
             if isinstance(image, ImageError):
-                unreadable.append((sample, image))
+                unreadable.append((name, image))
                 continue
             network = network or segmenter()
-            yield _look(network, sample, *image, testing)
+            yield _look(network, name, *image, testing)
 
     if testing.crf is None:
         results = ((seen, seen.labels) for seen in look())
@@ -103,13 +107,13 @@ def segment_all(
     for seen, labels in results:
         while unreadable:
             yield unreadable.popleft()
-        yield seen.sample, labels
+        yield seen.name, labels
     yield from unreadable
 
 
 def _look(
     segmenter: Segmenter,
-    sample: Sample,
+    name: Name,
     image: np.ndarray,
     size: tuple[int, int],
     testing: Testing,
@@ -123,7 +127,7 @@ def _look(
     labels = {SINGLE_SCALE: _labels(plain, size)}
     if MULTI_SCALE in testing.steps:
         labels[MULTI_SCALE] = _labels(probabilities, size)
-    return _Seen(sample, labels, image, probabilities, size)
+    return _Seen(name, labels, image, probabilities, size)
 
 
 def _refine(seen: _Seen, crf: CrfSettings) -> Labels:

@@ -140,7 +140,7 @@ class ScoredTags(Tags):
 
     def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Returns an entry with the tags that follow from its scores."""
-        tags = self._choose(decode_scores(entry["scores"]["scores"]))
+        tags = self.choose(decode_scores(entry["scores"]["scores"]))
         return {**entry, "tags": list(tags)}
 
     def prepare(self, item: Item, folders: Folders) -> Item:
@@ -169,7 +169,7 @@ class ScoredTags(Tags):
                 yield item, result
                 continue
             scored, size = result
-            tags = self._choose(scored.scores["scores"])
+            tags = self.choose(scored.scores["scores"])
             outputs = [tags_output(tags, scored.scores)]
             if follower and (key := follower.input_key(item.input, tags)) not in item.given:
                 cams = model()[1].maps(scored.seen, tags)
@@ -181,5 +181,6 @@ class ScoredTags(Tags):
         """The number of images that fill a worker's batches."""
         return self.resources.shard_size
 
-    def _choose(self, scores: np.ndarray) -> tuple[int, ...]:
+    def choose(self, scores: np.ndarray) -> tuple[int, ...]:
+        """Returns the tags that follow from an image's scores."""
         return choose_tags(scores, self.options.alpha, self.options.min_score)

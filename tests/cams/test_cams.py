@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.cams.affinity import MeanAttention, affinity, refine_cams, sinkhorn
+from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.cams.gradcam import normalise, softmax_gradcam
-from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.errors import ImageError
 from tests.clip.test_boxes import naive_union

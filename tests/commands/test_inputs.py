@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pipeline.segmenter.inputs import find_inputs
 
 from pipeline.errors import UserError
-from pipeline.segmenter.inputs import find_inputs
 
 
 def place(root: Path, *names: str) -> None:

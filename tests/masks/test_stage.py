@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
+from pipeline.sweep import sweep
 
 from pipeline import keys
 from pipeline.cams.cams import Cams, encode_cams
@@ -24,7 +25,6 @@ from pipeline.masks.crf import CrfSettings
 from pipeline.masks.mask_files import PROBABILITY, UNFILTERED, read_labels
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
-from pipeline.sweep import sweep
 from tests.conftest import REPOSITORY, draw_photograph
 
 

@@ -1,0 +1,13 @@
+"""Runs stages of the pipeline; see --help."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.commands.run_stage import main
+
+if __name__ == "__main__":
+    main()
