@@ -18,13 +18,13 @@ import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.configuration import compose_config
 from pipeline.engine.registry import import_plugins, method_of
 from pipeline.errors import UserError
 from pipeline.files import images
 from pipeline.files.images import limit_longest_side
 from pipeline.masks.labels import ignore_unsure
-from pipeline.stages import Pipeline, read_config
+from pipeline.stages.builder import Builder
+from pipeline.stages.config import compose, read_config
 from pipeline.tags.stage import ScoredTags
 
 _RGB = 3
@@ -104,7 +104,7 @@ class Labeller:
         """
         import_plugins(plugins)
         clip = clip or ("file" if checkpoint else "vit_b16")
-        composed = compose_config(
+        composed = compose(
             [
                 "dataset=folder",
                 "dataset.root=unused",
@@ -121,15 +121,15 @@ class Labeller:
             composed.dataset.backgrounds = list(backgrounds)
         config = read_config(composed)
         self._config = config
-        self._pipeline = Pipeline(config, build_vocabulary(config.dataset))
-        self._tags = self._pipeline.tags("")
+        self._builder = Builder(config, build_vocabulary(config.dataset))
+        self._tags = self._builder.tags("")
         if not isinstance(self._tags, ScoredTags):
             raise UserError(
                 f"tags={method_of(config.tags).name} takes tags from elsewhere: give them to cams()"
                 " and mask(), and leave tags=tagclip here"
             )
-        self.classes = self._pipeline.vocabulary.classes
-        self.palette = self._pipeline.vocabulary.palette
+        self.classes = self._builder.vocabulary.classes
+        self.palette = self._builder.vocabulary.palette
 
     def __call__(self, image: np.ndarray) -> Labelling:
         """Returns scores, tags, maps and mask of an image.
@@ -200,12 +200,12 @@ class Labeller:
 
     @cached_property
     def _cam_method(self) -> Any:  # noqa: ANN401
-        return self._pipeline.cams("", self._tags).load({})
+        return self._builder.cams("", self._tags).load({})
 
     @cached_property
     def _refine(self) -> Any:  # noqa: ANN401
         method = method_of(self._config.masks)
-        return method.build(self._config.masks, self._pipeline.resources(method))
+        return method.build(self._config.masks, self._builder.resources(method))
 
     def _choose(self, scores: np.ndarray) -> tuple[int, ...]:
         return self._tags.choose(scores)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from pipeline import keys
+from pipeline.cams.clip_es import competitors_of
 from pipeline.clip.blocks import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.registry import methods
+from pipeline.stages.config import compose, read_config
 from tests.conftest import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 
@@ -31,7 +31,7 @@ RELEASED = {
     "tags.min_score": 0,
     "dataset.limit": None,
 }
-TAGCLIP = {"tags.method": "tagclip", "tags.templates": "tagclip", "tags.reidentify": True}
+TAGCLIP = {"tags.templates": "tagclip", "tags.reidentify": True}
 TAGCLIP |= {"tags.votes": 4, "tags.variants": ["coarse", "dmar", "cwr"]}
 CRF = {
     "cams.templates": "clip_es",
@@ -68,9 +68,13 @@ BUILDERS = {
 
 
 def composed(*overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", list(overrides))
+    return compose(overrides)
+
+
+def method(config: DictConfig, group: str) -> str:
+    """Returns the name of the method that a group chooses, by the type of its settings."""
+    kind = OmegaConf.get_type(config[group])
+    return next(m.name for m in methods() if m.settings is kind)
 
 
 def assert_holds(config: DictConfig, expected: dict) -> None:
@@ -88,8 +92,9 @@ def test_an_experiment_holds_the_published_values(name):
     assert_holds(config, {"experiment_name": name, "dataset.name": dataset, "dataset.split": split})
     assert_holds(config, {"dataset.image_list": None, "dataset.labels": None})
     if alpha is None:
-        assert_holds(config, {"tags.method": "ground_truth"})
+        assert method(config, "tags") == "ground_truth"
     else:
+        assert method(config, "tags") == "tagclip"
         assert_holds(config, {**TAGCLIP, "tags.alpha": alpha})
         blocks = block_window("tags.attention_blocks", list(config.tags.attention_blocks), 12)
         assert (blocks[0], blocks[-1]) == dmar
@@ -103,8 +108,8 @@ def test_an_experiment_holds_the_published_values(name):
     assert_holds(config, {"masks.beta": beta, "masks.confidence": confidence})
     blocks = block_window("cams.affinity_blocks", list(config.cams.affinity_blocks), 12)
     assert (blocks[0], blocks[-1]) == affinity
-    plain = OmegaConf.to_container(config)
-    backgrounds = keys.cam_backgrounds(plain, build_vocabulary(plain["dataset"]))
+    options = read_config(compose([f"experiment={name}", "dataset.root=unused"]))
+    backgrounds = competitors_of(options.cams, build_vocabulary(options.dataset))
     assert len(backgrounds) == competitors
     assert name != "cls_seg_cocostuff" or backgrounds == ("background",)
 

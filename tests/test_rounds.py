@@ -27,7 +27,7 @@ def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):  # noq
     assert two.code == 0, two.errors
     trained = [p.name for p in (out / "segmenter").iterdir() if not p.is_symlink()]
     assert len(trained) == 2
-    seen = {k: c for k, c in manifests(out, "masks").items() if "sees" in c}
+    seen = {k: c for k, c in manifests(out, "masks").items() if c["method"] == "segmenter"}
     tags = {k: c for k, c in manifests(out, "tags").items() if c["method"] == "segmenter"}
     assert len(seen) == len(tags) == 1
     assert (out / "all" / "masks" / "latest").resolve().name in seen
@@ -42,7 +42,7 @@ def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):  # noq
     newest = (out / "segmenter" / "latest").resolve().name
     (first,) = [out / "segmenter" / name for name in trained if name != newest]
     segmenter = Segmenter.from_run(first)
-    settings = SelfTrainingSettings(0.002, 0.2, 0.25, keep_tags=False, keep_probability=False)
+    settings = SelfTrainingSettings(0.002, 0.2, 0.25, keep_tags=False)
     (folder,) = [out / "all" / "masks" / key for key in seen]
     for image in (tmp_path / "photographs").glob("?.*"):
         if not (folder / f"{image.stem}.png").is_file():

@@ -16,6 +16,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import Name, Seen, by_grid, look
 from pipeline.clip.text import TEMPLATES
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 
@@ -135,6 +136,16 @@ class ClipEsOptions(CamOptions):
     backgrounds: list[str] | None = None
 
 
+def competitors_of(options: ClipEsOptions, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Returns the backgrounds that compete with the tags: those chosen, or the data set's.
+
+    Without any, the only tag of an image would have a constant score and an empty CAM, so the word
+    "background" competes.
+    """
+    given = vocabulary.backgrounds if options.backgrounds is None else options.backgrounds
+    return tuple(given) or ("background",)
+
+
 @register(
     "cams",
     "clip_es",
@@ -144,11 +155,7 @@ class ClipEsOptions(CamOptions):
     shares_pass=True,
 )
 def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
-    """Builds CLIP-ES.
-
-    Without any background, the only tag of an image would have a constant score and an empty CAM.
-    The word itself competes there.
-    """
+    """Builds CLIP-ES."""
     clip, vocabulary = resources.clip, resources.vocabulary
     settings = CamSettings(
         affinity_blocks=options.affinity_blocks,
@@ -157,8 +164,7 @@ def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
         most_waiting=clip.batches.waiting,
         **vars(resources.quirks),
     )
-    given = vocabulary.backgrounds if options.backgrounds is None else options.backgrounds
-    backgrounds = tuple(given) or ("background",)
+    backgrounds = competitors_of(options, vocabulary)
     text = clip.embed(vocabulary.cam_names, backgrounds, options.templates)
     count = resources.num_classes
     return ClipEs(clip.encoder, text[:count], text[count:], settings)

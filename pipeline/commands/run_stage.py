@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.engine.outcome import Outcome
-    from pipeline.stages import Config
+    from pipeline.stages.config import Config
 
 
 def run(composed: DictConfig) -> None:
@@ -56,20 +56,21 @@ def run(composed: DictConfig) -> None:
         Console(width=max(console.width, 160)).print(status_table(Store(root)))
         return
 
-    from pipeline import stages
     from pipeline.segmenter.distributed import process_rank
+    from pipeline.stages.config import COMMANDS, parse_stages, read_config
+    from pipeline.stages.pipeline import Pipeline
 
     console.quiet = process_rank() > 0  # of several that torchrun started, the first one prints
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         console.print(f"\n{', '.join(hydra_config.overrides.task)}")
-    config = stages.read_config(composed)
-    requested = stages.parse_stages(config.stage)
+    config = read_config(composed)
+    requested = parse_stages(config.stage)
     if config.dry_run:
         show_plan(config, requested, console)
         return
-    pipeline = stages.Pipeline.open(config)
-    for name in pipeline.vocabulary.dropped:
+    pipeline = Pipeline.open(config)
+    for name in pipeline.builder.vocabulary.dropped:
         print(f"note: {name} is a class, and is left out of the backgrounds", file=sys.stderr)
     is_elsewhere = config.clip.name == "demo" and config.dataset.name != "demo"
     if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
@@ -85,7 +86,7 @@ def run(composed: DictConfig) -> None:
         return
     if outcome.path.suffix == ".html":
         console.print(f"next: open {outcome.path} in a browser")
-    elif following := stages.COMMANDS[stages.COMMANDS.index(requested[-1]) + 1 :]:
+    elif following := COMMANDS[COMMANDS.index(requested[-1]) + 1 :]:
         console.print(f"next: {next_command(sys.argv[1:], following[0])}")
 
 
@@ -111,7 +112,7 @@ def show_plan(config: Config, requested: Sequence[str], console: Console) -> Non
 
     from pipeline.datasets.demo import without_writing
     from pipeline.report.plan_table import plan_table, total_time
-    from pipeline.stages import Pipeline
+    from pipeline.stages.pipeline import Pipeline
 
     planned = []
     with without_writing(config.dataset):
@@ -151,8 +152,8 @@ def main() -> None:
     try:
         plugins, arguments = take_plugins(sys.argv[1:])
         refuse_programs(arguments)
-        if arguments != ["stage=status"]:  # which needs no method, and starts in no time
-            import pipeline.stages  # noqa: F401  its methods register themselves
+        import pipeline.stages.config  # noqa: F401  its methods register themselves
+
         import_plugins(plugins)
         register_groups()
         sys.argv[1:] = arguments

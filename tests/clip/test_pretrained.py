@@ -13,11 +13,12 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
-from pipeline import keys
 from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
@@ -302,17 +303,21 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
         np.testing.assert_allclose(pixels[0], by_hand(image, (96, 80), mean, std), atol=1e-5)
 
 
-def test_results_keep_their_key_unless_the_training_was_another(published):
-    compat = {"exif": False, "position_fp16": False, "open_border": False}
-    config = {
-        "compat": compat,
-        "runtime": {"precision": "fp32"},
-        "images": {"longest_side": None, "most_patches": 4096},
-    }
+def test_results_keep_their_key_unless_the_training_was_another(published, tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
 
     def facts(model: str | None, pretrained: str | None) -> dict:
-        clip = {"model": model, "pretrained": pretrained, "checkpoint": None}
-        return keys.clip_configuration({**config, "clip": clip}, "weights")
+        return FrozenClip(
+            model=model,
+            pretrained=pretrained,
+            checkpoint=str(weights),
+            device="cpu",
+            precision="fp32",
+            max_patches=4096,
+            position_fp16=False,
+            batches=Batches(1, 4, 8),
+        ).facts()
 
     usual = facts("tiny-ViT", "plain")
     assert usual.keys() == facts(None, None).keys() == facts("tiny-ViT", None).keys()

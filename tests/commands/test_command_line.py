@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.commands.command_line import next_command
 from pipeline.engine.progress import track
-from pipeline.stages import STAGES
+from pipeline.stages.config import COMMANDS
 from tests.conftest import REPOSITORY
 
 TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
@@ -31,7 +31,7 @@ def test_help_shows_what_to_type(run_tool, tool, monkeypatch):
 def test_the_help_of_the_pipeline_names_every_stage_and_choice(run_tool):
     GlobalHydra.instance().clear()
     text = run_tool("run_stage.py", "--help").output
-    for stage in (*STAGES, "status"):
+    for stage in (*COMMANDS, "status"):
         assert re.search(rf"^  {stage} ", text, re.MULTILINE), stage
     for path in (REPOSITORY / "configs").glob("[!h]*/*.yaml"):  # but Hydra's own
         assert path.stem in text

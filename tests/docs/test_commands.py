@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pipeline import stages
 from pipeline.commands.command_line import Parser
+from pipeline.stages.config import compose, parse_stages
 from tests.conftest import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
 from tests.docs.workspace import build_workspace, stand_in, words_of
@@ -93,12 +92,10 @@ def composes(arguments: list[str]) -> None:
     ):
         text = override.input_line
         overrides.append(text.split(",")[0] if override.is_sweep_override() else text)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = compose("config", overrides)
+    config = compose(overrides)
     OmegaConf.to_container(config, resolve=True)
     if config.stage != "status":
-        assert stages.parse_stages(OmegaConf.to_container(config)["stage"])
+        assert parse_stages(OmegaConf.to_container(config)["stage"])
 
 
 SKETCHES = [
@@ -198,9 +195,8 @@ def known_keys() -> set[str]:
     for name in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
         for tags, cams in (("tagclip", []), ("file", ["cams=file"])):
             GlobalHydra.instance().clear()
-            with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-                chosen = [f"dataset={name.stem}", "executor=slurm", f"tags={tags}", *cams]
-                config = OmegaConf.to_container(compose("config", chosen))
+            chosen = [f"dataset={name.stem}", "executor=slurm", f"tags={tags}", *cams]
+            config = OmegaConf.to_container(compose(chosen))
             keys |= set(keys_below(config))
     return keys
 

@@ -55,7 +55,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from pipeline import project, stages  # noqa: F401
+    import pipeline.stages.pipeline  # noqa: F401
     from pipeline.segmenter import predict, train  # noqa: F401
 
     for line in sys.stdin:

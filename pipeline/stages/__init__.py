@@ -1,0 +1,1 @@
+"""The stages of a configuration: the only place that knows which there are."""

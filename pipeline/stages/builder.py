@@ -1,0 +1,241 @@
+"""Builds the stages of a configuration, each from what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from pipeline.cams.method import CamOptions
+from pipeline.cams.stage import CamStage, ComputedCams
+from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
+from pipeline.clip.frozen import FrozenClip, Resources, quirks_of
+from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import Method, method_of
+from pipeline.engine.scan import Images
+from pipeline.engine.stage import Stage
+from pipeline.engine.store import Store
+from pipeline.errors import UserError
+from pipeline.masks.refiner import MaskOptions
+from pipeline.masks.stage import Masks
+from pipeline.segmenter.data import FolderMasks, GroundTruthMasks, StageMasks
+from pipeline.segmenter.self_training import SegmenterMasks
+from pipeline.segmenter.stage import Predictions, Training
+from pipeline.stages.config import Config
+from pipeline.tags.stage import ScoredTags, Tags
+from pipeline.tags.tagger import TagOptions
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds stages. It reads no split and no weights.
+
+    Attributes:
+        config: the configuration.
+        vocabulary: the class names.
+        images: the images of the run; none for single images, see :class:`pipeline.Labeller`.
+        splits: the splits that the run works on.
+        store: the output directory; none keeps nothing.
+    """
+
+    config: Config
+    vocabulary: Vocabulary
+    images: Images | None = None
+    splits: Sequence[str] = ()
+    store: Store | None = None
+
+    @cached_property
+    def device(self) -> str:
+        """Torch's name of the device."""
+        device = choose_device(self.config.runtime.device)
+        if torch.device(device).type == "cpu":
+            keep_freed_memory()
+        return device
+
+    @cached_property
+    def clip(self) -> FrozenClip:
+        """The frozen CLIP."""
+        config, runtime = self.config, self.config.runtime
+        choose_precision(runtime.precision, self.device)
+        return FrozenClip(
+            model=config.clip.model,
+            pretrained=config.clip.pretrained,
+            checkpoint=config.clip.checkpoint,
+            device=self.device,
+            precision=runtime.precision,
+            max_patches=config.images.most_patches,
+            position_fp16=config.compat.position_fp16,
+            batches=choose_batches(vars(runtime), self.device),
+            root=self.store.root if self.store else None,
+        )
+
+    @cached_property
+    def decode(self) -> ImageReader:
+        """Decodes images."""
+        config = self.config
+        return ImageReader(
+            apply_exif=not config.compat.exif,
+            max_pixels=config.dataset.max_pixels,
+            longest_side=config.images.longest_side,
+        )
+
+    @cached_property
+    def workers(self) -> int:
+        """The number of processes and threads beside a model."""
+        return self.config.runtime.workers or torch.multiprocessing.cpu_count()
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How stages read images."""
+        return Reading(self.decode, self.workers, self.clip.batches.waiting)
+
+    def resources(self, method: Method) -> Resources:
+        """Returns what a method is built from: only what it declares."""
+        return Resources(
+            vocabulary=self.vocabulary,
+            device=self.device,
+            clip=self.clip if method.uses_clip else None,
+            quirks=quirks_of(self.config.compat, method.quirks),
+        )
+
+    # From images to pseudo masks
+
+    def tags(self, split: str) -> Tags:
+        """Returns the stage of a split's tags."""
+        options: TagOptions = self.config.tags
+        method = method_of(options)
+        common = {"split": split, "vocabulary": self.vocabulary, "method": method}
+        if method.stage:
+            return method.stage(options=options, **common)
+        resources = self.resources(method)
+        return ScoredTags(options=options, resources=resources, reading=self.reading, **common)
+
+    def cams(self, split: str, tags: Tags) -> CamStage:
+        """Returns the stage of a split's CAMs."""
+        options: CamOptions = self.config.cams
+        method = method_of(options)
+        common = {
+            "split": split,
+            "vocabulary": self.vocabulary,
+            "method": method,
+            "options": options,
+            "reading": self.reading,
+        }
+        if method.stage:
+            return method.stage(**common)
+        return ComputedCams(resources=self.resources(method), needs={"tags": tags}, **common)
+
+    def masks(self, split: str, cams: CamStage) -> Masks:
+        """Returns the stage of a split's pseudo masks."""
+        options: MaskOptions = self.config.masks
+        method = method_of(options)
+        return Masks(
+            split=split,
+            vocabulary=self.vocabulary,
+            method=method,
+            options=options,
+            resources=self.resources(method),
+            decode=self.decode,
+            needs={"cams": cams},
+        )
+
+    # Training and prediction
+
+    @property
+    def train_split(self) -> str:
+        """The split that a segmenter is trained on."""
+        return self.images.dataset.train_split
+
+    def _train_samples(self) -> Sequence[Sample]:
+        return self.images.of(self.train_split)
+
+    def _validation_samples(self) -> Sequence[Sample]:
+        """Returns the images that a segmenter is measured on while it trains, which have masks."""
+        if self.config.segmenter.validation_interval:
+            for split in self.splits:
+                if split != self.train_split:
+                    labelled = [s for s in self.images.of(split) if s.mask is not None]
+                    if labelled:
+                        return labelled
+        return ()
+
+    def training(self, masks: Stage, number: int) -> Training:
+        """Returns the stage that trains a segmenter on masks."""
+        options = self.config.segmenter
+        needs = {"masks": masks}
+        if options.masks is not None and number == 1:
+            data, needs = FolderMasks(options.masks, self._train_samples), {}
+        else:
+            weighted = options.pixel_weights is not None
+            if weighted and not self.config.masks.keep_probability:
+                raise UserError(
+                    "segmenter.pixel_weights needs the CRF's probabilities: make the masks with"
+                    " masks=crf_weighted"
+                )
+            data = StageMasks(masks, self.images, self.store, weighted)
+        return Training(
+            split="",
+            round=number,
+            needs=needs,
+            options=options,
+            seed=self.config.seed,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            decode=self.decode,
+            data=data,
+            validation=self._validation_samples,
+        )
+
+    def predictions(self, split: str, training: Training) -> Predictions:
+        """Returns the stage of a segmenter's predictions for a split."""
+        return Predictions(
+            split=split,
+            round=training.round,
+            needs={"segmenter": training},
+            options=self.config.segmenter,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            reading=replace(self.reading, prefetch=4),
+        )
+
+    def relabelled(self, split: str, training: Training, tags: Tags) -> Stage:
+        """Returns the masks of the round after a training, which that segmenter predicts."""
+        options = self.config.self_training
+        return SegmenterMasks(
+            split=split,
+            round=training.round + 1,
+            needs={"segmenter": training, **({"first_tags": tags} if options.keep_tags else {})},
+            options=options,
+            test=self.config.segmenter.test,
+            keep_probability=self.config.masks.keep_probability,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            reading=replace(self.reading, prefetch=4),
+        )
+
+    def networks(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
+        """Returns a network and its predictions, and those of a fully supervised one."""
+        if not self.config.segmenter.ceiling:
+            return [training, *predictions]
+        supervised = replace(
+            training,
+            title="ground truth",
+            needs={},
+            accompanies=training,
+            data=GroundTruthMasks(self._train_samples),
+        )
+        beside = [
+            replace(
+                each,
+                title="ground truth",
+                needs={"segmenter": supervised},
+                accompanies=each,
+            )
+            for each in predictions
+            if each.split != self.train_split
+        ]
+        return [training, supervised, *predictions, *beside]

@@ -1,0 +1,105 @@
+"""The whole configuration as typed settings, and the stages that it asks for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+import pipeline.cams.clip_es
+import pipeline.cams.imported
+import pipeline.masks.pseudo_mask
+import pipeline.tags.baseline
+import pipeline.tags.given
+import pipeline.tags.tagclip  # noqa: F401  these register their methods
+from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
+from pipeline.datasets import find_reader
+from pipeline.engine import configuration
+from pipeline.engine.dask_pool import DaskSettings
+from pipeline.engine.settings import setting
+from pipeline.engine.workers import ExecutorSettings, WorkerSettings
+from pipeline.errors import UserError
+from pipeline.files.text import did_you_mean
+from pipeline.report.material import ReportSettings
+from pipeline.segmenter.self_training import SelfTrainingSettings
+from pipeline.segmenter.settings import SegmenterSettings
+
+COMMANDS = ("tags", "cams", "masks", "train", "predict", "evaluate", "report")
+"""What ``stage=`` takes, in the order of the pipeline."""
+
+_SHOWN = "it chooses what is done and shown, not how"
+
+
+@dataclass
+class Config:
+    """The whole configuration: a field for each group, and the keys at the root."""
+
+    tags: Any
+    cams: Any
+    masks: Any
+    dataset: Any
+    clip: ClipSettings
+    compat: Quirks
+    images: ImageSettings
+    segmenter: SegmenterSettings
+    self_training: SelfTrainingSettings
+    executor: Any
+    runtime: RuntimeSettings
+    report: ReportSettings
+    stage: Any = setting("all", changes="nothing", why=_SHOWN)
+    experiment_name: str | None = setting(None, changes="nothing", why=_SHOWN)
+    output_dir: str = setting("outputs", changes="nothing", why=_SHOWN)
+    dry_run: bool = setting(False, changes="nothing", why=_SHOWN)
+    rounds: int = setting(1, at_least=1, changes="nothing", why="each round has keys of its own")
+    seed: int = setting(0, at_least=0)
+
+
+def executor_settings(name: str) -> type[ExecutorSettings]:
+    """Returns the class of an executor's settings.
+
+    Raises:
+        UserError: there is no such executor.
+    """
+    known = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UserError(f"there is no executor {name}: {hint}choose from {', '.join(known)}")
+    return known[name]
+
+
+def read_config(composed: DictConfig) -> Config:
+    """Returns a composed configuration as typed settings, after all checks.
+
+    Raises:
+        UserError: an unknown key, or a value of another type or outside its range.
+    """
+    by_name = {"dataset": lambda name: find_reader(name)[1], "executor": executor_settings}
+    return configuration.to_config(composed, Config, by_name)
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Returns the configuration that the command line composes from these overrides.
+
+    Raises:
+        UserError: an unknown key or choice, or a value of another type.
+    """
+    return configuration.compose_config(overrides)
+
+
+def parse_stages(requested: str | Iterable[str]) -> list[str]:
+    """Returns the requested stages in their order; "all" stands for every one.
+
+    Raises:
+        UserError: a name that is not a stage.
+    """
+    names = [requested] if isinstance(requested, str) else list(requested)
+    known = (*COMMANDS, "all")
+    for name in names:
+        if name == "status":
+            raise UserError("stage=status stands alone: leave the other stages out")
+        if name not in known:
+            hint = did_you_mean(name, (*known, "status"))
+            raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
+    return [command for command in COMMANDS if command in names or "all" in names]
