@@ -1,9 +1,9 @@
 """The demo's images: rendered scenes of simple objects, with labels, masks and captions.
 
 Objects of ten classes lie on six grounds. One object dominates, as in most photographs of PASCAL
-VOC; up to three smaller ones may stand beside it, occlude it or be truncated by the border. A scene
-depends only on ``(seed, stream, index)``, so that every machine draws the same scene. The parameters
-are in ``data/demo/scenes.yaml``, the reasons for them in ``data/demo/README.md``.
+VOC; up to three smaller ones may stand beside it, occlude it or be cut off by the border. A scene
+depends only on ``(seed, stream, index)``, so that every machine draws the same scene. Its
+parameters are in ``data/demo/scenes.yaml``, the reasons for them in ``data/demo/README.md``.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def _lighting(rng: Rng, height: int, width: int) -> np.ndarray:
     return 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))
 
 
-# Outlines: polygons in a frame in which the object has radius 1. The first is filled, the others are
-# holes.
+# Outlines: polygons in a frame in which the object has radius 1. The first is filled, the others
+# are holes.
 
 
 def _arc(

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from omegaconf.errors import ValidationError
 
 from pipeline.datasets import find_reader
@@ -40,9 +39,8 @@ def told(error: pytest.ExceptionInfo, section: str) -> str:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_guide_is_a_section(preset):
-    text = (REPOSITORY / "configs" / "dataset" / f"{preset}.yaml").read_text(encoding="utf-8")
-    guide = yaml.load(text, yaml.CSafeLoader)["dataset"].get("guide")
+def test_every_guide_is_a_section(preset, tmp_path, cache):
+    guide = settings_of(preset, tmp_path, cache).get("guide")
     assert (guide is None) == (preset in ("demo", "folder"))
     assert guide is None or guide_line(guide) > 1
 
