@@ -78,6 +78,4 @@ def _from_mapping(given: Mapping[str, Any]) -> DatasetSettings:
         value = OmegaConf.select(OmegaConf.create(dict(given)), error.full_key)
         if value is None:
             raise UserError(f"{key} is missing: give it, {key}=…") from error
-        reason = str(error).splitlines()[0]
-        hint = did_you_mean(error.full_key, OmegaConf.structured(kind))
-        raise UserError(f"{key}={shown(value)}: {reason}: {hint}correct it") from error
+        raise UserError(f"{key}={shown(value)}: {str(error).splitlines()[0]}") from error

@@ -1,6 +1,7 @@
-"""What the demo's objects lie on: photographed textures and generated ones.
+"""The backgrounds of the demo's scenes: photographed and generated textures.
 
-A ground is drawn from a random generator, a height and a width: H×W×3 float64 in [0, 1].
+A ground is a function of a random generator, a height and a width in pixels. It returns an image,
+H×W×3 float64, RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Ground = Callable[[Rng, int, int], np.ndarray]
 
 
 def _photographed(name: str, dark: Colour, light: Colour) -> Ground:
-    """Returns a ground cut from one of scikit-image's texture photographs, tinted."""
+    """Returns a ground that crops and tints one of scikit-image's texture photographs."""
 
     def ground(rng: Rng, height: int, width: int) -> np.ndarray:
         texture = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
@@ -31,11 +32,12 @@ def _photographed(name: str, dark: Colour, light: Colour) -> Ground:
 
 
 def _tint(grey: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
+    """Maps grey values in [0, 1], H×W, to colours between dark and light, H×W×3."""
     return np.asarray(dark) + grey[..., None] * (np.asarray(light) - np.asarray(dark))
 
 
 def _clouds(rng: Rng, height: int, width: int, sigma: float | tuple[float, float]) -> np.ndarray:
-    """Returns smooth noise, H×W in [0, 1]."""
+    """Returns Gaussian noise, smoothed with ``sigma`` pixels, H×W in [0, 1]."""
     noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
     low, high = noise.min(), noise.max()
     return (noise - low) / (high - low)

@@ -40,7 +40,7 @@ def find_root(root: Path, below: Iterable[str], marker: str, guide: str) -> Path
     """Returns the first folder that holds ``marker``: the root, or one of some folders below it.
 
     Raises:
-        UserError: none of them does.
+        UserError: no folder holds it.
     """
     for candidate in (root, *(root / name for name in below)):
         if (candidate / marker).exists():
@@ -52,7 +52,7 @@ def first_existing(root: Path, names: Iterable[str], guide: str) -> Path:
     """Returns the first of several paths below a folder that exists.
 
     Raises:
-        UserError: none of them does.
+        UserError: none exists.
     """
     names = list(names)
     for name in names:

@@ -1,9 +1,9 @@
-"""The demo's photographs: rendered scenes of simple objects, with labels, masks and captions.
+"""The demo's images: rendered scenes of simple objects, with labels, masks and captions.
 
-Ten classes of objects lie on six grounds. One object dominates, as in most photographs of PASCAL
-VOC; up to three smaller ones may stand beside it, occlude it or leave the picture. A scene depends
-on ``(seed, stream, index)`` alone, so that the same scene is drawn on every machine. The numbers
-are in ``data/demo/scenes.yaml``; the reasons for them in ``data/demo/README.md``.
+Objects of ten classes lie on six grounds. One object dominates, as in most photographs of PASCAL
+VOC; up to three smaller ones may stand beside it, occlude it or be cut off by the border. A scene
+depends only on ``(seed, stream, index)``, so that every machine draws the same scene. Its
+parameters are in ``data/demo/scenes.yaml``, the reasons for them in ``data/demo/README.md``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.ya
 
 Rng = np.random.Generator
 
-_ANTIALIASING = 3  # outlines are drawn at this multiple of the size and averaged
-_SMALLEST_AREA = 64  # visible pixels below which an object is not drawn at all
+_ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
+_MIN_AREA = 64  # objects with fewer visible pixels are not drawn
 
 
 @cache
 def load_recipe() -> Mapping:
-    """Returns the frozen recipe as nested dictionaries."""
+    """Returns the parameters of the scenes as nested dictionaries."""
     return yaml.safe_load(RECIPE_PATH.read_text(encoding="utf-8"))
 
 
@@ -51,7 +51,12 @@ class Scene:
 
 
 def render_scene(stream: str, index: int) -> Scene:
-    """Renders scene ``index`` of a stream ("train", "val", or the CLIP's own "captions")."""
+    """Renders a scene.
+
+    Args:
+        stream: "train", "val", or "captions", on which the demo CLIP is trained.
+        index: of the scene in its stream, from 0.
+    """
     recipe = load_recipe()
     rng = np.random.default_rng([recipe["seed"], *stream.encode(), index])
     width, height = recipe["landscape"]
@@ -85,15 +90,16 @@ def render_scene(stream: str, index: int) -> Scene:
 def write_caption(
     visible: list[str], ground: str, templates: list[str], rng: Rng
 ) -> tuple[str, frozenset[str]]:
-    """Writes the caption that a person might give to a picture.
+    """Writes a caption for a scene.
 
     Args:
-        visible: names of the classes in view, the largest first; may be empty.
+        visible: names of the visible classes, the largest object first; may be empty.
         ground: name of the ground.
-        templates: prompts with one ``{}``, of which one is drawn.
+        templates: prompts with one ``{}``, one of which is drawn at random.
+        rng: the random generator.
 
     Returns:
-        The caption, and the set of names that it holds.
+        The caption, and the set of names in it.
     """
     recipe = load_recipe()
     odds = recipe["captions"]
@@ -111,7 +117,7 @@ def write_caption(
 def _draw(
     rng: Rng, canvas: np.ndarray, mask: np.ndarray, label: int, radius: float, margin: float
 ) -> None:
-    """Draws an object where it covers little of what is there; gives up after some tries."""
+    """Draws an object where it covers little of the others; gives up after 20 tries."""
     recipe = load_recipe()
     name = list(recipe["classes"])[label]
     height, width = mask.shape
@@ -124,7 +130,7 @@ def _draw(
         part = (slice(*window[1]), slice(*window[0]))
         area = inside.sum()
         overlap = (mask[part][inside] > 0).sum()
-        if area >= _SMALLEST_AREA and overlap <= recipe["largest_overlap"] * area:
+        if area >= _MIN_AREA and overlap <= recipe["largest_overlap"] * area:
             break
     else:
         return
@@ -143,7 +149,7 @@ def _draw(
 
 
 def _window(centre: float, length: int, radius: float) -> tuple[int, int]:
-    """Returns the range of pixels that an object can reach along one side of the picture."""
+    """Returns the range of pixels that an object can reach along one side of the image."""
     reach = 1.3 * radius
     return max(0, math.floor(centre - reach)), min(length, math.ceil(centre + reach) + 1)
 
@@ -157,11 +163,11 @@ def _rasterise(
     columns: tuple[int, int],
     rows: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws an outline in a window of the picture.
+    """Rasterises an outline in a window of the image.
 
     Returns:
-        The object's own coordinates u and v of every pixel, in units of its radius, and the share
-        of the pixel that lies within the outline, in [0, 1]; each of the window's size.
+        The coordinates u and v of every pixel in the object's frame, in units of its radius, and
+        the fraction of the pixel inside the outline, in [0, 1]; each of the window's size.
     """
     scale = _ANTIALIASING
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -177,15 +183,15 @@ def _rasterise(
 
 
 def _lighting(rng: Rng, height: int, width: int) -> np.ndarray:
-    """Returns a linear change of brightness in a random direction, H×W around 1."""
+    """Returns a linear brightness gradient in a random direction, H×W around 1."""
     angle = rng.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     slope = rng.uniform(0, load_recipe()["lighting"]) / math.sqrt(2)
     return 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))
 
 
-# Outlines: polygons in a frame in which the object has radius 1; the first is filled, any
-# further ones are holes.
+# Outlines: polygons in a frame in which the object has radius 1. The first is filled, the others
+# are holes.
 
 
 def _arc(

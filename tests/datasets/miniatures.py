@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
@@ -65,12 +67,14 @@ ADE20K_VALUES = ([1, 3, 13], [0, 3, 150], [5, 17])
 
 
 def settings_of(name: str, root: Path, cache: Path, **changes: Any) -> dict[str, Any]:
-    """Returns what the configuration of a data set holds, as a reader gets it."""
-    settings = {}
-    for file in ("config", f"dataset/{name}"):
-        text = (REPOSITORY / "configs" / f"{file}.yaml").read_text(encoding="utf-8")
-        settings |= yaml.load(text, yaml.CSafeLoader)["dataset"]
-    return {**settings, "root": str(root), "cache": str(cache), **changes}
+    """Returns the configuration of a data set as plain values."""
+    return {**_preset(name), "root": str(root), "cache": str(cache), **changes}
+
+
+@cache
+def _preset(name: str) -> dict[str, Any]:
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", [f"dataset={name}"]).dataset)
 
 
 def load(name: str, root: Path, cache: Path, **changes: Any) -> Dataset:

@@ -1,4 +1,4 @@
-"""ADE20K: 150 classes, and 0 for what is none of them."""
+"""ADE20K: 150 classes, and 0 for other pixels."""
 
 from __future__ import annotations
 

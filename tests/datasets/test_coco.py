@@ -95,10 +95,10 @@ def test_polygons_are_drawn_as_elsewhere_but_for_their_borders(coco, cache):
         (two_dogs, 4, LABEL[DOG], [shape for _, _, shape in COCO_SHAPES[4]]),
     ):
         wanted = drawn(index, [polygon for shape in shapes for polygon in shape])
-        found = np.isin(mask, [label, LABEL[CUP]])
+        covered = np.isin(mask, [label, LABEL[CUP]])
         assert wanted.sum() > 300
-        assert (found | ~binary_erosion(wanted)).all()
-        assert (binary_dilation(wanted) | ~found).all()
+        assert (covered | ~binary_erosion(wanted)).all()
+        assert (binary_dilation(wanted) | ~covered).all()
 
 
 def test_the_smaller_object_lies_over_the_larger(coco, cache):
@@ -123,9 +123,9 @@ def test_run_lengths_are_exact_in_both_forms(coco, cache):
     assert isinstance(COCO_SHAPES[1][0][2]["counts"], list)
     assert isinstance(COCO_SHAPES[2][0][2]["counts"], str)
     above_the_dog, crowd = slice(35), disc(1, 40, 20, 12)
-    found = samples[1].mask.read()[above_the_dog]
-    np.testing.assert_array_equal(found, np.where(crowd, LABEL[PERSON], 0)[above_the_dog])
-    assert found.any()
+    labels = samples[1].mask.read()[above_the_dog]
+    np.testing.assert_array_equal(labels, np.where(crowd, LABEL[PERSON], 0)[above_the_dog])
+    assert labels.any()
     packed = samples[2].mask.read()
     np.testing.assert_array_equal(packed == LABEL[PERSON], disc(2, 24, 30, 14))
 
@@ -194,9 +194,7 @@ def test_samples_can_be_sent_to_processes(coco, cocostuff, voc2012, sbd, cache):
     assert read == [s.mask.read().sum() for s in samples[:3]]
 
 
-def test_a_split_whose_images_are_not_there_troubles_nobody_who_does_not_want_it(
-    coco, cache, tmp_path
-):
+def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, cache, tmp_path):
     root = copy_of(coco, tmp_path)
     annotations = root / "annotations"
     train = annotations / "instances_train2017.json"
@@ -227,7 +225,7 @@ def test_other_annotations_are_refused(coco, cache, tmp_path, change, message):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"images": []}'])
-def test_what_is_no_annotation_file_is_named(coco, cache, tmp_path, content):
+def test_files_that_are_not_annotations_are_named(coco, cache, tmp_path, content):
     root = copy_of(coco, tmp_path)
     (root / "annotations" / "instances_val2017.json").write_text(content)
     with pytest.raises(

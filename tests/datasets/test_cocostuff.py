@@ -1,4 +1,4 @@
-"""COCO-Stuff's pixel maps, its 171 classes, and the 27 by which it is scored."""
+"""COCO-Stuff's pixel maps, its 171 classes, and the 27 coarse ones."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_images_and_labels_are_those_of_the_maps(cocostuff, cache):
     dataset = load("cocostuff", cocostuff, cache)
     assert list(dataset.splits) == ["val"]
     samples = dataset.splits["val"]
-    # The files that mmsegmentation's converter leaves beside the maps are no images.
+    # The files that mmsegmentation's converter leaves beside the maps are not images.
     assert [s.id for s in samples] == coco_names("val2017")[: len(STUFF_VALUES)]
     assert all(s.image.is_file() for s in samples)
     values = settings_of("cocostuff", cocostuff, cache)["values"]
@@ -111,7 +111,7 @@ def test_the_maps_may_lie_in_other_folders(cocostuff, cache, tmp_path, folder):
     assert len(load("cocostuff", root, cache).splits["val"]) == len(STUFF_VALUES)
 
 
-def test_maps_of_a_split_without_images_trouble_only_who_wants_it(cocostuff, cache, tmp_path):
+def test_maps_without_images_matter_only_to_runs_on_their_split(cocostuff, cache, tmp_path):
     root = copy_of(cocostuff, tmp_path)
     (root / "stuffthingmaps" / "train2017").mkdir()
     dataset = load("cocostuff", root, cache)

@@ -1,4 +1,4 @@
-"""A person's own photographs."""
+"""Folders of photographs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_ids_hold_folders_dots_white_space_and_any_unicode(tmp_path, cache):
     assert {s.id for s in samples} == wanted
 
 
-def test_of_two_files_with_one_id_the_second_is_left_out(photographs, cache):
+def test_the_second_of_two_files_with_one_id_is_skipped(photographs, cache):
     Image.fromarray(draw_photograph(5, 50, 50)).save(photographs / "a.png")
     dataset = load("folder", photographs, cache, classes=["x"])
     assert [s.image.name for s in dataset.splits["all"] if s.id == "a"] == ["a.jpg"]
@@ -48,7 +48,7 @@ def test_of_two_files_with_one_id_the_second_is_left_out(photographs, cache):
     assert name == "a.png" and "has the same name as a.jpg: rename one" in reason
 
 
-def test_what_the_pipeline_wrote_is_no_photograph(photographs, cache):
+def test_files_that_the_pipeline_wrote_are_skipped(photographs, cache):
     key = photographs / "out" / "all" / "tags" / "0123"
     key.mkdir(parents=True)
     (key / "entries.jsonl").touch()

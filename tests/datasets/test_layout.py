@@ -1,4 +1,4 @@
-"""What people are told when a data set is not laid out as expected; and that none is touched."""
+"""Error messages for unexpected layouts; data sets are never written to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from omegaconf.errors import ValidationError
 
 from pipeline.datasets import find_reader
@@ -29,7 +28,7 @@ MINIATURES = {
 
 
 def told(error: pytest.ExceptionInfo, section: str) -> str:
-    """Returns what a person reads, which has to be one sentence that leads to a section."""
+    """Returns the message, after checking that it is one sentence that points to a section."""
     text = str(error.value)
     assert "\n" not in text and not text.endswith(".")
     number, name = re.search(r"data/README\.md, line (\d+) \((.+?)\)", text).groups()
@@ -40,9 +39,8 @@ def told(error: pytest.ExceptionInfo, section: str) -> str:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_guide_is_a_section(preset):
-    text = (REPOSITORY / "configs" / "dataset" / f"{preset}.yaml").read_text(encoding="utf-8")
-    guide = yaml.load(text, yaml.CSafeLoader)["dataset"].get("guide")
+def test_every_guide_is_a_section(preset, tmp_path, cache):
+    guide = settings_of(preset, tmp_path, cache).get("guide")
     assert (guide is None) == (preset in ("demo", "folder"))
     assert guide is None or guide_line(guide) > 1
 
@@ -148,7 +146,7 @@ def test_missing_images_of_coco_are_named(coco, cache, tmp_path):
     assert text.startswith(f"{root} holds no {places} (found: annotations, val):")
 
 
-def test_a_data_set_that_is_none_is_answered_with_those_that_are():
+def test_an_unknown_data_set_is_answered_with_the_known_ones():
     with pytest.raises(UserError, match="there is no data set imagenet: choose from demo, folder"):
         find_reader("imagenet")
     with pytest.raises(UserError, match="no data set voc12: did you mean voc2012"):

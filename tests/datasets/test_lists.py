@@ -1,4 +1,4 @@
-"""What people say about a data set's images beyond its own files."""
+"""Lists of images, labels and masks that replace those of a data set."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_list_that_names_none_of_the_images_is_refused(voc2012, cache, write):
         (b"caf\xe9 1\n", "is not UTF-8 text"),
     ],
 )
-def test_lines_that_are_none_are_named(voc2012, cache, write, text, message):
+def test_invalid_lines_are_named(voc2012, cache, write, text, message):
     with pytest.raises(UserError, match=message):
         load("voc2012", voc2012, cache, labels=write(text))
 
@@ -157,8 +157,8 @@ def test_a_table_names_images_and_classes(photographs, cache, write):
     )
     path = write(text, "labels.csv")
     dataset = load("folder", photographs, cache, classes=CLASSES, labels=path)
-    found = {s.id: s.labels for s in dataset.splits["all"]}
-    assert found == {
+    labels = {s.id: s.labels for s in dataset.splits["all"]}
+    assert labels == {
         "a": (3,),
         "b": (),
         "c": (0, 2, 3),
@@ -233,9 +233,9 @@ def test_masks_of_a_folder_may_hold_other_values(photographs, cache, tmp_path):
 
 
 def test_kept_masks_are_not_those_of_another_folder(ade20k, cache, tmp_path):
-    found = []
+    values = []
     for name, label in (("mine", 1), ("yours", 2)):
         write_labels(tmp_path / name / "ADE_val_00000001.png", striped(0, [label]), palette=False)
         dataset = load("ade20k", ade20k, cache, split="val", masks=str(tmp_path / name))
-        found.append(read_mask(dataset.splits["val"][0].mask.file()).max())
-    assert found == [1, 2] and ADE20K_VALUES[0][0] == 1
+        values.append(read_mask(dataset.splits["val"][0].mask.file()).max())
+    assert values == [1, 2] and ADE20K_VALUES[0][0] == 1

@@ -1,4 +1,4 @@
-"""Class names as people give them."""
+"""Class names in the forms in which users give them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def vocabulary_of(classes, **others) -> Vocabulary:
     return build_vocabulary(VocabularySettings(classes=classes, **others))
 
 
-def test_a_background_that_is_a_class_leaves_the_backgrounds():
+def test_a_background_that_is_a_class_is_removed():
     vocabulary = vocabulary_of(["Road", "cat"], backgrounds=["road", "sky"])
     assert vocabulary.backgrounds == ("sky",)
     assert vocabulary.dropped == ("road",)
     assert vocabulary.tag_names == vocabulary.cam_names == (("Road",), ("cat",))
 
 
-def test_a_background_that_is_another_name_of_a_class_leaves_too():
+def test_a_background_that_is_another_name_of_a_class_is_removed_too():
     settings = {"classes": ANIMALS, "backgrounds": ["Kitten", "sky", "kitten"]}
     vocabulary = vocabulary_of(**settings)
     assert vocabulary.backgrounds == ("sky",)
@@ -47,7 +47,7 @@ def test_names_come_from_a_file_too(tmp_path):
     assert vocabulary_of(str(path)).classes == ("cat", "traffic light")
 
 
-def test_a_class_may_have_several_names_and_others_for_maps():
+def test_a_class_may_have_several_names_and_others_for_cams():
     vocabulary = vocabulary_of(ANIMALS)
     assert vocabulary.classes == ("person", "cat", "bird")
     assert vocabulary.tag_names == (("person",), ("cat", "kitten"), ("bird",))
@@ -139,7 +139,7 @@ def test_unusable_names_are_answered_in_one_sentence(classes, message):
         vocabulary_of(classes)
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_file_that_is_not_text_is_named(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes("Käse".encode("latin-1"))
     with pytest.raises(UserError, match=r"classes.txt is not UTF-8 text"):
@@ -194,7 +194,7 @@ def test_a_chain_of_parents_gives_a_level_each():
     "parents",
     [{"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "a"}, {"x": "a", "a": "b", "b": "a"}],
 )
-def test_parents_in_a_circle_are_found_at_once(parents):
+def test_cycles_of_parents_are_refused_at_once(parents):
     with pytest.raises(UserError, match="dataset.parents has a cycle"):
         vocabulary_of(list(parents), parents=list(parents.values()))
 

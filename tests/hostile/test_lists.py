@@ -154,7 +154,7 @@ def test_images_that_are_not_there_are_named(read, out, trial):
         ("\ufeffa\r\n\r\nb\r\n", "byte-order mark and CR LF", None),
         ("a 3\nb 1\na 2\nb.jpg\n", "images twice", None),
         ("a\nx\ny\n", "images that are not there", "names x and 1 more, which split all does not"),
-        ("", "empty", "is empty: give a list with an image a line"),
+        ("", "empty", "is empty: give a list with one image per line"),
         ("a\n".encode("utf-16"), "UTF-16", "is not UTF-8 text: save it as such"),
         (b"a\0b\n", "NUL", "holds NUL bytes"),
         ("x" * 9000, "a name of 9,000 letters", "xxx, which split all does not have"),

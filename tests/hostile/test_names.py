@@ -155,7 +155,7 @@ def test_a_folder_that_is_named_like_a_result_is_no_place_for_images(root, tmp_p
     samples, rejected = found(root, tmp_path / "cache")
     assert samples.keys() == {"x", "y.png/x"}
     assert rejected == {
-        f"x.{ending}": f"lies in {folder}, which is what a result is named: rename the folder"
+        f"x.{ending}": f"lies in {folder}, which is the name of a result: rename the folder"
         for ending, folder in (("png/y", "x.png"), ("npz/z/y", "x.npz"))
     }
     trial("input", "x.jpg beside folders x.png and x.npz", "in failures.jsonl", 2)

@@ -107,7 +107,7 @@ def test_deep_annotations_are_one_sentence_or_read(tmp_path, trial):
 def test_annotations_of_coco_that_are_none(content, tmp_path, trial):
     root = build_coco(tmp_path)
     (root / "annotations" / "instances_val2017.json").write_bytes(content)
-    with pytest.raises(UserError, match="no annotation file of COCO") as caught:
+    with pytest.raises(UserError, match="not an annotation file of COCO") as caught:
         load("coco2017", root, tmp_path / "kept").splits["val"]
     assert "\n" not in str(caught.value)
     trial("code", "annotations of COCO that are none", "refused with a sentence")
