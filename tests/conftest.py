@@ -208,3 +208,42 @@ def run_stage(
         return run_tool("run_stage.py", *arguments)
 
     return run
+
+
+@pytest.fixture
+def one_thread():
+    """More threads than free cores would slow tiny networks a hundredfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """Five images with masks to train a segmenter on."""
+    from tests.segmenter.tiny_training import write_pairs
+
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path, list]:
+    """An undisturbed training of a segmenter: its folder and the losses that it reported."""
+    from pipeline.segmenter.train import train
+    from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+
+    work_dir, reports = tmp_path_factory.mktemp("runs") / "undisturbed", []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(
+        tiny_settings(),
+        pairs,
+        CLASS_NAMES,
+        PALETTE,
+        work_dir,
+        seed=3,
+        on_iteration=lambda *report: reports.append(report),
+    )
+    torch.set_num_threads(threads)
+    return work_dir, reports

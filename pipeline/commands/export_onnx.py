@@ -1,8 +1,4 @@
-"""Writes a trained segmenter as an ONNX file that needs neither this package nor mmsegmentation.
-
-The input "image" is N×3×H×W float32, RGB in [0, 255]; the outputs are "logits", N×(n+1)×H×W, and
-"labels", N×H×W. The names and colours of the classes are in the file's metadata.
-"""
+"""The command line of ``tools/export_onnx.py``."""
 
 from __future__ import annotations
 
@@ -10,11 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pipeline.commands.command_line import Parser
 
-from pipeline.commands.command_line import Parser, answer
+_DESCRIPTION = """Writes a trained segmenter as an ONNX file, which needs no mmsegmentation.
 
-EXAMPLES = """examples:
+The input "image" is N×3×H×W float32, RGB in [0, 255]. The outputs are "logits", N×(n+1)×H×W
+float32, and "labels", N×H×W uint8. The metadata of the file hold the
+names and colours of the classes.
+"""
+_EXAMPLES = """examples:
   python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx
       for images of 512×512
   python tools/export_onnx.py --checkpoint DIR --output model.onnx --size 480 640
@@ -25,28 +25,38 @@ EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes the file that the arguments ask for, and says what it takes.
+    """Writes an ONNX file, and prints the shape of its input.
+
+    Args:
+        arguments: those of the command line, without the program's name.
 
     Raises:
-        UserError: something that the user can fix.
+        UserError: there is no such checkpoint, or its network cannot be written.
     """
-    parser = Parser("export_onnx.py", __doc__, EXAMPLES)
+    parser = Parser("export_onnx.py", _DESCRIPTION, _EXAMPLES)
     parser.add_argument(
         "--checkpoint",
         required=True,
         type=Path,
         metavar="C",
-        help="a file of stage=train, or the folder that holds it",
+        help="a checkpoint of stage=train, or its folder",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="model.onnx")
     parser.add_argument(
-        "--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help="512 512"
+        "--size",
+        nargs=2,
+        type=int,
+        default=(512, 512),
+        metavar=("H", "W"),
+        help="of images; default: 512 512",
     )
     parser.add_argument(
-        "--dynamic", action="store_true", help="any number of images of any size, if it works"
+        "--dynamic",
+        action="store_true",
+        help="allow any number of images of any size, if the network does",
     )
     parser.add_argument(
-        "--best", action="store_true", help="of a folder, the checkpoint with the highest mIoU"
+        "--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder"
     )
     options = parser.parse_args(arguments)
     # PyTorch and mmsegmentation take seconds to import.
@@ -56,13 +66,9 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = Segmenter.from_run(options.checkpoint, which="best" if options.best else "last")
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
     if options.dynamic and None not in shape:
-        note = "note: this network's graph holds for one size alone, so that --size was kept"
+        note = "note: the graph of this network works for a single size, so --size was kept"
         print(note, file=sys.stderr)
     sides = "N×3×H×W" if shape.height is None else f"N×3×{shape.height}×{shape.width}"
     sides = sides if shape.batch is None else sides.replace("N", str(shape.batch))
     print(f"image {sides} → logits, labels of {len(segmenter.class_names)} classes")
     print(f"written to {options.output}")
-
-
-if __name__ == "__main__":
-    answer(run)

@@ -1,4 +1,4 @@
-"""The images that a person names on a command line, and what their results are called."""
+"""Finds the images named on a command line, and names their results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.files.images import SUFFIXES
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found among the files and folders that were named.
+    """The images among the given files and folders.
 
     Attributes:
-        samples: each image once, its id the path of its results without their ending.
-        problems: a sentence for everything that is no image.
-        remarks: a sentence for every result that is not named as its image is.
+        samples: each image once; its id is the path of its results without their suffix.
+        problems: a sentence for each path without an image.
+        remarks: a sentence for each result whose name differs from that of its image.
     """
 
     samples: list[Sample]
@@ -30,45 +30,45 @@ class Inputs:
 def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
     """Finds the images among files and folders, and names their results.
 
-    A result has the path of its image below the folder that was given, or the name of the file
-    that was given. Where several images would have the same, all but the first get a number.
+    The name of a result is the path of its image below the given folder, or the name of the given
+    file. If several images have the same name, all but the first get a number.
 
     Args:
-        given: files of any ending; folders, in which JPEG, PNG and WebP files are found at any
-            depth, as for ``dataset=folder``.
-        output: where results go; where that is in a folder that was given, it is passed over.
+        given: files with any suffix; folders, which are searched for JPEG, PNG and WebP files at
+            any depth, as for ``dataset=folder``.
+        output: the folder of the results; images in it are skipped.
 
     Raises:
-        UserError: results would lie among the images.
+        UserError: results would lie beside images.
     """
-    found: list[tuple[Path, str]] = []
+    named: list[tuple[Path, str]] = []
     problems = []
     for path in given:
         if path.is_dir():
             images = _images_outside(path, output)
-            found += [
+            named += [
                 (image, image.relative_to(path).with_suffix("").as_posix()) for image in images
             ]
             if not images:
-                problems.append(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
+                problems.append(f"{path} contains no image ({', '.join(sorted(SUFFIXES))})")
         elif path.is_file():
-            found.append((path, path.stem))
+            named.append((path, path.stem))
         else:
             problems.append(f"{path} does not exist")
     samples: dict[Path, Sample] = {}
     taken: set[str] = set()
     remarks = []
-    for path, name in found:
+    for path, name in named:
         place = _place(path)
         if place in samples:
-            continue  # named twice, or in a folder that was given too
+            continue  # given twice, or in a given folder
         free, number = name, 1
-        # Some file systems do not tell upper from lower case.
+        # Some file systems ignore case.
         while free.casefold() in taken:
             number += 1
             free = f"{name}_{number}"
         if free != name:
-            remarks.append(f"the results of {path} are named {free}, since another's are {name}")
+            remarks.append(f"the results of {path} are named {free}, because {name} is taken")
         taken.add(free.casefold())
         samples[place] = Sample(free, path)
     _refuse_mixing(samples, output)
@@ -76,24 +76,24 @@ def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
 
 
 def _images_outside(folder: Path, output: Path) -> list[Path]:
-    """Returns a folder's images, in order, without those in an output folder below it."""
+    """Returns the images of a folder, sorted, without those in an output folder below it."""
     place = output.resolve()
     below = folder.resolve() in place.parents
     return [p for p in sorted(find_images(folder)) if not (below and place in _place(p).parents)]
 
 
 def _place(path: Path) -> Path:
-    """Returns where a file lies, whatever it is a link to."""
+    """Returns the absolute path of a file; a link is not followed."""
     return path.parent.resolve() / path.name
 
 
 def _refuse_mixing(samples: dict[Path, Sample], output: Path) -> None:
-    """Refuses results beside images: they would replace some, or be segmented the next time."""
+    """Refuses results beside images, which they could replace, or join as inputs of a later run."""
     folders = {place.parent for place in samples}
     for sample in samples.values():
         folder = (output.resolve() / sample.id).parent
         if folder in folders:
             raise UserError(
-                f"the results of {sample.image} would lie among the images, in {folder}: give"
+                f"the results of {sample.image} would lie among the images in {folder}: give"
                 " another --output"
             )

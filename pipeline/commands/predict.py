@@ -32,47 +32,51 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """examples:
   python tools/predict.py --checkpoint outputs/folder/segmenter/latest PHOTOS
-      PHOTOS/a/b.jpg gives predictions/a/b.png, a PNG whose values are labels and whose palette has
-      the colours of the classes, and predictions/a/b_overlay.jpg, a picture to look at
+      segments PHOTOS/a/b.jpg into predictions/a/b.png, a palette PNG whose values are labels, and
+      predictions/a/b_overlay.jpg, which shows the labels over the photograph
   python tools/predict.py --checkpoint iter_20000.pth one.jpg two.png --output seen --crf
-      regions end at edges of the photograph
+      refines the regions along the edges of the photograph
   python tools/predict.py --checkpoint DIR PHOTOS --scales 0.5 0.75 1 1.25 1.5 1.75 --flip
-      the mean of six sizes and their mirror images, as results are often published: twelve times
-      the time
+      averages over six sizes and their mirror images, as many published results do; this takes
+      twelve times as long
 
-Results are named by the path below the folder that was given, or by the file's name; where two
-would be the same, that of the later one ends in _2. What cannot be read is left out and named, and
-the exit code is 2.
+Results are named by the path below the given folder, or by the name of the given file; of two equal
+names the second ends in _2. Images that cannot be read are skipped and listed; the exit code is
+then 2.
 """
-_PREFETCH = 2  # photographs that are decoded before the network asks for them
-_MAX_PROCESSES = 16  # each holds PyTorch and several photographs' probabilities
-_QUALITY = 92  # of JPEG
+_MAX_PREFETCHED = 2  # images
+_MAX_PROCESSES = 16  # each holds PyTorch and the probabilities of several images
+_JPEG_QUALITY = 92
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Segments the images that the arguments name, and writes labels and overlays.
+    """Segments images, and writes labels and overlays.
 
     Args:
         arguments: those of the command line, without the program's name.
 
     Raises:
-        UserError: something that the user can fix, or images that were left out.
+        UserError: an argument cannot be used, or images were skipped.
     """
     options = _parse(arguments)
     check_scales(options.scales)
     if not 0 <= options.opacity <= 1:
-        raise UserError(f"--opacity {options.opacity:g} is not between 0 and 1: give 0.5")
+        raise UserError(
+            f"--opacity {options.opacity:g} is not between 0 and 1: give a number such as 0.5"
+        )
     for name in ("longest_side", "max_pixels"):
         if getattr(options, name) < 1:
             option = name.replace("_", "-")
-            raise UserError(f"--{option} {getattr(options, name)} is no size: give pixels above 0")
+            raise UserError(
+                f"--{option} {getattr(options, name)} is not a size: give pixels above 0"
+            )
     inputs = find_inputs(options.images, options.output)
     for text in inputs.remarks:
         _say(f"note: {text}")
     for text in inputs.problems:
-        _say(f"left out: {text}")
+        _say(f"skipped: {text}")
     if not inputs.samples:
-        raise UserError("there is nothing to segment: name images, or folders that hold some")
+        raise UserError("there is nothing to segment: give images, or folders of images")
     try:
         device = choose_device(options.device)
     except UserError as error:
@@ -90,19 +94,19 @@ def run(arguments: Sequence[str]) -> None:
     total = len(inputs.samples) + len(inputs.problems)
     if written < total:
         raise UserError(
-            f"{total - written} of {total} could not be segmented: mend, or do not name, what is"
-            " left out above"
+            f"{total - written} of {total} could not be segmented: repair or leave out those that"
+            " are listed above as skipped"
         )
 
 
 def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace) -> int:
-    """Segments images as the stage ``predict`` does, and returns how many could be read."""
+    """Segments images as the stage ``predict`` does, and returns the number of those written."""
     decode = ImageReader(
         apply_exif=True, max_pixels=options.max_pixels, longest_side=options.longest_side
     )
-    reading = Reading(decode, threads=1, prefetch=_PREFETCH)
+    reading = Reading(decode, threads=1, prefetch=_MAX_PREFETCHED)
     testing = Testing(tuple(options.scales), options.flip, CLEAN_CRF if options.crf else None)
-    images: dict[str, np.ndarray] = {}  # those that are on their way
+    images: dict[str, np.ndarray] = {}  # being segmented
 
     def decoded() -> Iterator[tuple[Item, tuple[np.ndarray, Size] | ImageError]]:
         items = (Item(sample, "") for sample in samples)
@@ -119,7 +123,7 @@ def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace
             sample = item.sample
             if isinstance(result, ImageError):
                 reason = str(result).replace("dataset.max_pixels=", "--max-pixels ")
-                _say(f"left out: {sample.image} {reason}")
+                _say(f"skipped: {sample.image} {reason}")
             else:
                 labels = result[testing.steps[-1]]
                 _write(sample.id, images.pop(sample.id), labels, segmenter, options)
@@ -137,13 +141,13 @@ def _write(
         return
     picture = overlay(image, labels, segmenter.class_names, palette, options.opacity)
     buffer = io.BytesIO()
-    # Full resolution for colours, or outlines would be blurred.
-    Image.fromarray(picture).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    # Chroma subsampling would blur the outlines.
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     write_atomically(options.output / f"{name}_overlay.jpg", buffer.getvalue())
 
 
 def _run_folder(path: Path) -> Path:
-    """Returns the segmenter's folder where that of a whole run was given."""
+    """Returns the folder of the segmenter if the output folder of a run is given."""
     inner = path / "segmenter" / "latest"
     return inner if inner.is_dir() else path
 
@@ -155,29 +159,37 @@ def _say(text: str) -> None:
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = Parser(
         "predict.py",
-        "Segments images with a trained segmenter: palette PNG and overlay.",
+        "Segments images with a trained segmenter, into palette PNGs and overlays.",
         _EXAMPLES,
     )
     parser.add_argument(
-        "images", nargs="*", type=Path, metavar="IMAGE", help="files, or folders at any depth"
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE",
+        help="files, or folders, which are searched at any depth",
     )
     parser.add_argument(
         "--checkpoint",
         required=True,
         type=Path,
         metavar="C",
-        help="a file of stage=train, or the folder that holds it",
+        help="a checkpoint of stage=train, or its folder",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("predictions"),
         metavar="DIR",
-        help="where to write; predictions/ unless given",
+        help="folder of the results; default: predictions",
     )
-    parser.add_argument("--crf", action="store_true", help="sharpen regions with a dense CRF")
+    parser.add_argument("--crf", action="store_true", help="refine regions with the dense CRF")
     parser.add_argument(
-        "--scales", nargs="+", default=["1"], metavar="S", help="average over these sizes; 1"
+        "--scales",
+        nargs="+",
+        default=["1"],
+        metavar="S",
+        help="average over these sizes; default: 1",
     )
     parser.add_argument("--flip", action="store_true", help="average over the mirror image too")
     parser.add_argument(
@@ -185,25 +197,29 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         type=int,
         default=1024,
         metavar="N",
-        help="larger images are shrunk to this for the network, 1024; labels keep the full size",
+        help="shrink larger images to this for the network; labels keep full size; default: 1024",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
         default=105_000_000,
         metavar="N",
-        help="larger files are left out, so that none exhausts the memory",
+        help="skip larger files, which could exhaust the memory",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
-        "--best", action="store_true", help="of a folder, the checkpoint with the highest mIoU"
+        "--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder"
     )
-    parser.add_argument("--no-overlay", action="store_true", help="labels alone")
+    parser.add_argument("--no-overlay", action="store_true", help="write labels only")
     parser.add_argument(
-        "--opacity", type=float, default=0.5, metavar="A", help="of the overlay, from 0 to 1; 0.5"
+        "--opacity",
+        type=float,
+        default=0.5,
+        metavar="A",
+        help="of the overlay, from 0 to 1; default: 0.5",
     )
     options = parser.parse_args(arguments)
-    # argparse gives an option of several values everything up to the next option.
+    # argparse takes everything up to the next option as values of --scales.
     numbers = [text for text in options.scales if _is_number(text)]
     options.images += [Path(text) for text in options.scales if not _is_number(text)]
     options.scales = [float(text) for text in numbers]

@@ -1,4 +1,4 @@
-"""Writes a network as one ONNX file that takes photographs as they are and needs none of this."""
+"""Writes a network as a single ONNX file that takes images without preprocessing."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.predict import Segmenter
 
 OPSET = 18
-"""Of ONNX: the oldest that PyTorch's exporter writes without a conversion."""
+"""The oldest opset of ONNX that PyTorch's exporter writes without a conversion."""
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = ("batch", "height", "width")
-_OUTPUTS = {"logits": (0, 2, 3), "labels": (0, 1, 2)}  # output → where its free axes are
-# ONNX Runtime rounds elsewhere than PyTorch.
-_LEAST_AGREEMENT = 0.999  # of labels
-_MOST_DIFFERENCE = 0.001  # of logits, of the largest
+_OUTPUTS = {"logits": (0, 2, 3), "labels": (0, 1, 2)}  # output → its batch, height and width axes
+# ONNX Runtime and PyTorch round differently.
+_MIN_AGREEMENT = 0.999  # share of labels
+_MAX_DIFFERENCE = 0.001  # of logits, relative to the largest
 
 
 class Shape(NamedTuple):
-    """What a graph takes.
+    """The shape of a graph's input; none stands for any size.
 
     Attributes:
-        batch: images at a time; none where any number will do.
-        height: of the images; none where any will do.
-        width: of the images; none where any will do.
+        batch: the number of images.
+        height: of the images.
+        width: of the images.
     """
 
     batch: int | None
@@ -46,40 +46,38 @@ class Shape(NamedTuple):
 def export_onnx(
     segmenter: Segmenter, path: Path, height: int, width: int, *, dynamic: bool = False
 ) -> Shape:
-    """Writes a segmenter as an ONNX graph with everything around the network inside.
+    """Writes a segmenter as an ONNX graph that includes pre- and postprocessing.
 
-    The input ``image`` is N×3×H×W float32, RGB in [0, 255]: normalisation, the order of the
-    channels and padding are part of the graph. The outputs are ``logits``, N×(n+1)×H×W float32,
-    and ``labels``, N×H×W uint8. The file's metadata hold ``class_names`` and ``palette`` as JSON,
-    the background first.
+    The input ``image`` is N×3×H×W float32, RGB in [0, 255]: normalisation, channel order and
+    padding are part of the graph. The outputs are ``logits``, N×(n+1)×H×W float32, and ``labels``,
+    N×H×W uint8. The metadata of the file hold ``class_names`` and ``palette`` as JSON, the
+    background first.
 
-    PyTorch's exporter is the one on top of ``torch.export``. What it writes is run in ONNX Runtime
-    and compared with the network before it is kept; some networks, such as those that pool to a
-    fixed grid, yield a graph of free size that holds for one size alone.
+    PyTorch's exporter based on ``torch.export`` writes the graph. ONNX Runtime then runs it, and
+    the file is written only if its outputs agree with the network. The dynamic graphs of some
+    networks, such as those that pool to a fixed grid, work for a single size and fail this test.
 
     Args:
-        segmenter: what to write.
+        segmenter: the segmenter.
         path: the file.
         height: of the images.
         width: of the images.
-        dynamic: whether to leave the number and the size of images open, as far as the network
-            allows: otherwise one image at a time, and if need be of this size alone.
+        dynamic: whether to allow any number and size of images. If the network does not, the graph
+            takes one image of any size, or else one image of this size.
 
     Returns:
-        What the graph takes.
+        The shape of the graph's input.
 
     Raises:
-        UserError: packages are missing, the sizes are not above 0, or the network cannot be
-            written.
+        UserError: packages are missing, the size is not positive, or the network cannot be written.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"to write ONNX, {' and '.join(missing)} must be installed: pip install"
-            f" {' '.join(missing)}"
+            f"writing ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}"
         )
     if min(height, width) < 1:
-        raise UserError(f"{height}×{width} is no size of images: give pixels above 0")
+        raise UserError(f"{height}×{width} is not a size of images: give pixels above 0")
     fixed = Shape(1, height, width)
     wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
     network = _Deployed(segmenter.model).eval()
@@ -111,7 +109,7 @@ def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what fails is said by an exception
+    options.log_severity_level = 4  # failures raise exceptions
     source = content if isinstance(content, bytes) else str(content)
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
@@ -120,17 +118,17 @@ def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.
 
 
 class _Unusable(Exception):
-    """A graph that cannot be written, or that does not do what the network does."""
+    """A graph cannot be written, or its outputs differ from those of the network."""
 
 
 class _Deployed(nn.Module):
-    """A network with what mmsegmentation does before and after it, for any number of images."""
+    """A network with mmsegmentation's pre- and postprocessing, for any number of images."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         before = model.data_preprocessor
-        self.swaps_channels = not before.channel_conversion  # it expects BGR, and is given RGB
+        self.swaps_channels = not before.channel_conversion  # the network expects BGR
         self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
         self.padding = float(before.pad_val)
         normalised = hasattr(before, "mean")
@@ -156,13 +154,13 @@ class _Deployed(nn.Module):
 
 
 def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
-    """Returns a file's content that was found to do what the network does.
+    """Returns the content of a file whose outputs agree with the network.
 
     Raises:
-        _Unusable: there is none.
+        _Unusable: there is no such graph.
     """
     device = next(network.parameters()).device
-    batch = example.batch if shape.batch else 2  # a size of 1 would be taken for a constant
+    batch = example.batch if shape.batch else 2  # the exporter takes a size of 1 for a constant
     pixels = torch.zeros(batch, 3, example.height, example.width, device=device)
     free = {axis: torch.export.Dim.DYNAMIC for axis, size in zip((0, 2, 3), shape) if not size}
     try:
@@ -183,7 +181,7 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
             _compare(content, segmenter, images)
     except _Unusable:
         raise
-    except Exception as error:  # the exporter and ONNX Runtime raise a class for every kind
+    except Exception as error:  # the exporter and ONNX Runtime raise many types
         raise _Unusable(_first_line(error)) from error
     return content
 
@@ -193,7 +191,7 @@ def _describe(model: Any, segmenter: Segmenter, shape: Shape) -> Any:  # noqa: A
     import onnx
 
     graph = model.graph
-    del graph.value_info[:]  # shapes in between, by names that mean nothing
+    del graph.value_info[:]  # shapes of intermediate values, by generated names
     places = [(graph.input[0], (0, 2, 3))]
     places += [(output, _OUTPUTS[output.name]) for output in graph.output]
     for value, axes in places:
@@ -217,7 +215,7 @@ def _describe(model: Any, segmenter: Segmenter, shape: Shape) -> Any:  # noqa: A
 
 
 def _trials(shape: Shape, example: Shape) -> Sequence[np.ndarray]:
-    """Returns images to compare on; of other sizes and numbers where these are free."""
+    """Returns images for the comparison, of several numbers and sizes where these are free."""
     height, width = example.height, example.width
     sizes = [(height, width)]
     if shape.height is None:
@@ -232,8 +230,8 @@ def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
     wanted = np.stack([segmenter.logits(image) for image in images])
     difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
     agreement = float((labels == wanted.argmax(1)).mean())
-    # A network may give all pixels of a trial one label, whatever is wrong with its graph.
-    if agreement < _LEAST_AGREEMENT or not difference < _MOST_DIFFERENCE:
+    # Labels alone would not do: a network may give all pixels of random images the same label.
+    if agreement < _MIN_AGREEMENT or not difference < _MAX_DIFFERENCE:
         raise _Unusable(
             f"{100 * (1 - agreement):.2g} % of its labels would differ, and scores by up to"
             f" {100 * difference:.2g} %"
@@ -241,7 +239,7 @@ def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    # The exporter wraps what went wrong in advice to those who develop it.
+    # The exporter wraps the error in advice for its own developers.
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

@@ -1,6 +1,6 @@
-"""Decode heads that mmsegmentation does not have; importing this module registers them.
+"""Decode heads that mmsegmentation lacks; importing this module registers them.
 
-Import it through :func:`pipeline.segmenter.mmseg.import_mmseg`, after mmsegmentation itself.
+:func:`pipeline.segmenter.mmseg.import_mmseg` imports it after mmsegmentation.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import nn
 class DeepLabV2Head(BaseDecodeHead):
     """The atrous spatial pyramid of DeepLab-V2 (Chen et al., TPAMI 2018, §4.2, "ASPP").
 
-    The logits are the sum of 3×3 convolutions of the last feature map, one for each rate, straight
-    to the classes: no image pooling, no batch norm, no hidden layer. Weights start from a normal
-    distribution of standard deviation 0.01, biases from 0.
+    The logits are the sum of 3×3 convolutions of the last feature map, one for each dilation rate,
+    without image pooling, batch norm or a hidden layer. Weights are drawn from a normal
+    distribution with standard deviation 0.01; biases start at 0.
 
     Args:
-        in_channels: of the feature map.
-        dilations: the rates.
-        **settings: of mmsegmentation's ``BaseDecodeHead``, ``num_classes`` among them.
+        in_channels: channels of the feature map.
+        dilations: the dilation rates.
+        **settings: arguments of mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class DeepLabV2Head(BaseDecodeHead):
         settings = {"dropout_ratio": 0, **settings}
         settings["init_cfg"] = {"type": "Normal", "layer": "Conv2d", "std": 0.01}
         super().__init__(in_channels, channels=in_channels, **settings)
-        del self.conv_seg  # the branches end in classes themselves
+        del self.conv_seg  # the branches compute the logits
         self.branches = nn.ModuleList(
             nn.Conv2d(in_channels, self.out_channels, 3, padding=rate, dilation=rate)
             for rate in dilations
         )
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Returns logits, N×C×h×w, of the feature map's size."""
+        """Returns logits, N×C×h×w, in the size of the feature map."""
         features = self._transform_inputs(inputs)
         return sum(branch(features) for branch in self.branches)

@@ -1,6 +1,6 @@
-"""What is done around a network when it is tested: other scales before it, the CRF behind it.
+"""Test-time scaling and the CRF.
 
-Nothing here needs mmsegmentation, so that processes of a pool start without importing it.
+This module does not import mmsegmentation, so that worker processes for the CRF start quickly.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pipeline.errors import UserError
 from pipeline.masks.crf import CrfSettings, dense_crf
 
 CLEAN_CRF = CrfSettings(bgr=False, fp16=False)
-"""The constants of the literature on weak supervision, on the image as it is."""
+"""The constants of CLIP-ES without the quirks of its released code."""
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Checks the factors that an image is resized by.
+    """Checks the factors by which an image is resized.
 
     Raises:
-        UserError: there is none, or one is not above 0.
+        UserError: the list is empty, or a factor is not above 0.
     """
     if not scales or not all(0 < scale < np.inf for scale in scales):
         shown = " ".join(f"{scale:g}" for scale in scales) or "nothing"
@@ -28,22 +28,22 @@ def check_scales(scales: Sequence[float]) -> None:
 
 
 def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resizes an image as mmsegmentation's test pipeline does, by OpenCV's bilinear filter.
+    """Resizes an image as mmsegmentation's test pipeline does: bilinearly, with OpenCV.
 
     Args:
         image: H×W×3 uint8.
         scale: above 0.
 
     Returns:
-        h×w×3 uint8; sides are rounded as by mmcv's ``Resize(scale_factor=…, keep_ratio=True)``,
-        to 1 at least.
+        h×w×3 uint8. Sides are rounded as in mmcv's ``Resize(scale_factor=…, keep_ratio=True)``
+        and are at least 1.
     """
     if scale == 1:
         return image
     from mmcv.image import imresize, rescale_size
 
     width, height = image.shape[1], image.shape[0]
-    # mmcv rounds twice: the box that the image has to fit in, then the sides in it.
+    # mmcv rounds twice: first the box into which the image must fit, then the sides.
     box = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
     size = tuple(max(1, side) for side in rescale_size((width, height), box))
     return imresize(image, size, interpolation="bilinear", backend="cv2")
@@ -52,7 +52,7 @@ def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
 def refine(
     image: np.ndarray, probabilities: np.ndarray, crf: CrfSettings = CLEAN_CRF
 ) -> np.ndarray:
-    """Sharpens probabilities along the edges of the image with the fully connected CRF.
+    """Refines probabilities along the edges of the image with the dense CRF.
 
     Args:
         image: H×W×3 uint8, RGB.
@@ -65,5 +65,5 @@ def refine(
     if probabilities.shape[1:] != image.shape[:2]:
         raise ValueError(f"{probabilities.shape} probabilities for an image of {image.shape}")
     if len(probabilities) == 1:
-        return np.ones_like(probabilities)  # a single class is certain; the CRF wants two
+        return np.ones_like(probabilities)  # the CRF needs two classes
     return dense_crf(image, probabilities, crf)

@@ -1,4 +1,4 @@
-"""Images and their pseudo masks, and what can be wrong with them."""
+"""Images with their pseudo masks, and checks of both."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pipeline.datasets.vocabulary import IGNORE
 
 _INDEXED_OR_GREY = frozenset({"P", "L"})
 _GREY = frozenset({"L"})
-_TURNED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+_ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """An image and the mask to learn from.
+    """An image with the mask that it is trained on.
 
     Attributes:
         id: unique name of the image.
         image: any file that ``pipeline.files.images.load_image`` reads.
-        mask: indexed or grey PNG in the image's size; 0 background, k+1 class k, 255 ignore.
-        probability: 8-bit grey PNG in the image's size, 255 times the weight in [0, 1] of each
-            pixel; none where all pixels weigh alike.
+        mask: indexed or grey PNG of the image's size; 0 background, k+1 class k, 255 ignore.
+        probability: 8-bit grey PNG of the image's size: 255 times the weight in [0, 1] of each
+            pixel. None gives all pixels the same weight.
     """
 
     id: str
@@ -35,31 +35,31 @@ class TrainingPair:
 
     @property
     def files(self) -> list[Path]:
-        """All files that it is read from."""
+        """The files of the pair."""
         return [f for f in (self.image, self.mask, self.probability) if f is not None]
 
 
 def check_pairs(
-    pairs: Sequence[TrainingPair], class_count: int, *, apply_exif: bool = False
+    pairs: Sequence[TrainingPair], num_classes: int, *, apply_exif: bool = False
 ) -> list[str]:
-    """Finds everything that would spoil a training; decodes the masks, not the images.
+    """Finds everything that would end or spoil a training; decodes masks but not images.
 
     Args:
-        pairs: what to check.
-        class_count: n classes without the background: labels 0 to n and 255 are allowed.
-        apply_exif: whether images will be turned as their EXIF orientation says.
+        pairs: the pairs to check.
+        num_classes: n classes without the background; labels 0 to n and 255 are allowed.
+        apply_exif: whether images will be rotated by their EXIF orientation.
 
     Returns:
-        One sentence per problem, beginning with the id; empty when all is well.
+        One sentence for each problem, beginning with the id.
     """
     return [
         f"{pair.id}: {problem}"
         for pair in pairs
-        for problem in _problems(pair, class_count, apply_exif)
+        for problem in _problems(pair, num_classes, apply_exif)
     ]
 
 
-def _problems(pair: TrainingPair, class_count: int, apply_exif: bool) -> Iterator[str]:
+def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterator[str]:
     size = None
     if not pair.image.is_file():
         yield f"image {pair.image} is missing"
@@ -75,9 +75,9 @@ def _problems(pair: TrainingPair, class_count: int, apply_exif: bool) -> Iterato
     else:
         yield from _wrong_size("mask", labels, size)
         present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-        wrong = [int(label) for label in present if class_count < label != IGNORE]
+        wrong = [int(label) for label in present if num_classes < label != IGNORE]
         if wrong:
-            yield f"mask has labels {wrong} outside 0 to {class_count} and 255"
+            yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"
 
     if pair.probability is not None:
         weights = _read_bytes("probability", pair.probability, _GREY, "an 8-bit grey PNG")
@@ -88,7 +88,7 @@ def _problems(pair: TrainingPair, class_count: int, apply_exif: bool) -> Iterato
 
 
 def _read_bytes(kind: str, path: Path, modes: frozenset[str], wanted: str) -> np.ndarray | str:
-    """Returns the pixels, H×W uint8, of a PNG of one of Pillow's modes, or what is wrong."""
+    """Returns the pixels of a PNG in one of these modes of Pillow, H×W uint8, or a problem."""
     if not path.is_file():
         return f"{kind} {path} is missing"
     try:
@@ -107,9 +107,9 @@ def _wrong_size(kind: str, pixels: np.ndarray, size: tuple[int, int] | None) -> 
 
 
 def _oriented_size(path: Path, apply_exif: bool) -> tuple[int, int]:
-    """Returns (width, height) from the file's header."""
+    """Returns (width, height), from the header of the file."""
     with Image.open(path) as image:
         width, height = image.size
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    turned = apply_exif and orientation in _TURNED_BY_90
-    return (height, width) if turned else (width, height)
+    rotated = apply_exif and orientation in _ROTATED_BY_90
+    return (height, width) if rotated else (width, height)

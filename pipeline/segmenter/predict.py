@@ -1,4 +1,4 @@
-"""Segments images with a trained network."""
+"""Applies a trained network to images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Segmenter:
         model: a segmentor of mmsegmentation.
         class_names: n+1 names, "background" first.
         palette: n+1 colours, RGB in [0, 255].
-        device: where to compute.
+        device: the device that computes.
     """
 
     def __init__(
@@ -42,32 +42,34 @@ class Segmenter:
         self.palette = palette
         self._device = device
         self._model = model.to(device).eval()
-        self._least_side = _least_side(model.backbone)
+        self._min_side = _min_side(model.backbone)
 
     @classmethod
     def from_run(cls, path: Path, device: str = "cpu", which: str = "last") -> Segmenter:
-        """Reads a checkpoint, which holds its own architecture, classes and palette.
+        """Reads a checkpoint, which contains the architecture, classes and palette.
 
         Args:
             path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory.
-            device: where to compute.
-            which: of a directory's complete checkpoints, "last" takes the newest, "best" the one
-                with the highest mIoU on validation images, if the training measured it.
+            device: the device that computes.
+            which: the checkpoint of a directory: "last" takes the newest complete one, "best" the
+                one with the highest mIoU on validation images, if the training measured it.
 
         Raises:
-            UserError: there is no such checkpoint, or it is damaged or not one of ours.
+            UserError: there is no such checkpoint, or it is damaged or not of a segmenter.
         """
         if which not in _CHOICES:
             raise ValueError(f"which={which} is none of {', '.join(_CHOICES)}")
         path = Path(path)
         path = _CHOICES[which](path) if path.is_dir() else path
         if not path.is_file():
-            raise UserError(f"checkpoint {path} does not exist: give a trained segmenter's file")
+            raise UserError(
+                f"checkpoint {path} does not exist: give the file of a trained segmenter"
+            )
         checkpoint = read_checkpoint(path)
         try:
             described = checkpoint["meta"]["segmenter"]
             names, palette = described["class_names"], described["palette"]
-            # What training started from need not exist any longer.
+            # The pretrained weights may no longer exist.
             architecture, weights = ConfigDict(described["model"]), checkpoint["state_dict"]
             strip_pretrained(architecture)
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
@@ -79,7 +81,7 @@ class Segmenter:
             model.load_state_dict(weights)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(
-                f"checkpoint {path} does not fit the network that it describes: train it anew"
+                f"checkpoint {path} does not fit the network that it describes: train it again"
             ) from error
         return cls(model, tuple(names), tuple(tuple(colour) for colour in palette), device)
 
@@ -101,7 +103,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """Computes the scores before the softmax, from the whole image at its own size.
+        """Computes the logits of the whole image at its own size.
 
         Args:
             image: H×W×3 uint8, RGB.
@@ -115,24 +117,24 @@ class Segmenter:
     def probabilities(
         self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False
     ) -> np.ndarray:
-        """Computes class probabilities, averaged over sizes of the image and its mirror image.
+        """Computes class probabilities, averaged over scales and mirror images.
 
-        The convention is that of mmsegmentation (``SegTTAModel`` behind ``TestTimeAug``): the
-        scores of every size are resized to the image, and the mean is taken of their softmax.
+        As in mmsegmentation (``SegTTAModel`` and ``TestTimeAug``), the logits of each view are
+        resized to the image, and the softmax is averaged.
 
         Args:
             image: H×W×3 uint8, RGB.
-            scales: factors that the image is resized by, one after the other.
-            flip: whether the mirror image counts too, at every scale.
+            scales: factors by which the image is resized.
+            flip: whether to include the mirror image at every scale.
 
         Returns:
-            (n+1)×H×W float32 that sums to 1 over the classes; one scale of 1 without the mirror
-            image gives the softmax of :meth:`logits`. The memory that is needed is some times that
-            of the result at the largest scale, which
-            :class:`pipeline.datasets.sample.ImageReader` bounds by ``longest_side``.
+            (n+1)×H×W float32 that sums to 1 over the classes. With a single scale of 1 and without
+            the mirror image it is the softmax of :meth:`logits`. The memory needed is a few times
+            that of the result at the largest scale; ``longest_side`` of
+            :class:`pipeline.datasets.sample.ImageReader` bounds it.
 
         Raises:
-            UserError: a scale is not above 0, or there is none.
+            UserError: the list of scales is empty, or a scale is not above 0.
         """
         total = sum(view for _, view in self.views(image, scales, flip))
         return (total / (len(scales) * (1 + flip))).cpu().numpy()
@@ -141,18 +143,18 @@ class Segmenter:
     def views(
         self, image: np.ndarray, scales: Sequence[float], flip: bool
     ) -> Iterator[tuple[bool, torch.Tensor]]:
-        """Yields the softmax of every size of an image and its mirror image, one at a time.
+        """Yields the softmax of each scale of an image, and of its mirror image, one at a time.
 
         Args:
             image: H×W×3 uint8, RGB.
-            scales: factors that the image is resized by.
-            flip: whether the mirror image follows, at every scale.
+            scales: factors by which the image is resized.
+            flip: whether the mirror image follows at every scale.
 
         Yields:
-            Whether it is of the image as it is, and (n+1)×H×W float32 on the device.
+            Whether the view is the unchanged image; (n+1)×H×W float32 on the device.
 
         Raises:
-            UserError: a scale is not above 0, or there is none.
+            UserError: the list of scales is empty, or a scale is not above 0.
         """
         check_scales(scales)
         for scale in scales:
@@ -167,7 +169,7 @@ class Segmenter:
     def refine(
         image: np.ndarray, probabilities: np.ndarray, crf: CrfSettings = CLEAN_CRF
     ) -> np.ndarray:
-        """Sharpens probabilities with the CRF: :func:`pipeline.segmenter.inference.refine`."""
+        """Refines probabilities with the CRF: :func:`pipeline.segmenter.inference.refine`."""
         return refine(image, probabilities, crf)
 
     def _scores(self, image: np.ndarray) -> torch.Tensor:
@@ -177,9 +179,9 @@ class Segmenter:
         height, width = image.shape[:2]
         bgr = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
         batch = {"inputs": [bgr], "data_samples": [SegDataSample()]}
-        # Normalises, and pads right and below where the network needs whole strides.
+        # Normalises, and pads on the right and below if the network needs multiples of its stride.
         inputs = self._model.data_preprocessor(batch, training=False)["inputs"]
-        missing = [max(0, self._least_side - side) for side in inputs.shape[2:]]
+        missing = [max(0, self._min_side - side) for side in inputs.shape[2:]]
         inputs = functional.pad(inputs, (0, missing[1], 0, missing[0]))
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
@@ -197,10 +199,10 @@ class Segmenter:
         )[0]
 
 
-def _least_side(backbone: nn.Module) -> int:
-    """Returns the side, in pixels, below which an image has to be padded for a network.
+def _min_side(backbone: nn.Module) -> int:
+    """Returns the side, in pixels, below which images must be padded for a network.
 
-    SegFormer's attentions shrink their keys by convolutions, which have to fit in.
+    SegFormer's attention reduces its keys by convolutions, which must fit into the image.
     """
     if type(backbone).__name__ != "MixVisionTransformer":
         return 1

@@ -1,4 +1,4 @@
-"""The weights that a segmenter's backbone starts from: ImageNet's, COCO's, a file's or none."""
+"""The initial weights of a segmenter's backbone: from ImageNet, COCO, a file, or none."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NONE, _IMAGENET, _COCO = "none", "imagenet", "coco"
 
 @dataclass(frozen=True)
 class PretrainedReport:
-    """What a backbone took over.
+    """The pretrained weights that a backbone uses.
 
     Attributes:
         source: path or URL of the weights.
-        layout: whose names the file has, for example "torchvision ResNet".
-        matched: the number of the backbone's tensors that were in the file.
-        total: the number of the backbone's tensors, without counters and computed buffers.
+        layout: the naming of the file, for example "torchvision ResNet".
+        matched: the number of tensors of the backbone that the file holds.
+        total: the number of tensors of the backbone, except counters and computed buffers.
         unmatched: names of the backbone's tensors that the file does not hold in the same shape.
-        unused: names of the file's tensors that went nowhere, without those of heads.
-        seen_masks: whether the weights were trained on masks that people drew.
+        unused: names of the file's tensors that the backbone does not use, except those of heads.
+        seen_masks: whether the weights were trained on annotated masks.
     """
 
     source: str
@@ -48,28 +48,28 @@ class PretrainedReport:
 
 
 def strip_pretrained(model: ConfigDict) -> str | None:
-    """Removes from a model's config all weights from elsewhere, wherever it mentions them.
+    """Removes all references to pretrained weights from the config of a model.
 
     Args:
         model: changed in place.
 
     Returns:
-        Where the config takes its backbone's weights from: a URL, a path, or a name like
-        ``open-mmlab://resnet50_v1c``. The ``prefix`` of names that may go with it is not needed:
+        The source of the backbone's weights: a URL, a path, or a name like
+        ``open-mmlab://resnet50_v1c``. A ``prefix`` beside it is ignored, because
         :func:`load_pretrained` finds it in the file.
     """
     sources = _strip(model.get("backbone"))
-    if isinstance(model.get("pretrained"), str):  # the network hands it on to its backbone
+    if isinstance(model.get("pretrained"), str):  # the network passes it to its backbone
         sources.append(model["pretrained"])
     _strip(model)
     return sources[0] if sources else None
 
 
 def check_choice(choice: str | None) -> None:
-    """Checks ``segmenter.pretrained`` as far as that goes before anything is built.
+    """Checks ``segmenter.pretrained`` before anything is built.
 
     Raises:
-        UserError: it is neither a known word nor a file.
+        UserError: it is neither imagenet, coco or none nor a file.
     """
     if choice in (None, _NONE, _IMAGENET, _COCO) or Path(choice).expanduser().is_file():
         return
@@ -82,26 +82,25 @@ def check_choice(choice: str | None) -> None:
 def load_pretrained(
     backbone: nn.Module, choice: str | None, model: Mapping[str, Any], source: str | None
 ) -> PretrainedReport | None:
-    """Fills a backbone with weights, and keeps mmengine from initialising it again.
+    """Loads pretrained weights into a backbone, and keeps mmengine from initialising it again.
 
-    Nothing in a file is executed, be it given or downloaded. What the file does not hold starts as
-    mmsegmentation starts it.
+    No code in a file is run. Tensors that the file lacks are initialised by mmsegmentation.
 
     Args:
-        backbone: of a network of mmsegmentation; changed in place.
-        choice: ``imagenet``; ``coco``, from torchvision's DeepLabV3, which has seen masks; ``none``
-            or None; or the path of a file in the layout of mmsegmentation, torchvision, timm, Swin
-            Transformer or SegFormer.
-        model: the model's config, of which the backbone was built.
-        source: what :func:`strip_pretrained` returned.
+        backbone: the backbone of a network of mmsegmentation; changed in place.
+        choice: ``imagenet``; ``coco``, from torchvision's DeepLabV3, which was trained on masks;
+            ``none`` or None; or the path of a file in the layout of mmsegmentation, torchvision,
+            timm, Swin Transformer or SegFormer.
+        model: the config of the model to which the backbone belongs.
+        source: the value that :func:`strip_pretrained` returned.
 
     Returns:
-        What was taken over; None with ``none``.
+        The weights used; None with ``none``.
 
     Raises:
-        UserError: the file is missing, damaged or holds more than tensors; there is no network; no
-            such weights are known; or the file holds fewer than 95 % of the backbone's tensors, or
-            not its first one.
+        UserError: the file is missing, damaged or holds more than tensors; it cannot be downloaded;
+            no such weights are known; or it lacks more than 5 % of the backbone's tensors, or the
+            first one.
     """
     check_choice(choice)
     if choice in (None, _NONE):
@@ -115,7 +114,7 @@ def load_pretrained(
         weights, origin = fetch_coco(inner, settings)
     else:
         weights, origin = read_weights(Path(choice).expanduser()), str(choice)
-    # A backbone around another starts from a file for both, or from ImageNet's for the inner one.
+    # Weights may be for a whole backbone like ICNet, or for the network inside it.
     part, fit = backbone, fit_weights(weights, backbone, settings)
     if inner is not backbone and not fit.is_enough:
         part, fit = inner, fit_weights(weights, inner, settings)
@@ -125,7 +124,7 @@ def load_pretrained(
     with quietly():
         backbone.init_weights()
     part.load_state_dict(fit.tensors, strict=False)
-    backbone.is_init = True  # or the runner would have mmengine draw weights anew
+    backbone.is_init = True  # otherwise mmengine would initialise it again
     return PretrainedReport(
         source=origin,
         layout=fit.layout,
@@ -138,29 +137,29 @@ def load_pretrained(
 
 
 def _inner_network(backbone: nn.Module) -> nn.Module:
-    """Returns the network that a backbone like ICNet's or BiSeNet's is built around, or itself."""
+    """Returns the network inside a backbone like ICNet or BiSeNet, or the backbone itself."""
     inner = (part for name, part in backbone.named_modules() if name.split(".")[-1] == "backbone")
     return next(inner, backbone)
 
 
 def _strip(config: Any) -> list[str]:  # noqa: ANN401
-    """Removes weights from a part of a config and all within; returns where they were from."""
-    found = []
+    """Removes pretrained weights from a nested config; returns their sources."""
+    sources = []
     for part in dictionaries(config):
         if "pretrained" in part:
-            found.append(part["pretrained"])
+            sources.append(part["pretrained"])
             part["pretrained"] = None
-        if "TIMMBackbone" in str(part.get("type")):  # which downloads unless it is told not to
-            found.append(part.get("checkpoint_path"))
+        if "TIMMBackbone" in str(part.get("type")):  # which downloads weights by default
+            sources.append(part.get("checkpoint_path"))
             part["pretrained"], part["checkpoint_path"] = False, ""
         for key, value in list(part.items()):
             if _is_pretrained(value):
-                found.append(value.get("checkpoint"))
+                sources.append(value.get("checkpoint"))
                 part[key] = None
             elif isinstance(value, (list, tuple)) and any(map(_is_pretrained, value)):
-                found += [item.get("checkpoint") for item in value if _is_pretrained(item)]
+                sources += [item.get("checkpoint") for item in value if _is_pretrained(item)]
                 part[key] = [item for item in value if not _is_pretrained(item)] or None
-    return [place for place in found if isinstance(place, str) and place]
+    return [place for place in sources if isinstance(place, str) and place]
 
 
 def _is_pretrained(value: Any) -> bool:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""The archive that PASCAL VOC 2012's evaluation server takes.
+"""The archive that the evaluation server of PASCAL VOC 2012 accepts.
 
 results/VOC2012/Segmentation/<competition>_test_cls/<id>.png
 """
@@ -20,12 +20,12 @@ from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 
 COMPETITIONS = ("comp5", "comp6")
-"""What was trained on: comp5 is for VOC's own training data alone, comp6 for any other too."""
+"""comp5 allows VOC's training data only; comp6 allows any data."""
 
 _FOLDER = "results/VOC2012/Segmentation/{}_test_cls"
-_CLASSES = 20
+_NUM_CLASSES = 20
 _INDEXED_OR_GREY = ("P", "L")
-_MOST_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 def write_submission(
@@ -35,50 +35,49 @@ def write_submission(
     competition: str = "comp6",
     images: Path | None = None,
 ) -> None:
-    """Writes an archive with one mask for every image of a list, and nothing else.
+    """Writes an archive with one mask for each image of a list.
 
-    The bytes depend on the labels alone, not on when, by whom or in which order they are packed.
+    Its bytes depend on the labels only, not on times, users or the order of the list.
 
     Args:
-        predictions: the folder with ``<id>.png``, indexed or grey; what is in it beyond the list
-            is left out.
+        predictions: the folder with ``<id>.png``, indexed or grey; other files are ignored.
         ids: the images of the test set.
-        target: the archive, gzipped tar.
+        target: the archive, a gzipped tar file.
         competition: "comp5" or "comp6".
-        images: the folder with ``<id>.jpg``, whose sizes masks must have; none leaves them
-            unchecked.
+        images: the folder with ``<id>.jpg``, with which the sizes of masks are compared; none skips
+            that check.
 
     Raises:
-        UserError: the list is empty or names an image twice, or there are masks that are missing,
-            damaged, of another size, or hold labels other than 0 to 20; the first few are named.
+        UserError: the list is empty or names an image twice, or masks are missing, damaged, of
+            another size, or hold labels other than 0 to 20; the message names the first few.
     """
     if competition not in COMPETITIONS:
         raise UserError(f"there is no {competition}: choose from {', '.join(COMPETITIONS)}")
     if not ids:
-        raise UserError("the list names no image: give that of the test set")
+        raise UserError("the list names no image: give the list of the test set")
     if len(set(ids)) < len(ids):
         repeated = next(image_id for image_id in ids if ids.count(image_id) > 1)
         raise UserError(f"the list names {repeated} twice: keep one of each")
     members: dict[str, bytes] = {}
     problems = []
     for image_id in sorted(ids):
-        found = _read(predictions / f"{image_id}.png", images and images / f"{image_id}.jpg")
-        if isinstance(found, str):
-            problems.append(f"{image_id} {found}")
+        labels = _read(predictions / f"{image_id}.png", images and images / f"{image_id}.jpg")
+        if isinstance(labels, str):
+            problems.append(f"{image_id} {labels}")
         else:
-            members[f"{image_id}.png"] = encode_png(found, voc_palette(256))
+            members[f"{image_id}.png"] = encode_png(labels, voc_palette(256))
     if problems:
-        more = len(problems) - _MOST_SHOWN
+        more = len(problems) - _MAX_SHOWN
         raise UserError(
             f"{len(problems)} of {len(ids)} masks cannot be submitted:"
-            f" {'; '.join(problems[:_MOST_SHOWN])}{f'; and {more} more' if more > 0 else ''}:"
+            f" {'; '.join(problems[:_MAX_SHOWN])}{f'; and {more} more' if more > 0 else ''}:"
             f" predict the whole list again, into {predictions}"
         )
     write_atomically(target, _pack(members, _FOLDER.format(competition)))
 
 
 def _read(path: Path, image: Path | None) -> np.ndarray | str:
-    """Returns labels, H×W uint8, or what is wrong with them."""
+    """Returns labels, H×W uint8, or a problem."""
     if not path.is_file():
         return "is missing"
     try:
@@ -88,10 +87,10 @@ def _read(path: Path, image: Path | None) -> np.ndarray | str:
             labels = np.array(mask)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         return f"cannot be read ({type(error).__name__})"
-    wrong = np.unique(labels[labels > _CLASSES]).tolist()
+    wrong = np.unique(labels[labels > _NUM_CLASSES]).tolist()
     if wrong:
-        shown = ", ".join(map(str, wrong[:_MOST_SHOWN]))
-        return f"holds labels ({shown}) that are not 0 to {_CLASSES}"
+        shown = ", ".join(map(str, wrong[:_MAX_SHOWN]))
+        return f"holds labels ({shown}) that are not 0 to {_NUM_CLASSES}"
     if image is None:
         return labels
     try:

@@ -1,4 +1,4 @@
-"""Finds a backbone's tensors in a weights file, whatever names the file gives them."""
+"""Finds the tensors of a backbone in a weights file, in any of the known layouts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 
 Weights = dict[str, torch.Tensor]
 
-# What other modules put in front of a backbone's names.
+# Prefixes that other modules add to the names of a backbone.
 _WRAPPERS = frozenset(
     {"module", "_orig_mod", "model", "backbone", "encoder", "image_encoder", "timm_model"}
 )
@@ -27,15 +26,15 @@ _HEADS = frozenset(
 )
 _MASK_HEADS = frozenset({"decode_head", "auxiliary_head", "aux_classifier", "mask_head"})
 _COUNTER = "num_batches_tracked"
-# The counter, and buffers that a network computes from its own settings.
+# The counter of batch norm, and buffers that a network computes from its settings.
 _COMPUTED = frozenset({_COUNTER, "relative_position_index", "relative_coords_table", "attn_mask"})
-# Backbones of mmsegmentation whose authors use other names: the converter in its tools.
+# Backbones whose authors use other names → the layout, and its converter in mmsegmentation's tools.
 _CONVERTERS = {
     "SwinTransformer": ("Swin Transformer's own", "swin2mmseg", "convert_swin"),
     "MixVisionTransformer": ("SegFormer's own", "mit2mmseg", "convert_mit"),
 }
-_LEAST_SHARE = 0.95
-_PAINT = 1 << 20  # larger than any weight, and whole numbers above it are exact in float32
+_MIN_SHARE = 0.95
+_PAINT = 1 << 20  # larger than any weight; float32 represents integers above it exactly
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ class Fit:
     """How the tensors of a file fit a backbone.
 
     Attributes:
-        layout: whose names the file has.
-        tensors: what the backbone takes over, under its own names.
-        names: of all the backbone's tensors but counters and computed buffers.
-        unmatched: those of them that the file does not hold in the same shape.
-        unused: names of the file's tensors that went nowhere, without those of heads.
+        layout: the naming of the file.
+        tensors: the tensors for the backbone, under the backbone's names.
+        names: names of the backbone's tensors, except counters and computed buffers.
+        unmatched: those that the file does not hold in the same shape.
+        unused: names of the file's tensors that the backbone does not use, except those of heads.
     """
 
     layout: str
@@ -58,15 +57,15 @@ class Fit:
 
     @property
     def matched(self) -> int:
-        """The number of the backbone's tensors that the file holds."""
+        """The number of tensors of the backbone that the file holds."""
         return len(self.names) - len(self.unmatched)
 
     @property
     def is_enough(self) -> bool:
         """Whether the file holds 95 % of the backbone, and its first layer."""
-        # That layer is one tensor of hundreds, but behind a random one all others see noise.
-        whole_start = self.names[:1] != self.unmatched[:1]
-        return whole_start and self.matched >= _LEAST_SHARE * len(self.names)
+        # Behind a random first layer, all other layers would see noise.
+        has_first_layer = self.names[:1] != self.unmatched[:1]
+        return has_first_layer and self.matched >= _MIN_SHARE * len(self.names)
 
     def __str__(self) -> str:
         line = f"fits {self.matched} of the {len(self.names)} tensors of the backbone"
@@ -77,20 +76,20 @@ class Fit:
 
 
 def was_trained_on_masks(weights: Weights) -> bool:
-    """Tells whether a file holds the head of a segmentation network beside the backbone."""
+    """Tells whether a file holds the head of a segmentation network."""
     parts = {part for name in weights for part in name.split(".")[:3]}
     tops = {_without_wrappers(name).split(".")[0] for name in weights}
-    # A "classifier" beside a "backbone" is torchvision's segmentation head; alone it is ImageNet's.
+    # Beside a "backbone", torchvision's "classifier" segments; alone it classifies images.
     return bool(parts & _MASK_HEADS) or ("backbone" in parts and "classifier" in tops)
 
 
 def fit_weights(weights: Weights, backbone: nn.Module, settings: Mapping[str, Any]) -> Fit:
-    """Finds the naming under which most of a file's tensors fit a backbone.
+    """Finds the layout in which most tensors of a file fit a backbone.
 
     Args:
-        weights: the file's tensors; those on the device "meta" are fitted by their shapes.
-        backbone: the network; left as it is.
-        settings: the backbone's config, of which timm builds another to convert its files.
+        weights: the tensors of the file; those on the device "meta" are compared by shape.
+        backbone: the network; it is not changed.
+        settings: the config of the backbone.
     """
     own = {k: v.shape for k, v in backbone.state_dict().items() if not _is_computed(k)}
     best = Fit("unknown", {}, tuple(own), tuple(own), ())
@@ -99,7 +98,7 @@ def fit_weights(weights: Weights, backbone: nn.Module, settings: Mapping[str, An
         for layout, convert in _layouts(backbone, settings):
             try:
                 converted, sources = _trace(convert, inner)
-            except Exception:  # converters break on other layouts as they please
+            except Exception:  # converters fail on other layouts in many ways
                 continue
             fitting = {k for k in own if k in sources and converted[k].shape == own[k]}
             if len(fitting) <= best.matched:
@@ -117,18 +116,9 @@ def fit_weights(weights: Weights, backbone: nn.Module, settings: Mapping[str, An
     return best
 
 
-def build_timm_backbone(
-    backbone: nn.Module, settings: Mapping[str, Any], **changes: object
-) -> nn.Module:
-    """Builds a second TIMMBackbone, for which timm finds weights, renames and reshapes them."""
-    kept = {key: value for key, value in settings.items() if key not in ("type", "init_cfg")}
-    with quietly():  # timm warns about the heads that it leaves out
-        return type(backbone)(**{**kept, "checkpoint_path": "", "pretrained": True, **changes})
-
-
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps the logs of libraries off the console."""
+    """Silences the logs of libraries."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -140,44 +130,38 @@ def quietly() -> Iterator[None]:
 def _layouts(
     backbone: nn.Module, settings: Mapping[str, Any]
 ) -> Iterator[tuple[str | None, Callable[[Weights], Weights]]]:
-    """Yields names of layouts and conversions out of them; no name for the backbone's own."""
-    own, kind = backbone.state_dict().keys(), type(backbone).__name__
+    """Yields layouts and conversions from them; the name of the backbone's own layout is none."""
+    kind = type(backbone).__name__
     yield None, dict
-    if "stem.0.weight" in own:
+    if "stem.0.weight" in backbone.state_dict():
         yield "timm ResNet with a deep stem", _rename_deep_stem
     if kind in _CONVERTERS:
         layout, module, function = _CONVERTERS[kind]
         yield layout, _shipped_converter(module, function)
     if kind == "TIMMBackbone":
-        yield "timm", partial(_rename_timm, own)
-        yield (
-            "timm",
-            lambda weights: build_timm_backbone(
-                backbone, settings, pretrained_cfg_overlay={"state_dict": weights}
-            ).state_dict(),
-        )
+        given = {key: value for key, value in settings.items() if key not in ("type", "init_cfg")}
+
+        def convert(weights: Weights) -> Weights:
+            """Builds a second network, for which timm renames and reshapes the weights."""
+            given["pretrained_cfg_overlay"] = {"state_dict": dict(weights)}
+            with quietly():  # timm warns about heads that it skips
+                return type(backbone)(
+                    **{**given, "checkpoint_path": "", "pretrained": True}
+                ).state_dict()
+
+        yield "timm", convert
 
 
 def _rename_deep_stem(weights: Weights) -> Weights:
-    """timm's ``conv1.0 … conv1.6, bn1`` is mmsegmentation's ``stem.0 … stem.6, stem.7``."""
+    """Renames timm's ``conv1.0 … conv1.6, bn1`` to mmsegmentation's ``stem.0 … stem.6, stem.7``."""
     if "conv1.0.weight" not in weights:
         return {}
     pairs = ((re.sub(r"^conv1\.", "stem.", name), value) for name, value in weights.items())
     return {re.sub(r"^bn1\.", "stem.7.", name): value for name, value in pairs}
 
 
-def _rename_timm(own: Mapping[str, object], weights: Weights) -> Weights:
-    """timm's networks for feature maps flatten their first levels: ``stem.0`` is ``stem_0``."""
-    renamed = {}
-    for name, value in weights.items():
-        flat = name.replace(".", "_", 1)
-        choices = (f"timm_model.{flat}", f"timm_model.model.{name}", f"timm_model.{name}")
-        renamed[next((choice for choice in choices if choice in own), name)] = value
-    return renamed
-
-
 def _shipped_converter(module: str, function: str) -> Callable[[Weights], Weights]:
-    """Returns a converter of mmsegmentation's tools, which its wheel holds outside the package."""
+    """Returns a converter from mmsegmentation's tools, which its wheel installs as plain files."""
     root = importlib.util.find_spec("mmseg").submodule_search_locations[0]
     path = Path(root) / ".mim" / "tools" / "model_converters" / f"{module}.py"
     spec = importlib.util.spec_from_file_location(f"mmseg_tools_{module}", path)
@@ -189,11 +173,14 @@ def _shipped_converter(module: str, function: str) -> Callable[[Weights], Weight
 def _trace(
     convert: Callable[[Weights], Weights], weights: Weights
 ) -> tuple[Weights, dict[str, set[str]]]:
-    """Converts tensors, and tells of each that holds none but a file's values from which it came.
+    """Converts tensors, and finds those that consist of values from the file, with their sources.
 
-    Conversions rename, join, reshape and resample, and a network of timm keeps its random start
-    where the file has nothing. So tensors of the same shapes are converted first, each painted with
-    a number of its own: the numbers in a result tell what it was made of.
+    Conversions rename, join, reshape and resample, and a network of timm keeps random values where
+    the file has none. Therefore the function first converts tensors of the same shapes, each filled
+    with a number of its own: the numbers in a result identify its sources.
+
+    Returns:
+        The converted tensors; the names of their sources, for those with values from the file only.
     """
     names = list(weights)
     painted = {
@@ -205,22 +192,23 @@ def _trace(
         if not value.numel():
             continue
         low, high = value.aminmax()
-        if low < _PAINT - 0.5:  # there are values that are not the file's
+        if low < _PAINT - 0.5:  # some values are not from the file
             continue
         numbers = [low] if low == high else value.unique().tolist()
-        found = {round(float(number)) - _PAINT for number in numbers}
-        sources[name] = {names[number] for number in found if number < len(names)}
+        positions = {round(float(number)) - _PAINT for number in numbers}
+        sources[name] = {names[position] for position in positions if position < len(names)}
     return convert(weights), sources
 
 
 def _prefixes(weights: Weights) -> list[str]:
-    """Returns "", "backbone." and so on, as they occur, the shortest first."""
-    longest = {name.removesuffix(_without_wrappers(name)) for name in weights}
-    found = {""}
-    for prefix in longest:
-        parts = prefix.split(".")[:-1]
-        found |= {".".join(parts[:count]) + "." for count in range(1, len(parts) + 1)}
-    return sorted(found, key=lambda prefix: (len(prefix), prefix))
+    """Returns the prefixes that occur, such as "" and "backbone.", the shortest first."""
+    prefixes = {""}
+    for name in weights:
+        prefix = ""
+        for part in name.removesuffix(_without_wrappers(name)).split(".")[:-1]:
+            prefix += f"{part}."
+            prefixes.add(prefix)
+    return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
 
 
 def _without_wrappers(name: str) -> str:
@@ -238,7 +226,7 @@ def _is_expected_to_stay(name: str) -> bool:
 
 
 def _describe(weights: Weights, prefix: str) -> str:
-    """Says whose file it is where the names behind the prefix are the backbone's own."""
+    """Names the layout of a file whose names, after the prefix, are those of the backbone."""
     tops = {_without_wrappers(name).split(".")[0] for name in weights}
     if "decode_head" in tops:
         return "mmsegmentation network"

@@ -1,21 +1,20 @@
-"""Where weights come from: files, and what torchvision, timm and mmsegmentation publish.
+"""Reads pretrained weights from files and from torchvision, timm and mmsegmentation.
 
-Nothing that is read is executed. mmengine's own loader is not used, since it unpickles whatever it
-downloads.
+No code in a file is run. mmengine's own loader is not used, since it may unpickle a download.
 """
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import get_session
 from mmengine.runner.checkpoint import (
     get_deprecated_model_names,
@@ -28,35 +27,42 @@ from torch.hub import get_dir, load_state_dict_from_url
 
 from pipeline.errors import UserError
 from pipeline.files.weight_files import Oversized, read_weights_file
-from pipeline.segmenter.weight_layouts import Fit, Weights, build_timm_backbone, fit_weights
+from pipeline.segmenter.weight_layouts import Fit, Weights, fit_weights
 
 INSTEAD = "give segmenter.pretrained=PATH, a file that fits, or segmenter.pretrained=none"
-_PATIENCE = 20.0  # seconds without an answer from the network
+_TIMEOUT = 20.0  # seconds without an answer from the network
 _WITH_COCO_WEIGHTS = ("resnet50", "resnet101")
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # timm's on Hugging Face
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm on Hugging Face, by preference
+_CATALOGUES = {  # scheme of a name in a config → URLs by name
+    "open-mmlab": get_external_models,
+    "openmmlab": get_external_models,
+    "mmcls": get_mmcls_models,
+    "torchvision": get_torchvision_models,
+    "modelzoo": get_torchvision_models,
+}
 
 
 def read_weights(path: Path) -> Weights:
     """Reads the tensors of a file.
 
     Args:
-        path: safetensors, or what ``torch.save`` wrote: a state dict, or one under ``state_dict``
-            or ``model``.
+        path: safetensors, or a file of ``torch.save``: a state dict, or one under ``state_dict`` or
+            ``model``.
 
     Raises:
-        UserError: the file is damaged, holds no tensors, or objects that would have to be run.
+        UserError: the file is damaged, holds no tensors, or holds objects that could run code.
     """
     try:
         weights = _tensors_of(read_weights_file(path))
-    except Exception as error:  # every reader has errors of its own
+    except Exception as error:  # every reader raises its own types
         if not isinstance(error, Oversized) and (objects := _objects_in(path)):
             raise UserError(
                 f"segmenter.pretrained={path} holds objects that could run code ({objects}): save"
-                " its tensors alone, torch.save(checkpoint['state_dict'], PATH)"
+                " its tensors only, torch.save(checkpoint['state_dict'], PATH)"
             ) from error
         raise UserError(
-            f"segmenter.pretrained={path} is damaged or no weights file ({type(error).__name__}):"
-            " give a state dict of torch.save, or safetensors"
+            f"segmenter.pretrained={path} is damaged or not a weights file"
+            f" ({type(error).__name__}): give a state dict of torch.save, or safetensors"
         ) from error
     if not weights:
         raise UserError(
@@ -69,21 +75,21 @@ def read_weights(path: Path) -> Weights:
 def fetch_imagenet(
     backbone: nn.Module, settings: Mapping[str, Any], source: str | None
 ) -> tuple[Weights, str]:
-    """Returns the ImageNet weights of a backbone, and their URL.
+    """Returns ImageNet weights for a backbone, and their URL or path.
 
-    timm's for its networks, torchvision's (IMAGENET1K_V1) for a plain ResNet, for others those that
-    mmsegmentation's config names.
+    Networks of timm get timm's weights, plain ResNets those of torchvision (IMAGENET1K_V1), and
+    others those that the config of mmsegmentation names.
 
     Args:
         backbone: the network.
         settings: its config.
-        source: what the config names: a URL, a path, or a name like ``mmcls://mobilenet_v2``.
+        source: the source in the config: a URL, a path, or a name like ``mmcls://mobilenet_v2``.
 
     Raises:
         UserError: no such weights are known, or they cannot be downloaded.
     """
     if type(backbone).__name__ == "TIMMBackbone":
-        return _fetch_from_timm(backbone, settings)
+        return _fetch_from_timm(backbone, settings["model_name"])
     if name := _torchvision_name(backbone):
         from torchvision.models import get_model_weights
 
@@ -109,7 +115,7 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
     """Returns torchvision's DeepLabV3, trained on masks of COCO, and its URL.
 
     Raises:
-        UserError: the backbone is another than torchvision's, or the download fails.
+        UserError: the backbone is not one of torchvision's, or the download fails.
     """
     from torchvision.models import get_model_weights
 
@@ -124,44 +130,50 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
     return _download(url, "coco"), url
 
 
-def _fetch_from_timm(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weights, str]:
-    """Has timm download its weights, and fit them to its network for feature maps."""
+def _fetch_from_timm(backbone: nn.Module, name: str) -> tuple[Weights, str]:
     import timm
 
-    name = settings["model_name"]
     known = timm.get_pretrained_cfg(name)
     if known is None or not known.has_weights:
         raise UserError(f"{_unknown(backbone)}, timm's {name}: {INSTEAD}")
-    url = known.url if isinstance(known.url, (str, type(None))) else known.url[0]
+    if not known.hf_hub_id:
+        return _download(known.url, "imagenet"), known.url
+    repository, _, revision = known.hf_hub_id.partition("@")
+    files = [known.hf_hub_filename] if known.hf_hub_filename else _HUB_FILES
+    url = hf_hub_url(repository, files[0], revision=revision or None)
     try:
-        with _impatience(), _tensors_alone():
-            if known.hf_hub_id:
-                repository, _, revision = known.hf_hub_id.partition("@")
-                file = known.hf_hub_filename or _HUB_FILES[0]
-                url = hf_hub_url(repository, file, revision=revision or None)
-                if not any(_is_cached(repository, each) for each in (file, *_HUB_FILES)):
-                    # The hub's own client tries six times for each of two files: most of a minute.
-                    get_session().head(url, timeout=_PATIENCE)
-            return build_timm_backbone(backbone, settings).state_dict(), url
-    except Exception as error:  # the hub's clients have a class each for "no network"
-        if "size mismatch" in str(error):
-            raise UserError(f"{_unknown(backbone)}, unlike {name} of timm: {INSTEAD}") from error
+        with _network_timeout():
+            path = _download_from_hub(repository, revision or None, files, url)
+    except Exception as error:  # the clients of the hub raise many types
         raise _not_downloaded(url, "imagenet", error) from error
+    return read_weights(Path(path)), url
 
 
-def _is_cached(repository: str, file: str) -> bool:
-    return isinstance(try_to_load_from_cache(repository, file), str)
+def _download_from_hub(
+    repository: str, revision: str | None, files: Sequence[str], url: str
+) -> str:
+    """Returns the path of the first of some files that the hub has, through its cache."""
+    for file in files:
+        cached = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(cached, str):
+            return cached
+    # Fails at once without a network; the hub's client would try six times, for half a minute.
+    get_session().head(url, timeout=_TIMEOUT)
+    for file in files[:-1]:
+        with suppress(EntryNotFoundError):
+            return hf_hub_download(repository, file, revision=revision)
+    return hf_hub_download(repository, files[-1], revision=revision)
 
 
 def _torchvision_name(backbone: nn.Module) -> str | None:
-    """Returns torchvision's name of a ResNet, if the backbone is one in its layout."""
+    """Returns torchvision's name of a backbone if it is a ResNet in torchvision's layout."""
     if type(backbone).__name__ != "ResNet" or backbone.style != "pytorch":
         return None
     return None if backbone.deep_stem or backbone.avg_down else f"resnet{backbone.depth}"
 
 
 def _fit_torchvision(name: str, backbone: nn.Module, settings: Mapping[str, Any]) -> Fit:
-    """Fits a network of torchvision by its shapes alone, which tell if it is worth a download."""
+    """Fits a network of torchvision by its shapes, to find out whether to download it."""
     from torchvision.models import get_model
 
     with torch.device("meta"):
@@ -170,28 +182,26 @@ def _fit_torchvision(name: str, backbone: nn.Module, settings: Mapping[str, Any]
 
 
 def _name_by_depth(backbone: nn.Module) -> str | None:
-    """Returns the weights of a ResNetV1c, whose depth overrides may have changed."""
+    """Returns the name of the weights for a ResNetV1c, whose depth overrides may have changed."""
     name = f"resnet{getattr(backbone, 'depth', None)}_v1c"
     known = type(backbone).__name__ == "ResNetV1c" and name in get_external_models()
     return f"open-mmlab://{name}" if known else None
 
 
 def _locate(source: str | None) -> str | None:
-    """Returns the URL or path behind a name of OpenMMLab's; None if there is none."""
+    """Returns the URL or path that a name of OpenMMLab stands for; none if it is unknown."""
     scheme, separator, name = (source or "").rpartition("://")
     if not separator or scheme in ("http", "https"):
         return source
-    if scheme in ("open-mmlab", "openmmlab"):
-        return get_external_models().get(get_deprecated_model_names().get(name, name))
-    if scheme == "mmcls":
-        return get_mmcls_models().get(name)
-    return get_torchvision_models().get(name) if scheme in ("torchvision", "modelzoo") else None
+    if scheme not in _CATALOGUES:
+        return None
+    return _CATALOGUES[scheme]().get(get_deprecated_model_names().get(name, name))
 
 
 def _download(url: str, choice: str) -> Weights:
-    """Returns the tensors behind a URL; they stay in torch's cache."""
+    """Returns the tensors behind a URL, through torch's cache."""
     try:
-        with _impatience():
+        with _network_timeout():
             checkpoint = load_state_dict_from_url(
                 url,
                 map_location="cpu",
@@ -201,54 +211,41 @@ def _download(url: str, choice: str) -> Weights:
         return _tensors_of(checkpoint)
     except (OSError, HTTPException) as error:
         raise _not_downloaded(url, choice, error) from error
-    except Exception as error:  # every reader has errors of its own
+    except Exception as error:  # every reader raises its own types
         stored = Path(get_dir()) / "checkpoints" / Path(url).name
         raise UserError(
-            f"segmenter.pretrained={choice}: what {url} sent is damaged or holds more than tensors"
-            f" ({type(error).__name__}): delete {stored} and try again, or {INSTEAD}"
+            f"segmenter.pretrained={choice}: the download of {url} is damaged or holds more than"
+            f" tensors ({type(error).__name__}): delete {stored} and try again, or {INSTEAD}"
         ) from error
 
 
 @contextmanager
-def _impatience() -> Iterator[None]:
-    """Gives up on hosts that do not answer; urllib would wait for minutes."""
+def _network_timeout() -> Iterator[None]:
+    """Limits the wait for hosts that do not answer; urllib has no limit by default."""
     previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)
+    socket.setdefaulttimeout(_TIMEOUT)
     try:
         yield
     finally:
         socket.setdefaulttimeout(previous)
 
 
-@contextmanager
-def _tensors_alone() -> Iterator[None]:
-    """Has PyTorch refuse whatever is no tensor; older versions of timm do not."""
-    force, forbid = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    previous = {name: os.environ.pop(name, None) for name in (force, forbid)}
-    os.environ[force] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[force]
-        os.environ.update({name: value for name, value in previous.items() if value is not None})
-
-
 def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
     from timm.models import clean_state_dict
 
-    # timm prefers averaged weights, as it stores them.
+    # Averaged weights first, as in timm.
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
     tensors = {k: value for k, value in checkpoint.items() if isinstance(value, torch.Tensor)}
-    return clean_state_dict(tensors)  # without the prefixes of training in several processes
+    return clean_state_dict(tensors)  # removes prefixes of distributed training
 
 
 def _objects_in(path: Path) -> str:
-    """Names what a file would have Python import; the pickle is scanned, not run."""
+    """Names the objects that a pickle refers to, without running it."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a damaged file, or one of before torch 1.6
+    except Exception:  # a damaged file, or one from before torch 1.6
         return ""
     return ", ".join(names[:3])
 
@@ -262,8 +259,8 @@ def _unknown(backbone: nn.Module) -> str:
     return f"no ImageNet weights are known for this {_name_of(backbone)}"
 
 
-def _not_downloaded(url: str | None, choice: str, error: Exception) -> UserError:
+def _not_downloaded(url: str, choice: str, error: Exception) -> UserError:
     return UserError(
         f"segmenter.pretrained={choice}: {url} could not be downloaded ({type(error).__name__}):"
-        " fetch it by hand and give segmenter.pretrained=PATH, or segmenter.pretrained=none"
+        " download it by hand and give segmenter.pretrained=PATH, or segmenter.pretrained=none"
     )

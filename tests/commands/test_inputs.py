@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pipeline.segmenter.inputs import find_inputs
 
+from pipeline.commands.inputs import find_inputs
 from pipeline.errors import UserError
 
 
@@ -50,7 +51,7 @@ def test_what_is_no_image_is_said(tmp_path):
     found = find_inputs([tmp_path / "nowhere.jpg", tmp_path / "empty"], tmp_path / "out")
     assert found.samples == []
     assert found.problems[0].endswith("nowhere.jpg does not exist")
-    assert "empty holds no image (.jpeg, .jpg, .png, .webp)" in found.problems[1]
+    assert "empty contains no image (.jpeg, .jpg, .png, .webp)" in found.problems[1]
 
 
 def test_earlier_results_are_no_photographs(tmp_path):
@@ -61,7 +62,7 @@ def test_earlier_results_are_no_photographs(tmp_path):
 @pytest.mark.parametrize("output", ["in", "in/x", "in/x/.."])
 def test_results_do_not_lie_among_the_images(tmp_path, output):
     place(tmp_path, "in/a.png", "in/x/b.jpg")
-    with pytest.raises(UserError, match="among the images, in .*: give another --output"):
+    with pytest.raises(UserError, match="among the images in .*: give another --output"):
         find_inputs([tmp_path / "in/a.png", tmp_path / "in/x/b.jpg"], tmp_path / output)
 
 

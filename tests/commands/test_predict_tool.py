@@ -11,6 +11,8 @@ from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import last_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def read_png(path):
     with Image.open(path) as image:
@@ -100,7 +102,7 @@ def test_files_that_cannot_be_read_are_left_out_and_named(predict, photographs, 
     (photographs / "broken.jpg").write_bytes(b"nothing")
     finished = predict(photographs, tmp_path / "nowhere.png", "--max-pixels", 6200)
     assert finished.code == 2
-    assert "left out: " in finished.errors and "broken.jpg cannot be decoded" in finished.errors
+    assert "skipped: " in finished.errors and "broken.jpg cannot be decoded" in finished.errors
     assert "nowhere.png does not exist" in finished.errors
     assert "70×90 pixels are more than --max-pixels 6200" in finished.errors
     assert finished.errors.splitlines()[-1].startswith("error: 5 of 7 could not be segmented")
@@ -115,7 +117,7 @@ def test_files_that_cannot_be_read_are_left_out_and_named(predict, photographs, 
         (["nowhere"], "there is nothing to segment"),
         (["a.jpg", "--opacity", "2"], "--opacity 2 is not between"),
         (["a.jpg", "--scales", "0"], "above 0"),
-        (["a.jpg", "--longest-side", "0"], "--longest-side 0 is no size"),
+        (["a.jpg", "--longest-side", "0"], "--longest-side 0 is not a size"),
         (["a.jpg", "--device", "tpu"], "invalid choice"),
         (["a.jpg", "--nonsense"], "--help shows what there is"),
         (["a.jpg", "--best"], "no best checkpoint"),

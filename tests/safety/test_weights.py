@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from pipeline.clip import checkpoint
 from pipeline.errors import UserError
 from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter import weight_sources
+from pipeline.segmenter.mmseg import build_model
+from tests.segmenter.foreign_backbones import HEAD
 
 READERS: dict[str, Callable[[Path], object]] = {
     "clip.checkpoint": checkpoint.load_clip,
@@ -126,13 +127,16 @@ def test_what_a_careful_reader_of_a_library_breaks_on_is_not_read_again(
 
 
 def test_weights_that_timm_keeps_are_read_as_tensors(tmp_path, mark, monkeypatch, trial):
-    """Whatever timm and PyTorch do by default, in timm's own readers too."""
+    """Whatever PyTorch does by default."""
     path = tmp_path / "pytorch_model.bin"
     torch.save({"extra": Code(mark.path)}, path)
     assert mark.is_left_by(lambda: torch.load(path, weights_only=False))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with weight_sources._tensors_alone(), pytest.raises(pickle.UnpicklingError):
-        torch.load(path, weights_only=False)
+    monkeypatch.setattr(weight_sources, "try_to_load_from_cache", lambda *_, **__: str(path))
+    backbone = {"type": "TIMMBackbone", "model_name": "convnext_atto", "pretrained": False}
+    network = build_model({"type": "EncoderDecoder", "backbone": backbone, "decode_head": HEAD})
+    with pytest.raises(UserError, match="objects that could run code"):
+        weight_sources.fetch_imagenet(network.backbone, backbone, None)
     assert not mark.is_left
     trial("code", "weights that timm downloads", "read as tensors only")
 

@@ -124,7 +124,7 @@ def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypa
     ]
     finished = run_tool(*arguments, "--dynamic")
     assert finished.code == 0 and len(finished.errors.splitlines()) == 1
-    assert "holds for one size alone" in finished.errors and "1×3×512×512" in finished.output
+    assert "works for a single size" in finished.errors and "1×3×512×512" in finished.output
     for shape, shown in [((1, None, None), "1×3×H×W"), ((None, None, None), "N×3×H×W")]:
         free.append(shape)
         finished = run_tool(*arguments, "--dynamic")
@@ -135,6 +135,6 @@ def test_mistakes_when_exporting_end_in_one_sentence(run_tool, trained, tmp_path
     arguments = ["export_onnx.py", "--output", tmp_path / "m.onnx"]
     assert "required: --checkpoint" in run_tool(*arguments).errors
     finished = run_tool(*arguments, "--checkpoint", trained[0], "--size", 0, 48)
-    assert finished.code == 2 and "0×48 is no size" in finished.errors
+    assert finished.code == 2 and "0×48 is not a size" in finished.errors
     finished = run_tool(*arguments, "--checkpoint", tmp_path / "none")
     assert finished.code == 2 and "does not exist" in finished.errors

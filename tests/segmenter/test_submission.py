@@ -124,9 +124,9 @@ def test_sizes_are_compared_where_images_are_known(run_tool, devkit):
     spoil(devkit / "predictions/2008_000001.png", "size")
     (devkit / "VOC2012/JPEGImages").rename(devkit / "elsewhere")
     finished = pack(run_tool, devkit)
-    assert finished.code == 0 and "note: sizes were not compared" in finished.errors
+    assert finished.code == 0 and "note: sizes were not checked" in finished.errors
     assert pack(run_tool, devkit, "--images", devkit / "elsewhere").code == 2
-    assert "is no folder" in pack(run_tool, devkit, "--images", devkit / "nowhere").errors
+    assert "is not a folder" in pack(run_tool, devkit, "--images", devkit / "nowhere").errors
 
 
 def test_lists_that_cannot_be_used(run_tool, devkit):
@@ -140,4 +140,4 @@ def test_lists_that_cannot_be_used(run_tool, devkit):
     with pytest.raises(UserError, match="4 of 4 masks.*and 1 more"):
         write_submission(devkit / "elsewhere", ["a", "b", "c", "d"], target)
     (devkit / "VOC2012/ImageSets/Segmentation/test.txt").unlink()
-    assert "is no file" in pack(run_tool, devkit).errors
+    assert "is not a file" in pack(run_tool, devkit).errors
