@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.engine.batches import ahead
+from pipeline.engine.prefetch import ahead
 from pipeline.engine.folder import ResultFolder, StageFolder
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError

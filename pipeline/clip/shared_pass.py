@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.encoder import BeforeLast, ClipEncoder, OnAttention
-from pipeline.engine.batches import by_shape
+from pipeline.engine.prefetch import by_shape
 
 Name = TypeVar("Name")
 """Whatever tells a caller's images apart."""

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.engine.batches import ahead
+from pipeline.engine.prefetch import ahead
 from pipeline.engine.store import StageFolder
 from pipeline.files.images import limit_longest_side
 from pipeline.masks.stage import pseudo_mask, read_labels

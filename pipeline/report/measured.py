@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.engine.batches import ahead
+from pipeline.engine.prefetch import ahead
 from pipeline.engine.progress import track
 from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError

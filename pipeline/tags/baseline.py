@@ -10,7 +10,7 @@ import torch
 from pipeline.clip.attention import one_by_one
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import Listener, Name
-from pipeline.engine.batches import by_shape
+from pipeline.engine.prefetch import by_shape
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.scored import Scored
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.engine.batches import ahead, by_shape
+from pipeline.engine.prefetch import ahead, by_shape
 
 
 def test_work_is_done_ahead_in_order_and_within_bounds():
