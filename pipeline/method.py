@@ -200,7 +200,7 @@ class Method:
             position_fp16=self.config["compat"]["position_fp16"],
             normalisation=find_training(settings["model"], settings["pretrained"]).normalisation,
             precision=self.precision,
-            most_patches=self.config["images"]["most_patches"],
+            max_patches=self.config["images"]["most_patches"],
         )
 
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
@@ -241,7 +241,7 @@ class Method:
             squeeze=tags["squeeze"],
             batch_size=self.batches.images,
             crop_batch_size=self.batches.crops,
-            most_waiting=self.batches.waiting,
+            max_waiting=self.batches.waiting,
             open_border=compat["open_border"],
             cwr_stop=compat["cwr_stop"],
         )
@@ -254,7 +254,7 @@ class Method:
             affinity_blocks=cams["affinity_blocks"],
             box_threshold=cams["box_threshold"],
             batch_size=self.batches.images,
-            most_waiting=self.batches.waiting,
+            max_waiting=self.batches.waiting,
             open_border=self.config["compat"]["open_border"],
         )
         backgrounds = keys.cam_backgrounds(self.config, vocabulary)

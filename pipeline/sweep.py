@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.engine.prefetch import ahead
 from pipeline.engine.folder import ResultFolder, StageFolder
+from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError
 
@@ -179,7 +179,7 @@ def read_through(
             return error
 
     def readable() -> Images:
-        for sample, found in ahead(samples, try_read, workers, most_ahead):
+        for sample, found in prefetch(samples, try_read, workers, most_ahead):
             if isinstance(found, ImageError):
                 unreadable.append((sample, found))
             else:

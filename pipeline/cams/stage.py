@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from pipeline.cams.affinity import MeanAttention
 from pipeline.cams.clip_es import ClipEs
-from pipeline.clip.shared_pass import Seen
+from pipeline.clip.shared_pass import SharedPass
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.engine.folder import ResultFolder
 from pipeline.errors import ImageError
@@ -69,13 +69,13 @@ class MapsAlongsideTags:
 
     def listen(self) -> MeanAttention:
         """Returns what listens to the attentions of one batch."""
-        return self._method.listen()
+        return self._method.attention_recorder()
 
-    def compute(self, sample: Sample, seen: Seen, tags: Sequence[int]) -> np.ndarray | None:
+    def compute(self, sample: Sample, seen: SharedPass, tags: Sequence[int]) -> np.ndarray | None:
         """Returns the maps of an image whose tags are just known, unless they are there already."""
         if self._folder.is_done(sample.id, input_key(sample, tags)):
             return None
-        return self._method.maps(seen, tags)
+        return self._method.cams(seen, tags)
 
     def save(
         self, sample: Sample, tags: Sequence[int], size: tuple[int, int], result: np.ndarray

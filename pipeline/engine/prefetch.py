@@ -1,9 +1,9 @@
-"""Images on their way to a model: decoded ahead of it, and batched by their shape."""
+"""Prefetch: work done in threads before its results are needed."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,23 +11,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int, most: int
+def prefetch(
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int, max_pending: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Does work in threads ahead of whoever takes the results, in order.
+    """Processes items in threads before their results are needed; yields them in order.
 
     Args:
-        items: what there is to do.
-        work: what is done to each; whatever it raises is raised where its result is taken.
-        workers: threads.
-        most: results that are kept ahead, which bounds the memory.
+        items: what to process.
+        work: processes one item; an error is raised where the result is taken.
+        workers: number of threads.
+        max_pending: results that may be computed or wait at a time, which bounds the memory.
     """
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 pending.append((item, pool.submit(work, item)))
-                if len(pending) >= most:
+                if len(pending) >= max_pending:
                     first, future = pending.popleft()
                     yield first, future.result()
             while pending:
@@ -36,33 +36,3 @@ def ahead(
         finally:
             for _, future in pending:
                 future.cancel()
-
-
-def by_shape(
-    items: Iterable[Item],
-    shape_of: Callable[[Item], Hashable],
-    size_of: Callable[[Hashable], int],
-    most: int,
-) -> Iterator[list[Item]]:
-    """Collects items of one shape until they fill a batch.
-
-    Args:
-        items: what is to be batched.
-        shape_of: returns an item's shape.
-        size_of: returns how many items of a shape fill a batch.
-        most: items that may wait; when there are more, the longest waiting leaves with those of its
-            shape, however few.
-
-    Yields:
-        Items of one shape, in the order in which they came.
-    """
-    waiting: dict[Hashable, list[Item]] = {}  # in the order of their oldest items
-    for item in items:
-        shape = shape_of(item)
-        group = waiting.setdefault(shape, [])
-        group.append(item)
-        if len(group) >= size_of(shape):
-            yield waiting.pop(shape)
-        elif sum(map(len, waiting.values())) > most:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.clip.shared_pass import Listener, Seen
+from pipeline.clip.shared_pass import AttentionRecorder, SharedPass
 from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.engine.folder import ResultFolder, StageFolder
@@ -29,10 +29,10 @@ ALGORITHM = 1
 class Alongside(Protocol):
     """What is computed from the backbone's pass over an image as soon as its tags are known."""
 
-    def listen(self) -> Listener:
+    def listen(self) -> AttentionRecorder:
         """Returns what listens to the attentions of one batch."""
 
-    def compute(self, sample: Sample, seen: Seen, tags: Sequence[int]) -> np.ndarray | None:
+    def compute(self, sample: Sample, seen: SharedPass, tags: Sequence[int]) -> np.ndarray | None:
         """Returns what comes of an image; none where that is there already."""
 
     def save(
@@ -96,7 +96,7 @@ def tagging(
             if not isinstance(result, ImageError):
                 scored, size = result
                 tags = choose_tags(scored.scores["scores"], alpha, min_score)
-                extra = alongside.compute(todo.sample, scored.seen, tags) if alongside else None
+                extra = alongside and alongside.compute(todo.sample, scored.shared_pass, tags)
                 result = _Tagged(tags, scored.scores, size, extra)
             yield todo, result
 

@@ -19,7 +19,7 @@ def random_heads(dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_heads_at_once_and_one_after_the_other_agree(monkeypatch, dtype, tolerance, rows):
-    monkeypatch.setattr(attention, "_WEIGHTS_AT_A_TIME", rows * 26)
+    monkeypatch.setattr(attention, "_CHUNK_WEIGHTS", rows * 26)
     query, key, value = random_heads(dtype)
     gathered, mean = attention.head_by_head(query, key, value)
     expected, expected_mean = attention.all_heads(query, key, value)
@@ -37,7 +37,7 @@ def test_heads_at_once_and_one_after_the_other_agree(monkeypatch, dtype, toleran
 def test_what_is_gathered_is_what_fused_attention_gathers(
     monkeypatch, dtype, tolerance, mask, many_weights
 ):
-    monkeypatch.setattr(attention, "_MANY_WEIGHTS", many_weights)
+    monkeypatch.setattr(attention, "_MIN_WEIGHTS_BY_HEAD", many_weights)
     query, key, value = random_heads(dtype)
     generator = torch.Generator().manual_seed(6)
     bias = None if mask is None else torch.randn(*mask, generator=generator)

@@ -215,7 +215,7 @@ def test_the_training_of_published_weights_is_open_clips():
 def test_weights_of_an_unknown_name_are_refused_also_with_a_file(published):
     with pytest.raises(UserError, match=r"plain, quick, half for clip.model=tiny-ViT, not openai"):
         resolve_checkpoint("tiny-ViT", "openai", str(published))
-    with pytest.raises(UserError, match=r"clip.pretrained=openai says nothing without"):
+    with pytest.raises(UserError, match=r"clip.pretrained=openai needs the architecture"):
         resolve_checkpoint(None, "openai", str(published))
     assert resolve_checkpoint("tiny-ViT", None, str(published)) == published
     assert resolve_checkpoint("tiny-ViT", "quick", None) == published
