@@ -1,4 +1,4 @@
-"""Weights in every format that they come in, and files that are none."""
+"""Weights in every supported format, and files that hold no weights."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
 
     path = tmp_path / "m.pt"
     torch.jit.save(torch.jit.script(Marked()), path)
-    found = read_weights(path)
-    assert torch.equal(found["weight"], torch.arange(6.0).reshape(2, 3).T)
+    state = read_weights(path)
+    assert torch.equal(state["weight"], torch.arange(6.0).reshape(2, 3).T)
 
 
 class Marker:
