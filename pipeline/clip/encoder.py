@@ -269,7 +269,7 @@ class ClipEncoder:
         Args:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
             inside: B×h×w bool; if given, the class token attends to these patches only, in every
-                block (TagCLIP's class-wise re-identification).
+                block (TagCLIP's class-wise reidentification).
         """
         tokens = self.embed_patches(pixels)
         bias = class_bias = None

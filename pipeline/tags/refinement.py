@@ -74,7 +74,7 @@ def refine(
     attention: torch.Tensor,
     scores: torch.Tensor,
     grid: tuple[int, int],
-    count: int | None = None,
+    num_images: int | None = None,
     *,
     open_border: bool,
 ) -> torch.Tensor:
@@ -84,7 +84,7 @@ def refine(
         attention: A, B×N×N.
         scores: S⁰, B×N×C.
         grid: h, w.
-        count: number of images in the batch, whose other rows are padding; none for all rows.
+        num_images: images in the batch, whose other rows are padding; none for all rows.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
 
     Returns:
@@ -92,6 +92,6 @@ def refine(
     """
     first = propagate(attention, scores)
     masks = torch.zeros_like(first, dtype=torch.bool)
-    for row in range(len(first) if count is None else count):
+    for row in range(len(first) if num_images is None else num_images):
         masks[row] = class_masks(first[row], grid, open_border=open_border)
     return propagate(attention, scores * masks)

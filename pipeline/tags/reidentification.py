@@ -1,4 +1,4 @@
-"""CWR, class-wise re-identification (TagCLIP, section 3.4; docs/algorithms.md, section 2).
+"""CWR, class-wise reidentification (TagCLIP, section 3.4; docs/algorithms.md, section 2).
 
 For every class with a high local score, the unmodified CLIP classifies a crop around the patches
 that show the class.
