@@ -37,13 +37,13 @@ def softmax_gradcam(
         K×N float32 in [0, 1].
     """
     with torch.no_grad():
-        normed = encoder.last_attention_input(inputs.tokens)
+        normed = encoder.last_block.ln_1(inputs.tokens)  # Grad-CAM's target layer
         query, key, value = inputs.projections
         attention = attention_weights(query, key)
         attended = attention.to(value.dtype) @ value
     with torch.enable_grad():
         leaf = attended.detach().requires_grad_()
-        features = encoder.finish_last_block(inputs.tokens, leaf)
+        features = encoder.visual.ln_post(encoder.last_block.finish(inputs.tokens, leaf))
         image = encoder.project(features[0, 1:].mean(0))
         scores = (encoder.temperature * text @ image).softmax(-1)[:num_tags]
         # A row of the identity for each tag: vmap runs the backward passes of all tags at once.
@@ -57,7 +57,7 @@ def softmax_gradcam(
             *(projection[0].float() for projection in (query, key, value)),
         )
         # The weight of a channel is the mean of its gradient over the patches.
-        weights = encoder.pull_back(of_projections) / (normed.shape[1] - 1)
+        weights = encoder.last_block.pull_back(of_projections) / (normed.shape[1] - 1)
         cams = torch.relu(weights @ normed[0, 1:].float().mT)
         # The released code normalises twice; the second time decides ⌊255·cam⌋ at the peak.
         return normalise(normalise(cams))

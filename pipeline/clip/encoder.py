@@ -66,6 +66,7 @@ class ClipEncoder:
         patch_size: P, in pixels.
         native_size: side of the square training images, in pixels.
         depth: L.
+        last_block: block L.
         temperature: τ = exp(logit_scale), which multiplies cosine similarities before the softmax.
         normalisation: mean and standard deviation of the pixels.
     """
@@ -114,7 +115,7 @@ class ClipEncoder:
             block.attn.to(precision)
         *blocks, last = visual.transformer.resblocks
         self._blocks = [Block(block, precision) for block in blocks]
-        self._last = Block(last, precision, differentiable=True)
+        self.last_block = Block(last, precision, differentiable=True)
         for block in visual.transformer.resblocks:
             block.mlp.to(precision)
         self.visual = visual
@@ -206,7 +207,7 @@ class ClipEncoder:
             else:
                 attended = attend(*projections)
             tokens = block.finish(tokens, attended)
-        query, key, value = self._last.project(self.last_attention_input(tokens))
+        query, key, value = self.last_block.project(self.last_block.ln_1(tokens))
         if wanting := _hooks_of_block(hooks, self.depth):
             _, between_patches = attend_with_weights(query, key, None)
             for hook in wanting:
@@ -224,38 +225,11 @@ class ClipEncoder:
         Returns:
             The patches' embeddings, B×N×E float32, of length 1.
         """
-        return self._embed(self._last.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
+        return self._embed(self.last_block.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
 
     def attended_features(self, inputs: LastBlockInput) -> torch.Tensor:
         """Runs block L unchanged: embeddings of class token and patches, B×(1+N)×E, of length 1."""
-        return self._embed(self._last.finish(inputs.tokens, attend(*inputs.projections)))
-
-    def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Returns the output of block L's ln_1, Grad-CAM's target layer: B×(1+N)×D float32."""
-        return self._last.ln_1(tokens)
-
-    def finish_last_block(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Runs the rest of block L after its attention; differentiable with respect to its output.
-
-        Args:
-            tokens: the input of block L, for the residual, B×(1+N)×D.
-            attended: the output of its attention heads, B×heads×(1+N)×d.
-
-        Returns:
-            All tokens after block L and ln_post, before the projection, B×(1+N)×D.
-        """
-        return self.visual.ln_post(self._last.finish(tokens, attended))
-
-    def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Backpropagates gradients from block L's queries, keys and values to the output of ln_1.
-
-        Args:
-            gradients: …×3D, of queries, keys and values, heads side by side.
-
-        Returns:
-            …×D float32.
-        """
-        return self._last.pull_back(gradients)
+        return self._embed(self.last_block.finish(inputs.tokens, attend(*inputs.projections)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features, …×D, into CLIP's embedding space: …×E float32, of length 1."""
@@ -281,13 +255,13 @@ class ClipEncoder:
         for block in self._blocks:
             tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens)), bias))
         # Of block L only the class token is needed.
-        normed = self.last_attention_input(tokens)
+        normed = self.last_block.ln_1(tokens)
 
         def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
-            return self._embed(self._last.finish(token, attend(*attention)))[:, 0]
+            return self._embed(self.last_block.finish(token, attend(*attention)))[:, 0]
 
         bias = [] if class_bias is None else [class_bias]
-        projections = self._last.project_for(normed, normed[:, :1])
+        projections = self.last_block.project_for(normed, normed[:, :1])
         return one_by_one(finish, tokens[:, :1], *projections, *bias)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from pipeline.clip.batches import batch_by_shape
 from pipeline.clip.encoder import AttentionHook, ClipEncoder, LastBlockInput
 
 Name = TypeVar("Name")
@@ -62,23 +61,28 @@ class SharedPass:
 def batch_by_grid(
     encoder: ClipEncoder, images: Iterable[Named], batch_size: int, max_waiting: int
 ) -> Iterator[list[Named]]:
-    """Batches images of one patch grid.
+    """Collects images of one patch grid until they fill a batch.
 
     Args:
         encoder: the image tower.
         images: names, images, H×W×3 uint8, and anything else.
         batch_size: images in a batch; fewer if they are large.
-        max_waiting: images that may wait for others of their grid.
+        max_waiting: images that may wait for others of their grid. Beyond it, the grid that has
+            waited longest is yielded as an incomplete batch.
 
     Yields:
         Images of one grid, in their original order.
     """
-    return batch_by_shape(
-        images,
-        lambda image: encoder.patch_grid(image[1]),
-        lambda grid: encoder.batch_size_for(grid, batch_size),
-        max_waiting,
-    )
+    waiting: dict[tuple[int, int], list[Named]] = {}  # in the order of their oldest images
+    for image in images:
+        grid = encoder.patch_grid(image[1])
+        batch = waiting.setdefault(grid, [])
+        batch.append(image)
+        if len(batch) >= encoder.batch_size_for(grid, batch_size):
+            yield waiting.pop(grid)
+        elif sum(map(len, waiting.values())) > max_waiting:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def run_shared_pass(
