@@ -1,4 +1,4 @@
-"""Every published experiment says what ALGORITHMS says, and runs to its end on a miniature."""
+"""Every published experiment has the constants of docs/algorithms.md, and runs on a miniature."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ CRF = {
 }
 WHOLE = [["tags", "cams", "masks", "evaluate", "report"]]
 
-# The table of ALGORITHMS §3: data set, split, α, blocks of DMAR, blocks of Ā, φ, how many
-# backgrounds there are for q, β of the maps, β of the masks, confidence.
+# docs/algorithms.md, sections 3 and 7: data set, split, α, blocks of DMAR, blocks of Ā, φ, number
+# of backgrounds for q, β of the CAMs, β of the masks, confidence.
 SEGMENTATION = {
     "cls_seg_voc2012": ("voc2012", "val", 0.5, (9, 11), (5, 11), 0.4, 25, [1], 1, 0),
     "cls_seg_coco2017": ("coco2017", "val", 0.5, (9, 11), (5, 12), 0.7, 23, [1], 1, 0),

@@ -90,7 +90,7 @@ def build_tagger(setup: Setup) -> TagClip:
         crop_batch_size=setup.crop_batch_size,
     )
     tagger = TagClip(setup.encoder, setup.text, setup.class_count, settings)
-    tagger._propose = _FixedCrops(setup)
+    tagger.propose = _FixedCrops(setup)
     return tagger
 
 
@@ -116,8 +116,9 @@ def maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
 def tags_and_maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
     """Tags images and computes the maps of two tags an image from the same pass."""
     mapper = build_mapper(setup)
-    for _, scored in build_tagger(setup).stream(enumerate(images), listen=mapper.listen):
-        mapper.maps(scored.seen, tuple(range(_TAGS)))
+    listen = mapper.attention_recorder
+    for _, scored in build_tagger(setup).stream(enumerate(images), listen=listen):
+        mapper.cams(scored.shared_pass, tuple(range(_TAGS)))
 
 
 def plain_tags(setup: Setup, images: Sequence[np.ndarray]) -> None:
@@ -129,7 +130,7 @@ def plain_tags(setup: Setup, images: Sequence[np.ndarray]) -> None:
             setup.text,
             setup.class_count,
             image,
-            tagger._propose,
+            tagger.propose,
             window=tagger.window,
             votes=tagger.settings.votes,
         )

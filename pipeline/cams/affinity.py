@@ -1,4 +1,4 @@
-"""Class-aware attention-based affinity (CLIP-ES, section 3.4; ALGORITHMS §3)."""
+"""Class-aware attention-based affinity (CLIP-ES, section 3.4; docs/algorithms.md, section 3)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SINKHORN_STEPS = 3
 
 
 class MeanAttention:
-    """Sums up the attention of some blocks without keeping them."""
+    """An attention hook that averages the attention of some blocks without storing each."""
 
     def __init__(self, blocks: range):
-        """Prepares to listen to a backbone; ``blocks`` are numbers from 1."""
+        """Starts with no block; ``blocks`` are numbers counted from 1."""
         self.blocks = blocks
         self._sum: torch.Tensor | None = None
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
-        """Takes in block ``block``'s attention, B×N×N float32, averaged over heads."""
+        """Takes in a block's attention between patches, B×N×N float32, averaged over heads."""
         if block in self.blocks:
             self._sum = attention.clone() if self._sum is None else self._sum.add_(attention)
 
@@ -31,11 +31,11 @@ class MeanAttention:
 
 
 def sinkhorn(attention: torch.Tensor, steps: int = _SINKHORN_STEPS) -> torch.Tensor:
-    """Makes rows and columns sum to about one: divides by column sums, then by row sums.
+    """Makes rows and columns sum to about one: divides by column sums and then by row sums.
 
     Args:
         attention: …×N×N, positive.
-        steps: how often.
+        steps: number of repetitions.
     """
     for _ in range(steps):
         attention = attention / attention.sum(-2, keepdim=True)
@@ -44,10 +44,10 @@ def sinkhorn(attention: torch.Tensor, steps: int = _SINKHORN_STEPS) -> torch.Ten
 
 
 def affinity(attention: torch.Tensor) -> torch.Tensor:
-    """Returns which patches belong together, N×N: balanced, symmetric, two steps far."""
+    """Returns the affinity of patches, N×N: Ā after Sinkhorn, made symmetric and squared."""
     balanced = sinkhorn(attention)
     balanced = (balanced + balanced.mT) / 2
-    return product(balanced, balanced)  # it is its own transpose
+    return product(balanced, balanced)  # product transposes its second argument, symmetric here
 
 
 def refine_cams(
@@ -58,13 +58,13 @@ def refine_cams(
     threshold: float,
     open_border: bool,
 ) -> torch.Tensor:
-    """Spreads every map over the patches that belong together, within boxes around its peaks.
+    """Propagates every CAM to patches of high affinity, from boxes around its strong regions.
 
     Args:
         cams: K×N float32 in [0, 1].
         attention: Ā of the image, N×N float32.
         grid: h, w.
-        threshold: φ, the share of a map's peak above which a cell opens a box.
+        threshold: φ, the share of a CAM's peak above which a patch belongs to a region.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""CLIP-ES, the whole of it: softmax Grad-CAM, spread by class-aware attention affinity."""
+"""The whole of CLIP-ES's CAMs: softmax Grad-CAM, refined by class-aware attention affinity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import Name, Seen, by_grid, look
+from pipeline.clip.shared_pass import Name, SharedPass, batch_by_grid, run_shared_pass
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import register
@@ -23,26 +23,26 @@ from pipeline.engine.settings import setting
 
 @dataclass(frozen=True)
 class CamSettings:
-    """The method's constants (the table in ALGORITHMS §3).
+    """The method's constants (the table in docs/algorithms.md, section 3) and batch size.
 
     Attributes:
         affinity_blocks: first and last block of Ā, see
             :func:`pipeline.clip.blocks.block_window` (5 to 11 of 12 are −7 to −1).
         box_threshold: φ.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
-        batch_size: images that the backbone looks at together.
-        most_waiting: images that may wait for others of their size.
+        batch_size: images in a batch of the shared pass.
+        max_waiting: images that may wait for others of their patch grid.
     """
 
     affinity_blocks: Sequence[int] = (-7, -1)
     box_threshold: float = 0.4
     open_border: bool = True
     batch_size: int = 1
-    most_waiting: int = 32
+    max_waiting: int = 32
 
 
 class ClipEs:
-    """Computes the maps of images with a frozen CLIP (CLIP-ES)."""
+    """Computes the class activation maps (CAMs) of images with a frozen CLIP."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ClipEs:
         background_text: torch.Tensor,
         settings: CamSettings,
     ):
-        """Wires the method's parts.
+        """Stores the parts of the method.
 
         Args:
             encoder: the image tower.
@@ -60,7 +60,7 @@ class ClipEs:
             settings: the method's constants.
 
         Raises:
-            UserError: ``affinity_blocks`` asks for blocks that the encoder does not have.
+            UserError: the encoder does not have the ``affinity_blocks``.
         """
         self.encoder = encoder
         self.class_text = class_text
@@ -69,53 +69,62 @@ class ClipEs:
         self.blocks = block_window("cams.affinity_blocks", settings.affinity_blocks, encoder.depth)
 
     def __call__(self, image: np.ndarray, tags: Sequence[int]) -> np.ndarray:
-        """Returns the refined map of every tag, K×h×w float32 in [0, 1] on the patch grid.
+        """Returns the refined CAM of every tag, K×h×w float32 in [0, 1] on the patch grid.
 
         Args:
             image: H×W×3 uint8, RGB.
             tags: K class indices.
         """
-        ((_, maps),) = self.stream([((), image, tags)])
-        return maps
+        ((_, cams),) = self.stream([((), image, tags)])
+        return cams
 
     @torch.no_grad()
     def stream(
         self, images: Iterable[tuple[Name, np.ndarray, Sequence[int]]]
     ) -> Iterator[tuple[Name, np.ndarray]]:
-        """Computes the maps of images as they come, in batches of one size.
+        """Computes the CAMs of images as they arrive, in batches of one patch grid.
 
         Args:
-            images: names, images, H×W×3 uint8, and their tags.
+            images: names, images, H×W×3 uint8, RGB, and their tags.
 
         Yields:
-            Names and refined maps, images of one size in the order in which they came.
+            Names and refined CAMs, as in :meth:`__call__`; images of one patch grid keep their
+            order.
         """
         encoder, settings = self.encoder, self.settings
-        for batch in by_grid(encoder, images, settings.batch_size, settings.most_waiting):
+        for batch in batch_by_grid(encoder, images, settings.batch_size, settings.max_waiting):
             pictures = [image for _, image, _ in batch]
-            attention = self.listen()
-            _, before = look(encoder, pictures, settings.batch_size, attention)
-            grid, heard = encoder.grid_of(pictures[0]), attention.result()
+            recorder = self.attention_recorder()
+            _, inputs = run_shared_pass(encoder, pictures, settings.batch_size, recorder)
+            grid, attention = encoder.patch_grid(pictures[0]), recorder.result()
             for row, (name, _, tags) in enumerate(batch):
-                yield name, self.maps(Seen.of(grid, before, heard, row), tags)
+                yield (
+                    name,
+                    self.cams_of_pass(SharedPass.from_batch(grid, inputs, attention, row), tags),
+                )
 
-    def listen(self) -> MeanAttention:
-        """Returns what listens to the attentions of one batch for :meth:`maps`."""
+    def attention_recorder(self) -> MeanAttention:
+        """Returns a recorder of one batch's Ā for :meth:`cams`."""
         return MeanAttention(self.blocks)
 
-    def maps(self, seen: Seen, tags: Sequence[int]) -> np.ndarray:
-        """Returns the refined map of every tag from the backbone's pass over an image, K×h×w."""
+    def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:
+        """Returns the refined CAM of every tag from the shared pass over an image, K×h×w float32.
+
+        Args:
+            shared_pass: recorded with :meth:`attention_recorder`.
+            tags: K class indices.
+        """
         if not len(tags):
-            return np.zeros((0, *seen.grid), np.float32)
+            return np.zeros((0, *shared_pass.grid), np.float32)
         text = torch.cat([self.class_text[list(tags)], self.background_text])
         refined = refine_cams(
-            softmax_gradcam(self.encoder, seen.before, text, len(tags)),
-            seen.attention,
-            seen.grid,
+            softmax_gradcam(self.encoder, shared_pass.last_block_input, text, len(tags)),
+            shared_pass.attention,
+            shared_pass.grid,
             threshold=self.settings.box_threshold,
             open_border=self.settings.open_border,
         )
-        return refined.reshape(-1, *seen.grid).cpu().numpy()
+        return refined.reshape(-1, *shared_pass.grid).cpu().numpy()
 
 
 @dataclass
@@ -161,7 +170,7 @@ def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
         affinity_blocks=options.affinity_blocks,
         box_threshold=options.box_threshold,
         batch_size=clip.batches.images,
-        most_waiting=clip.batches.waiting,
+        max_waiting=clip.batches.waiting,
         **vars(resources.quirks),
     )
     backgrounds = competitors_of(options, vocabulary)

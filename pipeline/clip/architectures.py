@@ -1,8 +1,8 @@
-"""Which CLIPs the method can use, told before any weights are there, and how they were trained.
+"""Which CLIPs the method can use, decided before any weights are loaded, and their training.
 
-TagCLIP and CLIP-ES need a vision transformer whose class token gathers the image, and whose blocks
-can be opened up. open_clip builds these itself, from patches of any size, at any depth, width and
-size of heads; its other image towers are refused here by what their configuration says.
+TagCLIP and CLIP-ES need a vision transformer with a class token and plain residual attention
+blocks. open_clip's own transformers qualify, with any patch size, depth, width and size of heads.
+Other image towers are refused here by their configuration.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pipeline.errors import UserError
 from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 
 ClipModel = CLIP | CustomTextCLIP
-"""open_clip's two classes of CLIPs: with the text tower's parts in the model, or in a module."""
+"""open_clip's two classes of CLIPs: the text tower is part of the model, or a module of its own."""
 
 REMEDY = (
     "TagCLIP needs a vision transformer of open_clip's own with a class token: choose clip=vit_b16,"
     " or another such model as clip.model, for example ViT-B-32, ViT-L-14 or ViT-H-14"
 )
-"""What to say after saying what a CLIP is instead."""
+"""The end of a message that says what a CLIP is instead."""
 
 _CUSTOM_ATTENTION = (
     "qk_norm",
@@ -44,12 +44,12 @@ _RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.(\d+)\.conv1\.weight$")
 
 @dataclass(frozen=True)
 class Training:
-    """What has to be at inference as it was when weights were trained.
+    """Settings that inference must share with the training of the weights.
 
     Attributes:
         normalisation: of the pixels.
-        quick_gelu: whether the activation is OpenAI's approximation of GELU.
-        forces_quick_gelu: whether that is so although the architecture's own configuration says
+        quick_gelu: whether the activation is QuickGELU, OpenAI's approximation of GELU.
+        forces_quick_gelu: whether it is QuickGELU although the architecture's configuration says
             otherwise, as that of ViT-B-16 does for OpenAI's weights.
     """
 
@@ -59,16 +59,14 @@ class Training:
 
 
 def find_architecture(model: str) -> dict[str, Any]:
-    """Returns open_clip's configuration of a model that the method can use.
-
-    Nothing is downloaded, and nothing is built.
+    """Returns open_clip's configuration of a model, without downloading or building it.
 
     Args:
-        model: open_clip's name.
+        model: open_clip's name of the architecture.
 
     Raises:
-        UserError: no such model, an image tower that the method cannot use, or a text tower that
-            needs a package which is not installed; says what it is, and what to choose.
+        UserError: the model is unknown, the method cannot use its image tower, or its text tower
+            needs a package that is not installed. The message says what to choose.
     """
     if ":" in model:
         raise UserError(
@@ -84,14 +82,14 @@ def find_architecture(model: str) -> dict[str, Any]:
     uses_transformers = text.get("hf_model_name") or text.get("hf_tokenizer_name")
     if uses_transformers and importlib.util.find_spec("transformers") is None:
         raise UserError(
-            f"clip.model={model} reads text with a part of Hugging Face's transformers, which is"
-            " not installed: pip install transformers sentencepiece"
+            f"the text tower of clip.model={model} needs Hugging Face's transformers, which is not"
+            " installed: pip install transformers sentencepiece"
         )
     return config
 
 
 def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
-    """Returns what open_clip knows of published weights: their source, mean, std and activation.
+    """Returns open_clip's entry for published weights: their source, mean, std and activation.
 
     Raises:
         UserError: the model has no weights of that name.
@@ -108,38 +106,37 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
 
 
 def find_training(model: str | None, pretrained: str | None) -> Training:
-    """Returns how weights were trained, also those of a file that was downloaded elsewhere.
+    """Returns how weights were trained, whether open_clip downloads them or a file is given.
 
-    open_clip's own factory only warns when weights were trained with QuickGELU and the name of the
-    architecture does not say so; here the weights decide. The reverse is left to the architecture:
-    some weights that do not mention QuickGELU were trained with it (roberta-ViT-B-32).
+    If weights were trained with QuickGELU and the architecture's configuration lacks it, the
+    weights decide; open_clip's own factory only warns. In the reverse case the architecture
+    decides, since some weights do not mention their QuickGELU (roberta-ViT-B-32).
 
     Args:
-        model: open_clip's name; none stands for a file in OpenAI's format.
-        pretrained: the name of the weights; none stands for weights of one's own, which are taken
-            to have been trained on pixels like OpenAI's.
+        model: open_clip's name of the architecture; none for a file in OpenAI's format.
+        pretrained: the name of the weights; none for unpublished weights, which are taken to use
+            OpenAI's normalisation.
 
     Raises:
-        UserError: no such model or weights, or weights without a model.
+        UserError: the model or the weights are unknown, or the model is missing.
     """
     if model is None:
         if pretrained is not None:
             raise UserError(
-                f"clip.pretrained={pretrained} says nothing without the architecture: give it too,"
-                " clip.model=NAME"
+                f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
             )
         return Training()
-    named = bool(find_architecture(model).get("quick_gelu"))
+    by_architecture = bool(find_architecture(model).get("quick_gelu"))
     if pretrained is None:
-        return Training(quick_gelu=named)
+        return Training(quick_gelu=by_architecture)
     settings = find_pretrained(model, pretrained)
-    quick_gelu = named or bool(settings.get("quick_gelu"))
+    quick_gelu = by_architecture or bool(settings.get("quick_gelu"))
     normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
-    return Training(normalisation, quick_gelu, forces_quick_gelu=quick_gelu != named)
+    return Training(normalisation, quick_gelu, forces_quick_gelu=quick_gelu != by_architecture)
 
 
 def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:
-    """Says in a few words what image tower a state dict belongs to."""
+    """Describes the image tower of a state dict in a few words."""
     if other := describe_other_tower(weights):
         return other
     kernel = weights.get("visual.conv1.weight")
@@ -150,7 +147,7 @@ def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def describe_other_tower(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Says which of open_clip's other image towers a state dict has; none where it has none."""
+    """Describes a state dict's image tower if it is another of open_clip's towers; else none."""
     blocks = {m.groups() for m in map(_RESNET_BLOCK.match, weights) if m}
     if blocks:
         counts = "-".join(str(sum(stage == b[0] for b in blocks)) for stage in "1234")
@@ -166,18 +163,18 @@ def count_blocks(weights: Mapping[str, torch.Tensor]) -> int:
 
 
 def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:
-    """Returns open_clip's models of these shapes whose heads are not 64 wide, as OpenAI's are.
+    """Returns open_clip's models of these shapes whose heads are not 64 wide, unlike OpenAI's.
 
-    How many heads a transformer has cannot be told from its weights.
+    The number of a transformer's heads cannot be read from its weights.
 
     Args:
-        weights: a state dict in OpenAI's naming.
+        weights: a state dict with OpenAI's names.
     """
     width, _, _, patch = weights["visual.conv1.weight"].shape
     tokens = len(weights["visual.positional_embedding"])
     vocabulary = len(weights["token_embedding.weight"])
     shape = (width, patch, count_blocks(weights), tokens, vocabulary)
-    found = []
+    models = []
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         vision = CLIPVisionCfg(**config["vision_cfg"])
@@ -186,12 +183,12 @@ def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:
         tokens = (vision.image_size // vision.patch_size) ** 2 + 1
         vocabulary = config["text_cfg"].get("vocab_size")
         if (vision.width, vision.patch_size, vision.layers, tokens, vocabulary) == shape:
-            found.append(name)
-    return found
+            models.append(name)
+    return models
 
 
 def _unsuitable(config: Mapping[str, Any]) -> str | None:
-    """Says what a model is where the method cannot use it."""
+    """Says why the method cannot use a model; none if it can."""
     vision = CLIPVisionCfg(**config["vision_cfg"])
     if vision.timm_model_name:
         return f"has an image tower of timm ({vision.timm_model_name})"
@@ -211,7 +208,7 @@ def _unsuitable(config: Mapping[str, Any]) -> str | None:
 
 
 def _suggest(model: str) -> str:
-    """Names the models that are spelt nearly like a name that open_clip does not know."""
+    """Suggests models whose names resemble an unknown one."""
     names = {name.lower(): name for name in open_clip.list_models()}
     near = [names[m] for m in difflib.get_close_matches(model.lower(), names, 3, 0.6)]
     if not near:

@@ -1,6 +1,7 @@
-"""What attends to what, and what it gathers: softmax(QKᵀ/√d)·V, in the way that suits a device.
+"""Multi-head attention, softmax(QKᵀ/√d)·V, computed in the way that is fastest on each device.
 
-Queries, keys and values may be in a lower precision; softmax and averages stay in float32.
+Queries, keys and values may have a lower precision; softmax and averages stay in float32. B images,
+T queries and S keys, N = T − 1 patches, d channels of a head.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import torch.nn.functional as F
 
 from pipeline.clip.linear import product
 
-_WEIGHTS_AT_A_TIME = 2**20  # of one head on a CPU: 4 MB
-_MANY_WEIGHTS = 2**18  # a head with more of them is worth a product of its own
+_CHUNK_WEIGHTS = 2**20  # attention weights of one head that a CPU computes at a time: 4 MB
+_MIN_WEIGHTS_BY_HEAD = 2**18  # with fewer weights a head, all heads at once are faster on a CPU
 
 
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Returns what is gathered, B×heads×T×d; without gradients.
+    """Returns the attention output, B×heads×T×d; without gradients.
 
     Args:
         query: B×heads×T×d.
@@ -30,19 +31,19 @@ def attend(
             be 1.
     """
     if query.device.type == "cpu":
-        if bias is None and query.shape[-2] * key.shape[-2] > _MANY_WEIGHTS:
+        if bias is None and query.shape[-2] * key.shape[-2] > _MIN_WEIGHTS_BY_HEAD:
             return head_by_head(query, key, value, average=False)[0]
         if query.dtype != torch.float32:
-            shared = [] if bias is None else [bias.expand(len(query), 1, *bias.shape[-2:])]
-            return one_by_one(_attend_at_once, query, key, value, *shared)
+            expanded = [] if bias is None else [bias.expand(len(query), 1, *bias.shape[-2:])]
+            return one_by_one(_attend_unfused, query, key, value, *expanded)
     bias = None if bias is None else bias.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def _attend_at_once(
+def _attend_unfused(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Does what torch's fused attention does, which is slow in bfloat16 on CPUs."""
+    """Replaces torch's fused attention, which is slow in bfloat16 on CPUs."""
     logits = _logits(query, key)
     if bias is not None:
         logits += bias
@@ -50,17 +51,17 @@ def _attend_at_once(
 
 
 def one_by_one(work: Callable[..., torch.Tensor], *batches: torch.Tensor) -> torch.Tensor:
-    """Does a few rows' work one after the other on a CPU, and together on a GPU.
+    """Computes the rows of small batches one after the other on a CPU, and together on a GPU.
 
-    Attention and products of a few rows are divided among a CPU's threads in a way that depends on
-    where in the batch a row stands, and the last digits of its result with it.
+    A CPU divides attention and products of a few rows among its threads depending on a row's
+    position in the batch, which would change the last digits of its result.
 
     Args:
-        work: takes a part of each batch, and returns its results.
-        batches: B×….
+        work: computes the result of a batch, or of a part of it.
+        batches: arguments of ``work``, B×….
 
     Returns:
-        The results of all parts, along the first dimension.
+        The results of all rows, along the first dimension.
     """
     if batches[0].device.type != "cpu":
         return work(*batches)
@@ -76,31 +77,31 @@ def _logits(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     return ((query / math.sqrt(query.shape[-1])) @ key.mT).float()
 
 
-def watch(
+def attend_with_weights(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Returns what is gathered, and what attends to what; without gradients.
+    """Returns the attention output and the attention between patches; without gradients.
 
     Args:
         query: B×heads×T×d.
         key: B×heads×T×d.
-        value: B×heads×T×d; none where only the attention is asked for.
+        value: B×heads×T×d; none if only the attention is needed.
 
     Returns:
-        What is gathered, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
-        float32, the class token's row and column cut off and the rest not renormalised.
+        The output, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
+        float32. The class token's row and column are cut off, and the rest is not renormalised.
     """
-    see = head_by_head if query.device.type == "cpu" else all_heads
-    return see(query, key, value)
+    compute = head_by_head if query.device.type == "cpu" else all_heads
+    return compute(query, key, value)
 
 
 def all_heads(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Does all heads at once, as GPUs like it; see :func:`watch`."""
+    """Computes all heads at once, which suits GPUs; see :func:`attend_with_weights`."""
     weights = attention_weights(query, key)
-    gathered = None if value is None else weights.to(value.dtype) @ value
-    return gathered, weights.mean(1)[:, 1:, 1:]
+    attended = None if value is None else weights.to(value.dtype) @ value
+    return attended, weights.mean(1)[:, 1:, 1:]
 
 
 def head_by_head(
@@ -110,40 +111,40 @@ def head_by_head(
     *,
     average: bool = True,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Does some rows of one head at a time, whose weights stay in a CPU's cache.
+    """Computes some rows of one head at a time, so that their weights stay in a CPU's cache.
 
-    All heads of an image of 500×375 pixels have 28 MB of them, which would travel to memory and
-    back for the softmax, the average and the product.
+    The weights of all heads of a 500×375 image take 28 MB, which softmax, average and product
+    would each read from memory.
 
     Args:
         query: B×heads×T×d.
-        key: B×heads×T×d.
-        value: B×heads×T×d; none where only the attention is asked for.
-        average: whether the attention is asked for.
+        key: B×heads×S×d.
+        value: B×heads×S×d; none if only the attention is needed.
+        average: whether the averaged attention is needed; if so, S = T.
 
     Returns:
-        As :func:`watch`; no average where none is asked for.
+        As :func:`attend_with_weights`; none instead of an average that is not needed.
     """
     batch, heads, count, width = query.shape
-    attended = key.shape[-2]
+    num_keys = key.shape[-2]
     query, key = (query / math.sqrt(width)).contiguous(), key.contiguous()
-    # A product with Vᵀ's rows apart would be taken one by one.
+    # oneDNN would compute a product with strided rows row by row.
     value = None if value is None else value.mT.contiguous()
-    gathered = None if value is None else query.new_empty(batch, count, heads, width)
-    mean = torch.zeros(batch, count, attended, device=query.device) if average else None
-    rows = max(1, _WEIGHTS_AT_A_TIME // attended)
-    weights = torch.empty(min(rows, count), attended, device=query.device)
+    attended = None if value is None else query.new_empty(batch, count, heads, width)
+    mean = torch.zeros(batch, count, num_keys, device=query.device) if average else None
+    rows = max(1, _CHUNK_WEIGHTS // num_keys)
+    buffer = torch.empty(min(rows, count), num_keys, device=query.device)
     for image in range(batch):
         for head in range(heads):
             for start in range(0, count, rows):
                 part = slice(start, min(start + rows, count))
-                into = weights[: part.stop - start]
+                weights = buffer[: part.stop - start]
                 logits = product(query[image, head, part], key[image, head])
-                torch.softmax(logits.float(), -1, out=into)
+                torch.softmax(logits.float(), -1, out=weights)
                 if average:
-                    mean[image, part] += into
+                    mean[image, part] += weights
                 if value is not None:
-                    found = product(into.to(value.dtype), value[image, head])
-                    gathered[image, part, head] = found
-    gathered = None if gathered is None else gathered.transpose(1, 2)
-    return gathered, mean[:, 1:, 1:] / heads if average else None
+                    output = product(weights.to(value.dtype), value[image, head])
+                    attended[image, part, head] = output
+    attended = None if attended is None else attended.transpose(1, 2)
+    return attended, mean[:, 1:, 1:] / heads if average else None

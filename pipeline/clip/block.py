@@ -1,7 +1,7 @@
-"""A transformer's block, taken apart and laid out for its device.
+"""A transformer block without its attention, its weights packed for the device.
 
-Weights may be in a lower precision than the tokens: products are taken in that of the weights,
-while tokens, norms and softmax stay in float32.
+Weights may have a lower precision than the tokens. Matrix products use that of the weights; tokens,
+layer norms and softmax stay in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Projections = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Block:
-    """A residual attention block without its attention, for whoever wants to see or change that."""
+    """A residual attention block that leaves the attention itself to its caller."""
 
     def __init__(
         self,
@@ -30,22 +30,22 @@ class Block:
         *,
         differentiable: bool = False,
     ):
-        """Lays out a block on the device where it lies.
+        """Packs a block's weights on their device.
 
         Args:
-            block: open_clip's, whose weights are copied where they have to be laid out otherwise.
+            block: open_clip's block; it is not modified.
             precision: of the weights.
-            differentiable: whether what follows the attention will be differentiated with respect
-                to it.
+            differentiable: whether :meth:`finish` can be differentiated with respect to the
+                attention output.
         """
         attn, activation, scale = block.attn, block.mlp.gelu, 1.0
         if type(activation) is QuickGELU and precision != torch.float32:
-            # Three passes over the widest tensor of all become one where the scale is in the
-            # weights on either side. In float32 it would gain a hundredth, and move the last digits
-            # away from those of the released code.
+            # With the scale in the weights on either side, one pass over the widest tensor replaces
+            # three. In float32 it would gain 1% and change the last digits from those of the
+            # released code.
             activation, scale = nn.SiLU(), _QUICK
 
-        def lay_out(
+        def pack(
             weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None
         ) -> Linear:
             weight, bias = weight.detach().to(precision), bias.detach().to(precision)
@@ -59,52 +59,52 @@ class Block:
         self.ln_1 = block.ln_1
         self._heads = attn.num_heads
         self._width = attn.embed_dim
-        self._in = lay_out(attn.in_proj_weight, attn.in_proj_bias)
-        self._out = lay_out(attn.out_proj.weight, attn.out_proj.bias)
-        self._expand = lay_out(scaled(expand.weight, scale), scaled(expand.bias, scale), activation)
-        self._contract = lay_out(scaled(contract.weight, 1 / scale), contract.bias)
+        self._in = pack(attn.in_proj_weight, attn.in_proj_bias)
+        self._out = pack(attn.out_proj.weight, attn.out_proj.bias)
+        self._expand = pack(scaled(expand.weight, scale), scaled(expand.bias, scale), activation)
+        self._contract = pack(scaled(contract.weight, 1 / scale), contract.bias)
         self._block = block
 
     def project(self, normed: torch.Tensor) -> Projections:
-        """Returns queries, keys and values from the output of ln_1, B×T×D."""
+        """Returns queries, keys and values of the output of ln_1, B×T×D."""
         query, key, value = self._split_heads(self._in(normed.to(self.precision)), 3)
         return query, key, value
 
     def project_for(self, normed: torch.Tensor, normed_of_queries: torch.Tensor) -> Projections:
-        """Returns keys and values of all tokens, and the queries of a few.
+        """Returns the queries of some tokens, and the keys and values of all.
 
         Args:
             normed: the output of ln_1, B×T×D.
-            normed_of_queries: that of those few, B×Q×D.
+            normed_of_queries: the same for the tokens that need queries, B×Q×D.
 
         Returns:
-            Queries, B×heads×Q×d, keys and values.
+            Queries, B×heads×Q×d, keys and values, B×heads×T×d.
         """
         of_query, of_key_and_value = self._in_parts
         (query,) = self._split_heads(of_query(normed_of_queries.to(self.precision)), 1)
         key, value = self._split_heads(of_key_and_value(normed.to(self.precision)), 2)
         return query, key, value
 
-    def finish(self, tokens: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
-        """Completes the block from what its attention's heads gathered: output, residuals, MLP.
+    def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Completes the block after its attention: output projection, residuals and MLP.
 
         Args:
-            tokens: those that entered the block, B×T×D.
-            gathered: B×heads×T×d.
+            tokens: the block's input, B×T×D.
+            attended: the output of the attention heads, B×heads×T×d.
 
         Returns:
             B×T×D.
         """
         block = self._block
-        tokens = tokens + block.ls_1(self._out(gathered.transpose(1, 2).flatten(2)))
+        tokens = tokens + block.ls_1(self._out(attended.transpose(1, 2).flatten(2)))
         hidden = self._expand(block.ln_2(tokens).to(self.precision))
         return tokens + block.ls_2(self._contract(hidden))
 
     def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Takes gradients with respect to the projections back to the output of ln_1.
+        """Backpropagates gradients from queries, keys and values to the output of ln_1.
 
         Args:
-            gradients: …×3D: of queries, keys and values, heads side by side.
+            gradients: …×3D, of queries, keys and values, heads side by side.
 
         Returns:
             …×D float32.
@@ -112,7 +112,7 @@ class Block:
         return gradients.float() @ self._block.attn.in_proj_weight.float()
 
     def _split_heads(self, projected: torch.Tensor, count: int) -> torch.Tensor:
-        """Returns projections that lie side by side, B×T×count·D, apart: count×B×heads×T×d."""
+        """Splits ``count`` projections, B×T×count·D, into heads: count×B×heads×T×d."""
         return projected.unflatten(-1, (count, self._heads, -1)).permute(2, 0, 3, 1, 4)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Which of a transformer's blocks a configuration means."""
+"""Windows of transformer blocks, for a transformer of any depth."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from pipeline.errors import UserError
 
 
 def block_window(key: str, window: Sequence[int], depth: int) -> range:
-    """Returns the blocks from a first to a last one, of a transformer of any depth.
+    """Returns the blocks from a first to a last one.
 
     Args:
-        key: the configuration key that the window comes from, for messages.
-        window: first and last block. A number above 0 counts from 1, the first block; 0 and below
-            are offsets from the last block, which is 0. What falls before block 1, as it does when
-            the offsets of a deep model meet a shallow one, is taken as block 1.
+        key: the configuration key of the window, for messages.
+        window: first and last block. A number above 0 counts from the first block, 1. A number of 0
+            or below is an offset from the last block, 0; an offset that lies before the first
+            block, as in a shallow model, means the first block.
         depth: L, the number of blocks.
 
     Returns:
-        Block numbers, counted from 1, of which there is at least one.
+        Numbers of at least one block, counted from 1.
 
     Raises:
-        UserError: no two integers, a block beyond the last one, or none at all.
+        UserError: the window is not two integers, exceeds the last block or is empty.
     """
     is_list = isinstance(window, list | tuple)
     is_pair = is_list and len(window) == 2
     given = f"{key}={list(window) if is_list else window}".replace(" ", "")
     if not is_pair or any(type(block) is not int for block in window):
-        raise UserError(f"{given} is no window of blocks: give its first and last, {key}=[-3,-1]")
+        raise UserError(
+            f"{given} is not a window of blocks: give its first and last block, {key}=[-3,-1]"
+        )
     first, last = (max(block if block > 0 else depth + block, 1) for block in window)
     if max(first, last) > depth:
         raise UserError(
@@ -36,7 +38,7 @@ def block_window(key: str, window: Sequence[int], depth: int) -> range:
         )
     if first > last:
         raise UserError(
-            f"{given} holds no block of this CLIP's {depth}, since block {first} comes after block"
-            f" {last}: give the first block and then the last"
+            f"{given} is empty, since this CLIP has {depth} blocks and block {first} comes after"
+            f" block {last}: give the first block and then the last"
         )
     return range(first, last + 1)

@@ -1,6 +1,6 @@
-"""Loading CLIP's weights: by name, from OpenAI's archives, state dicts and safetensors.
+"""Loading CLIP's weights, by name or from OpenAI's archives, state dicts and safetensors.
 
-Nothing in a weights file is executed.
+No code in a weights file is executed.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ _ARCHITECTURE_KEYS = (
     "ln_final.weight",
     "logit_scale",
 )
-_WRAPPED = "module."
+_PARALLEL_PREFIX = "module."
 _POSITION_IDS = "text.transformer.embeddings.position_ids"
-"""A buffer that older versions of transformers stored with their text towers' weights."""
+"""A buffer that older versions of transformers stored with the weights of text towers."""
 
 
 def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
-    """Returns the weights file: the given one, or the one that open_clip downloads.
+    """Returns the path of the weights: the given file, or one that open_clip downloads.
 
-    What the method cannot use is refused before anything is downloaded.
+    An unsuitable model is refused before anything is downloaded.
 
     Args:
-        model: open_clip's name of the architecture; none where it is read off the file.
-        pretrained: the name of the weights; with a file, that which they were published under, so
-            that their pixels and activation are known.
+        model: open_clip's name of the architecture; none to infer it from the file.
+        pretrained: the name of the weights. With a file, the name under which they were published,
+            which tells their normalisation and activation.
         checkpoint: path of the file.
 
     Raises:
-        UserError: no such file, model or weights, a model that the method cannot use, or no network
-            and no file.
+        UserError: the file, the model or the weights do not exist, the method cannot use the model,
+            or the download fails.
     """
     find_training(model, pretrained)
     if checkpoint is not None:
         path = Path(checkpoint).expanduser().absolute()
         if not path.is_file():
             raise UserError(
-                f"clip.checkpoint={checkpoint} is no file: give the path of the weights"
+                f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
             )
         return path
     if model is None:
@@ -73,7 +73,7 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
     settings = find_pretrained(model, pretrained)
     try:
         return Path(open_clip.download_pretrained(settings))
-    except Exception as error:  # urllib, requests and the hub have a class each for "no network"
+    except Exception as error:  # urllib, requests and the hub each raise errors of their own
         raise UserError(
             f"the weights {model}/{pretrained} could not be downloaded ({type(error).__name__}):"
             " download them elsewhere and give clip.checkpoint=PATH"
@@ -83,14 +83,14 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
 def load_clip(
     path: Path, model_name: str | None = None, pretrained: str | None = None
 ) -> ClipModel:
-    """Builds a CLIP model and fills it from a file.
+    """Builds a CLIP model and loads its weights from a file.
 
     Args:
-        path: an OpenAI TorchScript archive, a PyTorch state dict (bare, or open_clip's training
+        path: OpenAI's TorchScript archive, a PyTorch state dict (alone, or in open_clip's training
             checkpoint) or safetensors.
-        model_name: open_clip's name of the architecture; none reads it off OpenAI's names in
-            the file, and takes the activation to be QuickGELU, as in all of OpenAI's.
-        pretrained: the name that the weights were published under; it decides about the activation.
+        model_name: open_clip's name of the architecture; none infers it from a file with OpenAI's
+            names, whose activation is then QuickGELU.
+        pretrained: the name under which the weights were published; it decides the activation.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode, without gradients.
@@ -99,7 +99,7 @@ def load_clip(
         UserError: a damaged file, one for another architecture (names both), or an architecture
             that the method cannot use.
     """
-    # Before the file is read, which takes long where it is large.
+    # Checked first, since a large file takes long to read.
     training = find_training(model_name, pretrained)
     weights = {k: v for k, v in read_weights(path).items() if k not in _SCRIPT_EXTRAS}
     if model_name is None:
@@ -117,19 +117,19 @@ def load_clip(
 
 
 def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
-    """Builds the architecture that a state dict in OpenAI's naming has, and fills it."""
+    """Builds the architecture of a state dict with OpenAI's names, and loads it."""
     if tower := describe_other_tower(weights):
         raise UserError(f"{path} holds {tower}, but {REMEDY}")
     missing = [key for key in _ARCHITECTURE_KEYS if key not in weights]
     if missing:
         raise UserError(
-            f"{path} holds no CLIP with a vision transformer in OpenAI's naming"
+            f"{path} does not hold a CLIP with a vision transformer and OpenAI's names"
             f" ({missing[0]} is missing): give clip.model=NAME along with the file"
         )
     if others := models_of_other_heads(weights):
         raise UserError(
-            f"{path} holds {describe_architecture(weights)}, whose heads and activation cannot be"
-            f" told from the file: give clip.model along with it, {' or '.join(others)}"
+            f"{path} holds {describe_architecture(weights)}; the number of its heads and its"
+            f" activation are not in the file: give clip.model along with it, {' or '.join(others)}"
         )
     try:
         return build_model_from_openai_state_dict(
@@ -144,16 +144,16 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
 
 def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
     """Builds an architecture of open_clip with random weights."""
-    logging.disable(logging.WARNING)  # that the weights are random; they are replaced
+    logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     try:
-        # Without pretrained_text=False the text tower's own weights would be downloaded.
+        # pretrained_text=False, or the text tower's own weights would be downloaded.
         return open_clip.create_model(
             model_name, pretrained=None, force_quick_gelu=quick_gelu, pretrained_text=False
         )
     except OSError as error:
         raise UserError(
-            f"the text tower of clip.model={model_name} could not be built: what transformers knows"
-            " of it is downloaded from Hugging Face once; do so on a machine with a network, and"
+            f"the text tower of clip.model={model_name} could not be built: transformers downloads"
+            " its configuration from Hugging Face once; do so on a machine with a network, and"
             " copy its cache (~/.cache/huggingface, or $HF_HOME)"
         ) from error
     finally:
@@ -161,10 +161,10 @@ def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
 
 
 def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, torch.Tensor]:
-    """Returns weights of older files under the names that the same model has today."""
+    """Renames weights of older files to the model's current names."""
     renamed = dict(weights)
     if hasattr(model, "text"):
-        # The text tower's parts used to be the model's own.
+        # The parts of the text tower used to be parts of the model itself.
         renamed = convert_to_custom_text_state_dict(renamed)
     if _POSITION_IDS not in model.state_dict():
         renamed.pop(_POSITION_IDS, None)
@@ -172,10 +172,10 @@ def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, 
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a weights file into a state dict, executing nothing that it holds.
+    """Reads a weights file into a state dict, without executing code in it.
 
     Raises:
-        UserError: the file is damaged or in no known format.
+        UserError: the file is damaged or has an unknown format.
     """
     try:
         if is_torchscript(path):
@@ -183,20 +183,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return _state_dict(read_weights_file(path))
     except UserError:
         raise
-    except Exception as error:  # every reader has errors of its own
+    except Exception as error:  # every reader raises errors of its own
         raise UserError(
-            f"{path} is damaged or holds no weights ({type(error).__name__}): CLIP weights come as"
-            " OpenAI's .pt archive, a PyTorch state dict, or safetensors"
+            f"{path} is damaged or holds no weights ({type(error).__name__}): give OpenAI's .pt"
+            " archive, a PyTorch state dict or safetensors"
         ) from error
 
 
 def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Returns the weights in what was saved: bare, or open_clip's training checkpoint."""
+    """Returns the weights of a state dict, or of open_clip's training checkpoint."""
     weights = checkpoint.get("state_dict", checkpoint)
-    # Training in several processes puts a prefix to all names.
-    wrapped = all(name.startswith(_WRAPPED) for name in weights)
+    # Training in several processes adds a prefix to all names.
+    is_prefixed = all(name.startswith(_PARALLEL_PREFIX) for name in weights)
     tensors = {
-        name.removeprefix(_WRAPPED) if wrapped else name: value
+        name.removeprefix(_PARALLEL_PREFIX) if is_prefixed else name: value
         for name, value in weights.items()
         if isinstance(value, torch.Tensor)
     }

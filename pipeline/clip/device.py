@@ -1,4 +1,4 @@
-"""The device and the precision that models run in."""
+"""The device, the precision and the batch sizes of the models."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from pipeline.errors import UserError
 from pipeline.files.text import did_you_mean
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Configuration's name → torch's type."""
+"""Name in the configuration → torch's type."""
 
 
 def choose_device(wanted: str) -> str:
-    """Returns the device's name for torch; "auto" takes a GPU where there is one.
+    """Returns torch's name of the device; "auto" is a GPU if there is one.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: the device does not exist.
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise UserError(f"runtime.device={wanted} is no device: give cpu, cuda or auto") from error
+        raise UserError(
+            f"runtime.device={wanted} is not a device: give cpu, cuda or auto"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={wanted}, but torch finds no GPU: give cpu or auto")
     return wanted
 
 
 def choose_precision(wanted: str, device: str) -> torch.dtype:
-    """Returns the type of the weights of CLIP's image tower, in which its products are taken.
+    """Returns the type of the image tower's weights, in which its matrix products are computed.
 
     Args:
         wanted: "fp32", "bf16" or "fp16".
-        device: the device's name.
+        device: torch's name of the device.
 
     Raises:
-        UserError: a precision that does not exist, or that the device is no good at.
+        UserError: an unknown precision, or one that is slow on the device.
     """
     if wanted not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         hint = did_you_mean(wanted, PRECISIONS)
-        raise UserError(f"runtime.precision={wanted} is no precision: {hint}choose from {known}")
+        raise UserError(f"runtime.precision={wanted} is not a precision: {hint}choose from {known}")
     if wanted == "fp16" and torch.device(device).type == "cpu":
         raise UserError(
             "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"
@@ -56,12 +58,12 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
 
 
 class Batches(NamedTuple):
-    """How much is done at a time.
+    """The sizes of batches.
 
     Attributes:
-        images: that the backbone looks at together.
-        crops: that CWR classifies together.
-        waiting: decoded images that may wait, for the model and for others of their size.
+        images: images in a batch of the backbone.
+        crops: crops in a batch of CWR.
+        waiting: decoded images that may wait for the model, or for others of their size.
     """
 
     images: int
@@ -70,9 +72,10 @@ class Batches(NamedTuple):
 
 
 def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
-    """Returns the sizes of batches: those that are given, or those that suit the device.
+    """Returns the given sizes of batches, or those that suit the device.
 
-    A CPU is busy with a single image; filling batches up would only cost it time. A GPU is not.
+    A single image keeps a CPU busy, where padding batches would only take time; a GPU needs larger
+    batches.
     """
     on_cpu = torch.device(device).type == "cpu"
     images = runtime["batch_size"] or (1 if on_cpu else 16)
@@ -85,12 +88,12 @@ _KEPT_BYTES = 2**30
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what torch frees for what it allocates next.
+    """Makes glibc keep memory that torch frees for its next allocations.
 
-    Otherwise every block's activations go back to the system and are mapped anew page by page,
-    which takes a seventh of the time of a ViT-B/16 on a CPU, and a quarter on images of 1024×1024
-    pixels. What is free at the end of the heap beyond a gigabyte goes back. Elsewhere than on Linux
-    it does nothing.
+    Otherwise the activations of every block are returned to the system and mapped again page by
+    page, which takes a seventh of the time of a ViT-B/16 on a CPU, and a quarter for images of
+    1024×1024 pixels. Free memory above a gigabyte at the end of the heap is still returned. Other
+    systems than Linux with glibc are left alone.
     """
     if sys.platform != "linux":
         return
@@ -98,5 +101,5 @@ def keep_freed_memory() -> None:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    set_option(_MMAP_MAX, 0)  # blocks of any size
+    set_option(_MMAP_MAX, 0)  # keep allocations of any size
     set_option(_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -1,4 +1,4 @@
-"""Whether CLIP's weights are on this machine, without a look at the network."""
+"""Whether CLIP's weights are on this machine, without any access to the network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pipeline.clip.architectures import find_pretrained
 
 
 def is_on_disk(clip: Mapping[str, Any]) -> bool:
-    """Tells whether the weights of the ``clip`` configuration are here, or would be downloaded.
+    """Tells whether the weights of the ``clip`` configuration are here or would be downloaded.
 
-    A file that is given counts as here; whoever reads it says what is wrong with it.
+    A file given as ``clip.checkpoint`` counts as here even if it is missing or damaged; loading it
+    reports that.
 
     Raises:
         UserError: the model has no weights of that name.

@@ -1,7 +1,8 @@
-"""CLIP's vision transformer, opened up: tokens and attentions of every block.
+"""CLIP's vision transformer with access to the tokens and the attention of every block.
 
-Notation of ALGORITHMS.md: B images, patch grid h×w, N = h·w patches, width D, L blocks (counted
-from 1), embedding E. Tokens are B×(1+N)×D, the class token first.
+Notation, as in docs/algorithms.md: B images, patch grid h×w, N = h·w patches, width D, L blocks
+counted from 1, d channels of each attention head, embedding size E. Tokens are B×(1+N)×D, the
+class token first.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from pipeline.clip.architectures import REMEDY, ClipModel
-from pipeline.clip.attention import attend, one_by_one, watch
+from pipeline.clip.attention import attend, attend_with_weights, one_by_one
 from pipeline.clip.block import Block, Projections
 from pipeline.errors import UserError
 from pipeline.files.images import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 
-OnAttention = Callable[[int, torch.Tensor], None]
-"""Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N float32.
-An attribute ``blocks`` says which blocks it wants; without one it wants all."""
+AttentionHook = Callable[[int, torch.Tensor], None]
+"""Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.
+It is called for the blocks in its attribute ``blocks``, or for all blocks if it has none."""
 
-_PATCHES_OF_A_FULL_BATCH = 1600
-_OUTSIDE = -1000.0  # added to the attention logits from the class token to masked patches (CWR)
+_MAX_PATCHES_OF_FULL_BATCH = 1600
+_MASKED_LOGIT = -1000.0  # added to the attention logits from the class token to masked patches
 
 
 @dataclass(frozen=True)
-class BeforeLast:
-    """What enters block L, and what that block makes of it before it attends.
+class LastBlockInput:
+    """The tokens that enter block L, with that block's queries, keys and values.
 
     Attributes:
         tokens: B×(1+N)×D float32.
-        query: block L's queries, B×heads×(1+N)×d.
-        key: its keys, the same shape.
-        value: its values, the same shape.
+        query: B×heads×(1+N)×d, in the encoder's precision.
+        key: the same shape and type.
+        value: the same shape and type.
     """
 
     tokens: torch.Tensor
@@ -50,12 +51,12 @@ class BeforeLast:
         """Queries, keys and values."""
         return self.query, self.key, self.value
 
-    def row(self, index: int) -> BeforeLast:
-        """Returns one image of the batch, as a batch of one that does not keep the others."""
+    def row(self, index: int) -> LastBlockInput:
+        """Returns one image as a batch of its own, copied so that it does not keep the others."""
         if len(self.tokens) == 1:
             return self
-        part = slice(index, index + 1)
-        return BeforeLast(*(one[part].clone() for one in (self.tokens, *self.projections)))
+        row = slice(index, index + 1)
+        return LastBlockInput(*(whole[row].clone() for whole in (self.tokens, *self.projections)))
 
 
 class ClipEncoder:
@@ -63,10 +64,11 @@ class ClipEncoder:
 
     Attributes:
         patch_size: P, in pixels.
-        native_size: side of the square images that the model was trained on, in pixels.
+        native_size: side of the square training images, in pixels.
         depth: L.
-        temperature: τ = exp(logit_scale), which multiplies cosines before the softmax.
-        normalisation: what its pixels have to be normalised with.
+        last_block: block L.
+        temperature: τ = exp(logit_scale), which multiplies cosine similarities before the softmax.
+        normalisation: mean and standard deviation of the pixels.
     """
 
     def __init__(
@@ -76,25 +78,25 @@ class ClipEncoder:
         position_fp16: bool = False,
         normalisation: Normalisation = OPENAI_NORMALISATION,
         precision: torch.dtype = torch.float32,
-        most_patches: int | None = None,
+        max_patches: int | None = None,
     ):
         """Wraps a model that is already on its device, and converts its blocks to a precision.
 
         Args:
-            clip: open_clip's model, frozen. Its blocks' weights are laid out now, so that later
-                changes of them are not seen.
+            clip: open_clip's model, frozen. Its blocks' weights are packed here; later changes of
+                them have no effect.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
-            normalisation: the one of its training, see
+            normalisation: the one used in training, see
                 :func:`pipeline.clip.architectures.find_training`.
-            precision: of the blocks' weights, and so of nearly all products; tokens, norms and
-                softmax stay in float32.
-            most_patches: see :func:`pipeline.files.images.patch_grid`.
+            precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
+                and softmax stay in float32.
+            max_patches: see :func:`pipeline.files.images.patch_grid`.
 
         Raises:
-            UserError: the image tower is no plain vision transformer with a class token.
+            UserError: the image tower is not a plain vision transformer with a class token.
         """
         visual = clip.visual
-        plain = (
+        is_plain = (
             isinstance(visual, VisionTransformer)
             and visual.attn_pool is None
             and visual.pool_type == "tok"
@@ -104,7 +106,7 @@ class ClipEncoder:
                 for b in visual.transformer.resblocks
             )
         )
-        if not plain:
+        if not is_plain:
             raise UserError(
                 f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
                 f" blocks of another kind, but {REMEDY}"
@@ -113,7 +115,7 @@ class ClipEncoder:
             block.attn.to(precision)
         *blocks, last = visual.transformer.resblocks
         self._blocks = [Block(block, precision) for block in blocks]
-        self._last = Block(last, precision, differentiable=True)
+        self.last_block = Block(last, precision, differentiable=True)
         for block in visual.transformer.resblocks:
             block.mlp.to(precision)
         self.visual = visual
@@ -123,37 +125,38 @@ class ClipEncoder:
         self.depth = len(visual.transformer.resblocks)
         self.temperature = float(clip.logit_scale.exp())
         self.normalisation = normalisation
-        self.most_patches = most_patches
+        self.max_patches = max_patches
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.visual.proj.device
 
-    def grid_of(self, image: np.ndarray) -> tuple[int, int]:
-        """Returns the patch grid h, w on which an image, H×W×3, is looked at."""
-        return patch_grid(*image.shape[:2], self.patch_size, self.most_patches)
+    def patch_grid(self, image: np.ndarray) -> tuple[int, int]:
+        """Returns the patch grid h, w of an image, H×W×3."""
+        return patch_grid(*image.shape[:2], self.patch_size, self.max_patches)
 
-    def batch_of(self, grid: tuple[int, int], wanted: int) -> int:
-        """Returns how many images of a grid are looked at together.
+    def batch_size_for(self, grid: tuple[int, int], batch_size: int) -> int:
+        """Returns how many images of a patch grid form a batch, at most ``batch_size``.
 
-        Attention takes memory with the square of the patches: larger images than those of VOC and
-        COCO, which have some 1,000 and up to 1,600, go in smaller batches.
+        The memory for attention grows with the square of the number of patches. Images of VOC and
+        COCO have about 1,000 and at most 1,600; larger images get smaller batches.
         """
-        return max(1, min(wanted, wanted * _PATCHES_OF_A_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2))
+        most = batch_size * _MAX_PATCHES_OF_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2
+        return max(1, min(batch_size, most))
 
     def prepare(self, image: np.ndarray, *, squeeze: bool = False) -> torch.Tensor:
         """Resizes an image to its patch grid and normalises it.
 
         Args:
             image: H×W×3 uint8, RGB.
-            squeeze: whether it is squeezed to the native size instead.
+            squeeze: resize it to the native square instead.
 
         Returns:
             3×(P·h)×(P·w) float32 on the CPU.
         """
         side = self.native_size
-        rows, columns = self.grid_of(image)
+        rows, columns = self.patch_grid(image)
         size = (side, side) if squeeze else (rows * self.patch_size, columns * self.patch_size)
         return to_pixels(image, *size, self.normalisation)
 
@@ -173,7 +176,7 @@ class ClipEncoder:
         return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], 1) + positions)
 
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
-        """Returns the position embedding for a patch grid, (1+N)×D (ALGORITHMS §1)."""
+        """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
         embedding = self.visual.positional_embedding
         native = self.visual.grid_size
         if (rows, columns) == tuple(native):
@@ -183,117 +186,87 @@ class ClipEncoder:
         embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
         return embedding.half().float() if self.position_fp16 else embedding
 
-    def backbone(self, pixels: torch.Tensor, *listeners: OnAttention) -> BeforeLast:
-        """Runs blocks 1 to L−1 as they are, and shows the attention of all L; without gradients.
+    def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook) -> LastBlockInput:
+        """Runs blocks 1 to L−1 and calls hooks with the attention of all L; without gradients.
 
         Args:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
-            listeners: told the attention of every block, or of those in their ``blocks``; block
-                L's is the one that it would have, from its own queries and keys.
+            hooks: called with the attention of each block. Block L itself does not run; its
+                attention is computed from its own queries and keys.
 
         Returns:
-            What enters block L.
+            The input of block L.
         """
         tokens = self.embed_patches(pixels)
         for number, block in enumerate(self._blocks, 1):
             projections = block.project(block.ln_1(tokens))
-            if heard := _listening(listeners, number):
-                gathered, between_patches = watch(*projections)
-                _tell(heard, number, between_patches)
+            if wanting := _hooks_of_block(hooks, number):
+                attended, between_patches = attend_with_weights(*projections)
+                for hook in wanting:
+                    hook(number, between_patches)
             else:
-                gathered = attend(*projections)
-            tokens = block.finish(tokens, gathered)
-        query, key, value = self._last.project(self.last_attention_input(tokens))
-        if heard := _listening(listeners, self.depth):
-            _tell(heard, self.depth, watch(query, key, None)[1])
-        return BeforeLast(tokens, query, key, value)
+                attended = attend(*projections)
+            tokens = block.finish(tokens, attended)
+        query, key, value = self.last_block.project(self.last_block.ln_1(tokens))
+        if wanting := _hooks_of_block(hooks, self.depth):
+            _, between_patches = attend_with_weights(query, key, None)
+            for hook in wanting:
+                hook(self.depth, between_patches)
+        return LastBlockInput(tokens, query, key, value)
 
-    def value_features(self, before: BeforeLast) -> torch.Tensor:
-        """Runs block L with the identity as its attention: what every patch says by itself.
+    def value_features(self, inputs: LastBlockInput) -> torch.Tensor:
+        """Runs block L with the identity as its attention, so that every patch keeps to itself.
 
-        This is the patch-level classification of TagCLIP (section 3.2).
-
-        Args:
-            before: what enters block L.
-
-        Returns:
-            The patches' embeddings, B×N×E, of length 1.
-        """
-        return self._embed(self._last.finish(before.tokens[:, 1:], before.value[:, :, 1:]))
-
-    def attended_features(self, before: BeforeLast) -> torch.Tensor:
-        """Runs block L as it is: embeddings of class token and patches, B×(1+N)×E, of length 1."""
-        return self._embed(self._last.finish(before.tokens, attend(*before.projections)))
-
-    def last_attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Returns the output of block L's ln_1, where Grad-CAM looks: B×(1+N)×D."""
-        return self._last.ln_1(tokens)
-
-    def features_of_gathered(self, tokens: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
-        """Runs block L from what its attention has gathered on, differentiable with respect to it.
+        These are the features of TagCLIP's patch-level classification (section 3.2).
 
         Args:
-            tokens: those that enter block L, for the residual, B×(1+N)×D.
-            gathered: B×heads×(1+N)×d.
+            inputs: of block L.
 
         Returns:
-            All tokens after block L and ln_post, before the projection, B×(1+N)×D.
+            The patches' embeddings, B×N×E float32, of length 1.
         """
-        return self.visual.ln_post(self._last.finish(tokens, gathered))
+        return self._embed(self.last_block.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
 
-    def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Takes gradients with respect to block L's projections back to the output of its ln_1.
-
-        Args:
-            gradients: …×3D: of queries, keys and values, heads side by side.
-
-        Returns:
-            …×D float32.
-        """
-        return self._last.pull_back(gradients)
+    def attended_features(self, inputs: LastBlockInput) -> torch.Tensor:
+        """Runs block L unchanged: embeddings of class token and patches, B×(1+N)×E, of length 1."""
+        return self._embed(self.last_block.finish(inputs.tokens, attend(*inputs.projections)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Projects features of width D into CLIP's embedding, …×E, of length 1."""
+        """Projects features, …×D, into CLIP's embedding space: …×E float32, of length 1."""
         return F.normalize((features @ self.visual.proj).float(), dim=-1)
 
     def image_features(
         self, pixels: torch.Tensor, inside: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the class token's embedding of the whole model, B×E, of length 1.
+        """Returns the class token's embedding from the whole model, B×E float32, of length 1.
 
         Args:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
-            inside: B×h×w bool; where given, the class token of every block attends to these patches
-                only (TagCLIP's class-wise re-identification).
+            inside: B×h×w bool; if given, the class token attends to these patches only, in every
+                block (TagCLIP's class-wise reidentification).
         """
         tokens = self.embed_patches(pixels)
         bias = class_bias = None
         if inside is not None:
             count = tokens.shape[1]
             bias = tokens.new_zeros(len(tokens), 1, count, count)
-            bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _OUTSIDE)
+            bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
             class_bias = bias[:, :, :1]
         for block in self._blocks:
             tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens)), bias))
-        # Nobody asks what the patches become in block L.
-        normed = self.last_attention_input(tokens)
+        # Of block L only the class token is needed.
+        normed = self.last_block.ln_1(tokens)
 
-        def finish(token: torch.Tensor, *of_one: torch.Tensor) -> torch.Tensor:
-            return self._embed(self._last.finish(token, attend(*of_one)))[:, 0]
+        def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
+            return self._embed(self.last_block.finish(token, attend(*attention)))[:, 0]
 
         bias = [] if class_bias is None else [class_bias]
-        projections = self._last.project_for(normed, normed[:, :1])
+        projections = self.last_block.project_for(normed, normed[:, :1])
         return one_by_one(finish, tokens[:, :1], *projections, *bias)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))
 
 
-def _listening(listeners: Sequence[OnAttention], number: int) -> list[OnAttention]:
-    """Returns the listeners that want a block's attention."""
-    return [one for one in listeners if number in getattr(one, "blocks", (number,))]
-
-
-def _tell(listeners: Sequence[OnAttention], number: int, attention: torch.Tensor) -> None:
-    for listener in listeners:
-        listener(number, attention)
+def _hooks_of_block(hooks: Sequence[AttentionHook], number: int) -> list[AttentionHook]:
+    return [hook for hook in hooks if number in getattr(hook, "blocks", (number,))]

@@ -123,7 +123,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
         position_fp16=clip.position_fp16,
         normalisation=find_training(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
-        most_patches=clip.max_patches,
+        max_patches=clip.max_patches,
     )
 
 

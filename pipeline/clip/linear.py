@@ -1,9 +1,8 @@
-"""Frozen linear layers and products, by the library that is fastest at them.
+"""Frozen linear layers and matrix products by the fastest library.
 
-On a CPU torch hands products in float32 to MKL, which leaves half of an AMD processor's vector unit
-unused. oneDNN, which torch comes with as well, uses all of it, reads weights that were laid out for
-it once, and applies the activation while a result is still in a register. A GPU's products are its
-own library's.
+On a CPU torch computes float32 products with MKL, which leaves half of an AMD processor's vector
+unit unused. oneDNN, which is part of torch too, uses all of it, takes weights that were packed
+once, and fuses the activation. Products on a GPU are torch's own.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ HAS_ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-"""Whether this torch was built with oneDNN for x86; on ARM it does not apply activations itself."""
+"""Whether this torch was built with oneDNN for x86; on ARM oneDNN does not fuse activations."""
 
 
 def _suits_onednn(tensor: torch.Tensor) -> bool:
-    """Returns whether oneDNN has products of a tensor's type on this machine."""
+    """Tells whether oneDNN multiplies tensors of this type on this machine."""
     if not HAS_ONEDNN or tensor.device.type != "cpu":
         return False
     if tensor.dtype == torch.bfloat16:
@@ -36,7 +35,7 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Returns left·rightᵀ; without gradients.
 
     Args:
-        left: T×I.
+        left: T×I, in any precision.
         right: S×I, of the same type.
 
     Returns:
@@ -46,7 +45,7 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 class Linear:
-    """A frozen linear layer, and the activation after it if there is one."""
+    """A frozen linear layer with an optional activation."""
 
     def __init__(
         self,
@@ -56,14 +55,14 @@ class Linear:
         *,
         differentiable: bool = False,
     ):
-        """Lays a layer out for the device on which it lies.
+        """Packs a layer for the device of its weight.
 
         Args:
             weight: W, O×I.
-            bias: b, O, or none, of the same type.
+            bias: b, O, of the same type, or none.
             activation: applied to W·x + b.
-            differentiable: whether gradients with respect to the inputs will be asked for, which
-                keeps the weight as it was, too.
+            differentiable: whether gradients with respect to the inputs can be computed, which
+                keeps a second copy of the weight.
         """
         self._bias = bias
         self._activation = activation
@@ -76,16 +75,16 @@ class Linear:
             self._weight = weight if differentiable else None
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the layer's output, …×O, of inputs of the weight's type, …×I.
+        """Applies the layer to inputs, …×I, of the weight's type; returns …×O.
 
         Raises:
-            RuntimeError: the inputs ask for gradients, and the layer was not laid out for them.
+            RuntimeError: the inputs require gradients, but the layer is not differentiable.
         """
         if self._packed is None:
             return self._activate(F.linear(inputs, self._weight, self._bias))
         if torch.is_grad_enabled() and inputs.requires_grad:
             if self._weight is None:
-                raise RuntimeError("gradients need a layer laid out with differentiable=True")
+                raise RuntimeError("gradients need a layer with differentiable=True")
             return self._activate(_Product.apply(inputs, self._packed, self._bias, self._weight))
         if self._fused is None:
             return self._activate(_by_onednn(inputs, self._packed, self._bias))
@@ -96,7 +95,7 @@ class Linear:
 
 
 def _fused(activation: nn.Module | None) -> tuple[str, str] | None:
-    """Returns oneDNN's name and variant of an activation, if it has it."""
+    """Returns oneDNN's name and variant of an activation; none if it cannot fuse it."""
     if activation is None:
         return "none", ""
     if type(activation) is nn.SiLU:
@@ -113,13 +112,13 @@ def _by_onednn(
     activation: str = "none",
     variant: str = "",
 ) -> torch.Tensor:
-    # Rows that lie apart would be taken one by one.
+    # oneDNN would compute strided rows one by one.
     inputs = inputs.contiguous()
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], variant)
 
 
 class _Product(torch.autograd.Function):
-    """oneDNN's product, which torch has no derivative of."""
+    """oneDNN's product with a derivative, which torch does not define."""
 
     @staticmethod
     def forward(
@@ -143,5 +142,5 @@ class _Product(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], inputs: torch.Tensor, *layer: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
-        # The gradients of several scores are no more than further rows.
+        # The gradients of several scores are just more rows.
         return _Product.apply(inputs.movedim(in_dims[0], 0), *layer), 0

@@ -1,8 +1,8 @@
-"""CLIP's text tower over many prompts that begin alike.
+"""CLIP's text tower for many prompts with common prefixes.
 
-The 85 prompts of a name differ from those of another in the name and what follows it. The tower is
-causal, so that the beginning of a template, "a bad photo of a", is computed once for all names, and
-what follows the end of a prompt, up to the 77 tokens of the context, never.
+The prompts of one template differ only in the name and the words after it. Since the tower is
+causal, a template's prefix, such as "a bad photo of a", is computed once for all names. The padding
+after the end of a prompt, up to the 77 tokens of the context, is never computed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.clip.architectures import ClipModel
 from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
 
-_PROMPTS_AT_A_TIME = 512
+_BATCH_SIZE = 512
 
 
 def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
@@ -27,10 +27,10 @@ def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
 
     Args:
         clip: the model.
-        tokens: …×context, of its tokenizer.
+        tokens: …×context int64, from its tokenizer.
 
     Returns:
-        Positions from 0, of the shape before the last; none where the whole context matters.
+        Positions counted from 0, … int64; none if the embeddings depend on the whole context.
     """
     tower = _text_tower(clip)
     pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
@@ -49,33 +49,33 @@ def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
 
 
 def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Embeds the prompts of names by templates.
+    """Embeds prompts, computing the prefix of each template once.
 
     Args:
-        clip: the model; its text tower is one that :func:`end_of_text` knows.
-        tokens: templates×names×context.
-        ends: templates×names, where each prompt ends.
+        clip: the model, for which :func:`end_of_text` returns positions.
+        tokens: templates×names×context int64.
+        ends: templates×names int64, the end of each prompt.
 
     Returns:
         templates×names×E float32, each of length 1.
     """
-    alike = (tokens == tokens[:, :1]).all(1).long().cumprod(-1).sum(-1)
-    # The end itself is read, and so is never a part of what is shared.
-    shared = torch.minimum(alike, ends.min(1).values)
+    common = (tokens == tokens[:, :1]).all(1).long().cumprod(-1).sum(-1)
+    # The embedding is read at the end, which therefore cannot be part of the prefix.
+    prefixes = torch.minimum(common, ends.min(1).values)
     blocks = [Block(block) for block in _text_tower(clip).transformer.resblocks]
-    found: list[torch.Tensor | None] = [None] * len(tokens)
-    for length in shared.unique().tolist():
-        group = torch.nonzero(shared == length).flatten()
-        # Names of like length go together, so that few have to be filled up.
+    by_template: list[torch.Tensor | None] = [None] * len(tokens)
+    for length in prefixes.unique().tolist():
+        group = torch.nonzero(prefixes == length).flatten()
+        # Batches of prompts of similar length need little padding.
         order = ends[group[0]].argsort(stable=True)
-        at_a_time = max(1, _PROMPTS_AT_A_TIME // len(group))
+        names_in_batch = max(1, _BATCH_SIZE // len(group))
         parts = [
             _encode_group(clip, blocks, tokens[group][:, names], ends[group][:, names], length)
-            for names in order.split(at_a_time)
+            for names in order.split(names_in_batch)
         ]
         for template, features in zip(group.tolist(), torch.cat(parts, 1)[:, order.argsort()]):
-            found[template] = features
-    return torch.stack(found)
+            by_template[template] = features
+    return torch.stack(by_template)
 
 
 def _encode_group(
@@ -85,40 +85,40 @@ def _encode_group(
     ends: torch.Tensor,
     length: int,
 ) -> torch.Tensor:
-    """Embeds prompts whose first ``length`` tokens are those of their template."""
+    """Embeds prompts whose first ``length`` tokens are the prefix of their template."""
     tower = _text_tower(clip)
     templates, names = ends.shape
     stop = int(ends.max()) + 1
     mask, positions = tower.attn_mask[:stop, :stop], tower.positional_embedding[:stop]
-    beginning = tower.token_embedding(tokens[:, 0, :length]) + positions[:length]
+    prefix = tower.token_embedding(tokens[:, 0, :length]) + positions[:length]
     rest = tower.token_embedding(tokens[:, :, length:stop].flatten(0, 1)) + positions[length:]
-    *others, final = blocks
+    *others, last_block = blocks
     for block in others:
-        query, key, value = block.project(block.ln_1(beginning))
+        query, key, value = block.project(block.ln_1(prefix))
         query_of_rest, *of_rest = block.project(block.ln_1(rest))
         keys, values = _prepend(names, (key, value), of_rest)
-        beginning = block.finish(beginning, attend(query, key, value, mask[:length, :length]))
+        prefix = block.finish(prefix, attend(query, key, value, mask[:length, :length]))
         rest = block.finish(rest, attend(query_of_rest, keys, values, mask[length:]))
-    # Of the last block only the end is read.
-    _, *before = final.project(final.ln_1(beginning))
-    row, last = torch.arange(len(rest)), ends.flatten()
-    normed = final.ln_1(rest)
-    at_end = normed[row, last - length].unsqueeze(1)
-    query, *of_rest = final.project_for(normed, at_end)
-    keys, values = _prepend(names, before, of_rest)
-    gathered = attend(query, keys, values, mask[last][:, None, None])
-    features = final.finish(rest[row, last - length].unsqueeze(1), gathered)[:, 0]
+    # Of the last block only the ends are needed.
+    _, *of_prefix = last_block.project(last_block.ln_1(prefix))
+    row, end = torch.arange(len(rest)), ends.flatten()
+    normed = last_block.ln_1(rest)
+    at_end = normed[row, end - length].unsqueeze(1)
+    query, *of_rest = last_block.project_for(normed, at_end)
+    keys, values = _prepend(names, of_prefix, of_rest)
+    attended = attend(query, keys, values, mask[end][:, None, None])
+    features = last_block.finish(rest[row, end - length].unsqueeze(1), attended)[:, 0]
     features = _project(tower, tower.ln_final(features)).float()
     return F.normalize(features, dim=-1).unflatten(0, (templates, names))
 
 
 def _prepend(
-    names: int, beginning: Sequence[torch.Tensor], rest: Sequence[torch.Tensor]
+    names: int, of_prefix: Sequence[torch.Tensor], of_rest: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Puts a template's keys and values before those of each of its prompts, along the tokens."""
+    """Prepends a template's keys and values to those of each of its prompts, along the tokens."""
     return [
-        torch.cat([before.repeat_interleave(names, 0), after], 2)
-        for before, after in zip(beginning, rest)
+        torch.cat([prefix.repeat_interleave(names, 0), rest], 2)
+        for prefix, rest in zip(of_prefix, of_rest)
     ]
 
 
@@ -130,5 +130,5 @@ def _project(tower: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 
 def _text_tower(clip: ClipModel) -> nn.Module:
-    """Returns the module that holds the text tower's parts: the model itself, or one of its own."""
+    """Returns the module that holds the text tower: the model itself, or a module of its own."""
     return clip if isinstance(clip, CLIP) else clip.text

@@ -31,19 +31,6 @@ class ClipSettings:
 
 
 @dataclass
-class ImageSettings:
-    """How large images may be.
-
-    Attributes:
-        longest_side: CAMs and predictions are computed at most at this size, in pixels.
-        most_patches: CLIP sees larger images shrunk to this number of patches.
-    """
-
-    longest_side: int | None = setting(None, at_least=1)
-    most_patches: int = setting(4096, at_least=1)
-
-
-@dataclass
 class RuntimeSettings:
     """The machine.
 

@@ -1,4 +1,4 @@
-"""The pass over an image that tags and maps share: blocks 1 to L−1, and who listens to them."""
+"""The shared pass: blocks 1 to L−1 over an image, whose results serve both tags and CAMs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from pipeline.clip.encoder import BeforeLast, ClipEncoder, OnAttention
-from pipeline.engine.batches import by_shape
+from pipeline.clip.encoder import AttentionHook, ClipEncoder, LastBlockInput
 
 Name = TypeVar("Name")
-"""Whatever tells a caller's images apart."""
+"""The caller's identifier of an image, of any type."""
 
 Named = TypeVar("Named", bound=tuple)
-"""A name, an image, and whatever goes with it."""
+"""A tuple of a name, an image, H×W×3 uint8, and anything else."""
 
 
-class Listener(Protocol):
-    """Hears the attention of one batch, block by block, and says what came of it."""
+class AttentionRecorder(Protocol):
+    """An attention hook for one batch that reduces the attention of its blocks to one matrix."""
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
         """Takes in a block's attention between patches, B×N×N float32."""
@@ -30,82 +29,86 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the backbone made of one image.
+class SharedPass:
+    """The results of the shared pass over one image.
 
     Attributes:
         grid: h, w.
-        before: what enters block L, of a batch of one.
-        attention: Ā, N×N float32, of the blocks that class activation maps ask for.
+        last_block_input: a batch of one.
+        attention: Ā, N×N float32, averaged over the blocks that the CAMs use.
     """
 
     grid: tuple[int, int]
-    before: BeforeLast
+    last_block_input: LastBlockInput
     attention: torch.Tensor
 
     @classmethod
-    def of(
-        cls, grid: tuple[int, int], before: BeforeLast, attention: torch.Tensor, row: int
-    ) -> Seen:
-        """Takes an image's row out of a batch, so that waiting for it does not keep the others.
+    def from_batch(
+        cls, grid: tuple[int, int], inputs: LastBlockInput, attention: torch.Tensor, row: int
+    ) -> SharedPass:
+        """Copies one image out of a batch, so that it does not keep the others in memory.
 
         Args:
             grid: h, w of all images of the batch.
-            before: what enters block L.
+            inputs: of block L.
             attention: B×N×N.
-            row: which image it is.
+            row: index of the image in the batch.
         """
         own = attention[row] if len(attention) == 1 else attention[row].clone()
-        return cls(grid, before.row(row), own)
+        return cls(grid, inputs.row(row), own)
 
 
-def by_grid(
-    encoder: ClipEncoder, images: Iterable[Named], batch_size: int, most_waiting: int
+def batch_by_grid(
+    encoder: ClipEncoder, images: Iterable[Named], batch_size: int, max_waiting: int
 ) -> Iterator[list[Named]]:
     """Collects images of one patch grid until they fill a batch.
 
     Args:
         encoder: the image tower.
-        images: names, images, H×W×3 uint8, and whatever goes with them.
-        batch_size: images in a batch; of large ones it holds fewer.
-        most_waiting: images that may wait for others of their grid.
+        images: names, images, H×W×3 uint8, and anything else.
+        batch_size: images in a batch; fewer if they are large.
+        max_waiting: images that may wait for others of their grid. Beyond it, the grid that has
+            waited longest is yielded as an incomplete batch.
 
     Yields:
-        Images of one grid, in the order in which they came.
+        Images of one grid, in their original order.
     """
-    return by_shape(
-        images,
-        lambda image: encoder.grid_of(image[1]),
-        lambda grid: encoder.batch_of(grid, batch_size),
-        most_waiting,
-    )
+    waiting: dict[tuple[int, int], list[Named]] = {}  # in the order of their oldest images
+    for image in images:
+        grid = encoder.patch_grid(image[1])
+        batch = waiting.setdefault(grid, [])
+        batch.append(image)
+        if len(batch) >= encoder.batch_size_for(grid, batch_size):
+            yield waiting.pop(grid)
+        elif sum(map(len, waiting.values())) > max_waiting:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
-def look(
+def run_shared_pass(
     encoder: ClipEncoder,
     images: Sequence[np.ndarray],
     batch_size: int,
-    *listeners: OnAttention,
+    *hooks: AttentionHook,
     squeeze: bool = False,
-) -> tuple[torch.Tensor, BeforeLast]:
-    """Runs the backbone over images of one grid.
+) -> tuple[torch.Tensor, LastBlockInput]:
+    """Runs blocks 1 to L−1 over images of one patch grid.
 
-    The batch is filled up to its size, so that what becomes of an image does not depend on its
-    company.
+    The batch is padded to its full size, so that an image's result does not depend on the others.
 
     Args:
         encoder: the image tower.
-        images: a batch of :func:`by_grid`, each H×W×3 uint8.
-        batch_size: images in a batch; of large ones it holds fewer.
-        listeners: told the blocks' attentions.
-        squeeze: whether images are squeezed to the native size instead.
+        images: a batch of :func:`batch_by_grid`, each H×W×3 uint8.
+        batch_size: images in a batch; fewer if they are large.
+        hooks: called with the attention of the blocks.
+        squeeze: resize images to the native square instead.
 
     Returns:
-        The batch's pixels, B×3×(P·h)×(P·w), and what enters block L; the rows after the images are
-        filling.
+        The batch's pixels, B×3×(P·h)×(P·w) float32, and the input of block L. Rows after the
+        images are padding.
     """
     prepared = [encoder.prepare(image, squeeze=squeeze) for image in images]
-    size = encoder.batch_of(encoder.grid_of(images[0]), batch_size)
+    size = encoder.batch_size_for(encoder.patch_grid(images[0]), batch_size)
     prepared += prepared[-1:] * (size - len(prepared))
     pixels = torch.stack(prepared).to(encoder.device)
-    return pixels, encoder.backbone(pixels, *listeners)
+    return pixels, encoder.backbone(pixels, *hooks)

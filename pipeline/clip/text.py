@@ -25,31 +25,31 @@ SCENE_TEMPLATES = (
 )
 
 TEXT_ALGORITHM = 1
-"""Raised when the same names would get other embeddings than before, beyond rounding."""
+"""Version of the embeddings; raise it when they change by more than rounding."""
 
 TEMPLATES = {
     "tagclip": IMAGENET_TEMPLATES + SCENE_TEMPLATES,
     "clip_es": ("a clean origami {}.",),
     "photo": ("a photo of a {}.",),
 }
-"""Template sets by the name that a configuration gives them."""
+"""The template sets, by their names in the configuration."""
 
 _OPENAI_MODEL = "ViT-B-16"
 
 
 def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
-    """Returns what turns prompts into a model's tokens, one row a prompt.
+    """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.
 
     Args:
-        model: open_clip's name; none stands for a file in OpenAI's format, which has OpenAI's
-            tokenizer.
+        model: open_clip's name of the architecture; none for a file in OpenAI's format, which uses
+            OpenAI's tokenizer.
 
     Raises:
-        UserError: the tokenizer comes from Hugging Face, and what it needs is not here.
+        UserError: the tokenizer comes from Hugging Face, and a package or its files are missing.
     """
     try:
         return open_clip.get_tokenizer(model or _OPENAI_MODEL)
-    except Exception as error:  # transformers and the hub raise nearly anything without a network
+    except Exception as error:  # without a network transformers raises many kinds of errors
         raise UserError(
             f"the tokenizer of clip.model={model} could not be loaded ({type(error).__name__}): it"
             " needs the packages transformers and sentencepiece, and is downloaded from Hugging"
@@ -66,17 +66,17 @@ def class_embeddings(
     templates: Sequence[str],
     batch_size: int = 256,
 ) -> torch.Tensor:
-    """Embeds names by prompt ensembling (ALGORITHMS §1; CLIP paper, section 3.1.4).
+    """Embeds names by prompt ensembling (CLIP, section 3.1.4; docs/algorithms.md, section 1).
 
     Each prompt's embedding is L2-normalised, the embeddings of a name are averaged, and the mean is
     normalised again.
 
     Args:
-        clip: the model, whose text tower is run where its weights lie.
-        tokenizer: turns prompts into tokens, one row a prompt.
+        clip: the model; its text tower runs on the device of its weights.
+        tokenizer: see :func:`load_tokenizer`.
         names: C names.
         templates: prompts with one ``{}``.
-        batch_size: prompts that are encoded together where they cannot share their beginnings.
+        batch_size: prompts in a batch, for text towers that cannot share the prefixes of prompts.
 
     Returns:
         C×E float32, each row of length 1.
@@ -88,8 +88,8 @@ def class_embeddings(
     if ends is not None:
         features = encode_prompts(clip, tokens, ends)
     else:
-        every = tokens.flatten(0, 1).split(batch_size)
-        features = torch.cat([F.normalize(clip.encode_text(t).float(), dim=-1) for t in every])
+        batches = tokens.flatten(0, 1).split(batch_size)
+        features = torch.cat([F.normalize(clip.encode_text(b).float(), dim=-1) for b in batches])
         features = features.unflatten(0, tokens.shape[:2])
     return F.normalize(features.mean(0), dim=-1)
 
@@ -100,20 +100,20 @@ def name_embeddings(
     names: Sequence[Sequence[str]],
     templates: Sequence[str],
 ) -> torch.Tensor:
-    """Embeds classes that have one name or several; several are averaged and normalised again.
+    """Embeds classes with one or several names; several are averaged and normalised again.
 
     Args:
-        clip: the model, whose text tower is run where its weights lie.
-        tokenizer: turns prompts into tokens, one row a prompt.
-        names: C classes, each with its names.
+        clip: the model; its text tower runs on the device of its weights.
+        tokenizer: see :func:`load_tokenizer`.
+        names: the names of each of C classes.
         templates: prompts with one ``{}``.
 
     Returns:
         C×E float32, each row of length 1.
     """
-    every = [name for several in names for name in several]
-    embeddings = class_embeddings(clip, tokenizer, every, templates)
-    parts = embeddings.split([len(several) for several in names])
+    flat = [name for of_class in names for name in of_class]
+    embeddings = class_embeddings(clip, tokenizer, flat, templates)
+    parts = embeddings.split([len(of_class) for of_class in names])
     return torch.stack(
         [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
     )

@@ -1,7 +1,7 @@
 """Reading OpenAI's TorchScript archives without running them.
 
-Such an archive is a zip file with code, a pickled tree of modules, and the tensors' bytes. Of these
-only the tree and the tensors are read, and of the tree only modules and tensors.
+Such an archive is a zip file with code, a pickled tree of modules, and the tensors' bytes. The code
+is never read; from the tree only modules and tensors are loaded.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 from pipeline.errors import UserError
 from pipeline.files.weight_files import check_archive, check_extent
 
-_MOST_PARTS = 100_000
-"""Modules in an archive; the largest CLIPs have a few thousand."""
+_MAX_MODULES = 100_000
+"""Modules allowed in an archive; the largest CLIPs have a few thousand."""
 
 
 def is_torchscript(path: Path) -> bool:
-    """Returns whether a file is a TorchScript archive."""
+    """Tells whether a file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -40,7 +40,7 @@ def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         UserError: the archive refers to something that is neither a module nor a tensor.
-        Oversized: it would take more memory than the file is large.
+        Oversized: its contents would take more memory than the file is large.
         Exception: it is damaged.
     """
     check_archive(path)
@@ -53,7 +53,7 @@ def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class _ScriptModule:
-    """Stands for any module of a TorchScript archive: its attributes and nothing else."""
+    """A stand-in for any module of a TorchScript archive, with its attributes and no code."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, Mapping):
@@ -61,7 +61,7 @@ class _ScriptModule:
 
 
 class _ScriptReader(pickle.Unpickler):
-    """Unpickles an archive's module tree; knows module stand-ins and tensors, refuses the rest."""
+    """Unpickles an archive's tree of modules and tensors, and refuses anything else."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
@@ -71,7 +71,7 @@ class _ScriptReader(pickle.Unpickler):
         self._storages: dict[str, torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Maps the names that may stand in an archive to harmless stand-ins."""
+        """Maps the allowed names to harmless stand-ins."""
         if module.startswith("__torch__"):
             return _ScriptModule
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -80,15 +80,15 @@ class _ScriptReader(pickle.Unpickler):
             return OrderedDict
         if module == "torch" and name.endswith("Storage"):
             return name
-        if module == "torch.jit._pickle":  # typed containers: the container is enough
+        if module == "torch.jit._pickle":  # typed containers; the container is enough
             return lambda value=None, *_: value
-        raise UserError(f"{self._path} refers to {module}.{name}, which no weights file needs")
+        raise UserError(f"{self._path} refers to {module}.{name}, which weights do not need")
 
     def persistent_load(self, reference: tuple) -> torch.Tensor:
-        """Returns the flat tensor that a storage record refers to."""
+        """Returns the flat tensor of a storage record."""
         _, kind, key, _, _ = reference
         if kind not in _STORAGE_DTYPES:
-            raise UserError(f"{self._path} holds a {kind}, which no weights file needs")
+            raise UserError(f"{self._path} holds a {kind}, which weights do not need")
         dtype = _STORAGE_DTYPES[kind]
         if key not in self._storages:
             data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
@@ -114,7 +114,7 @@ _STORAGE_DTYPES = {
 def _rebuild_tensor(
     storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: Any
 ) -> torch.Tensor:
-    tensor = torch.as_strided(storage, size, stride, offset)  # refuses what lies outside
+    tensor = torch.as_strided(storage, size, stride, offset)  # refuses elements outside the storage
     check_extent(tensor)
     return tensor
 
@@ -122,8 +122,8 @@ def _rebuild_tensor(
 def _tensors(
     module: _ScriptModule, prefix: str, visits: Iterator[int]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields the tensors of a module and those within it, by their dotted names."""
-    if next(visits) > _MOST_PARTS:  # modules that hold each other twice have no end
+    """Yields the tensors of a module and its submodules, by their dotted names."""
+    if next(visits) > _MAX_MODULES:  # modules that contain each other would never end
         raise ValueError("too many modules")
     for name, value in vars(module).items():
         if isinstance(value, torch.Tensor):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.sample import ImageReader
-from pipeline.engine.batches import ahead
+from pipeline.engine.prefetch import prefetch
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError
 
@@ -50,7 +50,7 @@ class Reading:
         unreadable: list[tuple[Item, ImageError]] = []
 
         def readable() -> Iterator[tuple[Name, np.ndarray]]:
-            for item, decoded in ahead(items, self._try, self.threads, self.prefetch):
+            for item, decoded in prefetch(items, self._try, self.threads, self.prefetch):
                 if isinstance(decoded, ImageError):
                     unreadable.append((item, decoded))
                 else:

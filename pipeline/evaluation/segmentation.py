@@ -1,4 +1,4 @@
-"""Mean intersection over union, pooled over a data set (ALGORITHMS §5)."""
+"""Mean intersection over union, pooled over a data set (docs/algorithms.md, section 5)."""
 
 from __future__ import annotations
 

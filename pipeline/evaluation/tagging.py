@@ -1,4 +1,4 @@
-"""Multi-label metrics of tags (ALGORITHMS §5)."""
+"""Multi-label metrics of tags (docs/algorithms.md, section 5)."""
 
 from __future__ import annotations
 

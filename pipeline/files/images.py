@@ -150,7 +150,7 @@ def limit_longest_side(image: np.ndarray, longest_side: int | None) -> np.ndarra
 def patch_grid(
     height: int, width: int, patch_size: int, most_patches: int | None = None
 ) -> tuple[int, int]:
-    """Returns how many rows and columns of patches an image is given (ALGORITHMS §1).
+    """Returns an image's rows and columns of patches (docs/algorithms.md, section 1).
 
     Args:
         height: of the image.

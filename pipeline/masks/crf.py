@@ -1,4 +1,4 @@
-"""The fully connected CRF (Krähenbühl and Koltun, NIPS 2011), through pydensecrf."""
+"""The fully connected CRF (Krähenbühl and Koltun, NIPS 2011), computed by pydensecrf."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
-_LEAST, _MOST = 1e-5, 1.0
+_MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
 
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """The CRF's constants (ALGORITHMS §4; CLIP-ES uses the defaults).
+    """The CRF's constants (docs/algorithms.md, section 4); the defaults are those of CLIP-ES.
 
     Attributes:
         iterations: of mean-field inference.
         gaussian_sxy: standard deviation of the smoothness kernel in pixels.
         gaussian_compat: its weight.
         bilateral_sxy: standard deviation of the appearance kernel in pixels.
-        bilateral_srgb: its standard deviation in colour, of 255.
+        bilateral_srgb: its standard deviation in colour, in units of a byte.
         bilateral_compat: its weight.
-        bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, wrapped around to bytes.
+        bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, cast to bytes with wrap-around.
         fp16: quirk ``crf_fp16``: background, clip and logarithm are computed in float16.
     """
 
@@ -36,9 +36,9 @@ class CrfSettings:
 
 
 def unary_energy(scores: np.ndarray) -> np.ndarray:
-    """Returns −log of the clipped scores, in their type; C×H×W."""
+    """Returns −log of the scores, C×H×W, clipped to [1e-5, 1]; of the same shape and type."""
     kind = scores.dtype.type
-    return -np.log(np.clip(scores, kind(_LEAST), kind(_MOST)))
+    return -np.log(np.clip(scores, kind(_MIN_SCORE), kind(_MAX_SCORE)))
 
 
 def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
@@ -50,11 +50,11 @@ def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
 
 
 def dense_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings) -> np.ndarray:
-    """Sharpens scores along the edges of the image.
+    """Aligns scores with the edges of the image.
 
     Args:
         image: H×W×3 uint8, RGB.
-        scores: C×H×W float in [0, 1], C at least 2; they need not sum to one.
+        scores: C×H×W float in [0, 1], C at least 2; they do not have to sum to one.
         settings: the CRF's constants.
 
     Returns:

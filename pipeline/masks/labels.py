@@ -1,4 +1,4 @@
-"""From class activation maps to labels (ALGORITHMS §4)."""
+"""From class activation maps to labels (docs/algorithms.md, section 4)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pipeline.datasets.vocabulary import IGNORE
 
 
 def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
-    """Puts the background's score, (1 − max cam)^β, before the maps; no renormalisation.
+    """Prepends the background's score, (1 − max cam)^β, to the CAMs, without renormalisation.
 
     Args:
-        cams: K×H×W float in [0, 1]; K may be 0 where there is a background.
-        beta: β; none where the classes cover everything and there is no background.
+        cams: K×H×W float in [0, 1]; K may be 0 if there is a background.
+        beta: β; none if the classes cover everything and there is no background.
 
     Returns:
-        (1+K)×H×W of the same type, or the maps alone.
+        (1+K)×H×W of the same type, or the CAMs alone.
     """
     if beta is None:
         return cams
@@ -26,22 +26,32 @@ def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
 
 
 def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True) -> np.ndarray:
-    """Turns channels into labels: 0, where there is a background, and class + 1 for each tag."""
+    """Turns channels into labels, uint8 of the same shape.
+
+    Args:
+        channels: H×W indices; 0 is the background, if there is one, and the tags follow.
+        keys: K class indices.
+        background: whether there is a background.
+
+    Returns:
+        0 for the background, k+1 for class k.
+    """
     return np.concatenate([[0] * background, keys + 1]).astype(np.uint8)[channels]
 
 
 def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Resizes scores (bilinear) and takes the best channel of every pixel.
 
-    One channel is resized at a time, so that a large photograph needs memory for two of them.
+    One channel is resized at a time, so that a large photograph needs memory for only two of them.
 
     Args:
         scores: C×h×w float32, C at most 256.
-        height: of the result.
-        width: of the result.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
 
     Returns:
-        The channels, height×width uint8, and their scores, height×width float32.
+        The channels, height×width uint8, and their scores, height×width float32; of equal scores,
+        the first channel.
     """
     best = channel = None
     for index, score in enumerate(torch.from_numpy(scores)):
@@ -58,10 +68,10 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
 
 
 def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:
-    """Returns the labels, H×W uint8, with those below a probability set to 255."""
+    """Returns labels, H×W uint8, with 255 where the probability is below ``confidence``."""
     return np.where(probability < confidence, np.uint8(IGNORE), labels)
 
 
 def to_grey(probability: np.ndarray) -> np.ndarray:
-    """Rounds probabilities, H×W float in [0, 1], to 255ths: H×W uint8."""
+    """Rounds probabilities, H×W float in [0, 1], to multiples of 1/255: H×W uint8."""
     return np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.engine.batches import ahead
+from pipeline.engine.prefetch import prefetch
 from pipeline.engine.store import StageFolder
 from pipeline.files.images import limit_longest_side
 from pipeline.masks.mask_files import read_labels
@@ -130,7 +130,7 @@ def build_cards(
         except UNREADABLE as error:
             return describe_problem(error)
 
-    for figures, found in ahead(selection.images, build, material.workers, _MOST_AHEAD):
+    for figures, found in prefetch(selection.images, build, material.workers, _MOST_AHEAD):
         if isinstance(found, str):
             problems[figures.sample.id] = found
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.engine.batches import ahead
+from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
@@ -89,7 +89,7 @@ def measure_images(material: Material) -> Measured:
             return describe_problem(error)
 
     with track(f"report {material.split}", len(there)) as advance:
-        for sample, found in ahead(there, measure, material.workers, _MOST_AHEAD):
+        for sample, found in prefetch(there, measure, material.workers, _MOST_AHEAD):
             advance()
             if isinstance(found, str):
                 measured.problems[sample.id] = found

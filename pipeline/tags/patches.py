@@ -1,4 +1,4 @@
-"""Patch-level classification: what every patch says by itself (TagCLIP, section 3.2)."""
+"""Patch-level classification: every patch classified on its own (TagCLIP, section 3.2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 def class_probabilities(
     features: torch.Tensor, text: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Returns softmax of τ·f·t over all candidate names.
+    """Returns the softmax of τ·f·t over all names; for patch features this is S⁰.
 
     Args:
         features: …×E, of length 1.
@@ -16,11 +16,11 @@ def class_probabilities(
         temperature: τ.
 
     Returns:
-        …×C float32, rows sum to 1. Of patch features this is S⁰.
+        …×C float32, whose rows sum to 1.
     """
     return (temperature * features @ text.mT).softmax(-1)
 
 
-def strongest_patch(scores: torch.Tensor, class_count: int) -> torch.Tensor:
-    """Returns every class's score at its best patch, B×n from B×N×C."""
-    return scores[..., :class_count].amax(-2)
+def strongest_patch(scores: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Returns the score of every class at its best patch, B×n from B×N×C."""
+    return scores[..., :num_classes].amax(-2)

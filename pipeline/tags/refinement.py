@@ -1,8 +1,8 @@
-"""DMAR, the double-mask attention refinement (TagCLIP, section 3.3; ALGORITHMS §2).
+"""DMAR, dual-masking attention refinement (TagCLIP, section 3.3; docs/algorithms.md, section 2).
 
-Scores of patches are averaged over patches that attend to each other. Two masks keep that honest:
-one on the attention, by votes of the blocks, and one on the patches, by boxes around the regions
-where a class stands out.
+The scores of patches are averaged over the patches that they attend to. The first mask keeps the
+entries of the attention that enough blocks agree on; the second keeps the patches within boxes
+around each class's strong regions.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pipeline.clip.boxes import minmax_scale, union_of_boxes
 
 
 class VotedAttention:
-    """The first mask: sums up attentions, block by block, without keeping them.
+    """The first mask: an attention hook that averages the attention of a window of blocks.
 
-    An entry survives when at least ``votes`` blocks have it above the mean of their matrix; its
-    value is the mean over the blocks of a window.
+    An entry is kept if it is above the mean of the matrix in at least ``votes`` of all blocks. No
+    block's attention is stored.
     """
 
     def __init__(self, window: range, votes: int):
-        """Prepares to listen to a backbone.
+        """Starts with no block.
 
         Args:
-            window: numbers of the blocks that are averaged, counted from 1.
-            votes: how many of all blocks must have an entry above average.
+            window: numbers of the blocks to average, counted from 1.
+            votes: number of blocks, of all, in which an entry must be above average.
         """
         self.window = window
         self.votes = votes
@@ -33,9 +33,9 @@ class VotedAttention:
         self._count: torch.Tensor | None = None
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
-        """Takes in block ``block``'s attention, B×N×N float32, averaged over heads."""
-        # The mean of a contiguous copy: that of a view differs in its last digit between numbers of
-        # threads, and some votes hang on it.
+        """Takes in a block's attention between patches, B×N×N float32, averaged over heads."""
+        # The mean of a contiguous copy: the last digit of a view's mean depends on the number of
+        # threads, and some votes depend on that digit.
         above = attention > attention.flatten(1).mean(1)[:, None, None]
         self._count = above.to(torch.int16) if self._count is None else self._count.add_(above)
         if block in self.window:
@@ -52,7 +52,7 @@ def propagate(attention: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def class_masks(scores: torch.Tensor, grid: tuple[int, int], *, open_border: bool) -> torch.Tensor:
-    """The second mask: for every class, boxes around the regions in which it stands out.
+    """Returns the second mask: for every class, the boxes around its strong regions.
 
     Args:
         scores: S¹ of one image, N×C.
@@ -62,9 +62,9 @@ def class_masks(scores: torch.Tensor, grid: tuple[int, int], *, open_border: boo
     Returns:
         N×C bool on the device of the scores.
     """
-    maps = scores.mT.reshape(-1, *grid).float().cpu().numpy()
-    masks = np.zeros(maps.shape, bool)
-    for scaled, mask in zip(map(minmax_scale, maps), masks):
+    by_class = scores.mT.reshape(-1, *grid).float().cpu().numpy()
+    masks = np.zeros(by_class.shape, bool)
+    for scaled, mask in zip(map(minmax_scale, by_class), masks):
         if scaled.any():
             mask[:] = union_of_boxes(scaled, float(scaled.mean()), open_border=open_border)
     return torch.from_numpy(masks.reshape(len(masks), -1)).to(scores.device).mT
@@ -74,7 +74,7 @@ def refine(
     attention: torch.Tensor,
     scores: torch.Tensor,
     grid: tuple[int, int],
-    count: int | None = None,
+    num_images: int | None = None,
     *,
     open_border: bool,
 ) -> torch.Tensor:
@@ -84,7 +84,7 @@ def refine(
         attention: A, B×N×N.
         scores: S⁰, B×N×C.
         grid: h, w.
-        count: images in the batch, whose further rows are filling; none: all of them.
+        num_images: images in the batch, whose other rows are padding; none for all rows.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
 
     Returns:
@@ -92,6 +92,6 @@ def refine(
     """
     first = propagate(attention, scores)
     masks = torch.zeros_like(first, dtype=torch.bool)
-    for row in range(len(first) if count is None else count):
+    for row in range(len(first) if num_images is None else num_images):
         masks[row] = class_masks(first[row], grid, open_border=open_border)
     return propagate(attention, scores * masks)

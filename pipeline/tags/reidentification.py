@@ -1,7 +1,7 @@
-"""CWR, class-wise re-identification (TagCLIP, section 3.4; ALGORITHMS §2).
+"""CWR, class-wise reidentification (TagCLIP, section 3.4; docs/algorithms.md, section 2).
 
-Every class that the patches propose is looked at again by the whole CLIP, in a crop around where
-it was seen.
+For every class with a high local score, the unmodified CLIP classifies a crop around the patches
+that show the class.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pipeline.clip.boxes import Box, bounding_box, minmax_scale
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.patches import class_probabilities
 
-_OBJECT = 0.5  # a patch belongs to the object when its scaled score is above this
+_OBJECT_THRESHOLD = 0.5  # patches with a scaled score above it belong to the object
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A class to look at again.
+    """A class and the crop in which CWR classifies it.
 
     Attributes:
         class_index: from 0.
-        crop: 3×native×native float32, the part of the normalised image that holds the class.
-        inside: native grid, bool: the patches that belong to the object.
+        crop: 3×native×native float32, cut from the normalised pixels.
+        inside: bool on the native patch grid, the patches that belong to the object.
     """
 
     class_index: int
@@ -43,7 +43,7 @@ def score_threshold(scores: torch.Tensor, alpha: float) -> torch.Tensor:
 def propose(
     pixels: torch.Tensor,
     scores: torch.Tensor,
-    class_count: int,
+    num_classes: int,
     *,
     alpha: float,
     patch_size: int,
@@ -51,27 +51,27 @@ def propose(
     open_border: bool,
     cwr_stop: bool,
 ) -> list[Proposal]:
-    """Cuts out the classes of one image whose local score exceeds θ.
+    """Cuts a crop for every class of an image whose local score exceeds θ.
 
     Args:
-        pixels: the image as CLIP saw it, 3×(P·h)×(P·w).
+        pixels: the image as in the shared pass, 3×(P·h)×(P·w) float32.
         scores: S² of the image, N×C.
-        class_count: n.
-        alpha: α of θ, which is taken over all of S².
+        num_classes: n.
+        alpha: α of θ, which is computed over all of S².
         patch_size: P.
         native_size: side of the crops in pixels.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
-        cwr_stop: quirk: an empty box also ends the search, so that all later classes keep their
-            local score; otherwise only the class with the empty box does.
+        cwr_stop: quirk: an empty box also ends the loop, so that all later classes keep their local
+            score; without it only the class with the empty box does.
     """
     grid = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
     native_grid = (native_size // patch_size,) * 2
-    local = scores[:, :class_count].amax(0)
+    local = scores[:, :num_classes].amax(0)
     threshold = score_threshold(scores, alpha)
     proposals = []
     for index in torch.nonzero(local > threshold).flatten().tolist():
         scaled = minmax_scale(scores[:, index].reshape(grid).float().cpu().numpy())
-        mask = scaled > _OBJECT
+        mask = scaled > _OBJECT_THRESHOLD
         top, left, bottom, right = box = bounding_box(mask, open_border=open_border)
         if bottom <= top or right <= left:
             if cwr_stop:
@@ -96,9 +96,9 @@ def cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> to
 def reidentify(
     encoder: ClipEncoder, text: torch.Tensor, proposals: list[Proposal], batch_size: int
 ) -> torch.Tensor:
-    """Classifies crops with the whole CLIP, its class token attending to the object only.
+    """Classifies crops with the whole CLIP, whose class token attends to the object only.
 
-    Every batch is padded to ``batch_size``, so that a crop's result does not depend on its company.
+    Every batch is padded to ``batch_size``, so that a crop's result does not depend on the others.
 
     Args:
         encoder: the image tower.
@@ -107,9 +107,9 @@ def reidentify(
         batch_size: crops in a batch.
 
     Returns:
-        The probability of each proposal's class, one float32 a proposal, on the CPU.
+        The probability of each proposal's class, float32 in [0, 1] on the CPU.
     """
-    found = []
+    results = []
     for start in range(0, len(proposals), batch_size):
         batch = proposals[start : start + batch_size]
         padded = batch + batch[-1:] * (batch_size - len(batch))
@@ -119,5 +119,5 @@ def reidentify(
         probabilities = one_by_one(
             lambda rows: class_probabilities(rows, text, encoder.temperature), features
         )
-        found += [probabilities[row, p.class_index] for row, p in enumerate(batch)]
-    return torch.stack(found).float().cpu() if found else torch.empty(0)
+        results += [probabilities[row, p.class_index] for row, p in enumerate(batch)]
+    return torch.stack(results).float().cpu() if results else torch.empty(0)

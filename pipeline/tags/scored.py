@@ -1,4 +1,4 @@
-"""What scores images, and what comes of it."""
+"""The interface of taggers that score classes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.clip.shared_pass import Listener, Name, Seen
+from pipeline.clip.shared_pass import AttentionRecorder, Name, SharedPass
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of an image.
+    """The scores of one image.
 
     Attributes:
-        scores: "scores", n float32 in [0, 1], and the same for every variant that was asked for.
-        seen: what the maps need of the backbone's pass; none unless it was asked for.
+        scores: "scores", n float32 in [0, 1], and the same for each requested variant.
+        shared_pass: what CAMs can be computed from; none unless it was requested.
     """
 
     scores: dict[str, np.ndarray]
-    seen: Seen | None = None
+    shared_pass: SharedPass | None = None
 
 
 class Scorer(Protocol):
@@ -31,15 +31,15 @@ class Scorer(Protocol):
         self,
         images: Iterable[tuple[Name, np.ndarray]],
         variants: Collection[str] = (),
-        listen: Callable[[], Listener] | None = None,
+        listen: Callable[[], AttentionRecorder] | None = None,
     ) -> Iterator[tuple[Name, Scored]]:
-        """Scores images as they come, in batches.
+        """Scores images as they arrive, in batches.
 
         Args:
             images: names, and H×W×3 uint8, RGB.
             variants: rows of the ablation to compute as well.
-            listen: makes what listens to a batch's attentions for the maps, which makes the results
-                hold what the backbone has seen.
+            listen: builds the attention recorder of a batch; if given, the results hold the shared
+                pass for the CAMs.
 
         Yields:
             Names and results, in any order.

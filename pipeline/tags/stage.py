@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import Listener, Seen
+from pipeline.clip.shared_pass import AttentionRecorder, SharedPass
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.reading import Name, Reading, Size
@@ -26,10 +26,10 @@ from pipeline.tags.tagger import ScoredTagOptions, choose_tags, image_threshold
 class OfSharedPass(Protocol):
     """A model that also works from the backbone's pass in which an image is tagged."""
 
-    def listen(self) -> Listener:
-        """Returns what listens to the attentions of one batch."""
+    def attention_recorder(self) -> AttentionRecorder:
+        """Returns the recorder of one batch's attention."""
 
-    def maps(self, seen: Seen, tags: Sequence[int]) -> np.ndarray:
+    def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:
         """Returns the result of an image whose tags are known."""
 
 
@@ -161,7 +161,7 @@ class ScoredTags(Tags):
 
         def score(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
             tagger, shared = model()
-            more = {"listen": shared.listen} if shared else {}
+            more = {"listen": shared.attention_recorder} if shared else {}
             return tagger.stream(images, self.variants, **more)
 
         for item, result in self.reading.through(items, score):
@@ -172,7 +172,7 @@ class ScoredTags(Tags):
             tags = self.choose(scored.scores["scores"])
             outputs = [tags_output(tags, scored.scores)]
             if follower and (key := follower.input_key(item.input, tags)) not in item.given:
-                cams = model()[1].maps(scored.seen, tags)
+                cams = model()[1].cams_of_pass(scored.shared_pass, tags)
                 outputs.append(follower.output(item.sample.id, key, tags, cams, size))
             yield item, outputs
 

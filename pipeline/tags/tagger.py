@@ -71,10 +71,15 @@ def image_threshold(scores: np.ndarray, alpha: float, min_score: float = 0.0) ->
 
 
 def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:
-    """Returns the classes above θ_img = min + α·(max − min) of one image's n scores.
+    """Returns the classes above θ_img = min + α·(max − min) of an image's scores, sorted.
 
-    When none is above it, the best one is taken. With a ``min_score`` above 0 classes must also
-    exceed that, so that an image that shows nothing of the vocabulary has no tag.
+    If no class is above it, the best class is the tag. With a ``min_score`` above 0, tags must also
+    exceed that, so that an image without any of the classes has no tag.
+
+    Args:
+        scores: n float32 in [0, 1].
+        alpha: α.
+        min_score: in [0, 1].
     """
     low, high = scores.min(), scores.max()
     chosen = np.flatnonzero(scores > low + alpha * (high - low))

@@ -31,7 +31,7 @@ def test_scores_are_those_of_the_plain_version(encoder, text, seed):
     settings = TagClipSettings(attention_blocks=(-2, -1), votes=2, batch_size=2, crop_batch_size=3)
     tagger = TagClip(encoder, text, 4, settings)
     expected = plain.tag(
-        encoder, text, 4, image, tagger._propose, window=tagger.window, votes=settings.votes
+        encoder, text, 4, image, tagger.propose, window=tagger.window, votes=settings.votes
     )
     (found,) = tagger([image])
     np.testing.assert_allclose(found["scores"], expected, atol=1e-5)

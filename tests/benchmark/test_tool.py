@@ -75,7 +75,7 @@ def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
     ("wrong", "message"),
     [
         (["--sections", "step"], "there is no section step: did you mean steps? choose from steps"),
-        (["--device", "abacus"], "is no device"),
+        (["--device", "abacus"], "is not a device"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 is for GPUs"),
     ],
 )

@@ -30,9 +30,9 @@ def text() -> torch.Tensor:
 def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
     pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        before = encoder.backbone(pixels)
-    found = softmax_gradcam(encoder, before, text, 3)
-    tokens = before.tokens
+        inputs = encoder.backbone(pixels)
+    cams = softmax_gradcam(encoder, inputs, text, 3)
+    tokens = inputs.tokens
 
     visual = tiny_clip.visual
     block = visual.transformer.resblocks[-1]
@@ -48,8 +48,8 @@ def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
         for _ in range(2):
             cam = cam - cam.min()
             cam = cam / (1e-7 + cam.max())
-        np.testing.assert_allclose(found[tag], cam, atol=1e-4)
-    assert (found.amax(1) > 0.99).all(), "the maps have to show something in this test"
+        np.testing.assert_allclose(cams[tag], cam, atol=1e-4)
+    assert (cams.amax(1) > 0.99).all(), "the CAMs have to show something in this test"
 
 
 def test_no_parameter_gets_a_gradient(tiny_clip, encoder, text):
@@ -66,17 +66,17 @@ def test_sinkhorn_is_the_naive_one(seed: int):
             expected[:, j] /= sum(expected[i, j] for i in range(6))
         for i in range(6):
             expected[i] /= sum(expected[i, j] for j in range(6))
-    found = sinkhorn(torch.from_numpy(matrix))
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
+    balanced = sinkhorn(torch.from_numpy(matrix))
+    np.testing.assert_allclose(balanced, expected, rtol=1e-12)
+    np.testing.assert_allclose(balanced.sum(1), 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("open_border", [True, False])
-def test_refined_maps_are_the_naive_ones(open_border: bool):
+def test_refined_cams_are_the_naive_ones(open_border: bool):
     grid, rng = (3, 4), np.random.default_rng(0)
     cams = normalise(torch.from_numpy(rng.random((2, 12))).float() ** 3)
     attention = torch.from_numpy(rng.random((12, 12))).float()
-    found = refine_cams(cams, attention, grid, threshold=0.4, open_border=open_border)
+    refined = refine_cams(cams, attention, grid, threshold=0.4, open_border=open_border)
 
     balanced = sinkhorn(attention).numpy()
     together = (balanced + balanced.T) / 2
@@ -87,13 +87,13 @@ def test_refined_maps_are_the_naive_ones(open_border: bool):
             [sum(together[i, j] * cams[k, j] for j in range(12) if box[j]) for i in range(12)]
         )
         expected = (expected - expected.min()) / (1e-7 + (expected - expected.min()).max())
-        np.testing.assert_allclose(found[k], expected, atol=1e-5)
+        np.testing.assert_allclose(refined[k], expected, atol=1e-5)
 
 
 def test_affinity_is_symmetric_before_it_is_squared():
     matrix = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) + 0.1
-    found = affinity(matrix)
-    torch.testing.assert_close(found, found.mT, atol=1e-6, rtol=0)
+    squared = affinity(matrix)
+    torch.testing.assert_close(squared, squared.mT, atol=1e-6, rtol=0)
 
 
 def test_mean_attention_takes_its_blocks_only():
@@ -103,7 +103,7 @@ def test_mean_attention_takes_its_blocks_only():
     assert torch.equal(mean.result(), torch.full((1, 2, 2), 2.5))
 
 
-def test_maps_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, text):
+def test_cams_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, text):
     method = ClipEs(encoder, text[:3], text[3:], CamSettings(affinity_blocks=(-2, -1)))
     image = draw_photograph(0, 64, 96)
     both = method(image, [0, 2])
@@ -112,22 +112,22 @@ def test_maps_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, 
     assert method(image, []).shape == (0, 4, 6)
 
 
-def test_stored_maps_come_back(tmp_path):
-    maps = np.random.default_rng(0).random((2, 3, 4)).astype(np.float16)
+def test_stored_cams_are_read_back(tmp_path):
+    cams = np.random.default_rng(0).random((2, 3, 4)).astype(np.float16)
     path = tmp_path / "a.npz"
-    path.write_bytes(encode_cams(Cams(np.array([4, 7]), maps, (45, 60))))
-    found = read_cams(path)
-    assert found.keys.tolist() == [4, 7] and found.keys.dtype == np.int64
-    assert found.size == (45, 60)
-    np.testing.assert_array_equal(found.cams, maps)
-    assert found.cams.dtype == np.float16
-    assert found.resized(45, 60).shape == (2, 45, 60)
+    path.write_bytes(encode_cams(Cams(np.array([4, 7]), cams, (45, 60))))
+    stored = read_cams(path)
+    assert stored.keys.tolist() == [4, 7] and stored.keys.dtype == np.int64
+    assert stored.size == (45, 60)
+    np.testing.assert_array_equal(stored.cams, cams)
+    assert stored.cams.dtype == np.float16
+    assert stored.resized(45, 60).shape == (2, 45, 60)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ImageError, match="damaged"):
         read_cams(path)
 
 
-def test_the_maps_of_train_aug_fit_in_100_megabytes():
-    maps = np.random.default_rng(0).random((2, 24, 32))  # noise does not compress
-    encoded = encode_cams(Cams(np.array([3, 14]), maps, (375, 500)))
+def test_the_cams_of_train_aug_fit_in_100_megabytes():
+    cams = np.random.default_rng(0).random((2, 24, 32))  # noise does not compress
+    encoded = encode_cams(Cams(np.array([3, 14]), cams, (375, 500)))
     assert 10_582 * len(encoded) < 100e6

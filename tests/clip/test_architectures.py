@@ -20,7 +20,7 @@ from pipeline.files.images import patch_grid
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import draw_photograph
 
-# As they are in open_clip's models, but narrow: B/32, B/16, L/14, L/14 at 336, H/14 at 378, g/14,
+# As in open_clip's models, but narrow: B/32, B/16, L/14, L/14 at 336, H/14 at 378, g/14,
 # bigG/14, patches of 16 and 32 at 448, and layer scale.
 KINDS = {
     "b32": {"patch_size": 32, "layers": 12, "width": 128},
@@ -41,7 +41,7 @@ CASES = [(kind, quick_gelu) for kind in KINDS for quick_gelu in (False, True)]
 def build(
     vision: dict, *, quick_gelu: bool = False, model: type = CLIP, **text: object
 ) -> CLIP | CustomTextCLIP:
-    """Returns a CLIP of some kind with few random weights, large enough to tell things apart."""
+    """Returns a small CLIP whose random weights are large enough to tell images apart."""
     torch.manual_seed(0)
     text = {"vocab_size": 50, "context_length": 8, "width": 32, "heads": 2, "layers": 1, **text}
     clip = model(
@@ -60,7 +60,7 @@ def build(
 
 @pytest.fixture(scope="module")
 def tower() -> Callable[..., CLIP]:
-    """Builds each kind once."""
+    """Returns a function that builds each kind once."""
     built: dict[tuple, CLIP] = {}
 
     def get(kind: str, quick_gelu: bool = False) -> CLIP:
@@ -89,8 +89,8 @@ def test_the_class_token_of_every_kind_is_open_clips(kind, quick_gelu, tower):
     assert encoder.native_size == KINDS[kind].get("image_size", 224)
     expected = clip.encode_image(pixels, normalize=True)
     assert (expected[0] - expected[1]).norm() > 0.02, "two images have to differ in this test"
-    found = encoder.image_features(pixels)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    features = encoder.image_features(pixels)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
     attended = encoder.attended_features(encoder.backbone(pixels))
     torch.testing.assert_close(attended[:, 0], expected, atol=1e-5, rtol=0)
 
@@ -104,8 +104,8 @@ def test_the_patches_of_every_kind_are_open_clips(kind, quick_gelu, tower):
     )
     [patches] = outputs["image_intermediates"]
     expected = F.normalize(patches @ clip.visual.proj, dim=-1)
-    found = encoder.attended_features(encoder.backbone(pixels))[:, 1:]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    features = encoder.attended_features(encoder.backbone(pixels))[:, 1:]
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,18 +120,18 @@ def test_the_attention_of_every_kind_is_multihead_attentions(kind, tower):
     clip.encode_image(native_pixels(clip))
     for hook in hooks:
         hook.remove()
-    seen: dict[int, torch.Tensor] = {}
+    recorded: dict[int, torch.Tensor] = {}
     ClipEncoder(clip).backbone(
-        native_pixels(clip), lambda n, attention: seen.update({n: attention})
+        native_pixels(clip), lambda n, attention: recorded.update({n: attention})
     )
-    assert sorted(seen) == list(range(1, len(blocks) + 1))
+    assert sorted(recorded) == list(range(1, len(blocks) + 1))
     for number in {1, len(blocks) // 2 + 1, len(blocks)}:
         x = inputs[number]
         _, weights = blocks[number - 1].attn(x, x, x, need_weights=True)
-        torch.testing.assert_close(seen[number], weights[:, 1:, 1:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(recorded[number], weights[:, 1:, 1:], atol=1e-5, rtol=0)
 
 
-def test_the_activation_tells_in_the_features(tower):
+def test_the_activation_changes_the_features(tower):
     pixels = native_pixels(tower("b16"))
     plain, quick = (ClipEncoder(tower("b16", q)).image_features(pixels) for q in (False, True))
     assert (plain - quick).abs().max() > 1e-3
@@ -154,14 +154,14 @@ def test_class_embeddings_of_every_kind_are_open_clips(model, pool, quick_gelu):
     )
     tokenizer, templates = load_tokenizer(None), TEMPLATES["tagclip"][::12]
     names = ["cat", "traffic light", "potted plant"]
-    found = class_embeddings(clip, tokenizer, names, templates, batch_size=5)
+    embeddings = class_embeddings(clip, tokenizer, names, templates, batch_size=5)
     expected = build_zero_shot_classifier(clip, tokenizer, names, templates).T
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
     assert (expected[0] - expected[1]).norm() > 0.02, "names have to differ in this test"
     assert ClipEncoder(clip).temperature == pytest.approx(20)
 
 
-# The whole of both methods
+# Both methods as a whole
 
 
 @pytest.mark.parametrize("kind", ["b32", "b16", "l14", "h14_378"])
@@ -177,9 +177,9 @@ def test_both_methods_run_at_every_patch_size(kind, tower):
     for name, scores in result.items():
         assert scores.shape == (4,) and np.isfinite(scores).all(), name
         assert (scores >= 0).all() and (scores <= 1).all() and scores.any(), name
-    maps = ClipEs(encoder, text[:4], text[4:], CamSettings())(image, [0, 3])
-    assert maps.shape == (2, *patch_grid(150, 210, encoder.patch_size))
-    assert np.isfinite(maps).all() and maps.min() >= 0 and 0.9 < maps.max() <= 1
+    cams = ClipEs(encoder, text[:4], text[4:], CamSettings())(image, [0, 3])
+    assert cams.shape == (2, *patch_grid(150, 210, encoder.patch_size))
+    assert np.isfinite(cams).all() and cams.min() >= 0 and 0.9 < cams.max() <= 1
 
 
 # Blocks relative to the depth
@@ -208,11 +208,11 @@ def test_windows_count_from_one_or_from_the_last_block(window, depth, expected):
     ("window", "message"),
     [
         ([9, 13], r"tags.attention_blocks=\[9,13\] asks for block 13, but this CLIP has 12"),
-        ([-1, -3], r"tags.attention_blocks=\[-1,-3\] holds no block of this CLIP's 12"),
+        ([-1, -3], r"tags.attention_blocks=\[-1,-3\] is empty, since this CLIP has 12 blocks"),
         ([11, -3], r"block 11 comes after block 9"),
-        ([9], r"tags.attention_blocks=\[9\] is no window"),
-        ([9.0, 11.0], "is no window"),
-        (9, "tags.attention_blocks=9 is no window"),
+        ([9], r"tags.attention_blocks=\[9\] is not a window"),
+        ([9.0, 11.0], "is not a window"),
+        (9, "tags.attention_blocks=9 is not a window"),
     ],
 )
 def test_a_window_without_blocks_is_named_with_the_depth(window, message):
@@ -220,7 +220,7 @@ def test_a_window_without_blocks_is_named_with_the_depth(window, message):
         block_window("tags.attention_blocks", window, 12)
 
 
-def test_both_methods_average_only_blocks_that_there_are(tower):
+def test_both_methods_average_existing_blocks_only(tower):
     encoder, text = ClipEncoder(tower("b16_448")), torch.eye(3, 16)
     assert list(TagClip(encoder, text, 2, TagClipSettings()).window) == [1, 2]
     assert list(ClipEs(encoder, text[:2], text[2:], CamSettings()).blocks) == [1, 2]

@@ -1,4 +1,4 @@
-"""A block taken apart against open_clip's own."""
+"""A block without its attention against open_clip's own."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def random_tokens() -> torch.Tensor:
 def test_a_block_is_open_clips(precision, tolerance, activation, scale):
     original, tokens = random_block(activation, scale), random_tokens()
     block = Block(original, precision)
-    gathered = attend(*block.project(block.ln_1(tokens)))
-    found = block.finish(tokens, gathered)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, original(tokens), atol=tolerance, rtol=tolerance)
+    attended = attend(*block.project(block.ln_1(tokens)))
+    output = block.finish(tokens, attended)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, original(tokens), atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_few_may_ask_all(precision):
+def test_a_few_tokens_can_attend_to_all(precision):
     block, tokens = Block(random_block(QuickGELU, None), precision), random_tokens()
     normed = block.ln_1(tokens)
     query, key, value = block.project(normed)
@@ -46,7 +46,7 @@ def test_a_few_may_ask_all(precision):
     torch.testing.assert_close(same_value, value, atol=1e-6, rtol=1e-2)
 
 
-def test_gradients_are_pulled_back_through_the_projections():
+def test_gradients_are_backpropagated_through_the_projections():
     original = random_block(QuickGELU, None)
     block = Block(original, differentiable=True)
     normed = random_tokens().requires_grad_()
@@ -56,7 +56,7 @@ def test_gradients_are_pulled_back_through_the_projections():
     torch.testing.assert_close(block.pull_back(weights), normed.grad, atol=1e-5, rtol=0)
 
 
-def test_the_original_is_left_as_it_was():
+def test_the_original_block_is_not_modified():
     original, tokens = random_block(QuickGELU, None), random_tokens()
     before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
     block = Block(original, torch.bfloat16)

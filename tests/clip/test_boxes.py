@@ -45,8 +45,8 @@ def test_union_of_boxes_is_a_flood_fill(seed: int, open_border: bool):
     shape = rng.integers(1, 14, 2)
     scaled = minmax_scale(rng.random(shape, np.float32) ** rng.integers(1, 6))
     for threshold in (0.4, 0.7, float(scaled.mean())):
-        found = union_of_boxes(scaled, threshold, open_border=open_border)
-        np.testing.assert_array_equal(found, naive_union(scaled, threshold, open_border))
+        union = union_of_boxes(scaled, threshold, open_border=open_border)
+        np.testing.assert_array_equal(union, naive_union(scaled, threshold, open_border))
 
 
 def test_a_box_at_the_border_is_cut_by_the_quirk_only():
@@ -56,10 +56,10 @@ def test_a_box_at_the_border_is_cut_by_the_quirk_only():
     assert bounding_box(mask, open_border=True) == (2, 3, 3, 4)
 
 
-def test_nothing_has_a_box_of_no_extent():
+def test_an_empty_mask_has_an_empty_box():
     assert bounding_box(np.zeros((3, 3), bool), open_border=False) == (0, 0, 0, 0)
     assert not union_of_boxes(np.zeros((3, 3), np.float32), 0.4, open_border=False).any()
 
 
-def test_a_constant_map_scales_to_zero():
+def test_a_constant_array_scales_to_zero():
     assert not minmax_scale(np.full((2, 2), 0.3, np.float32)).any()

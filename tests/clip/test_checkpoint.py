@@ -1,4 +1,4 @@
-"""Weights in every format that they come in, and files that are none."""
+"""Weights in every supported format, and files that hold no weights."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
 
     path = tmp_path / "m.pt"
     torch.jit.save(torch.jit.script(Marked()), path)
-    found = read_weights(path)
-    assert torch.equal(found["weight"], torch.arange(6.0).reshape(2, 3).T)
+    state = read_weights(path)
+    assert torch.equal(state["weight"], torch.arange(6.0).reshape(2, 3).T)
 
 
 class Marker:
@@ -113,7 +113,7 @@ def test_a_truncated_file_is_named(name, share, files, tmp_path):
 def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "resnet.pt"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
-    with pytest.raises(UserError, match="holds no CLIP with a vision transformer"):
+    with pytest.raises(UserError, match="does not hold a CLIP with a vision transformer"):
         load_clip(path)
 
 
@@ -128,7 +128,7 @@ def test_an_unknown_architecture_is_named(files):
 
 
 def test_a_missing_file_and_an_unknown_model_are_named():
-    with pytest.raises(UserError, match=r"clip.checkpoint=/no/such.pt is no file"):
+    with pytest.raises(UserError, match=r"clip.checkpoint=/no/such.pt is not a file"):
         resolve_checkpoint(None, None, "/no/such.pt")
     with pytest.raises(UserError, match=r"clip.checkpoint is missing"):
         resolve_checkpoint(None, None, None)

@@ -1,4 +1,4 @@
-"""Our opened-up transformer against open_clip's own forward pass."""
+"""The encoder against open_clip's own forward pass."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def test_class_token_is_open_clips(tiny_clip, encoder, pixels):
 
 
 def test_value_features_are_a_block_whose_attention_is_the_identity(tiny_clip, encoder, pixels):
-    before = encoder.backbone(pixels)
-    tokens = before.tokens
+    inputs = encoder.backbone(pixels)
+    tokens = inputs.tokens
     block = tiny_clip.visual.transformer.resblocks[-1]
     count = tokens.shape[1]
     only_itself = torch.full((count, count), -torch.inf).fill_diagonal_(0)
     expected = block(tokens, attn_mask=only_itself)
     expected = F.normalize(tiny_clip.visual.ln_post(expected) @ tiny_clip.visual.proj, dim=-1)
-    found = encoder.value_features(before)
-    torch.testing.assert_close(found, expected[:, 1:], atol=1e-5, rtol=0)
+    features = encoder.value_features(inputs)
+    torch.testing.assert_close(features, expected[:, 1:], atol=1e-5, rtol=0)
 
 
 def test_attentions_are_those_of_multihead_attention(tiny_clip, encoder, pixels):
-    seen = {}
-    encoder.backbone(pixels, lambda number, attention: seen.update({number: attention}))
-    assert sorted(seen) == [1, 2, 3, 4]
+    recorded = {}
+    encoder.backbone(pixels, lambda number, attention: recorded.update({number: attention}))
+    assert sorted(recorded) == [1, 2, 3, 4]
     x = encoder.embed_patches(pixels)
     for number, block in enumerate(tiny_clip.visual.transformer.resblocks, 1):
         normed = block.ln_1(x)
         _, weights = block.attn(normed, normed, normed, need_weights=True)
-        torch.testing.assert_close(seen[number], weights[:, 1:, 1:], atol=3e-6, rtol=0)
+        torch.testing.assert_close(recorded[number], weights[:, 1:, 1:], atol=3e-6, rtol=0)
         x = block(x)
 
 
@@ -60,15 +60,15 @@ def test_a_mask_hides_patches_from_the_class_token_alone(tiny_clip, encoder, pix
     for block in tiny_clip.visual.transformer.resblocks:
         x = block(x, attn_mask=mask)  # one head, so one mask an image
     expected = F.normalize(tiny_clip.visual.ln_post(x[:, 0]) @ tiny_clip.visual.proj, dim=-1)
-    found = encoder.image_features(pixels, inside)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert not torch.allclose(found, encoder.image_features(pixels), atol=1e-3)
+    features = encoder.image_features(pixels, inside)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(features, encoder.image_features(pixels), atol=1e-3)
 
 
 def test_a_row_does_not_keep_its_batch(encoder, pixels):
-    before = encoder.backbone(pixels)
-    row = before.row(1)
-    for whole, part in zip((before.tokens, *before.projections), (row.tokens, *row.projections)):
+    batch = encoder.backbone(pixels)
+    row = batch.row(1)
+    for whole, part in zip((batch.tokens, *batch.projections), (row.tokens, *row.projections)):
         assert torch.equal(part, whole[1:2])
         assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 

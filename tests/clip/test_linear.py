@@ -1,4 +1,4 @@
-"""Laid out layers against torch's own: results, gradients, rows that do not know of each other."""
+"""Packed layers against torch's own: results, gradients, independent rows."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_a_layer_is_torchs_with_its_activation(activation, dtype, tolerance):
     inputs = random(3, 7, 32).to(dtype)
     expected = F.linear(inputs.float(), weight.float(), bias.float())
     expected = expected if activation is None else activation(expected)
-    found = Linear(weight, bias, activation)(inputs)
-    assert found.dtype == dtype and found.shape == (3, 7, 48)
-    torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
+    outputs = Linear(weight, bias, activation)(inputs)
+    assert outputs.dtype == dtype and outputs.shape == (3, 7, 48)
+    torch.testing.assert_close(outputs.float(), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("rows", ["a slice", "transposed", "every second"])
-def test_rows_may_lie_apart(rows):
+def test_rows_may_be_strided(rows):
     weight, bias = random_layer(torch.float32)
     inputs = {
         "a slice": random(4, 96)[:, 32:64],
@@ -69,17 +69,17 @@ def test_gradients_of_several_scores_at_once_are_autograds(activation):
         selectors = torch.eye(len(scores))
         return torch.autograd.grad(scores, inputs, selectors, is_grads_batched=True)[0]
 
-    found = gradients(layers, lambda x: x, back)
+    at_once = gradients(layers, lambda x: x, back)
     expected = gradients(
         lambda x: F.linear(x, weight, bias),
         activation or (lambda x: x),
         lambda x: F.linear(x, weight.mT),
     )
-    assert found.shape == (2, 2, 5, 32)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert at_once.shape == (2, 2, 5, 32)
+    torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=0)
 
 
-def test_gradients_may_be_taken_of_gradients():
+def test_gradients_can_be_differentiated():
     weight, bias = random_layer(torch.float32)
     layer = Linear(weight, bias, nn.Tanh(), differentiable=True)
     inputs = random(3, 32).requires_grad_()
@@ -92,7 +92,7 @@ def test_gradients_may_be_taken_of_gradients():
     torch.testing.assert_close(curvature(layer), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_layer_that_was_not_laid_out_for_gradients_says_so():
+def test_a_layer_without_gradients_says_so():
     weight, bias = random_layer(torch.float32)
     if not linear.HAS_ONEDNN:
         pytest.skip("without oneDNN every layer is differentiable")
@@ -101,7 +101,7 @@ def test_a_layer_that_was_not_laid_out_for_gradients_says_so():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_is_the_same_wherever_it_stands(dtype):
+def test_a_row_does_not_depend_on_its_position(dtype):
     weight, bias = (
         t.repeat(8, 1)[:, :24] if t.dim() == 2 else t.repeat(8) for t in random_layer(dtype)
     )

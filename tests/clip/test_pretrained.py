@@ -1,4 +1,4 @@
-"""Which models and weights are taken, which are refused with a sentence, and their training."""
+"""Which models and weights are accepted or refused, and the settings of their training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PRESETS = {
 HALF = (0.5, 0.5, 0.5)
 
 
-# What is refused, and before anything is downloaded or built
+# Refused before anything is downloaded or built
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_other_image_towers_are_refused(model, what, nothing_is_fetched, tmp_pat
         load_clip(tmp_path / "never_read.pt", model, pretrained)
 
 
-def test_every_model_of_open_clip_is_taken_or_refused_by_what_it_is(monkeypatch):
+def test_every_model_of_open_clip_is_accepted_or_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # transformers is there
     taken = set()
     for name in open_clip.list_models():
@@ -87,7 +87,7 @@ def test_a_text_tower_of_hugging_face_needs_a_package(monkeypatch, nothing_is_fe
             find_training(model, None)
 
 
-def test_a_tokenizer_that_cannot_be_had_is_named(monkeypatch):
+def test_a_tokenizer_that_cannot_be_loaded_is_named(monkeypatch):
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no network")
 
@@ -105,7 +105,7 @@ def test_a_tokenizer_that_cannot_be_had_is_named(monkeypatch):
         ("hf-hub:laion/CLIP-ViT-B-16", "names a place, not an architecture"),
     ],
 )
-def test_an_unknown_name_suggests_what_is_nearly_spelt_so(model, message, nothing_is_fetched):
+def test_an_unknown_name_gets_suggestions(model, message, nothing_is_fetched):
     with pytest.raises(UserError, match=message):
         resolve_checkpoint(model, None, None)
 
@@ -124,7 +124,7 @@ def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
         ClipEncoder(resnet)
 
 
-def test_heads_that_a_file_does_not_tell_are_asked_for(tmp_path, monkeypatch):
+def test_a_file_without_the_number_of_heads_needs_the_model(tmp_path, monkeypatch):
     config = tiny_config(layers=3, width=160, head_width=80, text={"layers": 1})
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-ViT-of-80", config)
     clip = open_clip.create_model("tiny-ViT-of-80", pretrained=None)
@@ -132,11 +132,11 @@ def test_heads_that_a_file_does_not_tell_are_asked_for(tmp_path, monkeypatch):
     torch.save(clip.state_dict(), path)
     with pytest.raises(UserError, match=r"width 160, patch 16 .*give clip.model.* tiny-ViT-of-80"):
         load_clip(path)
-    found = load_clip(path, "tiny-ViT-of-80")
-    assert found.visual.transformer.resblocks[0].attn.num_heads == 2
+    clip = load_clip(path, "tiny-ViT-of-80")
+    assert clip.visual.transformer.resblocks[0].attn.num_heads == 2
 
 
-# What weights were trained with
+# The settings of the training
 
 
 def tiny_config(text: dict | None = None, **vision: object) -> dict:
@@ -167,31 +167,31 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("pretrained", ["plain", "quick", "half", None])
-def test_weights_decide_about_the_activation(pretrained, published):
-    found = load_clip(published, "tiny-ViT", pretrained)
+def test_weights_decide_the_activation(pretrained, published):
+    clip = load_clip(published, "tiny-ViT", pretrained)
     # open_clip itself builds GELU for the name, and warns that the weights were trained otherwise.
     expected = open_clip.create_model(
         "tiny-ViT", pretrained=str(published), force_quick_gelu=pretrained == "quick"
     ).eval()
-    assert isinstance(found.visual.transformer.resblocks[0].mlp.gelu, QuickGELU) == (
+    assert isinstance(clip.visual.transformer.resblocks[0].mlp.gelu, QuickGELU) == (
         pretrained == "quick"
     )
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found.encode_image(pixels), expected.encode_image(pixels))
+    torch.testing.assert_close(clip.encode_image(pixels), expected.encode_image(pixels))
     tokens = load_tokenizer("tiny-ViT")(["a photo of a cat."])
-    torch.testing.assert_close(found.encode_text(tokens), expected.encode_text(tokens))
+    torch.testing.assert_close(clip.encode_text(tokens), expected.encode_text(tokens))
 
 
-def test_older_files_fit_a_text_tower_of_its_own(published, tmp_path):
+def test_older_files_fit_a_separate_text_tower(published, tmp_path):
     weights = torch.load(published)
     weights["logit_scale"] = weights["logit_scale"].reshape(1)  # torch takes it for a scalar
     weights["text.transformer.embeddings.position_ids"] = torch.arange(8).unsqueeze(0)
     torch.save(weights, tmp_path / "older.pt")
-    found = load_clip(tmp_path / "older.pt", "tiny-ViT-custom")
-    assert isinstance(found, CustomTextCLIP)
+    clip = load_clip(tmp_path / "older.pt", "tiny-ViT-custom")
+    assert isinstance(clip, CustomTextCLIP)
     tokens = load_tokenizer("tiny-ViT")(["a photo of a cat."])
     expected = load_clip(published, "tiny-ViT").encode_text(tokens)
-    torch.testing.assert_close(found.encode_text(tokens), expected)
+    torch.testing.assert_close(clip.encode_text(tokens), expected)
 
 
 def test_the_training_of_published_weights_is_open_clips():
@@ -208,22 +208,22 @@ def test_the_training_of_published_weights_is_open_clips():
         ("ViT-B-16", "laion2b_s34b_b88k", False, False),
         ("ViT-B-16", None, False, False),
     ]:
-        found = find_training(model, pretrained)
-        assert found.normalisation == OPENAI_NORMALISATION
-        assert (found.quick_gelu, found.forces_quick_gelu) == (quick_gelu, forced), model
+        training = find_training(model, pretrained)
+        assert training.normalisation == OPENAI_NORMALISATION
+        assert (training.quick_gelu, training.forces_quick_gelu) == (quick_gelu, forced), model
 
 
-def test_weights_of_an_unknown_name_are_refused_also_with_a_file(published):
+def test_unknown_weights_are_refused_with_a_file_too(published):
     with pytest.raises(UserError, match=r"plain, quick, half for clip.model=tiny-ViT, not openai"):
         resolve_checkpoint("tiny-ViT", "openai", str(published))
-    with pytest.raises(UserError, match=r"clip.pretrained=openai says nothing without"):
+    with pytest.raises(UserError, match=r"clip.pretrained=openai needs the architecture"):
         resolve_checkpoint(None, "openai", str(published))
     assert resolve_checkpoint("tiny-ViT", None, str(published)) == published
     assert resolve_checkpoint("tiny-ViT", "quick", None) == published
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_name_weights_that_there_are(name):
+def test_presets_name_existing_weights(name):
     preset = PRESETS[name]
     assert preset["name"] == name and preset.keys() == PRESETS["vit_b16"].keys()
     if preset["model"] is None:
@@ -245,21 +245,21 @@ def by_hand(image: np.ndarray, side: tuple[int, int], mean: tuple, std: tuple) -
 def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
     training = find_training("ViT-L-14", "laion2b_s32b_b82k").normalisation
     text, image = torch.eye(5, 32), draw_photograph(0, 40, 70)
-    seen = []
+    recorded = []
     embed = ClipEncoder.embed_patches
     monkeypatch.setattr(
         ClipEncoder,
         "embed_patches",
-        lambda self, pixels: seen.append(pixels) or embed(self, pixels),
+        lambda self, pixels: recorded.append(pixels) or embed(self, pixels),
     )
     for normalisation in (OPENAI_NORMALISATION, training):
-        seen.clear()
+        recorded.clear()
         encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
         TagClip(encoder, text, 3, TagClipSettings(reidentify=False))([image])
         ClipEs(encoder, text[:3], text[3:], CamSettings())(image, [1])
         global_scores(encoder, text, 3, [image])
         sizes = [(48, 80), (48, 80), (64, 64)]
-        for pixels, side in zip(seen, sizes, strict=True):
+        for pixels, side in zip(recorded, sizes, strict=True):
             expected = by_hand(image, side, normalisation.mean, normalisation.std)
             np.testing.assert_allclose(pixels[0], expected, atol=1e-5)
     assert training.mean == HALF
@@ -268,11 +268,11 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
 def test_a_command_takes_normalisation_and_activation_of_the_weights(
     published, photographs, run_stage, monkeypatch, tmp_path
 ):
-    seen = []
+    recorded = []
     backbone = ClipEncoder.backbone
 
     def watched(self: ClipEncoder, pixels: torch.Tensor, *rest: object) -> torch.Tensor:
-        seen.append((pixels, type(self.visual.transformer.resblocks[0].mlp.gelu)))
+        recorded.append((pixels, type(self.visual.transformer.resblocks[0].mlp.gelu)))
         return backbone(self, pixels, *rest)
 
     monkeypatch.setattr(ClipEncoder, "backbone", watched)
@@ -298,8 +298,8 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
     assert len(set(folders.values())) == 3, "results of different weights must not be mixed up"
     image = np.asarray(Image.open(photographs / "a.jpg"))
     plain = (OPENAI_NORMALISATION.mean, OPENAI_NORMALISATION.std)
-    assert [activation for _, activation in seen] == [torch.nn.GELU, torch.nn.GELU, QuickGELU]
-    for (pixels, _), (mean, std) in zip(seen, (plain, (HALF, HALF), plain), strict=True):
+    assert [activation for _, activation in recorded] == [torch.nn.GELU, torch.nn.GELU, QuickGELU]
+    for (pixels, _), (mean, std) in zip(recorded, (plain, (HALF, HALF), plain), strict=True):
         np.testing.assert_allclose(pixels[0], by_hand(image, (96, 80), mean, std), atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Prompts share their beginnings and lose what follows their ends, which changes nothing."""
+"""Sharing the prefixes of prompts and cutting their padding does not change embeddings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_prompts_end_where_their_end_of_text_stands(tiny_clip):
         (["an {}."], [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"] * 10),  # several batches
     ],
 )
-def test_shared_beginnings_give_the_embeddings_of_whole_prompts(tiny_clip, templates, names):
+def test_shared_prefixes_give_the_embeddings_of_whole_prompts(tiny_clip, templates, names):
     tokens = tokens_of(templates, names)
-    found = encode_prompts(tiny_clip, tokens, end_of_text(tiny_clip, tokens))
+    embeddings = encode_prompts(tiny_clip, tokens, end_of_text(tiny_clip, tokens))
     expected = F.normalize(tiny_clip.encode_text(tokens.flatten(0, 1)), dim=-1)
-    torch.testing.assert_close(found.flatten(0, 1), expected, atol=5e-6, rtol=0)
+    torch.testing.assert_close(embeddings.flatten(0, 1), expected, atol=5e-6, rtol=0)
 
 
-def test_a_beginning_is_computed_once_for_all_names(tiny_clip, monkeypatch):
+def test_a_prefix_is_computed_once_for_all_names(tiny_clip, monkeypatch):
     computed = []
     forward = torch.nn.LayerNorm.forward
     first = tiny_clip.transformer.resblocks[0]
@@ -57,22 +57,22 @@ def test_a_beginning_is_computed_once_for_all_names(tiny_clip, monkeypatch):
     monkeypatch.setattr(type(first.ln_1), "forward", count)
     names = ["cat", "dog", "bird", "horse"]
     class_embeddings(tiny_clip, TOKENIZER, names, ["a bad photo of a {}.", "a good photo of a {}."])
-    # Two beginnings of six tokens, and of each prompt the name, the full stop and the end.
+    # Two prefixes of six tokens, and for each prompt the name, the full stop and the end.
     assert computed == [2 * 6, 2 * 4 * 3]
 
 
 def test_a_name_does_not_depend_on_the_others(tiny_clip):
     names = ["a very long name of a class that nobody uses", "cat"]
-    found = class_embeddings(tiny_clip, TOKENIZER, names, TEMPLATES["tagclip"])
+    embeddings = class_embeddings(tiny_clip, TOKENIZER, names, TEMPLATES["tagclip"])
     alone = class_embeddings(tiny_clip, TOKENIZER, names[1:], TEMPLATES["tagclip"])
-    torch.testing.assert_close(found[1:], alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embeddings[1:], alone, atol=1e-6, rtol=0)
 
 
 def test_several_names_of_a_class_are_averaged(tiny_clip):
     templates = TEMPLATES["photo"]
     single = class_embeddings(tiny_clip, TOKENIZER, ["cat", "kitten", "dog"], templates)
-    found = name_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
+    embeddings = name_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
     mean = (single[0] + single[1]) / 2
-    torch.testing.assert_close(found[0], mean / mean.norm())
-    torch.testing.assert_close(found[1], single[2])
-    assert found.norm(dim=-1).tolist() == pytest.approx([1, 1])
+    torch.testing.assert_close(embeddings[0], mean / mean.norm())
+    torch.testing.assert_close(embeddings[1], single[2])
+    assert embeddings.norm(dim=-1).tolist() == pytest.approx([1, 1])

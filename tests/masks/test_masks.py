@@ -1,4 +1,4 @@
-"""From maps to labels, and the CRF."""
+"""From CAMs to labels, and the CRF."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.masks.pseudo_mask import pseudo_mask
 CLEAN = CrfSettings(bgr=False, fp16=False)
 
 
-def test_background_is_what_no_map_claims():
+def test_background_is_what_no_cam_claims():
     cams = np.array([[[0.2, 0.9]], [[0.5, 0.1]]])
     stacked = stack_background(cams, beta=2)
     np.testing.assert_allclose(stacked[0], [[0.25, 0.01]])
@@ -87,12 +87,12 @@ def test_crf_labels_are_those_of_the_exact_mean_field():
     truth = (image[..., 0] > 100).astype(float)
     noisy = np.clip(0.5 + 0.25 * (truth - 0.5) + 0.12 * rng.normal(size=truth.shape), 0.02, 0.98)
     scores = np.stack([1 - noisy, noisy])
-    found = dense_crf(image, scores, CLEAN)
+    probabilities = dense_crf(image, scores, CLEAN)
     expected = naive_crf(image, scores, CLEAN)
-    assert (found.argmax(0) == expected.argmax(0)).mean() > 0.98
+    assert (probabilities.argmax(0) == expected.argmax(0)).mean() > 0.98
     assert (scores.argmax(0) != truth).mean() > 0.05, "the input has to be noisy in this test"
-    assert (found.argmax(0) == truth).mean() > 0.98
-    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    assert (probabilities.argmax(0) == truth).mean() > 0.98
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
 
 
 def test_the_released_image_is_bgr_minus_a_mean_wrapped_to_bytes():
@@ -110,11 +110,11 @@ def test_an_image_without_tags_is_all_background_at_its_full_size():
 
 
 def test_a_shrunk_image_gives_a_mask_of_full_size():
-    maps = np.zeros((1, 4, 4), np.float16)
-    maps[0, 1:3, 1:3] = 1
+    cams = np.zeros((1, 4, 4), np.float16)
+    cams[0, 1:3, 1:3] = 1
     image = np.full((32, 32, 3), 20, np.uint8)
     image[8:24, 8:24] = 220
-    labels, probability = pseudo_mask(image, Cams(np.array([6]), maps, (96, 96)), CLEAN)
+    labels, probability = pseudo_mask(image, Cams(np.array([6]), cams, (96, 96)), CLEAN)
     assert labels.shape == probability.shape == (96, 96)
     assert labels.dtype == np.uint8 and probability.dtype == np.float32
     assert set(np.unique(labels)) == {0, 7}
@@ -125,8 +125,8 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
 
 
 def test_probabilities_are_rounded_to_bytes():
-    found = to_grey(np.array([[0, 0.001, 0.002, 0.5, 0.9999, 1, 1.00001]], np.float32))
-    assert found.dtype == np.uint8 and found.tolist() == [[0, 0, 1, 128, 255, 255, 255]]
+    grey = to_grey(np.array([[0, 0.001, 0.002, 0.5, 0.9999, 1, 1.00001]], np.float32))
+    assert grey.dtype == np.uint8 and grey.tolist() == [[0, 0, 1, 128, 255, 255, 255]]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 254])
@@ -140,11 +140,11 @@ def test_palette_pngs_keep_every_label_and_255(classes: int):
 
 
 def test_without_a_background_every_pixel_is_a_tag():
-    maps = np.array([[[0.1, 0.2], [0.0, 0.1]], [[0.05, 0.3], [0.2, 0.0]]], np.float16)
-    cams = Cams(np.array([4, 7]), maps, (2, 2))
+    values = np.array([[[0.1, 0.2], [0.0, 0.1]], [[0.05, 0.3], [0.2, 0.0]]], np.float16)
+    cams = Cams(np.array([4, 7]), values, (2, 2))
     image = np.zeros((2, 2, 3), np.uint8)
     labels, probability = pseudo_mask(image, cams, None, beta=None)
     assert labels.tolist() == [[5, 8], [8, 5]] and probability is None
-    alone = Cams(np.array([4]), maps[:1], (2, 2))
+    alone = Cams(np.array([4]), values[:1], (2, 2))
     labels, probability = pseudo_mask(image, alone, CrfSettings(), beta=None)
     assert (labels == 5).all() and (probability == 1).all()

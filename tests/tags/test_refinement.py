@@ -63,16 +63,16 @@ def test_refinement_is_the_naive_one(seed: int, open_border: bool):
     attention = random_attentions(rng, 1)[0] * (rng.random((PATCHES, PATCHES)) < 0.5)
     scores = rng.dirichlet(np.ones(4) * 0.3, PATCHES).astype(np.float32)
     scores[:, 3] = 0
-    found = refine(
+    refined = refine(
         torch.from_numpy(attention).unsqueeze(0),
         torch.from_numpy(scores).unsqueeze(0),
         GRID,
         open_border=open_border,
     )
-    np.testing.assert_allclose(found[0], naive_refine(attention, scores, open_border), atol=1e-5)
+    np.testing.assert_allclose(refined[0], naive_refine(attention, scores, open_border), atol=1e-5)
 
 
-def test_images_of_a_batch_do_not_meet():
+def test_images_of_a_batch_are_independent():
     rng = np.random.default_rng(5)
     attention = torch.from_numpy(random_attentions(rng, 2))
     scores = torch.from_numpy(rng.random((2, PATCHES, 3), np.float32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.baseline import GlobalClip, global_scores
-from pipeline.tags.reidentification import propose, reidentify, score_threshold
+from pipeline.tags.reidentification import Proposal, propose, reidentify, score_threshold
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from pipeline.tags.tagger import choose_tags
 from tests.conftest import draw_photograph
@@ -31,7 +33,7 @@ def settings(**changes) -> TagClipSettings:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_result_does_not_depend_on_its_company(encoder, text, batch_size):
+def test_a_result_does_not_depend_on_the_other_images(encoder, text, batch_size):
     images = [draw_photograph(s, 64, 96) for s in range(5)] + [draw_photograph(9, 50, 40)]
     tagger = TagClip(encoder, text, 4, settings(batch_size=batch_size, crop_batch_size=3))
     together = tagger(images, ["coarse", "dmar"])
@@ -41,11 +43,23 @@ def test_a_result_does_not_depend_on_its_company(encoder, text, batch_size):
             np.testing.assert_array_equal(values, alone[name], err_msg=name)
 
 
-def test_reidentification_averages_with_the_crops_probability(encoder, text):
+def recorded(propose: Callable, proposals: list[Proposal]) -> Callable:
+    """Wraps :meth:`TagClip.propose` so that it also appends to ``proposals``."""
+
+    def propose_and_record(*arguments: object) -> list[Proposal]:
+        new = propose(*arguments)
+        proposals.extend(new)
+        return new
+
+    return propose_and_record
+
+
+def test_reidentification_averages_with_the_crops_probability(encoder, text, monkeypatch):
     image = draw_photograph(1, 96, 96)
     tagger = TagClip(encoder, text, 4, settings())
-    (looked,) = tagger._look([("a", image)], (), None)
-    proposals = looked.proposals
+    proposals = []
+    monkeypatch.setattr(TagClip, "propose", recorded(TagClip.propose, proposals))
+    tagger([image])
     assert proposals, "this image has to propose a class"
     probabilities = reidentify(encoder, text, proposals, 8)
     [result] = tagger([image], ["dmar"])
@@ -65,9 +79,9 @@ def test_without_reidentification_local_scores_are_final(encoder, text):
 
 
 def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
-    """Returns the classes that maps on a 3×3 grid propose."""
+    """Returns the classes that scores on a 3×3 grid propose."""
     scores = torch.tensor(np.stack([c.reshape(-1) for c in columns], 1), dtype=torch.float32)
-    found = propose(
+    proposals = propose(
         torch.zeros(3, 48, 48),
         scores,
         len(columns),
@@ -76,17 +90,17 @@ def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
         native_size=64,
         **quirks,
     )
-    return [p.class_index for p in found]
+    return [p.class_index for p in proposals]
 
 
 def test_an_empty_box_ends_the_search_by_the_quirk_only():
     corner, centre = np.zeros((3, 3)), np.zeros((3, 3))
     corner[2, 2] = 1  # open_border clips this box to nothing
     centre[1, 1] = 0.9
-    maps = [centre, corner, centre]
-    assert proposals_of(maps, open_border=True, cwr_stop=True) == [0]
-    assert proposals_of(maps, open_border=True, cwr_stop=False) == [0, 2]
-    assert proposals_of(maps, open_border=False, cwr_stop=False) == [0, 1, 2]
+    columns = [centre, corner, centre]
+    assert proposals_of(columns, open_border=True, cwr_stop=True) == [0]
+    assert proposals_of(columns, open_border=True, cwr_stop=False) == [0, 2]
+    assert proposals_of(columns, open_border=False, cwr_stop=False) == [0, 1, 2]
 
 
 def test_a_crop_shows_the_box_and_a_mask_the_object():
@@ -130,31 +144,31 @@ def test_tags_are_the_classes_above_the_images_threshold(scores, min_score, expe
 
 def test_global_scores_are_clips_own(tiny_clip, encoder, text):
     image = draw_photograph(4, 64, 64)
-    (found,) = global_scores(encoder, text, 4, [image])
+    (scores,) = global_scores(encoder, text, 4, [image])
     from pipeline.files.images import to_pixels
 
     features = F.normalize(tiny_clip.encode_image(to_pixels(image, 64, 64)[None]), dim=-1)
     expected = (tiny_clip.logit_scale.exp() * features @ text.T).softmax(-1)[0, :4]
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
 
 
 def test_the_baseline_streams_in_batches_of_one_size(encoder, text):
     images = [draw_photograph(s, 40 + 8 * s, 64) for s in range(5)]
     scorer = GlobalClip(encoder, text, 4, batch_size=2)
-    found = {name: scored.scores["scores"] for name, scored in scorer.stream(enumerate(images))}
-    assert list(found) == [0, 1, 2, 3, 4]
+    by_name = {name: scored.scores["scores"] for name, scored in scorer.stream(enumerate(images))}
+    assert list(by_name) == [0, 1, 2, 3, 4]
     for index, image in enumerate(images):
-        (alone,) = scorer.stream([("alone", image)])
-        np.testing.assert_array_equal(found[index], alone[1].scores["scores"])
+        ((_, alone),) = scorer.stream([("alone", image)])
+        np.testing.assert_array_equal(by_name[index], alone.scores["scores"])
 
 
 def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, monkeypatch):
-    batches, crops = [], []
+    batches, crops, proposals = [], [], []
     backbone, image_features = ClipEncoder.backbone, ClipEncoder.image_features
 
-    def spy_on_backbone(self, pixels, *listeners):
+    def spy_on_backbone(self, pixels, *hooks):
         batches.append(tuple(pixels.shape))
-        return backbone(self, pixels, *listeners)
+        return backbone(self, pixels, *hooks)
 
     def spy_on_crops(self, pixels, inside=None):
         crops.append(len(pixels))
@@ -162,51 +176,46 @@ def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, m
 
     monkeypatch.setattr(ClipEncoder, "backbone", spy_on_backbone)
     monkeypatch.setattr(ClipEncoder, "image_features", spy_on_crops)
+    monkeypatch.setattr(TagClip, "propose", recorded(TagClip.propose, proposals))
     sizes = [(64, 96), (50, 40), (64, 96), (50, 40), (64, 96), (50, 40)]
     images = [draw_photograph(s, *size) for s, size in enumerate(sizes)]
     tagger = TagClip(encoder, text, 4, settings(batch_size=3, crop_batch_size=4))
-    found = dict(tagger.stream(enumerate(images)))
-    assert sorted(found) == list(range(6))
+    assert sorted(dict(tagger.stream(enumerate(images)))) == list(range(6))
     assert batches == [(3, 3, 64, 96), (3, 3, 64, 48)]
     assert set(crops) == {4}
-    proposals = [
-        p
-        for s in (0, 2, 4, 1, 3, 5)
-        for p in next(tagger._look([(s, images[s])], (), None)).proposals
-    ]
     assert len(crops) == -(-len(proposals) // 4)
 
 
-def test_what_the_maps_need_is_kept_only_when_somebody_listens(encoder, text):
+def test_the_shared_pass_is_kept_only_if_its_attention_is_recorded(encoder, text):
     class Sum:
         blocks = range(2, 4)
 
         def __init__(self):
-            self.heard = []
+            self.recorded = []
 
         def __call__(self, block, attention):
-            self.heard.append((block, attention))
+            self.recorded.append((block, attention))
 
         def result(self):
-            assert [block for block, _ in self.heard] == [2, 3]
-            return sum(attention for _, attention in self.heard)
+            assert [block for block, _ in self.recorded] == [2, 3]
+            return sum(attention for _, attention in self.recorded)
 
     image = draw_photograph(1, 64, 96)
     tagger = TagClip(encoder, text, 4, settings())
-    ((_, unheard),) = tagger.stream([("a", image)])
-    ((_, heard),) = tagger.stream([("a", image)], listen=Sum)
-    assert unheard.seen is None
-    assert heard.seen.grid == (4, 6)
-    assert heard.seen.before.tokens.shape == (1, 25, 64)
-    assert heard.seen.attention.shape == (24, 24)
-    np.testing.assert_array_equal(unheard.scores["scores"], heard.scores["scores"])
+    ((_, without),) = tagger.stream([("a", image)])
+    ((_, scored),) = tagger.stream([("a", image)], listen=Sum)
+    assert without.shared_pass is None
+    assert scored.shared_pass.grid == (4, 6)
+    assert scored.shared_pass.last_block_input.tokens.shape == (1, 25, 64)
+    assert scored.shared_pass.attention.shape == (24, 24)
+    np.testing.assert_array_equal(without.scores["scores"], scored.scores["scores"])
 
 
 def test_images_without_proposals_do_not_pile_up_behind_one_that_has_some(encoder, text):
     tagger = TagClip(encoder, text, 4, settings(crop_batch_size=4))
-    propose_for, taken = tagger._propose, []
-    tagger._propose = lambda pixels, scores: (
-        propose_for(pixels, scores)[:1] if len(taken) == 1 else []
+    propose_all, taken = tagger.propose, []
+    tagger.propose = lambda pixels, scores: (
+        propose_all(pixels, scores)[:1] if len(taken) == 1 else []
     )
 
     def images():
