@@ -20,9 +20,9 @@ from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
+from pipeline.report.painting import overlay
 from pipeline.segmenter.inference import CLEAN_CRF, check_scales
 from pipeline.segmenter.inputs import find_inputs
-from pipeline.segmenter.overlay import overlay
 from pipeline.segmenter.testing import Testing, segment_all
 from pipeline.sweep import read_through
 

@@ -23,9 +23,9 @@ from pipeline.datasets.vocabulary import IGNORE
 from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.masks.stage import read_labels
 from pipeline.report.artefacts import Artefact
+from pipeline.report.examples import overlay_heat
 from pipeline.report.layers import HEAT, paint_labels, resize_labels
-from pipeline.report.pictures import overlay_heat
-from pipeline.segmenter.overlay import overlay
+from pipeline.report.painting import overlay
 from pipeline.tags.stage import decode_scores
 
 _STYLE = {"text.parse_math": False, "font.size": 9}  # names are not formulas
@@ -68,7 +68,7 @@ def draw_overlay(
 
     Returns:
         A PNG file. Tags: the photograph, and the scores as bars. Maps: one picture a tag, and the
-        scale of colours. Masks and predictions: see :func:`pipeline.segmenter.overlay.overlay`.
+        scale of colours. Masks and predictions: see :func:`pipeline.report.painting.overlay`.
 
     Raises:
         OSError: a file of the artefact is missing.

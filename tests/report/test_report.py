@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.cams.stage import Cams
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.pictures import Example, contact_sheet, overlay_labels
+from pipeline.report.examples import Example, contact_sheet, overlay_labels
 from pipeline.report.tables import write_tables
 
 

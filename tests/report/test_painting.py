@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.segmenter.overlay import overlay
+from pipeline.report.painting import overlay
 
 NAMES = ("background", "cat", "a cup")
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
