@@ -14,7 +14,8 @@ from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.report.artefacts import Artefact, find_image, read_artefact
-from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
+from pipeline.report.overlays import draw_overlay, make_tile
+from pipeline.report.sheets import Tile, draw_sheet
 
 Result = TypeVar("Result")
 
@@ -109,7 +110,7 @@ def _write_sheets(
     # One sheet's tiles are in memory at a time.
     while page := list(islice(tiles, per_sheet)):
         written += 1
-        sheet = draw_sheet(page, artefacts[0], options.columns)
+        sheet = draw_sheet(page, artefacts[0].names, artefacts[0].palette, options.columns)
         write_atomically(options.output / f"sheet_{written}.png", sheet)
     return written
 

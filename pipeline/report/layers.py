@@ -12,14 +12,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from scipy.ndimage import distance_transform_edt
 
 from pipeline.datasets.vocabulary import IGNORE
-
-HEAT = colormaps["inferno"]
-"""The colours of maps, from 0 to 1."""
+from pipeline.report.painting import HEAT, WHITE, hatching, paint_labels, resize_labels
 
 SAME, MISSED, EXTRA, OTHER = range(4)
 """What two masks say of a pixel: the same object or nothing, only the second one has an object,
@@ -28,14 +25,11 @@ only the first one has, or each has another."""
 DIFFERENCE_COLOURS = {MISSED: (41, 121, 255), EXTRA: (255, 143, 0), OTHER: (214, 51, 156)}
 """Distinct to colour-blind readers too, and each has a hatching of its own."""
 
-_FILL, _SOLID = 168, 255  # opacities of 255
-_WHITE = (255, 255, 255)
 _HEAT_SIDE = 200  # pixels; maps are smooth, and larger ones show no more
 _PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
 _EFFORT = 0  # of lossless compression, of 100; more takes twice the time for one hundredth less
 _NAME_SIDE = 96  # pixels of the masks in which room for names is sought
 _LEAST_NAMED = 0.005  # of the pixels
-_HATCH = 6  # pixels from line to line
 
 
 class Place(NamedTuple):
@@ -68,25 +62,6 @@ def encode_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -
     return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True, quality=_EFFORT)
 
 
-def paint_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Paints labels in their colours, outlined in white; what is ignored is hatched.
-
-    Args:
-        labels: h×w uint8.
-        palette: n+1 colours.
-
-    Returns:
-        h×w×4 uint8, red, green, blue and opacity; the background is clear.
-    """
-    colours = np.zeros((IGNORE + 1, 4), np.uint8)
-    colours[1 : len(palette), :3] = palette[1:]
-    colours[1 : len(palette), 3] = _FILL
-    pixels = colours[labels]
-    pixels[(labels == IGNORE) & _diagonal(labels.shape)] = (*_WHITE, _SOLID)
-    pixels[_outside_edges(labels)] = (*_WHITE, _SOLID)
-    return pixels
-
-
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns in what two masks of one size differ, H×W uint8; 255 where either is ignored."""
     kinds = np.zeros(first.shape, np.uint8)
@@ -99,20 +74,13 @@ def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def encode_difference(kinds: np.ndarray) -> str:
     """Returns what :func:`compare_labels` found in colours and hatchings."""
-    falling, rising = _diagonal(kinds.shape), _diagonal(kinds.shape, rising=True)
+    falling, rising = hatching(kinds.shape), hatching(kinds.shape, rising=True)
     lines = {MISSED: rising, EXTRA: falling, OTHER: rising | falling}
     pixels = np.zeros((*kinds.shape, 4), np.uint8)
     for kind, colour in DIFFERENCE_COLOURS.items():
         pixels[kinds == kind] = (*colour, 205)
-        pixels[(kinds == kind) & lines[kind]] = (*_WHITE, 235)
+        pixels[(kinds == kind) & lines[kind]] = (*WHITE, 235)
     return _embed(Image.fromarray(pixels), lossless=True, quality=_EFFORT)
-
-
-def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns labels, uint8, in another size (nearest neighbour)."""
-    if labels.shape == (height, width):
-        return labels
-    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
 def find_places(labels: np.ndarray) -> list[Place]:
@@ -130,18 +98,6 @@ def find_places(labels: np.ndarray) -> list[Place]:
         left, top = 100 * (column + 0.5) / small.shape[1], 100 * (row + 0.5) / small.shape[0]
         places.append(Place(label, round(left, 1), round(top, 1)))
     return places
-
-
-def _outside_edges(labels: np.ndarray) -> np.ndarray:
-    """Tells which background pixels touch a region: h×w bool."""
-    regions = np.where(labels == IGNORE, 0, labels)
-    return (labels == 0) & (maximum_filter(regions, 3) > 0)
-
-
-def _diagonal(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
-    """Returns thin diagonal lines as h×w bool."""
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
-    return (rows + columns if rising else rows - columns) % _HATCH == 0
 
 
 def _embed(picture: Image.Image, **options: bool | int) -> str:

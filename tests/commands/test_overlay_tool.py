@@ -85,10 +85,10 @@ def test_tiles_show_their_artefact(material):
     assert tile.picture[20, 15, 0] > tile.picture[20, 15, 1], "the class's colour is red"
     assert (tile.picture[20, 60] == 110).all(), "the background keeps the photograph's"
     heat = make_tile(cams, "0", image)
-    assert heat.has_heat and heat.text == "map of cat"
+    assert heat.has_heat and heat.caption == "CAM of cat"
     assert heat.picture[20, 15].sum() > heat.picture[20, 60].sum()
-    assert make_tile(tags, "1", image).text == "$\\frac{dog, cup"
-    assert make_tile(tags, "3", image).text == "no tag"
+    assert make_tile(tags, "1", image).caption == "$\\frac{dog, cup"
+    assert make_tile(tags, "3", image).caption == "no tag"
 
 
 def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):

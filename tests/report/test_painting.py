@@ -1,4 +1,4 @@
-"""The picture of what a network sees."""
+"""Labels over photographs, with a legend."""
 
 import numpy as np
 import pytest
@@ -56,11 +56,13 @@ def test_the_largest_comes_first_and_the_background_last():
     assert columns == sorted(columns), "a cup covers more than a cat"
 
 
-def test_what_is_ignored_turns_white():
+def test_what_is_ignored_is_hatched_in_white():
     labels = labelled()
     labels[labels == 1] = 255
     picture = overlay(grey(600, 800), labels, NAMES, PALETTE, 0.5)
     assert picture[200, 200].min() > 180
+    lines = (picture[100:300, 100:300] == 255).all(2)
+    assert 0.1 < lines.mean() < 0.4 and (picture[100:300, 100:300][~lines] == 128).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (30, 40), (700, 20), (20, 700)])
