@@ -9,15 +9,15 @@ from PIL import Image
 from pipeline.files.images import encode_png
 from pipeline.report.artefacts import read_artefact
 from pipeline.report.overlays import make_tile
-from tests.report.conftest import PALETTE
+from tests.report.small_run import PALETTE, build_run
 
 IDS = ["0", "1", "2", "3"]
 CLASSES = ["cat", "$\\frac{dog", "cup"]
 
 
 @pytest.fixture
-def material(build):
-    return build(IDS, CLASSES)
+def material(tmp_path):
+    return build_run(tmp_path / "run", IDS, CLASSES)
 
 
 @pytest.fixture

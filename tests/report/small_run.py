@@ -1,14 +1,11 @@
-"""A small run, without any model, for reports to be written of."""
+"""A small run, computed without any model, to write reports of."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from pipeline.cams.stage import Cams, encode_cams
@@ -24,7 +21,18 @@ HEIGHT, WIDTH = 48, 64
 PALETTE = voc_palette(256)
 CONFIG = {"tags": {"method": "tagclip", "alpha": 0.5, "min_score": 0.0}}
 
-Build = Callable[..., Material]
+CLASSES = ["cat", "dog", "cup"]
+HOSTILE_CLASSES = [
+    "<script>hacked=1</script>",
+    '"><img src=x onerror=hacked=1>',
+    "</template></style>$\\frac{<b>",
+]
+HOSTILE_IDS = [
+    "a<script>hacked=1</script>",
+    "b' onclick='hacked=1",
+    'c"><svg onload=hacked=1>',
+    "d\udcff",
+]
 
 
 def draw_labels(index: int, label: int, width: int) -> np.ndarray:
@@ -115,10 +123,3 @@ def build_run(
         stages=[tags_folder, *folders.values()],
         **settings,
     )
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Build:
-    """Builds runs in folders of their own."""
-    numbers = itertools.count()
-    return lambda *args, **kwargs: build_run(tmp_path / f"run{next(numbers)}", *args, **kwargs)

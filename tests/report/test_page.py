@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -20,44 +19,10 @@ from pipeline.report.gallery import MOST_CHARACTERS, build_cards
 from pipeline.report.measured import measure_images
 from pipeline.report.page import write_page
 from pipeline.report.selection import choose_images
+from tests.report.html_page import Page
+from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS
 
-CLASSES = ["cat", "dog", "cup"]
 IDS = [f"holiday/{k}" for k in range(6)]
-HOSTILE_CLASSES = [
-    "<script>hacked=1</script>",
-    '"><img src=x onerror=hacked=1>',
-    "</template></style>$\\frac{<b>",
-]
-HOSTILE_IDS = [
-    "a<script>hacked=1</script>",
-    "b' onclick='hacked=1",
-    'c"><svg onload=hacked=1>',
-    "d\udcff",
-]
-
-
-class Page(HTMLParser):
-    """Elements, their attributes and all text of a page."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.html, self.elements, self.text = html, [], ""
-        self._silent = False
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self._silent = tag in ("script", "style")
-
-    def handle_endtag(self, tag):
-        self._silent = False
-
-    def handle_data(self, data):
-        if not self._silent:
-            self.text += data
-
-    def find(self, tag, **wanted):
-        return [a for name, a in self.elements if name == tag and wanted.items() <= a.items()]
 
 
 def page_of(material):

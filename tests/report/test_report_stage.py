@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
-from tests.report.test_page import Page
+from tests.report.html_page import Page
 
 
 def read(out):
