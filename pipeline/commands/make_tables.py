@@ -9,9 +9,9 @@ from pathlib import Path
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.report.agreement import write_check
+from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
-from pipeline.report.measurements import write_measurements
+from pipeline.report.other_measurements import write_measurements
 from pipeline.report.published import PublishedTable, load_published, published_figures
 from pipeline.report.runs import METRICS, Run, find_files, read_runs
 from pipeline.report.study import write_study

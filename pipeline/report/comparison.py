@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import Notes, padded_table, percent
 from pipeline.report.published import Column, Line, PublishedTable, Row
 from pipeline.report.runs import MAIN_METRIC, Choices, Run, as_number, choose_run, describe_images
-from pipeline.report.settings import find_changes
 
 PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""

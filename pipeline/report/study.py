@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import canonical_json
+from pipeline.report.configurations import describe_setting, flatten
 from pipeline.report.markdown import padded_table, percent_or_blank
 from pipeline.report.runs import MAIN_METRIC, Run, as_number
-from pipeline.report.settings import describe_setting, flatten
 
 _MOST_ROWS = 12
 """Up to as many runs, pairs of blocks are rows; above it a matrix is easier to read."""

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from pipeline.report import published
+from pipeline.report.configurations import find_changes
 from pipeline.report.published import load_published, published_figures
 from pipeline.report.runs import Run, choose_run, find_files, read_runs
-from pipeline.report.settings import find_changes
 from tests.conftest import REPOSITORY, SHARED, Finished
 
 CRF = {"crf": {"iterations": 10, "bilateral_sxy": 67}}

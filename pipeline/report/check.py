@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import Figure, PublishedTable, published_figures
 from pipeline.report.runs import Run, describe_images
-from pipeline.report.settings import find_changes
 
 TOLERANCE = 0.2
 """Percentage points."""
