@@ -1,4 +1,4 @@
-"""Whether the published figures come out of this machine's runs (``--check``)."""
+"""Whether this machine's runs reproduce the published figures (``--check``)."""
 
 from __future__ import annotations
 
@@ -10,36 +10,28 @@ from pipeline.errors import UserError
 from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import Figure, PublishedTable, published_figures
-from pipeline.report.runs import Run, describe_images
+from pipeline.report.runs import STAGE_NAMES, Run, describe_images
 
 TOLERANCE = 0.2
 """Percentage points."""
 
 _ROUNDING = 1e-9
-_CLAIM = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "precision": "fp32"}
-"""What a run must have been made with for its figures to be the published ones."""
-
-_STAGES = {"tags": "tags", "cams": "maps", "masks": "masks", "predictions": "segmenter"}
+_REQUIRED = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "precision": "fp32"}
+"""The choices of a run whose figures are to be the published ones."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One of our figures beside the published one.
-
-    Attributes:
-        run: ours.
-        figure: theirs.
-        ours: percent.
-    """
+class _Comparison:
+    """One of our figures beside the published one; ``own`` is in percent."""
 
     run: Run
     figure: Figure
-    ours: float
+    own: float
 
     @property
     def difference(self) -> float:
         """Ours minus theirs, in percentage points."""
-        return self.ours - self.figure.value
+        return self.own - self.figure.value
 
     @property
     def agrees(self) -> bool:
@@ -52,65 +44,81 @@ class Comparison:
         column = self.figure.column
         level = f", level {column.level}" if column.level else ""
         split = f"{self.run.dataset} {self.run.split}"
-        return f"{split} {_STAGES[self.run.stage]} {column.metric_label}{level}"
+        return f"{split} {STAGE_NAMES[self.run.stage]} {column.metric_label}{level}"
+
+    def cells(self) -> dict[str, str]:
+        """Returns its row of the table."""
+        figure, run = self.figure, self.run
+        return {
+            "experiment": figure.experiment,
+            "figure": self.name,
+            "images": f"{run.images:,}",
+            "ours": f"{self.own:.2f}",
+            "published": f"{figure.value:.1f}",
+            "difference": f"{self.difference:+.2f}",
+            "authors' re-run": "" if figure.rerun is None else f"{figure.rerun:.1f}",
+            "verdict": f"within {TOLERANCE}" if self.agrees else f"**further than {TOLERANCE}**",
+            "commit": run.commit,
+            "file": str(run.file),
+            "notes": "; ".join(run.notes()),
+        }
 
 
 def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tuple[str, str]:
     """Compares the runs of published experiments with the published figures.
 
-    Of runs of one experiment in one file, the latest counts.
+    Of several runs of one experiment in one file, the latest counts.
 
     Args:
         tables: the published figures.
         runs: everything that was measured, oldest first.
 
     Returns:
-        The table as Markdown, and a sentence on what is too far away; "" where nothing is.
+        The table as Markdown, and a sentence on the figures that are too far away, or "".
 
     Raises:
         UserError: nothing can be compared.
     """
     figures = [figure for figure in published_figures(tables) if figure.experiment]
-    experiments = sorted({figure.experiment for figure in figures})
-    compared: dict[tuple[Path, int], Comparison] = {}
+    compared: dict[tuple[Path, int], _Comparison] = {}
     reasons: dict[str, None] = {}
     for run in runs:
-        if run.choices.experiment not in experiments:
-            continue
         for index, figure in enumerate(figures):
             value = _value(run, figure)
             if value is None:
                 continue
             if obstacles := _obstacles(run, figure):
-                reasons[f"{_describe(run)}: {'; '.join(obstacles)}"] = None
+                name = f"{figure.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
+                reasons[f"{name}: {'; '.join(obstacles)}"] = None
             else:
-                compared[run.file, index] = Comparison(run, figure, 100 * value)
+                compared[run.file, index] = _Comparison(run, figure, 100 * value)
     if not compared:
         others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         why = f"; not compared: {next(iter(reasons))}{others}" if reasons else ""
-        names = ", ".join(experiments)
+        names = ", ".join(sorted({figure.experiment for figure in figures}))
         raise UserError(
             f"nothing to check: run experiment=… first, on all images (there are {names}){why}"
         )
     chosen = sorted(compared.values(), key=lambda c: (c.figure.experiment, c.name, c.run.order))
-    far = [c for c in chosen if not c.agrees]
-    parts = ["# Published figures, reproduced or not\n", _table(chosen)]
+    words = ["experiment", "figure", "verdict", "commit", "file", "notes"]
+    rows = [comparison.cells() for comparison in chosen]
+    table = padded_table(rows[0], map(dict.values, rows), words)
+    parts = ["# Published figures, reproduced or not\n", table]
     if reasons:
         parts += ["Not compared:\n", "".join(f"- {reason}\n" for reason in reasons)]
-    if not far:
-        return "\n".join(parts), ""
-    noun = "figure is" if len(far) == 1 else "figures are"
-    list_of = ", ".join(f"{c.name} by {c.difference:+.2f}" for c in far)
-    sentence = f"{len(far)} {noun} further than {TOLERANCE} points from the published: {list_of}"
-    return "\n".join(parts), sentence
+    far = [f"{c.name} by {c.difference:+.2f}" for c in chosen if not c.agrees]
+    sentence = (
+        f"{len(far)} {'figure is' if len(far) == 1 else 'figures are'} further than {TOLERANCE}"
+        f" points from the published: {', '.join(far)}"
+    )
+    return "\n".join(parts), sentence if far else ""
 
 
 def _value(run: Run, figure: Figure) -> float | None:
-    """Returns what a run has to hold against a figure, in [0, 1]; none where it is of another."""
+    """Returns a run's figure in [0, 1], or none if the run does not reproduce the published one."""
     column = figure.column
-    if run.choices.experiment != figure.experiment or run.stage != figure.stage:
-        return None
-    if (run.dataset, run.split) != (column.of.dataset, column.of.split):
+    reproduced = (figure.experiment, figure.stage, column.of.dataset, column.of.split)
+    if (run.choices.experiment, run.stage, run.dataset, run.split) != reproduced:
         return None
     return run.value(column.metric, column.level)
 
@@ -118,39 +126,11 @@ def _value(run: Run, figure: Figure) -> float | None:
 def _obstacles(run: Run, figure: Figure) -> list[str]:
     """Returns why a run of the experiment cannot be compared with its figure."""
     images = describe_images(run.images, figure.column.of.images)
-    found = [
-        f"{k}={run.about.get(k)}" for k, wanted in _CLAIM.items() if run.about.get(k) != wanted
-    ]
+    obstacles = [images] if images else []
+    for name, required in _REQUIRED.items():
+        if run.about.get(name) != required:
+            obstacles.append(f"{name}={run.about.get(name)}")
     network = run.about.get("segmenter", "")
     if figure.row.segmenter and network != figure.row.segmenter:
-        found.append(f"segmenter={network}, not {figure.row.segmenter}")
-    return [*([images] if images else []), *found, *find_changes(run)]
-
-
-def _describe(run: Run) -> str:
-    return f"{run.choices.experiment}, {run.split} {_STAGES[run.stage]} {run.key}"
-
-
-def _table(compared: Sequence[Comparison]) -> str:
-    header = ["experiment", "figure", "images", "ours", "published", "difference"]
-    header += ["authors' re-run", "verdict", "commit", "file", "notes"]
-    rows = []
-    for comparison in compared:
-        run, figure = comparison.run, comparison.figure
-        agrees = f"within {TOLERANCE}" if comparison.agrees else f"**further than {TOLERANCE}**"
-        rows.append(
-            [
-                figure.experiment,
-                comparison.name,
-                f"{run.images:,}",
-                f"{comparison.ours:.2f}",
-                f"{figure.value:.1f}",
-                f"{comparison.difference:+.2f}",
-                "" if figure.rerun is None else f"{figure.rerun:.1f}",
-                agrees,
-                run.commit,
-                str(run.file),
-                "; ".join(run.notes()),
-            ]
-        )
-    return padded_table(header, rows, ["experiment", "figure", *header[-4:]])
+        obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")
+    return obstacles + find_changes(run)

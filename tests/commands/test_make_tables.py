@@ -283,10 +283,10 @@ def test_other_data_sets_and_rare_classes_have_sections(make_tables, tmp_path):
     ]
 
 
-def test_runs_of_older_versions_and_damaged_files_do_no_harm(make_tables, tmp_path):
-    old = {"stage": "cams", "split": "val", "key": "k", "images": 5, "miou": 0.5}
-    strange = [{"stage": "tags"}, {**old, "images": "many"}, 7, {**old, "levels": [3]}]
-    write_runs(tmp_path / "outputs" / "demo" / "metrics.json", old, *strange)
+def test_damaged_entries_and_files_are_skipped_and_named(make_tables, tmp_path):
+    whole = measured("cams", "val", 5, {"dataset": "demo"}, miou=0.5)
+    strange = [{"stage": "tags"}, {**whole, "images": "many"}, 7, {**whole, "levels": [3]}]
+    write_runs(tmp_path / "outputs" / "demo" / "metrics.json", whole, *strange)
     (tmp_path / "outputs" / "torn").mkdir()
     (tmp_path / "outputs" / "torn" / "metrics.json").write_text('{"latest": {}, "ru')
     (tmp_path / "outputs" / "list").mkdir()
@@ -297,7 +297,7 @@ def test_runs_of_older_versions_and_damaged_files_do_no_harm(make_tables, tmp_pa
     notes = finished.errors.splitlines()
     assert sum("torn/metrics.json is damaged" in note for note in notes) == 1
     assert sum("list/metrics.json is damaged" in note for note in notes) == 1
-    assert sum("4 entries are no runs in" in note for note in notes) == 1
+    assert sum("4 entries are damaged in" in note for note in notes) == 1
     assert len(notes) == 3
 
 
