@@ -135,7 +135,9 @@ def overlay(
     text = max(_MIN_TEXT, round(min(max(painted.size) / 45, painted.width / 22)))
     names = {**dict(enumerate(class_names)), IGNORE: "ignored"}
     colours = {**dict(enumerate(palette)), 0: None, IGNORE: WHITE}
-    entries = [(f"{names[k]} {_percent(counts[k] / labels.size)}", colours[k]) for k in occurring]
+    entries = [
+        (f"{names[k]} {percent_of_pixels(counts[k] / labels.size)}", colours[k]) for k in occurring
+    ]
     return np.asarray(add_legend(painted, entries, text))
 
 
@@ -179,5 +181,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
-def _percent(share: float) -> str:
-    return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
+def percent_of_pixels(share: float) -> str:
+    """Returns a share in percent with one decimal; what is above 0 is never shown as 0."""
+    number = "<0.1" if 0 < share < 0.001 else f"{100 * share:.1f}"
+    return f"{number}\N{NO-BREAK SPACE}%"

@@ -109,9 +109,9 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
     ("arguments", "message"),
     [
         (["--ids", "nine"], "holds no image nine"),
-        (["--limit", "0"], "--limit 0 is no number of pictures: give 1 or more"),
-        (["--columns", "0"], "--columns 0 is no number of pictures: give 1 or more"),
-        (["--opacity", "2"], "--opacity 2 is not between 0 and 1: give 0.5"),
+        (["--limit", "0"], "--limit 0 is out of range: give 1 or more"),
+        (["--columns", "0"], "--columns 0 is out of range: give 1 or more"),
+        (["--opacity", "2"], "--opacity 2 is out of range: give a number from 0 to 1"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, message):
@@ -122,9 +122,9 @@ def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, messag
 
 def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
     finished = draw(tmp_path)
-    assert finished.code == 2 and f"{tmp_path} is no finished folder of tags" in finished.errors
+    assert finished.code == 2 and f"{tmp_path} is not a finished folder of tags" in finished.errors
     finished = run_tool("overlay.py", material.masks.path, "--images", tmp_path / "nowhere")
-    assert finished.code == 2 and "is no folder: give the one that holds them" in finished.errors
+    assert finished.code == 2 and "is not a folder: give the one that holds them" in finished.errors
 
 
 def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):

@@ -119,7 +119,7 @@ def test_differences_are_told_apart_by_colour_and_hatching():
     first = np.array([[0, 0, 1, 1, 1, 255, 1]], np.uint8)
     second = np.array([[0, 1, 0, 2, 1, 1, 255]], np.uint8)
     kinds = layers.compare_labels(first, second)
-    expected = [0, layers.MISSED, layers.EXTRA, layers.OTHER, layers.SAME, 255, 255]
+    expected = [0, layers.MISSED, layers.EXTRA, layers.CONFUSED, layers.SAME, 255, 255]
     assert kinds.tolist() == [expected]
     pictures = {}
     for kind in layers.DIFFERENCE_COLOURS:
@@ -178,6 +178,6 @@ def test_durations_and_steps_are_readable(build):
     assert rows[0].path == f"val/tags/{material.tags.key}" and rows[0].complete
     assert (rows[0].images, rows[0].cached, rows[0].computed, rows[0].left_out) == (6, 6, 6, 0)
     assert "numpy" in overview.common_versions(rows)
-    assert [step.images for step in overview.steps(rows)] == ["6"] * 4
+    assert [step.images for step in overview.steps(rows)] == [6] * 4
     for seconds, words in ((0.04, "0.0 s"), (61, "1 min 01 s"), (7500, "2 h 05 min"), (None, "–")):
         assert overview.in_words(seconds) == words
