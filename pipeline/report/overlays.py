@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import io
-import math
 import textwrap
 import warnings
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from pipeline.cams.stage import read_cams
+from pipeline.cams.stage import Cams, read_cams
 from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.masks.stage import read_labels
 from pipeline.report.artefacts import Artefact
-from pipeline.report.painting import HEAT, overlay, overlay_heat
-from pipeline.report.sheets import Tile, cam_tile, label_tile, photograph_tile
+from pipeline.report.painting import overlay
+from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.tags.stage import decode_scores
 
 _STYLE = {"text.parse_math": False, "font.size": 9}  # names are not formulas
 _SIDE = 960  # pixels of the longer side of a photograph in a figure
 _MAX_COLUMNS = 4
 _MAX_BARS = 12
-_TITLE = 30  # characters of a title
+_MAX_TITLE = 30  # characters
 
 
 def draw_overlay(
@@ -41,8 +38,8 @@ def draw_overlay(
         opacity: of the tint of labels, in [0, 1].
 
     Returns:
-        A PNG file. Tags: the photograph, and the scores as bars. CAMs: a picture for each tag, and
-        the scale of colours. Masks and predictions: see :func:`pipeline.report.painting.overlay`.
+        A PNG file. Tags: the photograph, and the scores as bars. CAMs: a sheet with a tile for
+        each. Masks and predictions: see :func:`pipeline.report.painting.overlay`.
 
     Raises:
         OSError: a file of the artefact is missing.
@@ -84,10 +81,13 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
     order = [*best, *sorted(tags - set(best))]
     colours = [np.array(artefact.palette[k + 1]) / 255 for k in order]
     names = [f"{artefact.classes[k]}{' (tag)' * (k in tags)}" for k in order]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         figure = Figure((8, 4), layout="constrained")
         picture, bars = figure.subplots(1, 2)
-        _show(picture, limit_longest_side(image, _SIDE), image_id)
+        picture.set_axis_off()
+        picture.imshow(limit_longest_side(image, _SIDE))
+        title = textwrap.shorten(image_id, _MAX_TITLE, placeholder=" …")
+        picture.set_title(title, fontsize=8, loc="left")
         drawn = bars.barh(names, scores[order], color=colours, edgecolor="black", linewidth=0.5)
         bars.bar_label(drawn, fmt="%.2f", padding=3)
         for k, bar, text in zip(order, drawn, bars.get_yticklabels()):
@@ -97,41 +97,18 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
         bars.set_xlim(0, 1.1)
         bars.set_xlabel("score")
         bars.spines[["top", "right"]].set_visible(False)
-        return _to_png(figure)
-
-
-def _draw_cams(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
-    small = limit_longest_side(image, _SIDE)
-    cams = read_cams(artefact.path / f"{image_id}.npz")
-    pictures = [(image_id, small)]
-    pictures += [
-        (artefact.classes[k], overlay_heat(small, cam))
-        for k, cam in zip(cams.keys, cams.resized(*small.shape[:2]))
-    ]
-    columns = min(len(pictures), _MAX_COLUMNS)
-    rows = math.ceil(len(pictures) / columns)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure((3 * columns, 2.6 * rows + 0.6), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat[len(pictures) :]:
-            axes.set_axis_off()
-        for axes, (title, picture) in zip(grid.flat, pictures):
-            _show(axes, picture, title)
-        scale = ScalarMappable(cmap=HEAT)
-        figure.colorbar(scale, ax=grid, location="bottom", aspect=40, label="class activation map")
-        return _to_png(figure)
-
-
-def _show(axes: Axes, picture: np.ndarray, title: str) -> None:
-    axes.set_axis_off()
-    axes.imshow(picture)
-    axes.set_title(textwrap.shorten(title, _TITLE, placeholder=" …"), fontsize=8, loc="left")
-
-
-def _to_png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+        buffer = io.BytesIO()
         # The font has no letters of some scripts; boxes stand for them.
         warnings.simplefilter("ignore", UserWarning)
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _draw_cams(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
+    cams = read_cams(artefact.path / f"{image_id}.npz")
+    tiles = [photograph_tile(image, "photograph")]
+    for k, cam in zip(cams.keys, cams.cams):
+        of_class = Cams(np.array([k]), cam[None], cams.size)
+        tiles.append(cam_tile(image, of_class, f"CAM of {artefact.classes[k]}"))
+    images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
+    return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))

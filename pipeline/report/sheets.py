@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from pipeline.cams.stage import Cams
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.files.images import encode_png, limit_longest_side
+from pipeline.files.images import encode_png
 from pipeline.report.painting import (
     HEAT,
     INK,
@@ -47,12 +47,12 @@ class Tile:
 
 def photograph_tile(image: np.ndarray, caption: str) -> Tile:
     """Returns a photograph, H×W×3 uint8, as a tile."""
-    return Tile(limit_longest_side(image, _SIDE), caption)
+    return Tile(np.asarray(_scale(image)), caption)
 
 
 def cam_tile(image: np.ndarray, cams: Cams, caption: str) -> Tile:
-    """Returns the pixelwise maximum of an image's CAMs over its photograph."""
-    small = limit_longest_side(image, _SIDE)
+    """Returns the pixelwise maximum of CAMs over their photograph, H×W×3 uint8."""
+    small = np.asarray(_scale(image))
     heat = cams.resized(*small.shape[:2]).max(0, initial=0)
     return Tile(overlay_heat(small, heat), caption, has_heat=True)
 
@@ -60,7 +60,7 @@ def cam_tile(image: np.ndarray, cams: Cams, caption: str) -> Tile:
 def label_tile(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[Colour], caption: str
 ) -> Tile:
-    """Returns labels over the photograph in grey, against which their colours stand out.
+    """Returns labels over the photograph in grey, which makes their colours stand out.
 
     Raises:
         ValueError: a label has no colour.
@@ -68,8 +68,8 @@ def label_tile(
     occurring = frozenset(np.unique(labels).tolist()) - {0}
     if max(occurring - {IGNORE}, default=0) >= len(palette):
         raise ValueError(f"labels {sorted(occurring)} for {len(palette) - 1} classes")
-    small = Image.fromarray(limit_longest_side(image, _SIDE)).convert("L").convert("RGB")
-    return Tile(overlay_labels(np.asarray(small), labels, palette), caption, occurring)
+    grey = np.asarray(_scale(image).convert("L").convert("RGB"))
+    return Tile(overlay_labels(grey, labels, palette), caption, occurring)
 
 
 def draw_sheet(
@@ -120,3 +120,7 @@ def draw_sheet(
 
 def _shorten(words: str, tiles: int = 1) -> str:
     return textwrap.shorten(words, tiles * _CAPTION, placeholder=" …")
+
+
+def _scale(image: np.ndarray) -> Image.Image:
+    return ImageOps.contain(Image.fromarray(image), (_SIDE, _SIDE), Image.Resampling.BICUBIC)

@@ -78,9 +78,9 @@ def test_nothing_measured_says_so(tmp_path):
 
 def test_labels_are_painted_in_their_colours():
     palette = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
-    labels = np.zeros((60, 60), np.uint8)
+    labels = np.zeros((240, 240), np.uint8)
     labels[10:30, 10:30], labels[40:, 40:] = 2, 255
-    photograph = np.full((60, 60, 3), (90, 128, 170), np.uint8)
+    photograph = np.full((240, 240, 3), (90, 128, 170), np.uint8)
     tile = label_tile(photograph, labels, palette, "mask")
     painted = tile.picture.astype(int)
     assert tile.labels == {2, 255}
