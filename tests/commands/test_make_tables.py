@@ -139,7 +139,7 @@ def test_every_experiment_has_a_published_figure():
     ("old", "new", "complaint"),
     [
         ("{voc2007_test: 88.3}", "{voc2007_test: 883}", "883 is not between 0 and 100"),
-        ("{voc2007_test: 88.3}", "{voc2007_test: high}", "'high' is no number"),
+        ("{voc2007_test: 88.3}", "{voc2007_test: high}", "'high' is not a number"),
         ("{voc2007_test: 88.3}", "{voc2008_test: 88.3}", "no column voc2008_test"),
         ("method: ITACLIP\n", "method: TagCLIP CLS-SEG + CRF\n", None),
         ("method: WeCLIP+ (TPAMI 2025)", "method: WeCLIP (CVPR 2024)", "occurs twice"),
