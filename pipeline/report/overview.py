@@ -48,8 +48,8 @@ class StageRow(NamedTuple):
         images: of the last run, or none if it never began.
         cached: results that the next run finds.
         computed: results computed in all runs, or none if they are not counted.
-        now: results that the last run computed, or none if they are not counted.
-        found: results that the last run found in the cache; the same.
+        last_computed: results that the last run computed, or none if they are not counted.
+        last_cached: results that the last run found in the cache; the same.
         left_out: images without a result.
         seconds: computing time of all runs, or none if it is not known.
         finished: date and time (UTC) of the last run.
@@ -65,8 +65,8 @@ class StageRow(NamedTuple):
     images: int | None
     cached: int | None
     computed: int | None
-    now: int | None
-    found: int | None
+    last_computed: int | None
+    last_cached: int | None
     left_out: int
     seconds: float | None
     finished: str
@@ -155,8 +155,8 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
                 images=manifest.get("images"),
                 cached=len(folder.entries) if folder.split else None,
                 computed=manifest.get("computed"),
-                now=last.get("computed"),
-                found=last.get("cached"),
+                last_computed=last.get("computed"),
+                last_cached=last.get("cached"),
                 left_out=len(folder.failures),
                 seconds=manifest.get("seconds"),
                 finished=str(manifest.get("finished", "–"))[:16].replace("T", " "),
