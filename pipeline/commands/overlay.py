@@ -149,44 +149,15 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         "Paints tags, CAMs, masks or predictions over their photographs, with a legend.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="a finished stage: <output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>",
-    )
-    parser.add_argument(
-        "--images",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="the folder that image ids are relative to",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("overlays"),
-        metavar="DIR",
-        help="where to write; default: overlays/",
-    )
-    parser.add_argument("--ids", nargs="+", default=[], metavar="ID", help="only these images")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument(
-        "--sheet", action="store_true", help="contact sheets instead of a file for every image"
-    )
-    parser.add_argument(
-        "--columns",
-        type=int,
-        default=6,
-        metavar="N",
-        help="pictures in a row of a sheet; default: 6",
-    )
-    parser.add_argument(
-        "--opacity",
-        type=float,
-        default=0.5,
-        metavar="A",
-        help="of labels, from 0 to 1; default: 0.5",
-    )
+    add = parser.add_argument
+    stage = "<output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>"
+    output = Path("overlays")
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
+    add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
+    add("--output", type=Path, default=output, metavar="DIR", help=f"default: {output}/")
+    add("--ids", nargs="+", default=[], metavar="ID", help="only these images")
+    add("--limit", type=int, metavar="N", help="only the first N images")
+    add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
+    add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
+    add("--opacity", type=float, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
     return parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from pipeline.cams.stage import Cams
 from pipeline.datasets.vocabulary import IGNORE
@@ -123,4 +123,6 @@ def _shorten(words: str, tiles: int = 1) -> str:
 
 
 def _scale(image: np.ndarray) -> Image.Image:
-    return ImageOps.contain(Image.fromarray(image), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    # ImageOps.contain would give very narrow images a side of no pixels.
+    height, width = (max(1, round(n * _SIDE / max(image.shape[:2]))) for n in image.shape[:2])
+    return Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)

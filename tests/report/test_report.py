@@ -15,6 +15,8 @@ from pipeline.report.examples import Example, contact_sheet
 from pipeline.report.sheets import label_tile
 from pipeline.report.tables import write_tables
 
+PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
+
 
 def run(seed: int, miou: float) -> dict:
     segmenter = {"name": "demo", "seed": seed, "masks": {"beta": 1}}
@@ -77,11 +79,10 @@ def test_nothing_measured_says_so(tmp_path):
 
 
 def test_labels_are_painted_in_their_colours():
-    palette = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
     labels = np.zeros((240, 240), np.uint8)
     labels[10:30, 10:30], labels[40:, 40:] = 2, 255
     photograph = np.full((240, 240, 3), (90, 128, 170), np.uint8)
-    tile = label_tile(photograph, labels, palette, "mask")
+    tile = label_tile(photograph, labels, PALETTE, "mask")
     painted = tile.picture.astype(int)
     assert tile.labels == {2, 255}
     assert painted[20, 20, 1] - painted[20, 20, 0] > 80, "class 2 is green"
@@ -104,3 +105,9 @@ def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
     full = Example("x", image, cams, mask, mask, mask)
     with Image.open(io.BytesIO(contact_sheet([full], vocabulary))) as sheet:
         assert sheet.width > three[0]
+
+
+def test_very_narrow_photographs_have_tiles():
+    for shape in ((1, 1000), (1000, 1), (1, 1)):
+        tile = label_tile(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8), PALETTE, "")
+        assert max(tile.picture.shape[:2]) == 240 and min(tile.picture.shape[:2]) >= 1
