@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from pipeline.files.text import in_words
 from pipeline.planning.planned_stage import PlannedStage
-from pipeline.report.overview import in_words
 
 COLUMNS = ("stage", "split", "images", "cached", "to compute", "estimated time", "folder key")
 

@@ -235,14 +235,3 @@ def common_versions(rows: Iterable[StageRow]) -> dict[str, list[str]]:
         for package, version in row.versions.items():
             versions.setdefault(package, {})[version] = None
     return {package: list(of_package) for package, of_package in versions.items()}
-
-
-def in_words(seconds: float | None) -> str:
-    """Returns a duration in words, or a dash if it is not known."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

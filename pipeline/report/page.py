@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
+from pipeline.files.text import in_words
 from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, classes_with_counts
@@ -57,7 +58,7 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     environment.filters |= {
         "percent": percent,
         "colour": _colour,
-        "duration": overview.in_words,
+        "duration": in_words,
         "count": lambda number: "–" if number is None else f"{number:,}",
     }
     stream = environment.get_template("page.html").stream(context)

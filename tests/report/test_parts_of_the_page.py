@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.datasets.sample import Sample
 from pipeline.evaluation.segmentation import Confusion
+from pipeline.files.text import in_words
 from pipeline.report import layers, overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import tag_rows
@@ -180,4 +181,4 @@ def test_durations_and_steps_are_readable(build):
     assert "numpy" in overview.common_versions(rows)
     assert [step.images for step in overview.steps(rows)] == [6] * 4
     for seconds, words in ((0.04, "0.0 s"), (61, "1 min 01 s"), (7500, "2 h 05 min"), (None, "–")):
-        assert overview.in_words(seconds) == words
+        assert in_words(seconds) == words
