@@ -304,8 +304,8 @@ def test_damaged_entries_and_files_are_skipped_and_named(make_tables, tmp_path):
 def test_files_are_found_three_levels_down_and_where_the_arguments_say(make_tables, tmp_path):
     for folder in ("outputs", "outputs/a/b/c", "outputs/a/b/c/d", "elsewhere/x"):
         write_runs(tmp_path / folder / "metrics.json")
-    found = find_files([tmp_path / "outputs", tmp_path / "outputs" / "a"])
-    below = sorted(path.parent.relative_to(tmp_path).as_posix() for path in found)
+    files = find_files([tmp_path / "outputs", tmp_path / "outputs" / "a"])
+    below = sorted(path.parent.relative_to(tmp_path).as_posix() for path in files)
     assert below == ["outputs", "outputs/a/b/c", "outputs/a/b/c/d"], "d from a; none twice"
     write_runs(tmp_path / "elsewhere" / "x" / "metrics.json", voc2007(0.921))
     assert "92.1 |" in make_tables("elsewhere").output

@@ -45,27 +45,27 @@ def test_every_kind_of_artefact_is_drawn(draw, material, tmp_path):
     assert finished.output == f"16 overlays in {tmp_path / 'o'}\n"
     for folder in folders:
         for image_id in IDS:
-            found = pixels(tmp_path / "o" / folder.stage / f"{image_id}.png")
-            assert min(found.shape[:2]) > 200 and np.ptp(found) > 200
+            picture = pixels(tmp_path / "o" / folder.stage / f"{image_id}.png")
+            assert min(picture.shape[:2]) > 200 and np.ptp(picture) > 200
 
 
 def test_masks_are_tinted_and_named(draw, material, tmp_path):
     draw(material.masks.path, "--ids", "0", "--opacity", "1")
-    found = pixels(tmp_path / "o" / "masks" / "0.png")
+    picture = pixels(tmp_path / "o" / "masks" / "0.png")
     height = 48 * 8  # 48 pixels of the photograph, enlarged
-    region = (found[:height] == PALETTE[1]).all(-1)
+    region = (picture[:height] == PALETTE[1]).all(-1)
     assert region.mean() == pytest.approx(0.25, abs=0.02)
-    assert found.shape[0] > height and (found[height:] < 100).any(), "a legend"
+    assert picture.shape[0] > height and (picture[height:] < 100).any(), "a legend"
     assert not (tmp_path / "o" / "masks" / "1.png").exists()
 
 
 def test_sheets_hold_so_many_images_and_go_on(draw, material, tmp_path):
     finished = draw(material.tags.path, material.masks.path, "--sheet", "--limit", "3")
     assert finished.code == 0 and finished.output.startswith("1 sheet in ")
-    one = pixels(tmp_path / "o" / "sheet_1.png")
+    wide = pixels(tmp_path / "o" / "sheet_1.png")
     finished = draw(material.masks.path, "--sheet", "--columns", "1", "--limit", "3")
     narrow = pixels(tmp_path / "o" / "sheet_1.png")
-    assert narrow.shape[1] < one.shape[1] and narrow.shape[0] > one.shape[0]
+    assert narrow.shape[1] < wide.shape[1] and narrow.shape[0] > wide.shape[0]
 
 
 def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, monkeypatch):

@@ -45,9 +45,9 @@ def test_the_legend_lies_below_and_names_what_is_there_alone():
     full = overlay(grey(600, 800), labelled(), NAMES, PALETTE)
     legend = full[600:]
     assert (legend == (200, 0, 0)).all(2).any() and (legend == (0, 0, 200)).all(2).any()
-    one = overlay(grey(600, 800), np.ones((600, 800), np.uint8), NAMES, PALETTE)[600:]
-    assert (one == (200, 0, 0)).all(2).any() and not (one == (0, 0, 200)).all(2).any()
-    assert (one < 60).any(), "a name is written"
+    single = overlay(grey(600, 800), np.ones((600, 800), np.uint8), NAMES, PALETTE)[600:]
+    assert (single == (200, 0, 0)).all(2).any() and not (single == (0, 0, 200)).all(2).any()
+    assert (single < 60).any(), "a name is written"
 
 
 def test_the_largest_comes_first_and_the_background_last():
