@@ -1,4 +1,4 @@
-"""Paints tags, maps, masks or predictions over their photographs, with a legend.
+"""Paints tags, CAMs, masks or predictions over their photographs, with a legend.
 
 python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS             a PNG an image
 python tools/overlay.py outputs/folder/all/cams/latest --images PHOTOS --sheet      contact sheets

@@ -118,7 +118,7 @@ def tags_and_maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
     mapper = build_mapper(setup)
     listen = mapper.attention_recorder
     for _, scored in build_tagger(setup).stream(enumerate(images), listen=listen):
-        mapper.cams(scored.shared_pass, tuple(range(_TAGS)))
+        mapper.cams_of_pass(scored.shared_pass, tuple(range(_TAGS)))
 
 
 def plain_tags(setup: Setup, images: Sequence[np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""The command line of ``tools/clean.py``: says what it would free, asks, removes."""
+"""The command line of ``tools/clean.py``: lists what it would remove, asks, removes."""
 
 from __future__ import annotations
 
@@ -17,52 +17,54 @@ from pipeline.errors import UserError
 from pipeline.report.status import describe
 
 _EXAMPLES = """examples:
-  python tools/clean.py outputs/demo                 says what would go, and asks
-  python tools/clean.py outputs/demo --dry-run       says it, and removes nothing
+  python tools/clean.py outputs/demo                 lists what would be removed, and asks
+  python tools/clean.py outputs/demo --dry-run       lists it, and removes nothing
   python tools/clean.py outputs/demo --yes           does not ask
-  python tools/clean.py outputs/demo --unfinished    also runs that were stopped, which could go on
+  python tools/clean.py outputs/demo --unfinished    includes stopped runs, which could be resumed
 """
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Removes what no latest run refers to.
+    """Removes folders that no current result depends on.
 
     Raises:
-        UserError: there is no such folder, or nobody is there to be asked.
+        UserError: there is no such folder, or no terminal to ask on.
     """
     parser = Parser(
         "clean.py",
-        "Removes results that no latest run refers to: of other configurations, of older ones."
+        "Removes the results of other and older configurations, which no current result depends on."
         " Figures in metrics.json stay.",
         _EXAMPLES,
     )
-    parser.add_argument("output_dir", type=Path, help="as in outputs/demo")
+    parser.add_argument("output_dir", type=Path, help="such as outputs/demo")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="remove nothing")
     parser.add_argument(
-        "--unfinished", action="store_true", help="also runs that were stopped, which could go on"
+        "--unfinished", action="store_true", help="include stopped runs, which could be resumed"
     )
     options = parser.parse_args(arguments)
     root = options.output_dir.expanduser().absolute()
     if not root.is_dir():
-        raise UserError(f"{options.output_dir} is no folder: give an output_dir, as outputs/demo")
+        raise UserError(
+            f"{options.output_dir} is not a folder: give an output_dir such as outputs/demo"
+        )
     store = Store(root)
-    found = find_removable(store)
-    chosen = [folder for folder in found if options.unfinished or not folder.is_unfinished]
+    removable = find_removable(store)
+    chosen = [folder for folder in removable if options.unfinished or not folder.is_unfinished]
     temporary = find_temporary(store)
     console = Console(soft_wrap=True, highlight=False)
-    if skipped := len(found) - len(chosen):
-        console.print(f"{skipped} of unfinished runs stay; --unfinished removes them, too")
+    if skipped := len(removable) - len(chosen):
+        console.print(f"{skipped} unfinished runs stay; --unfinished removes them too")
     if not chosen and not temporary:
         console.print(f"nothing to remove below {root}")
         return
     Console(width=max(console.width, 140)).print(_table(chosen, root))
     total = sum(f.size for f in chosen) + sum(path.stat().st_size for path in temporary)
-    halves = f" and {len(temporary)} unfinished files" if temporary else ""
-    console.print(f"{len(chosen)} folders{halves}, {decimal(total)}")
+    partial = f" and {len(temporary)} unfinished files" if temporary else ""
+    console.print(f"{len(chosen)} folders{partial}, {decimal(total)}")
     if options.dry_run:
         return
-    if not options.yes and not _agreed():
+    if not options.yes and not _is_confirmed():
         console.print("nothing was removed")
         return
     busy = 0
@@ -73,15 +75,15 @@ def run(arguments: Sequence[str]) -> None:
             remove(folder)
         except UserError as error:
             busy += 1
-            print(f"left alone: {error}", file=sys.stderr)
+            print(f"not removed: {error}", file=sys.stderr)
         except OSError as error:
             raise UserError(f"cannot remove {error.filename}: {error.strerror}") from error
     console.print(f"{len(chosen) - busy} folders removed")
 
 
-def _agreed() -> bool:
+def _is_confirmed() -> bool:
     if not sys.stdin.isatty():
-        raise UserError("nobody is there to be asked: give --yes to remove these, or --dry-run")
+        raise UserError("there is no terminal to ask on: give --yes to remove these, or --dry-run")
     return input("remove them? [y/N] ").strip().lower() in ("y", "yes")
 
 

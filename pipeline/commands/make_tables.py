@@ -9,9 +9,9 @@ from pathlib import Path
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.report.agreement import write_check
+from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
-from pipeline.report.measurements import write_measurements
+from pipeline.report.other_measurements import write_measurements
 from pipeline.report.published import PublishedTable, load_published, published_figures
 from pipeline.report.runs import METRICS, Run, find_files, read_runs
 from pipeline.report.study import write_study
@@ -20,15 +20,15 @@ OUTPUTS = Path("outputs")
 _TABLES = OUTPUTS / "tables.md"
 _EXAMPLES = """examples:
   python tools/make_tables.py
-      all tables, printed and written to outputs/tables.md; blank where nothing was measured
+      prints all tables and writes them to outputs/tables.md; blank where nothing was measured
   python tools/make_tables.py /data/results other/metrics.json --output docs/tables.md
-      also with what was measured elsewhere
+      includes results of other folders and files
   python tools/make_tables.py --check
-      compares the runs of published experiments with the published figures; ends with 2 where one
-      is further than 0.2 points away, or where there is nothing to compare
+      compares the runs of published experiments with the published figures; exits with 2 if one
+      differs by more than 0.2 points, or if there is nothing to compare
   python tools/run_stage.py -m experiment_name=alpha tags.alpha=0.3,0.5,0.7 stage=[tags,evaluate]
   python tools/make_tables.py --study alpha --output docs/alpha.md
-      one table of an experiment that was run with several settings
+      the table of one experiment that was run with several settings
 """
 
 
@@ -39,19 +39,18 @@ def run(arguments: Sequence[str]) -> None:
         arguments: those of the command line, without the program's name.
 
     Raises:
-        UserError: something that the user can fix, or a figure that is not reproduced.
+        UserError: something the user can fix, or a figure that is not reproduced.
     """
     options = _build_parser().parse_args(arguments)
     places = ([OUTPUTS] if OUTPUTS.is_dir() else []) + options.places
-    files = find_files(places)
-    runs, problems = read_runs(files)
+    runs, problems = read_runs(find_files(places))
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)
     tables = load_published()
     output: Path | None = options.output
-    complaint = ""
+    too_far = ""
     if options.check:
-        text, complaint = write_check(tables, runs)
+        text, too_far = write_check(tables, runs)
     elif options.study is not None:
         text = write_study(options.study, runs)
     else:
@@ -62,14 +61,14 @@ def run(arguments: Sequence[str]) -> None:
     print(text, end="")
     if output is not None:
         print(f"\nwritten to {output}")
-    if complaint:
-        raise UserError(complaint)
+    if too_far:
+        raise UserError(too_far)
 
 
 def _build_parser() -> Parser:
     parser = Parser(
         "make_tables.py",
-        "Writes the field's tables, the published figures beside our own.",
+        "Writes the field's tables: the published figures beside our own.",
         _EXAMPLES,
     )
     parser.add_argument(
@@ -77,17 +76,17 @@ def _build_parser() -> Parser:
         nargs="*",
         type=Path,
         metavar="PATH",
-        help=f"further folders, searched three levels down, or {METRICS} files; {OUTPUTS}/ is"
-        " always read where it is there",
+        help=f"further folders, searched three levels down, or {METRICS} files; {OUTPUTS}/ is read"
+        " in any case if it exists",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="compare with the published figures")
-    mode.add_argument("--study", metavar="NAME", help="only the table of this experiment's runs")
+    mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help=f"where to write; {_TABLES} unless given, and nowhere with --check and --study",
+        help=f"where to write; default: {_TABLES}, or no file with --check and --study",
     )
     return parser
 
@@ -103,4 +102,4 @@ def _write_all(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> str:
         ' split\'s, and below each table where they are from. "Latest of N" stands where N settings'
         " were run; `--study EXPERIMENT` shows them all. `tools/make_tables.py` writes this file.\n"
     )
-    return "\n".join([introduction, *sections, *([others] if others else [])])
+    return "\n".join(filter(None, [introduction, *sections, others]))

@@ -9,27 +9,31 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from pipeline.commands.command_line import Parser
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.report.artefacts import Artefact, find_image, read_artefact
-from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
+from pipeline.files.images import load_image
+from pipeline.report.artefacts import Artefact, find_photograph, read_artefact
+from pipeline.report.overlays import draw_overlay, make_tile
+from pipeline.report.sheets import Tile, draw_sheet
 
 Result = TypeVar("Result")
 
 _EXAMPLES = """examples:
   python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
-      overlays/masks/a/b.png is PHOTOS/a/b.jpg, with its mask painted over it and a legend
+      writes overlays/masks/a/b.png: PHOTOS/a/b.jpg with its mask painted over it, and a legend
   python tools/overlay.py outputs/folder/all/cams/latest --images PHOTOS --ids a/b c
-      the maps of two images, one picture a tag
+      the class activation maps of two images, a picture for each tag
   python tools/overlay.py outputs/folder/all/{tags,cams,masks,predictions}/latest --images PHOTOS --sheet
-      contact sheets, overlays/sheet_1.png and so on: a group of four pictures for every image
+      contact sheets, overlays/sheet_1.png and so on, with four pictures for every image
 
-Images are found by their ids: the paths below --images, without their endings. What cannot be read
-is left out and named, and the exit code is 2.
+The id of an image is its path below --images without the suffix. Images that cannot be read are
+listed and skipped; the exit code is then 2.
 """  # noqa: E501
-_ROWS = 6  # of a sheet
+_ROWS = 6  # in a sheet
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,19 +43,19 @@ def run(arguments: Sequence[str]) -> None:
         arguments: those of the command line, without the program's name.
 
     Raises:
-        UserError: something that the user can fix, or images that were left out.
+        UserError: something the user can fix, or images were left out.
     """
     options = _parse(arguments)
     artefacts = [read_artefact(path) for path in options.folders]
     if len({artefact.classes for artefact in artefacts}) > 1:
-        raise UserError("the folders have different classes: draw them one after the other")
+        raise UserError("the folders have different classes: draw them one at a time")
     if not options.images.is_dir():
-        raise UserError(f"--images {options.images} is no folder: give the one that holds them")
+        raise UserError(f"--images {options.images} is not a folder: give the one that holds them")
     if not 0 <= options.opacity <= 1:
-        raise UserError(f"--opacity {options.opacity:g} is not between 0 and 1: give 0.5")
+        raise UserError(f"--opacity {options.opacity:g} is out of range: give a number from 0 to 1")
     for name in ("limit", "columns"):
         if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"--{name} {value} is no number of pictures: give 1 or more")
+            raise UserError(f"--{name} {value} is out of range: give 1 or more")
     ids = _choose(artefacts, options.ids, options.limit)
     left_out: dict[str, str] = {}
     written = (_write_sheets if options.sheet else _write_each)(artefacts, ids, options, left_out)
@@ -61,15 +65,15 @@ def run(arguments: Sequence[str]) -> None:
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")
     if left_out:
         raise UserError(
-            f"{len(left_out)} of {len(ids)} images could not be drawn: mend what is left out above"
+            f"{len(left_out)} of {len(ids)} images could not be drawn: repair those listed above"
         )
 
 
 def _choose(artefacts: Sequence[Artefact], wanted: Sequence[str], limit: int | None) -> list[str]:
-    """Returns the ids to draw, those that are asked for or all that every folder has."""
+    """Returns the ids to draw: the wanted ones, or all that every folder holds."""
     common = set.intersection(*(set(artefact.entries) for artefact in artefacts))
     if not common:
-        raise UserError("there is no image that all of the folders hold: give those of one split")
+        raise UserError("no image is in all of the folders: give folders of one split")
     for image_id in wanted:
         if image_id not in common:
             folder = next(a.path for a in artefacts if image_id not in a.entries)
@@ -81,10 +85,9 @@ def _write_each(
     artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
 ) -> int:
     def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
-        image = find_image(options.images, image_id, artefact.apply_exif)
-        return _place(options.output / artefact.stage, image_id), draw_overlay(
-            artefact, image_id, image, options.opacity
-        )
+        image = _load(options, image_id, artefact)
+        data = draw_overlay(artefact, image_id, image, options.opacity)
+        return _place(options.output / artefact.stage, image_id), data
 
     written = 0
     for artefact in artefacts:
@@ -98,10 +101,7 @@ def _write_sheets(
     artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
 ) -> int:
     def draw(image_id: str) -> list[Tile]:
-        return [
-            make_tile(a, image_id, find_image(options.images, image_id, a.apply_exif))
-            for a in artefacts
-        ]
+        return [make_tile(a, image_id, _load(options, image_id, a)) for a in artefacts]
 
     tiles = _try_each(ids, draw, left_out)
     per_sheet = _ROWS * max(1, options.columns // len(artefacts))
@@ -109,7 +109,7 @@ def _write_sheets(
     # One sheet's tiles are in memory at a time.
     while page := list(islice(tiles, per_sheet)):
         written += 1
-        sheet = draw_sheet(page, artefacts[0], options.columns)
+        sheet = draw_sheet(page, artefacts[0].names, artefacts[0].palette, options.columns)
         write_atomically(options.output / f"sheet_{written}.png", sheet)
     return written
 
@@ -117,7 +117,7 @@ def _write_sheets(
 def _try_each(
     ids: Sequence[str], work: Callable[[str], Result], left_out: dict[str, str]
 ) -> Iterator[tuple[str, Result]]:
-    """Yields what becomes of every id, and records why nothing became of the others."""
+    """Yields every id with its result, and records why the others have none."""
     with track("overlay", len(ids)) as advance:
         for image_id in ids:
             try:
@@ -131,6 +131,11 @@ def _try_each(
             advance(note=f"{len(left_out)} left out" if left_out else None)
 
 
+def _load(options: Namespace, image_id: str, artefact: Artefact) -> np.ndarray:
+    path = find_photograph(options.images, image_id)
+    return load_image(path, apply_exif=artefact.apply_exif)
+
+
 def _place(folder: Path, image_id: str) -> Path:
     path = folder / f"{image_id}.png"
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -141,35 +146,18 @@ def _place(folder: Path, image_id: str) -> Path:
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = Parser(
         "overlay.py",
-        "Paints tags, maps, masks or predictions over their photographs, with a legend.",
+        "Paints tags, CAMs, masks or predictions over their photographs, with a legend.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="a finished stage: <output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>",
-    )
-    parser.add_argument(
-        "--images", required=True, type=Path, metavar="DIR", help="what image ids are relative to"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("overlays"),
-        metavar="DIR",
-        help="where to write; overlays/ unless given",
-    )
-    parser.add_argument("--ids", nargs="+", default=[], metavar="ID", help="only these images")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument(
-        "--sheet", action="store_true", help="contact sheets instead of a file for every image"
-    )
-    parser.add_argument(
-        "--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6"
-    )
-    parser.add_argument(
-        "--opacity", type=float, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5"
-    )
+    add = parser.add_argument
+    stage = "<output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>"
+    output = Path("overlays")
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
+    add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
+    add("--output", type=Path, default=output, metavar="DIR", help=f"default: {output}/")
+    add("--ids", nargs="+", default=[], metavar="ID", help="only these images")
+    add("--limit", type=int, metavar="N", help="only the first N images")
+    add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
+    add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
+    add("--opacity", type=float, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
     return parser.parse_args(arguments)

@@ -23,8 +23,8 @@ from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
+from pipeline.report.painting import overlay
 from pipeline.segmenter.inference import CLEAN_CRF, check_scales
-from pipeline.segmenter.overlay import overlay
 from pipeline.segmenter.testing import Testing, segment_all
 
 if TYPE_CHECKING:

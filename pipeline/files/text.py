@@ -80,3 +80,14 @@ def did_you_mean(wrong: object, known: Iterable[str]) -> str:
     """Returns the nearest of what is known, as a question before further text; or nothing."""
     near = difflib.get_close_matches(str(wrong), list(known), 1)
     return f"did you mean {near[0]}? " if near else ""
+
+
+def in_words(seconds: float | None) -> str:
+    """Returns a duration in words, or a dash if it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

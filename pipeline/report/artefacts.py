@@ -1,4 +1,4 @@
-"""Finished stages' folders, read for looking at: what a run left on disk, without its settings."""
+"""The folders of finished stages, read without the settings of their run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.store import ENTRIES, MANIFEST
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
-from pipeline.files.images import SUFFIXES, load_image
+from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
 
 STAGES = ("tags", "cams", "masks", "predictions")
@@ -27,7 +25,7 @@ class Artefact:
         path: its folder.
         stage: one of ``STAGES``.
         classes: the n class names.
-        apply_exif: whether its images were turned as their EXIF orientation says.
+        apply_exif: whether its images were rotated as their EXIF orientation says.
         entries: id → what the stage recorded of the image.
     """
 
@@ -49,16 +47,16 @@ class Artefact:
 
 
 def read_artefact(path: Path) -> Artefact:
-    """Reads what a finished stage's folder says of itself.
+    """Reads the manifest and the entries of a finished stage's folder.
 
     Raises:
-        UserError: it is no such folder.
+        UserError: it is not such a folder.
     """
     manifest = read_json(path / MANIFEST) or {}
     stage, configuration = manifest.get("stage"), manifest.get("configuration")
     if stage not in STAGES or not isinstance(configuration, Mapping):
         raise UserError(
-            f"{path} is no finished folder of {', '.join(STAGES[:-1])} or {STAGES[-1]}: give one"
+            f"{path} is not a finished folder of {', '.join(STAGES[:-1])} or {STAGES[-1]}: give one"
             " such as outputs/demo/val/masks/latest"
         )
     classes = _find(configuration, "classes")
@@ -79,34 +77,17 @@ def find_photograph(root: Path, image_id: str) -> Path:
     Raises:
         ImageError: there is none.
     """
-    endings = [e for ending in sorted(SUFFIXES) for e in (ending, ending.upper())]
-    for ending in endings:
+    endings = sorted(SUFFIXES)
+    for ending in (e for suffix in endings for e in (suffix, suffix.upper())):
         if (path := root / f"{image_id}{ending}").is_file():
             return path
-    raise ImageError(f"no image {root / image_id} ({', '.join(sorted(SUFFIXES))})")
-
-
-def find_image(root: Path, image_id: str, apply_exif: bool) -> np.ndarray:
-    """Decodes the image of an id.
-
-    Args:
-        root: the image root, which ids are relative to.
-        image_id: the id.
-        apply_exif: see :func:`pipeline.files.images.load_image`.
-
-    Returns:
-        H×W×3 uint8, RGB.
-
-    Raises:
-        ImageError: there is none, or it is damaged.
-    """
-    return load_image(find_photograph(root, image_id), apply_exif=apply_exif)
+    raise ImageError(f"no image {root / image_id} ({', '.join(endings)})")
 
 
 def _find(configuration: Mapping[str, Any], key: str) -> Any:
     """Returns the value of a key in a configuration, or in those of the stages before it."""
     if key in configuration:
         return configuration[key]
-    nested = (value for value in configuration.values() if isinstance(value, Mapping))
-    found = (_find(inner, key) for inner in nested)
-    return next((value for value in found if value is not None), None)
+    nested = [value for value in configuration.values() if isinstance(value, Mapping)]
+    values = (_find(inner, key) for inner in nested)
+    return next((value for value in values if value is not None), None)

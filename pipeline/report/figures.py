@@ -1,4 +1,4 @@
-"""Diagrams as SVG for a page: they take its text colour and font, so they suit light and dark."""
+"""Diagrams for a page, as SVG in its text colour and font, so that they suit light and dark."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from pipeline.evaluation.segmentation import Confusion
 from pipeline.report.measured import ImageFigures
 
-ACCENT, SECOND = "#2f6fde", "#e07b00"
-"""The colours of series; distinct in brightness too, and legible on light and dark."""
+_SERIES = ("#2f6fde", "#e07b00", "#7a8699")
+"""The colours of series: distinct in brightness too, and legible on light and dark."""
 
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
+_INK = "#010203"  # replaced by the page's text colour in the SVG
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and restyled
     "text.color": _INK,
@@ -31,15 +31,15 @@ _STYLE = {
     "ytick.color": _INK,
     "font.size": 9,
     "legend.frameon": False,
-    # Names of classes are not formulas, whatever signs they hold.
+    # Names of classes are not formulas, whatever characters they contain.
     "text.parse_math": False,
 }
-_MOST_WRITTEN = 24  # classes up to which the cells of a matrix hold numbers
+_MAX_NUMBERED = 24  # classes; the cells of larger matrices contain no numbers
 _BINS = 40
 
 
 class Confused(NamedTuple):
-    """Pixels of one label that were taken for another.
+    """Pixels of one label that were labelled as another.
 
     Attributes:
         truth: the label.
@@ -57,50 +57,47 @@ class Confused(NamedTuple):
 def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -> str:
     """Draws a confusion matrix as SVG, each row as shares of its label's pixels.
 
-    Labels that occur neither in the ground truth nor in what is compared with it are left out.
+    Labels that occur neither in the ground truth nor in the prediction are left out.
 
     Args:
         confusion: the pixels, at least one.
         names: n+1 names, the background's first.
-        predicted: what the columns are.
+        predicted: the title of the columns.
     """
     matrix = confusion.matrix
     used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
     matrix = matrix[np.ix_(used, used)]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     labels = [names[k] for k in used]
-    count = len(labels)
-    written = count <= _MOST_WRITTEN
-    side = max(2.5, count * (0.42 if written else 0.17))
+    numbered = len(labels) <= _MAX_NUMBERED
+    side = max(2.5, len(labels) * (0.42 if numbered else 0.17))
 
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        # Opacity instead of brightness, so that an empty cell is the page's own background.
-        colour = matplotlib.colors.to_rgb(ACCENT)
+    def draw(axes: Axes) -> None:
+        # Opacity instead of brightness, so that an empty cell has the page's own background.
+        colour = matplotlib.colors.to_rgb(_SERIES[0])
         cells = np.dstack([np.broadcast_to(colour, (*shares.shape, 3)), np.sqrt(shares)])
         axes.imshow(cells, interpolation="none")
-        axes.set_xticks(range(count), labels, rotation=90)
-        axes.set_yticks(range(count), labels)
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
         axes.set_xlabel(predicted)
         axes.set_ylabel("ground truth")
-        axes.tick_params(length=0, labelsize=9 if written else 7)
+        axes.tick_params(length=0, labelsize=9 if numbered else 7)
         axes.spines[:].set_visible(False)
-        for row, column in np.ndindex(shares.shape) if written else ():
+        for row, column in np.argwhere(shares >= 0.005) if numbered else ():
             share = shares[row, column]
-            if share >= 0.005:
-                ink = "white" if share > 0.7 else _INK
-                place = {"ha": "center", "va": "center", "fontsize": 8}
-                axes.text(column, row, f"{100 * share:.0f}", color=ink, **place)
+            ink = "white" if share > 0.7 else _INK
+            place = {"ha": "center", "va": "center", "fontsize": 8}
+            axes.text(column, row, f"{100 * share:.0f}", color=ink, **place)
 
     return _to_svg(draw, side + 1.2, side + 1.2, predicted)
 
 
-def find_confused(confusion: Confusion, most: int = 10) -> list[Confused]:
+def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[Confused]:
     """Returns the pairs of labels that are confused in most pixels, the worst first."""
     wrong = confusion.matrix.copy()
     np.fill_diagonal(wrong, 0)
     totals = np.maximum(confusion.matrix.sum(1), 1)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:max_pairs]
     pairs = [divmod(int(place), len(wrong)) for place in order]
     return [
         Confused(truth, other, int(wrong[truth, other]), float(wrong[truth, other] / totals[truth]))
@@ -110,9 +107,10 @@ def find_confused(confusion: Confusion, most: int = 10) -> list[Confused]:
 
 
 def draw_margins(images: Sequence[ImageFigures]) -> str:
-    """Draws how far scores are above or below their image's threshold; "" where none decides.
+    """Draws how far scores are above or below their image's threshold; "" without thresholds.
 
-    Classes that an image shows and those that it does not are told apart where that is known.
+    Classes that an image shows, those that it does not, and those of images without labels are
+    series of their own.
     """
     decided = [f for f in images if f.scores is not None and f.threshold is not None]
     if not decided:
@@ -122,21 +120,20 @@ def draw_margins(images: Sequence[ImageFigures]) -> str:
     shown = np.zeros(margins.shape, bool)
     for row, figures in zip(shown, decided):
         row[list(figures.truth or ())] = True
-    series = [
-        ("classes that the image shows", margins[shown], ACCENT),
-        ("classes that it does not show", margins[known][~shown[known]], SECOND),
-        ("classes of images without labels", margins[~known].ravel(), "#7a8699"),
+    labels = [
+        "classes that the image shows",
+        "classes that it does not show",
+        "classes of images without labels",
     ]
-    series = [(label, values, colour) for label, values, colour in series if len(values)]
+    series = [margins[shown], margins[known][~shown[known]], margins[~known].ravel()]
     bins = np.linspace(min(-0.05, margins.min()), max(0.05, margins.max()), _BINS + 1)
 
-    def draw(figure: Figure) -> None:
-        axes: Axes = figure.add_subplot()
-        for label, values, colour in series:
-            axes.hist(values, bins, alpha=0.3, color=colour, log=True)
-            axes.hist(
-                values, bins, color=colour, log=True, histtype="step", linewidth=1.8, label=label
-            )
+    def draw(axes: Axes) -> None:
+        for label, values, colour in zip(labels, series, _SERIES, strict=True):
+            if len(values):
+                style = {"color": colour, "log": True}
+                axes.hist(values, bins, alpha=0.3, **style)
+                axes.hist(values, bins, histtype="step", linewidth=1.8, label=label, **style)
         axes.axvline(0, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.annotate(
             "threshold",
@@ -147,7 +144,7 @@ def draw_margins(images: Sequence[ImageFigures]) -> str:
             va="top",
         )
         axes.set_xlabel("score minus the threshold of the image")
-        axes.set_ylabel("classes of images")
+        axes.set_ylabel("pairs of image and class")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_minor_formatter("")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
@@ -155,16 +152,16 @@ def draw_margins(images: Sequence[ImageFigures]) -> str:
     return _to_svg(draw, 7, 3.4, "margins")
 
 
-def _to_svg(draw: Callable[[Figure], None], width: float, height: float, name: str) -> str:
+def _to_svg(draw: Callable[[Axes], None], width: float, height: float, name: str) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # Of names in scripts that its own font lacks, which the reader's browser has.
+        # The font has no letters of some scripts; the reader's browser has.
         warnings.simplefilter("ignore", UserWarning)
         figure = Figure((width, height), layout="constrained")
-        draw(figure)
+        draw(figure.add_subplot())
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    # Groups are numbered alike in every diagram, and a page must not hold an id twice.
+    # All diagrams number their groups alike, and ids must be unique in a page.
     return re.sub(r'<g id="[^"]*"', "<g", svg)

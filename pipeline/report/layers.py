@@ -1,7 +1,7 @@
-"""The pictures of a page, each embedded: a photograph, and what is laid over it.
+"""The embedded pictures of a page: photographs, and transparent layers over them.
 
-What is laid over a photograph is transparent where it has nothing to say, so that one photograph
-serves all of them and a reader can choose how strongly they cover it.
+A layer is transparent where it shows nothing, so that one photograph serves all layers and the
+reader can choose their opacity.
 """
 
 from __future__ import annotations
@@ -12,34 +12,28 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from scipy.ndimage import distance_transform_edt
 
 from pipeline.datasets.vocabulary import IGNORE
+from pipeline.report.painting import HEAT, WHITE, Colour, hatching, paint_labels, resize_labels
 
-HEAT = colormaps["inferno"]
-"""The colours of maps, from 0 to 1."""
+SAME, MISSED, EXTRA, CONFUSED = range(4)
+"""How two masks compare in a pixel: the same label, an object only in the second, an object only in
+the first, or objects of different classes."""
 
-SAME, MISSED, EXTRA, OTHER = range(4)
-"""What two masks say of a pixel: the same object or nothing, only the second one has an object,
-only the first one has, or each has another."""
+DIFFERENCE_COLOURS = {MISSED: (41, 121, 255), EXTRA: (255, 143, 0), CONFUSED: (214, 51, 156)}
+"""Distinct for colour-blind readers too; each kind also has its own hatching."""
 
-DIFFERENCE_COLOURS = {MISSED: (41, 121, 255), EXTRA: (255, 143, 0), OTHER: (214, 51, 156)}
-"""Distinct to colour-blind readers too, and each has a hatching of its own."""
-
-_FILL, _SOLID = 168, 255  # opacities of 255
-_WHITE = (255, 255, 255)
-_HEAT_SIDE = 200  # pixels; maps are smooth, and larger ones show no more
+_HEAT_SIDE = 200  # pixels; CAMs are smooth, so that larger ones show no more
 _PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
-_EFFORT = 0  # of lossless compression, of 100; more takes twice the time for one hundredth less
-_NAME_SIDE = 96  # pixels of the masks in which room for names is sought
-_LEAST_NAMED = 0.005  # of the pixels
-_HATCH = 6  # pixels from line to line
+_EFFORT = 0  # of lossless compression, up to 100; more takes twice the time and saves 1%
+_PLACE_SIDE = 96  # pixels of the labels in which places for names are sought
+_MIN_NAMED = 0.005  # of the pixels
 
 
 class Place(NamedTuple):
-    """Where there is most room for the name of a label, in percent of the picture."""
+    """The position of the name of a label, in percent of the picture's width and height."""
 
     label: int
     left: float
@@ -51,97 +45,59 @@ def encode_photograph(image: np.ndarray) -> str:
     return _embed(Image.fromarray(image), quality=_PHOTOGRAPH_QUALITY)
 
 
-def encode_heat(heat: np.ndarray) -> str:
-    """Returns a map, h×w in [0, 1], as heat that is clear where it is cold."""
-    height, width = heat.shape
+def encode_heat(cam: np.ndarray) -> str:
+    """Returns a CAM, h×w in [0, 1], as heat that is transparent where it is cold."""
+    height, width = cam.shape
     factor = min(1, _HEAT_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    small = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    small = Image.fromarray(cam.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     values = np.clip(np.asarray(small), 0, 1)
     pixels = HEAT(values, bytes=True)
     pixels[..., 3] = np.rint(225 * np.clip(2 * values, 0, 1))
     return _embed(Image.fromarray(pixels), quality=_HEAT_QUALITY)
 
 
-def encode_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> str:
-    """Returns labels, h×w uint8, as :func:`paint_labels` paints them."""
+def encode_labels(labels: np.ndarray, palette: Sequence[Colour]) -> str:
+    """Returns labels, h×w uint8, as :func:`pipeline.report.painting.paint_labels` paints them."""
     return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True, quality=_EFFORT)
 
 
-def paint_labels(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Paints labels in their colours, outlined in white; what is ignored is hatched.
-
-    Args:
-        labels: h×w uint8.
-        palette: n+1 colours.
-
-    Returns:
-        h×w×4 uint8, red, green, blue and opacity; the background is clear.
-    """
-    colours = np.zeros((IGNORE + 1, 4), np.uint8)
-    colours[1 : len(palette), :3] = palette[1:]
-    colours[1 : len(palette), 3] = _FILL
-    pixels = colours[labels]
-    pixels[(labels == IGNORE) & _diagonal(labels.shape)] = (*_WHITE, _SOLID)
-    pixels[_outside_edges(labels)] = (*_WHITE, _SOLID)
-    return pixels
-
-
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns in what two masks of one size differ, H×W uint8; 255 where either is ignored."""
+    """Returns how two masks of one size compare, H×W uint8; 255 where either is ignored."""
     kinds = np.zeros(first.shape, np.uint8)
     kinds[(first == 0) & (second > 0)] = MISSED
     kinds[(first > 0) & (second == 0)] = EXTRA
-    kinds[(first > 0) & (second > 0) & (first != second)] = OTHER
+    kinds[(first > 0) & (second > 0) & (first != second)] = CONFUSED
     kinds[(first == IGNORE) | (second == IGNORE)] = IGNORE
     return kinds
 
 
 def encode_difference(kinds: np.ndarray) -> str:
-    """Returns what :func:`compare_labels` found in colours and hatchings."""
-    falling, rising = _diagonal(kinds.shape), _diagonal(kinds.shape, rising=True)
-    lines = {MISSED: rising, EXTRA: falling, OTHER: rising | falling}
+    """Returns the result of :func:`compare_labels` in colours and hatchings."""
+    falling, rising = hatching(kinds.shape), hatching(kinds.shape, rising=True)
+    lines = {MISSED: rising, EXTRA: falling, CONFUSED: rising | falling}
     pixels = np.zeros((*kinds.shape, 4), np.uint8)
     for kind, colour in DIFFERENCE_COLOURS.items():
         pixels[kinds == kind] = (*colour, 205)
-        pixels[(kinds == kind) & lines[kind]] = (*_WHITE, 235)
+        pixels[(kinds == kind) & lines[kind]] = (*WHITE, 235)
     return _embed(Image.fromarray(pixels), lossless=True, quality=_EFFORT)
 
 
-def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns labels, uint8, in another size (nearest neighbour)."""
-    if labels.shape == (height, width):
-        return labels
-    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
-
-
 def find_places(labels: np.ndarray) -> list[Place]:
-    """Returns where the names of labels can stand; tiny regions, and what is ignored, have none."""
+    """Returns where the names of labels have most room; tiny and ignored regions get no name."""
     height, width = labels.shape
-    factor = min(1, _NAME_SIDE / max(height, width))
+    factor = min(1, _PLACE_SIDE / max(height, width))
     small = resize_labels(labels, max(1, round(height * factor)), max(1, round(width * factor)))
     places = []
     for label in np.unique(small).tolist():
         region = small == label
-        if label in (0, IGNORE) or region.mean() < _LEAST_NAMED:
+        if label in (0, IGNORE) or region.mean() < _MIN_NAMED:
             continue
         room = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(room.argmax(), room.shape)
         left, top = 100 * (column + 0.5) / small.shape[1], 100 * (row + 0.5) / small.shape[0]
         places.append(Place(label, round(left, 1), round(top, 1)))
     return places
-
-
-def _outside_edges(labels: np.ndarray) -> np.ndarray:
-    """Tells which background pixels touch a region: h×w bool."""
-    regions = np.where(labels == IGNORE, 0, labels)
-    return (labels == 0) & (maximum_filter(regions, 3) > 0)
-
-
-def _diagonal(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
-    """Returns thin diagonal lines as h×w bool."""
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
-    return (rows + columns if rising else rows - columns) % _HATCH == 0
 
 
 def _embed(picture: Image.Image, **options: bool | int) -> str:

@@ -1,16 +1,15 @@
-"""Markdown tables and the numbers in them; imports nothing, so that tables start at once."""
+"""Markdown tables and the numbers in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-MARKS = "†‡§¶"
-"""What stands beside a figure that has a note, in their order."""
+_MARKS = "†‡§¶"
 
 
 class Table(NamedTuple):
-    """A table with its title, for whatever it is written as.
+    """A table with its title, written as Markdown or HTML.
 
     Attributes:
         title: what it shows, with the unit.
@@ -30,42 +29,35 @@ class Table(NamedTuple):
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table; the first column is aligned left, the others right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])
+    return "".join(map(_line, [header, rule, *rows]))
 
 
-def padded_table(header: Sequence[str], rows: Iterable[Sequence[str]], text: Iterable[str]) -> str:
-    """Returns a Markdown table whose columns also line up where it is read as plain text.
+def padded_table(
+    header: Iterable[str], rows: Iterable[Iterable[str]], words: Collection[str]
+) -> str:
+    """Returns a Markdown table whose columns also line up in plain text.
 
     Args:
         header: the names of the columns.
         rows: the cells, as many in each row as there are columns.
-        text: the names of the columns that hold words, which are aligned left; numbers are aligned
-            right.
+        words: the columns that hold words and are aligned left; numbers are aligned right.
     """
-    words = set(text)
-    lines = [[_escape(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(3, *map(len, column)) for column in zip(*lines)]
-    left = [name in words for name in header]
-    rule = ["-" * w if is_left else "-" * (w - 1) + ":" for w, is_left in zip(widths, left)]
-    padded = [
-        [cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(row, widths, left)]
-        for row in lines
-    ]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [padded[0], rule, *padded[1:]])
+    header = list(header)
+    justify = [str.ljust if name in words else str.rjust for name in header]
+    lines = [[_escape(cell) for cell in line] for line in [header, *rows]]
+    widths = [max(3, *map(len, cells)) for cells in zip(*lines)]
+    rule = [("-" if name in words else ":").rjust(w, "-") for name, w in zip(header, widths)]
+    padded = [[j(*cell) for j, cell in zip(justify, zip(line, widths))] for line in lines]
+    return "".join(map(_line, [padded[0], rule, *padded[1:]]))
 
 
-def percent(value: float | None) -> str:
-    """Returns a share in percent with one decimal, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def percent_or_blank(value: float | None) -> str:
-    """Returns a share in percent with one decimal, or nothing."""
-    return "" if value is None else percent(value)
+def percent(value: float | None, missing: str = "–") -> str:
+    """Returns a share in percent with one decimal."""
+    return missing if value is None else f"{100 * value:.1f}"
 
 
 class Notes:
-    """The notes below a table, each with the mark by which its figures refer to it."""
+    """The notes below a table, each with the mark that refers to it."""
 
     def __init__(self) -> None:
         """Starts without notes."""
@@ -74,11 +66,16 @@ class Notes:
     def mark(self, note: str) -> str:
         """Returns the mark of a note; equal notes share one."""
         count = len(self._marks)
-        return self._marks.setdefault(note, MARKS[count % len(MARKS)] * (1 + count // len(MARKS)))
+        mark = _MARKS[count % len(_MARKS)] * (1 + count // len(_MARKS))
+        return self._marks.setdefault(note, mark)
 
     def lines(self) -> str:
         """Returns the notes, a paragraph each, after an empty line; nothing without notes."""
         return "".join(f"\n{mark} {note}\n" for note, mark in self._marks.items())
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |\n"
 
 
 def _escape(cell: str) -> str:

@@ -1,10 +1,11 @@
-"""What every image of a split is worth: how a report sorts, filters and chooses them."""
+"""Figures of every image of a split, by which a report sorts, filters and selects."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,17 +13,35 @@ from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
-from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.segmentation import Confusion
 from pipeline.masks.mask_files import UNFILTERED, read_labels
 from pipeline.report.material import Material
 from pipeline.tags.scores import decode_scores, read_tags
 
-_MOST_AHEAD = 4
+_MAX_PREFETCHED = 4
 
 UNREADABLE = (OSError, ImageError, UserError, ValueError)
-"""What artefacts and ground truth that are missing, damaged or do not fit lead to."""
+"""What missing, damaged or mismatched artefacts and ground truth raise."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of an image, H×W uint8 each, or none.
+
+    Attributes:
+        mask: the pseudo mask.
+        unfiltered: the same before the confidence filter, as it is measured.
+        prediction: the segmenter's.
+        truth: the ground truth.
+    """
+
+    mask: np.ndarray | None = None
+    unfiltered: np.ndarray | None = None
+    prediction: np.ndarray | None = None
+    truth: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -31,15 +50,15 @@ class ImageFigures:
 
     Attributes:
         sample: the image.
-        tags: class indices; none where it was not tagged.
-        truth: class indices that it shows; none where that is not known.
-        scores: n float32; none where it was not tagged.
-        threshold: what a score must exceed to be a tag; none where scores do not decide.
+        tags: class indices, or none if it was not tagged.
+        truth: indices of the classes that it shows, or none if that is not known.
+        scores: n float32, or none if it was not tagged.
+        threshold: the score above which a class is a tag, or none if scores do not decide.
         mask_iou: of its pseudo mask before the confidence filter, in [0, 1]: the mean over the
-            labels of its ground truth, the background among them.
+            labels of its ground truth, including the background.
         prediction_iou: the same of the segmenter's prediction.
         disagreement: the share of the pixels in which mask and prediction differ.
-        classes: class indices that are in its tags, ground truth, mask or prediction.
+        classes: indices of the classes in its tags, ground truth, mask or prediction.
     """
 
     sample: Sample
@@ -54,7 +73,7 @@ class ImageFigures:
 
     @property
     def iou(self) -> float | None:
-        """The prediction's, or the mask's where there is no prediction."""
+        """The prediction's, or the mask's if there is no prediction."""
         return self.mask_iou if self.prediction_iou is None else self.prediction_iou
 
 
@@ -63,7 +82,7 @@ class Measured:
     """All images of a split in figures.
 
     Attributes:
-        images: those of which anything was computed, in the order of the split.
+        images: those for which anything was computed, in the order of the split.
         masks: pixels of ground truth and pseudo masks; empty without ground truth.
         predictions: pixels of ground truth and predictions; the same.
         problems: id → why an image is not among them.
@@ -76,73 +95,93 @@ class Measured:
 
 
 def measure_images(material: Material) -> Measured:
-    """Measures the images of a split of which anything was computed, a few at a time."""
-    count = len(material.vocabulary.classes) + 1
-    measured = Measured([], Confusion(count), Confusion(count))
+    """Measures the images of a split for which anything was computed, a few at a time."""
+    num_labels = len(material.vocabulary.classes) + 1
+    measured = Measured([], Confusion(num_labels), Confusion(num_labels))
     folders = [material.tags, material.cams, material.masks, material.predictions]
-    there = [s for s in material.samples if any(f and s.id in f.entries for f in folders)]
-
-    def measure(sample: Sample) -> tuple[ImageFigures, list[Confusion]] | str:
-        try:
-            return _measure(sample, material)
-        except UNREADABLE as error:
-            return describe_problem(error)
-
-    with track(f"report {material.split}", len(there)) as advance:
-        for sample, found in prefetch(there, measure, material.workers, _MOST_AHEAD):
-            advance()
-            if isinstance(found, str):
-                measured.problems[sample.id] = found
-                continue
-            figures, (masks, predictions) = found
+    samples = [s for s in material.samples if any(f and s.id in f.entries for f in folders)]
+    with track(f"report {material.split}", len(samples)) as advance:
+        results = for_each_readable(
+            samples, lambda sample: _measure(sample, material), material, measured.problems, advance
+        )
+        for figures, masks, predictions in results:
             measured.images.append(figures)
             measured.masks.matrix += masks.matrix
             measured.predictions.matrix += predictions.matrix
     return measured
 
 
-def describe_problem(error: Exception) -> str:
-    """Returns why an image cannot be shown, with the remedy where that is known."""
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is missing: run the stage that writes it again"
-    if isinstance(error, OSError):
-        return f"cannot be read: {error.strerror or error}"
-    return str(error)
+def for_each_readable(
+    samples: Iterable[Sample],
+    work: Callable[[Sample], Result],
+    material: Material,
+    problems: dict[str, str],
+    advance: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """Yields the results of work on images, in order, with a few computed in advance.
+
+    Args:
+        samples: the images.
+        work: called in threads; see ``UNREADABLE`` for what it may raise.
+        material: says how many threads.
+        problems: receives id → reason for images that cannot be read; they yield nothing.
+        advance: called after each image.
+    """
+
+    def attempt(sample: Sample) -> tuple[Result | None, str | None]:
+        try:
+            return work(sample), None
+        except UNREADABLE as error:
+            return None, _describe(error)
+
+    for sample, (result, problem) in prefetch(samples, attempt, material.workers, _MAX_PREFETCHED):
+        advance()
+        if problem is not None:
+            problems[sample.id] = problem
+        else:
+            yield result
 
 
-def read_mask_labels(folder: StageFolder, image_id: str) -> np.ndarray:
-    """Returns a pseudo mask before the confidence filter, as it is measured: H×W uint8."""
-    unfiltered = folder.path / UNFILTERED / f"{image_id}.png"
-    return read_labels(unfiltered if unfiltered.is_file() else folder.path / f"{image_id}.png")
+def read_all_labels(sample: Sample, material: Material) -> Labels:
+    """Reads the labels of an image, as far as there are any."""
+    mask = unfiltered = prediction = None
+    name = f"{sample.id}.png"
+    if sample.id in material.masks.entries:
+        mask = unfiltered = read_labels(material.masks.path / name)
+        if (path := material.masks.path / UNFILTERED / name).is_file():
+            unfiltered = read_labels(path)
+    if material.predictions is not None and sample.id in material.predictions.entries:
+        prediction = read_labels(material.predictions.path / name)
+    truth = None if sample.mask is None else sample.mask.read()
+    return Labels(mask, unfiltered, prediction, truth)
 
 
-def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, list[Confusion]]:
-    masks, predictions = material.masks, material.predictions
+def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusion, Confusion]:
     tags = scores = threshold = None
     if sample.id in material.tags.entries:
         tags = read_tags(material.tags, sample)
         scores = decode_scores(material.tags.entries[sample.id]["scores"]["scores"])
         threshold = material.threshold(scores) if material.threshold else None
-    mask = read_mask_labels(masks, sample.id) if sample.id in masks.entries else None
-    prediction = None
-    if predictions is not None and sample.id in predictions.entries:
-        prediction = read_labels(predictions.path / f"{sample.id}.png")
-    truth = None if sample.mask is None else sample.mask.read()
-    known = sample.ground_truth_labels if sample.has_ground_truth else None
-    confusions = [_compare(truth, labels, material) for labels in (mask, prediction)]
-    found = {*(tags or ()), *(known or ()), *_classes_in(mask), *_classes_in(prediction)}
+    labels = read_all_labels(sample, material)
+    truth = sample.ground_truth_labels if sample.has_ground_truth else None
+    masks = _compare(labels.truth, labels.unfiltered, material)
+    predictions = _compare(labels.truth, labels.prediction, material)
+    classes = {*(tags or ()), *(truth or ())}
+    for of_image in (labels.unfiltered, labels.prediction):
+        if of_image is not None:
+            classes |= {label - 1 for label in np.unique(of_image).tolist()} - {-1, IGNORE - 1}
     figures = ImageFigures(
         sample=sample,
         tags=tags,
-        truth=known,
+        truth=truth,
         scores=scores,
         threshold=threshold,
-        mask_iou=_mean_iou(confusions[0]),
-        prediction_iou=_mean_iou(confusions[1]),
-        disagreement=_disagreement(mask, prediction),
-        classes=frozenset(found),
+        mask_iou=_mean_iou(masks),
+        prediction_iou=_mean_iou(predictions),
+        disagreement=_disagreement(labels.unfiltered, labels.prediction),
+        classes=frozenset(classes),
     )
-    return figures, confusions
+    return figures, masks, predictions
 
 
 def _compare(truth: np.ndarray | None, labels: np.ndarray | None, material: Material) -> Confusion:
@@ -150,7 +189,7 @@ def _compare(truth: np.ndarray | None, labels: np.ndarray | None, material: Mate
     if truth is None or labels is None:
         return confusion
     if truth.shape == labels.shape:
-        # What is ignored in a mask that is stored filtered alone is no label to measure.
+        # A mask of which only the filtered version is stored is measured without ignored pixels.
         truth = np.where(labels == IGNORE, np.uint8(IGNORE), truth)
     try:
         confusion.add(truth, labels)
@@ -164,15 +203,17 @@ def _mean_iou(confusion: Confusion) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _classes_in(labels: np.ndarray | None) -> Sequence[int]:
-    if labels is None:
-        return ()
-    found = np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORE + 1)[1:IGNORE])
-    return found.tolist()
-
-
 def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> float | None:
     if mask is None or prediction is None or mask.shape != prediction.shape:
         return None
     counted = mask != IGNORE
     return float((mask != prediction)[counted].mean()) if counted.any() else None
+
+
+def _describe(error: Exception) -> str:
+    """Returns why an image cannot be shown, with the remedy if it is known."""
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename} is missing: run the stage that writes it again"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error)

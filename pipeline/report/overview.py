@@ -1,69 +1,59 @@
-"""What a page says of the run as a whole: headline figures, stages, classes, failures."""
+"""What a page shows of the whole run: headline figures, stages, classes, failures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.engine.store import StageFolder, is_complete
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures
+from pipeline.report.runs import MAIN_METRIC
 from pipeline.report.status import describe
 
 BACKGROUND = "background"
 
-_HEADLINES = (
-    ("tags", "map", "tags", "mAP"),
-    ("cams", "miou", "class activation maps", "mIoU"),
-    ("masks", "miou", "pseudo masks", "mIoU"),
-    ("predictions", "miou", "segmenter", "mIoU"),
-)
-_SECONDS_IN_MINUTE, _MINUTES_IN_HOUR = 60, 60
+_TITLES = {
+    "tags": "tags",
+    "cams": "class activation maps",
+    "masks": "pseudo masks",
+    "predictions": "segmenter",
+}
+
+Figures = Mapping[str, Mapping[str, Any]]
+"""Stage → its entry of ``metrics.json``."""
 
 
-@dataclass(frozen=True)
-class Headline:
-    """One figure that stands for a stage.
+class Headline(NamedTuple):
+    """The main figure of a stage: a share in [0, 1] of a metric, on the images of a split."""
 
-    Attributes:
-        label: what was measured.
-        metric: its name.
-        value: percent.
-        images: on how many images.
-        split: of this split.
-    """
-
-    label: str
+    title: str
     metric: str
-    value: str
+    value: float
     images: int
     split: str
 
 
-@dataclass(frozen=True)
-class StageRow:
-    """One folder of the pipeline, as its manifest tells.
+class StageRow(NamedTuple):
+    """One folder of the pipeline, as its manifest describes it.
 
     Attributes:
         stage: its name.
-        split: "" for a stage that has none.
-        key: what its folder is called.
+        split: "" for a stage without splits.
+        key: the folder's name.
         path: the folder below the output folder.
-        complete: whether all that was asked for is there.
-        images: of the last run; none where it was never begun.
+        complete: whether everything that was requested is there.
+        images: of the last run, or none if it never began.
         cached: results that the next run finds.
-        computed: results that were computed so far, in all runs; none where nothing counts them.
-        now: results that the last run computed; none where nothing counts them.
-        found: results that the last run found in the cache; the same.
+        computed: results computed in all runs, or none if they are not counted.
+        last_computed: results that the last run computed, or none if they are not counted.
+        last_cached: results that the last run found in the cache; the same.
         left_out: images without a result.
-        seconds: computing time of all runs; none where it is not known.
-        time: the same in words.
+        seconds: computing time of all runs, or none if it is not known.
         finished: date and time (UTC) of the last run.
-        choices: what distinguishes it, in a few words.
+        choices: the settings that distinguish it, in a few words.
         versions: package, and "host" → version or name.
     """
 
@@ -75,35 +65,32 @@ class StageRow:
     images: int | None
     cached: int | None
     computed: int | None
-    now: int | None
-    found: int | None
+    last_computed: int | None
+    last_cached: int | None
     left_out: int
     seconds: float | None
-    time: str
     finished: str
     choices: str
     versions: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Step:
-    """A stage of all splits and networks: its name, images and computing time, in words."""
+class Step(NamedTuple):
+    """A stage of all splits and networks, with its images and computing time in seconds."""
 
     stage: str
-    images: str
-    time: str
+    images: int
+    seconds: float
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """What was measured of one label.
+class ClassRow(NamedTuple):
+    """The figures of one label.
 
     Attributes:
         label: 0 for the background.
         name: its name.
         tagged: images of the split that have it as a tag; none for the background.
-        positives: images that show it; none where that was not measured.
-        values: stage → AP of tags or IoU, in [0, 1]; none where there is none.
+        positives: images that show it, or none if that was not measured.
+        values: stage → AP of tags or IoU, in [0, 1], or none.
     """
 
     label: int
@@ -113,8 +100,7 @@ class ClassRow:
     values: Mapping[str, float | None]
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """An image that was left out of something, and why."""
 
     stage: str
@@ -123,24 +109,30 @@ class Failure:
     reason: str
 
 
-def find_figures(metrics: MetricsFile, material: Material) -> dict[str, dict[str, Any]]:
-    """Returns stage → what was measured of the very folders that the page shows."""
+def find_figures(metrics: MetricsFile, material: Material) -> Figures:
+    """Returns the figures of exactly the folders that the page shows."""
     folders = (material.tags, material.cams, material.masks, material.predictions)
-    found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in folders if f is not None}
-    return {stage: figures for stage, figures in found.items() if figures is not None}
+    entries = {f.stage: metrics.find(f.stage, f.split, f.key) for f in folders if f is not None}
+    return {stage: entry for stage, entry in entries.items() if entry is not None}
 
 
-def headlines(figures: Mapping[str, Mapping[str, Any]]) -> list[Headline]:
-    """Returns the figure that stands for each stage."""
+def headlines(figures: Figures) -> list[Headline]:
+    """Returns the main figure of each stage."""
     return [
-        Headline(label, metric, percent(found[key]), found["images"], found["split"])
-        for stage, key, label, metric in _HEADLINES
-        if (found := figures.get(stage))
+        Headline(
+            title=title,
+            metric="mAP" if stage == "tags" else "mIoU",
+            value=figures[stage][MAIN_METRIC[stage]],
+            images=figures[stage]["images"],
+            split=figures[stage]["split"],
+        )
+        for stage, title in _TITLES.items()
+        if stage in figures
     ]
 
 
 def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
-    """Returns what the manifests of folders say, without those in which nothing was done yet.
+    """Returns what the manifests of folders say, without folders in which nothing was done.
 
     Args:
         folders: in the order of the pipeline.
@@ -151,8 +143,8 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
         manifest = folder.manifest()
         if not manifest and not folder.entries and not folder.failures:
             continue
-        per_image = folder.split != ""
         last = manifest.get("last", {})
+        host = {"host": manifest["host"]} if "host" in manifest else {}
         rows.append(
             StageRow(
                 stage=folder.stage,
@@ -161,78 +153,64 @@ def stage_rows(folders: Iterable[StageFolder], root: str) -> list[StageRow]:
                 path=str(folder.path).removeprefix(root).lstrip("/"),
                 complete=is_complete(manifest),
                 images=manifest.get("images"),
-                cached=len(folder.entries) if per_image else None,
+                cached=len(folder.entries) if folder.split else None,
                 computed=manifest.get("computed"),
-                now=last.get("computed"),
-                found=last.get("cached"),
+                last_computed=last.get("computed"),
+                last_cached=last.get("cached"),
                 left_out=len(folder.failures),
                 seconds=manifest.get("seconds"),
-                time=in_words(manifest.get("seconds")),
                 finished=str(manifest.get("finished", "–"))[:16].replace("T", " "),
                 choices=describe(dict(folder.configuration)),
-                versions={
-                    **manifest.get("versions", {}),
-                    **({"host": manifest["host"]} if "host" in manifest else {}),
-                },
+                versions=manifest.get("versions", {}) | host,
             )
         )
     return rows
 
 
 def steps(rows: Iterable[StageRow]) -> list[Step]:
-    """Returns the stages of the pipeline, each with what it did in all splits."""
-    found: dict[str, list[StageRow]] = {}
+    """Returns the stages of the pipeline, each with all of its splits."""
+    images, seconds = Counter(), Counter()
     for row in rows:
-        found.setdefault(row.stage, []).append(row)
-    return [
-        Step(
-            stage,
-            f"{sum(row.images or 0 for row in of_stage):,}",
-            in_words(sum(row.seconds or 0 for row in of_stage)),
-        )
-        for stage, of_stage in found.items()
-    ]
+        images[row.stage] += row.images or 0
+        seconds[row.stage] += row.seconds or 0
+    return [Step(stage, images[stage], seconds[stage]) for stage in images]
 
 
 def class_rows(
-    figures: Mapping[str, Mapping[str, Any]],
-    classes: Sequence[str],
-    images: Sequence[ImageFigures],
+    figures: Figures, classes: Sequence[str], images: Sequence[ImageFigures]
 ) -> list[ClassRow]:
-    """Returns how often every class was tagged, and its AP and IoU where they were measured.
+    """Returns how often every class was tagged, and its AP and IoU if they were measured.
 
     Args:
-        figures: stage → what was measured.
+        figures: what was measured.
         classes: the n class names.
         images: those of the split.
 
     Returns:
-        The background, where anything was measured of it, and the classes; nothing where images
-        were neither tagged nor measured.
+        The background, if anything was measured of it, and the classes; nothing if images were
+        neither tagged nor measured.
     """
     tagged = Counter(index for image in images for index in image.tags or ())
     if not figures and not tagged:
         return []
-    segmented = any(stage != "tags" for stage in figures)
+    segmented = figures.keys() - {"tags"}
     rows = [_class_row(0, BACKGROUND, None, figures)] if segmented else []
     return rows + [
         _class_row(index + 1, name, tagged[index], figures) for index, name in enumerate(classes)
     ]
 
 
-def _class_row(
-    label: int, name: str, tagged: int | None, figures: Mapping[str, Mapping[str, Any]]
-) -> ClassRow:
-    # A class may be called as the background is, which has no tags.
-    found = {
-        stage: measured["per_class"].get(name, {})
-        for stage, measured in figures.items()
+def _class_row(label: int, name: str, tagged: int | None, figures: Figures) -> ClassRow:
+    # The background has no tags, even if a class has its name.
+    of_class = {
+        stage: entry["per_class"].get(name, {})
+        for stage, entry in figures.items()
         if label or stage != "tags"
     }
-    positives = found.get("tags", {}).get("positives")
-    values = {stage: row.get("iou") for stage, row in found.items()}
-    if "tags" in found:
-        values["tags"] = found["tags"].get("ap") if positives else None
+    positives = of_class.get("tags", {}).get("positives")
+    values = {stage: row.get("iou") for stage, row in of_class.items()}
+    if "tags" in of_class:
+        values["tags"] = of_class["tags"].get("ap") if positives else None
     return ClassRow(label, name, tagged, positives, values)
 
 
@@ -240,8 +218,8 @@ def list_failures(material: Material, problems: Mapping[str, str]) -> Iterator[F
     """Yields what every stage left out, and what this page cannot show.
 
     Args:
-        material: where everything lies.
-        problems: id → reason, of the page itself; read when it is come to.
+        material: the stages.
+        problems: id → reason, of the page itself; read after the failures of the stages.
     """
     for folder in material.stages:
         for image_id, reason in sorted(folder.failures.items()):
@@ -252,23 +230,8 @@ def list_failures(material: Material, problems: Mapping[str, str]) -> Iterator[F
 
 def common_versions(rows: Iterable[StageRow]) -> dict[str, list[str]]:
     """Returns package → the versions that occur in the stages, in their order."""
-    found: dict[str, list[str]] = {}
+    versions: dict[str, dict[str, None]] = {}
     for row in rows:
         for package, version in row.versions.items():
-            versions = found.setdefault(package, [])
-            if version not in versions:
-                versions.append(version)
-    return found
-
-
-def in_words(seconds: float | None) -> str:
-    """Returns a duration as a person says it, or a dash."""
-    if seconds is None:
-        return "–"
-    if seconds < _SECONDS_IN_MINUTE:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), _SECONDS_IN_MINUTE)
-    if minutes < _MINUTES_IN_HOUR:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, _MINUTES_IN_HOUR)
-    return f"{hours} h {minutes:02d} min"
+            versions.setdefault(package, {})[version] = None
+    return {package: list(of_package) for package, of_package in versions.items()}

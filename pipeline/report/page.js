@@ -56,7 +56,7 @@ function layOver() {
     over.hidden = !source;
     if (source) over.src = source.src;
     else over.removeAttribute("src");
-    over.parentElement.classList.toggle("painted", Boolean(source) && layer.value !== "map");
+    over.parentElement.classList.toggle("painted", Boolean(source) && layer.value !== "cam");
   }
 }
 
@@ -70,7 +70,7 @@ function chooseOffered() {
   for (const option of [...layer.options]) {
     if (option.value && !there.has(option.value)) option.remove();
   }
-  const first = ["prediction", "mask", "map"].find((name) => there.has(name));
+  const first = ["prediction", "mask", "cam"].find((name) => there.has(name));
   for (const option of layer.options) option.defaultSelected = option.value === (first ?? "");
   layer.value = first ?? "";
 }

@@ -1,10 +1,10 @@
-"""``report.html``: one file with everything that a run led to, which opens without a network."""
+"""``report.html``: all results of a run in one file, which needs no network."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,31 @@ from markupsafe import Markup
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
+from pipeline.files.text import in_words
 from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, classes_with_counts
-from pipeline.report.layers import DIFFERENCE_COLOURS, EXTRA, HEAT, MISSED, OTHER
+from pipeline.report.layers import CONFUSED, DIFFERENCE_COLOURS, EXTRA, MISSED
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import Measured, measure_images
+from pipeline.report.painting import HEAT
+from pipeline.report.runs import STAGE_NAMES
 from pipeline.report.selection import Selection, choose_images
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
-_STAGES = {
-    "tags": "tags",
-    "cams": "maps",
-    "masks": "masks",
-    "predictions": "segmenter",
-}
 _HEAT_STOPS = 9
 
 
 def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     """Writes the page and returns its path.
 
-    Images are rendered one after the other and written as they come.
+    Images are rendered and written one after the other.
 
     Args:
         path: the file.
-        material: what the page is of.
+        material: the artefacts that the page shows.
         metrics: what was measured.
 
     Raises:
@@ -50,7 +47,7 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     measured = measure_images(material)
     selection = choose_images(measured.images, material.most_images)
     context = _context(material, metrics, measured, selection)
-    # Whatever is put into the page is escaped, but for what is marked as HTML here.
+    # All values are escaped, except those marked as HTML below.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -58,7 +55,12 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "colour": _colour}
+    environment.filters |= {
+        "percent": percent,
+        "colour": _colour,
+        "duration": in_words,
+        "count": lambda number: "–" if number is None else f"{number:,}",
+    }
     stream = environment.get_template("page.html").stream(context)
     with replacing(path) as file:
         # Names of files need not be Unicode.
@@ -69,17 +71,18 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
 def _context(
     material: Material, metrics: MetricsFile, measured: Measured, selection: Selection
 ) -> dict[str, Any]:
-    """Returns what the template asks for; the images are rendered when it comes to them."""
+    """Returns the variables of the template; images are rendered when it reaches them."""
     figures = overview.find_figures(metrics, material)
     classes = material.vocabulary.classes
     problems = measured.problems
     rows = overview.stage_rows(material.stages, str(material.root))
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
+    stops = HEAT([k / (_HEAT_STOPS - 1) for k in range(_HEAT_STOPS)])[:, :3]
     return {
         "style": Markup(style),
         "script": Markup(script),
-        # No other script is run, wherever it might come from, and nothing is fetched.
+        # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "title": material.about.get("dataset") or material.root.name,
         "split": material.split,
@@ -90,7 +93,7 @@ def _context(
         "flow": overview.steps(rows),
         "stages": rows,
         "versions": overview.common_versions(rows),
-        "class_columns": {stage: _STAGES[stage] for stage in figures},
+        "class_columns": {stage: {**STAGE_NAMES, "cams": "CAMs"}[stage] for stage in figures},
         "class_rows": overview.class_rows(figures, classes, measured.images),
         "confusions": _confusions(measured, classes),
         "margins": Markup(draw_margins(measured.images)),
@@ -106,19 +109,16 @@ def _context(
         "differences": [
             (DIFFERENCE_COLOURS[MISSED], "missed", "only in the second of the two"),
             (DIFFERENCE_COLOURS[EXTRA], "extra", "only in the first of the two"),
-            (DIFFERENCE_COLOURS[OTHER], "confused", "an object in both, of another class"),
+            (DIFFERENCE_COLOURS[CONFUSED], "confused", "an object in both, of different classes"),
         ],
-        "heat": [
-            _colour([round(255 * c) for c in HEAT(k / (_HEAT_STOPS - 1))[:3]])
-            for k in range(_HEAT_STOPS)
-        ],
+        "heat": [_colour([round(255 * channel) for channel in stop]) for stop in stops],
         "failures": overview.list_failures(material, problems),
     }
 
 
 def _confusions(measured: Measured, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     names = (overview.BACKGROUND, *classes)
-    found = [("masks", measured.masks), ("predictions", measured.predictions)]
+    titled = {"masks": measured.masks, "predictions": measured.predictions}
     return [
         {
             "title": f"{title} against the ground truth",
@@ -126,21 +126,21 @@ def _confusions(measured: Measured, classes: tuple[str, ...]) -> list[dict[str, 
             "miou": confusion.miou(),
             "worst": [(names[c.truth], names[c.taken_for], c) for c in find_confused(confusion)],
         }
-        for title, confusion in found
+        for title, confusion in titled.items()
         if confusion.matrix.any()
     ]
 
 
 def _marks(measured: Measured, selection: Selection) -> Mapping[str, str]:
-    """Returns what images can be filtered by beside their classes, with the words for it."""
+    """Returns the filters of images apart from their classes, each with its words."""
     marks = {}
     if any(f.truth is not None and f.tags is not None for f in measured.images):
         marks = {"with-wrong": "with a wrong tag", "with-missed": "with a missed class"}
     if any(f.tags == () for f in selection.images):
         marks["without-tags"] = "without tags"
-    chosen = dict.fromkeys(selection.reasons.values())
-    return marks | {reason.replace(" ", "-"): f"chosen as: {reason}" for reason in chosen}
+    reasons = dict.fromkeys(selection.reasons.values())
+    return marks | {reason.replace(" ", "-"): f"selected as: {reason}" for reason in reasons}
 
 
-def _colour(rgb: tuple[int, int, int] | list[int]) -> str:
+def _colour(rgb: Sequence[int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from pipeline.engine.plan import PlannedStage
-from pipeline.report.overview import in_words
+from pipeline.files.text import in_words
 
 COLUMNS = ("stage", "split", "images", "cached", "to compute", "estimated time", "folder key")
 

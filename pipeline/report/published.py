@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from pipeline.report.runs import MAIN_METRIC
+
 PUBLISHED = Path(__file__).with_name("published.yaml")
-STAGES = ("tags", "cams", "masks", "predictions")
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,17 @@ class Split:
 
     Attributes:
         label: its name in a table.
-        dataset: our name of the data set; none where we have no reader.
+        dataset: our name of the data set, or none if we have no reader.
         split: our name of the split.
-        images: how many images it has, by any of the lists in use; empty: any number is whole.
+        images: the numbers of images in the lists in use, any of which is a whole split; empty if
+            any number is.
         positives: the number of pairs of image and class → the convention that leads to it.
     """
 
     label: str
     dataset: str | None = None
     split: str | None = None
-    images: tuple[int, ...] = ()
+    images: Sequence[int] = ()
     positives: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -42,11 +44,11 @@ class Column:
         name: unique in its table.
         label: its header.
         of: the split that is measured.
-        metric: what is measured, by its name in ``metrics.json``.
+        metric: its name in ``metrics.json``.
         metric_label: its name for readers.
-        stage: whose result is measured; none where rows say it.
+        stage: the stage whose result is measured, or none if the rows say it.
         level: 0 for the classes themselves, 1 for their parents.
-        command: the arguments of ``run_stage.py`` that lead to our figure; "" where none do.
+        command: the arguments of ``run_stage.py`` that lead to our figure, or "".
     """
 
     name: str
@@ -54,9 +56,9 @@ class Column:
     of: Split
     metric: str
     metric_label: str
-    stage: str | None
-    level: int
-    command: str
+    stage: str | None = None
+    level: int = 0
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class Line:
     """A kind of row of ours.
 
     Attributes:
-        stage: whose results it shows; none where columns say it.
-        label: what follows the method's name.
-        optional: whether it is shown only where it was measured.
+        stage: the stage whose results it shows, or none if the columns say it.
+        label: added to the method's name.
+        optional: whether it is shown only if it was measured.
     """
 
     stage: str | None = None
@@ -76,19 +78,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Row:
-    """What a publication says of one method.
+    """The figures of one publication for one method.
 
     Attributes:
         method: its name, with the venue.
-        backbone: the backbone or the network; "" where the source does not say.
+        backbone: the backbone or the network; "" if the source does not say.
         supervision: what it learns from, and whether its weights saw masks.
-        source: where the figures stand.
+        source: the source of the figures.
         figures: column → percent.
         rerun: column → percent that the authors got when they ran their code again.
-        experiments: column → the experiment of ours that reproduces it.
-        stage: the stage of ours that it stands beside, where columns do not say it.
-        segmenter: the network that a comparison takes; "" where there is none.
-        error: figures in circulation that have no primary source; they are in no column.
+        experiments: column → our experiment that reproduces it.
+        stage: our stage that it corresponds to, if the columns do not say it.
+        segmenter: the network that a comparison requires, or "".
+        error: figures in circulation without a primary source; they are in no column.
     """
 
     method: str
@@ -110,12 +112,12 @@ class PublishedTable:
     Attributes:
         name: unique.
         title: its heading.
-        unit: what all columns hold, or "%" where they differ.
+        unit: of all columns, or "%" if they differ.
         backbone: the header above backbones or networks.
         tags: the sources of tags whose runs are comparable.
         supervision: what our runs in it learn from.
         lines: our rows.
-        columns: the figures' columns.
+        columns: the columns of figures.
         rows: the published rows.
         remark: a paragraph below the heading.
     """
@@ -124,12 +126,12 @@ class PublishedTable:
     title: str
     unit: str
     backbone: str
-    tags: tuple[str, ...]
+    tags: Sequence[str]
     supervision: str
-    lines: tuple[Line, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    remark: str
+    lines: Sequence[Line]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ class Figure:
         table: the name of its table.
         row: method, backbone, supervision and source.
         column: data set, split and metric.
-        stage: the stage of ours that it stands beside; none where there is none.
+        stage: our stage that it corresponds to, or none.
         value: percent.
-        rerun: percent, the authors' re-run; none where the source has none.
-        experiment: the experiment of ours that reproduces it; "" where there is none.
+        rerun: percent of the authors' re-run, or none.
+        experiment: our experiment that reproduces it, or "".
     """
 
     table: str
@@ -160,73 +162,53 @@ def load_published(path: Path = PUBLISHED) -> tuple[PublishedTable, ...]:
     """Reads and checks the published figures.
 
     Raises:
-        ValueError: a figure that occurs twice, that is no percentage, or that has no source.
+        ValueError: a row occurs twice or has no source, or a figure is not a percentage.
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    splits = {
-        name: Split(**{**values, "images": tuple(values.get("images", ()))})
-        for name, values in content["splits"].items()
-    }
+    splits = {name: Split(**values) for name, values in content["splits"].items()}
     tables = tuple(_read_table(values, splits) for values in content["tables"])
     for table in tables:
         _check(table)
     return tables
 
 
-def published_figures(tables: tuple[PublishedTable, ...]) -> Iterator[Figure]:
+def published_figures(tables: Sequence[PublishedTable]) -> Iterator[Figure]:
     """Yields every figure of the tables."""
     for table in tables:
         by_name = {column.name: column for column in table.columns}
         default = table.lines[0].stage if len(table.lines) == 1 else None
         for row in table.rows:
             for name, value in row.figures.items():
-                column = by_name[name]
                 yield Figure(
                     table=table.name,
                     row=row,
-                    column=column,
-                    stage=row.stage or column.stage or default,
+                    column=by_name[name],
+                    stage=row.stage or by_name[name].stage or default,
                     value=float(value),
                     rerun=row.rerun.get(name),
                     experiment=row.experiments.get(name, ""),
                 )
 
 
-def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
-    metrics = values["metric"]
+def _read_table(values: dict[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
+    metrics = values.pop("metric")
     columns = []
     for name, column in values["columns"].items():
         of = splits[column.get("of", name)]
         metric = column.get("metric", next(iter(metrics)))
-        columns.append(
-            Column(
-                name=name,
-                label=column.get("label", of.label),
-                of=of,
-                metric=metric,
-                metric_label=metrics[metric],
-                stage=column.get("stage"),
-                level=column.get("level", 0),
-                command=column.get("command", ""),
-            )
-        )
-    rows = [Row(**{**row, "error": tuple(row.get("error", ()))}) for row in values["rows"]]
-    return PublishedTable(
-        name=values["name"],
-        title=values["title"],
-        unit=f"{next(iter(metrics.values()))}, %" if len(metrics) == 1 else "%",
-        backbone=values["backbone"],
-        tags=tuple(values["tags"]),
-        supervision=values["supervision"],
-        lines=tuple(Line(**line) for line in values["lines"]),
-        columns=tuple(columns),
-        rows=tuple(rows),
-        remark=values.get("remark", ""),
-    )
+        defaults = {"name": name, "label": of.label, "metric": metric}
+        columns.append(Column(**{**defaults, **column, "of": of, "metric_label": metrics[metric]}))
+    parts = {
+        "unit": f"{next(iter(metrics.values()))}, %" if len(metrics) == 1 else "%",
+        "lines": [Line(**line) for line in values["lines"]],
+        "columns": columns,
+        "rows": [Row(**{**row, "error": tuple(row.get("error", ()))}) for row in values["rows"]],
+    }
+    return PublishedTable(**{**values, **parts})
 
 
 def _check(table: PublishedTable) -> None:
-    """Refuses what a typing error in the file would lead to.
+    """Refuses typing errors in the file.
 
     Raises:
         ValueError: names the row.
@@ -244,10 +226,10 @@ def _check(table: PublishedTable) -> None:
         if unpublished := (row.rerun.keys() | row.experiments.keys()) - row.figures.keys():
             raise ValueError(f"{where}: {min(unpublished)} has no published figure")
         for value in (*row.figures.values(), *row.rerun.values(), *row.error):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{where}: {value!r} is no number")
+            if not isinstance(value, int | float):
+                raise ValueError(f"{where}: {value!r} is not a number")
             if not 0 <= value <= 100:
                 raise ValueError(f"{where}: {value} is not between 0 and 100")
     for stage in (*(r.stage for r in table.rows), *(c.stage for c in table.columns)):
-        if stage not in (None, *STAGES):
+        if stage not in (None, *MAIN_METRIC):
             raise ValueError(f"{table.name}: there is no stage {stage}")

@@ -1,4 +1,4 @@
-"""Self-training in a table: what every round's tags, masks and segmenter were worth."""
+"""Self-training in a table: the quality of the tags, masks and segmenter of every round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.evaluation.record import MetricsFile
 from pipeline.report.markdown import Table, percent
 
 _SEES = "sees"
-"""The key, in later rounds' configurations of tags and masks, of the segmenter that they are of."""
+"""In configurations of tags and masks of later rounds, the key of the segmenter that made them."""
 
 
 class _Round(NamedTuple):
@@ -20,25 +20,25 @@ class _Round(NamedTuple):
 
 
 def collect_rounds(metrics: MetricsFile) -> Table | None:
-    """Returns the table of the latest segmenter's rounds; none where there is only one.
+    """Returns the table of the rounds that led to the latest segmenter, or none for a single one.
 
-    Every figure is one of ``metrics.json``; blank where it was not measured.
+    Its figures are those of ``metrics.json``, blank where nothing was measured.
     """
     latest = {figures.get("key") for figures in metrics.latest.get("predictions", {}).values()}
-    # Splits may have been predicted at different times: the newest run is the one to tell of.
+    # Splits may have been predicted by different segmenters: the newest run counts.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     rounds = list(_walk_back(newest["configuration"]["segmenter"]))[::-1] if newest else []
     if len(rounds) < 2:
         return None
-    splits = list(dict.fromkeys(run["split"] for run in metrics.runs))
     columns: dict[str, list[str]] = {}
-    for split in splits:
-        for number, one in enumerate(rounds):
-            for label, value in _figures(metrics, split, one):
-                columns.setdefault(f"{label}, {split}", [""] * len(rounds))[number] = value
-    header = ["round", *columns]
-    rows = [[str(n + 1), *(column[n] for column in columns.values())] for n in range(len(rounds))]
-    return Table("Rounds of self-training (%)", header, rows)
+    for split in dict.fromkeys(run["split"] for run in metrics.runs):
+        runs = [run for run in metrics.runs if run["split"] == split]
+        for number, configurations in enumerate(rounds):
+            for label, value in _figures(runs, configurations):
+                column = columns.setdefault(f"{label}, {split}", [""] * len(rounds))
+                column[number] = percent(value)
+    rows = [[str(n + 1), *cells] for n, cells in enumerate(zip(*columns.values()))]
+    return Table("Rounds of self-training (%)", ["round", *columns], rows)
 
 
 def _walk_back(segmenter: Mapping[str, Any]) -> Iterator[_Round]:
@@ -52,22 +52,19 @@ def _walk_back(segmenter: Mapping[str, Any]) -> Iterator[_Round]:
         segmenter = masks[_SEES]["segmenter"]
 
 
-def _figures(metrics: MetricsFile, split: str, one: _Round) -> Iterator[tuple[str, str]]:
-    """Yields what was measured of a round, each with the name of its column."""
-    runs = [run for run in metrics.runs if run["split"] == split]
-    tags = _find(runs, "tags", lambda c: _is_tags_of(c, one.masks))
-    if tags is not None:
-        yield "tags mAP", percent(tags["map"])
+def _figures(runs: list[dict], of_round: _Round) -> Iterator[tuple[str, float]]:
+    """Yields the figures of a round on one split, each with the name of its column."""
+    masks_of_round = of_round.masks
+    if tags := _find(runs, "tags", lambda c: _is_tags_of(c, masks_of_round)):
+        yield "tags mAP", tags["map"]
         for number, level in enumerate(tags.get("levels", []), 1):
-            yield f"tags mAP level {number}", percent(level["map"])
-        yield "tags F1", percent(tags["f1"])
-    masks = _find(runs, "masks", lambda c: c == one.masks)
-    if masks is not None:
-        yield "masks mIoU", percent(masks["miou"])
-        yield "pixels kept", percent(masks["kept"])
-    predictions = _find(runs, "predictions", lambda c: c["segmenter"] == one.segmenter)
-    if predictions is not None:
-        yield "segmenter mIoU", percent(predictions["miou"])
+            yield f"tags mAP level {number}", level["map"]
+        yield "tags F1", tags["f1"]
+    if masks := _find(runs, "masks", lambda c: c == masks_of_round):
+        yield "masks mIoU", masks["miou"]
+        yield "pixels kept", masks["kept"]
+    if predictions := _find(runs, "predictions", lambda c: c["segmenter"] == of_round.segmenter):
+        yield "segmenter mIoU", predictions["miou"]
 
 
 def _find(runs: list[dict], stage: str, fits: Callable[[Mapping], bool]) -> dict | None:

@@ -1,26 +1,30 @@
-"""The measured runs: what the ``metrics.json`` files below some folders hold."""
+"""The measured runs: the entries of the ``metrics.json`` files below some folders."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import read_json
+from pipeline.report.markdown import Notes, percent
 
 METRICS = "metrics.json"
-DEPTH = 3
-"""How many folders below a given one a ``metrics.json`` may lie."""
 
 MAIN_METRIC = {"tags": "map", "cams": "miou", "masks": "miou", "predictions": "miou"}
-"""stage → the figure that stands for it."""
+"""Stage → the figure that stands for it."""
+
+STAGE_NAMES = {"tags": "tags", "cams": "maps", "masks": "masks", "predictions": "segmenter"}
+"""Stage → its name in tables."""
+
+_MAX_DEPTH = 3  # folders from a given one down to a metrics.json
 
 
 class Choices(NamedTuple):
-    """What a reader tells runs on the same images apart by."""
+    """The settings by which tables tell runs on the same images apart."""
 
     experiment: str
     tags: str
@@ -31,7 +35,7 @@ class Choices(NamedTuple):
 
     @property
     def backbone(self) -> str:
-        """CLIP and whose weights it has."""
+        """The CLIP and the origin of its weights."""
         return f"{self.clip} ({self.pretrained})" if self.pretrained else self.clip
 
 
@@ -41,13 +45,13 @@ class Run:
 
     Attributes:
         file: the ``metrics.json`` that holds it.
-        order: later runs have larger ones.
+        order: increases from the oldest run to the latest.
         stage: "tags", "cams", "masks" or "predictions".
         split: the split's name.
         key: names the configuration.
         images: how many images were measured.
-        about: the choices in words; empty in files of older versions.
-        configuration: everything that the result depends on.
+        about: the choices in words, see :class:`Choices`, and the data set and the commit.
+        configuration: everything the result depends on.
         figures: the whole entry, with figures in [0, 1].
     """
 
@@ -63,8 +67,8 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """The data set; in files of older versions the output folder, which is called like it."""
-        return self.about.get("dataset") or self.file.absolute().parent.name
+        """The data set's name."""
+        return self.about.get("dataset", "")
 
     @property
     def commit(self) -> str:
@@ -73,77 +77,86 @@ class Run:
 
     @property
     def choices(self) -> Choices:
-        """The choices that rows of tables are told apart by."""
+        """The choices that distinguish the rows of tables."""
         return Choices(*(self.about.get(name, "") for name in Choices._fields))
 
     @property
-    def levels(self) -> int:
-        """How many levels above its own classes it was measured on."""
-        levels = self.figures.get("levels")
-        return len(levels) if isinstance(levels, list) else 0
+    def levels(self) -> list[Mapping[str, Any]]:
+        """The figures of its own classes, of their parents, and so on."""
+        return [self.figures, *self.figures.get("levels", [])]
 
     def value(self, metric: str, level: int = 0) -> float | None:
-        """Returns a figure in [0, 1]; none where it was not measured.
+        """Returns a figure in [0, 1], or none if it was not measured.
 
         Args:
             metric: its name in ``metrics.json``.
             level: 0 for the classes themselves, 1 for their parents.
         """
-        if level > self.levels:
-            return None
-        return as_number((self.figures["levels"][level - 1] if level else self.figures).get(metric))
+        return as_number(self.levels[level].get(metric)) if level < len(self.levels) else None
+
+    def class_values(self, metric: str) -> list[float | None]:
+        """Returns a figure of each class, in their order."""
+        per_class = self.figures.get("per_class", {})
+        return [as_number(figures.get(metric)) for figures in per_class.values()]
 
     def notes(self) -> list[str]:
-        """Returns what has to be said beside the figures."""
+        """Returns what a reader must know beside the figures."""
         notes = [self.about["data"]] if self.about.get("data") else []
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"
             notes.append(f"background chosen by ground truth ({chosen})")
-        if self.has_seen_masks:
+        if has_seen_masks(self.figures):
             notes.append("its initial weights have seen masks: not free of annotation")
         if self.configuration.get("checkpoint") == "best":
             notes.append("checkpoint chosen by ground truth")
         return notes
 
-    @property
-    def initial_weights(self) -> str:
-        """What a segmenter's backbone starts from; "" where that is nothing."""
-        segmenter = self.configuration.get("segmenter")
-        weights = segmenter.get("pretrained") if isinstance(segmenter, dict) else None
-        return Path(str(weights)).name if weights else ""
 
-    @property
-    def has_seen_masks(self) -> bool:
-        """Whether the weights that a segmenter starts from were trained on masks by people."""
-        found = self.figures.get("initial_weights")
-        return bool(found.get("seen_masks")) if isinstance(found, dict) else False
+class Shown(NamedTuple):
+    """The run that a cell shows, and the number of configurations it was chosen from."""
+
+    run: Run
+    candidates: int
+
+    def cell(
+        self, metric: str, notes: Notes, *, level: int = 0, full_sizes: Sequence[int] = ()
+    ) -> str:
+        """Returns a figure in percent with its marks and remarks, or nothing if not measured."""
+        value = self.run.value(metric, level)
+        if value is None:
+            return ""
+        latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
+        remarks = filter(None, [describe_images(self.run.images, full_sizes), latest])
+        remark = ", ".join(remarks)
+        marks = "".join(map(notes.mark, self.run.notes()))
+        return f"{percent(value)}{marks}{f' ({remark})' * bool(remark)}"
 
 
 def as_number(value: object) -> float | None:
-    """Returns a finite number; none for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    """Returns a finite number, or none for anything else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def has_seen_masks(figures: Mapping[str, Any]) -> bool:
+    """Tells whether a segmenter started from weights that were trained on masks by people."""
+    return bool((figures.get("initial_weights") or {}).get("seen_masks"))
 
 
 def find_files(places: Iterable[Path]) -> list[Path]:
     """Returns the metrics files in and below folders, and those that are named, oldest first.
 
     Raises:
-        UserError: a place that does not exist.
+        UserError: a place does not exist.
     """
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for place in places:
-        if place.is_dir():
-            depths = ("*/" * depth + METRICS for depth in range(DEPTH + 1))
-            files = [path for pattern in depths for path in place.glob(pattern) if path.is_file()]
-        elif place.is_file():
-            files = [place]
-        else:
+        if not place.exists():
             raise UserError(f"there is no {place}: give a folder with results, or a {METRICS}")
-        found.update({path.resolve(): path for path in files})
-    return sorted(found.values(), key=lambda path: (path.stat().st_mtime_ns, path))
+        patterns = ["*/" * depth + METRICS for depth in range(_MAX_DEPTH + 1)]
+        below = [path for pattern in patterns for path in place.glob(pattern) if path.is_file()]
+        files |= {path.resolve(): path for path in (below if place.is_dir() else [place])}
+    return sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path))
 
 
 def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -161,85 +174,66 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
         content = read_json(file)
         entries = content.get("runs", []) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            problems.append(f"{file} is damaged and was left out: run stage=evaluate again")
+            problems.append(f"{file} is damaged and was skipped: run stage=evaluate again")
             continue
-        strange = 0
+        damaged = 0
         for entry in entries:
-            run = _read_run(file, len(runs), entry)
-            if run is None:
-                strange += 1
-            else:
-                runs += _by_experiment(run)
-        if strange:
-            noun = "entry is no run" if strange == 1 else "entries are no runs"
-            left_out = "was left out" if strange == 1 else "were left out"
-            problems.append(f"{strange} {noun} in {file} and {left_out}")
+            try:
+                runs += list(_read_entry(file, len(runs), entry))
+            except (KeyError, TypeError, ValueError):
+                damaged += 1
+        if damaged:
+            counted = "1 entry is" if damaged == 1 else f"{damaged} entries are"
+            problems.append(f"{counted} damaged in {file} and skipped: run stage=evaluate again")
     return runs, problems
 
 
-def _read_run(file: Path, order: int, entry: object) -> Run | None:
-    if not isinstance(entry, dict) or entry.get("stage") not in MAIN_METRIC:
-        return None
-    about, configuration = entry.get("about", {}), entry.get("configuration", {})
-    names = entry.get("split"), entry.get("key")
-    images = entry.get("images")
-    if not all(isinstance(value, dict) for value in (about, configuration)):
-        return None
-    if not all(isinstance(name, str) for name in names) or not isinstance(images, int):
-        return None
-    levels = entry.get("levels", [])
-    if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
-        return None
-    return Run(
-        file=file,
-        order=order,
-        stage=entry["stage"],
-        split=names[0],
-        key=names[1],
-        images=images,
-        about={name: str(value or "") for name, value in about.items()},
-        configuration=configuration,
-        figures=entry,
-    )
+def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Run]:
+    """Yields a run for every experiment that an entry belongs to.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not an entry of a run.
+    """
+    about = {name: str(value or "") for name, value in dict(entry["about"]).items()}
+    levels = [dict(level) for level in entry.get("levels", [])]
+    if entry["stage"] not in MAIN_METRIC:
+        raise ValueError(f"{entry['stage']} is not measured")
+    for experiment in entry.get("experiments") or [about.get("experiment", "")]:
+        yield Run(
+            file=file,
+            order=order,
+            stage=entry["stage"],
+            split=str(entry["split"]),
+            key=str(entry["key"]),
+            images=int(entry["images"]),
+            about={**about, "experiment": experiment},
+            configuration=dict(entry["configuration"]),
+            figures={**entry, "levels": levels},
+        )
 
 
-def _by_experiment(run: Run) -> list[Run]:
-    """Returns a run once for every experiment that it belongs to."""
-    names = run.figures.get("experiments")
-    if not isinstance(names, list) or not names:
-        return [run]
-    return [replace(run, about={**run.about, "experiment": str(name)}) for name in names]
-
-
-def choose_run(runs: Sequence[Run], whole: Sequence[int] = ()) -> tuple[Run, int]:
-    """Returns the run that a cell shows, and how many configurations it was chosen from.
-
-    The latest of those on all images; where there is none, of those on the most.
+def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
+    """Chooses the latest run on all images, or else the latest of those on the most images.
 
     Args:
         runs: runs of one stage and split, at least one.
-        whole: the numbers of images that are a whole split; empty: any.
+        full_sizes: the numbers of images that make a whole split; empty if any number does.
     """
 
     def rank(run: Run) -> tuple[bool, int, int]:
-        is_whole = run.images in whole
+        is_whole = run.images in full_sizes
         return is_whole, 0 if is_whole else run.images, run.order
 
-    return max(runs, key=rank), len({run.key for run in runs})
+    return Shown(max(runs, key=rank), len({run.key for run in runs}))
 
 
-def describe_images(images: int, whole: Sequence[int]) -> str:
-    """Returns nothing where all images were measured, else how many were.
+def describe_images(images: int, full_sizes: Sequence[int]) -> str:
+    """Returns nothing if all images were measured, else how many were.
 
     Args:
         images: how many were measured.
-        whole: the numbers of images that are a whole split; empty: any.
+        full_sizes: the numbers of images that make a whole split; empty if any number does.
     """
-    if not whole or images in whole:
+    if not full_sizes or images in full_sizes:
         return ""
-    return f"partial: {images:,} images" if images < max(whole) else f"{images:,} images"
-
-
-def join_different(values: Iterable[str]) -> str:
-    """Returns the different values in order, without empty ones."""
-    return " / ".join(dict.fromkeys(value for value in values if value))
+    return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"

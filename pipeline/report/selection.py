@@ -1,7 +1,8 @@
-"""Which images of a large data set a report shows."""
+"""The images of a large data set that a report shows."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,61 +11,6 @@ import numpy as np
 from pipeline.report.measured import ImageFigures
 
 WORST, BEST, DISAGREEING, SAMPLE = "worst", "best", "most disagreeing", "even sample"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The images that are shown.
-
-    Attributes:
-        images: in the order of the split.
-        reasons: id → why it was chosen; empty where all are shown.
-        description: a sentence on what is shown.
-    """
-
-    images: list[ImageFigures]
-    reasons: dict[str, str]
-    description: str
-
-
-def choose_images(images: Sequence[ImageFigures], most: int | None) -> Selection:
-    """Chooses images: a quarter each of the worst, the best, the most disagreeing, and of all.
-
-    Where one of these is not known, since there is no ground truth or no prediction, the others
-    have its share.
-
-    Args:
-        images: all of a split.
-        most: how many may be shown; none shows all.
-    """
-    if most is None or len(images) <= most:
-        return Selection(list(images), {}, f"All {len(images):,} images are shown.")
-    rankings = {
-        WORST: _ranking(images, lambda f: f.iou),
-        BEST: _ranking(images, lambda f: f.iou)[::-1],
-        DISAGREEING: _ranking(images, lambda f: f.disagreement)[::-1],
-    }
-    rankings = {reason: ranking for reason, ranking in rankings.items() if ranking}
-    share = most // (len(rankings) + 1)
-    chosen: dict[int, str] = {}
-    for reason, ranking in rankings.items():
-        new = [index for index in ranking if index not in chosen]
-        chosen |= dict.fromkeys(new[:share], reason)
-    rest = [index for index in range(len(images)) if index not in chosen]
-    places = np.linspace(0, len(rest) - 1, most - len(chosen)).round().astype(int)
-    chosen |= {rest[place]: SAMPLE for place in places.tolist()}
-    counts = [
-        f"{sum(r == reason for r in chosen.values())} {_PHRASES[reason]}"
-        for reason in (*rankings, SAMPLE)
-    ]
-    return Selection(
-        [images[index] for index in sorted(chosen)],
-        {images[index].sample.id: reason for index, reason in chosen.items()},
-        f"{len(chosen):,} of {len(images):,} images are shown: {', '.join(counts[:-1])}"
-        f"{' and ' if counts[:-1] else ''}{counts[-1]}; report.images=null shows all.",
-    )
-
-
 _PHRASES = {
     WORST: "with the lowest IoU",
     BEST: "with the highest",
@@ -73,11 +19,60 @@ _PHRASES = {
 }
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The images that are shown.
+
+    Attributes:
+        images: in the order of the split.
+        reasons: id → why it was selected; empty if all images are shown.
+        description: a sentence on what is shown.
+    """
+
+    images: list[ImageFigures]
+    reasons: dict[str, str]
+    description: str
+
+
+def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Selection:
+    """Selects a quarter each of the worst, the best and the most disagreeing images, and of all.
+
+    If a ranking is not known, without ground truth or predictions, the others share its quarter.
+
+    Args:
+        images: all of a split.
+        max_images: how many may be shown, or none for all.
+    """
+    if max_images is None or len(images) <= max_images:
+        return Selection(list(images), {}, f"All {len(images):,} images are shown.")
+    rankings = {
+        WORST: _ranking(images, lambda f: f.iou),
+        BEST: _ranking(images, lambda f: f.iou)[::-1],
+        DISAGREEING: _ranking(images, lambda f: f.disagreement)[::-1],
+    }
+    rankings = {reason: ranking for reason, ranking in rankings.items() if ranking}
+    share = max_images // (len(rankings) + 1)
+    chosen: dict[int, str] = {}
+    for reason, ranking in rankings.items():
+        new = [index for index in ranking if index not in chosen]
+        chosen |= dict.fromkeys(new[:share], reason)
+    rest = [index for index in range(len(images)) if index not in chosen]
+    places = np.linspace(0, len(rest) - 1, max_images - len(chosen)).round().astype(int)
+    chosen |= {rest[place]: SAMPLE for place in places.tolist()}
+    counts = Counter(chosen.values())
+    phrases = [f"{counts[reason]} {_PHRASES[reason]}" for reason in (*rankings, SAMPLE)]
+    listed = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    return Selection(
+        [images[index] for index in sorted(chosen)],
+        {images[index].sample.id: reason for index, reason in chosen.items()},
+        f"{len(chosen):,} of {len(images):,} images are shown: {listed}; report.images=null shows"
+        " all.",
+    )
+
+
 def _ranking(
     images: Sequence[ImageFigures], value: Callable[[ImageFigures], float | None]
 ) -> list[int]:
     """Returns the indices of the images whose value is known, the lowest first."""
-    known = [
-        (found, index) for index, image in enumerate(images) if (found := value(image)) is not None
-    ]
-    return [index for _, index in sorted(known)]
+    known = [index for index, image in enumerate(images) if value(image) is not None]
+    return sorted(known, key=lambda index: value(images[index]))

@@ -14,10 +14,10 @@ from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.masks.mask_files import read_labels
+from pipeline.report.examples import Example, contact_sheet
 from pipeline.report.material import Material
 from pipeline.report.measured import UNREADABLE
 from pipeline.report.page import write_page
-from pipeline.report.pictures import Example, contact_sheet
 from pipeline.report.tables import write_tables
 
 _EXAMPLES = 6

@@ -1,25 +1,24 @@
 """One experiment that was run several times with different settings, as a table of the settings.
 
-The runs of a study name the same experiment (``experiment_name=NAME``) and differ in what Hydra's
-multirun was given. What differs is read off their configurations.
+The runs of a study name the same experiment (``experiment_name=NAME``). The settings that differ
+are found by comparing their configurations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import canonical_json
-from pipeline.report.markdown import padded_table, percent_or_blank
-from pipeline.report.runs import MAIN_METRIC, Run, as_number
-from pipeline.report.settings import describe_setting, flatten
+from pipeline.report.configurations import describe_setting, flatten
+from pipeline.report.markdown import padded_table, percent
+from pipeline.report.runs import MAIN_METRIC, STAGE_NAMES, Run, as_number
 
-_MOST_ROWS = 12
-"""Up to as many runs, pairs of blocks are rows; above it a matrix is easier to read."""
+_MAX_ROWS = 12
+"""With more runs, pairs of blocks are easier to read as a matrix than as rows."""
 
-_STAGES = {"tags": "tags", "cams": "maps", "masks": "masks", "predictions": "segmenter"}
-_EXPLAINED = {
+_CHOICES = {
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
     "tags": ("method",),
@@ -30,7 +29,7 @@ _EXPLAINED = {
 """A choice that readers know by name → the settings that it stands for."""
 
 _FINGERPRINTS = ("weights", "data", "list")
-"""Settings that only name a content; they are left out where others say the same."""
+"""Settings that only identify a content; they are left out if others distinguish the runs."""
 
 _MISSING = object()
 
@@ -43,30 +42,18 @@ class _Setting(NamedTuple):
 
     @property
     def last_name(self) -> str:
-        """The name without the stages that it lies in."""
+        """The name without the groups around it."""
         return self.name.rsplit(".", 1)[-1]
 
     @property
     def identities(self) -> list[str]:
-        """What equal values have in common, in each run; "" where it does not have the setting."""
+        """A text for each run, equal for equal values; "" where a run lacks the setting."""
         return ["" if value is _MISSING else canonical_json(value) for value in self.values]
 
-    @property
-    def texts(self) -> list[str]:
-        """The values for readers."""
-        return ["–" if value is _MISSING else describe_setting(value) for value in self.values]
-
-    def follows(self, others: Sequence[_Setting]) -> bool:
-        """Tells whether its value is known as soon as those of others are."""
+    def follows_from(self, others: Sequence[_Setting]) -> bool:
+        """Tells whether the values of others determine its value."""
         causes = list(zip(*(other.identities for other in others)))
         return len(set(zip(causes, self.identities))) == len(set(causes))
-
-
-class _Metric(NamedTuple):
-    """A column of figures, in [0, 1]; none where one was not measured."""
-
-    label: str
-    values: list[float | None]
 
 
 def write_study(name: str, runs: Sequence[Run]) -> str:
@@ -80,64 +67,66 @@ def write_study(name: str, runs: Sequence[Run]) -> str:
         UserError: no run names the experiment.
     """
     groups: dict[tuple[str, int, str], dict[str, Run]] = {}
-    stages = list(MAIN_METRIC)
     for run in runs:
         if run.choices.experiment == name:
-            group = groups.setdefault((run.dataset, stages.index(run.stage), run.split), {})
-            group[run.key] = run
+            place = (run.dataset, list(MAIN_METRIC).index(run.stage), run.split)
+            groups.setdefault(place, {})[run.key] = run
     if not groups:
         known = sorted({run.choices.experiment for run in runs} - {""})
-        there = f"those that exist are {', '.join(known)}" if known else "none was named so far"
+        there = f"those that exist are {', '.join(known)}" if known else "no run names one yet"
         raise UserError(
-            f"no run is of an experiment {name}: {there}; run_stage.py … experiment_name=NAME"
-            " names one"
+            f"no run belongs to an experiment {name}: {there}; name one with run_stage.py …"
+            " experiment_name=NAME"
         )
-    sections = [
-        f"## {dataset} {split}, {_STAGES[stages[stage]]}\n\n{_table(list(groups[key].values()))}"
-        for key in sorted(groups)
-        for dataset, stage, split in [key]
-    ]
-    return "\n".join([f"# {name}\n", *sections])
+    sections = [f"# {name}\n"]
+    for key in sorted(groups):
+        group = list(groups[key].values())
+        title = f"{group[0].dataset} {group[0].split}, {STAGE_NAMES[group[0].stage]}"
+        sections.append(f"## {title}\n\n{_table(group)}")
+    return "\n".join(sections)
 
 
 def _table(runs: list[Run]) -> str:
     settings = _varying(runs)
-    matrix = _matrix(runs, settings)
-    if matrix:
-        return matrix
+    if len(settings) == 1 and len(runs) > _MAX_ROWS and _are_pairs(settings[0].values):
+        return _matrix(runs, settings[0])
     if not settings or len(set(zip(*(s.identities for s in settings)))) < len(runs):
         settings.append(_Setting("key", [run.key for run in runs]))
-    order = sorted(range(len(runs)), key=lambda i: [_sort_key(s.values[i]) for s in settings])
-    metrics = [(metric.label, _embolden(metric.values)) for metric in _metrics(runs)]
     names = _short_names([setting.name for setting in settings])
+    columns = {
+        name: ["–" if v is _MISSING else describe_setting(v) for v in setting.values]
+        for name, setting in zip(names, settings, strict=True)
+    }
     images = [f"{run.images:,}" for run in runs]
-    caption = f"{images[0]} images, %.\n\n" if len(set(images)) == 1 else "%.\n\n"
-    columns = [(name, setting.texts) for name, setting in zip(names, settings, strict=True)]
-    if len(set(images)) > 1:
-        columns.append(("images", images))
+    same_images = len(set(images)) == 1
+    if not same_images:
+        columns["images"] = images
+    columns |= {label: _embolden(values) for label, values in _metrics(runs).items()}
     notes = ["; ".join(run.notes()) for run in runs]
-    columns += metrics + ([("notes", notes)] if any(notes) else [])
-    header = [label for label, _ in columns]
-    rows = [[cells[i] for _, cells in columns] for i in order]
-    return caption + padded_table(header, rows, [*names, "notes"])
+    if any(notes):
+        columns["notes"] = notes
+    order = sorted(range(len(runs)), key=lambda i: [_sort_key(s.values[i]) for s in settings])
+    rows = [[cells[i] for cells in columns.values()] for i in order]
+    caption = f"{images[0]} images, %.\n\n" if same_images else "%.\n\n"
+    return caption + padded_table(columns, rows, [*names, "notes"])
 
 
 def _varying(runs: Sequence[Run]) -> list[_Setting]:
     """Returns the settings that differ among runs, each once."""
     # Only predictions depend on the segmenter, but every run names one.
-    names = [name for name in _EXPLAINED if name != "segmenter" or runs[0].stage == "predictions"]
+    names = [name for name in _CHOICES if name != "segmenter" or runs[0].stage == "predictions"]
     choices = [_Setting(name, [run.about.get(name, "") for run in runs]) for name in names]
     choices = [choice for choice in choices if len(set(choice.values)) > 1]
     kept: dict[tuple[str, ...], _Setting] = {}
-    # A stage holds the settings of those before it, so that some stand there twice: short ones win.
+    # A stage's settings include those of the stages before it, some of them twice: short names win.
     for setting in sorted(_configured(runs), key=lambda s: s.name.count(".")):
-        explaining = [c for c in choices if _may_explain(c, setting)]
-        if not any(setting.follows([choice]) for choice in explaining):
+        explaining = [choice for choice in choices if _may_explain(choice, setting)]
+        if not any(setting.follows_from([choice]) for choice in explaining):
             kept.setdefault((setting.last_name, *setting.identities), setting)
     varying = choices + list(kept.values())
     for setting in [s for s in varying if s.last_name in _FINGERPRINTS]:
         others = [other for other in varying if other is not setting]
-        if others and setting.follows(others):
+        if others and setting.follows_from(others):
             varying = others
     return varying
 
@@ -146,17 +135,19 @@ def _may_explain(choice: _Setting, setting: _Setting) -> bool:
     """Tells whether a choice could stand for a setting, if the setting follows from it."""
     if choice.name == "segmenter":
         return setting.name.startswith("segmenter.")  # its preset holds all of them
-    return setting.last_name in _EXPLAINED[choice.name]
+    return setting.last_name in _CHOICES[choice.name]
 
 
 def _configured(runs: Sequence[Run]) -> list[_Setting]:
-    """Returns the settings of the configuration whose values differ where runs have them."""
+    """Returns the settings of the configurations that differ among the runs that have them."""
     flat = [flatten(run.configuration) for run in runs]
     settings = []
-    for name in dict.fromkeys(name for one in flat for name in one):
-        # Where a whole group is null in some runs (no CRF), it is a value of its own in the others.
-        in_groups = [any(other.startswith(f"{name}.") for other in one) for one in flat]
-        values = [one.get(name, {} if group else _MISSING) for one, group in zip(flat, in_groups)]
+    for name in dict.fromkeys(name for configuration in flat for name in configuration):
+        # A group that is null in some runs (no CRF) is a value of its own in the others.
+        values = [
+            c.get(name, {} if any(other.startswith(f"{name}.") for other in c) else _MISSING)
+            for c in flat
+        ]
         setting = _Setting(name, values)
         if len(set(setting.identities) - {""}) > 1:
             settings.append(setting)
@@ -179,9 +170,11 @@ def _short_names(names: Sequence[str]) -> list[str]:
 
 
 def _sort_key(value: object) -> tuple[int, Any]:
-    """Orders values of any type: none, then numbers, lists of numbers, and the rest by its text."""
+    """Orders values of any type: none, numbers, lists of numbers, and the rest by its text."""
     if value is None or value is _MISSING:
         return 0, 0
+    if isinstance(value, bool):
+        return 3, canonical_json(value)
     if as_number(value) is not None:
         return 1, value
     if isinstance(value, list) and all(as_number(item) is not None for item in value):
@@ -189,57 +182,46 @@ def _sort_key(value: object) -> tuple[int, Any]:
     return 3, canonical_json(value)
 
 
-def _metrics(runs: Sequence[Run]) -> list[_Metric]:
-    """Returns the figures of a stage: those that all runs have, apart from the main one."""
-    stage = runs[0].stage
-    main, label = MAIN_METRIC[stage], "mAP" if stage == "tags" else "mIoU"
-
-    def column(label: str, of: Callable[[Run], float | None]) -> _Metric:
-        return _Metric(label, [of(run) for run in runs])
-
-    optional = []
-    for level in range(1, 1 + max(run.levels for run in runs)):
-        optional.append(column(f"{label}, level {level}", lambda r, n=level: r.value(main, n)))
-    for name in dict.fromkeys(name for run in runs for name in _variants(run)):
-        optional.append(column(f"{label} {name}", lambda r, n=name: _variants(r).get(n)))
-    if stage == "tags":
-        optional.append(column("F1", lambda r: r.value("f1")))
-    complete = [metric for metric in optional if None not in metric.values]
-    return [column(label, lambda r: r.value(main)), *complete]
-
-
-def _variants(run: Run) -> dict[str, float | None]:
-    variants = run.figures.get("variants")
-    found: Mapping = variants if isinstance(variants, dict) else {}
-    main = MAIN_METRIC[run.stage]
-    return {name: as_number(v.get(main)) for name, v in found.items() if isinstance(v, dict)}
+def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
+    """Returns the main figure of a stage, and others that all runs have, by their columns."""
+    is_tags, metric = runs[0].stage == "tags", MAIN_METRIC[runs[0].stage]
+    main = "mAP" if is_tags else "mIoU"
+    columns = {main: [run.value(metric) for run in runs]}
+    for level in range(1, max(len(run.levels) for run in runs)):
+        columns[f"{main}, level {level}"] = [run.value(metric, level) for run in runs]
+    variants = [run.figures.get("variants") or {} for run in runs]
+    for name in dict.fromkeys(name for of_run in variants for name in of_run):
+        values = [as_number(of_run.get(name, {}).get(metric)) for of_run in variants]
+        columns[f"{main} {name}"] = values
+    if is_tags:
+        columns["F1"] = [run.value("f1") for run in runs]
+    return {name: v for name, v in columns.items() if name == main or None not in v}
 
 
 def _embolden(values: Sequence[float | None]) -> list[str]:
-    """Returns percentages, the best in bold unless, as they are printed, all are equal."""
-    texts = [percent_or_blank(value) for value in values]
-    best = percent_or_blank(max((v for v in values if v is not None), default=None))
+    """Returns percentages, the best in bold unless all are printed alike."""
+    texts = [percent(value, missing="") for value in values]
+    best = percent(max((v for v in values if v is not None), default=None), missing="")
     if len(set(texts)) == 1:
         return texts
     return [f"**{text}**" if text == best else text for text in texts]
 
 
-def _matrix(runs: Sequence[Run], settings: Sequence[_Setting]) -> str:
-    """Returns first × last block of the main figure where these alone differ, else nothing."""
-    if len(settings) != 1 or len(runs) <= _MOST_ROWS:
-        return ""
-    pairs = settings[0].values
-    if not all(isinstance(p, list) and len(p) == 2 and all(map(_is_block, p)) for p in pairs):
-        return ""
-    metric = _metrics(runs)[0]
-    figures = dict(zip(map(tuple, pairs), _embolden(metric.values)))
-    firsts, lasts = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
-    corner = f"{settings[0].name}: first ↓ last →"
+def _are_pairs(values: Sequence[object]) -> bool:
+    """Tells whether all values are a first and a last block."""
+    return all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(block, int) for block in pair)
+        for pair in values
+    )
+
+
+def _matrix(runs: Sequence[Run], pairs: _Setting) -> str:
+    """Returns the main figure as a matrix of first × last block."""
+    label, values = next(iter(_metrics(runs).items()))
+    figures = dict(zip(map(tuple, pairs.values), _embolden(values)))
+    firsts, lasts = (sorted({pair[i] for pair in pairs.values}) for i in (0, 1))
+    corner = f"{pairs.name}: first ↓ last →"
     rows = [[str(first), *(figures.get((first, last), "") for last in lasts)] for first in firsts]
     images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
     table = padded_table([corner, *map(str, lasts)], rows, [corner])
-    return f"{metric.label}, %, {images} images.\n\n{table}"
-
-
-def _is_block(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return f"{label}, %, {images} images.\n\n{table}"

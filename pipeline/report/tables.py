@@ -1,8 +1,8 @@
-"""``tables.md``: the figures of ``metrics.json``, one table a question."""
+"""``tables.md``: the figures of ``metrics.json``, a table for each question."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,8 +12,9 @@ from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import canonical_json
 from pipeline.report.markdown import Table, percent
 from pipeline.report.rounds import collect_rounds
+from pipeline.report.runs import has_seen_masks
 
-TAGGING_ROWS = {
+_VARIANTS = {
     "clip": "CLIP, class token, image squeezed to the native size",
     "clip_native": "CLIP, class token, image at its own size",
     "coarse_last": "best patch, last block's attention kept",
@@ -23,11 +24,13 @@ TAGGING_ROWS = {
 }
 """The rows of the ablation, in the order of the paper."""
 
-
-STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
+_STAGES = {
+    "cams": "class activation maps",
+    "masks": "pseudo masks",
+    "predictions": "segmenter, trained on pseudo masks",
+}
+_STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
-
-_TAGGING_FIGURES = ("map", "f1", "precision", "recall")
 
 
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
@@ -39,110 +42,100 @@ def write_tables(path: Path, metrics: MetricsFile) -> Path:
 
 
 def collect_tables(metrics: MetricsFile) -> list[Table]:
-    """Returns the tables of what was measured, without those that would be empty."""
-    tables = [_tagging(metrics), _ablation(metrics), _segmentation(metrics)]
-    tables += [_seeds(metrics), collect_rounds(metrics)]
-    return [table for table in tables if table is not None]
-
-
-def _tagging(metrics: MetricsFile) -> Table | None:
-    splits = metrics.latest.get("tags", {})
-    if not splits:
-        return None
-    rows = [
-        [split + level, _images(f), *(percent(figures[k]) for k in _TAGGING_FIGURES)]
-        for split, f in splits.items()
-        for level, figures in _by_level(f)
+    """Returns the tables of what was measured, without empty ones."""
+    rounds = collect_rounds(metrics)
+    tables = [
+        _tagging(metrics),
+        _ablation(metrics),
+        Table("Segmentation", ["", "split", "images", "mIoU (%)"], list(_segmentation(metrics))),
+        _seeds(metrics),
+        *([rounds] if rounds else []),
     ]
+    return [table for table in tables if table.rows]
+
+
+def _tagging(metrics: MetricsFile) -> Table:
     header = ["split", "images", "mAP", "F1", "precision", "recall"]
+    rows = [
+        [split + level, _images(of_split)]
+        + [percent(figures[metric]) for metric in ("map", "f1", "precision", "recall")]
+        for split, of_split in metrics.latest.get("tags", {}).items()
+        for level, figures in _by_level(of_split)
+    ]
     return Table("Tags (%)", header, rows)
 
 
-def _by_level(figures: Mapping) -> list[tuple[str, Mapping]]:
-    """Returns the figures of the classes, and of what they are called one and more levels up."""
+def _ablation(metrics: MetricsFile) -> Table:
+    splits = {k: f for k, f in metrics.latest.get("tags", {}).items() if f.get("variants")}
+    header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
+    rows = [
+        [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
+        for name, label in _VARIANTS.items()
+        if any(name in f["variants"] for f in splits.values())
+    ]
+    return Table("Tagging, step by step", header, rows)
+
+
+def _segmentation(metrics: MetricsFile) -> Iterator[list[str]]:
+    for stage, label in _STAGES.items():
+        for split, figures in metrics.latest.get(stage, {}).items():
+            where = [split, _images(figures)]
+            for level, of_level in _by_level(figures):
+                yield [label + _remark(figures) + level, *where, percent(of_level["miou"])]
+            variants = figures.get("variants", {})
+            for step, words in _STEPS.items():
+                if step in variants:
+                    miou = percent(variants[step]["miou"])
+                    yield [f"the same segmenter, {words}", *where, miou]
+            if "ceiling" in variants:
+                fully_supervised = variants["ceiling"]["miou"]
+                share = percent(figures["miou"] / fully_supervised)
+                words = f"trained on the ground truth (share reached: {share}%)"
+                yield [f"the same segmenter, {words}", *where, percent(fully_supervised)]
+
+
+def _remark(figures: Mapping[str, Any]) -> str:
+    if "chosen_by_ground_truth" in figures:
+        return f", background chosen by ground truth (β={figures['background_beta']})"
+    kept = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
+    return kept + " (its initial weights have seen masks)" * has_seen_masks(figures)
+
+
+def _seeds(metrics: MetricsFile) -> Table:
+    """Returns the mean over runs of the segmenter that differ in nothing but the seed."""
+    groups: dict[tuple[str, str], list[Mapping]] = {}
+    for run in metrics.runs:
+        if run["stage"] == "predictions":
+            same = canonical_json(_without_seed(run["configuration"]))
+            groups.setdefault((run["split"], same), []).append(run)
+    rows = []
+    for (split, _), runs in groups.items():
+        if len(runs) > 1:
+            values = [100 * run["miou"] for run in runs]
+            segmenters = [run["configuration"]["segmenter"] for run in runs]
+            seeds = ", ".join(str(segmenter["seed"]) for segmenter in segmenters)
+            spread = f"{mean(values):.1f} ± {stdev(values):.1f}"
+            rows.append([segmenters[0]["name"], split, _images(runs[0]), seeds, spread])
+    header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
+    return Table("Over seeds", header, rows)
+
+
+def _without_seed(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_seed(value) if isinstance(value, Mapping) else value
+        for key, value in configuration.items()
+        if key != "seed"
+    }
+
+
+def _by_level(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Returns the figures of the classes, and of their names one and more levels up."""
     levels = enumerate(figures.get("levels", []), 1)
     above = [(f", level {n} ({len(f['per_class'])} names)", f) for n, f in levels]
     return [("", figures), *above]
 
 
-def _images(figures: Mapping) -> str:
-    """Says how many images were measured, and of how many the ground truth could not be used."""
+def _images(figures: Mapping[str, Any]) -> str:
+    """Returns how many images were measured, and how many lacked usable ground truth."""
     left_out = figures.get("left_out")
     return f"{figures['images']} ({left_out} left out)" if left_out else str(figures["images"])
-
-
-def _ablation(metrics: MetricsFile) -> Table | None:
-    splits = {k: f for k, f in metrics.latest.get("tags", {}).items() if f.get("variants")}
-    if not splits:
-        return None
-    rows = [
-        [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
-        for name, label in TAGGING_ROWS.items()
-        if any(name in f["variants"] for f in splits.values())
-    ]
-    header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
-    return Table("Tagging, step by step", header, rows)
-
-
-def _segmentation(metrics: MetricsFile) -> Table | None:
-    labels = {
-        "cams": "class activation maps",
-        "masks": "pseudo masks",
-        "predictions": "segmenter, trained on pseudo masks",
-    }
-    rows = []
-    for stage, label in labels.items():
-        for split, figures in metrics.latest.get(stage, {}).items():
-            note = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
-            if (figures.get("initial_weights") or {}).get("seen_masks"):
-                note += " (its initial weights have seen masks)"
-            if "chosen_by_ground_truth" in figures:
-                note = f", background chosen by ground truth (β={figures['background_beta']})"
-            images = _images(figures)
-            for level, found in _by_level(figures):
-                rows.append([label + note + level, split, images, percent(found["miou"])])
-            for step, label_of_step in STEPS.items():
-                if step in figures.get("variants", {}):
-                    value = percent(figures["variants"][step]["miou"])
-                    rows.append([f"the same segmenter, {label_of_step}", split, images, value])
-            ceiling = figures.get("variants", {}).get("ceiling")
-            if ceiling:
-                share = (
-                    f"the same segmenter, trained on the ground truth (share reached: "
-                    f"{percent(figures['miou'] / ceiling['miou'])}%)"
-                )
-                rows.append([share, split, _images(figures), percent(ceiling["miou"])])
-    if not rows:
-        return None
-    return Table("Segmentation", ["", "split", "images", "mIoU (%)"], rows)
-
-
-def _seeds(metrics: MetricsFile) -> Table | None:
-    """Sums up runs of the segmenter that differ in nothing but the seed."""
-    groups: dict[tuple[str, str], list[Mapping]] = {}
-    for run in metrics.runs:
-        if run["stage"] == "predictions":
-            same = canonical_json(without_seed(run["configuration"]))
-            groups.setdefault((run["split"], same), []).append(run)
-    rows = []
-    for (split, _), runs in groups.items():
-        if len(runs) < 2:
-            continue
-        values = [run["miou"] for run in runs]
-        seeds = ", ".join(str(run["configuration"]["segmenter"]["seed"]) for run in runs)
-        name = str(runs[0]["configuration"]["segmenter"]["name"])
-        spread = f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
-        rows.append([name, split, _images(runs[0]), seeds, spread])
-    if not rows:
-        return None
-    header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
-    return Table("Over seeds", header, rows)
-
-
-def without_seed(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a configuration in which runs that differ in their seed alone are equal."""
-    return {
-        key: without_seed(value) if isinstance(value, Mapping) else value
-        for key, value in configuration.items()
-        if key != "seed"
-    }

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pipeline.planning.table import total_time, what_to_compute
 
 from pipeline.clip.downloads import is_on_disk
 from pipeline.engine.plan import PlannedStage, Speeds
 from pipeline.engine.store import Store
+from pipeline.report.plan_table import total_time, what_to_compute
 from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
 from tests.conftest import REPOSITORY, draw_photograph
 from tests.datasets import miniatures

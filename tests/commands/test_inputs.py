@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from pipeline.segmenter.inputs import find_inputs
 
 from pipeline.commands.inputs import find_inputs
 from pipeline.errors import UserError

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from pipeline.report import published
+from pipeline.report.configurations import find_changes
 from pipeline.report.published import load_published, published_figures
 from pipeline.report.runs import Run, choose_run, find_files, read_runs
-from pipeline.report.settings import find_changes
 from tests.conftest import REPOSITORY, SHARED, Finished
 
 CRF = {"crf": {"iterations": 10, "bilateral_sxy": 67}}
@@ -139,7 +139,7 @@ def test_every_experiment_has_a_published_figure():
     ("old", "new", "complaint"),
     [
         ("{voc2007_test: 88.3}", "{voc2007_test: 883}", "883 is not between 0 and 100"),
-        ("{voc2007_test: 88.3}", "{voc2007_test: high}", "'high' is no number"),
+        ("{voc2007_test: 88.3}", "{voc2007_test: high}", "'high' is not a number"),
         ("{voc2007_test: 88.3}", "{voc2008_test: 88.3}", "no column voc2008_test"),
         ("method: ITACLIP\n", "method: TagCLIP CLS-SEG + CRF\n", None),
         ("method: WeCLIP+ (TPAMI 2025)", "method: WeCLIP (CVPR 2024)", "occurs twice"),
@@ -283,10 +283,10 @@ def test_other_data_sets_and_rare_classes_have_sections(make_tables, tmp_path):
     ]
 
 
-def test_runs_of_older_versions_and_damaged_files_do_no_harm(make_tables, tmp_path):
-    old = {"stage": "cams", "split": "val", "key": "k", "images": 5, "miou": 0.5}
-    strange = [{"stage": "tags"}, {**old, "images": "many"}, 7, {**old, "levels": [3]}]
-    write_runs(tmp_path / "outputs" / "demo" / "metrics.json", old, *strange)
+def test_damaged_entries_and_files_are_skipped_and_named(make_tables, tmp_path):
+    whole = measured("cams", "val", 5, {"dataset": "demo"}, miou=0.5)
+    strange = [{"stage": "tags"}, {**whole, "images": "many"}, 7, {**whole, "levels": [3]}]
+    write_runs(tmp_path / "outputs" / "demo" / "metrics.json", whole, *strange)
     (tmp_path / "outputs" / "torn").mkdir()
     (tmp_path / "outputs" / "torn" / "metrics.json").write_text('{"latest": {}, "ru')
     (tmp_path / "outputs" / "list").mkdir()
@@ -297,15 +297,15 @@ def test_runs_of_older_versions_and_damaged_files_do_no_harm(make_tables, tmp_pa
     notes = finished.errors.splitlines()
     assert sum("torn/metrics.json is damaged" in note for note in notes) == 1
     assert sum("list/metrics.json is damaged" in note for note in notes) == 1
-    assert sum("4 entries are no runs in" in note for note in notes) == 1
+    assert sum("4 entries are damaged in" in note for note in notes) == 1
     assert len(notes) == 3
 
 
 def test_files_are_found_three_levels_down_and_where_the_arguments_say(make_tables, tmp_path):
     for folder in ("outputs", "outputs/a/b/c", "outputs/a/b/c/d", "elsewhere/x"):
         write_runs(tmp_path / folder / "metrics.json")
-    found = find_files([tmp_path / "outputs", tmp_path / "outputs" / "a"])
-    below = sorted(path.parent.relative_to(tmp_path).as_posix() for path in found)
+    files = find_files([tmp_path / "outputs", tmp_path / "outputs" / "a"])
+    below = sorted(path.parent.relative_to(tmp_path).as_posix() for path in files)
     assert below == ["outputs", "outputs/a/b/c", "outputs/a/b/c/d"], "d from a; none twice"
     write_runs(tmp_path / "elsewhere" / "x" / "metrics.json", voc2007(0.921))
     assert "92.1 |" in make_tables("elsewhere").output

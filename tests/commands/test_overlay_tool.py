@@ -9,15 +9,15 @@ from PIL import Image
 from pipeline.files.images import encode_png
 from pipeline.report.artefacts import read_artefact
 from pipeline.report.overlays import make_tile
-from tests.report.conftest import PALETTE
+from tests.report.small_run import PALETTE, build_run
 
 IDS = ["0", "1", "2", "3"]
 CLASSES = ["cat", "$\\frac{dog", "cup"]
 
 
 @pytest.fixture
-def material(build):
-    return build(IDS, CLASSES)
+def material(tmp_path):
+    return build_run(tmp_path / "run", IDS, CLASSES)
 
 
 @pytest.fixture
@@ -45,27 +45,27 @@ def test_every_kind_of_artefact_is_drawn(draw, material, tmp_path):
     assert finished.output == f"16 overlays in {tmp_path / 'o'}\n"
     for folder in folders:
         for image_id in IDS:
-            found = pixels(tmp_path / "o" / folder.stage / f"{image_id}.png")
-            assert min(found.shape[:2]) > 200 and np.ptp(found) > 200
+            picture = pixels(tmp_path / "o" / folder.stage / f"{image_id}.png")
+            assert min(picture.shape[:2]) > 200 and np.ptp(picture) > 200
 
 
 def test_masks_are_tinted_and_named(draw, material, tmp_path):
     draw(material.masks.path, "--ids", "0", "--opacity", "1")
-    found = pixels(tmp_path / "o" / "masks" / "0.png")
+    picture = pixels(tmp_path / "o" / "masks" / "0.png")
     height = 48 * 8  # 48 pixels of the photograph, enlarged
-    region = (found[:height] == PALETTE[1]).all(-1)
+    region = (picture[:height] == PALETTE[1]).all(-1)
     assert region.mean() == pytest.approx(0.25, abs=0.02)
-    assert found.shape[0] > height and (found[height:] < 100).any(), "a legend"
+    assert picture.shape[0] > height and (picture[height:] < 100).any(), "a legend"
     assert not (tmp_path / "o" / "masks" / "1.png").exists()
 
 
 def test_sheets_hold_so_many_images_and_go_on(draw, material, tmp_path):
     finished = draw(material.tags.path, material.masks.path, "--sheet", "--limit", "3")
     assert finished.code == 0 and finished.output.startswith("1 sheet in ")
-    one = pixels(tmp_path / "o" / "sheet_1.png")
+    wide = pixels(tmp_path / "o" / "sheet_1.png")
     finished = draw(material.masks.path, "--sheet", "--columns", "1", "--limit", "3")
     narrow = pixels(tmp_path / "o" / "sheet_1.png")
-    assert narrow.shape[1] < one.shape[1] and narrow.shape[0] > one.shape[0]
+    assert narrow.shape[1] < wide.shape[1] and narrow.shape[0] > wide.shape[0]
 
 
 def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, monkeypatch):
@@ -82,13 +82,13 @@ def test_tiles_show_their_artefact(material):
     )
     tile = make_tile(masks, "0", image)
     assert tile.labels == {1} and not tile.has_heat
-    assert tile.picture[20, 15, 0] > tile.picture[20, 15, 1], "the class's colour is red"
-    assert (tile.picture[20, 60] == 110).all(), "the background keeps the photograph's"
+    assert tile.picture[80, 60, 0] > tile.picture[80, 60, 1], "the class's colour is red"
+    assert (tile.picture[80, 230] == 110).all(), "the background keeps the photograph's"
     heat = make_tile(cams, "0", image)
-    assert heat.has_heat and heat.text == "map of cat"
-    assert heat.picture[20, 15].sum() > heat.picture[20, 60].sum()
-    assert make_tile(tags, "1", image).text == "$\\frac{dog, cup"
-    assert make_tile(tags, "3", image).text == "no tag"
+    assert heat.has_heat and heat.caption == "CAM of cat"
+    assert heat.picture[80, 60].sum() > heat.picture[80, 230].sum()
+    assert make_tile(tags, "1", image).caption == "$\\frac{dog, cup"
+    assert make_tile(tags, "3", image).caption == "no tag"
 
 
 def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):
@@ -109,9 +109,9 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
     ("arguments", "message"),
     [
         (["--ids", "nine"], "holds no image nine"),
-        (["--limit", "0"], "--limit 0 is no number of pictures: give 1 or more"),
-        (["--columns", "0"], "--columns 0 is no number of pictures: give 1 or more"),
-        (["--opacity", "2"], "--opacity 2 is not between 0 and 1: give 0.5"),
+        (["--limit", "0"], "--limit 0 is out of range: give 1 or more"),
+        (["--columns", "0"], "--columns 0 is out of range: give 1 or more"),
+        (["--opacity", "2"], "--opacity 2 is out of range: give a number from 0 to 1"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, message):
@@ -122,9 +122,9 @@ def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, messag
 
 def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
     finished = draw(tmp_path)
-    assert finished.code == 2 and f"{tmp_path} is no finished folder of tags" in finished.errors
+    assert finished.code == 2 and f"{tmp_path} is not a finished folder of tags" in finished.errors
     finished = run_tool("overlay.py", material.masks.path, "--images", tmp_path / "nowhere")
-    assert finished.code == 2 and "is no folder: give the one that holds them" in finished.errors
+    assert finished.code == 2 and "is not a folder: give the one that holds them" in finished.errors
 
 
 def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):

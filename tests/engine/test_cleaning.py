@@ -59,11 +59,11 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
     refused = run_tool("clean.py", store.root)
     assert refused.code == 2
     assert refused.errors == (
-        "error: nobody is there to be asked: give --yes to remove these, or --dry-run\n"
+        "error: there is no terminal to ask on: give --yes to remove these, or --dry-run\n"
     )
     shown = run_tool("clean.py", store.root, "--dry-run")
     assert shown.code == 0 and "7 folders" in shown.output
-    assert "1 of unfinished runs stay; --unfinished removes them, too" in shown.output
+    assert "1 unfinished runs stay; --unfinished removes them too" in shown.output
     assert all(folder.path.is_dir() for folder in folders.values())
 
     half = store.root / ".partial-xyz"
@@ -71,7 +71,7 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
     assert find_temporary(store) == [half]
     with folders["masks", 1]:
         busy = run_tool("clean.py", store.root, "--yes")
-    assert busy.code == 0 and "left alone: " in busy.errors and "6 folders removed" in busy.output
+    assert busy.code == 0 and "not removed: " in busy.errors and "6 folders removed" in busy.output
     assert folders["masks", 1].path.is_dir() and not half.exists()
     assert "1 folders removed" in run_tool("clean.py", store.root, "--yes").output
     left = {name for name, folder in folders.items() if folder.path.is_dir()}
@@ -84,4 +84,4 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
 
 def test_a_folder_that_is_not_there_is_said(run_tool, tmp_path):
     finished = run_tool("clean.py", tmp_path / "no")
-    assert finished.code == 2 and "is no folder: give an output_dir" in finished.errors
+    assert finished.code == 2 and "is not a folder: give an output_dir" in finished.errors

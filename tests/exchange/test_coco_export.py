@@ -104,7 +104,7 @@ def test_wrong_use_is_answered_with_one_sentence(
 
 def test_folders_that_are_none(run_tool, tmp_path, stage_folder):
     for folder, message in (
-        (tmp_path, "is no finished folder of tags, cams, masks or predictions"),
+        (tmp_path, "is not a finished folder of tags, cams, masks or predictions"),
         (stage_folder("masks", {}, ".png"), "holds no image: run stage=masks first"),
     ):
         finished = export(run_tool, folder, tmp_path / "a.json")

@@ -1,125 +1,19 @@
-"""A small run, without any model, for reports to be written of."""
+"""Fixtures of the report's tests."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.cams.cams import Cams, encode_cams
-from pipeline.datasets.ground_truth import MaskFile
-from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.datasets.settings import VocabularySettings
-from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
-from pipeline.engine.store import StageFolder, Store
-from pipeline.files.images import encode_png
-from pipeline.report.material import Material, find_threshold
-from pipeline.tags.stage import record_tags
-
-HEIGHT, WIDTH = 48, 64
-PALETTE = voc_palette(256)
-CONFIG = {"tags": {"method": "tagclip", "alpha": 0.5, "min_score": 0.0}}
-
-Build = Callable[..., Material]
-
-
-def draw_labels(index: int, label: int, width: int) -> np.ndarray:
-    """Returns a mask with one rectangle, whose place depends on the index."""
-    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    left = 4 + 3 * (index % 5)
-    labels[8:40, left : left + width] = label
-    return labels
-
-
-def fill(folder: StageFolder, ids: list[str], files: dict[str, dict[str, bytes]]) -> StageFolder:
-    with folder:
-        for image_id in ids:
-            folder.write(image_id, "input", files[image_id])
-        folder.finish(ids)
-    return folder
-
-
-def build_run(
-    root: Path,
-    ids: list[str],
-    classes: list[str],
-    *,
-    truth: bool = True,
-    trained: bool = True,
-    computed: tuple[str, ...] = ("tags", "cams", "masks"),
-    failures: dict[str, str] | None = None,
-    **settings: object,
-) -> Material:
-    """Returns a run on photographs of one rectangle each.
-
-    Image k shows class k modulo their number. The last image has no tag; every third one has a
-    wrong tag beside the right one; masks are 24 pixels wide as the ground truth, predictions lose
-    one column more with every image.
-    """
-    vocabulary = build_vocabulary(VocabularySettings(classes=classes))
-    store, count = Store(root / "out"), len(classes)
-    samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
-    chosen = {"classes": classes, "exif": False}
-    tags_folder = store.folder("val", "tags", {"method": "tagclip", **chosen})
-    with tags_folder if "tags" in computed else nullcontext():
-        for index, image_id in enumerate(ids):
-            label = 1 + index % count
-            labels = draw_labels(index, label, 24)
-            path = root / "photographs" / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
-            image[labels > 0] = PALETTE[label]
-            Image.fromarray(image).save(path)
-            mask = root / "truth" / f"{index}.png"
-            mask.parent.mkdir(exist_ok=True)
-            mask.write_bytes(encode_png(labels, PALETTE))
-            samples.append(Sample(image_id, path, MaskFile(mask) if truth else None))
-            tags = [] if index == len(ids) - 1 else [label - 1]
-            if index % 3 == 1 and tags:
-                tags = sorted({*tags, label % count})
-            scores = np.full(count, 0.1, np.float32)
-            scores[tags] = 0.8
-            if "tags" in computed:
-                record_tags(tags_folder, samples[-1], "input", tags, {"scores": scores})
-            heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
-            maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
-            cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
-            predicted = draw_labels(index, label, max(1, 24 - index))
-            files["cams"][image_id] = {f"{image_id}.npz": encode_cams(cams)}
-            files["masks"][image_id] = {f"{image_id}.png": encode_png(labels, PALETTE)}
-            files["predictions"][image_id] = {f"{image_id}.png": encode_png(predicted, PALETTE)}
-        if "tags" in computed:
-            for image_id, reason in (failures or {}).items():
-                tags_folder.fail(image_id, reason)
-            tags_folder.finish(ids)
-    folders = {name: store.folder("val", name, {"name": "x", "tags": chosen}) for name in files}
-    done = {*computed, *(["predictions"] if trained else [])}
-    for name in ("cams", "masks", "predictions"):
-        if name in done:
-            fill(folders[name], ids, files[name])
-    settings = {"threshold": find_threshold(CONFIG, 1), "about": {"dataset": "test"}, **settings}
-    return Material(
-        root=root / "out",
-        split="val",
-        samples=samples,
-        vocabulary=vocabulary,
-        read=ImageReader(),
-        tags=tags_folder,
-        cams=folders["cams"],
-        masks=folders["masks"],
-        predictions=folders["predictions"] if trained else None,
-        stages=[tags_folder, *folders.values()],
-        **settings,
-    )
+from pipeline.report.material import Material
+from tests.report.small_run import build_run
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Build:
+def build(tmp_path: Path) -> Callable[..., Material]:
     """Builds runs in folders of their own."""
     numbers = itertools.count()
     return lambda *args, **kwargs: build_run(tmp_path / f"run{next(numbers)}", *args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -16,48 +15,14 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report import stage as report_stage
-from pipeline.report.gallery import MOST_CHARACTERS, build_cards
+from pipeline.report.gallery import MAX_CHARACTERS, build_cards
 from pipeline.report.measured import measure_images
 from pipeline.report.page import write_page
 from pipeline.report.selection import choose_images
+from tests.report.html_page import Page
+from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS
 
-CLASSES = ["cat", "dog", "cup"]
 IDS = [f"holiday/{k}" for k in range(6)]
-HOSTILE_CLASSES = [
-    "<script>hacked=1</script>",
-    '"><img src=x onerror=hacked=1>',
-    "</template></style>$\\frac{<b>",
-]
-HOSTILE_IDS = [
-    "a<script>hacked=1</script>",
-    "b' onclick='hacked=1",
-    'c"><svg onload=hacked=1>',
-    "d\udcff",
-]
-
-
-class Page(HTMLParser):
-    """Elements, their attributes and all text of a page."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.html, self.elements, self.text = html, [], ""
-        self._silent = False
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self._silent = tag in ("script", "style")
-
-    def handle_endtag(self, tag):
-        self._silent = False
-
-    def handle_data(self, data):
-        if not self._silent:
-            self.text += data
-
-    def find(self, tag, **wanted):
-        return [a for name, a in self.elements if name == tag and wanted.items() <= a.items()]
 
 
 def page_of(material):
@@ -74,7 +39,7 @@ def test_one_file_holds_every_image_with_all_that_was_computed(build):
         assert layers.count(layer) == len(IDS), layer
     for layer in ("mask-truth", "prediction-truth", "mask-prediction"):
         assert layers.count(layer) == len(IDS), layer
-    assert layers.count("map") == 7, "one for every tag: two of six images have two, one has none"
+    assert layers.count("cam") == 7, "one for every tag: two of six images have two, one has none"
     assert "no tag" in page.text
     for verdict in ("✓ right", "✗ wrong", "○ missed"):
         assert verdict in page.text
@@ -117,7 +82,7 @@ def test_a_folder_without_labels_has_no_word_of_ground_truth(build):
 def test_before_the_segmenter_only_what_exists_is_shown(build):
     page = page_of(build(IDS, CLASSES, trained=False))
     layers = {a.get("data-layer") for a in page.find("figure")}
-    assert {"map", "argmax", "mask", "mask-truth"} <= layers
+    assert {"cam", "argmax", "mask", "mask-truth"} <= layers
     assert not {"prediction", "mask-prediction"} & layers
     assert "prediction IoU" not in page.text
 
@@ -217,7 +182,7 @@ def test_two_hundred_images_stay_below_twenty_megabytes(build):
     selection = choose_images(measure_images(material).images, 200)
     (card,) = build_cards(selection, material, {})
     pictures = len(card.photograph) + sum(len(panel.picture) for panel in card.panels)
-    assert pictures <= MOST_CHARACTERS and 200 * MOST_CHARACTERS < 18e6
+    assert pictures <= MAX_CHARACTERS and 200 * MAX_CHARACTERS < 18e6
     page = page_of(material)
     assert len(page.html) - pictures < 1.6e6, "what is around them, with 31 labels"
     assert len(card.panels) == 1 + 30 + 4 + 3

@@ -12,11 +12,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.page import write_page
-from tests.report.conftest import build_run
-from tests.report.test_page import HOSTILE_CLASSES, HOSTILE_IDS
+from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, build_run
 
 IDS = [f"{name} {k}" for k, name in enumerate(["pear", "fig", "apple", "kiwi", "plum", "lime"])]
-CLASSES = ["cat", "dog", "cup"]
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",

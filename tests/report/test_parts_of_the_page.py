@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.datasets.sample import Sample
 from pipeline.evaluation.segmentation import Confusion
+from pipeline.files.text import in_words
 from pipeline.report import layers, overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import tag_rows
@@ -107,11 +108,11 @@ def test_without_figures_the_sample_is_even_and_few_images_are_all_shown():
 def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_ignored():
     labels = np.zeros((40, 40), np.uint8)
     labels[10:20, 10:20], labels[25:40, 25:40] = 2, 255
-    found = picture(layers.encode_labels(labels, [(0, 0, 0), (9, 9, 9), (200, 30, 0)]))
-    assert found[15, 15].tolist() == [200, 30, 0, 168]
-    assert found[2, 2, 3] == 0, "the background is clear"
-    assert found[9, 15].tolist() == [255] * 4, "the outline"
-    ignored = found[26:, 26:, 3]
+    layer = picture(layers.encode_labels(labels, [(0, 0, 0), (9, 9, 9), (200, 30, 0)]))
+    assert layer[15, 15].tolist() == [200, 30, 0, 168]
+    assert layer[2, 2, 3] == 0, "the background is clear"
+    assert layer[9, 15].tolist() == [255] * 4, "the outline"
+    ignored = layer[26:, 26:, 3]
     assert 0.1 < (ignored == 255).mean() < 0.4 and (ignored == 0).any()
 
 
@@ -119,24 +120,24 @@ def test_differences_are_told_apart_by_colour_and_hatching():
     first = np.array([[0, 0, 1, 1, 1, 255, 1]], np.uint8)
     second = np.array([[0, 1, 0, 2, 1, 1, 255]], np.uint8)
     kinds = layers.compare_labels(first, second)
-    expected = [0, layers.MISSED, layers.EXTRA, layers.OTHER, layers.SAME, 255, 255]
+    expected = [0, layers.MISSED, layers.EXTRA, layers.CONFUSED, layers.SAME, 255, 255]
     assert kinds.tolist() == [expected]
     pictures = {}
     for kind in layers.DIFFERENCE_COLOURS:
-        found = picture(layers.encode_difference(np.full((24, 24), kind, np.uint8)))
-        lines = (found[..., :3] == 255).all(-1)
-        assert (found[~lines][:, :3] == layers.DIFFERENCE_COLOURS[kind]).all()
+        layer = picture(layers.encode_difference(np.full((24, 24), kind, np.uint8)))
+        lines = (layer[..., :3] == 255).all(-1)
+        assert (layer[~lines][:, :3] == layers.DIFFERENCE_COLOURS[kind]).all()
         pictures[kind] = lines
-    for one, other in itertools.combinations(pictures.values(), 2):
-        assert (one != other).any(), "hatchings differ"
+    for first, second in itertools.combinations(pictures.values(), 2):
+        assert (first != second).any(), "hatchings differ"
     assert picture(layers.encode_difference(np.zeros((4, 4), np.uint8)))[..., 3].max() == 0
 
 
 def test_maps_are_clear_where_they_are_cold():
     heat = np.zeros((60, 60), np.float32)
     heat[:30] = 1
-    found = picture(layers.encode_heat(heat))
-    assert found[50, 30, 3] == 0 and found[10, 30, 3] > 200
+    layer = picture(layers.encode_heat(heat))
+    assert layer[50, 30, 3] == 0 and layer[10, 30, 3] > 200
     large = picture(layers.encode_heat(np.zeros((900, 600), np.float32)))
     assert large.shape[:2] == (200, 133)
 
@@ -178,6 +179,6 @@ def test_durations_and_steps_are_readable(build):
     assert rows[0].path == f"val/tags/{material.tags.key}" and rows[0].complete
     assert (rows[0].images, rows[0].cached, rows[0].computed, rows[0].left_out) == (6, 6, 6, 0)
     assert "numpy" in overview.common_versions(rows)
-    assert [step.images for step in overview.steps(rows)] == ["6"] * 4
+    assert [step.images for step in overview.steps(rows)] == [6] * 4
     for seconds, words in ((0.04, "0.0 s"), (61, "1 min 01 s"), (7500, "2 h 05 min"), (None, "–")):
-        assert overview.in_words(seconds) == words
+        assert in_words(seconds) == words

@@ -12,8 +12,11 @@ from pipeline.cams.cams import Cams
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.pictures import Example, contact_sheet, overlay_labels
+from pipeline.report.examples import Example, contact_sheet
+from pipeline.report.sheets import label_tile
 from pipeline.report.tables import write_tables
+
+PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
 
 
 def run(seed: int, miou: float) -> dict:
@@ -77,12 +80,17 @@ def test_nothing_measured_says_so(tmp_path):
 
 
 def test_labels_are_painted_in_their_colours():
-    palette = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
-    labels = np.array([[0, 2], [2, 255]], np.uint8)
-    painted = overlay_labels(np.full((2, 2, 3), 128, np.uint8), labels, palette).astype(int)
-    assert painted[0, 1, 1] - painted[0, 1, 0] > 80, "class 2 is green"
-    assert np.ptp(painted[0, 0]) < 3 and painted[0, 0].max() < 100, "the background darkens"
-    assert painted[1, 1].min() > 190, "what is ignored is white"
+    labels = np.zeros((240, 240), np.uint8)
+    labels[10:30, 10:30], labels[40:, 40:] = 2, 255
+    photograph = np.full((240, 240, 3), (90, 128, 170), np.uint8)
+    tile = label_tile(photograph, labels, PALETTE, "mask")
+    painted = tile.picture.astype(int)
+    assert tile.labels == {2, 255}
+    assert painted[20, 20, 1] - painted[20, 20, 0] > 80, "class 2 is green"
+    assert np.ptp(painted[2, 2]) == 0, "the background is grey"
+    assert (painted[9, 20] == 255).all(), "regions are outlined"
+    ignored = (painted[40:, 40:] == 255).all(-1)
+    assert 0.1 < ignored.mean() < 0.4, "what is ignored is hatched in white"
 
 
 def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
@@ -98,3 +106,9 @@ def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
     full = Example("x", image, cams, mask, mask, mask)
     with Image.open(io.BytesIO(contact_sheet([full], vocabulary))) as sheet:
         assert sheet.width > three[0]
+
+
+def test_very_narrow_photographs_have_tiles():
+    for shape in ((1, 1000), (1000, 1), (1, 1)):
+        tile = label_tile(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8), PALETTE, "")
+        assert max(tile.picture.shape[:2]) == 240 and min(tile.picture.shape[:2]) >= 1

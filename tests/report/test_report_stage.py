@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
-from tests.report.test_page import Page
+from tests.report.html_page import Page
 
 
 def read(out):
@@ -31,7 +31,7 @@ def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, t
     assert hostile in failures and "cannot be decoded" in failures
 
     assert run_stage(*arguments, "stage=[cams,masks,report]").code == 0
-    assert layers(read(out)) == {"photograph", "map", "argmax", "mask"}
+    assert layers(read(out)) == {"photograph", "cam", "argmax", "mask"}
 
 
 def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_path):  # noqa: F811

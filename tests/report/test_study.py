@@ -141,7 +141,7 @@ def test_many_pairs_of_blocks_become_a_matrix():
 
 def test_the_command_writes_a_study_alone_and_knows_the_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no run is of an experiment yours: none was named"):
+    with pytest.raises(UserError, match="no run belongs to an experiment yours: no run names one"):
         run_command(["--study", "yours"])
     runs = [
         {

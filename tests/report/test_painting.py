@@ -1,9 +1,9 @@
-"""The picture of what a network sees."""
+"""Labels over photographs, with a legend."""
 
 import numpy as np
 import pytest
 
-from pipeline.segmenter.overlay import overlay
+from pipeline.report.painting import overlay
 
 NAMES = ("background", "cat", "a cup")
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
@@ -45,9 +45,9 @@ def test_the_legend_lies_below_and_names_what_is_there_alone():
     full = overlay(grey(600, 800), labelled(), NAMES, PALETTE)
     legend = full[600:]
     assert (legend == (200, 0, 0)).all(2).any() and (legend == (0, 0, 200)).all(2).any()
-    one = overlay(grey(600, 800), np.ones((600, 800), np.uint8), NAMES, PALETTE)[600:]
-    assert (one == (200, 0, 0)).all(2).any() and not (one == (0, 0, 200)).all(2).any()
-    assert (one < 60).any(), "a name is written"
+    single = overlay(grey(600, 800), np.ones((600, 800), np.uint8), NAMES, PALETTE)[600:]
+    assert (single == (200, 0, 0)).all(2).any() and not (single == (0, 0, 200)).all(2).any()
+    assert (single < 60).any(), "a name is written"
 
 
 def test_the_largest_comes_first_and_the_background_last():
@@ -56,11 +56,13 @@ def test_the_largest_comes_first_and_the_background_last():
     assert columns == sorted(columns), "a cup covers more than a cat"
 
 
-def test_what_is_ignored_turns_white():
+def test_what_is_ignored_is_hatched_in_white():
     labels = labelled()
     labels[labels == 1] = 255
     picture = overlay(grey(600, 800), labels, NAMES, PALETTE, 0.5)
     assert picture[200, 200].min() > 180
+    lines = (picture[100:300, 100:300] == 255).all(2)
+    assert 0.1 < lines.mean() < 0.4 and (picture[100:300, 100:300][~lines] == 128).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (30, 40), (700, 20), (20, 700)])

@@ -1,0 +1,187 @@
+"""Labels and class activation maps painted over photographs, and legends of their colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import maximum_filter, minimum_filter
+
+from pipeline.datasets.vocabulary import IGNORE
+
+HEAT = colormaps["inferno"]
+"""The colours of class activation maps, from 0 to 1."""
+
+INK, WHITE, GREY = (30, 30, 30), (255, 255, 255), (150, 150, 150)
+Colour = Sequence[int]
+
+_FILL = 168 / 255  # opacity of regions
+_HATCH = 6  # pixels from line to line
+_MIN_SIDE = 480  # pixels of the longer side; smaller photographs are enlarged
+_MIN_TEXT = 14  # pixels
+
+
+def paint_labels(
+    labels: np.ndarray, palette: Sequence[Colour], opacity: float = _FILL, line: int = 0
+) -> np.ndarray:
+    """Paints labels in their colours as a transparent layer, outlined in white.
+
+    The white line lies outside the regions: without it a dark colour is lost on a dark photograph.
+
+    Args:
+        labels: h×w uint8; 0 is the background, which is transparent, and 255, the ignore index, is
+            hatched.
+        palette: n+1 colours, RGB in [0, 255].
+        opacity: of the regions, in [0, 1].
+        line: width in pixels of the opaque edges of regions; 0 for none.
+
+    Returns:
+        h×w×4 uint8: red, green, blue and opacity.
+    """
+    colours = np.zeros((IGNORE + 1, 4), np.uint8)
+    colours[1 : len(palette), :3] = palette[1:]
+    colours[1 : len(palette), 3] = round(255 * opacity)
+    layer = colours[labels]
+    regions = np.where(labels == IGNORE, 0, labels)
+    if line:
+        side = 2 * line + 1
+        edges = maximum_filter(labels, side) != minimum_filter(labels, side)
+        layer[(regions > 0) & edges, 3] = 255
+    outside = maximum_filter(regions, 2 * max(1, line // 2) + 1) > 0
+    ignored = (labels == IGNORE) & hatching(labels.shape)
+    layer[(labels == 0) & outside | ignored] = 255
+    return layer
+
+
+def hatching(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
+    """Returns thin diagonal lines: h×w bool."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows + columns if rising else rows - columns) % _HATCH == 0
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes labels, uint8, to height×width (nearest neighbour)."""
+    if labels.shape == (height, width):
+        return labels
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+
+
+def overlay_labels(
+    image: np.ndarray,
+    labels: np.ndarray,
+    palette: Sequence[Colour],
+    opacity: float = _FILL,
+    line: int = 0,
+) -> np.ndarray:
+    """Lays :func:`paint_labels` over a photograph, h×w×3 uint8; labels are resized to it."""
+    layer = paint_labels(resize_labels(labels, *image.shape[:2]), palette, opacity, line)
+    picture, layer = Image.fromarray(image), Image.fromarray(layer)
+    picture.paste(layer, mask=layer)
+    return np.asarray(picture)
+
+
+def overlay_heat(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Blends a photograph, h×w×3 uint8, with the heat of a CAM, h×w in [0, 1]: h×w×3 uint8."""
+    return (0.4 * image + 0.6 * 255 * HEAT(cam)[..., :3]).round().astype(np.uint8)
+
+
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    palette: Sequence[Colour],
+    opacity: float = 0.5,
+) -> np.ndarray:
+    """Tints and outlines the regions of a photograph, with a legend below it.
+
+    The background keeps the photograph's colours. The legend names the labels that occur, the
+    largest first, each with its share of the pixels.
+
+    Args:
+        image: H×W×3 uint8, RGB.
+        labels: h×w uint8; resized to the image if it has another size.
+        class_names: n+1 names, the background's first.
+        palette: n+1 colours, RGB in [0, 255].
+        opacity: of the tint in [0, 1]; outlines are opaque.
+
+    Returns:
+        H'×W'×3 uint8: the photograph in its own size, or enlarged by a whole number if it is below
+        480 pixels, and the legend, which may be wider.
+
+    Raises:
+        ValueError: a label has no name, or the numbers of colours and names differ.
+    """
+    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    order = np.argsort(-counts, kind="stable")
+    occurring = sorted(order[counts[order] > 0].tolist(), key=lambda label: label == 0)
+    if len(class_names) != len(palette):
+        raise ValueError(f"{len(palette)} colours for {len(class_names)} names")
+    if max(set(occurring) - {IGNORE}, default=0) >= len(class_names):
+        raise ValueError(f"labels {sorted(occurring)} for {len(class_names)} names")
+    photograph = Image.fromarray(image)
+    factor = max(1, math.ceil(_MIN_SIDE / max(photograph.size)))
+    if factor > 1:
+        size = (photograph.width * factor, photograph.height * factor)
+        photograph = photograph.resize(size, Image.Resampling.BICUBIC)
+    line = max(1, round(max(photograph.size) / 500))
+    painted = Image.fromarray(
+        overlay_labels(np.asarray(photograph), labels, palette, opacity, line)
+    )
+    text = max(_MIN_TEXT, round(min(max(painted.size) / 45, painted.width / 22)))
+    names = {**dict(enumerate(class_names)), IGNORE: "ignored"}
+    colours = {**dict(enumerate(palette)), 0: None, IGNORE: WHITE}
+    entries = [
+        (f"{names[k]} {percent_of_pixels(counts[k] / labels.size)}", colours[k]) for k in occurring
+    ]
+    return np.asarray(add_legend(painted, entries, text))
+
+
+def add_legend(
+    picture: Image.Image, entries: Sequence[tuple[str, Colour | None]], text: int
+) -> Image.Image:
+    """Returns a picture with rows of colours and what they stand for below it.
+
+    Args:
+        picture: RGB.
+        entries: words and their colour; a crossed box stands for no colour.
+        text: height of the text in pixels.
+    """
+    font = load_font(text)
+    gap, row, box = round(text * 0.6), round(text * 1.8), round(text * 0.95)
+    lengths = [math.ceil(box + gap + font.getlength(words) + 2 * gap) for words, _ in entries]
+    width = max(picture.width, gap + max(lengths, default=0))
+    corners, left, top = [], gap, picture.height + gap
+    for length in lengths:
+        if left > gap and left + length > width:
+            left, top = gap, top + row
+        corners.append((left, top))
+        left += length
+    sheet = Image.new("RGB", (width, top + row + gap // 2), WHITE)
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    pen, line = ImageDraw.Draw(sheet), max(1, text // 14)
+    for (left, top), (words, colour) in zip(corners, entries):
+        middle = top + row // 2
+        upper = top + (row - box) // 2
+        patch = (left, upper, left + box, upper + box)
+        pen.rectangle(patch, None if colour is None else tuple(colour), GREY, line)
+        if colour is None:
+            pen.line((patch[0], patch[3], patch[2], patch[1]), GREY, line)
+        pen.text((left + box + gap, middle), words, INK, font, anchor="lm")
+    return sheet
+
+
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Returns a font of a size in pixels; Pillow's own has only Latin letters."""
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(path, size)
+
+
+def percent_of_pixels(share: float) -> str:
+    """Returns a share in percent with one decimal; what is above 0 is never shown as 0."""
+    number = "<0.1" if 0 < share < 0.001 else f"{100 * share:.1f}"
+    return f"{number}\N{NO-BREAK SPACE}%"

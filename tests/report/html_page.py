@@ -1,0 +1,29 @@
+"""A page, parsed."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+
+class Page(HTMLParser):
+    """Elements, their attributes and all text of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.elements, self.text = html, [], ""
+        self._silent = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._silent = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._silent = False
+
+    def handle_data(self, data):
+        if not self._silent:
+            self.text += data
+
+    def find(self, tag, **wanted):
+        return [a for name, a in self.elements if name == tag and wanted.items() <= a.items()]
