@@ -13,10 +13,10 @@ from functools import partial
 from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.engine.outcome import Outcome, check_failures, outcome_of
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluation.stage import run_evaluate
 from pipeline.files.fingerprints import fingerprint_file
-from pipeline.files.text import did_you_mean, given_path
+from pipeline.files.text import given_path
 from pipeline.masks import stage as masks_stage
 from pipeline.project import Project
 from pipeline.report import stage as report_stage

@@ -7,7 +7,6 @@ size of heads; its other image towers are refused here by what their configurati
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 
 ClipModel = CLIP | CustomTextCLIP
@@ -212,8 +211,5 @@ def _unsuitable(config: Mapping[str, Any]) -> str | None:
 
 def _suggest(model: str) -> str:
     """Names the models that are spelt nearly like a name that open_clip does not know."""
-    names = {name.lower(): name for name in open_clip.list_models()}
-    near = [names[m] for m in difflib.get_close_matches(model.lower(), names, 3, 0.6)]
-    if not near:
-        return "open_clip.list_models() shows its names"
-    return f"did you mean {' or '.join(near)}? open_clip.list_models() shows all names"
+    hint = did_you_mean(model, open_clip.list_models(), count=3)
+    return f"{hint}open_clip.list_models() shows all names"

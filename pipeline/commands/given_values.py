@@ -8,8 +8,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean, shown
+from pipeline.errors import UserError, did_you_mean, shown
 
 
 def refuse_other_types(config: DictConfig, choices: Mapping[str, str | None]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
 
 _GUIDE = Path(__file__).resolve().parents[2] / "data" / "README.md"
 _MOST_NAMED = 8

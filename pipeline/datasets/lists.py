@@ -14,8 +14,8 @@ from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, Relabelled
 from pipeline.datasets.layout import existing_root
 from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, choose_splits
 from pipeline.datasets.vocabulary import same_name
-from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
 
 _VALUES = 256
 """Of a pixel of a mask."""

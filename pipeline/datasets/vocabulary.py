@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
 
 IGNORE = 255
 """Label of the pixels of a mask that count for nothing."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, same_name, voc_palette
-from pipeline.errors import UserError
-from pipeline.files.text import read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import read_text
 
 Colour = tuple[int, int, int]
 """Red, green and blue, each of 0 to 255."""

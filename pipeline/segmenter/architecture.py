@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 
 _REFUSED = {
     # mmsegmentation offers no way to mask pixels under label 255 for these.
@@ -99,10 +98,8 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     import timm
 
     if not timm.is_model(name):
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
-        raise UserError(
-            f"segmenter.backbone={name} is no network of timm: did you mean {' or '.join(nearest)}?"
-        )
+        hint = did_you_mean(name, timm.list_models(), count=3, cutoff=0).strip()
+        raise UserError(f"segmenter.backbone={name} is not a network of timm: {hint}")
     try:
         with torch.device("meta"):  # for its description alone
             described = timm.create_model(name, features_only=True)

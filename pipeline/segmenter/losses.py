@@ -5,7 +5,6 @@ mmsegmentation is imported inside the functions that need it, since that takes s
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
@@ -17,7 +16,7 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.segmenter.architecture import dictionaries
 
 if TYPE_CHECKING:
@@ -121,10 +120,8 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
         UserError: the name is not known, or a head has no cross-entropy over classes to balance.
     """
     if loss not in LOSSES:
-        nearest = difflib.get_close_matches(str(loss), LOSSES, 1, 0.0)[0]
-        raise UserError(
-            f"segmenter.loss={loss} is not one of {', '.join(LOSSES)}: did you mean {nearest}?"
-        )
+        hint = did_you_mean(loss, LOSSES, cutoff=0).strip()
+        raise UserError(f"segmenter.loss={loss} is not one of {', '.join(LOSSES)}: {hint}")
     for head in _heads(model):
         losses = [p for p in dictionaries(head) if _kind(p).endswith(_LOSS_ENDINGS)]
         if not losses:

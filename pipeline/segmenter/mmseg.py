@@ -6,7 +6,6 @@ Where they are absent (mmcv-lite), a stand-in takes their place during the impor
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -23,7 +22,7 @@ from torch import nn
 
 from pipeline.clip.device import choose_precision
 from pipeline.datasets.vocabulary import MOST_CLASSES
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.segmenter.architecture import adapt_model, dictionaries
 from pipeline.segmenter.losses import choose_loss, register_losses
 from pipeline.segmenter.optimization import (
@@ -123,11 +122,8 @@ def find_config(name: str) -> Path:
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-    raise UserError(
-        f"segmenter.config={name} is not a config of mmsegmentation: did you mean"
-        f" {' or '.join(nearest)}?"
-    )
+    hint = did_you_mean(name, known, count=3, cutoff=0).strip()
+    raise UserError(f"segmenter.config={name} is not a config of mmsegmentation: {hint}")
 
 
 def build_config(

@@ -100,7 +100,7 @@ def test_a_tokenizer_that_cannot_be_had_is_named(monkeypatch):
     [
         ("ViT-B/16", "did you mean ViT-B-16 or"),
         ("vit-l-14", "did you mean ViT-L-14 or"),
-        ("xyzzy", r"open_clip.list_models\(\) shows its names"),
+        ("xyzzy", r"open_clip.list_models\(\) shows all names"),
         ("hf-hub:laion/CLIP-ViT-B-16", "names a place, not an architecture"),
     ],
 )

@@ -239,7 +239,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
             ["dataset=folder", "dataset.root=/no/such", "dataset.classes=[a]"],
             "/no/such is no folder",
         ),
-        (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is no file"),
+        (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is not a file"),
         (["clip=file", "clip.checkpoint=/no/weights.pt"], "/no/weights.pt is no file"),
         (["runtime.device=cuda:7"], "torch finds no GPU"),
         (["runtime.device=abacus"], "is no device"),

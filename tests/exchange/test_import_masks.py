@@ -203,7 +203,7 @@ def test_tables_that_cannot_be_used(text, message, tmp_path):
     ("change", "message"),
     [
         ({"classes": "cat,cat"}, "names cat twice"),
-        ({"classes": "/no/names.txt"}, "is no file"),
+        ({"classes": "/no/names.txt"}, "is not a file"),
         ({"output": "theirs/inside"}, "lies in the folder of the masks"),
         ({"folder": "nowhere"}, "is no folder: give the one that holds the masks"),
         ({"folder": "empty"}, "holds no PNG"),
