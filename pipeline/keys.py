@@ -13,10 +13,10 @@ from typing import Any
 from pipeline.cams import from_files
 from pipeline.cams import stage as cams_stage
 from pipeline.clip.architectures import find_training
+from pipeline.clip.pixels import OPENAI_NORMALISATION
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.files.fingerprints import fingerprint_file
-from pipeline.files.images import OPENAI_NORMALISATION
 from pipeline.files.text import given_path
 from pipeline.masks import stage as masks_stage
 from pipeline.segmenter import self_training

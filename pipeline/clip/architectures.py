@@ -17,8 +17,8 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
+from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
 from pipeline.errors import UserError, did_you_mean
-from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 
 ClipModel = CLIP | CustomTextCLIP
 """open_clip's two classes of CLIPs: with the text tower's parts in the model, or in a module."""

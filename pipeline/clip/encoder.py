@@ -18,8 +18,8 @@ from torch import nn
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, one_by_one, watch
 from pipeline.clip.block import Block, Projections
+from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 from pipeline.errors import UserError
-from pipeline.files.images import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 
 OnAttention = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its patch-to-patch attention, averaged over heads: B×N×N float32.
@@ -88,7 +88,7 @@ class ClipEncoder:
                 :func:`pipeline.clip.architectures.find_training`.
             precision: of the blocks' weights, and so of nearly all products; tokens, norms and
                 softmax stay in float32.
-            most_patches: see :func:`pipeline.files.images.patch_grid`.
+            most_patches: see :func:`pipeline.clip.pixels.patch_grid`.
 
         Raises:
             UserError: the image tower is no plain vision transformer with a class token.

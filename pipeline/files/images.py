@@ -10,11 +10,9 @@ import math
 import stat
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError
@@ -28,25 +26,6 @@ _MODES_OF_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 # Pillow warns of much that is odd in a file; whatever matters is raised as an error or refused.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """How a CLIP's pixels were normalised when it was trained; OpenAI's unless others are given.
-
-    They are those of open_clip.constants, which takes seconds to import: too long for the processes
-    that only decode images.
-
-    Attributes:
-        mean: of red, green and blue in [0, 1].
-        std: standard deviations of the same.
-    """
-
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-
-
-OPENAI_NORMALISATION = Normalisation()
 
 
 def load_image(
@@ -145,40 +124,6 @@ def limit_longest_side(image: np.ndarray, longest_side: int | None) -> np.ndarra
     factor = longest_side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def patch_grid(
-    height: int, width: int, patch_size: int, most_patches: int | None = None
-) -> tuple[int, int]:
-    """Returns how many rows and columns of patches an image is given (ALGORITHMS §1).
-
-    Args:
-        height: of the image.
-        width: of the image.
-        patch_size: side of a patch in pixels.
-        most_patches: where more would be needed to cover the image, it is shrunk until as many do;
-            attention takes memory with their square.
-    """
-    rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
-    if most_patches is None or rows * columns <= most_patches:
-        return rows, columns
-    factor = math.sqrt(most_patches / (rows * columns))
-    rows = max(1, min(int(rows * factor), most_patches))
-    return rows, max(1, min(int(columns * factor), most_patches // rows))
-
-
-def to_pixels(
-    image: np.ndarray,
-    height: int,
-    width: int,
-    normalisation: Normalisation = OPENAI_NORMALISATION,
-) -> torch.Tensor:
-    """Resizes (PIL bicubic), scales to [0, 1] and normalises: 3×height×width float32."""
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    mean = torch.tensor(normalisation.mean).view(3, 1, 1)
-    std = torch.tensor(normalisation.std).view(3, 1, 1)
-    return (pixels - mean) / std
 
 
 def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:

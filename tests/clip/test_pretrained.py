@@ -18,9 +18,9 @@ from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
-from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import REPOSITORY, draw_photograph
