@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, same_name, voc_palette
@@ -87,13 +87,3 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, str, Colour]]:
             )
         colour = (int(found["red"]), int(found["green"]), int(found["blue"]))
         yield number, found["name"].strip(), colour
-
-
-def describe_colour(colour: Sequence[int]) -> str:
-    """Returns a colour as it is written in a table."""
-    return " ".join(map(str, colour))
-
-
-def encode_colours(colours: Mapping[Colour, int]) -> dict[int, int]:
-    """Returns the labels of colours that are one number, red · 65536 + green · 256 + blue."""
-    return {(r << 16) | (g << 8) | b: label for (r, g, b), label in colours.items()}

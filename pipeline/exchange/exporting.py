@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import read_mask
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
+from pipeline.files import label_images
 from pipeline.report.artefacts import Artefact
 
 Result = TypeVar("Result")
@@ -54,6 +54,8 @@ class Export:
             for image_id in sorted(artefact.entries):
                 try:
                     result = work(image_id)
+                except FileNotFoundError as error:
+                    self.left_out[image_id] = f"{error.filename} is missing"
                 except (ImageError, UserError) as error:
                     self.left_out[image_id] = str(error)
                 else:
@@ -69,7 +71,7 @@ def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:
         UserError: the file is missing or damaged, or holds other labels.
     """
     path = artefact.path / f"{image_id}.png"
-    labels = read_mask(path)
+    labels = label_images.read_labels(path)
     highest = int(labels.max(initial=0, where=labels != IGNORE))
     if highest > len(artefact.classes):
         raise UserError(f"{path} holds label {highest}, where there are {len(artefact.classes)}")

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.datasets.sample import ImageReader, Sample
@@ -186,9 +185,3 @@ def mask_files(
     if confidence > 0:
         files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
     return files
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """Reads a mask that this stage, or the stage ``predict``, wrote: H×W uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image)

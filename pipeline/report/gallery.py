@@ -13,7 +13,8 @@ from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.batches import ahead
 from pipeline.engine.store import StageFolder
 from pipeline.files.images import limit_longest_side
-from pipeline.masks.stage import pseudo_mask, read_labels
+from pipeline.files.label_images import read_labels
+from pipeline.masks.stage import pseudo_mask
 from pipeline.report import layers
 from pipeline.report.material import Material
 from pipeline.report.measured import (

@@ -15,7 +15,8 @@ from pipeline.engine.progress import track
 from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.segmentation import Confusion
-from pipeline.masks.stage import UNFILTERED, read_labels
+from pipeline.files.label_images import read_labels
+from pipeline.masks.stage import UNFILTERED
 from pipeline.report.material import Material
 from pipeline.tags.stage import decode_scores, read_tags
 

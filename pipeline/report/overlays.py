@@ -21,7 +21,7 @@ from PIL import Image
 from pipeline.cams.stage import read_cams
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.files.images import encode_png, limit_longest_side
-from pipeline.masks.stage import read_labels
+from pipeline.files.label_images import read_labels
 from pipeline.report.artefacts import Artefact
 from pipeline.report.layers import HEAT, paint_labels, resize_labels
 from pipeline.report.pictures import overlay_heat

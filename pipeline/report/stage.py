@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.cams.stage import read_cams
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
-from pipeline.masks.stage import read_labels
+from pipeline.files.label_images import read_labels
 from pipeline.report.material import Material
 from pipeline.report.measured import UNREADABLE
 from pipeline.report.page import write_page

@@ -19,9 +19,10 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.images import encode_png
+from pipeline.files.label_images import read_labels
 from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
-from pipeline.masks.stage import PROBABILITY, UNFILTERED, pseudo_mask, read_labels
+from pipeline.masks.stage import PROBABILITY, UNFILTERED, pseudo_mask
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from pipeline.sweep import sweep
 from tests.conftest import REPOSITORY, draw_photograph
