@@ -15,7 +15,6 @@ from pipeline.datasets import load_dataset
 from pipeline.datasets.sample import Sample, choose_splits
 from pipeline.engine.store import StageFolder, Store
 from pipeline.errors import UserError
-from pipeline.files.file_memory import FileMemory
 from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.masks.stage import PROBABILITY
 from pipeline.method import Method
@@ -47,9 +46,7 @@ class Project:
         settings, runtime = config["dataset"], config["runtime"]
         root = Path(config["output_dir"]).expanduser().absolute()
         self.store = Store(root, wait=runtime["wait"])
-        memory = FileMemory(root)
-        # A dry run writes nothing, not even what would spare the next one some reading.
-        remember_in(dict(memory) if config.get("dry_run") else memory)
+        remember_in(root, write=not config.get("dry_run"))  # a dry run writes nothing
         if runtime["threads"]:
             torch.set_num_threads(runtime["threads"])
         workers = runtime["workers"] or torch.multiprocessing.cpu_count()

@@ -21,7 +21,6 @@ from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import Vocabulary, voc_palette
 from pipeline.engine.store import ENTRIES, Store
-from pipeline.files.file_memory import FileMemory
 from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
@@ -111,7 +110,7 @@ def _measure_store(root: Path, maps: bytes, mask: bytes) -> dict[str, float]:
         return _IMAGES / (time.perf_counter() - began)
 
     for name in ("first", "known"):
-        remember_in(FileMemory(store.root))
+        remember_in(store.root)
         found[name] = rate(lambda: [fingerprint_file(s.image) for s in samples])
     scores = encode_scores(np.zeros(20, np.float32))
     folders = {
@@ -134,7 +133,7 @@ def _measure_store(root: Path, maps: bytes, mask: bytes) -> dict[str, float]:
     found["memory"] = tracemalloc.get_traced_memory()[0] / _IMAGES
     tracemalloc.stop()
     del kept
-    remember_in({})
+    remember_in(None)
     shard = [Todo(sample, "0" * 33, (0, 14)).for_worker() for sample in samples[:16]]
     found["shard"] = len(pickle.dumps((_order(root), shard)))
     return found
