@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.cams.stage import Cams, encode_cams
 from pipeline.clip.pixels import patch_grid
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.engine.folder import ResultFolder
 from pipeline.engine.pool import in_processes
 from pipeline.errors import ImageError, UserError, shown
-from pipeline.exchange.clip_es import read_clip_es
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_path
 from pipeline.sweep import Todo, Work

@@ -7,11 +7,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.cams.stage import read_cams
 from pipeline.commands.command_line import Parser
 from pipeline.engine.store import MANIFEST
 from pipeline.errors import UserError
-from pipeline.exchange.clip_es import encode_clip_es
 from pipeline.exchange.coco import check_target, export_coco
 from pipeline.exchange.exporting import Export, place
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
@@ -110,7 +110,7 @@ def _export(options: Namespace, artefact: Artefact) -> Export:
 
 
 def export_clip_es(artefact: Artefact, target: Path) -> Export:
-    """Writes maps as ``<id>.npy``, see :func:`pipeline.exchange.clip_es.encode_clip_es`.
+    """Writes maps as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`.
 
     Args:
         artefact: the folder of the stage ``cams``.

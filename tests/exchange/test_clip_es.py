@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cams.clip_es_files import encode_clip_es, read_clip_es
 from pipeline.cams.stage import Cams, read_cams
 from pipeline.errors import ImageError
-from pipeline.exchange.clip_es import encode_clip_es, read_clip_es
 from tests.exchange.conftest import SIZES
 
 SIZE = (37, 50)

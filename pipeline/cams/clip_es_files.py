@@ -19,8 +19,8 @@ import torch.nn.functional as F
 
 from pipeline.cams.stage import Cams
 from pipeline.errors import ImageError
-from pipeline.exchange.object_files import NotPlain, read_object_file
 from pipeline.files.images import refuse_special_file
+from pipeline.files.object_files import NotPlain, read_object_file
 
 KEYS = "keys"
 """Of the class indices."""
