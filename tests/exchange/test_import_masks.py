@@ -169,10 +169,10 @@ def test_what_was_imported_is_what_the_pipeline_takes(run_tool, folder, tmp_path
     ("text", "message"),
     [
         ("", "names no colour"),
-        ("10 20 cat", "line 1: 10 20 cat is no colour and name"),
-        ("10 20 300 cat", "no colour: give three numbers from 0 to 255"),
+        ("10 20 cat", "line 1: 10 20 cat is not a colour and a name"),
+        ("10 20 300 cat", "not a colour: give three numbers from 0 to 255"),
         ("1 2 3 cat\n1 2 3 dog", "line 2: .* has another name above"),
-        ("1 2 3 bird", "bird is none of --classes: add it there, or call it ignore"),
+        ("1 2 3 bird", "bird is not among --classes: add it there, or call it ignore"),
     ],
 )
 def test_tables_that_cannot_be_used(text, message, tmp_path):
@@ -188,7 +188,7 @@ def test_tables_that_cannot_be_used(text, message, tmp_path):
         ({"classes": "cat,cat"}, "names cat twice"),
         ({"classes": "/no/names.txt"}, "is not a file"),
         ({"output": "theirs/inside"}, "lies in the folder of the masks"),
-        ({"folder": "nowhere"}, "is no folder: give the one that holds the masks"),
+        ({"folder": "nowhere"}, "is not a folder: give the one that holds the masks"),
         ({"folder": "empty"}, "holds no PNG"),
     ],
 )
