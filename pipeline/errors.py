@@ -1,4 +1,12 @@
-"""The two kinds of failure that are not faults of ours."""
+"""The two kinds of failure that are not bugs, and what their sentences are made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_MAX_SHOWN = 160
+"""Characters of a user's input that an error repeats."""
 
 
 class UserError(Exception):
@@ -7,3 +15,34 @@ class UserError(Exception):
 
 class ImageError(Exception):
     """One image cannot be used. It is recorded in ``failures.jsonl``; the others go on."""
+
+
+def shown(given: object) -> str:
+    """Returns a user's input as an error repeats it: on one line, and shortened.
+
+    Long input loses its middle, since paths are told apart by their ends.
+    """
+    text, half = str(given), _MAX_SHOWN // 2
+    if len(text) <= _MAX_SHOWN and len(escaped := _escaped(text)) <= _MAX_SHOWN:
+        return escaped
+    return f"{_escaped(text[:half])[:half]}…{_escaped(text[-half:])[-half:]}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def did_you_mean(wrong: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
+    """Returns the nearest known names as a question and a space, or "" if none is near.
+
+    Upper and lower case count as equal.
+
+    Args:
+        wrong: the name that the user gave.
+        known: the names that exist.
+        count: how many to propose at most.
+        cutoff: the least similarity in [0, 1]; see :func:`difflib.get_close_matches`.
+    """
+    names = {name.lower(): name for name in known}
+    nearest = difflib.get_close_matches(str(wrong).lower(), names, count, cutoff)
+    return f"did you mean {' or '.join(names[name] for name in nearest)}? " if nearest else ""

@@ -30,8 +30,7 @@ from pipeline.clip.device import (
 )
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser, answer
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean
+from pipeline.errors import UserError, did_you_mean
 
 EXAMPLES = """examples:
   python tools/benchmark.py

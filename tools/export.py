@@ -1,4 +1,4 @@
-"""Writes maps, masks or predictions in the formats of other programs; see --help.
+"""Writes CAMs, masks or predictions in the formats of other programs; see --help.
 
 python tools/export.py outputs/voc2012/train/cams/latest --format clip_es --output cams
 python tools/export.py outputs/folder/all/masks/latest --format coco --output annotations.json
@@ -17,4 +17,4 @@ from pipeline.commands.command_line import answer
 from pipeline.commands.export import run
 
 if __name__ == "__main__":
-    answer(run, "interrupted: what was written so far is whole")
+    answer(run, "interrupted: the files written so far are complete")

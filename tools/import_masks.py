@@ -1,4 +1,4 @@
-"""Turns masks of others into indexed PNGs with this pipeline's labels and palette; see --help.
+"""Turns masks of other programs into palette PNGs with this pipeline's labels; see --help.
 
 python tools/import_masks.py MASKS --classes cat,dog,person --output masks
 python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
@@ -15,4 +15,4 @@ from pipeline.commands.command_line import answer
 from pipeline.commands.import_masks import run
 
 if __name__ == "__main__":
-    answer(run, "interrupted: what was written so far is whole")
+    answer(run, "interrupted: the files written so far are complete")

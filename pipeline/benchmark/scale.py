@@ -27,7 +27,6 @@ from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
 from pipeline.engine.stage import Item
 from pipeline.engine.store import ENTRIES, Store
-from pipeline.files.file_memory import FileMemory
 from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
@@ -114,7 +113,7 @@ def _measure_store(root: Path, maps: bytes, mask: bytes) -> dict[str, float]:
         return _IMAGES / (time.perf_counter() - began)
 
     for name in ("first", "known"):
-        remember_in(FileMemory(store.root))
+        remember_in(store.root)
         found[name] = rate(lambda: [fingerprint_file(s.image) for s in samples])
     scores = encode_scores(np.zeros(20, np.float32))
     folders = {
@@ -137,7 +136,7 @@ def _measure_store(root: Path, maps: bytes, mask: bytes) -> dict[str, float]:
     found["memory"] = tracemalloc.get_traced_memory()[0] / _IMAGES
     tracemalloc.stop()
     del kept
-    remember_in({})
+    remember_in(None)
     shard = [Item(sample, "0" * 33, (0, 14)).portable() for sample in samples[:16]]
     place = (folders["cams"].path, "cams", "train", "0" * 16)
     found["shard"] = len(pickle.dumps((pickle.dumps(_stage()), [place], shard)))

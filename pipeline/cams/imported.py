@@ -10,17 +10,17 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.cams.method import CamOptions
 from pipeline.cams.stage import CamStage, cams_output
+from pipeline.clip.pixels import patch_grid
 from pipeline.datasets.sample import Sample
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Folders, Item
-from pipeline.errors import ImageError, UserError
-from pipeline.exchange.clip_es import read_clip_es
+from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.fingerprints import fingerprint_file, join_keys
-from pipeline.files.images import patch_grid
-from pipeline.files.text import given_path, shown
+from pipeline.files.text import given_path
 
 
 @dataclass

@@ -7,7 +7,6 @@ Other image towers are refused here by their configuration.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -18,8 +17,8 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
-from pipeline.errors import UserError
-from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
+from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
+from pipeline.errors import UserError, did_you_mean
 
 ClipModel = CLIP | CustomTextCLIP
 """open_clip's two classes of CLIPs: the text tower is part of the model, or a module of its own."""
@@ -208,9 +207,6 @@ def _unsuitable(config: Mapping[str, Any]) -> str | None:
 
 
 def _suggest(model: str) -> str:
-    """Suggests models whose names resemble an unknown one."""
-    names = {name.lower(): name for name in open_clip.list_models()}
-    near = [names[m] for m in difflib.get_close_matches(model.lower(), names, 3, 0.6)]
-    if not near:
-        return "open_clip.list_models() shows its names"
-    return f"did you mean {' or '.join(near)}? open_clip.list_models() shows all names"
+    """Names the models that are spelt nearly like a name that open_clip does not know."""
+    hint = did_you_mean(model, open_clip.list_models(), count=3)
+    return f"{hint}open_clip.list_models() shows all names"

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean
+from pipeline.errors import UserError, did_you_mean
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Name in the configuration → torch's type."""

@@ -19,8 +19,8 @@ from torch import nn
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, attend_with_weights, one_by_one
 from pipeline.clip.block import Block, Projections
+from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 from pipeline.errors import UserError
-from pipeline.files.images import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 
 AttentionHook = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.
@@ -90,7 +90,7 @@ class ClipEncoder:
                 :func:`pipeline.clip.architectures.find_training`.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
-            max_patches: see :func:`pipeline.files.images.patch_grid`.
+            max_patches: see :func:`pipeline.clip.pixels.patch_grid`.
 
         Raises:
             UserError: the image tower is not a plain vision transformer with a class token.

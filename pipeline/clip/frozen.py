@@ -17,11 +17,11 @@ from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
 from pipeline.clip.downloads import is_on_disk
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.pixels import OPENAI_NORMALISATION
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.store import Store
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
-from pipeline.files.images import OPENAI_NORMALISATION
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the command lines of the tools have in common."""
+"""The common parts of the tools' command lines: exit codes, parser, next command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import MENDABLE, cannot_write
 
 USER_ERROR = 2
@@ -16,23 +16,25 @@ INTERRUPTED = 130
 
 
 def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interrupted") -> None:
-    """Runs a tool on its command line; what the user can fix ends in a sentence and exit code 2.
+    """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
 
     Args:
-        run: the tool, on its arguments.
-        when_interrupted: what Ctrl-C is answered with.
+        run: the tool; receives its arguments.
+        when_interrupted: the message after Ctrl-C.
     """
     try:
         run(sys.argv[1:])
-    except UserError as error:
-        fail(str(error))
+        return
+    except (UserError, ImageError) as error:
+        message, code = f"error: {error}", USER_ERROR
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        fail(str(cannot_write(error.filename, error)))
+        message, code = f"error: {cannot_write(error.filename, error)}", USER_ERROR
     except KeyboardInterrupt:
-        print(when_interrupted, file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        message, code = when_interrupted, INTERRUPTED
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def fail(sentence: str) -> NoReturn:
@@ -42,16 +44,16 @@ def fail(sentence: str) -> NoReturn:
 
 
 def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
-    """Returns the command line of ``tools/run_stage.py`` that goes on after another.
+    """Returns the command line of ``tools/run_stage.py`` to run next.
 
     Args:
-        arguments: those of the run that was.
-        stage: the stage that comes next; none runs what was only looked at, ``dry_run=true``.
+        arguments: those of the finished run.
+        stage: the stage to run next; without it, the run that ``dry_run=true`` only planned.
     """
     dropped = ("dry_run", "hydra.sweep.dir") if stage is None else ("stage",)
     kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]
     if stage is not None:
-        # Hydra takes settings only where others are.
+        # Hydra takes settings only beside others.
         settings = [n for n, a in enumerate(kept) if "=" in a and not a.startswith("-")]
         kept.insert(settings[0] if settings else len(kept), f"stage={stage}")
     return shlex.join(["python", "tools/run_stage.py", *kept])
@@ -69,9 +71,9 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raises what the program answers with one sentence.
+        """Reports wrong usage.
 
         Raises:
             UserError: always.
         """
-        raise UserError(f"{message}; --help shows what there is")
+        raise UserError(f"{message}; --help shows the options")

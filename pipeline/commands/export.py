@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cams.cams import read_cams
+from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser
 from pipeline.engine.store import MANIFEST
 from pipeline.errors import UserError
-from pipeline.exchange.clip_es import encode_clip_es
 from pipeline.exchange.coco import check_target, export_coco
-from pipeline.exchange.exporting import Export, place
+from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.report.artefacts import Artefact, read_artefact
@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   python tools/export.py outputs/folder/all/masks/latest --format mmsegmentation --images PHOTOS --output DEST
       DEST/img_dir/all, DEST/ann_dir/all and DEST/all.py, a data set for a config of mmsegmentation
 
-What cannot be exported is left out and named, and the exit code is 2. docs/interoperation.md has more.
+Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
 """  # noqa: E501
 
 _STAGES = {
@@ -34,7 +34,7 @@ _STAGES = {
     "coco": ("masks", "predictions"),
     "mmsegmentation": ("masks", "predictions"),
 }
-"""Format → the stages whose results it holds."""
+"""Format → the stages that it can hold."""
 
 _ONLY_FOR = {
     "components": ("coco",),
@@ -42,17 +42,17 @@ _ONLY_FOR = {
     "link": ("mmsegmentation",),
     "grey": ("mmsegmentation",),
 }
-"""Option → the formats that it is for."""
+"""Option → the formats that it applies to."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Exports what the arguments name.
+    """Exports a stage's folder.
 
     Args:
-        arguments: those of the command line, without the program's name.
+        arguments: the command line, without the program's name.
 
     Raises:
-        UserError: something that the user can fix, or images that were left out.
+        UserError: the arguments cannot be used, or images were left out.
     """
     options = _parse(arguments)
     artefact = read_artefact(options.folder)
@@ -66,8 +66,8 @@ def run(arguments: Sequence[str]) -> None:
     if export.left_out:
         count = len(export.left_out)
         raise UserError(
-            f"{count} of {len(artefact.entries)} images could not be exported: mend what is left"
-            " out above"
+            f"{count} of {len(artefact.entries)} images could not be exported: fix those that are"
+            " named above"
         )
 
 
@@ -82,13 +82,13 @@ def _check(options: Namespace, artefact: Artefact) -> None:
         if getattr(options, name) and chosen not in formats:
             raise UserError(f"--{name} is for --format {' and '.join(formats)}: leave it out")
     if options.images is not None and not options.images.is_dir():
-        raise UserError(f"--images {options.images} is no folder: give the one that holds them")
+        raise UserError(f"--images {options.images} is not a folder: give the one that holds them")
     if chosen == "coco":
         check_target(options.output)
     elif options.output.exists() and not options.output.is_dir():
-        raise UserError(f"--output {options.output} is no folder: give another")
+        raise UserError(f"--output {options.output} is not a folder: give another")
     if chosen == "mmsegmentation" and options.images is None:
-        raise UserError("a data set of mmsegmentation holds images: say where they are, --images")
+        raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
 
 
 def _export(options: Namespace, artefact: Artefact) -> Export:
@@ -110,7 +110,7 @@ def _export(options: Namespace, artefact: Artefact) -> Export:
 
 
 def export_clip_es(artefact: Artefact, target: Path) -> Export:
-    """Writes maps as ``<id>.npy``, see :func:`pipeline.exchange.clip_es.encode_clip_es`.
+    """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`.
 
     Args:
         artefact: the folder of the stage ``cams``.
@@ -122,7 +122,7 @@ def export_clip_es(artefact: Artefact, target: Path) -> Export:
     export, without = Export(), 0
 
     def write(image_id: str) -> int:
-        path = place(target, f"{image_id}.npy")
+        path = target_path(target, f"{image_id}.npy")
         cams = read_cams(artefact.path / f"{image_id}.npz")
         write_atomically(path, encode_clip_es(cams))
         return len(cams.keys)
@@ -131,8 +131,8 @@ def export_clip_es(artefact: Artefact, target: Path) -> Export:
         without += count == 0
     if without:
         export.notes.append(
-            f"{without} images have no tag and files without a map, which CLIP-ES's scripts cannot"
-            " read: leave these out of their list"
+            f"{without} images have no tag, and their files no CAM: CLIP-ES's scripts cannot read"
+            " these files, so leave them out of their list"
         )
     return export
 
@@ -140,7 +140,7 @@ def export_clip_es(artefact: Artefact, target: Path) -> Export:
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = Parser(
         "export.py",
-        "Writes maps, masks or predictions in the formats of other programs.",
+        "Writes CAMs, masks or predictions in the formats of other programs.",
         _EXAMPLES,
     )
     parser.add_argument(
@@ -155,13 +155,13 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         required=True,
         type=Path,
         metavar="DEST",
-        help="a folder; of coco the JSON file",
+        help="a folder; for coco, the JSON file",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="what image ids are relative to")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the images")
     parser.add_argument(
         "--components",
         action="store_true",
-        help="coco: an annotation for every connected part of a class, not one for the whole",
+        help="coco: an annotation for each connected component of a class",
     )
     parser.add_argument(
         "--link",

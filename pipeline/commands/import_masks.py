@@ -23,21 +23,21 @@ _EXAMPLES = """examples:
   python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
       coloured PNGs with colours of their own: a line each, as in 64 128 64 cat or cat:64,128,64
   python tools/run_stage.py … segmenter.masks=masks stage=[train,predict]
-      trains on them; dataset.masks=masks measures with them
+      trains on them; dataset.masks=masks evaluates with them
 
-All files are checked before the first is written: where one cannot be used nothing is, every one is
-named with the reason, and the exit code is 2.
+All files are checked before the first is written. If any cannot be used, each of these is named with
+the reason, nothing is written, and the exit code is 2.
 """  # noqa: E501
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Imports the masks that the arguments name.
+    """Imports a folder of masks.
 
     Args:
-        arguments: those of the command line, without the program's name.
+        arguments: the command line, without the program's name.
 
     Raises:
-        UserError: something that the user can fix, or masks that cannot be used.
+        UserError: the arguments or some of the masks cannot be used.
     """
     options = _parse(arguments)
     vocabulary = build_vocabulary({"classes": _classes(options.classes)})
@@ -52,14 +52,14 @@ def run(arguments: Sequence[str]) -> None:
     if problems:
         raise UserError(
             f"{len(problems)} of {len(masks)} masks cannot be imported, and nothing was written:"
-            " mend what is named above"
+            " fix those that are named above"
         )
     _write(masks, vocabulary, colours, options)
     print(f"{len(masks)} masks written to {options.output}")
 
 
 def _classes(given: str) -> str | list[str]:
-    """Returns a list's names, or the path of a file that holds them, as ``dataset.classes`` is."""
+    """Returns a list of names, or the path of a file with them, as for ``dataset.classes``."""
     if Path(given).expanduser().is_file():
         return given
     if given.startswith("[") and given.endswith("]"):
@@ -76,21 +76,21 @@ def _find(folder: Path, output: Path) -> list[Path]:
         UserError: there is none, the folder does not exist, or the output lies in it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give the one that holds the masks")
+        raise UserError(f"{folder} is not a folder: give the one that holds the masks")
     if output.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--output {output} lies in the folder of the masks: give another")
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is no folder: give another")
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    if not found:
+        raise UserError(f"--output {output} is not a folder: give another")
+    masks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not masks:
         raise UserError(f"{folder} holds no PNG: give the folder that holds the masks")
-    return found
+    return masks
 
 
 def _check(
     masks: Sequence[Path], count: int, colours: Mapping[Colour, int], palette_by_colour: bool
 ) -> dict[Path, str]:
-    """Returns why masks cannot be used; empty where all can."""
+    """Returns the masks that cannot be used, with the reasons."""
     problems: dict[Path, str] = {}
     taken: dict[Path, Path] = {}
     with track("check", len(masks)) as advance:
@@ -109,14 +109,14 @@ def _check(
 def _write(
     masks: Sequence[Path], vocabulary: Vocabulary, colours: Mapping[Colour, int], options: Namespace
 ) -> None:
-    """Writes what was checked; it is read again, since all masks need not fit into memory."""
+    """Writes checked masks; they are read again, since all may not fit into memory."""
     count, by_colour = len(vocabulary.classes), options.palette == "colour"
     with track("import", len(masks)) as advance:
         for path in masks:
             try:
                 labels = read_foreign_mask(path, count, colours, by_colour)
             except ImageError as error:
-                raise UserError(f"{path} changed meanwhile: {error}") from error
+                raise UserError(f"{path} changed during the import: {error}") from error
             target = options.output / path.relative_to(options.folder).with_suffix(".png")
             write_atomically(target, encode_png(labels, vocabulary.palette))
             advance()
@@ -128,24 +128,24 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         "Turns palette, indexed, grey and coloured PNG masks into masks of this pipeline.",
         _EXAMPLES,
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="masks, in folders if need be")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="masks, at any depth")
     parser.add_argument(
         "--classes",
         required=True,
         metavar="NAMES",
-        help="names with commas between them, or a file as dataset.classes takes it",
+        help="names separated by commas, or a file as for dataset.classes",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument(
         "--colours",
         type=Path,
         metavar="FILE",
-        help="a colour and a name a line; PASCAL VOC's colours unless given",
+        help="a colour and a name a line; default: PASCAL VOC's colours",
     )
     parser.add_argument(
         "--palette",
         choices=("index", "colour"),
         default="index",
-        help="what counts in palette PNGs, their indices or their colours; index",
+        help="whether the indices or the colours of palette PNGs count; default: index",
     )
     return parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Configurations of a user's own, in folders that the command line names: they are data."""
+"""A user's own configurations, in folders that the command line names: data that runs no code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PROGRAM, _MORE_FOLDERS = "_target_", "searchpath"
 
 
 def refuse_programs(arguments: Sequence[str]) -> None:
-    """Makes sure that no file of a folder of configurations has Hydra run a program.
+    """Makes sure that no configuration file makes Hydra run a program.
 
-    Hydra calls whatever ``hydra.callbacks``, launchers and sweepers name as their ``_target_``.
+    Hydra calls the ``_target_`` of callbacks, launchers and sweepers.
 
     Args:
-        arguments: the command line, with Hydra's ``--config-dir`` and ``--config-path``.
+        arguments: the command line; ``--config-dir`` and ``--config-path`` name the folders.
 
     Raises:
         UserError: a file names a program, or further folders that could hold such files.
@@ -32,15 +32,15 @@ def refuse_programs(arguments: Sequence[str]) -> None:
     options, others = parser.parse_known_args(list(arguments))
     for argument in others:
         if argument.lstrip("+~").startswith(f"hydra.{_MORE_FOLDERS}"):
-            raise UserError("hydra.searchpath is not taken: name one folder with --config-dir")
+            raise UserError("hydra.searchpath is not allowed: name one folder with --config-dir")
     for folder in filter(None, (options.config_dir, options.config_path)):
         for path in sorted(Path(folder).expanduser().rglob("*.y*ml")):
             for key, value in _pairs(_read(path)):
                 if key in (_PROGRAM, _MORE_FOLDERS):
                     what = "a program" if key == _PROGRAM else "further folders"
                     raise UserError(
-                        f"{path} names {what} ({key}: {value}), which a configuration here never"
-                        " does: leave it out"
+                        f"{path} names {what} ({key}: {value}), which configurations must not do:"
+                        " remove it"
                     )
 
 
@@ -48,7 +48,7 @@ def _read(path: Path) -> Any:  # noqa: ANN401
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        # What cannot be read as plain data is no configuration of Hydra's either, which says so.
+        # Hydra cannot read such a file either, and reports it.
         return None
 
 
@@ -58,7 +58,7 @@ def _pairs(node: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
         node = pending.pop()
         if not isinstance(node, dict | list) or id(node) in seen:
             continue
-        seen.add(id(node))  # an anchor may stand within itself
+        seen.add(id(node))  # an anchor may contain itself
         if isinstance(node, dict):
             yield from node.items()
             pending += node.values()

@@ -18,8 +18,7 @@ from pipeline.datasets.sample import Dataset
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc
 from pipeline.engine.settings import check, to_settings
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean, shown
+from pipeline.errors import UserError, did_you_mean, shown
 
 Reader = Callable[[Any], Dataset]
 

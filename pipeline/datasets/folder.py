@@ -10,9 +10,8 @@ from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.store import ENTRIES
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import SUFFIXES, refuse_special_file
-from pipeline.files.text import shown
 
 SPLIT = "all"
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from pipeline.datasets.vocabulary import IGNORE, voc_palette
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
-from pipeline.files.images import encode_png, refuse_special_file
+from pipeline.files.images import encode_png
+from pipeline.files.label_images import read_labels
 
 _MIN_COORDINATES = 6
 """Coordinates of a polygon with three corners."""
@@ -201,25 +201,9 @@ def read_mask(path: Path) -> np.ndarray:
         UserError: the file is missing, damaged or an RGB image.
     """
     try:
-        refuse_special_file(path)
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(
-                    f"{path} is a {image.mode} image: a mask has to be a palette or grey PNG whose"
-                    " values are class indices"
-                )
-            image.load()
-            return np.asarray(image)
-    except UserError:
-        raise
+        return read_labels(path)
     except FileNotFoundError as error:
         raise _missing(path) from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} cannot be decoded as PNG: replace it") from error
-    except ImageError as error:
-        raise UserError(f"{path} {error}") from error
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise UserError(f"{path} cannot be decoded: replace it") from error
 
 
 def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np.ndarray:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from pipeline.datasets.settings import BenchmarkSettings, split_names
-from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
 
 _README = Path(__file__).resolve().parents[2] / "data" / "README.md"
 _MAX_NAMED = 8

@@ -15,8 +15,8 @@ from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, splits_of_run
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import same_name
-from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
 
 _NOT_UTF8 = "surrogateescape"
 """The error handler by which file names keep bytes that are not UTF-8, see os.fsdecode."""

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from pipeline.datasets.settings import VocabularySettings
-from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_text, shown
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
 
 IGNORE = 255
 """The ignore index: pixels of a mask with this label are not counted."""

@@ -19,8 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import check, to_settings
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean, shown
+from pipeline.errors import UserError, did_you_mean, shown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PLUGINS = "plugins"

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError
-from pipeline.files.text import shown
+from pipeline.errors import UserError, shown
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 

@@ -18,8 +18,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean, shown
+from pipeline.errors import UserError, did_you_mean, shown
 
 Changes = Literal["result", "rounding", "images", "nothing"]
 """What a setting changes: a result, its rounding alone, which images are processed, or neither."""

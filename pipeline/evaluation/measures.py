@@ -20,8 +20,9 @@ from pipeline.evaluation.tagging import (
     tagging_metrics,
     to_indicator,
 )
+from pipeline.files.label_images import read_labels
 from pipeline.masks.labels import stack_background, to_labels
-from pipeline.masks.mask_files import UNFILTERED, read_labels
+from pipeline.masks.mask_files import UNFILTERED
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS

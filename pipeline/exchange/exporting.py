@@ -1,4 +1,4 @@
-"""What all exports do: image by image, naming those that have to be left out."""
+"""The loop of all exports: image by image, naming those that are left out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import read_mask
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
+from pipeline.files import label_images
 from pipeline.report.artefacts import Artefact
 
 Result = TypeVar("Result")
@@ -20,12 +20,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class Export:
-    """What became of an export.
+    """The outcome of an export.
 
     Attributes:
-        written: images that were written.
+        written: the number of images that were written.
         left_out: id → why an image was not.
-        notes: what a person has to know about the result, a sentence each.
+        notes: what the user has to know about the result, a sentence each.
     """
 
     written: int = 0
@@ -33,27 +33,29 @@ class Export:
     notes: list[str] = field(default_factory=list)
 
     def each(
-        self, artefact: Artefact, work: Callable[[str], Result]
+        self, artefact: Artefact, convert: Callable[[str], Result]
     ) -> Iterator[tuple[str, Result]]:
-        """Does work on every image of a stage's folder, in the order of the ids.
+        """Converts every image of a stage's folder, in the order of the ids.
 
         Args:
             artefact: the stage's folder.
-            work: raises an :class:`ImageError`, :class:`UserError` or :class:`FileNotFoundError`
-                for an image that has to be left out.
+            convert: receives an id; raises an :class:`ImageError`, a :class:`UserError` or a
+                :class:`FileNotFoundError` for an image that is left out.
 
         Yields:
-            Ids with the work's results.
+            Ids with their results.
 
         Raises:
-            UserError: there is no image at all.
+            UserError: the folder has no images.
         """
         if not artefact.entries:
             raise UserError(f"{artefact.path} holds no image: run stage={artefact.stage} first")
         with track("export", len(artefact.entries)) as advance:
             for image_id in sorted(artefact.entries):
                 try:
-                    result = work(image_id)
+                    result = convert(image_id)
+                except FileNotFoundError as error:
+                    self.left_out[image_id] = f"{error.filename} is missing"
                 except (ImageError, UserError) as error:
                     self.left_out[image_id] = str(error)
                 else:
@@ -66,24 +68,27 @@ def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:
     """Reads the mask of an image: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
     Raises:
-        UserError: the file is missing or damaged, or holds other labels.
+        FileNotFoundError: the file is missing.
+        UserError: it is damaged, or holds other labels.
     """
-    path = artefact.path / f"{image_id}.png"
-    labels = read_mask(path)
+    path, num_classes = artefact.path / f"{image_id}.png", len(artefact.classes)
+    labels = label_images.read_labels(path)
     highest = int(labels.max(initial=0, where=labels != IGNORE))
-    if highest > len(artefact.classes):
-        raise UserError(f"{path} holds label {highest}, where there are {len(artefact.classes)}")
+    if highest > num_classes:
+        raise UserError(
+            f"{path} holds label {highest} of {num_classes} classes: run the stage again"
+        )
     return labels
 
 
-def place(folder: Path, name: str) -> Path:
-    """Returns where a file goes in the output folder.
+def target_path(folder: Path, name: str) -> Path:
+    """Returns the path of a file in the output folder.
 
     Raises:
-        ImageError: the name leads out of it.
+        ImageError: the name leads out of the folder.
     """
     path = folder / name
-    # Not the file itself, which may be a link to an image of an export before.
+    # Resolve the parent only: the file may be a link that an earlier export made.
     if not path.parent.resolve().is_relative_to(folder.resolve()):
         raise ImageError("its id leaves the output folder: rename the image")
     return path

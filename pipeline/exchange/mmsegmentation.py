@@ -1,13 +1,12 @@
 """Masks and their images as a data set of mmsegmentation.
 
-DEST/img_dir/<split>/<id>.jpg, DEST/ann_dir/<split>/<id>.png, and DEST/<split>.py, a config that
-mmsegmentation's BaseSegDataset is built from.
+DEST/img_dir/<split>/<id>.jpg, DEST/ann_dir/<split>/<id>.png, and DEST/<split>.py, a config for
+mmsegmentation's BaseSegDataset.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
 from pathlib import Path
 
@@ -15,13 +14,13 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.exporting import Export, place, read_labels
-from pipeline.files.atomic import TEMPORARY, write_atomically
-from pipeline.files.images import encode_png, load_image
+from pipeline.exchange.exporting import Export, read_labels, target_path
+from pipeline.files.atomic import TEMPORARY, temporary_path, write_atomically
+from pipeline.files.images import FORMATS, encode_png, load_image, to_image_error
 from pipeline.report.artefacts import Artefact, find_photograph
 
 _CONFIG = """\
-# Written by tools/export.py. A config that has this file among its _base_ takes the data set as
+# Written by tools/export.py. With this file among its _base_, a config uses the data set as
 # train_dataloader = dict(dataset=_base_.{name}).
 {name} = dict(
     type='BaseSegDataset',
@@ -62,98 +61,97 @@ def export_mmsegmentation(
 ) -> Export:
     """Writes masks or predictions with their images as mmsegmentation's ``BaseSegDataset``.
 
-    Image files are copied as they are, since that class wants one ending: where an image root holds
-    several, all become PNG. An image that EXIF turns is written as its mask sees it, without EXIF,
-    which mmsegmentation's reader would follow.
+    Image files are copied unchanged, with two exceptions. ``BaseSegDataset`` needs one suffix: if
+    the images have several, all become PNG. mmsegmentation's reader follows EXIF orientations: an
+    image that has one is written without EXIF, turned as its mask is.
 
     Args:
         artefact: the folder of the stage ``masks`` or ``predictions``.
-        split: names the folders and the config.
+        split: the name of the folders and of the config.
         target: the data set's folder; other splits in it stay.
         images: the image root.
-        link: symbolic links to image files, where they need not change, instead of copies.
-        grey: masks as grey PNGs, for programs that read a palette's colours instead of its indices.
+        link: whether to make symbolic links to unchanged image files instead of copies.
+        grey: whether to write grey PNGs, for programs that read a palette's colours instead of its
+            indices.
 
     Raises:
-        UserError: the folder holds no image, or the target files that are none of these.
+        UserError: the folder has no images, or the target holds other files.
     """
     export = Export()
     suffix = _common_suffix(artefact, images)
     image_dir, mask_dir = Path("img_dir") / split, Path("ann_dir") / split
     _refuse_others(target / image_dir, {f"{i}{suffix}" for i in artefact.entries})
     _refuse_others(target / mask_dir, {f"{i}.png" for i in artefact.entries})
-    changed = 0
 
     def write(image_id: str) -> bool:
+        """Writes an image and its mask; returns whether the image file had to change."""
         path = find_photograph(images, image_id)
         labels = read_labels(artefact, image_id)
-        data = _as_it_is(path, suffix, labels)
-        same = data is not None
-        if data is None:
-            data = _encode(load_image(path, apply_exif=artefact.apply_exif), suffix, labels)
-        place_of_image = place(target / image_dir, f"{image_id}{suffix}")
-        if same and link:
-            _link(place_of_image, path)
+        image_path = target_path(target / image_dir, f"{image_id}{suffix}")
+        is_changed = not _is_usable(path, suffix, labels)
+        if is_changed:
+            image = load_image(path, apply_exif=artefact.apply_exif)
+            write_atomically(image_path, _encode(image, suffix, labels))
+        elif link:
+            _link(image_path, path)
         else:
-            write_atomically(place_of_image, data)
+            write_atomically(image_path, path.read_bytes())
         mask = encode_png(labels, None if grey else artefact.palette)
-        write_atomically(place(target / mask_dir, f"{image_id}.png"), mask)
-        return same
+        write_atomically(target_path(target / mask_dir, f"{image_id}.png"), mask)
+        return is_changed
 
-    for _, same in export.each(artefact, write):
-        changed += not same
+    changed = sum(is_changed for _, is_changed in export.each(artefact, write))
     write_atomically(target / f"{split}.py", _config(artefact, split, suffix))
     if changed:
         export.notes.append(
-            f"{changed} images were written anew as {suffix}, since files have several endings or"
-            " an EXIF orientation"
+            f"{changed} images were written anew as {suffix}: files have several suffixes or an"
+            " EXIF orientation"
         )
     return export
 
 
 def _common_suffix(artefact: Artefact, images: Path) -> str:
-    """Returns the ending that all images get."""
-    found = set()
+    """Returns the suffix that all images get."""
+    suffixes = set()
     for image_id in artefact.entries:
         try:
             suffix = find_photograph(images, image_id).suffix.lower()
-        except ImageError:  # which is said when its turn comes
+        except ImageError:  # the export of this image reports it
             continue
-        found.add(".jpg" if suffix in _JPEG else suffix)
-    return found.pop() if len(found) == 1 else ".png"
+        suffixes.add(".jpg" if suffix in _JPEG else suffix)
+    return suffixes.pop() if len(suffixes) == 1 else ".png"
 
 
 def _refuse_others(folder: Path, expected: set[str]) -> None:
-    """Refuses a folder with other files, which mmsegmentation would take for part of the data."""
+    """Refuses a folder with other files, which mmsegmentation would read as part of the data."""
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.is_dir() or path.name.startswith(TEMPORARY):
             continue
         if path.relative_to(folder).as_posix() not in expected:
             raise UserError(
-                f"{path} is no part of this export: remove it, or choose another output"
+                f"{path} is not part of this export: remove it, or choose another output"
             )
 
 
-def _as_it_is(path: Path, suffix: str, labels: np.ndarray) -> bytes | None:
-    """Returns an image file's bytes, or none where mmsegmentation would not see what we see.
+def _is_usable(path: Path, suffix: str, labels: np.ndarray) -> bool:
+    """Tells whether mmsegmentation reads an image file, as it is, as this pipeline does.
 
     Raises:
-        ImageError: it cannot be read, or has another size than its mask.
+        ImageError: the file cannot be read, or the image has another size than its mask.
     """
-    ending = path.suffix.lower()
-    if (".jpg" if ending in _JPEG else ending) != suffix:
-        return None
+    own_suffix = path.suffix.lower()
+    if (".jpg" if own_suffix in _JPEG else own_suffix) != suffix:
+        return False
     try:
         with Image.open(path) as image:
             (width, height), kind = image.size, image.format
             turned = image.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
-        data = path.read_bytes()
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise ImageError(f"{path} cannot be read ({type(error).__name__})") from error
+        raise to_image_error(error, path, FORMATS) from error
     if turned or kind != _ENCODINGS[suffix][0]:
-        return None
+        return False
     _check_size((height, width), labels)
-    return data
+    return True
 
 
 def _encode(image: np.ndarray, suffix: str, labels: np.ndarray) -> bytes:
@@ -172,8 +170,7 @@ def _check_size(size: tuple[int, int], labels: np.ndarray) -> None:
 
 def _link(path: Path, image: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}"
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_path(path.parent)
     temporary.symlink_to(image.resolve())
     temporary.replace(path)
 
@@ -190,5 +187,5 @@ def _config(artefact: Artefact, split: str, suffix: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Returns a literal of Python's; mmengine would replace what stands in double braces."""
+    """Returns a Python literal without braces, since mmengine replaces text in double braces."""
     return ascii(text).replace("{", "\\x7b")

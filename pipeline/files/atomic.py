@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that may be torn or missing."""
+"""Files that appear whole or not at all, and JSON files that may be torn or missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typing import BinaryIO
 import psutil
 
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import canonical_json
 
 MENDABLE = frozenset(
     {
@@ -33,27 +32,30 @@ MENDABLE = frozenset(
         errno.ESTALE,
     }
 )
-"""Errors of the system that are no fault of ours: a full disk, a quota, missing permissions, …"""
+"""System errors that the user can mend: a full disk, a quota, missing permissions, …"""
 
 TEMPORARY = ".partial-"
-"""How the names of temporary files begin."""
+"""The prefix of the names of temporary files."""
 
 _ABANDONED = 3600.0  # seconds
 
+canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""Returns JSON in which equal values have equal text."""
+
 
 def temporary_path(folder: Path) -> Path:
-    """Returns where a file is written that is not whole yet; its name tells by whom."""
+    """Returns a new path for a file that is not whole yet; its name identifies the process."""
     return folder / f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
 
 
 def is_stale(path: Path) -> bool:
-    """Tells whether whoever wrote a temporary file has ended, as far as that can be told.
+    """Tells whether the process that wrote a temporary file has ended.
 
-    Of a process of another machine it is assumed after an hour.
+    Processes of other machines cannot be asked: their files are stale after an hour.
     """
-    found = re.fullmatch(rf"{re.escape(TEMPORARY)}(\d+)-(.*)-[0-9a-f]{{8}}", path.name)
-    if found and found[2] == platform.node():
-        return not psutil.pid_exists(int(found[1]))
+    writer = re.fullmatch(rf"{re.escape(TEMPORARY)}(\d+)-(.*)-[0-9a-f]{{8}}", path.name)
+    if writer and writer[2] == platform.node():
+        return not psutil.pid_exists(int(writer[1]))
     try:
         return time.time() - path.lstat().st_mtime > _ABANDONED
     except OSError:
@@ -62,7 +64,7 @@ def is_stale(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Gives a file to write, which appears under its name whole, when the block ends well.
+    """Opens a file that appears under its name, whole, when the block ends without an error.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to.
@@ -95,15 +97,15 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def cannot_write(path: Path | str | None, error: OSError) -> UserError:
-    """Returns what a failed write is answered with."""
+    """Returns the error for a failed write, with the remedy."""
     return UserError(
-        f"cannot write {path or 'a file'}: {error.strerror}; what was finished is kept, run the"
-        " same command again when this is mended"
+        f"cannot write {path or 'a file'}: {error.strerror}; fix this and run the same command"
+        " again, finished results are kept"
     )
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """Reads JSON lines; a line that a kill or a crash tore is passed over."""
+    """Reads a file of JSON lines, each an object with an id; other lines are skipped."""
     if not path.is_file():
         return []
     lines = []
@@ -118,12 +120,12 @@ def read_json_lines(path: Path) -> list[dict]:
 
 
 def to_json_lines(values: Iterable[Mapping]) -> str:
-    """Returns one line of JSON a value."""
+    """Returns a line of JSON for each value."""
     return "".join(canonical_json(value) + "\n" for value in values)
 
 
 def read_json(path: Path) -> dict | None:
-    """Reads a JSON file; none where it is missing or damaged."""
+    """Reads a JSON file; returns None if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,15 +1,28 @@
-"""Short names for contents: of files, of configurations, of inputs."""
+"""Fingerprints: short names for the contents of files, of configurations, of inputs."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import json
 import stat
 import time
-from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files.atomic import canonical_json
+from pipeline.files.journal import Journal
+
+FILE = ".fingerprints.jsonl"
+"""The journal of the fingerprints of files, in the output directory."""
+
+_SETTLED = 2_000_000_000  # nanoseconds
+
+_known: dict[str, tuple[int, int, str]] = {}
+"""Path → size, time of the last change in nanoseconds, fingerprint."""
+
+_journal: Journal | None = None
 
 
 def fingerprint(*parts: Any) -> str:
@@ -21,49 +34,58 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def join_keys(image: str, *others: str) -> str:
+    """Returns the key of a result that is made from an image and from earlier results."""
+    return "-".join([image, *others])
+
+
 def fingerprint_file(path: Path) -> str:
     """Returns the fingerprint of a file's bytes; an unchanged file is read once.
 
-    A file counts as unchanged while its size and the time of its last change stay, as in git; see
-    :func:`remember_in`.
+    Like git, this takes a file as unchanged while its size and its time of last change stay the
+    same. :func:`remember_in` keeps what is known from run to run.
 
     Raises:
         OSError: the file cannot be read.
     """
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-    found = _memory.get(path)
-    if found is not None and found[:2] == (status.st_size, status.st_mtime_ns):
-        return found[2]
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    name, size, changed = str(path), status.st_size, status.st_mtime_ns
+    known = _known.get(name)
+    if known is not None and known[:2] == (size, changed):
+        return known[2]
     began = time.time_ns()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-    # One that was written just now may be written again within the clock's resolution.
-    if began - status.st_mtime_ns > _SETTLED:
-        _memory[path] = (status.st_size, status.st_mtime_ns, digest)
+    # A file that was written just now may change again within the clock's resolution.
+    if began - changed > _SETTLED:
+        _known[name] = size, changed, digest
+        if _journal is not None:
+            with contextlib.suppress(UserError):
+                entry = {"id": name, "input": digest, "size": size, "changed": changed}
+                _journal.append(entry)
     return digest
 
 
-_SETTLED = 2_000_000_000  # nanoseconds
+def remember_in(folder: Path | None, write: bool = True) -> None:
+    """Keeps the fingerprints of files from run to run, in a journal in a folder.
 
-Memory = MutableMapping[Path, tuple[int, int, str]]
-"""File → size, time of the last change in nanoseconds, fingerprint."""
+    A journal that is lost, or cannot be written, only means that files are read again.
 
-_memory: Memory = {}
-
-
-def remember_in(memory: Memory) -> None:
-    """Has the fingerprints of files kept elsewhere than in this process."""
-    global _memory
-    _memory = memory
-
-
-def join_keys(image: str, *others: str) -> str:
-    """Returns the key of an input that is an image and what was made from it before."""
-    return "-".join([image, *others])
-
-
-def canonical_json(value: Any) -> str:
-    """Returns JSON in which equal values have equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    Args:
+        folder: the output directory, which may not exist yet; None keeps nothing.
+        write: whether to add to the journal, or only to read it.
+    """
+    global _known, _journal
+    if _journal is not None:
+        _journal.close()
+    _known, _journal = {}, None
+    if folder is not None:
+        journal = Journal(folder / FILE)
+        _known = {
+            entry["id"]: (entry["size"], entry["changed"], entry["input"])
+            for entry in journal.entries.values()
+        }
+        journal.forget()
+        _journal = journal if write else None

@@ -1,52 +1,32 @@
-"""Images: decoding, orientation, the resize to whole patches, CLIP's normalisation.
+"""Image files: decoding to RGB, and encoding as PNG.
 
-An image in memory is H×W×3 uint8, RGB, top row first. Pixels for CLIP are 3×H×W float32.
+An image in memory is H×W×3 uint8, RGB, top row first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-import math
 import stat
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is decoded, whatever a file's name says. Some of Pillow's other formats start programs (EPS
-starts Ghostscript), and nothing that we read may run code."""
+"""The formats that are decoded, whatever a file's name says. Some of Pillow's other formats start
+programs (EPS starts Ghostscript), and no input may run code."""
 
-_MODES_OF_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+"""Pillow's modes of grey images with 16 bits a pixel."""
 
-# Pillow warns of much that is odd in a file; whatever matters is raised as an error or refused.
+# Pillow warns of much that is odd in a file; all that matters is raised as an error or refused.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """How a CLIP's pixels were normalised when it was trained; OpenAI's unless others are given.
-
-    They are those of open_clip.constants, which takes seconds to import: too long for the processes
-    that only decode images.
-
-    Attributes:
-        mean: of red, green and blue in [0, 1].
-        std: standard deviations of the same.
-    """
-
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-
-
-OPENAI_NORMALISATION = Normalisation()
 
 
 def load_image(
@@ -54,15 +34,15 @@ def load_image(
 ) -> np.ndarray:
     """Decodes an image file.
 
-    Grey, palette, CMYK and 16-bit images become 8-bit RGB; what lies under transparency shows
-    white, as it does in most viewers. Of an animation it is the first picture.
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB; transparent pixels become white, as most
+    viewers show them. An animation gives its first picture.
 
     Args:
         path: a file in one of ``FORMATS``.
-        apply_exif: turns the image as its EXIF orientation says (quirk ``exif``: the released
-            code ignores it).
+        apply_exif: whether to turn the image as its EXIF orientation says (quirk ``exif``: the
+            reference implementation ignores it).
         max_pixels: width × height above which the file is refused before it is decoded; Pillow's
-            own limit, about 179 million, holds in any case.
+            own limit, about 179 million, always holds.
 
     Returns:
         H×W×3 uint8, RGB.
@@ -79,51 +59,56 @@ def load_image(
                     f" dataset.max_pixels={max_pixels}: shrink it, or raise the limit"
                 )
             image.load()
-            return np.asarray(_to_rgb(_upright(image) if apply_exif else image))
+            if apply_exif:
+                # Damaged EXIF raises nearly anything, and the picture itself is intact.
+                with contextlib.suppress(Exception):
+                    image = ImageOps.exif_transpose(image)
+            if image.mode != "RGB" or image.has_transparency_data:
+                image = _to_rgb(image)
+            return np.asarray(image)
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
-        # Pillow refuses what has twice as many pixels as those of which it warns.
-        most, limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf), "the most that are read"
-        if max_pixels is not None and max_pixels < most:
-            most, limit = max_pixels, "dataset.max_pixels"
-        raise ImageError(f"has more pixels than {most}, {limit}: shrink it") from error
-    except OSError as error:
-        raise ImageError(f"cannot be decoded: {_what_is_wrong(path, error)}") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        reason = str(error) if str(error) else type(error).__name__
-        raise ImageError(f"cannot be decoded: {reason}") from error
+        raise to_image_error(error, path, FORMATS, max_pixels) from error
 
 
 def refuse_special_file(path: Path) -> None:
-    """Refuses pipes and devices, which would be waited for, or read without end.
+    """Refuses pipes and devices, which would block or never end.
 
     Raises:
-        ImageError: the path leads to something that is no regular file.
+        ImageError: the path leads to something else than a regular file.
         OSError: it leads nowhere.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ImageError("is no file but a folder, a pipe or a device: remove or rename it")
+        raise ImageError("is not a file but a folder, a pipe or a device: remove or rename it")
 
 
-def _what_is_wrong(path: Path, error: OSError) -> str:
-    if error.strerror is not None:  # it is the file that cannot be read, not the image in it
-        return error.strerror
+def to_image_error(
+    error: Exception, path: Path, formats: Sequence[str], max_pixels: int | None = None
+) -> ImageError:
+    """Returns the error to report for one that was raised while an image file was decoded.
+
+    Args:
+        error: the error.
+        path: the file.
+        formats: Pillow's names of the formats that are accepted.
+        max_pixels: ``dataset.max_pixels``, if it applies.
+    """
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * Image.MAX_IMAGE_PIXELS  # what Pillow refuses; it warns above half of that
+        if max_pixels is not None and max_pixels < limit:
+            limit = f"dataset.max_pixels={max_pixels}"
+        return ImageError(f"has more than {limit} pixels: shrink it")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        return f"it is no {kinds}" if path.stat().st_size else "the file is empty"
-    return str(error) or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF raises nearly anything, and the picture itself is whole
-        return image
+        *first, last = formats
+        names = f"{', '.join(first)} or {last}" if first else last
+        reason = f"it is not a {names} file" if path.stat().st_size else "the file is empty"
+    return ImageError(f"cannot be decoded ({reason}): replace it")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _MODES_OF_16_BIT:
+    if image.mode in MODES_OF_16_BITS:
         # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
         values = np.asarray(image)
         grey = (values >> 8).clip(0, 255).astype(np.uint8)
@@ -147,45 +132,16 @@ def limit_longest_side(image: np.ndarray, longest_side: int | None) -> np.ndarra
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def patch_grid(
-    height: int, width: int, patch_size: int, most_patches: int | None = None
-) -> tuple[int, int]:
-    """Returns an image's rows and columns of patches (docs/algorithms.md, section 1).
+def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:
+    """Encodes an image as PNG.
 
     Args:
-        height: of the image.
-        width: of the image.
-        patch_size: side of a patch in pixels.
-        most_patches: where more would be needed to cover the image, it is shrunk until as many do;
-            attention takes memory with their square.
+        image: H×W×3 uint8, or H×W uint8: grey values, or labels if there is a palette.
+        palette: the colours of labels 0, 1, …; at most 256. Further labels are black.
     """
-    rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
-    if most_patches is None or rows * columns <= most_patches:
-        return rows, columns
-    factor = math.sqrt(most_patches / (rows * columns))
-    rows = max(1, min(int(rows * factor), most_patches))
-    return rows, max(1, min(int(columns * factor), most_patches // rows))
-
-
-def to_pixels(
-    image: np.ndarray,
-    height: int,
-    width: int,
-    normalisation: Normalisation = OPENAI_NORMALISATION,
-) -> torch.Tensor:
-    """Resizes (PIL bicubic), scales to [0, 1] and normalises: 3×height×width float32."""
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    mean = torch.tensor(normalisation.mean).view(3, 1, 1)
-    std = torch.tensor(normalisation.std).view(3, 1, 1)
-    return (pixels - mean) / std
-
-
-def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:
-    """Encodes an image, H×W×3 or grey H×W uint8, or labels with a palette, H×W uint8, as PNG."""
     picture = Image.fromarray(image)
     if palette is not None:
-        # With fewer than 256 colours Pillow writes fewer bits a pixel, and 255 is lost.
+        # With fewer than 256 colours Pillow writes fewer bits a pixel, and label 255 is lost.
         colours = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
         picture.putpalette([channel for colour in colours for channel in colour])
     buffer = io.BytesIO()

@@ -1,36 +1,35 @@
-"""What was done with each image: lines of JSON that survive kills, torn writes and damage."""
+"""Journals: what was done with each image, in JSON lines that survive kills and damage.
+
+Each line ends with a checksum of itself, ``"sum"``. Torn and damaged lines are skipped.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.files.atomic import cannot_write, read_json_lines, write_atomically
-from pipeline.files.fingerprints import canonical_json
+from pipeline.files.atomic import cannot_write, canonical_json, write_atomically
 
-SUM = "sum"
-"""The key of a line that holds the checksum of all others."""
-
-_EARLIER_KEYS = frozenset({"id", "input", "files", "tags", "scores"})
-"""What lines hold that were written before there were checksums."""
-
+_SUM = b',"sum":"'
+_END = b'%08x"}'
 _PARTS = ".entries-*.jsonl"
 
 
 class Journal:
     """The lines of a stage's folder, the last one of each image.
 
-    Whoever holds the folder's lock writes ``entries.jsonl``. Workers, in other processes and on
-    other machines, write beside it, each into a file of its own; what such a file holds when a run
-    was killed is taken over by the next one.
+    The process that holds the folder's lock writes ``entries.jsonl``. Workers, in other processes
+    and on other machines, write files of their own beside it. If a run is killed, the next one
+    takes their lines over.
     """
 
     def __init__(self, path: Path):
-        """Prepares a journal, which is read when it is first asked for.
+        """Prepares a journal; it is read on first use.
 
         Args:
             path: ``entries.jsonl``; it need not exist.
@@ -40,46 +39,43 @@ class Journal:
 
     @cached_property
     def entries(self) -> dict[str, dict]:
-        """Image id → its line, without the checksum; torn and damaged lines are passed over."""
+        """Image id → the image's last line, without the checksum."""
         lines = (line for path in (self.path, *self._parts()) for line in read_lines(path))
         return {line["id"]: line for line in lines}
 
     def forget(self) -> None:
-        """Has the lines read anew when they are next asked for."""
+        """Drops the lines in memory; the next use reads them again."""
         self.__dict__.pop("entries", None)
 
     def append(self, entry: dict) -> None:
         """Adds an image's line.
 
-        Raises:
-            UserError: it cannot be written; the line may be torn then, and counts for nothing.
-        """
-        self.write(entry)
-        self.entries[entry["id"]] = entry
-
-    def write(self, entry: dict) -> None:
-        """Adds a line to the file alone.
+        Args:
+            entry: with at least ``id``, the image, and ``input``, the fingerprint of what its
+                result was made from.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the line cannot be written; it may be torn then, and is skipped.
         """
-        line = _signed(entry).encode()
+        line = encode_line(entry)
         try:
             if self._file is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                self._file = os.open(self.path, flags, 0o644)
+                self._file = os.open(self.path, flags, 0o666)  # less the process's umask
             while line:
                 line = line[os.write(self._file, line) :]
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        if "entries" in self.__dict__:
+            self.entries[entry["id"]] = entry
 
     def compact(self) -> None:
-        """Writes one line an image, sorted, and takes in what workers wrote."""
+        """Rewrites the journal with one line per image, sorted, and takes in those of workers."""
         self.close()
-        text = to_text(self.entries[key] for key in sorted(self.entries))
-        old = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
-        if old != text:
-            write_atomically(self.path, text)
+        new = b"".join(encode_line(self.entries[key]) for key in sorted(self.entries))
+        old = self.path.read_bytes() if self.path.exists() else b""
+        if old != new:
+            write_atomically(self.path, new)
         for part in self._parts():
             part.unlink(missing_ok=True)
 
@@ -94,32 +90,24 @@ class Journal:
 
 
 def part_path(folder: Path) -> Path:
-    """Returns where this process writes its lines of a folder that another one has locked."""
+    """Returns the journal of this process in a folder that another process has locked."""
     return folder / _PARTS.replace("*", f"{platform.node()}-{os.getpid()}")
 
 
+def encode_line(entry: Mapping) -> bytes:
+    """Returns an entry as a line of a journal, with its checksum."""
+    text = canonical_json(entry).encode()
+    return text[:-1] + _SUM + _END % zlib.crc32(text) + b"\n"
+
+
 def read_lines(path: Path) -> list[dict]:
-    """Reads the whole lines of a journal; one that a kill tore or that was changed is passed over.
-
-    A line without a checksum is whole, too: earlier versions wrote none.
-    """
+    """Returns the intact lines of a journal, without their checksums."""
+    if not path.is_file():
+        return []
     lines = []
-    for line in read_json_lines(path):
-        wanted = line.pop(SUM, None)
-        is_whole = wanted == _checksum(line) if wanted else line.keys() <= _EARLIER_KEYS
-        if is_whole and isinstance(line.get("input"), str):
-            lines.append(line)
+    for line in path.read_bytes().split(b"\n"):
+        text, _, end = line.rpartition(_SUM)
+        text += b"}"
+        if end == _END % zlib.crc32(text):
+            lines.append(json.loads(text))
     return lines
-
-
-def to_text(lines: Iterable[Mapping]) -> str:
-    """Returns lines as they stand in a journal."""
-    return "".join(map(_signed, lines))
-
-
-def _signed(line: Mapping) -> str:
-    return canonical_json({**line, SUM: _checksum(line)}) + "\n"
-
-
-def _checksum(line: Mapping) -> str:
-    return f"{zlib.crc32(canonical_json(line).encode()):08x}"

@@ -1,7 +1,8 @@
-"""One writer at a time in a folder, over processes and machines that share a file system."""
+"""A lock on a folder, across processes and machines that share a file system."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -23,76 +24,53 @@ LOCK, HOLDER = ".lock", ".holder.json"
 
 _SIGN_OF_LIFE = 15.0  # seconds between two signs of life of a holder
 _SILENCE = 120.0  # seconds without one after which a holder on another machine counts as dead
-_ORPHANS = 15.0  # seconds in which the children of a killed holder notice that they are alone
+_ORPHANS = 15.0  # seconds in which the children of a killed holder end
 _POLL = 0.2
 
 
 class FolderLock:
-    """Held by one process at a time.
+    """A lock that one process holds at a time.
 
-    Within a machine, and on shared file systems that support it, the operating system's lock
-    decides; it ends with its process, however that ends. Where a shared file system does not pass
-    such locks on, the holder's file does: it names the holder, who touches it every 15 seconds.
+    On one machine, and on shared file systems that support it, the operating system's lock decides;
+    it ends with its process, however that ends. On file systems without such locks the holder's
+    file decides: it names the holder, which touches it every 15 seconds.
     """
 
     def __init__(self, folder: Path, wait: float = 0.0):
-        """Prepares a lock that is not held yet.
+        """Prepares the lock without acquiring it.
 
         Args:
-            folder: what is locked.
+            folder: the folder to lock.
             wait: seconds to wait for another holder.
         """
         self._folder = folder
         self._wait = wait
-        self._file_lock = FileLock(folder / LOCK)
+        self._file_lock = _file_lock(folder / LOCK)
         self._holder = folder / HOLDER
         self._token = uuid.uuid4().hex
         self._released = threading.Event()
         self._is_lost = False
 
     def acquire(self) -> None:
-        """Takes the lock.
+        """Acquires the lock.
 
         Raises:
-            UserError: another process holds it, named with its host and since when.
+            UserError: another process holds it: names the process, its host and since when.
             OSError: the folder cannot be written to.
         """
         deadline = time.monotonic() + self._wait
         orphans_until = time.monotonic() + _ORPHANS
-        while True:
-            by_system = self._acquire_file_lock()
-            if by_system is not False:
-                try:
-                    holder = self._living_holder(by_system is None)
-                    if holder is None and self._claim():
-                        break
-                except OSError:
-                    self._file_lock.release()
-                    raise
-                self._file_lock.release()
-            else:
-                holder = read_json(self._holder) or {}
-                # The children of a process that was killed hold its lock until they end.
-                if _is_dead(holder) and time.monotonic() < orphans_until:
-                    time.sleep(_POLL)
-                    continue
-            if time.monotonic() >= deadline:
-                raise self._refusal(holder or {})
+        while (holder := self._try()) is not None:
+            # The children of a process that was killed hold its lock until they end.
+            until = max(deadline, orphans_until) if _is_dead(holder) else deadline
+            if time.monotonic() >= until:
+                raise self._refusal(holder)
             time.sleep(_POLL)
         self._released.clear()
         threading.Thread(target=self._show_life, daemon=True).start()
 
-    def _refusal(self, holder: Mapping[str, Any]) -> UserError:
-        elsewhere = holder.get("host") not in (None, platform.node())
-        killed = "; if it was killed, two minutes are enough" if elsewhere else ""
-        return UserError(
-            f"{self._folder} is being written by process {holder.get('process', '?')} on"
-            f" {holder.get('host', '?')} since {holder.get('since', '?')}: stop it, or wait for it"
-            f" with runtime.wait=SECONDS{killed}"
-        )
-
     def release(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self._released.set()
         if self._is_ours():
             self._holder.unlink(missing_ok=True)
@@ -102,33 +80,60 @@ class FolderLock:
         """Makes sure that the lock is still held.
 
         Raises:
-            UserError: another process took it over, since this one gave no sign of life for long,
-                as a machine does that sleeps.
+            UserError: another process took it over, because this one showed no sign of life, for
+                example on a machine that slept.
         """
         if self._is_lost:
             raise UserError(
-                f"{self._folder} was taken over by another process while this one was not heard of:"
-                " run the same command again when that one has ended"
+                f"{self._folder} was taken over by another process while this one was silent: run"
+                " the same command again when the other process has ended"
             )
 
-    def _acquire_file_lock(self) -> bool | None:
-        """Takes the system's lock; returns none where the file system has no such thing."""
+    def _refusal(self, holder: Mapping[str, Any]) -> UserError:
+        elsewhere = holder.get("host") not in (None, platform.node())
+        killed = "; if it was killed, its lock expires after two minutes" if elsewhere else ""
+        return UserError(
+            f"{self._folder} is being written by process {holder.get('process', '?')} on"
+            f" {holder.get('host', '?')} since {holder.get('since', '?')}: stop it, or wait for it"
+            f" with runtime.wait=SECONDS{killed}"
+        )
+
+    def _try(self) -> dict[str, Any] | None:
+        """Acquires the lock and returns None, or returns what is known of its holder."""
+        has_system_lock = self._acquire_system_lock()
+        if has_system_lock is False:
+            return read_json(self._holder) or {}
+        acquired = False
+        try:
+            holder = self._living_holder(has_system_lock is None)
+            acquired = holder is None and self._claim()
+        finally:
+            if not acquired:
+                self._file_lock.release()
+        return None if acquired else holder or {}
+
+    def _acquire_system_lock(self) -> bool | None:
+        """Acquires the system's lock; returns None where the file system has no such locks."""
         try:
             self._file_lock.acquire(timeout=0)
         except Timeout:
             return False
-        except NotImplementedError:
+        except NotImplementedError:  # filelock before 4.1
+            return None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
+                raise
             return None
         return True
 
-    def _living_holder(self, without_file_lock: bool) -> dict[str, Any] | None:
-        """Returns who holds the lock all the same, by its file."""
+    def _living_holder(self, without_system_lock: bool) -> dict[str, Any] | None:
+        """Returns the holder that the holder's file names, if it counts as alive."""
         holder = read_json(self._holder)
         if holder is None:
             return None
         if holder.get("host") == platform.node():
-            # With the system's lock in hand, whoever had it on this machine has ended.
-            return holder if without_file_lock and not _is_dead(holder) else None
+            # A process of this machine that held the system's lock before us has ended.
+            return holder if without_system_lock and not _is_dead(holder) else None
         return holder if self._silence() < _SILENCE else None
 
     def _silence(self) -> float:
@@ -143,7 +148,7 @@ class FolderLock:
             probe.unlink(missing_ok=True)
 
     def _claim(self) -> bool:
-        """Writes the holder's file, if no other process was faster."""
+        """Writes the holder's file; returns whether no other process was faster."""
         about = {
             "host": platform.node(),
             "process": os.getpid(),
@@ -156,7 +161,7 @@ class FolderLock:
             draft.write_text(json.dumps(about), encoding="utf-8")
             self._holder.unlink(missing_ok=True)
             try:
-                os.link(draft, self._holder)  # fails where another one stands
+                os.link(draft, self._holder)  # fails if it exists
             except FileExistsError:
                 return False
             except OSError:  # a file system without links
@@ -175,8 +180,20 @@ class FolderLock:
                 return
             try:
                 os.utime(self._holder)
-            except OSError:  # the file system is away for a moment
+            except OSError:  # the file system is briefly unavailable
                 continue
+
+
+def _file_lock(path: Path) -> FileLock:
+    """Returns the system's lock, without filelock's own fallback.
+
+    That fallback is a file that stays when its process is killed, and blocks other machines for
+    good.
+    """
+    try:
+        return FileLock(path, fallback_to_soft=False)
+    except TypeError:  # filelock before 4.1 has no such fallback
+        return FileLock(path)
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
@@ -185,7 +202,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return False
     try:
         process = psutil.Process(holder["process"])
-        # A number is given anew to another process some day.
+        # Systems reuse the numbers of processes.
         return process.create_time() != holder.get("started", process.create_time()) or (
             process.status() == psutil.STATUS_ZOMBIE
         )

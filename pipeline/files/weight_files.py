@@ -1,7 +1,7 @@
-"""Files of weights, read as tensors and plain values: nothing that they hold is run.
+"""Files of weights, read as tensors and plain values, without running any code in them.
 
-A file may also ask for far more memory than its own size, by compression or by tensors that repeat
-what they show; none of those that libraries write do.
+A file may also claim far more memory than its own size, by compression or by tensors that repeat
+their values. Libraries write no such files, and these are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 _SLACK = 2**24
-"""Bytes beyond a file's own: code and names may be compressed, and weights never are."""
+"""Bytes allowed beyond a file's own size: code and names may be compressed, weights never are."""
 
 
 class Oversized(ValueError):
@@ -25,14 +25,14 @@ class Oversized(ValueError):
 
 
 def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
-    """Reads safetensors, or what ``torch.save`` wrote, whatever PyTorch's defaults are.
+    """Reads a safetensors file, or a file of ``torch.save``, whatever PyTorch's defaults are.
 
     Args:
-        path: the file; safetensors are known by their ending.
+        path: the file; ``.safetensors`` marks safetensors.
         device: where tensors go.
 
     Returns:
-        What was saved: usually a dictionary of tensors, or one that holds such a dictionary.
+        The saved object: usually a dictionary of tensors, or one that holds such a dictionary.
 
     Raises:
         Exception: the file is damaged or holds more than tensors and plain values; every format
@@ -41,7 +41,7 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     if path.suffix == ".safetensors":
         return load_file(path, device=device)
     check_archive(path)
-    # timm and others store the arguments of a training beside its weights.
+    # timm and others store the arguments of the training beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location=device, weights_only=True)
     _check_tensors(content, path.stat().st_size)
@@ -49,10 +49,10 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 
 
 def read_storage(data: bytes) -> torch.Tensor:
-    """Reads a tensor's storage as PyTorch writes it into the pickle of something else.
+    """Reads a tensor's storage as PyTorch writes it into another object's pickle.
 
     Args:
-        data: what ``torch.save`` wrote of the storage, in its older format.
+        data: the storage in the older format of ``torch.save``.
 
     Returns:
         The storage's values as a flat tensor.
@@ -65,7 +65,7 @@ def read_storage(data: bytes) -> torch.Tensor:
         raise ValueError("a storage in an archive")
     storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(storage, torch.storage.TypedStorage):
-        raise ValueError("no storage")
+        raise ValueError("not a storage")
     if storage.nbytes() > len(data):
         raise Oversized(f"a storage takes {storage.nbytes()} bytes")
     return torch.tensor([], dtype=storage.dtype).set_(storage)
@@ -89,20 +89,20 @@ def check_extent(tensor: torch.Tensor) -> None:
     """Checks that a tensor has a value of its own for each element.
 
     Raises:
-        Oversized: it repeats values, so that a copy would be larger than what was read.
+        Oversized: it repeats values, so that a copy would be larger than the file.
     """
     if tensor.is_meta or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         raise Oversized(f"a tensor of shape {tuple(tensor.shape)} has fewer values than that")
 
 
 def _check_tensors(content: Any, size: int) -> None:  # noqa: ANN401
-    """Checks that the tensors in nested plain values show what a file of this size can hold."""
+    """Checks that the tensors in nested plain values fit into a file of this size."""
     storages: dict[int, int] = {}
     for tensor in _tensors(content):
         check_extent(tensor)
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-    # Where a tensor reaches beyond what was stored, PyTorch makes room for it.
+    # PyTorch enlarges a storage if a tensor reaches beyond it.
     if sum(storages.values()) > size + _SLACK:
         raise Oversized(f"its tensors take {sum(storages.values())} bytes")
 
@@ -114,5 +114,5 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))  # what is referred to many times is looked at once
+            seen.add(id(value))  # visit repeated references once
             pending += value.values() if isinstance(value, Mapping) else value

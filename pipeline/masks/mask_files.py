@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.files.images import encode_png
 from pipeline.masks.labels import ignore_unsure, to_grey
@@ -45,9 +43,3 @@ def mask_files(
     if confidence > 0:
         files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
     return files
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """Reads a mask or a prediction that a stage wrote: H×W uint8."""
-    with Image.open(path) as image:
-        return np.asarray(image)

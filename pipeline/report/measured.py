@@ -15,7 +15,8 @@ from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.segmentation import Confusion
-from pipeline.masks.mask_files import UNFILTERED, read_labels
+from pipeline.files.label_images import read_labels
+from pipeline.masks.mask_files import UNFILTERED
 from pipeline.report.material import Material
 from pipeline.tags.scores import decode_scores, read_tags
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.files.images import encode_png, limit_longest_side
-from pipeline.masks.mask_files import read_labels
+from pipeline.files.label_images import read_labels
 from pipeline.report.artefacts import Artefact
 from pipeline.report.painting import overlay
 from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile

@@ -13,7 +13,7 @@ from pipeline.engine.stage import Review
 from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
-from pipeline.masks.mask_files import read_labels
+from pipeline.files.label_images import read_labels
 from pipeline.report.examples import Example, contact_sheet
 from pipeline.report.material import Material
 from pipeline.report.measured import UNREADABLE

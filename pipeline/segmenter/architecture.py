@@ -9,8 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean
+from pipeline.errors import UserError, did_you_mean
 from pipeline.segmenter.settings import SegmenterSettings
 
 _REFUSED = {

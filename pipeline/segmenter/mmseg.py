@@ -23,8 +23,7 @@ from torch import nn
 
 from pipeline.clip.device import choose_precision
 from pipeline.datasets.vocabulary import MAX_CLASSES
-from pipeline.errors import UserError
-from pipeline.files.text import did_you_mean
+from pipeline.errors import UserError, did_you_mean
 from pipeline.segmenter.architecture import adapt_model, dictionaries
 from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.optimization import (

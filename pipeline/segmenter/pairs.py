@@ -10,9 +10,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import IGNORE
+from pipeline.errors import UserError
+from pipeline.files.label_images import GREY, PALETTE, read_labels
 
-_INDEXED_OR_GREY = frozenset({"P", "L"})
-_GREY = frozenset({"L"})
 _ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
@@ -69,7 +69,7 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
-    labels = _read_bytes("mask", pair.mask, _INDEXED_OR_GREY, "an indexed PNG")
+    labels = _read_bytes("mask", pair.mask, (PALETTE, GREY))
     if isinstance(labels, str):
         yield labels
     else:
@@ -80,24 +80,21 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
             yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"
 
     if pair.probability is not None:
-        weights = _read_bytes("probability", pair.probability, _GREY, "an 8-bit grey PNG")
+        weights = _read_bytes("probability", pair.probability, (GREY,))
         if isinstance(weights, str):
             yield weights
         else:
             yield from _wrong_size("probability", weights, size)
 
 
-def _read_bytes(kind: str, path: Path, modes: frozenset[str], wanted: str) -> np.ndarray | str:
-    """Returns the pixels of a PNG in one of these modes of Pillow, H×W uint8, or a problem."""
-    if not path.is_file():
-        return f"{kind} {path} is missing"
+def _read_bytes(kind: str, path: Path, modes: tuple[str, ...]) -> np.ndarray | str:
+    """Returns the pixels, H×W uint8, of a PNG of one of Pillow's modes, or what is wrong."""
     try:
-        with Image.open(path) as picture:
-            if picture.format != "PNG" or picture.mode not in modes:
-                return f"{kind} {path} is {picture.format} {picture.mode}, not {wanted}"
-            return np.asarray(picture)
-    except Exception as error:
-        return f"{kind} {path} cannot be read ({type(error).__name__})"
+        return read_labels(path, modes)
+    except FileNotFoundError:
+        return f"{kind} {path} is missing"
+    except UserError as error:
+        return f"{kind} {error}"
 
 
 def _wrong_size(kind: str, pixels: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import ImageError, UserError
+from pipeline.files.label_images import read_labels
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.settings import SegmenterSettings
@@ -115,7 +116,7 @@ class PseudoLabelled(Dataset):
             arrays = {"img": image[:, :, ::-1], "gt_seg_map": _read_resized(pair.mask, size)}
             if pair.probability is not None:
                 arrays[_WEIGHTS] = _read_resized(pair.probability, size)
-        except (ImageError, OSError) as error:
+        except (ImageError, UserError, OSError) as error:
             what = "mask" if pair.probability is None else "mask or probability"
             raise UserError(
                 f"training image {pair.id} or its {what} cannot be read ({error}): repair or"
@@ -134,9 +135,9 @@ class PseudoLabelled(Dataset):
 
 
 def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Reads a mask or probabilities, h×w uint8, resized to an image's (width, height)."""
-    with Image.open(path) as picture:
-        return np.array(picture.resize(size, Image.Resampling.NEAREST))
+    """Reads the bytes of a mask or of probabilities at (width, height), that of the image."""
+    picture = Image.fromarray(read_labels(path))
+    return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
 
 def _build_transforms(settings: SegmenterSettings) -> list[Any]:

@@ -26,7 +26,6 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.stage import Evaluation
-from pipeline.files.file_memory import FileMemory
 from pipeline.files.fingerprints import remember_in
 from pipeline.report.material import gather
 from pipeline.report.stage import Report
@@ -56,8 +55,7 @@ class Pipeline:
         """
         root = Path(config.output_dir).expanduser().absolute()
         # A dry run writes nothing, not even what would save the next one some reading.
-        memory = FileMemory(root)
-        remember_in(dict(memory) if config.dry_run else memory)
+        remember_in(root, write=not config.dry_run)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         workers = config.runtime.workers or torch.multiprocessing.cpu_count()

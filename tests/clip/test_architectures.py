@@ -14,9 +14,9 @@ from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.blocks import block_window
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.pixels import patch_grid
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.errors import UserError
-from pipeline.files.images import patch_grid
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import draw_photograph
 

@@ -19,9 +19,9 @@ from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
+from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
-from pipeline.files.images import OPENAI_NORMALISATION, Normalisation
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from tests.conftest import REPOSITORY, draw_photograph
@@ -101,7 +101,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(monkeypatch):
     [
         ("ViT-B/16", "did you mean ViT-B-16 or"),
         ("vit-l-14", "did you mean ViT-L-14 or"),
-        ("xyzzy", r"open_clip.list_models\(\) shows its names"),
+        ("xyzzy", r"open_clip.list_models\(\) shows all names"),
         ("hf-hub:laion/CLIP-ViT-B-16", "names a place, not an architecture"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.files.images import encode_png
+from pipeline.files.journal import encode_line
 from pipeline.report.artefacts import read_artefact
 from pipeline.report.overlays import make_tile
 from tests.report.small_run import PALETTE, build_run
@@ -128,7 +129,7 @@ def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
 
 
 def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
-    (material.masks.path / "entries.jsonl").write_text('{"id": "../x", "input": "i"}\n')
+    (material.masks.path / "entries.jsonl").write_bytes(encode_line({"id": "../x", "input": "i"}))
     photographs, masks = material.root.parent / "photographs", material.masks.path
     (photographs.parent / "x.png").write_bytes((photographs / "0.png").read_bytes())
     (masks.parent / "x.png").write_bytes((masks / "0.png").read_bytes())

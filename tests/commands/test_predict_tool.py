@@ -119,7 +119,7 @@ def test_files_that_cannot_be_read_are_left_out_and_named(predict, photographs, 
         (["a.jpg", "--scales", "0"], "above 0"),
         (["a.jpg", "--longest-side", "0"], "--longest-side 0 is not a size"),
         (["a.jpg", "--device", "tpu"], "invalid choice"),
-        (["a.jpg", "--nonsense"], "--help shows what there is"),
+        (["a.jpg", "--nonsense"], "--help shows the options"),
         (["a.jpg", "--best"], "no best checkpoint"),
     ],
 )

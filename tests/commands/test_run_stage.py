@@ -243,7 +243,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
             ["dataset=folder", "dataset.root=null", "dataset.classes=[a]"],
             "dataset.root is missing: give it",
         ),
-        (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is no file"),
+        (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is not a file"),
         (["clip=file", "clip.checkpoint=/no/weights.pt"], "/no/weights.pt is not a file"),
         (["runtime.device=cuda:7"], "torch finds no GPU"),
         (["runtime.device=abacus"], "is not a device"),

@@ -16,8 +16,8 @@ def test_masks_have_to_hold_labels(tmp_path):
     Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     for name, message in (
-        ("colours", "is a RGB image"),
-        ("deep", "is a I;16 image"),
+        ("colours", "is a PNG of mode RGB"),
+        ("deep", "is a PNG of mode I;16"),
         ("broken", "cannot be decoded"),
         ("absent", "is missing"),
     ):

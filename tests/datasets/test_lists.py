@@ -77,7 +77,7 @@ def test_a_list_of_other_images_is_refused(voc2012, cache, write):
         _ = reading("a\nb\n", split="val")["val"]
     with pytest.raises(UserError, match="list.txt is empty"):
         _ = reading(" \n", split=["val"])["val"]
-    with pytest.raises(UserError, match="dataset.image_list=/no/list is no file"):
+    with pytest.raises(UserError, match="dataset.image_list=/no/list is not a file"):
         _ = load("voc2012", voc2012, cache, split="val", image_list="/no/list").splits["val"]
 
 
@@ -181,7 +181,7 @@ def test_a_table_with_another_class_is_refused_by_line(write):
     path = write('a.jpg,cat\n\n"b.jpg",dog,person\n', "labels.csv")
     with pytest.raises(UserError, match="line 3: dog is not in dataset.classes: correct it"):
         read_labels(Path(path), CLASSES)
-    with pytest.raises(UserError, match="dataset.labels=/no/labels.csv is no file"):
+    with pytest.raises(UserError, match="dataset.labels=/no/labels.csv is not a file"):
         read_labels(Path("/no/labels.csv"), CLASSES)
 
 

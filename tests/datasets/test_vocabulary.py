@@ -124,7 +124,7 @@ def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, messag
     ("classes", "message"),
     [
         (None, "dataset.classes is missing"),
-        ("/no/such/file.txt", "is no file"),
+        ("/no/such/file.txt", "is not a file"),
         (5, "dataset.classes=5 is not a list"),
         ({"cat": 1}, "is not a list"),
         ([], "holds no name"),

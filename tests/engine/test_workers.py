@@ -8,13 +8,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from pipeline.project import Project
+from pipeline.shards import Workforce, do_shard
 
 from pipeline import method as method_module
 from pipeline import shards, stages
 from pipeline.files.journal import Journal
-from pipeline.project import Project
-from pipeline.shards import Workforce, do_shard
-from pipeline.sweep import Todo
 from tests.conftest import REPOSITORY
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.cams.cams import Cams, read_cams
+from pipeline.cams.clip_es_files import encode_clip_es, read_clip_es
 from pipeline.errors import ImageError
-from pipeline.exchange.clip_es import encode_clip_es, read_clip_es
 from tests.exchange.conftest import SIZES
 
 SIZE = (37, 50)
@@ -88,22 +88,23 @@ def test_older_pickles_and_other_orders_in_memory(protocol, tmp_path):
     [
         ({"keys": np.array([0, 3]), "attn_highres": smooth()}, "class 3: the classes are 0 to 2"),
         ({"keys": np.array([-1, 0]), "attn_highres": smooth()}, "holds class -1"),
-        ({"keys": np.array([1, 1]), "attn_highres": smooth()}, "two maps of one class"),
-        ({"keys": np.array([0.0, 1.0]), "attn_highres": smooth()}, "no class indices"),
-        ({"keys": ["cat"], "attn_highres": smooth(0, 1)}, "no class indices"),
-        ({"keys": np.array([0]), "attn_highres": smooth()}, "2 maps for 1 classes"),
+        ({"keys": np.array([1, 1]), "attn_highres": smooth()}, "two CAMs of one class"),
+        ({"keys": np.array([0.0, 1.0]), "attn_highres": smooth()}, "not class indices"),
+        ({"keys": ["cat"], "attn_highres": smooth(0, 1)}, "not class indices"),
+        ({"keys": np.array([0]), "attn_highres": smooth()}, "2 CAMs for 1 classes"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth() + 1}, "where 0 to 1 is expected"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth() - 1}, "where 0 to 1 is expected"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth() * np.nan}, "NaN"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth(size=(50, 37))}, "37×50 for an image"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth(size=(38, 50))}, "50×38 for an image"),
-        ({"keys": np.array([0, 1]), "attn_highres": smooth()[0]}, "no rows and columns"),
-        ({"keys": np.array([0, 1]), "attn_highres": 7}, "no rows and columns"),
-        ({"keys": np.array([0]), "attn_highres": [[[[0.5]]]]}, "no rows and columns"),
-        ({"keys": np.array([0, 1]), "attn_highres": np.ones((2, *SIZE), int)}, "no rows and"),
-        ({"keys": np.array([0, 1])}, "no dictionary with keys and"),
-        ({"attn_highres": smooth()}, "no dictionary with keys and"),
-        ([1, 2], "no dictionary with keys and"),
+        ({"keys": np.array([0, 1]), "attn_highres": smooth()[0]}, "not rows and columns"),
+        ({"keys": np.array([0, 1]), "attn_highres": 7}, "not rows and columns"),
+        ({"keys": np.array([0]), "attn_highres": np.array(0.5)}, "not rows and columns"),
+        ({"keys": np.array([0]), "attn_highres": [[[[0.5]]]]}, "not rows and columns"),
+        ({"keys": np.array([0, 1]), "attn_highres": np.ones((2, *SIZE), int)}, "not rows and"),
+        ({"keys": np.array([0, 1])}, "not hold a dictionary with keys and"),
+        ({"attn_highres": smooth()}, "not hold a dictionary with keys and"),
+        ([1, 2], "not hold a dictionary with keys and"),
     ],
 )
 def test_what_is_no_map_of_the_image_is_said(content, reason, tmp_path):
@@ -120,7 +121,7 @@ def test_files_that_are_none(tmp_path):
         read(path)
     for content in (b"", b"noise" * 9, np.random.default_rng(0).bytes(500)):
         path.write_bytes(content)
-        with pytest.raises(ImageError, match="damaged, or no file of CLIP-ES"):
+        with pytest.raises(ImageError, match="damaged, or not a file of CLIP-ES"):
             read(path)
     np.save(path, smooth())
     with pytest.raises(ImageError, match="an array of float16, where a dictionary is expected"):

@@ -84,10 +84,10 @@ def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
     ("arguments", "message"),
     [
         (["--format", "clip_es", "--output", "x"], "holds masks, and --format clip_es is for cams"),
-        (["--format", "coco", "--output", "x"], "is no JSON file: give one such as"),
+        (["--format", "coco", "--output", "x"], "is not a JSON file: give one such as"),
         (["--format", "coco", "--output", "x.json", "--link"], "--link is for --format mmseg"),
-        (["--format", "coco", "--output", "x.json", "--images", "/no"], "/no is no folder"),
-        (["--format", "mmsegmentation", "--output", "x"], "say where they are, --images"),
+        (["--format", "coco", "--output", "x.json", "--images", "/no"], "/no is not a folder"),
+        (["--format", "mmsegmentation", "--output", "x"], "give their folder, --images"),
         (["--format", "yolo", "--output", "x"], "invalid choice: 'yolo'"),
         (["--format", "coco"], "required: --output; --help shows"),
     ],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +13,7 @@ from pipeline.exchange.colour_tables import read_colours
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from tests.conftest import draw_photograph
 from tests.exchange.conftest import draw_labels
+from tests.hostile.files import grey_png
 
 CLASSES = ["cat", "dog", "traffic light"]
 LABELS = draw_labels(7, 40, 56)
@@ -33,21 +31,6 @@ def indexed(palette: list[int]) -> Image.Image:
     image = Image.fromarray(LABELS, "P")
     image.putpalette(palette)
     return image
-
-
-def grey_png(values: np.ndarray, depth: int) -> bytes:
-    """Returns a grey PNG of fewer bits a pixel than Pillow writes."""
-    bits = np.unpackbits(values[..., None], -1)[..., -depth:].reshape(len(values), -1)
-    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", values.shape[1], len(values), depth, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def run(run_tool, folder, tmp_path, *arguments, classes="cat,dog,traffic light"):
@@ -163,8 +146,8 @@ def test_what_cannot_be_imported_is_named_and_nothing_is_written(run_tool, folde
         "holds label 4 (4 pixels, the first at x=5, y=2), where labels are 0 to 3 and 255"
     )
     assert said["clear.png"] == "has transparent pixels (1 pixels, the first at x=2, y=1)"
-    assert "cannot be decoded as PNG" in said["lossy.jpg"]
-    assert "cannot be decoded as PNG" in said["damaged.png"]
+    assert said["lossy.jpg"] == "cannot be decoded (it is not a PNG file): replace it"
+    assert said["damaged.png"].startswith("cannot be decoded (image file is truncated")
     assert said["good.png"] == "has the same name as good.PNG: keep one of them"
     assert len(said) == 6
     assert last.startswith("error: 6 of 7 masks cannot be imported, and nothing was written")
@@ -186,10 +169,10 @@ def test_what_was_imported_is_what_the_pipeline_takes(run_tool, folder, tmp_path
     ("text", "message"),
     [
         ("", "names no colour"),
-        ("10 20 cat", "line 1: 10 20 cat is no colour and name"),
-        ("10 20 300 cat", "no colour: give three numbers from 0 to 255"),
+        ("10 20 cat", "line 1: 10 20 cat is not a colour and a name"),
+        ("10 20 300 cat", "not a colour: give three numbers from 0 to 255"),
         ("1 2 3 cat\n1 2 3 dog", "line 2: .* has another name above"),
-        ("1 2 3 bird", "bird is none of --classes: add it there, or call it ignore"),
+        ("1 2 3 bird", "bird is not among --classes: add it there, or call it ignore"),
     ],
 )
 def test_tables_that_cannot_be_used(text, message, tmp_path):
@@ -203,9 +186,9 @@ def test_tables_that_cannot_be_used(text, message, tmp_path):
     ("change", "message"),
     [
         ({"classes": "cat,cat"}, "names cat twice"),
-        ({"classes": "/no/names.txt"}, "is no file"),
+        ({"classes": "/no/names.txt"}, "is not a file"),
         ({"output": "theirs/inside"}, "lies in the folder of the masks"),
-        ({"folder": "nowhere"}, "is no folder: give the one that holds the masks"),
+        ({"folder": "nowhere"}, "is not a folder: give the one that holds the masks"),
         ({"folder": "empty"}, "holds no PNG"),
     ],
 )

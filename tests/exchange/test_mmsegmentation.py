@@ -130,5 +130,5 @@ def test_files_of_others_are_not_made_part_of_the_data(run_tool, masks, images, 
     stranger.parent.mkdir(parents=True)
     stranger.write_bytes(b"")
     finished = export(run_tool, masks, tmp_path / "set", images)
-    assert finished.code == 2 and "stranger.png is no part of this export" in finished.errors
+    assert finished.code == 2 and "stranger.png is not part of this export" in finished.errors
     assert not (tmp_path / "set/val.py").exists()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files.journal import SUM, Journal, part_path, read_lines
+from pipeline.files.journal import Journal, part_path, read_lines
 
 
 @pytest.fixture
@@ -41,9 +42,23 @@ def test_a_torn_line_costs_itself(journal):
         assert len(read_lines(journal.path)) == whole[: length + 1].count(b"\n")
 
 
-def test_lines_of_earlier_versions_have_no_checksum(journal):
+def test_lines_without_a_checksum_count_for_nothing(journal):
     journal.path.write_text(json.dumps({"id": "x", "input": "1"}) + '\n{"id": "y"}\n["z"]\n')
-    assert read_lines(journal.path) == [{"id": "x", "input": "1"}]
+    assert read_lines(journal.path) == []
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_a_journal_is_created_with_the_processs_umask(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        journal = Journal(tmp_path / "entries.jsonl")
+        journal.append({"id": "a", "input": "1"})
+        appended = journal.path.stat().st_mode & 0o777
+        journal.append({"id": "a", "input": "2"})
+        journal.compact()
+    finally:
+        os.umask(before)
+    assert appended == journal.path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
@@ -57,7 +72,7 @@ def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
     again.compact()
     lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", "c", "d"]
-    assert lines[0]["input"] == "2" and all(SUM in line for line in lines)
+    assert lines[0]["input"] == "2" and all("sum" in line for line in lines)
     assert not worker.path.exists()
     before = journal.path.stat().st_mtime_ns
     Journal(journal.path).compact()
@@ -67,6 +82,6 @@ def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
 def test_a_full_disk_is_said(tmp_path):
     journal = Journal(tmp_path / "entries.jsonl")
     journal.path.symlink_to("/dev/full")
-    with pytest.raises(UserError, match="No space left on device; what was finished is kept"):
+    with pytest.raises(UserError, match="No space left on device; fix this and run"):
         journal.append({"id": "a", "input": "1"})
-    assert not journal._file or journal.close() is None
+    journal.close()

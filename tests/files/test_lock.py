@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -110,9 +112,12 @@ def test_an_old_holder_of_this_machine_counts_for_nothing(tmp_path):
     lock.release()
 
 
-def test_without_the_systems_locks_the_file_decides(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [NotImplementedError(), OSError(errno.ENOSYS, ""), OSError(errno.ENOTSUP, "")]
+)
+def test_without_the_systems_locks_the_file_decides(error, tmp_path, monkeypatch):
     def missing(self, timeout):
-        raise NotImplementedError
+        raise error
 
     monkeypatch.setattr("filelock.FileLock.acquire", missing)
     first, second = FolderLock(tmp_path), FolderLock(tmp_path)
@@ -122,6 +127,37 @@ def test_without_the_systems_locks_the_file_decides(tmp_path, monkeypatch):
     first.release()
     second.acquire()
     second.release()
+
+
+def test_a_killed_holder_elsewhere_does_not_block_where_there_is_no_flock(tmp_path, monkeypatch):
+    """filelock's fallback would leave a file that blocks other machines for good."""
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    # The process is killed: nothing is released, and its file falls silent.
+    lock._released.set()
+    write_holder(tmp_path, seconds_ago=60)
+    with pytest.raises(UserError, match="by process 7 on another"):
+        FolderLock(tmp_path).acquire()
+    write_holder(tmp_path, seconds_ago=130)
+    second = FolderLock(tmp_path)
+    second.acquire()
+    second.check()
+    second.release()
+    assert not (tmp_path / HOLDER).exists()
+
+
+def test_other_errors_of_the_systems_lock_are_raised(tmp_path, monkeypatch):
+    def broken(self, timeout):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", broken)
+    with pytest.raises(PermissionError):
+        FolderLock(tmp_path).acquire()
 
 
 def test_whoever_was_taken_over_stops_writing(tmp_path, monkeypatch):

@@ -72,6 +72,13 @@ def deep_png(values: np.ndarray, colour_type: int, extra: bytes = b"") -> bytes:
     return raw_png(width, height, 16, colour_type, zlib.compress(rows), extra)
 
 
+def grey_png(values: np.ndarray, bits: int) -> bytes:
+    """Returns H×W uint8 as a grey PNG of fewer bits a pixel than Pillow writes."""
+    low = np.unpackbits(values[..., None], -1)[..., -bits:].reshape(len(values), -1)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in low)
+    return raw_png(values.shape[1], len(values), bits, 0, zlib.compress(rows))
+
+
 def write(root: Path, name: str, content: bytes) -> Path:
     """Writes a file below a folder, whatever its name."""
     path = root / name

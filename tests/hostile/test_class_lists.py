@@ -52,8 +52,12 @@ def refused(**settings) -> str:
         (["caf\udce9"], "half pairs in names", r"the name caf\udce9 holds a tab"),
         (["Background", "cat"], "the background as a class", "names Background, which is label 0"),
         ("x" * 10_000, "a path of 10,000 characters", "cannot be read (File name too long)"),
-        ("~nobody-of-this-name/c.txt", "somebody's home", "begins with a home folder that is not"),
-        ("a\0b", "NUL in a path", "is no file: give the path of a text file"),
+        (
+            "~nobody-of-this-name/c.txt",
+            "somebody's home",
+            "the home folder of an unknown user",
+        ),
+        ("a\0b", "NUL in a path", "is not a file: give the path of a text file"),
     ],
     ids=short,
 )
@@ -106,8 +110,8 @@ def test_files_of_names_that_cannot_be_are_refused(name, content, what, sentence
 
 def test_files_that_cannot_be_opened_are_named(tmp_path, trial):
     os.mkfifo(tmp_path / "pipe.txt")
-    assert "pipe.txt is no file: give the path" in refused(classes=str(tmp_path / "pipe.txt"))
-    assert "is no file" in refused(classes=str(tmp_path))
+    assert "pipe.txt is not a file: give the path" in refused(classes=str(tmp_path / "pipe.txt"))
+    assert "is not a file" in refused(classes=str(tmp_path))
     trial("input", "pipe, folder as file of class names", "exit code 2", 2)
 
 

@@ -184,7 +184,7 @@ def test_what_is_no_file_is_refused(run_on, tmp_path, key, trial):
     more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
     for place in (tmp_path / "pipe.csv", tmp_path, "/no/such"):
         finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}={place}")
-        assert_one_sentence(finished, f"{key}={place} is no file: give a list")
+        assert_one_sentence(finished, f"{key}={place} is not a file: give a list")
     trial("input", f"{key}: pipe, folder, missing", "exit code 2", 3)
 
 

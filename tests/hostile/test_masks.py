@@ -70,13 +70,16 @@ def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, o
 
     whole = (masks / "whole 0.png").read_bytes()
     broken = {
-        "colours": (encode(photograph(), "PNG"), "is a RGB image: a mask has to be a palette or"),
-        "deep": (raw_png(4, 4, 16, 0), "is a I;16 image: a mask has to be a palette or grey PNG"),
+        "colours": (encode(photograph(), "PNG"), "is a PNG of mode RGB: convert it to a palette"),
+        "deep": (
+            raw_png(4, 4, 16, 0),
+            "is a PNG of mode I;16: convert it to a palette",
+        ),
         "foreign": (labels(0, 9), "holds label 9, but dataset.classes 4 names: give the names"),
-        "torn": (whole[: len(whole) // 2], "cannot be decoded: replace it"),
-        "empty": (b"", "cannot be decoded as PNG: replace it"),
-        "jpeg": (encode(photograph().convert("L")), "cannot be decoded as PNG: replace it"),
-        "bomb": (raw_png(60_000, 60_000, 8, 0), "cannot be decoded: replace it"),
+        "torn": (whole[: len(whole) // 2], "cannot be decoded (Truncated File Read): replace it"),
+        "empty": (b"", "cannot be decoded (the file is empty): replace it"),
+        "jpeg": (encode(photograph().convert("L")), "cannot be decoded (it is not a PNG file)"),
+        "bomb": (raw_png(60_000, 60_000, 8, 0), "has more than 178956970 pixels: shrink it"),
     }
     for name, (content, _) in broken.items():
         add(name, content)
@@ -98,7 +101,7 @@ def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, o
         "its ground-truth mask has 28×20 pixels and the image 56×40: replace the mask"
     )
     assert "has 40×56 pixels and the image 56×40" in named["turned"]
-    assert "is no file but a folder, a pipe" in named["piped"]
+    assert "is not a file but a folder, a pipe" in named["piped"]
     assert "gone.png is missing" in named["gone"]
     found = figures(out)
     for stage in ("cams", "masks"):
@@ -162,7 +165,7 @@ def test_tags_of_broken_masks_are_left_out(run_on, add, masks, out, trial):
 @pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "LA", "I;16"])
 def test_masks_of_other_modes_are_named(mode, tmp_path, trial):
     Image.new(mode, (4, 4)).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match=rf"x.png is a {mode} image: a mask has to be a palette"):
+    with pytest.raises(UserError, match=rf"x.png is a PNG of mode {mode}: convert it to a palette"):
         read_mask(tmp_path / "x.png")
     trial("input", f"ground-truth mask of mode {mode}", "in failures.jsonl")
 

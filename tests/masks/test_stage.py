@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
-from pipeline.sweep import sweep
 
 from pipeline import keys
 from pipeline.cams.cams import Cams, encode_cams
@@ -20,9 +19,10 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.images import encode_png
+from pipeline.files.label_images import read_labels
 from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
-from pipeline.masks.mask_files import PROBABILITY, UNFILTERED, read_labels
+from pipeline.masks.mask_files import PROBABILITY, UNFILTERED
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from tests.conftest import REPOSITORY, draw_photograph

@@ -16,9 +16,9 @@ import pytest
 import torch
 from live_weights import Code
 
+from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.errors import ImageError
-from pipeline.exchange.clip_es import read_clip_es
-from pipeline.exchange.object_files import read_object_file
+from pipeline.files.object_files import read_object_file
 
 MAPS = np.full((1, 8, 8), 0.5, np.float16)
 
@@ -130,7 +130,7 @@ def test_code_in_maps_does_not_run(name, mark, tmp_path, trial):
         ("builtins", "getattr"),
         ("builtins", "eval"),
         ("collections", "OrderedDict.fromkeys"),
-        ("pipeline.exchange.object_files", "read_object_file"),
+        ("pipeline.files.object_files", "read_object_file"),
         ("numpy", "dtype.type"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from pipeline.errors import ImageError\n"
-        "from pipeline.exchange.clip_es import read_clip_es\n"
+        "from pipeline.cams.clip_es_files import read_clip_es\n"
         "try: read_clip_es(Path(sys.argv[1]), (8, 8), (2, 2), 1)\n"
         "except ImageError: print('refused')"
     )

@@ -44,7 +44,8 @@ def test_every_kind_of_wrong_mask_is_listed_at_once(tmp_path):
         "s/0: mask has labels [3] outside 0 to 2 and 255",
         "s/1: mask is 40×48, its image 48×40 pixels",
         f"s/2: mask {pairs[2].mask} is missing",
-        f"s/3: mask {pairs[3].mask} is PNG RGB, not an indexed PNG",
+        f"s/3: mask {pairs[3].mask} is a PNG of mode RGB: convert it to a palette or grey PNG"
+        " of 8 bits",
     ]
 
 
@@ -78,21 +79,21 @@ def test_every_kind_of_wrong_probability_is_listed_at_once(tmp_path):
     problems = check_pairs(pairs, 2)
     assert [problem.split(":")[0] for problem in problems] == [f"s/{i}" for i in (1, 2, 3, 4, 5, 5)]
     assert "probability is 40×48, its image 48×40 pixels" in problems[0]
-    assert "PNG P, not an 8-bit grey PNG" in problems[1]
-    assert "PNG I;16, not an 8-bit grey PNG" in problems[2]
+    assert "is a PNG of mode P: convert it to a grey PNG of 8 bits" in problems[1]
+    assert "is a PNG of mode I;16: convert it to a grey PNG of 8 bits" in problems[2]
     assert problems[3].endswith("4_probability.png is missing")
-    assert "mask" in problems[4] and "5_probability.png cannot be read" in problems[5]
+    assert "mask" in problems[4] and "5_probability.png cannot be decoded" in problems[5]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "1", "I;16"])
 def test_only_bytes_per_pixel(fresh, mode):
     Image.new(mode, (48, 40)).save(fresh[0].mask)
-    assert "not an indexed PNG" in check_pairs(fresh, 2)[0]
+    assert f"mode {mode}: convert it to a palette or grey PNG" in check_pairs(fresh, 2)[0]
 
 
 def test_jpeg_in_disguise(fresh):
     Image.new("L", (48, 40)).save(fresh[0].mask, format="JPEG")
-    assert "JPEG" in check_pairs(fresh, 2)[0]
+    assert "it is not a PNG file" in check_pairs(fresh, 2)[0]
 
 
 def test_damaged_files(fresh):

@@ -105,8 +105,8 @@ def spoil(path, kind):
     [
         ("missing", "2008_000001 is missing"),
         ("damaged", "2008_000001 cannot be read"),
-        ("colours", "2008_000001 is PNG RGB, not an indexed PNG"),
-        ("jpeg", "2008_000001 is JPEG L"),
+        ("colours", "2008_000001.png is a PNG of mode RGB: convert it to a palette"),
+        ("jpeg", "2008_000001.png cannot be decoded (it is not a PNG file)"),
         ("ignored", "2008_000001 holds labels (255) that are not 0 to 20"),
         ("foreign", "2008_000001 holds labels (21)"),
         ("size", "2008_000001 is 30×20, its image 30×21 pixels"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.files.text import did_you_mean, shown
+from pipeline.errors import did_you_mean, shown
 
 
 @pytest.mark.parametrize(

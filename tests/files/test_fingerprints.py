@@ -1,4 +1,4 @@
-"""Fingerprints of photographs, kept from run to run."""
+"""Fingerprints of files, kept from run to run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import time
 
 import pytest
 
-from pipeline.files import fingerprints
-from pipeline.files.file_memory import FILE, FileMemory
-from pipeline.files.fingerprints import fingerprint_file, remember_in
+from pipeline.files.fingerprints import FILE, fingerprint_file, remember_in
 
 
 @pytest.fixture(autouse=True)
 def own_memory():
-    before = fingerprints._memory
     yield
-    remember_in(before)
+    remember_in(None)
 
 
 def settle(path):
@@ -29,10 +26,10 @@ def test_a_known_file_is_not_read_again_until_it_changes(tmp_path, monkeypatch):
     path = tmp_path / "a b.jpg"
     path.write_bytes(b"one")
     settle(path)
-    remember_in(FileMemory(tmp_path))
+    remember_in(tmp_path)
     first = fingerprint_file(path)
 
-    remember_in(FileMemory(tmp_path))  # the next run
+    remember_in(tmp_path)  # the next run
     with monkeypatch.context() as patched:
         patched.setattr("hashlib.file_digest", lambda *_: pytest.fail("it was read"))
         assert fingerprint_file(path) == first
@@ -46,9 +43,9 @@ def test_a_file_that_was_just_written_is_not_trusted(tmp_path):
     """It may be written again within the resolution of the file system's clock."""
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
-    remember_in(memory := FileMemory(tmp_path))
+    remember_in(tmp_path)
     first = fingerprint_file(path)
-    assert len(memory) == 0 and list(memory) == []
+    assert not (tmp_path / FILE).exists()
     written = path.stat().st_mtime_ns
     path.write_bytes(b"two")
     os.utime(path, ns=(written, written))
@@ -60,12 +57,12 @@ def test_a_memory_that_is_damaged_or_cannot_be_kept_costs_nothing_else(tmp_path)
     path.write_bytes(b"one")
     settle(path)
     (tmp_path / FILE).write_text('{"id": "x", "input": "y"}\nnonsense\n')
-    remember_in(FileMemory(tmp_path))
+    remember_in(tmp_path)
     first = fingerprint_file(path)
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
-    remember_in(FileMemory(tmp_path))
+    remember_in(tmp_path)
     assert fingerprint_file(path) == first
     (tmp_path / FILE).unlink()
     (tmp_path / FILE).mkdir()
-    remember_in(FileMemory(tmp_path))
+    remember_in(tmp_path)
     assert fingerprint_file(path) == first

@@ -1,8 +1,8 @@
-"""NumPy's files of a Python object, ``np.save(path, {...})``, read without running what they hold.
+"""NumPy's files of a Python object, ``np.save(path, {...})``, read without running code in them.
 
-Such a file is a pickle, and a pickle may call anything. Of all that one may name, only what NumPy
-and PyTorch need for arrays is known here, and even that is not called: stand-ins note what an array
-would be made from, and it is made when that was checked.
+Such a file is a pickle, and a pickle may call anything. This reader knows only the names that NumPy
+and PyTorch need for arrays, and does not call even those: stand-ins record an array's parts, which
+are checked before the array is made.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _REFUSED = frozenset(
     ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4")
     + ("LONG4", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EMPTY_SET", "FROZENSET")
 )
-"""What a pickle of arrays and plain values does not do: further ways of making objects."""
+"""Operations that pickles of arrays and plain values do not use: other ways of making objects."""
 
 _MEMO = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 
 
 class NotPlain(ValueError):
-    """A file that holds something else than arrays and plain values, in a few words."""
+    """A file that holds more than arrays and plain values; the text follows the file's name."""
 
 
 def read_object_file(path: Path) -> Any:  # noqa: ANN401
-    """Reads what ``np.save`` wrote of a Python object.
+    """Reads a Python object from a file of ``np.save``.
 
     Args:
-        path: a ``.npy`` file that holds an array of no dimensions of one object.
+        path: a ``.npy`` file of a zero-dimensional array that holds the object.
 
     Returns:
         The object: dictionaries, lists, tuples, numbers, text, and NumPy's arrays of numbers.
         PyTorch's tensors are such arrays too.
 
     Raises:
-        NotPlain: it names a function or a class that no array needs, or holds no object.
+        NotPlain: the file names a function or a class that no array needs, or holds no object.
         Exception: the file is damaged; NumPy, pickle and PyTorch have errors of their own.
     """
     with path.open("rb") as file:
@@ -64,48 +64,48 @@ def read_object_file(path: Path) -> Any:  # noqa: ANN401
     _check_operations(data)
     root = _Reader(io.BytesIO(data)).load()
     if not isinstance(root, _Array):
-        raise NotPlain("holds no array")
+        raise NotPlain("does not hold an array")
     return _resolve(root.only_object())
 
 
 def _check_operations(data: bytes) -> None:
-    """Looks through a pickle's operations without doing any.
+    """Checks a pickle's operations without running any.
 
     Raises:
-        NotPlain: one of them is none that arrays need, or would take memory without end.
+        NotPlain: arrays do not need one of them, or it would exhaust the memory.
     """
     for operation, argument, _ in pickletools.genops(data):
         if operation.name in _REFUSED:
-            raise NotPlain(f"does {operation.name}, which no array needs")
-        # pickle makes room for as many values as the largest number that one is remembered by.
+            raise NotPlain(f"uses {operation.name}, which no array needs")
+        # pickle allocates as many places as the largest index of a remembered value.
         if operation.name in _MEMO and argument > len(data):
             raise NotPlain("remembers more values than it holds")
 
 
 class _Reader(pickle.Unpickler):
-    """Knows stand-ins for what NumPy and PyTorch make arrays from, and refuses the rest."""
+    """Replaces the names that arrays need by stand-ins, and refuses all others."""
 
     def __init__(self, file: io.BytesIO):
-        super().__init__(file, encoding="latin1")  # for what Python 2 wrote
+        super().__init__(file, encoding="latin1")  # for pickles of Python 2
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         """Returns the stand-in for a name."""
         for modules, known, stand_in in _KNOWN:
             if module in modules and name == known:
-                # A new function each time, since a pickle may change what it was given.
+                # A new function each time, since a pickle may change its attributes.
                 return lambda *given, stand_in=stand_in: stand_in(*given)
         raise NotPlain(f"refers to {module}.{name}, which no array needs")
 
 
 class _StandIn:
-    """Notes what an object would be made from."""
+    """Records an object's parts."""
 
     def __setstate__(self, state: Any) -> None:
         raise NotPlain("changes an object in a way that no array needs")
 
 
 class _Dtype(_StandIn):
-    """What an array's elements are."""
+    """The type of an array's elements."""
 
     def __init__(self, code: str, *_: Any):
         self._code = code
@@ -118,19 +118,19 @@ class _Dtype(_StandIn):
 
     @property
     def is_object(self) -> bool:
-        """Whether they are objects and not numbers."""
+        """Whether the elements are objects, not numbers."""
         return self._code in ("O", "O8")
 
     def resolve(self) -> np.dtype:
-        """Returns NumPy's own."""
+        """Returns NumPy's dtype."""
         dtype = np.dtype(self._code) if isinstance(self._code, str) else None
         if dtype is None or dtype.char not in _NUMBERS:
-            raise NotPlain("holds an array of something else than numbers")
+            raise NotPlain("holds an array whose elements are not numbers")
         return dtype.newbyteorder("<" if self._order == "|" else self._order)
 
 
 class _Array(_StandIn):
-    """An array of NumPy's."""
+    """A NumPy array."""
 
     def __init__(self, *_: Any):
         self._state: tuple | None = None
@@ -139,49 +139,49 @@ class _Array(_StandIn):
         self._state = state
 
     def content(self) -> np.ndarray:
-        """Returns the array, which nobody can write to."""
+        """Returns the array, read-only."""
         _, shape, dtype, fortran, data = self._state
         data, dtype = _to_bytes(data), dtype.resolve()
         if math.prod(shape) * dtype.itemsize != len(data):
-            raise NotPlain("holds an array of another shape than it has bytes for")
+            raise NotPlain("holds an array whose shape does not fit its bytes")
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
     def only_object(self) -> Any:  # noqa: ANN401
-        """Returns the object of an array of no dimensions."""
+        """Returns the object of a zero-dimensional array."""
         _, shape, dtype, _, objects = self._state
         if not dtype.is_object or shape != () or len(objects) != 1:
-            raise NotPlain("holds no single object")
+            raise NotPlain("does not hold a single object")
         return objects[0]
 
 
 class _Storage(_StandIn):
-    """The memory of PyTorch's tensors."""
+    """The memory of PyTorch tensors."""
 
     def __init__(self, data: bytes):
         self.values = read_storage(_to_bytes(data))
 
 
 class _Tensor(_StandIn):
-    """A tensor of PyTorch's."""
+    """A PyTorch tensor."""
 
     def __init__(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any):
-        # PyTorch refuses what lies outside.
+        # PyTorch refuses a view outside the storage.
         self._tensor = torch.as_strided(storage.values, size, stride, offset)
         check_extent(self._tensor)
 
     def content(self) -> np.ndarray:
-        """Returns the same as an array; NumPy has no bfloat16."""
+        """Returns the tensor as an array; bfloat16, which NumPy lacks, becomes float32."""
         tensor = self._tensor
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _scalar(dtype: _Dtype, data: bytes | str) -> int | float | bool:
-    """Returns one number of NumPy's as a plain one."""
+    """Returns a NumPy scalar as a Python number."""
     return np.frombuffer(_to_bytes(data), dtype.resolve(), count=1)[0].item()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Does what pickle's older protocols write in place of bytes."""
+    """Returns the bytes that older protocols of pickle write as text."""
     if encoding != "latin1":
         raise NotPlain("holds text in a form that no array needs")
     return text.encode("latin1")
@@ -192,19 +192,19 @@ def _refuse(*_: Any) -> None:
 
 
 def _to_bytes(data: bytes | str) -> bytes:
-    """Returns what Python 2 took for text as the bytes that it is."""
+    """Returns bytes, which Python 2 pickled as text."""
     return data.encode("latin1") if isinstance(data, str) else data
 
 
 def _resolve(value: Any) -> Any:  # noqa: ANN401
-    """Replaces stand-ins by arrays, in a dictionary and in the lists that it holds."""
+    """Replaces stand-ins by arrays, in a dictionary and in its lists."""
     if isinstance(value, dict):
-        return {key: _resolve_one(inner) for key, inner in value.items()}
-    return _resolve_one(value)
+        return {key: _resolve_value(inner) for key, inner in value.items()}
+    return _resolve_value(value)
 
 
-def _resolve_one(value: Any) -> Any:  # noqa: ANN401
-    # One level of lists alone: where they hold each other, all that they stand for has no end.
+def _resolve_value(value: Any) -> Any:  # noqa: ANN401
+    # One level of lists only: nested lists that share their elements would expand without end.
     if isinstance(value, list | tuple):
         return [v.content() if isinstance(v, _Array | _Tensor) else v for v in value]
     return value.content() if isinstance(value, _Array | _Tensor) else value
@@ -220,4 +220,4 @@ _KNOWN: tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...] = (
     (("torch.storage",), "_load_from_bytes", _Storage),
     (("collections",), "OrderedDict", OrderedDict),
 )
-"""Modules, a name in them, and what stands in for it."""
+"""Modules, a name in them, and its stand-in."""

@@ -1,0 +1,90 @@
+"""Label images: PNGs of H×W labels, 0 background, k+1 class k, 255 ignore.
+
+:func:`pipeline.files.images.encode_png` writes them, with a palette.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import ImageError, UserError
+from pipeline.files.images import refuse_special_file, to_image_error
+
+PALETTE, GREY = "P", "L"
+"""Pillow's modes of PNGs with at most 8 bits a pixel."""
+
+_HEADER = 26  # bytes: signature, length, name, width, height, bit depth, colour type
+_GREY_COLOUR_TYPE = 0
+
+
+class Png(NamedTuple):
+    """A decoded PNG.
+
+    Attributes:
+        mode: Pillow's name for the kind of its pixels.
+        values: H×W, or H×W×channels, as stored: Pillow stretches grey values of 2 and 4 bits.
+        palette: 256×3 uint8, RGB, zero beyond the file's own; only of mode ``PALETTE``.
+    """
+
+    mode: str
+    values: np.ndarray
+    palette: np.ndarray | None
+
+
+def decode_png(path: Path, modes: Collection[str]) -> Png:
+    """Decodes a PNG without converting it.
+
+    Args:
+        path: the file.
+        modes: Pillow's names of the modes that are accepted.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ImageError: it is not a PNG of one of these modes, is damaged, or is too large.
+    """
+    try:
+        refuse_special_file(path)
+        with Image.open(path, formats=["PNG"]) as image:
+            mode, palette = image.mode, None
+            if mode not in modes:
+                wanted = "palette or grey PNG" if PALETTE in modes else "grey PNG"
+                raise ImageError(f"is a PNG of mode {mode}: convert it to a {wanted} of 8 bits")
+            values = np.asarray(image)
+            if mode == PALETTE:
+                colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+                palette = np.zeros((256, 3), np.uint8)
+                palette[: len(colours)] = colours
+        with path.open("rb") as file:
+            depth, colour_type = file.read(_HEADER)[-2:]
+    except (FileNotFoundError, ImageError):
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise to_image_error(error, path, ["PNG"]) from error
+    if colour_type == _GREY_COLOUR_TYPE and depth in (2, 4):
+        values = values // (255 // (2**depth - 1))
+    return Png(mode, values, palette)
+
+
+def read_labels(path: Path, modes: Collection[str] = (PALETTE, GREY)) -> np.ndarray:
+    """Reads a palette or grey PNG.
+
+    Args:
+        path: the file.
+        modes: the modes that are accepted.
+
+    Returns:
+        The stored values, H×W uint8.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        UserError: it is not a PNG of one of these modes, is damaged, or is too large.
+    """
+    try:
+        return decode_png(path, modes).values
+    except ImageError as error:
+        raise UserError(f"{path} {error}") from error
