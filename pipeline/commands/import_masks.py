@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: the arguments or some of the masks cannot be used.
     """
     options = _parse(arguments)
-    vocabulary = build_vocabulary({"classes": _classes(options.classes)})
+    vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
     count = len(vocabulary.classes)
     colours = voc_colours(count)
     if options.colours is not None:
