@@ -49,7 +49,7 @@ def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
     return READERS[name]
 
 
-def load_dataset(settings: DatasetSettings | Mapping[str, Any], workers: int = 1) -> Dataset:
+def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
     """Reads a data set.
 
     Args:
@@ -59,22 +59,7 @@ def load_dataset(settings: DatasetSettings | Mapping[str, Any], workers: int = 1
     Raises:
         UserError: the settings or the data set are not as expected.
     """
-    if isinstance(settings, Mapping):  # TRANSITION
-        settings = _from_mapping(settings)
     check(settings, "dataset")
     reader, _ = find_reader(settings.name)
     with parallel_config(n_jobs=workers):
         return apply_lists(reader(settings), settings)
-
-
-# TRANSITION: delete with the branch above, once Hydra composes the dataclasses.
-def _from_mapping(given: Mapping[str, Any]) -> DatasetSettings:
-    _, kind = find_reader(given["name"])
-    try:
-        return to_settings(kind, given)
-    except OmegaConfBaseException as error:
-        key = f"dataset.{error.full_key}"
-        value = OmegaConf.select(OmegaConf.create(dict(given)), error.full_key)
-        if value is None:
-            raise UserError(f"{key} is missing: give it, {key}=…") from error
-        raise UserError(f"{key}={shown(value)}: {str(error).splitlines()[0]}") from error

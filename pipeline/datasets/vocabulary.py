@@ -103,9 +103,6 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     Raises:
         UserError: no classes, a missing file, an empty or repeated name, or too many names.
     """
-    if isinstance(settings, Mapping):  # TRANSITION: delete once api.py passes settings
-        known = VocabularySettings.__dataclass_fields__.keys() & settings.keys()
-        settings = VocabularySettings(**{key: settings[key] for key in known})
     given, backgrounds = _read_classes(settings.classes)
     entries = [_entry(item) for item in given]
     classes = tuple(entry["name"] for entry in entries)

@@ -110,31 +110,29 @@ def to_config(
                 "a file of settings cannot name code: give plugins=[MODULE] on the command line"
             )
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        types = get_type_hints(kind)
-        values = {}
-        for declared in dataclasses.fields(kind):
-            name = declared.name
-            value = plain.pop(name)
-            group = types[name]
+        names = [declared.name for declared in dataclasses.fields(kind)]
+        if unknown := plain.keys() - {*names}:
+            raise UserError(_no_such_key(min(unknown), names))
+        groups = {}
+        for name, declared in get_type_hints(kind).items():
+            group = declared
             if name in by_name:
-                group = by_name[name](value["name"])
-            elif not dataclasses.is_dataclass(group):
-                node = composed._get_node(name)
-                group = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+                group = by_name[name](plain[name]["name"])
+            elif declared is Any and isinstance(node := composed._get_node(name), DictConfig):
+                group = OmegaConf.get_type(node)
             if dataclasses.is_dataclass(group):
-                with _within(name):
-                    value = to_settings(group, value)
-                check(value, name)
-            values[name] = value
+                with _errors_below(name):
+                    groups[name] = to_settings(group, plain.pop(name))
+        typed = OmegaConf.merge(OmegaConf.structured(kind), plain)
+        config = kind(**{name: typed[name] for name in plain}, **groups)
     except (OmegaConfBaseException, AssertionError) as error:
         raise UserError(explain(error)) from error
-    if plain:
-        raise UserError(_no_such_key(next(iter(plain)), [d.name for d in dataclasses.fields(kind)]))
-    return kind(**values)
+    check(config)
+    return config
 
 
 @contextmanager
-def _within(prefix: str) -> Iterator[None]:
+def _errors_below(prefix: str) -> Iterator[None]:
     """Completes the keys of errors, which are relative to their group."""
     try:
         yield
@@ -149,6 +147,8 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
         known = [str(each) for each in error.parent_node or ()]
         return _no_such_key(key, [f"{group}.{each}" for each in known])
     text = str(error).splitlines()[0]
+    if "is not Optional" in text or "Incompatible value 'None'" in text:
+        return f"{key} is missing: give it, {key}=…"
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         wanted = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
         return f"{key}={shown(match[1])} is not {wanted.get(match[2], match[2])}"

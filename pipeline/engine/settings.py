@@ -101,20 +101,20 @@ def rule_of(declared: dataclasses.Field) -> Rule:
     return declared.metadata.get(_RULE, Rule())
 
 
-def check(settings: Any, prefix: str) -> None:  # noqa: ANN401
+def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
     """Checks the values of settings, and of settings within them, against their declarations.
 
     Settings with a method ``validate(prefix)`` check there what depends on several of them.
 
     Args:
         settings: a dataclass.
-        prefix: its key in the configuration, such as "tags".
+        prefix: its key in the configuration, such as "tags"; "" for the whole configuration.
 
     Raises:
         UserError: a number outside its range, or a word that is not a choice.
     """
     for declared in dataclasses.fields(settings):
-        value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}"
+        value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}".lstrip(".")
         rule = rule_of(declared)
         if dataclasses.is_dataclass(value):
             check(value, key)

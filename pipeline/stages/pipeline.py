@@ -14,8 +14,7 @@ import torch
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets import load_dataset
-from pipeline.datasets.sample import choose_splits
-from pipeline.datasets.settings import split_names
+from pipeline.datasets.sample import splits_of_run
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.run import Run
@@ -60,13 +59,11 @@ class Pipeline:
             torch.set_num_threads(config.runtime.threads)
         workers = config.runtime.workers or torch.multiprocessing.cpu_count()
         dataset = load_dataset(config.dataset, workers)
-        offered = config.dataset.default_splits or dataset.splits
-        wanted = split_names(config.dataset.split) or [s for s in offered if s in dataset.splits]
         builder = Builder(
             config,
             dataset.vocabulary,
             Images(dataset, config.dataset.limit),
-            choose_splits(wanted, list(dataset.splits)),
+            splits_of_run(config.dataset, dataset.splits),
             Store(root, wait=config.runtime.wait),
         )
         return cls(builder)

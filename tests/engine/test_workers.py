@@ -2,49 +2,48 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
-from pipeline.project import Project
-from pipeline.shards import Workforce, do_shard
 
-from pipeline import method as method_module
-from pipeline import shards, stages
+from pipeline.clip import frozen
+from pipeline.engine import workers
+from pipeline.engine.run import Run
+from pipeline.engine.scan import open_folder
+from pipeline.engine.workers import Workers, compute_shard
+from pipeline.errors import UserError
 from pipeline.files.journal import Journal
-from tests.conftest import REPOSITORY
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
 
 
 @pytest.fixture
-def project(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Project:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = compose(
-            "config",
-            [
-                "dataset=folder",
-                f"dataset.root={photographs}",
-                "dataset.classes=[cat,person,rocket,cup]",
-                "clip=file",
-                f"clip.checkpoint={tiny_checkpoint}",
-                "tags.templates=photo",
-                "tags.votes=2",
-                "tags.min_score=0",
-                "executor=processes",
-                "executor.workers=2",
-                "executor.shard_size=2",
-                f"output_dir={tmp_path / 'out'}",
-            ],
+def pipeline(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Pipeline:
+    return Pipeline.open(
+        read_config(
+            compose(
+                [
+                    "dataset=folder",
+                    f"dataset.root={photographs}",
+                    "dataset.classes=[cat,person,rocket,cup]",
+                    "clip=file",
+                    f"clip.checkpoint={tiny_checkpoint}",
+                    "tags.templates=photo",
+                    "tags.votes=2",
+                    "tags.min_score=0",
+                    f"output_dir={tmp_path / 'out'}",
+                ]
+            )
         )
-    return Project(OmegaConf.to_container(config, resolve=True))
+    )
 
 
 @pytest.fixture(autouse=True)
-def fresh_worker(monkeypatch):
-    monkeypatch.setattr(shards, "_bench", None)
-    monkeypatch.setattr(shards, "_method", None)
+def fresh_worker():
+    for cache in (workers._resident, frozen._clip, frozen._encoder):
+        cache.cache_clear()
 
 
 class HerePool:
@@ -56,8 +55,6 @@ class HerePool:
         self.given = []
 
     def submit(self, work, *arguments):
-        from concurrent.futures import Future
-
         self.given.append(arguments)
         future = Future()
         future.set_result(work(*arguments))
@@ -67,48 +64,65 @@ class HerePool:
         pass
 
 
-def test_a_worker_loads_its_model_once_for_all_shards_and_stages(project, monkeypatch):
+def run(pipeline, commands, pool):
+    """Runs stages on a pool, two images a shard."""
+    builder = pipeline.builder
+    executor = Workers(lambda: pool, shard_size=2)
+    return list(Run(pipeline.steps(commands), builder.images, builder.store, executor)())
+
+
+def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monkeypatch):
     loaded = []
-    load_clip = method_module.load_clip
+    load_clip = frozen.load_clip
     monkeypatch.setattr(
-        method_module, "load_clip", lambda *given: loaded.append(given) or load_clip(*given)
+        frozen, "load_clip", lambda *given: loaded.append(given) or load_clip(*given)
     )
     pool = HerePool()
-    project.workforce.__dict__["_pool"] = pool
-    outcomes = list(stages.run(project, ["tags"]))
-    outcomes += stages.run(project, ["cams"])
+    outcomes = run(pipeline, ["tags"], pool) + run(pipeline, ["cams"], pool)
     assert [(o.stage, o.images, o.computed) for o in outcomes] == [("tags", 5, 5), ("cams", 5, 5)]
-    assert len(pool.given) >= 3, "five images are three shards"
+    assert len(pool.given) >= 6, "five images are three shards"
     assert len(loaded) == 1
 
 
-def test_what_workers_wrote_is_taken_over_after_a_kill(project):
-    samples = project.samples("all")
-    folder = project.tags_folder("all")
+def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
+    (stage,) = pipeline.steps(["tags"])
+    builder = pipeline.builder
+    folder = open_folder(stage, builder.store)
     folder.path.mkdir(parents=True)
-    do = project.workforce.doing(project.method, project.store, "tagging", [folder])
-    order = do.args[0]
-    todo = [Todo(s, "key", None).for_worker() for s in samples[:2]]
-    done = do_shard(order, todo)
-    assert [line["id"] for line in done.lines[0]] == ["a", "b"] and not done.failures
+    items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
+    place = (folder.path, folder.stage, folder.split, folder.recipe)
+    entries, failures = compute_shard(
+        pickle.dumps((stage, {}, stage.recipe)), [place], None, [i.portable() for i in items]
+    )
+    assert [line["id"] for line in entries[0]] == ["a", "b"] and not failures
     assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
     with folder:
         assert list(folder.entries) == ["a", "b"]
+        assert all(folder.is_done(item.sample.id, item.input) for item in items)
         assert not list(folder.path.glob(".entries-*"))
 
 
-def test_an_image_that_cannot_be_read_is_the_shards_failure(project, photographs):
+def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photographs):
     (photographs / "a.jpg").write_bytes(b"nothing")
-    project.workforce.__dict__["_pool"] = HerePool()
-    [outcome] = stages.run(project, ["tags"])
+    [outcome] = run(pipeline, ["tags"], HerePool())
     assert (outcome.images, outcome.computed, outcome.left_out) == (5, 4, 1)
-    assert "cannot be decoded" in project.tags_folder("all").failures["a"]
+    (stage,) = pipeline.steps(["tags"])
+    assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
+
+
+def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, tiny_checkpoint, tmp_path):
+    """A worker of a cluster outlives a run, and a file may hold other weights in the next."""
+    (stage,) = pipeline.steps(["tags"])
+    other = pickle.dumps((stage, {}, "another recipe"))
+    assert workers._resident(other) is workers._resident(other)
+    assert workers._resident(pickle.dumps((stage, {}, stage.recipe))) is not workers._resident(
+        other
+    )
 
 
 @pytest.mark.parametrize("key", ["workers", "threads", "shard_size"])
-def test_numbers_are_checked(key):
-    from pipeline.errors import UserError
-
-    for value in (0, -1, 1.5, "two"):
-        with pytest.raises(UserError, match=f"executor.{key}={value} is no number"):
-            Workforce({"name": "processes", key: value}, 2)
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "two"])
+def test_numbers_are_checked(key, value):
+    given = ["dataset=demo", "executor=processes", f"executor.{key}={value}"]
+    with pytest.raises(UserError, match=rf"executor\.{key}={value} is "):
+        read_config(compose(given))

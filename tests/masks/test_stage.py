@@ -1,38 +1,45 @@
-"""What the stage ``masks`` stores beside a mask, and what its key depends on."""
+"""What the stage ``masks`` stores beside a mask, and what its presets are."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from PIL import Image
 
-from pipeline import keys
 from pipeline.cams.cams import Cams, encode_cams
-from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.datasets.vocabulary import voc_palette
+from pipeline.clip.frozen import Resources
+from pipeline.datasets.sample import Dataset, ImageReader, Sample
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.registry import method_of
+from pipeline.engine.run import Run
+from pipeline.engine.scan import Images, open_folder
+from pipeline.engine.settings import check
+from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
+from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.errors import UserError
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
-from pipeline.masks import stage as masks_stage
 from pipeline.masks.crf import CrfSettings
 from pipeline.masks.mask_files import PROBABILITY, UNFILTERED
-from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.masks.pseudo_mask import PseudoMaskOptions, pseudo_mask
+from pipeline.masks.stage import Masks
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
-from tests.conftest import REPOSITORY, draw_photograph
+from pipeline.stages.config import compose, read_config
+from tests.conftest import draw_photograph
 
 
 @pytest.fixture
 def maps(tmp_path):
     """Images, one of them without tags, and the folder of their maps."""
     samples, found = [], {}
-    with Store(tmp_path / "maps").folder("all", "cams", {}) as cams:
+    stage = Maps(split="all")
+    with open_folder(stage, Store(tmp_path / "out")) as cams:
         for index, image_id in enumerate(["a", "b c/d", "without tags"]):
             path = tmp_path / "images" / f"{index}.png"
             path.parent.mkdir(exist_ok=True)
@@ -40,21 +47,45 @@ def maps(tmp_path):
             tags = np.array([0, 2] if index < 2 else [], np.int64)
             arrays = np.random.default_rng(index).random((len(tags), 5, 7))
             found[image_id] = Cams(tags, arrays.astype(np.float16), (40, 60))
-            cams.write(image_id, "input", {f"{image_id}.npz": encode_cams(found[image_id])})
+            files = {f"{image_id}.npz": encode_cams(found[image_id])}
+            cams.write(image_id, fingerprint_file(path), files)
             samples.append(Sample(image_id, path))
     return samples, cams, found
 
 
-def make_masks(folder, maps, **changes):
+class Maps(Stage):
+    """A stage whose results are there already."""
+
+    name = command = kind = "cams"
+
+    def own_settings(self):
+        return {}
+
+    def compute(self, items, model):
+        yield from ()
+
+
+def make_masks(out, maps, workers=1, **options):
+    """Runs the stage on maps that lie below ``out``; returns its folder, and its outcome."""
     samples, cams, _ = maps
-    settings = {"crf": CrfSettings(), "confidence": 0.0, "beta": 1.0, "workers": 1, **changes}
-    with folder:
-        work = masks_stage.masking(
-            folder, cams.path, voc_palette(4), read=ImageReader(), **settings
-        )
-        sweep(samples, work, input_key=partial(masks_stage.input_key, cams=cams))
-        folder.finish([s.id for s in samples])
-    return folder.path
+    chosen = PseudoMaskOptions(**options)
+    check(chosen, "masks")
+    names = tuple((name,) for name in "abc")
+    vocabulary = Vocabulary(tuple("abc"), names, names)
+    quirks = SimpleNamespace(crf_bgr=True, crf_fp16=True)
+    stage = Masks(
+        split="all",
+        vocabulary=vocabulary,
+        method=method_of(chosen),
+        options=chosen,
+        resources=Resources(vocabulary, "cpu", None, quirks),
+        decode=ImageReader(),
+        needs={"cams": Maps(split="all")},
+    )
+    images = Images(Dataset(vocabulary, {"all": samples}, "all"))
+    store = Store(out)
+    (outcome,) = Run([stage], images, store, Executor(ExecutorSettings(), workers))()
+    return outcome.path, outcome
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -63,10 +94,9 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, workers):
-    store = Store(tmp_path / "out")
-    plain = make_masks(store.folder("all", "masks", {"kept": False}), maps)
-    folder = store.folder("all", "masks", {"kept": True})
-    kept = make_masks(folder, maps, keep_probability=True, workers=workers)
+    out = tmp_path / "out"
+    plain, _ = make_masks(out, maps)
+    kept, _ = make_masks(out, maps, keep_probability=True, workers=workers)
     names = ["a.png", "b c/d.png", "without tags.png"]
     assert sorted(files_below(plain)) == names
     assert sorted(files_below(kept)) == sorted(names + [f"{PROBABILITY}/{n}" for n in names])
@@ -86,14 +116,12 @@ def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, w
 
     # It belongs to the result: where it is damaged, the image is computed again.
     path.write_bytes(b"")
-    folder = store.folder("all", "masks", {"kept": True})
-    make_masks(folder, maps, keep_probability=True)
-    assert folder.computed == 1 and (read_labels(path) == 255).all()
+    _, outcome = make_masks(out, maps, keep_probability=True)
+    assert outcome.computed == 1 and (read_labels(path) == 255).all()
 
 
 def test_unfiltered_masks_and_probabilities_are_kept_together(maps, tmp_path):
-    folder = Store(tmp_path / "out").folder("all", "masks", {})
-    kept = make_masks(folder, maps, keep_probability=True, confidence=0.9)
+    kept, _ = make_masks(tmp_path / "out", maps, keep_probability=True, confidence=0.9)
     for sample in maps[0]:
         name = f"{sample.id}.png"
         probability = read_labels(kept / PROBABILITY / name) / 255
@@ -105,36 +133,25 @@ def test_unfiltered_masks_and_probabilities_are_kept_together(maps, tmp_path):
 
 
 def test_without_a_crf_there_is_no_probability(maps, tmp_path):
-    folder = Store(tmp_path / "out").folder("all", "masks", {})
     with pytest.raises(UserError, match="masks.crf=null.*masks.keep_probability=false") as caught:
-        make_masks(folder, maps, crf=None, keep_probability=True)
+        make_masks(tmp_path / "out", maps, crf=None, keep_probability=True)
     assert "\n" not in str(caught.value)
-    assert sorted(files_below(make_masks(folder, maps, crf=None))) == [
+    without, _ = make_masks(tmp_path / "out", maps, crf=None)
+    assert sorted(files_below(without)) == [
         "a.png",
         "b c/d.png",
         "without tags.png",
     ]
 
 
-def configured(*overrides: str) -> dict:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        config = compose("config", ["dataset=demo", "clip=demo", *overrides])
-    return {name: OmegaConf.to_container(config[name]) for name in ("masks", "compat")}
+def configured(*overrides: str) -> PseudoMaskOptions:
+    """Returns the settings of masks as the command line composes them."""
+    return read_config(compose(["dataset=demo", "clip=demo", *overrides])).masks
 
 
-def test_kept_probabilities_are_in_the_key_only_where_there_are_any():
-    for preset in ("crf", "crf_confident", "argmax"):
-        plain = configured(f"masks={preset}")
-        before = {
-            name: value for name, value in plain["masks"].items() if name != "keep_probability"
-        }
-        expected = keys.masks_configuration({**plain, "masks": before}, {})
-        assert keys.masks_configuration(plain, {}) == expected
-        assert "keep_probability" not in expected
-    crf, weighted = configured("masks=crf"), configured("masks=crf_weighted")
-    assert keys.masks_configuration(weighted, {}) == {
-        **keys.masks_configuration(crf, {}),
-        "keep_probability": True,
-    }
-    assert weighted["masks"]["confidence"] == 0
+def test_presets_differ_in_what_they_are_named_after():
+    crf = configured("masks=crf")
+    assert crf == PseudoMaskOptions()
+    assert configured("masks=crf_confident") == replace(crf, confidence=0.95)
+    assert configured("masks=argmax") == replace(crf, crf=None)
+    assert configured("masks=crf_weighted") == replace(crf, keep_probability=True)
