@@ -38,6 +38,10 @@ def folders(store):
             found[f"predictions of {name}", number] = complete(
                 store, "predictions", predictions, latest=is_latest
             )
+            if not is_latest:  # it is there for comparison
+                for what in ("{}", "predictions of {}"):
+                    compared = found[what.format("segmenter"), number]
+                    found[what.format(name), number].accompany(compared.key)
     with store.folder("val", "tags", {"votes": 3}) as stopped:
         stopped.begin(5)
         stopped.write("a", "1", {})
