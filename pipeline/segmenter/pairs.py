@@ -11,7 +11,9 @@ from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import IGNORE
 
-_INDEXED_OR_GREY = frozenset({"P", "L"})
+INDEXED_OR_GREY = frozenset({"P", "L"})
+"""Modes of Pillow whose pixels are bytes."""
+
 _GREY = frozenset({"L"})
 _ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
@@ -69,9 +71,9 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
-    labels = _read_bytes("mask", pair.mask, _INDEXED_OR_GREY, "an indexed PNG")
+    labels = read_png(pair.mask, INDEXED_OR_GREY, "an indexed PNG")
     if isinstance(labels, str):
-        yield labels
+        yield f"mask {pair.mask} {labels}"
     else:
         yield from _wrong_size("mask", labels, size)
         present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
@@ -80,24 +82,24 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
             yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"
 
     if pair.probability is not None:
-        weights = _read_bytes("probability", pair.probability, _GREY, "an 8-bit grey PNG")
+        weights = read_png(pair.probability, _GREY, "an 8-bit grey PNG")
         if isinstance(weights, str):
-            yield weights
+            yield f"probability {pair.probability} {weights}"
         else:
             yield from _wrong_size("probability", weights, size)
 
 
-def _read_bytes(kind: str, path: Path, modes: frozenset[str], wanted: str) -> np.ndarray | str:
-    """Returns the pixels of a PNG in one of these modes of Pillow, H×W uint8, or a problem."""
+def read_png(path: Path, modes: frozenset[str], wanted: str) -> np.ndarray | str:
+    """Returns the pixels of a PNG in one of these modes of Pillow, H×W uint8, or the problem."""
     if not path.is_file():
-        return f"{kind} {path} is missing"
+        return "is missing"
     try:
         with Image.open(path) as picture:
             if picture.format != "PNG" or picture.mode not in modes:
-                return f"{kind} {path} is {picture.format} {picture.mode}, not {wanted}"
+                return f"is {picture.format} {picture.mode}, not {wanted}"
             return np.asarray(picture)
     except Exception as error:
-        return f"{kind} {path} cannot be read ({type(error).__name__})"
+        return f"cannot be read ({type(error).__name__})"
 
 
 def _wrong_size(kind: str, pixels: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:

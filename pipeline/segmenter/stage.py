@@ -19,7 +19,7 @@ from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.segmenter.distributed import process_rank
-from pipeline.segmenter.pairs import TrainingPair
+from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.testing import Labels, Testing, segment_all
 from pipeline.sweep import Todo, Work, by_sample, read_through
@@ -93,7 +93,7 @@ def run_train(
     read = ImageReader(apply_exif=own.pop("apply_exif"), longest_side=own.pop("longest_side"))
     chosen = to_settings(SegmenterSettings, own)
     check(chosen, "segmenter")
-    problems = train.check_pairs(pairs, len(vocabulary.classes), apply_exif=read.apply_exif)
+    problems = check_pairs(pairs, len(vocabulary.classes), apply_exif=read.apply_exif)
     if problems:
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])
         if len(problems) > _PROBLEMS_SHOWN:

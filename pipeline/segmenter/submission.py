@@ -18,13 +18,13 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
+from pipeline.segmenter.pairs import INDEXED_OR_GREY, read_png
 
 COMPETITIONS = ("comp5", "comp6")
 """comp5 allows VOC's training data only; comp6 allows any data."""
 
 _FOLDER = "results/VOC2012/Segmentation/{}_test_cls"
 _NUM_CLASSES = 20
-_INDEXED_OR_GREY = ("P", "L")
 _MAX_SHOWN = 3
 
 
@@ -78,15 +78,9 @@ def write_submission(
 
 def _read(path: Path, image: Path | None) -> np.ndarray | str:
     """Returns labels, H×W uint8, or a problem."""
-    if not path.is_file():
-        return "is missing"
-    try:
-        with Image.open(path) as mask:
-            if mask.format != "PNG" or mask.mode not in _INDEXED_OR_GREY:
-                return f"is {mask.format} {mask.mode}, not an indexed PNG"
-            labels = np.array(mask)
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        return f"cannot be read ({type(error).__name__})"
+    labels = read_png(path, INDEXED_OR_GREY, "an indexed PNG")
+    if isinstance(labels, str):
+        return labels
     wrong = np.unique(labels[labels > _NUM_CLASSES]).tolist()
     if wrong:
         shown = ", ".join(map(str, wrong[:_MAX_SHOWN]))
@@ -96,7 +90,7 @@ def _read(path: Path, image: Path | None) -> np.ndarray | str:
     try:
         with Image.open(image) as photograph:
             width, height = photograph.size
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         return f"has an image that cannot be read ({type(error).__name__})"
     if labels.shape != (height, width):
         return f"is {labels.shape[1]}×{labels.shape[0]}, its image {width}×{height} pixels"

@@ -7,9 +7,9 @@ from tiny_segmenters import UNET, balanced_segmenter, noise
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
+from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.train import last_checkpoint
 
 
 @pytest.fixture(scope="module")

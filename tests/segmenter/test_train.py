@@ -10,10 +10,12 @@ import torch
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
+from pipeline.segmenter.checkpoints import is_finished, last_checkpoint
 from pipeline.segmenter.loader import build_loader
 from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled
-from pipeline.segmenter.train import CONFIG_FILE, is_finished, last_checkpoint, train
+from pipeline.segmenter.train import train
 
 KILLED_RUN = """
 import os, signal, sys
