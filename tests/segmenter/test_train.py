@@ -84,7 +84,7 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path):
     )
     assert process.returncode == -signal.SIGKILL
     assert last_checkpoint(work_dir).name == "iter_2.pth"
-    # What a kill in the midst of writing leaves behind is no checkpoint.
+    # What a kill in the midst of writing leaves behind is not a checkpoint.
     (work_dir / "iter_4.pth").write_bytes((work_dir / "iter_2.pth").read_bytes()[:-100])
     (work_dir / "last_checkpoint").write_text("")
 
