@@ -11,8 +11,8 @@ from pipeline.commands.command_line import Parser
 _DESCRIPTION = """Writes a trained segmenter as an ONNX file, which needs no mmsegmentation.
 
 The input "image" is N×3×H×W float32, RGB in [0, 255]. The outputs are "logits", N×(n+1)×H×W
-float32, and "labels", N×H×W uint8. The metadata of the file hold the
-names and colours of the classes.
+float32, and "labels", N×H×W uint8. The metadata of the file hold the names
+and colours of the classes.
 """
 _EXAMPLES = """examples:
   python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx

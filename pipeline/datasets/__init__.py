@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from joblib import parallel_config
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.datasets.ade20k import load_ade20k
 from pipeline.datasets.coco import CocoSettings, load_coco, load_cocostuff
@@ -17,7 +15,7 @@ from pipeline.datasets.lists import apply_lists
 from pipeline.datasets.sample import Dataset
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc
-from pipeline.engine.settings import check, to_settings
+from pipeline.engine.settings import check
 from pipeline.errors import UserError, did_you_mean, shown
 
 Reader = Callable[[Any], Dataset]

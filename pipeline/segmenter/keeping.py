@@ -41,14 +41,6 @@ class WholeFiles(LocalBackend):
         """
         write_atomically(Path(filepath), obj)
 
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
-        """Writes text.
-
-        Raises:
-            UserError: the disk is full or the folder is read-only.
-        """
-        write_atomically(Path(filepath), obj.encode(encoding))
-
 
 @HOOKS.register_module(force=True)
 class KeepCheckpoints(CheckpointHook):

@@ -174,7 +174,7 @@ class Training(Whole):
         return len(self.pairs)
 
     def _refuse_problems(self, folder: StageFolder) -> None:
-        from pipeline.segmenter.train import check_pairs
+        from pipeline.segmenter.pairs import check_pairs
 
         if not self.pairs:
             raise UserError("there is no image to train on: run stage=masks first")

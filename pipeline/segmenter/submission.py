@@ -93,7 +93,7 @@ def _read(path: Path, image: Path | None) -> np.ndarray | str:
     try:
         with Image.open(image) as photograph:
             width, height = photograph.size
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         return f"has an image that cannot be read ({type(error).__name__})"
     if labels.shape != (height, width):
         return f"is {labels.shape[1]}×{labels.shape[0]}, its image {width}×{height} pixels"

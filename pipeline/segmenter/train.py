@@ -19,7 +19,6 @@ from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.checkpoints import (
-    best_checkpoint,
     complete_checkpoints,
     is_finished,
     iteration_of,
@@ -43,10 +42,9 @@ from pipeline.segmenter.hooks import (
 from pipeline.segmenter.loader import build_loader
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model
-from pipeline.segmenter.pairs import TrainingPair, check_pairs
+from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import (
-    CONFIG_FILE,
     QuietRunner,
     configure_curves,
     configure_environment,
@@ -56,16 +54,6 @@ from pipeline.segmenter.runner import (
 from pipeline.segmenter.samples import PseudoLabelled
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.validation import Labelled, configure_validation
-
-__all__ = [
-    "CONFIG_FILE",
-    "TrainingPair",
-    "best_checkpoint",
-    "check_pairs",
-    "is_finished",
-    "last_checkpoint",
-    "train",
-]
 
 INITIAL_WEIGHTS = "initial_weights.json"
 """Describes the pretrained weights of the backbone; not written without them."""
@@ -90,7 +78,7 @@ def train(
 
     Args:
         settings: all settings of the segmenter.
-        pairs: images and masks. Call :func:`check_pairs` first.
+        pairs: images and masks. Call :func:`pipeline.segmenter.pairs.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         work_dir: receives the configuration, checkpoints and logs; one training per directory.

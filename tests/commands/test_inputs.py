@@ -20,37 +20,37 @@ def ids(inputs) -> list[str]:
 
 def test_folders_keep_their_paths_and_files_their_names(tmp_path):
     place(tmp_path, "in/b.JPG", "in/x/y/c.webp", "in/notes.txt", "in/.hidden.png", "other/d.bmp")
-    found = find_inputs([tmp_path / "in", tmp_path / "other/d.bmp"], tmp_path / "out")
-    assert ids(found) == ["b", "x/y/c", "d"]
-    assert found.problems == [] and found.remarks == []
+    inputs = find_inputs([tmp_path / "in", tmp_path / "other/d.bmp"], tmp_path / "out")
+    assert ids(inputs) == ["b", "x/y/c", "d"]
+    assert inputs.problems == [] and inputs.remarks == []
 
 
 def test_results_of_one_name_are_numbered(tmp_path):
     place(tmp_path, "one/a.jpg", "one/a.png", "two/a.jpg", "two/A.jpg", "one/a_2.jpg")
     given = [tmp_path / name for name in ("one", "two/a.jpg", "two/A.jpg")]
-    found = find_inputs(given, tmp_path / "out")
-    files = {s.id: s.image.relative_to(tmp_path).as_posix() for s in found.samples}
+    inputs = find_inputs(given, tmp_path / "out")
+    files = {s.id: s.image.relative_to(tmp_path).as_posix() for s in inputs.samples}
     assert files["a"] == "one/a.jpg" and files["a_2"] == "one/a.png"
     assert files["a_2_2"] == "one/a_2.jpg"
     assert files["a_3"] == "two/a.jpg" and files["A_4"] == "two/A.jpg"
     assert len({image_id.casefold() for image_id in files}) == 5
-    assert len(found.remarks) == 4 and "one/a.png are named a_2" in found.remarks[0]
+    assert len(inputs.remarks) == 4 and "one/a.png are named a_2" in inputs.remarks[0]
 
 
 def test_a_file_that_is_named_twice_is_one_image(tmp_path, monkeypatch):
     place(tmp_path, "in/a.jpg")
     monkeypatch.chdir(tmp_path)
     given = [Path("in/a.jpg"), tmp_path / "in", Path("in/../in/a.jpg")]
-    found = find_inputs(given, Path("out"))
-    assert ids(found) == ["a"] and found.remarks == []
+    inputs = find_inputs(given, Path("out"))
+    assert ids(inputs) == ["a"] and inputs.remarks == []
 
 
 def test_what_is_no_image_is_said(tmp_path):
     place(tmp_path, "empty/notes.txt")
-    found = find_inputs([tmp_path / "nowhere.jpg", tmp_path / "empty"], tmp_path / "out")
-    assert found.samples == []
-    assert found.problems[0].endswith("nowhere.jpg does not exist")
-    assert "empty contains no image (.jpeg, .jpg, .png, .webp)" in found.problems[1]
+    inputs = find_inputs([tmp_path / "nowhere.jpg", tmp_path / "empty"], tmp_path / "out")
+    assert inputs.samples == []
+    assert inputs.problems[0].endswith("nowhere.jpg does not exist")
+    assert "empty contains no image (.jpeg, .jpg, .png, .webp)" in inputs.problems[1]
 
 
 def test_earlier_results_are_no_photographs(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.masks.labels import resized_argmax
+from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.train import last_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

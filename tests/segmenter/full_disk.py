@@ -98,11 +98,11 @@ def attempt(learn: Callable[[], None]) -> dict[str, Any]:
 
 def contents(work_dir: Path) -> dict[str, Any]:
     """Returns the checkpoints' weights, as lists, and what the marker says."""
-    found = {"marker": Path((work_dir / "last_checkpoint").read_text()).name}
+    written = {"marker": Path((work_dir / "last_checkpoint").read_text()).name}
     for path in work_dir.glob("*.pth"):
         weights = torch.load(path, weights_only=True)["state_dict"]
-        found[path.name] = {name: value.tolist() for name, value in weights.items()}
-    return found
+        written[path.name] = {name: value.tolist() for name, value in weights.items()}
+    return written
 
 
 def is_whole(path: Path) -> bool:

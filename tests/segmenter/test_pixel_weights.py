@@ -58,8 +58,8 @@ def test_head_s_loss_and_gradient_are_those_of_a_loop(loss, weighted):
     assert samples[0].gt_sem_seg.shape == samples[1].gt_sem_seg.shape == (32, 32)
     torch.manual_seed(1)
     scores = torch.randn(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-    found = model.decode_head.loss_by_feat(scores, samples)["loss_ce"]
-    (gradient,) = torch.autograd.grad(found, scores)
+    value = model.decode_head.loss_by_feat(scores, samples)["loss_ce"]
+    (gradient,) = torch.autograd.grad(value, scores)
     naive, expected = naive_cross_entropy(
         scores.detach().numpy(),
         labels,
@@ -67,7 +67,7 @@ def test_head_s_loss_and_gradient_are_those_of_a_loop(loss, weighted):
         balanced=loss == "balanced",
     )
     # mmsegmentation adds the smallest float32 to the number of pixels.
-    assert found.item() == pytest.approx(naive, rel=1e-7)
+    assert value.item() == pytest.approx(naive, rel=1e-7)
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6, atol=1e-12)
     assert (gradient.numpy().transpose(0, 2, 3, 1)[labels == 255] == 0).all()
 

@@ -7,9 +7,9 @@ from tiny_segmenters import UNET, balanced_segmenter, noise
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
+from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.train import last_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_scales_and_flips_match_mmsegmentation(changes, shape):
     from mmseg.models.segmentors import SegTTAModel
 
     own, image, scales = balanced_segmenter(**changes), noise(*shape), (0.5, 0.75, 1.0, 1.35)
-    found = own.probabilities(image, scales, flip=True)
+    averaged = own.probabilities(image, scales, flip=True)
 
     batches = augmented(image, scales, flip=True)
     batches = {key: [[value] for value in values] for key, values in batches.items()}
@@ -126,10 +126,10 @@ def test_scales_and_flips_match_mmsegmentation(changes, shape):
         ]
         merged = SegTTAModel(own.model).test_step(batches)[0]
     wanted = torch.stack(single).softmax(1).mean(0).numpy()
-    assert np.abs(found - wanted).max() < 1e-5
-    agreement = merged.pred_sem_seg.data.numpy() == found.argmax(0)
+    assert np.abs(averaged - wanted).max() < 1e-5
+    agreement = merged.pred_sem_seg.data.numpy() == averaged.argmax(0)
     assert agreement.mean() > 0.999
-    assert len(np.unique(found.argmax(0))) == 3, "labels that all agree would prove nothing"
+    assert len(np.unique(averaged.argmax(0))) == 3, "labels that all agree would prove nothing"
 
 
 @pytest.mark.parametrize("scales", [(), (0,), (1, -0.5), (float("nan"),), (float("inf"),)])

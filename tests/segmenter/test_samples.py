@@ -90,10 +90,10 @@ def test_weights_go_where_the_labels_go(pairs, changes, longest_side):
     weighted = PseudoLabelled(with_mask_as_probability(pairs), settings, 3, {}, read)
     flipped, shapes = set(), set()
     for position in range(25):
-        expected, found = plain[position], weighted[position]
+        expected, sample = plain[position], weighted[position]
         # Nothing else changes: not a byte of the images and masks.
-        assert torch.equal(found["inputs"], expected["inputs"])
-        before, after = expected["data_samples"], found["data_samples"]
+        assert torch.equal(sample["inputs"], expected["inputs"])
+        before, after = expected["data_samples"], sample["data_samples"]
         assert torch.equal(after.gt_sem_seg.data, before.gt_sem_seg.data)
         assert after.metainfo == before.metainfo
         assert list(before.keys()) == ["gt_sem_seg"]

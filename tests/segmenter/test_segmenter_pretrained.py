@@ -45,8 +45,8 @@ from pipeline.segmenter.pretrained import (
 def test_shipped_configs_are_stripped(name, source):
     import_mmseg()
     model = Config.fromfile(find_config(name)).model
-    found = strip_pretrained(model)
-    assert found == source or found.startswith(source)
+    stripped = strip_pretrained(model)
+    assert stripped == source or stripped.startswith(source)
     for trace in ("://", "Pretrained", "pretrain/"):
         assert trace not in str(model)
 

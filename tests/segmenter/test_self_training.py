@@ -25,26 +25,30 @@ def test_labels_are_the_best_of_background_and_tags():
     probabilities[0] = 0.7
     probabilities[2, :5], probabilities[0, :5] = 0.7, 0.1  # class 1 in half of the image
     probabilities[3, 9, 11], probabilities[0, 9, 11] = 0.7, 0.1  # class 2 in one pixel
-    found = relabel(probabilities, (10, 12), SETTINGS)
-    assert found.tags == (1,)
+    relabelled = relabel(probabilities, (10, 12), SETTINGS)
+    assert relabelled.tags == (1,)
     expected = np.zeros((10, 12), np.uint8)
     expected[:5] = 2
-    expected[9, 11] = found.labels[9, 11]  # neither of the two stands out in it
-    assert np.array_equal(found.labels, expected)
-    assert found.probability[0, 0] == pytest.approx(0.7 / 0.8)
-    assert found.probability[9, 11] == pytest.approx(0.5)
+    expected[9, 11] = relabelled.labels[9, 11]  # neither of the two stands out in it
+    assert np.array_equal(relabelled.labels, expected)
+    assert relabelled.probability[0, 0] == pytest.approx(0.7 / 0.8)
+    assert relabelled.probability[9, 11] == pytest.approx(0.5)
 
 
 def test_given_tags_win_over_what_is_seen():
     probabilities = probabilities_of()
-    found = relabel(probabilities, (20, 24), SETTINGS, tags=(0, 2))
-    assert found.tags == (0, 2) and found.labels.shape == (20, 24)
-    assert set(np.unique(found.labels)) <= {0, 1, 3}
-    assert found.probability.min() > 0 and found.probability.max() <= 1
+    relabelled = relabel(probabilities, (20, 24), SETTINGS, tags=(0, 2))
+    assert relabelled.tags == (0, 2) and relabelled.labels.shape == (20, 24)
+    assert set(np.unique(relabelled.labels)) <= {0, 1, 3}
+    assert relabelled.probability.min() > 0 and relabelled.probability.max() <= 1
 
 
 def test_nothing_seen_is_background_everywhere():
     probabilities = np.full((3, 4, 4), 0.01, np.float32)
     probabilities[0] = 0.98
-    found = relabel(probabilities, (4, 4), SETTINGS)
-    assert found.tags == () and (found.labels == 0).all() and (found.probability == 1).all()
+    relabelled = relabel(probabilities, (4, 4), SETTINGS)
+    assert (
+        relabelled.tags == ()
+        and (relabelled.labels == 0).all()
+        and (relabelled.probability == 1).all()
+    )

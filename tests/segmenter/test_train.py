@@ -10,10 +10,12 @@ import torch
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
+from pipeline.segmenter.checkpoints import is_finished, last_checkpoint
 from pipeline.segmenter.loader import build_loader
 from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled
-from pipeline.segmenter.train import CONFIG_FILE, is_finished, last_checkpoint, train
+from pipeline.segmenter.train import train
 
 KILLED_RUN = """
 import os, signal, sys
@@ -82,7 +84,7 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path):
     )
     assert process.returncode == -signal.SIGKILL
     assert last_checkpoint(work_dir).name == "iter_2.pth"
-    # What a kill in the midst of writing leaves behind is no checkpoint.
+    # What a kill in the midst of writing leaves behind is not a checkpoint.
     (work_dir / "iter_4.pth").write_bytes((work_dir / "iter_2.pth").read_bytes()[:-100])
     (work_dir / "last_checkpoint").write_text("")
 

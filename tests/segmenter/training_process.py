@@ -35,15 +35,15 @@ class Training:
 
     def members(self):
         """Returns the processes of the session that live: the training first, then loaders."""
-        found = []
+        members = []
         for status in Path("/proc").glob("[0-9]*/stat"):
             try:
                 state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
             except (OSError, ValueError):  # it has just ended
                 continue
             if int(session) == self.process.pid and state != "Z":
-                found.append(int(status.parent.name))
-        return sorted(found)
+                members.append(int(status.parent.name))
+        return sorted(members)
 
     def end(self, timeout=10):
         """Waits for the end; returns the exit code, what it said, and the seconds that it took."""
