@@ -133,6 +133,7 @@ def test_what_cannot_be_imported_is_named_and_nothing_is_written(run_tool, folde
     Image.fromarray(np.dstack([paint(), alpha])).save(folder / "clear.png")
     Image.fromarray(paint()).save(folder / "lossy.jpg")
     (folder / "damaged.png").write_bytes((folder / "good.png").read_bytes()[:90])
+    (folder / "gone.png").symlink_to("nothing")
     Image.fromarray(LABELS).save(folder / "good.PNG")
     finished = run(run_tool, folder, tmp_path)
     assert finished.code == 2 and finished.output == ""
@@ -149,8 +150,9 @@ def test_what_cannot_be_imported_is_named_and_nothing_is_written(run_tool, folde
     assert said["lossy.jpg"] == "cannot be decoded (it is not a PNG file): replace it"
     assert said["damaged.png"].startswith("cannot be decoded (image file is truncated")
     assert said["good.png"] == "has the same name as good.PNG: keep one of them"
-    assert len(said) == 6
-    assert last.startswith("error: 6 of 7 masks cannot be imported, and nothing was written")
+    assert said["gone.png"] == "is missing"
+    assert len(said) == 7
+    assert last.startswith("error: 7 of 8 masks cannot be imported, and nothing was written")
     assert not (tmp_path / "imported").exists()
 
 
