@@ -1,4 +1,4 @@
-"""Masks of others: whatever form they come in, their labels arrive, or they are named."""
+"""Masks of other programs: labels of every kind of PNG are imported, or the file is named."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_form_arrives_as_the_same_labels(run_tool, folder, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_few_bits_a_pixel_are_labels_and_no_shades(depth, run_tool, folder, tmp_path):
+def test_few_bits_a_pixel_are_labels_not_shades(depth, run_tool, folder, tmp_path):
     values = np.random.default_rng(depth).integers(0, min(4, 2**depth), (13, 11)).astype(np.uint8)
     (folder / "grey.png").write_bytes(grey_png(values, depth))
     palette = Image.fromarray(values, "P")
@@ -100,7 +100,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_colours_of_ones_own(name, run_tool, folder, tmp_path):
+def test_tables_of_colours(name, run_tool, folder, tmp_path):
     table = tmp_path / "colours.txt"
     table.write_text(TABLES[name])
     Image.fromarray(paint(COLOURS)).save(folder / "colours.png")
