@@ -1,4 +1,4 @@
-"""What errors repeat of what a person gave."""
+"""How errors repeat the user's input, and propose names."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Writes CAMs, masks or predictions in the formats of other programs; see --help.
-
-python tools/export.py outputs/voc2012/train/cams/latest --format clip_es --output cams
-python tools/export.py outputs/folder/all/masks/latest --format coco --output annotations.json
-python tools/export.py outputs/folder/all/masks/latest --format mmsegmentation --images PHOTOS
-    --output DEST
-"""
+"""Writes CAMs, masks or predictions in the formats of other programs; see --help."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Turns masks of other programs into palette PNGs with this pipeline's labels; see --help.
-
-python tools/import_masks.py MASKS --classes cat,dog,person --output masks
-python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
-"""
+"""Turns masks of other programs into palette PNGs with this pipeline's labels; see --help."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ OPENAI_NORMALISATION = Normalisation()
 def patch_grid(
     height: int, width: int, patch_size: int, max_patches: int | None = None
 ) -> tuple[int, int]:
-    """Returns the rows and columns of patches that cover an image (docs/algorithms.md).
+    """Returns the rows and columns of patches that cover an image (docs/algorithms.md, section 1).
 
     Args:
         height: of the image in pixels.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.commands.command_line import Parser
 from pipeline.datasets.settings import VocabularySettings
-from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.colour_tables import Colour, read_colours, voc_colours
+from pipeline.exchange.colour_tables import read_colours, voc_colours
 from pipeline.exchange.masks import read_foreign_mask
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import SUFFIXES, encode_png
@@ -42,12 +44,17 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = _parse(arguments)
     vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
-    count = len(vocabulary.classes)
-    colours = voc_colours(count)
+    num_classes = len(vocabulary.classes)
+    colours = voc_colours(num_classes)
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes)
+    by_colour = options.palette == "colour"
+
+    def read(path: Path) -> np.ndarray:
+        return read_foreign_mask(path, num_classes, colours, by_colour)
+
     masks = _find(options.folder, options.output)
-    problems = _check(masks, count, colours, options.palette == "colour")
+    problems = _check(masks, read)
     for path, reason in problems.items():
         print(f"{path.relative_to(options.folder)}: {reason}", file=sys.stderr)
     if problems:
@@ -55,7 +62,11 @@ def run(arguments: Sequence[str]) -> None:
             f"{len(problems)} of {len(masks)} masks cannot be imported, and nothing was written:"
             " fix those that are named above"
         )
-    _write(masks, vocabulary, colours, options)
+    with track("import", len(masks)) as advance:
+        for path in masks:  # read again, since all may not fit into memory
+            target = options.output / path.relative_to(options.folder).with_suffix(".png")
+            write_atomically(target, encode_png(read(path), vocabulary.palette))
+            advance()
     print(f"{len(masks)} masks written to {options.output}")
 
 
@@ -88,16 +99,14 @@ def _find(folder: Path, output: Path) -> list[Path]:
     return masks
 
 
-def _check(
-    masks: Sequence[Path], count: int, colours: Mapping[Colour, int], palette_by_colour: bool
-) -> dict[Path, str]:
+def _check(masks: Sequence[Path], read: Callable[[Path], np.ndarray]) -> dict[Path, str]:
     """Returns the masks that cannot be used, with the reasons."""
     problems: dict[Path, str] = {}
     taken: dict[Path, Path] = {}
     with track("check", len(masks)) as advance:
         for path in masks:
             try:
-                read_foreign_mask(path, count, colours, palette_by_colour)
+                read(path)
             except ImageError as error:
                 problems[path] = str(error)
             other = taken.setdefault(path.with_suffix(""), path)
@@ -105,22 +114,6 @@ def _check(
                 problems[path] = f"has the same name as {other.name}: keep one of them"
             advance(note=f"{len(problems)} cannot be used" if problems else None)
     return problems
-
-
-def _write(
-    masks: Sequence[Path], vocabulary: Vocabulary, colours: Mapping[Colour, int], options: Namespace
-) -> None:
-    """Writes checked masks; they are read again, since all may not fit into memory."""
-    count, by_colour = len(vocabulary.classes), options.palette == "colour"
-    with track("import", len(masks)) as advance:
-        for path in masks:
-            try:
-                labels = read_foreign_mask(path, count, colours, by_colour)
-            except ImageError as error:
-                raise UserError(f"{path} changed during the import: {error}") from error
-            target = options.output / path.relative_to(options.folder).with_suffix(".png")
-            write_atomically(target, encode_png(labels, vocabulary.palette))
-            advance()
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

@@ -1,4 +1,4 @@
-"""Finished stages' folders with few images, as the pipeline writes them."""
+"""Folders of finished stages with few images, as the pipeline writes them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def masks(stage_folder: Callable[..., Path], labels: dict[str, np.ndarray]) -> P
 
 @pytest.fixture
 def cams(stage_folder: Callable[..., Path]) -> Path:
-    """A finished folder of maps, of which one image has no tag."""
+    """A finished folder of CAMs; one image has no tag."""
     rng = np.random.default_rng(0)
     files = {}
     for image_id, size in SIZES.items():

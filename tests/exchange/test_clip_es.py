@@ -1,4 +1,4 @@
-"""CLIP-ES's files: read as its scripts read them, and read from what its scripts write."""
+"""CLIP-ES's files: its scripts can read ours, and the pipeline can read theirs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GRID = (10, 13)
 
 
 def smooth(seed: int = 0, count: int = 2, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Returns maps that were resized from a grid, as CLIP-ES's are: K×H×W float16."""
+    """Returns CAMs resized from a grid, as CLIP-ES's are: K×H×W float16."""
     maps = np.random.default_rng(seed).random((count, 3, 4)).astype(np.float16)
     return Cams(np.arange(count), maps, size).resized(*size).astype(np.float16)
 
 
 def averaged(maps: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Averages over cells from floor to ceiling of their borders, in the plainest way."""
+    """Averages over cells from the floor to the ceiling of their borders, in plain NumPy."""
     _, height, width = maps.shape
     result = np.empty((len(maps), rows, columns), np.float32)
     for r in range(rows):

@@ -1,4 +1,4 @@
-"""COCO's JSON: read by pycocotools, it gives the masks back."""
+"""COCO's JSON: pycocotools restores the masks from it."""
 
 from __future__ import annotations
 

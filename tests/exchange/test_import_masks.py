@@ -1,4 +1,4 @@
-"""Masks of others: whatever form they come in, their labels arrive, or they are named."""
+"""Masks of other programs: labels of every kind of PNG are imported, or the file is named."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_form_arrives_as_the_same_labels(run_tool, folder, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_few_bits_a_pixel_are_labels_and_no_shades(depth, run_tool, folder, tmp_path):
+def test_few_bits_a_pixel_are_labels_not_shades(depth, run_tool, folder, tmp_path):
     values = np.random.default_rng(depth).integers(0, min(4, 2**depth), (13, 11)).astype(np.uint8)
     (folder / "grey.png").write_bytes(grey_png(values, depth))
     palette = Image.fromarray(values, "P")
@@ -100,7 +100,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_colours_of_ones_own(name, run_tool, folder, tmp_path):
+def test_tables_of_colours(name, run_tool, folder, tmp_path):
     table = tmp_path / "colours.txt"
     table.write_text(TABLES[name])
     Image.fromarray(paint(COLOURS)).save(folder / "colours.png")
@@ -133,6 +133,7 @@ def test_what_cannot_be_imported_is_named_and_nothing_is_written(run_tool, folde
     Image.fromarray(np.dstack([paint(), alpha])).save(folder / "clear.png")
     Image.fromarray(paint()).save(folder / "lossy.jpg")
     (folder / "damaged.png").write_bytes((folder / "good.png").read_bytes()[:90])
+    (folder / "gone.png").symlink_to("nothing")
     Image.fromarray(LABELS).save(folder / "good.PNG")
     finished = run(run_tool, folder, tmp_path)
     assert finished.code == 2 and finished.output == ""
@@ -149,8 +150,9 @@ def test_what_cannot_be_imported_is_named_and_nothing_is_written(run_tool, folde
     assert said["lossy.jpg"] == "cannot be decoded (it is not a PNG file): replace it"
     assert said["damaged.png"].startswith("cannot be decoded (image file is truncated")
     assert said["good.png"] == "has the same name as good.PNG: keep one of them"
-    assert len(said) == 6
-    assert last.startswith("error: 6 of 7 masks cannot be imported, and nothing was written")
+    assert said["gone.png"] == "is missing"
+    assert len(said) == 7
+    assert last.startswith("error: 7 of 8 masks cannot be imported, and nothing was written")
     assert not (tmp_path / "imported").exists()
 
 

@@ -1,4 +1,4 @@
-"""cams=file on the command line: neither tags nor CLIP, and a changed file costs its own image."""
+"""cams=file on the command line: needs neither tags nor CLIP; a changed file changes one image."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def computed(finished) -> dict[str, int]:
     return {row[0]: int(row[4]) for row in rows}
 
 
-def test_who_does_not_look_with_clip_is_not_told_what_the_demo_clip_knows(run_stage, arguments):
+def test_the_note_on_the_demo_clip_is_for_runs_that_use_clip(run_stage, arguments):
     without = [a for a in arguments if not a.startswith("clip")]
     assert "demo CLIP" not in run_stage(*without, "stage=[cams,masks]").errors
     assert "demo CLIP" in run_stage(*without, "stage=tags").errors
 
 
-def test_masks_come_of_the_maps_of_others(run_stage, arguments, maps, tmp_path):
+def test_masks_are_made_from_imported_cams(run_stage, arguments, maps, tmp_path):
     stages = "stage=[cams,masks]"
     assert computed(run_stage(*arguments, stages)) == {"cams": 5, "masks": 5}
     out = tmp_path / "out" / "all"

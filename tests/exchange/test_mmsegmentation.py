@@ -1,4 +1,4 @@
-"""A data set for mmsegmentation: built by its own class from the config that was written."""
+"""A data set for mmsegmentation, whose own class reads it through the config of the export."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_its_own_class_reads_images_and_labels(options, run_tool, masks, labels,
     assert export(run_tool, masks, moved, images, *options).code == 0, "it may be run again"
 
 
-def test_a_config_of_ones_own_takes_it_over(run_tool, masks, images, tmp_path):
+def test_a_users_config_can_use_it(run_tool, masks, images, tmp_path):
     assert export(run_tool, masks, tmp_path / "set", images).code == 0
     config = tmp_path / "mine.py"
     (tmp_path / "theirs.py").write_text(
@@ -95,7 +95,7 @@ def test_jpeg_has_many_endings(run_tool, masks, images, tmp_path):
 def test_an_image_that_exif_turns_is_seen_as_its_mask_is(
     applied, run_tool, stage_folder, labels, images, tmp_path
 ):
-    """mmsegmentation's reader turns it whenever EXIF says so, whatever the masks were made from."""
+    """mmsegmentation's reader always follows EXIF, even if the masks do not."""
     from pipeline.files.images import encode_png
 
     path = images / "a.jpg"
@@ -125,7 +125,7 @@ def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
     assert set(load(tmp_path / "set")) == {"b/c d"}
 
 
-def test_files_of_others_are_not_made_part_of_the_data(run_tool, masks, images, tmp_path):
+def test_other_files_in_the_target_are_refused(run_tool, masks, images, tmp_path):
     stranger = tmp_path / "set/ann_dir/val/stranger.png"
     stranger.parent.mkdir(parents=True)
     stranger.write_bytes(b"")

@@ -17,7 +17,7 @@ def own_memory():
 
 
 def settle(path):
-    """Makes a file look as if it had not been touched for a while."""
+    """Makes a file look as if it was written a minute ago."""
     past = time.time() - 60
     os.utime(path, (past, past))
 
@@ -40,7 +40,7 @@ def test_a_known_file_is_not_read_again_until_it_changes(tmp_path, monkeypatch):
 
 
 def test_a_file_that_was_just_written_is_not_trusted(tmp_path):
-    """It may be written again within the resolution of the file system's clock."""
+    """It may change again within the resolution of the file system's clock."""
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     remember_in(tmp_path)
@@ -52,7 +52,7 @@ def test_a_file_that_was_just_written_is_not_trusted(tmp_path):
     assert fingerprint_file(path) != first
 
 
-def test_a_memory_that_is_damaged_or_cannot_be_kept_costs_nothing_else(tmp_path):
+def test_without_a_journal_files_are_read_again(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     settle(path)

@@ -1,4 +1,4 @@
-"""Decoding of whatever people have, and the resize to whole patches."""
+"""Decoding of image files of all kinds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_orientation_is_applied_when_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff"])
-def test_what_is_no_image_is_an_image_error(content, tmp_path):
+def test_a_file_that_is_not_an_image_is_an_image_error(content, tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match="cannot be decoded"):

@@ -1,4 +1,4 @@
-"""Journals that were torn, damaged, or written by workers of a run that was killed."""
+"""Journals that are torn, damaged, or left by the workers of a killed run."""
 
 from __future__ import annotations
 

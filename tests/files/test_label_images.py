@@ -1,4 +1,4 @@
-"""Label images: the stored values of every kind of PNG, or the reason why there are none."""
+"""Label images: PNGs give their stored values, or an error that names the file."""
 
 from __future__ import annotations
 

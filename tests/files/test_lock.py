@@ -1,4 +1,4 @@
-"""Who may write: over processes of one machine, and over machines."""
+"""The lock on a folder, between processes and between machines."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
 
 
 def test_the_children_of_a_dead_holder_are_waited_for(tmp_path):
-    """Whatever a run started may have inherited its lock, and ends a little later."""
+    """Children of a run may inherit its lock, and end a little later."""
     process = hold(tmp_path)
     write_holder(tmp_path, 0, host=platform.node(), process=2**22 + 1)
     subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {process.pid}"])
@@ -93,7 +93,7 @@ def test_a_second_run_may_wait(tmp_path):
 
 
 def test_another_machine_holds_it_while_it_shows_life(tmp_path):
-    """As on a shared file system that does not pass the system's locks on."""
+    """As on a shared file system without the system's locks."""
     write_holder(tmp_path, seconds_ago=60)
     with pytest.raises(UserError, match="by process 7 on another since 2026.* two minutes") as said:
         FolderLock(tmp_path).acquire()

@@ -1,4 +1,4 @@
-"""Runs on hostile files: every test has to end, and every error has to be one sentence."""
+"""Runs on hostile files: every test must end, and every error must be one sentence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """Fails a test that waits for what never comes, such as the other end of a pipe."""
+    """Fails a test that blocks, for example on a pipe without a writer."""
 
     def give_up(*_: object) -> None:
-        raise TimeoutError(f"nothing came for {_SECONDS} seconds")
+        raise TimeoutError(f"the test blocked for {_SECONDS} seconds")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_SECONDS)
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Where the run of :func:`run_on` writes."""
+    """The output directory of :func:`run_on`."""
     return tmp_path / "out"
 
 
@@ -90,5 +90,5 @@ def assert_one_sentence(finished: Finished, *holds: str) -> None:
 
 
 def short(value: object) -> str:
-    """Returns how the name of a test shows one of its values."""
+    """Returns a value as a test's name shows it."""
     return str(value)[:24].encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""Annotation files of VOC, COCO and ADE20K that a download or an editor damaged."""
+"""Annotation files of VOC, COCO and ADE20K, damaged by a download or an editor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class names with everything that must not be in them."""
+"""Class names with everything that they must not contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"
     for old, new in zip("abcdefghij", "bcdefghijk")
 )
-"""A YAML file of few lines that stands for billions of words."""
+"""A YAML file of few lines that expands to billions of words."""
 
 BOMB_OF_NAMES = f"- name: cat\n  names: {{{BOMB.strip().replace(chr(10), ', ')}}}\n"
 

@@ -1,4 +1,4 @@
-"""Files that are torn, flipped, empty, none, or larger than the memory."""
+"""Image files that are torn, damaged, empty, of another kind, or larger than the memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEEDED = settings(
 
 
 def reason_of(path, **options) -> str:
-    """Returns why a file is refused, which has to be a line that a person can read."""
+    """Returns why a file is refused, which must be a readable line."""
     with pytest.raises(ImageError) as error:
         load_image(path, apply_exif=True, **options)
     reason = str(error.value)
@@ -69,7 +69,7 @@ def test_flipped_bytes_give_an_image_or_a_reason(kind, root, trial):
     trial("input", f"{kind} with random bytes", "an image, or in failures.jsonl", 150)
 
 
-def test_what_is_no_image_says_so(root, trial):
+def test_files_that_are_not_images_are_refused(root, trial):
     assert "the file is empty" in reason_of(write(root, "x.jpg", b""))
     for content in (
         b"this is no image",
@@ -127,7 +127,7 @@ def test_pipes_and_devices_are_not_waited_for(root, trial):
     trial("input", "pipe, device, folder, broken link named .jpg", "in failures.jsonl", 5)
 
 
-def test_damaged_exif_does_not_cost_the_picture(root, trial):
+def test_damaged_exif_does_not_damage_the_picture(root, trial):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     whole = encode(photograph(), exif=exif)

@@ -1,4 +1,4 @@
-"""One folder with all of it: every file ends as an image or as a line that says why not."""
+"""One folder with every kind of file: each ends as a result or as a line with the reason."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GOOD = {
     "x" * 251: encode(photograph(13)),
     "/".join(["deep"] * 40) + "/x": encode(photograph(14)),
 }
-"""Id → content of what is an image."""
+"""Id → content of the files that are images."""
 
 SIZES = {
     "turned": (56, 40),
@@ -53,7 +53,7 @@ SIZES = {
     "line": (1, 4000),
     "column": (4000, 1),
 }
-"""Height and width of those that do not have 40×56 pixels."""
+"""Height and width of the images that are not 40×56 pixels."""
 
 BAD = {
     **{f"cut {kind}": encode(photograph(), kind)[:-150] for kind in KINDS},
@@ -63,7 +63,7 @@ BAD = {
     "bomb": raw_png(12_000, 9_000, 8, 2),
     "huge": raw_png(2**31 - 1, 2**31 - 1, 8, 6),
 }
-"""Id → content of what is none."""
+"""Id → content of the files that are not."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whatever cameras, scanners and editors write becomes the RGB that a person sees."""
+"""All files of cameras, scanners and editors become the RGB that a person sees."""
 
 from __future__ import annotations
 

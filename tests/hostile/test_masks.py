@@ -1,4 +1,4 @@
-"""Ground truth that does not fit: what cannot be used is named, and the rest is measured."""
+"""Invalid ground truth: files that cannot be used are named, and the rest is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and places of files that nobody would choose, and that cameras and people choose."""
+"""Strange names and places of files, such as cameras and people choose."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = st.one_of(
     st.text(min_size=1, max_size=40),
     st.text(" \t\n\r\"'%\\-.,;:*?#&~$\u0301é\u2028\x85", min_size=1, max_size=40),
 )
-"""Whatever a file system takes, among which what other programs stumble over."""
+"""Names that a file system accepts, and other programs fail on."""
 
 
 def is_a_name(name: str) -> bool:
