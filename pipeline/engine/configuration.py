@@ -142,16 +142,20 @@ def _errors_below(prefix: str) -> Iterator[None]:
 
 
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
-    group, _, name = key.rpartition(".")
+    """Returns what is wrong with the value of a key."""
+    group, _, _ = key.rpartition(".")
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         known = [str(each) for each in error.parent_node or ()]
-        return _no_such_key(key, [f"{group}.{each}" for each in known])
+        return _no_such_key(key, [f"{group}.{each}".lstrip(".") for each in known])
     text = str(error).splitlines()[0]
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        wanted = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+        wanted = {"Integer": "an integer", "Float": "a number"}
         return f"{key}={shown(match[1])} is not {wanted.get(match[2], match[2])}"
+    if match := re.match(r"Value '(.*)' is not a valid bool", text):
+        hint = did_you_mean(match[1], ("true", "false"))
+        return f"{key}={shown(match[1])} is neither true nor false: {hint}give one of them"
     return f"{key}: {text}"
 
 
@@ -191,11 +195,14 @@ def explain(error: Exception) -> str:
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
     if isinstance(error, AssertionError):  # OmegaConf's, for a key below one that is null
         return f"{text or 'a key'} lies below a key that is null"
+    cause = error.__cause__
+    match = re.match(r"Error merging override ([^=]+)=", text)
+    if match and isinstance(cause, OmegaConfBaseException):
+        return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        cause = error.__cause__
-        if isinstance(cause, OmegaConfBaseException) and "converted" in str(cause):
-            return _sentence(match[1], cause)
         return _no_such_key(match[1], all_keys())
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"
     if match := re.search(choices, text):
         group, choice, known = match.groups()

@@ -139,21 +139,22 @@ def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # no
         without: names of fields to leave out.
     """
     return {
-        declared.name: _plain(getattr(settings, declared.name))
+        declared.name: plain(getattr(settings, declared.name))
         for declared in dataclasses.fields(settings)
         if rule_of(declared).changes == "result" and declared.name not in without
     }
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Returns a setting as JSON holds it: 1 and 1.0 are one value."""
     if dataclasses.is_dataclass(value):
         return facts(value)
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # 1 and 1.0 are one setting
+        return int(value)
     return str(value) if isinstance(value, Path) else value
 
 

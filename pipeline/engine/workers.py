@@ -17,7 +17,8 @@ import torch
 from pipeline.engine.folder import ResultFolder, StageFolder, WorkerFolder
 from pipeline.engine.pool import DIED, Pool, ProcessPool, WorkersDied, spread
 from pipeline.engine.settings import setting
-from pipeline.engine.stage import Computed, ImageError, Item, Outputs, Stage
+from pipeline.engine.stage import Computed, Item, Outputs, Stage
+from pipeline.errors import ImageError, UserError
 
 Done = Iterator[tuple[Item, str | None]]
 """Items, each with the reason why it was skipped; none where its result is stored."""
@@ -217,7 +218,13 @@ def _resident(pickled: bytes) -> _Computation:
 
     The recipe tells apart stages that differ in the contents of a file alone, such as new weights.
     """
-    stage, inputs, _ = pickle.loads(pickled)
+    try:
+        stage, inputs, _ = pickle.loads(pickled)  # of the process that asks for results
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"a worker cannot import {error.name}: install the plug-in there, or add its folder to"
+            " the worker's PYTHONPATH"
+        ) from error
     return _Computation(stage, inputs)
 
 

@@ -8,9 +8,6 @@ from typing import Any, NamedTuple
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.markdown import Table, percent
 
-_SEES = "sees"
-"""In configurations of tags and masks of later rounds, the key of the segmenter that made them."""
-
 
 class _Round(NamedTuple):
     """The configurations of one round."""
@@ -47,9 +44,9 @@ def _walk_back(segmenter: Mapping[str, Any]) -> Iterator[_Round]:
         masks = segmenter["masks"]
         masks = masks if isinstance(masks, Mapping) else {}
         yield _Round(segmenter, masks)
-        if _SEES not in masks:
+        if "segmenter" not in masks:  # masks of the first round
             return
-        segmenter = masks[_SEES]["segmenter"]
+        segmenter = masks["segmenter"]
 
 
 def _figures(runs: list[dict], of_round: _Round) -> Iterator[tuple[str, float]]:
@@ -73,6 +70,6 @@ def _find(runs: list[dict], stage: str, fits: Callable[[Mapping], bool]) -> dict
 
 
 def _is_tags_of(tags: Mapping[str, Any], masks: Mapping[str, Any]) -> bool:
-    if _SEES in masks:
-        return all(tags.get(key) == masks.get(key) for key in (_SEES, "first_tags"))
+    if "segmenter" in masks:
+        return all(tags.get(key) == masks.get(key) for key in ("segmenter", "first_tags"))
     return tags == masks.get("cams", {}).get("tags")

@@ -36,17 +36,17 @@ _SHOWN = "it chooses what is done and shown, not how"
 class Config:
     """The whole configuration: a field for each group, and the keys at the root."""
 
+    dataset: Any
+    images: ImageSettings
+    runtime: RuntimeSettings
+    executor: Any
+    clip: ClipSettings
+    compat: Quirks
     tags: Any
     cams: Any
     masks: Any
-    dataset: Any
-    clip: ClipSettings
-    compat: Quirks
-    images: ImageSettings
     segmenter: SegmenterSettings
     self_training: SelfTrainingSettings
-    executor: Any
-    runtime: RuntimeSettings
     report: ReportSettings
     stage: Any = setting("all", changes="nothing", why=_SHOWN)
     experiment_name: str | None = setting(None, changes="nothing", why=_SHOWN)

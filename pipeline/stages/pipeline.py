@@ -19,6 +19,7 @@ from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.run import Run
 from pipeline.engine.scan import Images
+from pipeline.engine.settings import plain
 from pipeline.engine.stage import Review, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
@@ -128,7 +129,7 @@ class Pipeline:
                 stages=[stage for stage in self.stages if stage.round == number],
                 images=self.builder.images,
                 vocabulary=self.builder.vocabulary,
-                betas=self.builder.config.cams.background_betas,
+                betas=plain(self.builder.config.cams.background_betas),
                 describe=self.describe,
                 store=self.builder.store,
                 round=number,

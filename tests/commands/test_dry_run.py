@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.clip.downloads import is_on_disk
 from pipeline.engine.plan import PlannedStage, Speeds
+from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.report.plan_table import total_time, what_to_compute
 from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
@@ -142,7 +143,13 @@ def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, 
     # An image without a line is left out.
     tags.write_text("a 1 3\nb 0\n")
     rows = [row[2:5] for row in dry_run(given=given)]
-    assert rows == [["5", "0", "2"], ["2", "0", "all, after tags"]]
+    assert rows == [["5", "2", "0"], ["2", "2", "0"]]
+    # A corrected line costs its image.
+    tags.write_text("a 1 3\nb 0 1\nc\nd 2\nholiday%202026/e%20f 3\n")
+    assert [row[2:5] for row in dry_run(given=given)] == [
+        ["5", "4", "1"],
+        ["5", "4", "up to 1, after tags"],
+    ]
 
 
 def test_masks_that_have_to_be_drawn_are_not_kept(run_stage, tiny_checkpoint, tmp_path):
@@ -225,26 +232,38 @@ def write_manifest(store: Store, name: str, **facts) -> None:
     (folder / "manifest.json").write_text(json.dumps({"finished": name, **facts}))
 
 
+class Timed(Stage):
+    """A stage whose images take as long as its CLIP takes."""
+
+    name = command = kind = "cams"
+    decisive = ("clip",)
+
+    def own_settings(self):
+        return {}
+
+    def compute(self, items, model):
+        yield from ()
+
+
 def test_times_are_those_of_the_last_run_like_it(tmp_path):
-    store, clip = Store(tmp_path), {"model": "B", "precision": "fp32"}
-    assert Speeds(store).estimate("cams", {"clip": clip}, 10) is None
+    store, clip, stage = Store(tmp_path), {"model": "B", "precision": "fp32"}, Timed(split="all")
+    assert Speeds(store).estimate(stage, {"clip": clip}, 10) is None
     write_manifest(
         store, "1", stage="cams", configuration={"clip": clip, "phi": 1}, computed=10, seconds=20
     )
-    assert Speeds(store).estimate("cams", {"clip": clip, "phi": 2}, 5) == 10
+    assert Speeds(store).estimate(stage, {"clip": clip, "phi": 2}, 5) == 10
     # The last run alone, where it computed anything.
     last = {"computed": 2, "seconds": 8.0}
     write_manifest(
         store, "2", stage="cams", configuration={"clip": clip}, computed=9, seconds=9, last=last
     )
-    assert Speeds(store).estimate("cams", {"clip": clip}, 5) == 20
-    # Maps that came with the tags took no time of their own.
-    write_manifest(
-        store, "3", stage="cams", configuration={"clip": clip}, computed=400, seconds=0.01
-    )
-    assert Speeds(store).estimate("cams", {"clip": clip}, 5) == 20
+    assert Speeds(store).estimate(stage, {"clip": clip}, 5) == 20
+    # CAMs that came with the tags took no time of their own.
+    last = {"computed": 400, "shared": 400, "seconds": 0.01}
+    write_manifest(store, "3", stage="cams", configuration={"clip": clip}, computed=400, last=last)
+    assert Speeds(store).estimate(stage, {"clip": clip}, 5) == 20
     # Another CLIP says nothing of this one.
-    assert Speeds(store).estimate("cams", {"clip": {**clip, "model": "L"}}, 5) is None
+    assert Speeds(store).estimate(stage, {"clip": {**clip, "model": "L"}}, 5) is None
 
 
 def test_what_a_row_says():

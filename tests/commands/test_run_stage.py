@@ -111,7 +111,16 @@ def test_a_change_recomputes_what_hangs_on_it_and_nothing_else(
     assert computed() == {"tags": 0, "cams": 0, "masks": 0}
     assert computed("masks.crf.iterations=2") == {"tags": 0, "cams": 0, "masks": 5}
     assert computed("cams.box_threshold=0.5") == {"tags": 0, "cams": 5, "masks": 5}
-    assert computed("tags.votes=1") == {"tags": 5, "cams": 5, "masks": 5}
+    before = latest(tmp_path / "out", "tags").resolve() / "tags.txt"
+    votes = computed("tags.votes=1")
+    after = latest(tmp_path / "out", "tags").resolve() / "tags.txt"
+    changed = {*before.read_text().splitlines()} ^ {*after.read_text().splitlines()}
+    # Of an image whose tags are as before, CAMs and mask are reused.
+    assert before != after and votes == {
+        "tags": 5,
+        "cams": len(changed) // 2,
+        "masks": votes["cams"],
+    }
     assert computed("tags.variants=[coarse,dmar,cwr,clip]") == {"tags": 5, "cams": 0, "masks": 0}
     assert computed("dataset.limit=2") == {"tags": 0, "cams": 0, "masks": 0}
     assert computed("seed=3") == {"tags": 0, "cams": 0, "masks": 0}
@@ -248,17 +257,20 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
         (["runtime.device=cuda:7"], "torch finds no GPU"),
         (["runtime.device=abacus"], "is not a device"),
         (["runtime.precision=fp16"], "fp16 is for GPUs"),
-        (["runtime.precision=fp8"], "is not a precision: choose from fp32, bf16, fp16"),
-        (["runtime.precision=bf61"], "is not a precision: did you mean bf16? choose from fp32"),
+        (["runtime.precision=fp8"], "runtime.precision=fp8 is unknown: choose from fp32, bf16"),
+        (["runtime.precision=bf61"], "runtime.precision=bf61 is unknown: did you mean bf16? "),
         (["executor=proceses"], "no executor=proceses: did you mean processes? choose from dask"),
         (["tags=tagclp"], "there is no tags=tagclp: did you mean tagclip"),
         (["stage=statsu"], "there is no stage statsu: did you mean status?"),
         (["stage=[tags,status]"], "stage=status stands alone"),
-        (["dry_run=ture"], "dry_run=ture is neither: did you mean true? give true or false"),
-        (["tags.reidentify=Flase"], "tags.reidentify=Flase is neither: did you mean false?"),
-        (["seed=one"], "seed=one is no number: give one, as seed=0"),
-        (["segmenter.iterations=1k"], "segmenter.iterations=1k is no number: give one, as"),
-        (["images.most_patches=many"], "images.most_patches=many is no number"),
+        (["dry_run=ture"], "dry_run=ture is neither true nor false: did you mean true?"),
+        (
+            ["tags.reidentify=Flase"],
+            "tags.reidentify=Flase is neither true nor false: did you mean false?",
+        ),
+        (["seed=one"], "seed=one is not an integer"),
+        (["segmenter.iterations=1k"], "segmenter.iterations=1k is not an integer"),
+        (["images.most_patches=many"], "images.most_patches=many is not an integer"),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_path):
@@ -311,7 +323,7 @@ def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photogr
     for stage in ("tags", "cams", "masks"):
         found = manifest(stage)
         seconds = found["last"].pop("seconds")
-        assert found["last"] == {"images": 6, "computed": 1, "cached": 5}
+        assert found["last"].items() >= {"images": 6, "computed": 1, "cached": 5}.items()
         assert found["computed"] == 6 and 0 <= seconds <= found["seconds"]
     assert run_stage(*arguments, "stage=report").code == 0
     page = (tmp_path / "out" / "report.html").read_text()
@@ -337,7 +349,7 @@ def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
     folder = json.loads((latest(tmp_path / "out", "masks") / "manifest.json").read_text())
     assert folder["configuration"]["crf"] is None
     own.write_text(settings + "\nseed: many\n")
-    assert "seed=many is no number" in run_stage(*given).errors
+    assert "seed=many is not an integer" in run_stage(*given).errors
     own.write_text(settings + "\nhydra: {callbacks: {x: {_target_: os.system}}}\n")
     assert "names a program" in run_stage(*given).errors
     own.write_text(settings + "\n")

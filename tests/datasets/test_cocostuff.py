@@ -148,7 +148,10 @@ def test_a_map_with_colours_or_none_is_named(cocostuff, cache, tmp_path):
     root = copy_of(cocostuff, tmp_path)
     sample = load("cocostuff", root, cache).splits["val"][0]
     Image.new("RGB", (4, 4)).save(sample.mask.path)
-    with pytest.raises(UserError, match=rf"{sample.id}.png is a RGB image: a mask has to be"):
+    with pytest.raises(
+        UserError,
+        match=rf"{sample.id}.png is a PNG of mode RGB: convert it to a palette or grey PNG",
+    ):
         sample.mask.read()
     sample.mask.path.unlink()
     for use in (sample.mask.read, sample.mask.file):

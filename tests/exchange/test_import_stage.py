@@ -104,8 +104,8 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("cams.path=/no/such", "cams.path=/no/such is no folder: give one that holds <id>.npy"),
-        ("cams.cell_size=0", "cams.cell_size=0 is no number of pixels: give 4"),
+        ("cams.path=/no/such", "cams.path=/no/such is not a folder: give one that holds <id>.npy"),
+        ("cams.cell_size=0", "cams.cell_size=0 is out of range: give a number at least 1"),
         ("cams.box_threshold=0.4", "there is no key cams.box_threshold"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_cluster_that_runs_already_loses_a_worker(
     [
         (["executor.address=tcp://127.0.0.1:1"], "no dask worker can be had of tcp://127.0.0.1:1"),
         (["executor.address=nonsense://x"], "no dask worker can be had of nonsense://x"),
-        (["executor.workers=0"], "executor.workers=0 is no number"),
+        (["executor.workers=0"], "executor.workers=0 is out of range"),
         (["executor=slurm", "executor.cluster.class=Cloud"], "is none of dask_jobqueue"),
         (["executor=slurm", "+executor.cluster.colour=red"], "does not suit SLURMCluster"),
     ],

@@ -139,7 +139,7 @@ def test_without_any_mask_that_can_be_used_there_is_no_figure(evaluate, masks, o
         path.write_bytes(b"no mask")
     finished = evaluate()
     assert_one_sentence(finished, "none of the ground truth for tags of split all, cams of split")
-    assert f"mend it as {out / 'failures.jsonl'} says" in finished.errors
+    assert f"correct it as {out / 'failures.jsonl'} says" in finished.errors
     assert len(failures(out)) == 4 and figures(out) == {}
     trial("input", "ground-truth masks that are all broken", "exit code 2")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.store import StageFolder, Store
 from pipeline.files.images import encode_png
-from pipeline.report.material import Material, find_threshold
-from pipeline.tags.stage import record_tags
+from pipeline.report.material import Material
+from pipeline.tags.scores import tags_output
+from pipeline.tags.tagger import image_threshold
 
 HEIGHT, WIDTH = 48, 64
 PALETTE = voc_palette(256)
-CONFIG = {"tags": {"method": "tagclip", "alpha": 0.5, "min_score": 0.0}}
 
 CLASSES = ["cat", "dog", "cup"]
 HOSTILE_CLASSES = [
@@ -68,7 +70,7 @@ def build_run(
     wrong tag beside the right one; masks are 24 pixels wide as the ground truth, predictions lose
     one column more with every image.
     """
-    vocabulary = build_vocabulary({"classes": classes})
+    vocabulary = build_vocabulary(VocabularySettings(classes=classes))
     store, count = Store(root / "out"), len(classes)
     samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
     chosen = {"classes": classes, "exif": False}
@@ -92,7 +94,8 @@ def build_run(
             scores = np.full(count, 0.1, np.float32)
             scores[tags] = 0.8
             if "tags" in computed:
-                record_tags(tags_folder, samples[-1], "input", tags, {"scores": scores})
+                facts = tags_output(tags, {"scores": scores}).facts
+                tags_folder.record(image_id, "input", **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
             cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
@@ -109,7 +112,11 @@ def build_run(
     for name in ("cams", "masks", "predictions"):
         if name in done:
             fill(folders[name], ids, files[name])
-    settings = {"threshold": find_threshold(CONFIG, 1), "about": {"dataset": "test"}, **settings}
+    settings = {
+        "threshold": partial(image_threshold, alpha=0.5),
+        "about": {"dataset": "test"},
+        **settings,
+    }
     return Material(
         root=root / "out",
         split="val",

@@ -111,7 +111,7 @@ def test_what_is_damaged_is_listed_and_the_others_are_shown(build):
     material.samples[3].image.write_bytes(b"damaged")
     page = page_of(material)
     assert len(page.find("li", **{"class": "card"})) == len(IDS) - 4
-    assert "its maps are damaged: run stage=cams again" in page.text
+    assert "its CAMs are damaged: run stage=cams again" in page.text
     assert page.text.count("run the stage that writes it again") == 1
     for image_id in IDS[:4]:
         assert image_id in page.text.partition("Images that a stage, or this page, left out")[2]

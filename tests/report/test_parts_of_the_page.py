@@ -11,14 +11,19 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.sample import Sample
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.segmentation import Confusion
 from pipeline.files.text import in_words
 from pipeline.report import layers, overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import tag_rows
-from pipeline.report.material import find_threshold
 from pipeline.report.measured import ImageFigures, measure_images
 from pipeline.report.selection import BEST, DISAGREEING, SAMPLE, WORST, choose_images
+from pipeline.segmenter.self_training import SegmenterTags, SelfTrainingSettings
+from pipeline.segmenter.settings import TestSettings
+from pipeline.stages.builder import Builder
+from pipeline.stages.config import compose, read_config
+from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import choose_tags
 
 IDS = [f"{k}" for k in range(6)]
@@ -51,8 +56,8 @@ def test_images_are_measured_like_the_data_set(build):
 
 @pytest.mark.parametrize("min_score", [0.0, 0.4])
 def test_thresholds_are_those_by_which_tags_are_chosen(min_score):
-    config = {"tags": {"method": "tagclip", "alpha": 0.5, "min_score": min_score}}
-    threshold = find_threshold(config, 1)
+    given = ["dataset=demo", f"tags.min_score={min_score}", "clip=demo"]
+    threshold = tags_of(given).threshold
     for seed in range(20):
         scores = np.random.default_rng(seed).random(7).astype(np.float32) ** 2
         above = np.flatnonzero(scores > threshold(scores)).tolist()
@@ -60,10 +65,22 @@ def test_thresholds_are_those_by_which_tags_are_chosen(min_score):
 
 
 def test_given_tags_have_no_threshold_and_later_rounds_their_own():
-    given = {"tags": {"method": "file"}, "self_training": {"keep_tags": True}}
-    assert find_threshold(given, 1) is None and find_threshold(given, 2) is None
-    seen = {"self_training": {"keep_tags": False, "tag_threshold": 0.6}}
-    assert find_threshold(seen, 2)(np.zeros(3)) == 0.6
+    assert tags_of(["dataset=demo", "tags=ground_truth"]).threshold is None
+    for keep, threshold in ((True, None), (False, 0.6)):
+        tags = SegmenterTags(
+            split="val",
+            options=SelfTrainingSettings(tag_threshold=0.6, keep_tags=keep),
+            test=TestSettings(),
+            vocabulary=None,
+            reading=None,
+        )
+        assert (tags.threshold and tags.threshold(np.zeros(3))) == threshold
+
+
+def tags_of(overrides: list[str]) -> Tags:
+    """Returns the stage of tags of a configuration."""
+    config = read_config(compose(overrides))
+    return Builder(config, build_vocabulary(config.dataset)).tags("val")
 
 
 def test_tags_are_right_wrong_missed_or_not_judged():

@@ -57,4 +57,4 @@ def test_every_round_is_told_of(run_stage, arguments, tmp_path):  # noqa: F811
     assert all(key in page.text for key in keys)
     assert {"argmax", "mask", "prediction", "mask-prediction"} <= layers(page)
     assert "mask, seen by the segmenter before" in page.text
-    assert "argmax of the first round's maps" in page.text
+    assert "argmax of the first round's CAMs" in page.text

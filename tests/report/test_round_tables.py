@@ -6,8 +6,8 @@ from pipeline.report.rounds import collect_rounds
 TAGS = {"method": "tagclip"}
 MASKS = {"cams": {"tags": TAGS}, "confidence": 0.0}
 FIRST = {"name": "demo", "seed": 0, "masks": MASKS}
-SEES = {"scales": [1.0], "segmenter": FIRST}
-LATER_MASKS = {"confidence": 0.5, "sees": SEES}
+SEEN = {"scales": [1.0], "segmenter": FIRST}
+LATER_MASKS = {"confidence": 0.5, **SEEN}
 SECOND = {"name": "demo", "seed": 0, "masks": LATER_MASKS}
 
 
@@ -31,7 +31,7 @@ def test_rounds_are_found_back_from_the_last_segmenter(tmp_path):
         run("masks", "val", "m1", MASKS, miou=0.7, kept=1.0),
         run("predictions", "val", "p1", {"segmenter": FIRST}, miou=0.71),
         run("predictions", "val", "px", {"segmenter": {**FIRST, "seed": 1}}, miou=0.11),
-        run("tags", "val", "t2", {"method": "segmenter", "sees": SEES}, map=0.91, f1=0.82),
+        run("tags", "val", "t2", {"method": "segmenter", **SEEN}, map=0.91, f1=0.82),
         run("masks", "val", "m2", LATER_MASKS, miou=0.72, kept=0.93),
         run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
     )
@@ -71,6 +71,6 @@ def test_a_single_round_has_no_table(tmp_path):
 
 def test_own_masks_have_rounds_too(tmp_path):
     own = {"name": "demo", "masks": {"from": "files"}}
-    later = {"name": "demo", "masks": {"sees": {"segmenter": own}}}
+    later = {"name": "demo", "masks": {"segmenter": own}}
     metrics = metrics_of(tmp_path, run("predictions", "val", "p", {"segmenter": later}, miou=0.5))
     assert "| 50.0 |" in collect_rounds(metrics).as_markdown()

@@ -154,6 +154,7 @@ def test_no_other_module_reads_weights():
         if word in line
     }
     assert found == {
+        "pipeline/engine/workers.py: pickle.load",  # of stages that this program sent
         "pipeline/files/weight_files.py: torch.load(",
         "pipeline/segmenter/weight_sources.py: load_state_dict_from_url(",
         "tools/train_demo_clip.py: torch.load(",  # of its own checkpoint, weights_only

@@ -46,7 +46,7 @@ def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, t
         "0.png is missing",
         "1: mask has labels [77] outside 0 to 2 and 255",
         "2: mask is 48×20, its image 48×40 pixels",
-        "3.png is PNG RGB, not an indexed PNG",
+        "3.png is a PNG of mode RGB: convert it",
     ):
         assert sentence in finished.errors
     assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))

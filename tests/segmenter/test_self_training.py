@@ -3,9 +3,7 @@ import pytest
 
 from pipeline.segmenter.self_training import SelfTrainingSettings, image_scores, relabel
 
-SETTINGS = SelfTrainingSettings(
-    tag_region=0.1, tag_threshold=0.5, confidence=0.5, keep_tags=False, keep_probability=False
-)
+SETTINGS = SelfTrainingSettings(tag_region=0.1, tag_threshold=0.5, confidence=0.5, keep_tags=False)
 
 
 def probabilities_of(seed=0, classes=3, size=(10, 12)):
