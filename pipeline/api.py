@@ -200,7 +200,7 @@ class Labeller:
 
     @cached_property
     def _cam_method(self) -> Any:  # noqa: ANN401
-        return self._builder.cams("", self._tags).load({})
+        return self._builder.cams("", {"tags": self._tags}).load({})
 
     @cached_property
     def _refine(self) -> Any:  # noqa: ANN401

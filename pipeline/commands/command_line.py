@@ -37,12 +37,6 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
     sys.exit(code)
 
 
-def fail(sentence: str) -> NoReturn:
-    """Ends the program with a sentence on stderr and exit code 2."""
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(USER_ERROR)
-
-
 def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
     """Returns the command line of ``tools/run_stage.py`` to run next.
 

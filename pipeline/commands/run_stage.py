@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,12 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.commands.command_line import INTERRUPTED, fail, next_command
+from pipeline.commands import command_line
+from pipeline.commands.command_line import next_command
 from pipeline.commands.user_configs import refuse_programs
 from pipeline.engine.configuration import CONFIGS, explain, register_groups, take_plugins
 from pipeline.engine.registry import import_plugins
-from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import MENDABLE, cannot_write
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
 
-def run(composed: DictConfig) -> None:
+def run(composed: DictConfig, given: Sequence[str]) -> None:
     """Runs what ``stage`` asks for and prints what was written where.
+
+    Args:
+        composed: the configuration.
+        given: the arguments of the command line.
 
     Raises:
         UserError: something that the user can fix.
@@ -57,8 +61,8 @@ def run(composed: DictConfig) -> None:
         return
 
     from pipeline.segmenter.distributed import process_rank
-    from pipeline.stages.config import COMMANDS, parse_stages, read_config
-    from pipeline.stages.pipeline import Pipeline
+    from pipeline.stages.config import read_config
+    from pipeline.stages.pipeline import COMMANDS, Pipeline, parse_stages
 
     console.quiet = process_rank() > 0  # of several that torchrun started, the first one prints
     hydra_config = HydraConfig.get()
@@ -67,7 +71,7 @@ def run(composed: DictConfig) -> None:
     config = read_config(composed)
     requested = parse_stages(config.stage)
     if config.dry_run:
-        show_plan(config, requested, console)
+        show_plan(config, requested, console, given)
         return
     pipeline = Pipeline.open(config)
     for name in pipeline.builder.vocabulary.dropped:
@@ -87,7 +91,7 @@ def run(composed: DictConfig) -> None:
     if outcome.path.suffix == ".html":
         console.print(f"next: open {outcome.path} in a browser")
     elif following := COMMANDS[COMMANDS.index(requested[-1]) + 1 :]:
-        console.print(f"next: {next_command(sys.argv[1:], following[0])}")
+        console.print(f"next: {next_command(given, following[0])}")
 
 
 def describe(outcome: Outcome) -> str:
@@ -102,7 +106,9 @@ def describe(outcome: Outcome) -> str:
     return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
 
 
-def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:
+def show_plan(
+    config: Config, requested: Sequence[str], console: Console, given: Sequence[str]
+) -> None:
     """Shows what stages would compute; loads no model and writes nothing.
 
     Raises:
@@ -123,34 +129,22 @@ def show_plan(config: Config, requested: Sequence[str], console: Console) -> Non
             if planned:
                 Console(width=max(console.width, 120)).print(plan_table(planned))
     console.print(total_time(planned))
-    console.print(f"next: {next_command(sys.argv[1:])}")
-
-
-@hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
-def compose(config: DictConfig) -> None:
-    """Receives the composed configuration from Hydra, and ends with one sentence on errors."""
-    # Errors end here, since Hydra would add lines of its own to them.
-    try:
-        run(config)
-    except (UserError, ImageError) as error:
-        fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error))
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        fail(str(cannot_write(error.filename, error)))
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    console.print(f"next: {next_command(given)}")
 
 
 def main() -> None:
     """Runs the command line; errors of the user end with one sentence and exit code 2."""
     # Hydra prints errors and exits with 1 on its own unless it is told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        plugins, arguments = take_plugins(sys.argv[1:])
+    given = sys.argv[1:]
+
+    @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
+    def compose(config: DictConfig) -> None:
+        """Receives the composed configuration; Hydra would add lines of its own to errors."""
+        answer(lambda: run(config, given))
+
+    def start() -> None:
+        plugins, arguments = take_plugins(given)
         refuse_programs(arguments)
         import pipeline.stages.config  # noqa: F401  its methods register themselves
 
@@ -165,7 +159,17 @@ def main() -> None:
                 folder = stack.enter_context(TemporaryDirectory())
                 sys.argv.insert(names.index("dry_run=true") + 1, f"hydra.sweep.dir={folder}")
             compose()
-    except UserError as error:
-        fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error))
+
+    answer(start)
+
+
+def answer(work: Callable[[], None]) -> None:
+    """Does work; Hydra's errors, and those of a user, end with one sentence and exit code 2."""
+
+    def explained(arguments: Sequence[str]) -> None:
+        try:
+            work()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error)) from error
+
+    command_line.answer(explained, "interrupted: run the same command again to go on")

@@ -43,7 +43,7 @@ def find_removable(store: Store) -> list[Removable]:
     folders = store.folders()
     latest = {
         link.resolve()
-        for pattern in (f"*/*/{LATEST}", f"segmenter/{LATEST}")
+        for pattern in (f"*/{LATEST}", f"*/*/{LATEST}")
         for link in store.root.glob(pattern)
     }
     kept = [manifest for path, manifest in folders if path.resolve() in latest]

@@ -143,10 +143,8 @@ def _errors_below(prefix: str) -> Iterator[None]:
 
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
     """Returns what is wrong with the value of a key."""
-    group, _, _ = key.rpartition(".")
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        known = [str(each) for each in error.parent_node or ()]
-        return _no_such_key(key, [f"{group}.{each}".lstrip(".") for each in known])
+        return _no_such_key(key, _siblings(key, error))
     text = str(error).splitlines()[0]
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
@@ -157,6 +155,13 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
         hint = did_you_mean(match[1], ("true", "false"))
         return f"{key}={shown(match[1])} is neither true nor false: {hint}give one of them"
     return f"{key}: {text}"
+
+
+def _siblings(key: str, error: BaseException | None) -> list[str]:
+    """Returns the keys of the group in which an unknown key was looked for."""
+    node = getattr(error, "parent_node", None)
+    group, _, _ = key.rpartition(".")
+    return [f"{group}.{name}".lstrip(".") for name in node] if node is not None else []
 
 
 def _no_such_key(key: str, known: Sequence[str]) -> str:
@@ -200,7 +205,7 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _no_such_key(match[1], all_keys())
+        return _no_such_key(match[1], [*_siblings(match[1], cause), *all_keys()])
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"

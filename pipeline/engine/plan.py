@@ -58,22 +58,19 @@ def plan(steps: Sequence[Stage | Review], images: Images, store: Store) -> Itera
             yield PlannedStage(step.command, _in_round("", step.round))
         elif step.applies():
             scans[step.label] = scan(step, images, store, scans)
-            yield _row(scans[step.label], images, served.get(step.label, ""), speeds)
+            yield _row(scans[step.label], served.get(step.label, ""), speeds)
             served |= {each.label: step.name for each in step.serves}
 
 
-def _row(found: Scan, images: Images, shares_pass: str, speeds: Speeds) -> PlannedStage:
+def _row(found: Scan, shares_pass: str, speeds: Speeds) -> PlannedStage:
     stage, folder, pending = found.stage, found.folder, len(found.pending)
-    if isinstance(stage, Whole):
-        name, timed = stage.command, min(pending, 1)
-        where = images.dataset.train_split + (f" ({stage.title})" if stage.title else "")
-    else:
-        name, where, timed = stage.name, stage.where, pending
+    whole = isinstance(stage, Whole)
+    timed = min(pending, 1) if whole else pending
     if shares_pass:
         timed = len(found.missing)
     return PlannedStage(
-        stage=name,
-        split=_in_round(where, stage.round),
+        stage=stage.command if whole else stage.name,
+        split=_in_round(stage.where, stage.round),
         images=len(found.samples),
         cached=len(found.usable) - pending if folder else None,
         to_compute=pending,

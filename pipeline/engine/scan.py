@@ -105,7 +105,7 @@ def scan(
         UserError: a stage that it needs is not among ``earlier``, and did not process all images.
     """
     if after := _key_unknown_until(stage, earlier):
-        samples = images.of(stage.split or images.dataset.train_split)
+        samples = images.of(stage.of_split if isinstance(stage, Whole) else stage.split)
         waiting = frozenset(s.id for s in samples)
         return Scan(stage, None, samples, waiting=waiting, after=after)
     if isinstance(stage, Whole):

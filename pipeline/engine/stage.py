@@ -239,7 +239,18 @@ class Whole(Stage):
 
     Its settings hold a fingerprint of these images, so its key is known only when the stages before
     it have finished.
+
+    Attributes:
+        of_split: the split of the images.
     """
+
+    split: str = ""
+    of_split: str
+
+    @property
+    def where(self) -> str:
+        """The split of the images and the title, as tables show them."""
+        return f"{self.of_split} ({self.title})" if self.title else self.of_split
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:

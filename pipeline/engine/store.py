@@ -96,7 +96,7 @@ class Store:
 
     def sweep_up(self) -> None:
         """Removes halves of files of processes that were killed, this run's workers among them."""
-        for pattern in ("", "text/", "*/*/"):  # stages look after their own folders
+        for pattern in ("", "*/", "*/*/"):  # stages look after their own folders
             for path in self.root.glob(f"{pattern}{TEMPORARY}*"):
                 if is_stale(path):
                     path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ class Store:
         """Returns every stage's folder with its manifest, which may be empty; oldest first."""
         found = [
             (path, read_json(path / MANIFEST) or {})
-            for pattern in ("*/*/*", "segmenter/*")
+            for pattern in ("*/*", "*/*/*")  # without a split, and with one
             for path in self.root.glob(pattern)
             if (path / LOCK).is_file() and not path.is_symlink()
         ]

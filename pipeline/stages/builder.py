@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -104,7 +104,7 @@ class Builder:
 
     # From images to pseudo masks
 
-    def tags(self, split: str) -> Tags:
+    def tags(self, split: str, before: Mapping[str, Stage] = {}) -> Tags:
         """Returns the stage of a split's tags."""
         options: TagOptions = self.config.tags
         method = method_of(options)
@@ -114,8 +114,8 @@ class Builder:
         resources = self.resources(method)
         return ScoredTags(options=options, resources=resources, reading=self.reading, **common)
 
-    def cams(self, split: str, tags: Tags) -> CamStage:
-        """Returns the stage of a split's CAMs."""
+    def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
+        """Returns the stage of a split's CAMs, of the tags ``before``."""
         options: CamOptions = self.config.cams
         method = method_of(options)
         common = {
@@ -127,10 +127,12 @@ class Builder:
         }
         if method.stage:
             return method.stage(**common)
-        return ComputedCams(resources=self.resources(method), needs={"tags": tags}, **common)
+        return ComputedCams(
+            resources=self.resources(method), needs={"tags": before["tags"]}, **common
+        )
 
-    def masks(self, split: str, cams: CamStage) -> Masks:
-        """Returns the stage of a split's pseudo masks."""
+    def masks(self, split: str, before: Mapping[str, Stage]) -> Masks:
+        """Returns the stage of a split's pseudo masks, of the CAMs ``before``."""
         options: MaskOptions = self.config.masks
         method = method_of(options)
         return Masks(
@@ -140,7 +142,7 @@ class Builder:
             options=options,
             resources=self.resources(method),
             decode=self.decode,
-            needs={"cams": cams},
+            needs={"cams": before["cams"]},
         )
 
     # Training and prediction
@@ -178,7 +180,7 @@ class Builder:
                 )
             data = StageMasks(masks, self.images, self.store, weighted)
         return Training(
-            split="",
+            of_split=self.train_split,
             round=number,
             needs=needs,
             options=options,
@@ -239,3 +241,11 @@ class Builder:
             if each.split != self.train_split
         ]
         return [training, supervised, *predictions, *beside]
+
+
+PER_SPLIT: dict[str, Callable[[Builder, str, Mapping[str, Stage]], Stage]] = {
+    "tags": Builder.tags,
+    "cams": Builder.cams,
+    "masks": Builder.masks,
+}
+"""Command → what builds its stage for a split, from the stages before it. Training follows."""

@@ -1,8 +1,8 @@
-"""The whole configuration as typed settings, and the stages that it asks for by name."""
+"""The whole configuration as typed settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,6 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.report.material import ReportSettings
 from pipeline.segmenter.self_training import SelfTrainingSettings
 from pipeline.segmenter.settings import SegmenterSettings
-
-COMMANDS = ("tags", "cams", "masks", "train", "predict", "evaluate", "report")
-"""What ``stage=`` takes, in the order of the pipeline."""
 
 _SHOWN = "it chooses what is done and shown, not how"
 
@@ -86,20 +83,3 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         UserError: an unknown key or choice, or a value of another type.
     """
     return configuration.compose_config(overrides)
-
-
-def parse_stages(requested: str | Iterable[str]) -> list[str]:
-    """Returns the requested stages in their order; "all" stands for every one.
-
-    Raises:
-        UserError: a name that is not a stage.
-    """
-    names = [requested] if isinstance(requested, str) else list(requested)
-    known = (*COMMANDS, "all")
-    for name in names:
-        if name == "status":
-            raise UserError("stage=status stands alone: leave the other stages out")
-        if name not in known:
-            hint = did_you_mean(name, (*known, "status"))
-            raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
-    return [command for command in COMMANDS if command in names or "all" in names]

@@ -5,7 +5,7 @@ image → tags → cams → masks → train → predict → evaluate → report
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipeline.engine.settings import plain
 from pipeline.engine.stage import Review, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
@@ -31,9 +31,29 @@ from pipeline.report.material import gather
 from pipeline.report.stage import Report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
-from pipeline.stages.builder import Builder
-from pipeline.stages.config import COMMANDS, Config
+from pipeline.stages.builder import PER_SPLIT, Builder
+from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags
+
+COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
+"""What ``stage=`` takes, in the order of the pipeline."""
+
+
+def parse_stages(requested: str | Iterable[str]) -> list[str]:
+    """Returns the requested stages in their order; "all" stands for every one.
+
+    Raises:
+        UserError: a name that is not a stage.
+    """
+    names = [requested] if isinstance(requested, str) else list(requested)
+    known = (*COMMANDS, "all")
+    for name in names:
+        if name == "status":
+            raise UserError("stage=status stands alone: leave the other stages out")
+        if name not in known:
+            hint = did_you_mean(name, (*known, "status"))
+            raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
+    return [command for command in COMMANDS if command in names or "all" in names]
 
 
 @dataclass(frozen=True)
@@ -99,26 +119,24 @@ class Pipeline:
     @cached_property
     def stages(self) -> list[Stage]:
         """All stages of all rounds on all splits, in their order."""
+        builder = self.builder
         # A segmenter is trained on the masks of its split, whatever splits the run works on.
-        splits = dict.fromkeys([*self.builder.splits, self.builder.train_split])
-        tags = {split: self.builder.tags(split) for split in splits}
-        cams = {split: self.builder.cams(split, tags[split]) for split in splits}
-        masks: dict[str, Stage] = {
-            split: self.builder.masks(split, cams[split]) for split in splits
-        }
-        stages: list[Stage] = [
-            each[split] for each in (tags, cams) for split in self.builder.splits
-        ]
+        splits = dict.fromkeys([*builder.splits, builder.train_split])
+        first: dict[str, dict[str, Stage]] = {split: {} for split in splits}
+        for command, build in PER_SPLIT.items():
+            for split, before in first.items():
+                before[command] = build(builder, split, before)
+        stages = [first[split][command] for command in PER_SPLIT for split in builder.splits]
+        masks = {split: first[split]["masks"] for split in splits}
         training: Training | None = None
-        for number in range(1, self.builder.config.rounds + 1):
+        for number in range(1, builder.config.rounds + 1):
             if training is not None:
-                masks = {s: self.builder.relabelled(s, training, tags[s]) for s in splits}
-            training = self.builder.training(masks[self.builder.train_split], number)
-            predictions = [
-                self.builder.predictions(split, training) for split in self.builder.splits
-            ]
-            stages += [masks[split] for split in self.builder.splits]
-            stages += self.builder.networks(training, predictions)
+                tags = {split: first[split]["tags"] for split in splits}
+                masks = {s: builder.relabelled(s, training, tags[s]) for s in splits}
+                stages += [masks[split] for split in builder.splits]
+            training = builder.training(masks[builder.train_split], number)
+            predictions = [builder.predictions(split, training) for split in builder.splits]
+            stages += builder.networks(training, predictions)
         return stages
 
     @cached_property
@@ -168,14 +186,16 @@ class Pipeline:
 
         Stages that can share a pass of the backbone, and are asked for together, do so.
         """
-        chosen: list[Stage | Review] = [s for s in self.stages if s.command in commands]
+        chosen = [stage for stage in self.stages if stage.command in commands]
         cams = {stage.split: stage for stage in chosen if isinstance(stage, ComputedCams)}
         for index, stage in enumerate(chosen):
             if isinstance(stage, ScoredTags) and stage.split in cams and _share(stage, cams):
                 chosen[index] = replace(stage, follower=cams[stage.split])
-        reviews = [*self.evaluations, self.report]
-        chosen += [review for review in reviews if review.command in commands]
-        return sorted(chosen, key=lambda step: (step.round, COMMANDS.index(step.command)))
+        steps: list[Stage | Review] = []
+        for evaluation in self.evaluations:
+            steps += [stage for stage in chosen if stage.round == evaluation.round]
+            steps += [evaluation] if evaluation.command in commands else []
+        return steps + ([self.report] if self.report.command in commands else [])
 
 
 def _share(tags: ScoredTags, cams: dict[str, ComputedCams]) -> bool:

@@ -1,0 +1,1 @@
+"""Methods that lie outside the package, as those of a user do."""

@@ -1,0 +1,286 @@
+"""Methods and stages of one's own, which lie outside the package."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.measure import regionprops
+
+from pipeline import Labeller
+from pipeline.engine.configuration import take_plugins
+from pipeline.engine.registry import import_plugins, register
+from pipeline.engine.stage import Item, Output, Stage
+from pipeline.errors import UserError
+from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.label_images import read_labels
+from pipeline.stages import builder, pipeline
+from pipeline.stages.config import compose, read_config
+from tests.conftest import REPOSITORY, Finished
+from tests.plugins.colour_tagger import ColourOptions
+
+MODULES = ("colour_tagger", "colour_cams", "superpixels")
+PLUGINS = f"plugins=[{','.join(f'tests.plugins.{name}' for name in MODULES)}]"
+
+
+@pytest.fixture
+def arguments(photographs: Path, tmp_path: Path) -> list[str]:
+    """A run on five photographs by three methods of one's own; CLIP has nothing to do."""
+    return [
+        PLUGINS,
+        "dataset=folder",
+        f"dataset.root={photographs}",
+        "dataset.classes=[red,green,blue]",
+        "clip=file",
+        "clip.checkpoint=/no/such/weights.pt",
+        "tags=colour",
+        "cams=channel",
+        "masks=superpixels",
+        f"output_dir={tmp_path / 'out'}",
+        "runtime.workers=1",
+    ]
+
+
+def computed(finished: Finished) -> dict[str, int]:
+    assert finished.code == 0, finished.errors
+    rows = [line.split() for line in finished.output.splitlines() if "computed now" in line]
+    return {row[0]: int(row[4]) for row in rows}
+
+
+def results(out: Path) -> dict[str, bytes]:
+    found = (p for p in out.rglob("*") if p.suffix in (".npz", ".png", ".txt") and p.is_file())
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in found if "latest" not in p.parts}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_method_takes_forty_lines(name):
+    source = REPOSITORY / "tests" / "plugins" / f"{name}.py"
+    assert len(source.read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_methods_outside_the_package_have_all_that_ours_have(
+    run_stage, run_tool, arguments, tmp_path
+):
+    stages, out = "stage=[tags,cams,masks]", tmp_path / "out"
+    planned = run_stage(*arguments, stages, "dry_run=true")
+    assert planned.code == 0 and not out.exists()
+    assert planned.output.count("all") >= 3 and "next: python" in planned.output
+    assert PLUGINS in planned.output.splitlines()[-1]
+
+    assert computed(run_stage(*arguments, stages)) == {"tags": 5, "cams": 5, "masks": 5}
+    assert computed(run_stage(*arguments, stages)) == {"tags": 0, "cams": 0, "masks": 0}
+    scores = np.load(out / "all" / "tags" / "latest" / "scores.npz")
+    assert scores["scores"].shape == (5, 3) and (scores["scores"] > 0.2).any()
+
+    # A setting is part of the key, and of that of no stage before.
+    keys = {stage: (out / "all" / stage / "latest").resolve() for stage in ("tags", "cams")}
+    again = computed(run_stage(*arguments, stages, "cams.cell_size=8"))
+    assert again == {"tags": 0, "cams": 5, "masks": 5}
+    assert (out / "all" / "tags" / "latest").resolve() == keys["tags"]
+    assert (out / "all" / "cams" / "latest").resolve() != keys["cams"]
+    manifest = json.loads((keys["tags"] / "manifest.json").read_text())["configuration"]
+    assert manifest["code"] == "tests.plugins.colour_tagger.ColourTagger"
+    assert manifest["method_algorithm"] == 1 and manifest["gain"] == 1
+
+    # Tables and the report name them.
+    assert run_stage(*arguments, "stage=report").code == 0
+    assert "colour" in (out / "report.html").read_text(encoding="utf-8")
+    tables = run_tool("make_tables.py", out, "--output", tmp_path / "tables.md")
+    assert tables.code == 0, tables.errors
+    status = run_stage("stage=status", f"output_dir={out}")
+    assert "colour" in status.output and "superpixels" in status.output
+
+
+def test_workers_import_them(run_stage, arguments, tmp_path):
+    stages = "stage=[tags,cams,masks]"
+    assert run_stage(*arguments, stages).code == 0
+    elsewhere = [*arguments[:9], f"output_dir={tmp_path / 'processes'}", "executor=processes"]
+    finished = run_stage(*elsewhere, "executor.workers=2", stages)
+    assert computed(finished) == {"tags": 5, "cams": 5, "masks": 5}
+    assert results(tmp_path / "processes") == results(tmp_path / "out")
+
+
+def test_figures_of_such_methods_are_in_the_tables(run_stage, run_tool, tmp_path):
+    given = [PLUGINS, "dataset=demo", "dataset.limit=2", "tags=colour", "cams=channel"]
+    given += ["masks=superpixels", "runtime.workers=1", f"output_dir={tmp_path / 'out'}"]
+    finished = run_stage(*given, "experiment_name=mine", "stage=[tags,cams,masks,evaluate]")
+    assert finished.code == 0, finished.errors
+    runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
+    assert {run["about"]["tags"] for run in runs} == {"colour"}
+    assert {run["about"]["clip"] for run in runs} == {""}
+    study = run_tool("make_tables.py", tmp_path / "out", "--study", "mine")
+    assert study.code == 0 and "mAP" in study.output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("tags.gian=2", "there is no key tags.gian: did you mean tags.gain?"),
+        ("+tags.gian=2", "there is no key tags.gian: did you mean tags.gain?"),
+        ("tags.gain=0", "tags.gain=0.0 is out of range: give a number above 0"),
+        ("tags.gain=much", "tags.gain=much is not a number"),
+        ("cams.cell_size=1.5", "cams.cell_size=1.5 is not an integer"),
+        ("tags=colours", "there is no tags=colours: did you mean colour?"),
+        ("plugins=[no.such.module]", "plugins=no.such.module: there is no module no"),
+        ("plugins=5", "plugins=5 is not a list of modules"),
+    ],
+)
+def test_mistakes_are_answered_with_the_nearest(wrong, message, run_stage, arguments):
+    finished = run_stage(*arguments, wrong, "stage=tags")
+    assert finished.code == 2 and message in finished.errors
+    assert finished.errors.count("\n") == 1
+
+
+def test_a_file_of_settings_names_no_code(run_stage, arguments, tmp_path):
+    preset = tmp_path / "configs" / "experiment" / "mine.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("# @package _global_\nplugins: [tests.plugins.colour_tagger]\n")
+    folder = ["--config-dir", str(preset.parents[1]), "experiment=mine"]
+    finished = run_stage(*folder, *arguments[1:6], arguments[9], "stage=tags")
+    assert finished.code == 2 and "cannot name code: give plugins=[MODULE]" in finished.errors
+    # It may choose a method and set it.
+    preset.write_text(
+        "# @package _global_\ndefaults: [{override /tags: colour}]\ntags: {gain: 0.5}\n"
+    )
+    finished = run_stage(*folder, *arguments[:6], arguments[9], "stage=tags")
+    assert computed(finished) == {"tags": 5}
+
+
+def test_a_module_beside_the_photographs_is_not_found(arguments, photographs, tmp_path):
+    for folder in (photographs, tmp_path):
+        (folder / "stray.py").write_text("raise SystemExit('it ran')\n")
+    command = [sys.executable, str(REPOSITORY / "tools" / "run_stage.py"), "plugins=[stray]"]
+    finished = subprocess.run(
+        [*command, *arguments[1:], "stage=tags"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 2 and "there is no module stray" in finished.stderr
+
+
+def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "installed_tagger.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from pipeline.engine.registry import register\n"
+        "from pipeline.tags.tagger import ScoredTagOptions, Tagger\n"
+        "@dataclass\nclass Options(ScoredTagOptions):\n    pass\n"
+        "@register('tags', 'installed', Options)\nclass Installed(Tagger):\n    pass\n"
+    )
+    about = tmp_path / "installed_tagger-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-tagger\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[annotation_free_segmentation]\ninstalled = installed_tagger\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_plugins([])
+    config = read_config(compose(["dataset=demo", "tags=installed"]))
+    assert type(config.tags).__module__ == "installed_tagger"
+
+
+def test_names_that_are_taken_are_refused():
+    @dataclass
+    class Other(ColourOptions):
+        pass
+
+    with pytest.raises(UserError, match="tags=colour, which .*ColourTagger is already"):
+        register("tags", "colour", Other)(lambda options, resources: None)
+    with pytest.raises(UserError, match="give tags=another a dataclass of its own"):
+        register("tags", "another", ColourOptions)(lambda options, resources: None)
+
+
+def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_tagger.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be imported \(ZeroDivisionError"):
+        import_plugins(["broken_tagger"])
+
+
+def test_plugins_are_taken_from_the_command_line():
+    assert take_plugins(["plugins=[a,b.c]", "stage=tags"]) == (["a", "b.c"], ["stage=tags"])
+    assert take_plugins(["+plugins=a"]) == (["a"], [])
+
+
+def test_python_takes_any_tagger_that_scores():
+    labeller = Labeller(
+        ["red", "green", "blue"],
+        clip="demo",
+        plugins=["tests.plugins.colour_tagger", "tests.plugins.colour_cams"],
+        overrides=["tags=colour", "cams=channel", "masks=argmax"],
+    )
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, :32, 0] = 255
+    labelling = labeller(image)
+    assert labelling.names == ("red",)
+    assert (labelling.mask[:, :24] == 1).all() and (labelling.mask[:, 40:] == 0).all()
+
+
+# A stage
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Boxes(Stage):
+    """The bounding boxes of a mask's labels, as JSON."""
+
+    name = command = "boxes"
+    kind = "boxes"
+
+    def own_settings(self) -> dict:
+        return {}
+
+    def item(self, sample, folders) -> Item:
+        mask = folders["masks"].output_key(sample.id)
+        return Item(sample, join_keys(fingerprint_file(sample.image), mask))
+
+    def load(self, inputs) -> Path:
+        return inputs["masks"]
+
+    def compute(self, items, model: Callable[[], Path]):
+        for item in items:
+            labels = read_labels(model() / f"{item.sample.id}.png")
+            boxes = {int(region.label): list(region.bbox) for region in regionprops(labels)}
+            yield item, [Output({f"{item.sample.id}.json": json.dumps(boxes).encode()})]
+
+
+def test_a_stage_is_a_class_and_a_line(run_stage, arguments, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        builder.PER_SPLIT,
+        "boxes",
+        lambda own, split, before: Boxes(split=split, needs={"masks": before["masks"]}),
+    )
+    monkeypatch.setattr(pipeline, "COMMANDS", (*pipeline.COMMANDS, "boxes"))
+    stages = "stage=[tags,cams,masks,boxes]"
+    assert "boxes" in run_stage(*arguments, stages, "dry_run=true").output
+    expected = {"tags": 5, "cams": 5, "masks": 5, "boxes": 5}
+    assert computed(run_stage(*arguments, stages, "executor=processes")) == expected
+    assert computed(run_stage(*arguments, "stage=boxes")) == {"boxes": 0}
+    folder = tmp_path / "out" / "all" / "boxes" / "latest"
+    assert json.loads((folder / "a.json").read_text())
+    (folder / "a.json").write_text("damaged")
+    assert computed(run_stage(*arguments, "stage=boxes")) == {"boxes": 1}
+    assert "boxes" in run_stage("stage=status", f"output_dir={tmp_path / 'out'}").output
+
+
+def test_the_engine_knows_no_stage_by_its_name():
+    """Nor any method: no code of engine/ holds one of their words, or imports what comes later."""
+    words = {*pipeline.COMMANDS, "segmenter", "predictions", "clip", "crf", "tagclip", "clip_es"}
+    later = {"clip", "tags", "cams", "masks", "segmenter", "evaluation", "report", "stages"}
+    for path in (REPOSITORY / "pipeline" / "engine").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        explained = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                known = words & set(re.findall(r"\w+", node.value))
+                assert id(node) in explained or not known, (path.name, node.value)
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("pipeline."):
+                assert node.module.split(".")[1] not in later, (path.name, node.module)
