@@ -75,7 +75,7 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
         *kept,
         "clip=file",
         f"clip.checkpoint={checkpoint}",
-        "++tags.templates=photo",
+        *(() if "tags" in keys else ("tags.templates=photo",)),
         "++tags.min_score=0",
         "runtime.workers=1",
         *TINY_TRAINING,
