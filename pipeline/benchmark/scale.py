@@ -121,7 +121,7 @@ def _measure_store(root: Path, maps: bytes, mask: bytes) -> dict[str, float]:
     }
     with folders["tags"] as tags, folders["cams"] as cams, folders["masks"] as masks:
         for sample in samples:
-            tags.record(sample.id, "0" * 16, tags=[0, 14], scores={"scores": scores})
+            tags.write(sample.id, "0" * 16, {}, tags=[0, 14], scores={"scores": scores})
         written = rate(lambda: [cams.write(s.id, "0" * 33, {f"{s.id}.npz": maps}) for s in samples])
         for sample in samples:
             masks.write(sample.id, "0" * 33, {f"{sample.id}.png": mask})

@@ -1,4 +1,4 @@
-"""What may go: folders of stages that nothing which is the latest was made from."""
+"""Finds and removes folders that no current result depends on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.files.lock import FolderLock
 
 @dataclass(frozen=True)
 class Removable:
-    """A stage's folder that may go.
+    """A stage's folder that can be removed.
 
     Attributes:
         path: the folder.
-        manifest: what it says of itself; empty where it never said anything.
-        size: in bytes.
+        manifest: its manifest; {} where there is none.
+        size: bytes of all its files.
     """
 
     path: Path
@@ -30,15 +30,15 @@ class Removable:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether a run was stopped in it, which could go on."""
+        """Whether an interrupted run could resume in it."""
         return not is_complete(self.manifest)
 
 
 def find_removable(store: Store) -> list[Removable]:
-    """Returns the folders that no latest one refers to, oldest first.
+    """Returns the folders that no current result depends on, oldest first.
 
-    A folder is referred to when ``latest`` points to it, or when it holds what such a one was made
-    from, as its configuration tells; or when it accompanies such a folder, for comparison.
+    Those stay to which ``latest`` points, the folders that they were made from by their
+    configuration, and the folders that accompany one of these for comparison.
     """
     folders = store.folders()
     latest = {
@@ -48,7 +48,6 @@ def find_removable(store: Store) -> list[Removable]:
     }
     kept = [manifest for path, manifest in folders if path.resolve() in latest]
     needed = {key for manifest in kept for key in _keys_in(manifest.get("configuration", {}))}
-    # What is there for comparison names what it is compared with.
     needed |= {
         path.name for path, manifest in folders if needed & {*manifest.get("accompanies", ())}
     }
@@ -60,7 +59,7 @@ def find_removable(store: Store) -> list[Removable]:
 
 
 def _keys_in(configuration: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the key of a configuration and of every one that it holds."""
+    """Yields the key of a configuration, and of every configuration within it."""
     yield key_of(configuration)
     for value in configuration.values():
         if isinstance(value, Mapping):
@@ -83,7 +82,7 @@ def remove(folder: Removable) -> None:
 
 
 def find_temporary(store: Store) -> list[Path]:
-    """Returns the halves of files that killed runs left, outside of the stages' folders."""
+    """Returns temporary files of killed runs outside of the stages' folders."""
     folders = [path for path, _ in store.folders()]
     return [
         path

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.engine.siblings import Siblings, holds, link_or_copy
+from pipeline.engine.result_folder import ResultFolder
+from pipeline.engine.siblings import ENTRIES, Siblings, holds, link_or_copy
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
@@ -32,71 +33,22 @@ from pipeline.files.atomic import (
     write_atomically,
 )
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import Journal, part_path
+from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
-ENTRIES, FAILURES, MANIFEST, LATEST = "entries.jsonl", "failures.jsonl", "manifest.json", "latest"
-
-
-class ResultFolder:
-    """A folder that receives the results of images.
-
-    Attributes:
-        path: the folder.
-        stage: the stage's name.
-        split: the split, or "" for a stage that has none.
-        recipe: the fingerprint of how results are computed, see
-            :attr:`pipeline.engine.stage.Stage.recipe`.
-    """
-
-    def __init__(self, path: Path, stage: str, split: str, recipe: str = ""):
-        self.path = path
-        self.stage = stage
-        self.split = split
-        self.recipe = recipe
-
-    def write(
-        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: Any
-    ) -> None:
-        """Stores an image's files and then its line.
-
-        Args:
-            image_id: the image.
-            input_key: the fingerprint of what the result was made from.
-            files: name below the stage's folder → bytes.
-            facts: what else the line holds.
-
-        Raises:
-            UserError: a file cannot be written, or would lie outside the folder.
-        """
-        for name, data in files.items():
-            path = self.path / name
-            if not path.resolve().is_relative_to(self.path.resolve()):
-                raise UserError(f"image id {image_id!r} leaves the output folder: rename the image")
-            write_atomically(path, data)
-        if files:
-            facts["files"] = {name: fingerprint(data) for name, data in files.items()}
-        self.record(image_id, input_key, **facts)
-
-    def record(self, image_id: str, input_key: str, **facts: Any) -> None:
-        """Stores an image's line, with further facts that JSON can hold."""
-        self.adopt({"id": image_id, "recipe": self.recipe, "input": input_key, **facts})
-
-    def adopt(self, entry: dict) -> None:
-        """Stores an image's line as it is."""
-        raise NotImplementedError
+FAILURES, MANIFEST, LATEST = "failures.jsonl", "manifest.json", "latest"
 
 
 class StageFolder(ResultFolder):
     """The folder of one stage, split and key; a context manager that holds its lock.
 
     Attributes:
-        key: names the configuration.
-        configuration: what the results depend on, apart from the images.
+        key: the fingerprint of the configuration.
+        configuration: all that the results depend on, except the images.
         becomes_latest: whether ``latest`` points to the folder once it is complete.
-        computed: how many images' results were stored since the folder was locked.
-        reused: how many were linked from a sibling since then.
-        shared: how many of ``computed`` another stage computed in its own pass.
+        stored: the number of results that it received since it was locked.
+        reused: those of them that were linked from a sibling.
+        shared: those of them that another stage computed in its own pass.
     """
 
     def __init__(
@@ -116,17 +68,17 @@ class StageFolder(ResultFolder):
         self.becomes_latest = becomes_latest
         self._journal = Journal(path / ENTRIES)
         self._lock = FolderLock(path, wait)
-        self.computed = self.reused = self.shared = 0
+        self.stored = self.reused = self.shared = 0
         self._began = 0.0
 
     @property
     def entries(self) -> dict[str, dict]:
-        """Id → the image's last line in ``entries.jsonl``."""
+        """Id → the image's last entry in ``entries.jsonl``."""
         return self._journal.entries
 
     @cached_property
     def failures(self) -> dict[str, str]:
-        """Id → reason, for the images that were left out."""
+        """Id → reason, of the skipped images."""
         lines = read_json_lines(self.path / FAILURES)
         return {line["id"]: str(line.get("reason", "unknown")) for line in lines}
 
@@ -160,29 +112,30 @@ class StageFolder(ResultFolder):
         self._journal.close()
         self._lock.release()
 
+    @property
+    def computed(self) -> int:
+        """The number of results that were computed since the folder was locked."""
+        return self.stored - self.reused
+
     @cached_property
     def siblings(self) -> Siblings:
         """The results of the stage with other settings."""
         return Siblings(self.path, self.recipe)
 
     def begin(self, images: int) -> None:
-        """Marks the stage as incomplete, for as long as there is something to compute.
-
-        Args:
-            images: how many the stage is about.
-        """
+        """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""
         before = {k: v for k, v in self.manifest().items() if k in ("computed", "seconds")}
         self.write_manifest(complete=False, images=images, **before)
 
     def is_done(self, image_id: str, input_key: str) -> bool:
-        """Tells whether an image's result is there, whole, and made from this input."""
+        """Tells whether an image has an intact result of this recipe and input."""
         entry = self.entries.get(image_id)
         if entry is None or (entry.get("recipe"), entry["input"]) != (self.recipe, input_key):
             return False
         return self.is_whole(image_id)
 
     def is_whole(self, image_id: str) -> bool:
-        """Tells whether the files of an image's result are those that were written."""
+        """Tells whether the files of an image's entry are those that were written."""
         return holds(self.path, self.entries[image_id])
 
     def inputs(self, image_id: str) -> set[str]:
@@ -194,42 +147,35 @@ class StageFolder(ResultFolder):
         return known
 
     def reuse(self, entry: Mapping[str, Any], source: Path) -> None:
-        """Takes over an intact entry of a sibling, whose files are linked or copied.
-
-        Args:
-            entry: the entry, perhaps with other facts than in the sibling.
-            source: the sibling's folder.
+        """Takes over an intact entry from the sibling ``source`` by linking or copying its files.
 
         Raises:
             UserError: a file cannot be written.
         """
         for name in entry.get("files", {}):
             link_or_copy(source / name, self.path / name)
-        self._append(dict(entry))
+        self.adopt(dict(entry))
         self.reused += 1
 
     def is_of_image(self, image_id: str, image: str) -> bool:
-        """Tells whether there is a result, made from the image with this fingerprint."""
+        """Tells whether an image has a result that was made from this fingerprint of it."""
         entry = self.entries.get(image_id)
         return entry is not None and entry["input"].split("-")[0] == image
 
     def output_key(self, image_id: str) -> str:
-        """Returns the fingerprint of an image's result, for the input of what hangs on it."""
+        """Returns the fingerprint of an image's result, for the inputs of later stages."""
         entry = self.entries[image_id]
         return fingerprint({k: v for k, v in entry.items() if k not in ("input", "recipe")})
 
     def adopt(self, entry: dict) -> None:
-        """Stores an image's line, perhaps one that a worker wrote."""
-        self._append(entry)
-        self.computed += 1
-
-    def _append(self, entry: dict) -> None:
+        """Stores a journal entry, perhaps one that a worker wrote."""
         self._lock.check()
         self._journal.append(entry)
         self.failures.pop(entry["id"], None)
+        self.stored += 1
 
     def fail(self, image_id: str, reason: str) -> None:
-        """Records that an image is left out, and why."""
+        """Records that an image is skipped, and why."""
         self.failures[image_id] = reason
         self.entries.pop(image_id, None)
 
@@ -239,12 +185,12 @@ class StageFolder(ResultFolder):
         files: Mapping[str, bytes | str] = {},
         known: Collection[str] | None = None,
     ) -> None:
-        """Closes a pass over the images: sorted entries, failures, summary files, manifest last.
+        """Ends a pass over images: writes entries, failures and summaries, and the manifest last.
 
         Args:
-            image_ids: the images of this run, whether done or left out.
-            files: name → contents of files that sum up the stage.
-            known: all images of the split; failures of others, that were removed, are forgotten.
+            image_ids: the images of this run, skipped ones included.
+            files: name → contents of the summaries.
+            known: all images of the split. Failures of other, removed images are dropped.
         """
         for name, data in files.items():
             write_atomically(self.path / name, data)
@@ -281,11 +227,11 @@ class StageFolder(ResultFolder):
         return fingerprint([[e["id"], e["input"]] for e in entries])
 
     def write_manifest(self, *, complete: bool, **facts: Any) -> None:
-        """Writes the manifest; a complete stage's is its last file, and ``latest`` points to it.
+        """Writes the manifest; ``latest`` points to a complete folder.
 
         Args:
-            complete: whether all that was asked for is there.
-            **facts: what else it says.
+            complete: whether every image of the run has been processed.
+            **facts: further items.
         """
         facts = {
             "stage": self.stage,
@@ -296,7 +242,7 @@ class StageFolder(ResultFolder):
             "configuration": self.configuration,
             "versions": versions(),
             "host": platform.node(),
-            "finished" if complete else "began": _now(),
+            "finished" if complete else "began": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"accompanies": known} if (known := self.manifest().get("accompanies")) else {}),
             **facts,
         }
@@ -313,39 +259,13 @@ class StageFolder(ResultFolder):
             write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2))
 
     def manifest(self) -> dict:
-        """Returns the manifest, or an empty one where the stage was never begun."""
+        """Returns the manifest; {} where there is none yet."""
         return read_json(self.path / MANIFEST) or {}
 
     def point_latest(self) -> None:
-        """Makes the link ``latest`` beside the folder point to it, unless it is a comparison's."""
+        """Points the link ``latest`` to the folder, unless it is there for comparison."""
         if not self.becomes_latest:
             return
         temporary = temporary_path(self.path.parent)
         temporary.symlink_to(self.path.name)
         temporary.replace(self.path.parent / LATEST)
-
-
-class WorkerFolder(ResultFolder):
-    """A stage's folder as a worker writes to it, while another process holds its lock.
-
-    Attributes:
-        lines: what was recorded, in order.
-    """
-
-    def __init__(self, path: Path, stage: str, split: str, recipe: str = ""):
-        super().__init__(path, stage, split, recipe)
-        self.lines: list[dict] = []
-        self._journal = Journal(part_path(path))
-
-    def adopt(self, entry: dict) -> None:
-        """Stores an image's line beside the journal, where it outlives this run."""
-        self._journal.append(entry)
-        self.lines.append(entry)
-
-    def close(self) -> None:
-        """Closes the file of the lines."""
-        self._journal.close()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

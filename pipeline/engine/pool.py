@@ -1,7 +1,7 @@
-"""Workers of this machine and of others, behind the interface of :mod:`concurrent.futures`.
+"""Workers behind the interface of :mod:`concurrent.futures`, which may die.
 
-A worker may die: the system kills it when memory runs out, its machine goes, a library crashes on
-some image. What it was doing is then done by another.
+The system kills a worker when memory runs out, its machine fails, or a library crashes on an image.
+Another worker then takes over its work.
 """
 
 from __future__ import annotations
@@ -24,43 +24,42 @@ from pipeline.errors import ImageError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_DEATHS = 2
-"""Workers that may die of one item while they do nothing else, before it is given up."""
-
+MAX_DEATHS = 2
+"""Workers that may die while they process an item alone, before the item is given up."""
 
 _PARENT_POLL = 1.0  # seconds
 
-DIED = "its process was killed, twice: perhaps by the system, for want of memory"
-"""Why an image is left out whose workers died."""
+DIED = "its process was killed twice, perhaps by the system because memory ran out"
+"""Why an image is skipped whose workers died."""
 
 
 class WorkersDied(Exception):
-    """The workers that were given an item died, one after the other, with nothing beside it."""
+    """The workers that processed an item alone died, one after the other."""
 
 
 class Pool(Protocol):
     """Workers.
 
     Attributes:
-        size: how many there are, as far as that is known.
-        deaths: what a future raises whose worker died.
+        size: their number, as far as it is known.
+        deaths: the errors of a future whose worker died.
     """
 
     size: int
     deaths: tuple[type[Exception], ...]
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:  # noqa: ANN401
-        """Has work done by a worker."""
+        """Submits work to a worker."""
 
     def close(self, at_once: bool = False) -> None:
-        """Lets the workers go; ``at_once`` without waiting for what they are doing."""
+        """Ends the workers; ``at_once`` does not wait for their work."""
 
 
 class ProcessPool:
-    """Processes of this machine, started anew when one of them dies.
+    """Processes of this machine, which are started again when one of them dies.
 
-    They are started afresh rather than forked, since a fork of a process whose threads compute, as
-    PyTorch's do, may hang; and kept for the next stage, since it takes them seconds to start.
+    They are spawned, since the fork of a process with threads, such as PyTorch's, may hang. They
+    are kept for the next stage, since starting them takes seconds.
     """
 
     deaths = (BrokenProcessPool,)
@@ -76,33 +75,33 @@ class ProcessPool:
         self._threads = threads
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:  # noqa: ANN401
-        """Has work done by a process, which is started where there is none."""
+        """Submits work to a process, which is started if need be."""
         try:
             return self._processes().submit(work, *arguments)
         except BrokenProcessPool:  # a process died since the last result was taken
             return self._processes().submit(work, *arguments)
 
     def _processes(self) -> Executor:
-        # Torch, too, takes the number of its threads from here when it is imported.
+        # Torch also reads the number of its threads from these when it is imported.
         threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL")}
         return get_reusable_executor(
             self.size, initializer=_begin_process, initargs=(os.getpid(),), env=threads
         )
 
     def close(self, at_once: bool = False) -> None:
-        """Keeps idle processes for whoever comes next; ``at_once`` kills all of them."""
+        """Keeps idle processes for the next stage; ``at_once`` kills all of them."""
         if at_once:
             self._processes().shutdown(kill_workers=True)
 
 
 def _begin_process(parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    # Ctrl-C reaches every process of a terminal; the first one ends the others.
+    # Ctrl-C reaches every process of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after the one that started it was killed."""
+    """Ends this process soon after its parent was killed."""
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL)
     os._exit(1)
@@ -116,23 +115,26 @@ class _Attempt(Generic[Item]):
 
 
 def spread(
-    pool: Pool, work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None
+    pool: Pool,
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    max_pending: int | None = None,
 ) -> Iterator[tuple[Item, Result | WorkersDied]]:
-    """Has work done by workers, and what a dying worker leaves undone by another.
+    """Processes items by workers; others take over the items of a worker that dies.
 
-    When a worker dies it is not known of which item. All that were under way are then tried one by
-    one, so that none is blamed for its neighbour; an item whose workers die even so is given up.
+    It is not known which item a worker died of. All items in progress are then tried one by one, so
+    that none is blamed for another. An item is given up when its workers die even so.
 
     Args:
         pool: the workers.
-        work: a function that can be pickled; whatever it raises is raised here.
-        items: taken no further ahead of the results than ``most``.
-        most: items under way at a time; by default two a worker.
+        work: a function that can be pickled; its errors are raised here.
+        items: consumed at most ``max_pending`` ahead of the results.
+        max_pending: items in progress at a time; by default two per worker.
 
     Yields:
-        Items with their results, as they come.
+        Items with their results, in the order of completion.
     """
-    most = most or 2 * pool.size
+    max_pending = max_pending or 2 * pool.size
     waiting = map(_Attempt, items)
     suspects: deque[_Attempt[Item]] = deque()
     under_way: dict[Future[Result], _Attempt[Item]] = {}
@@ -144,7 +146,7 @@ def spread(
                     attempt.is_alone = True
                     under_way[pool.submit(work, attempt.item)] = attempt
             else:
-                while len(under_way) < most and (attempt := next(waiting, None)) is not None:
+                while len(under_way) < max_pending and (attempt := next(waiting, None)) is not None:
                     under_way[pool.submit(work, attempt.item)] = attempt
             if not under_way:
                 return
@@ -155,7 +157,7 @@ def spread(
                     result = future.result()
                 except pool.deaths:
                     attempt.deaths += attempt.is_alone
-                    if attempt.deaths < MOST_DEATHS:
+                    if attempt.deaths < MAX_DEATHS:
                         suspects.append(attempt)
                         continue
                     result = WorkersDied()
@@ -168,19 +170,19 @@ def spread(
 def in_processes(
     items: Iterable[Item], work: Callable[[Item], Result], workers: int
 ) -> Iterator[tuple[Item, Result | ImageError]]:
-    """Does work on images in processes of this machine, while this one goes on producing items.
+    """Processes items in processes of this machine, while this process produces further items.
 
-    It is for pydensecrf, which holds the GIL, so that threads would wait for each other and for the
-    network.
+    This serves pydensecrf, which holds Python's global lock, so that threads would wait for each
+    other and for the network.
 
     Args:
-        items: taken one by one, no more ahead of the results than keep the processes busy, since
-            the probabilities of a photograph take many megabytes.
-        work: a function that can be pickled; whatever it raises is raised here.
-        workers: processes; 1 works in this one.
+        items: consumed one by one, just enough ahead to keep the processes busy, since the
+            probabilities of a photograph take many megabytes.
+        work: a function that can be pickled; its errors are raised here.
+        workers: the number of processes; 1 computes in this process.
 
     Yields:
-        Items with their results, as they come; with an error where processes died of an item.
+        Items with their results in the order of completion, or with an error if processes died.
     """
     if workers <= 1:
         for item in items:
@@ -188,7 +190,7 @@ def in_processes(
         return
     pool = ProcessPool(workers)
     try:
-        for item, result in spread(pool, work, items, most=workers + 1):
+        for item, result in spread(pool, work, items, max_pending=workers + 1):
             yield item, ImageError(DIED) if isinstance(result, WorkersDied) else result
     except BaseException:
         pool.close(at_once=True)

@@ -89,7 +89,7 @@ class Run:
             }
             before = scan(stage, self.images, self.store, self._scans, opened)
             folder = before.folder
-            folder.computed = folder.shared = self._served.pop(stage.label, 0)
+            folder.stored = folder.shared = self._served.pop(stage.label, 0)
             for _, source, entry in before.reusable:
                 folder.reuse(stage.adapt(entry), source)
             failures = {**before.left_out, **self._compute(before, list(opened.values()))}

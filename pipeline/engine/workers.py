@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.folder import ResultFolder, StageFolder, WorkerFolder
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import DIED, Pool, ProcessPool, WorkersDied, spread
+from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Item, Outputs, Stage
 from pipeline.errors import ImageError, UserError
@@ -209,7 +210,7 @@ def compute_shard(
     finally:
         for folder in folders:
             folder.close()
-    return [folder.lines for folder in folders], failures
+    return [folder.entries for folder in folders], failures
 
 
 @lru_cache(maxsize=1)

@@ -74,7 +74,7 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
         for image_id, values in scores.items():
             encoded = {"scores": encode_scores(np.array(values))}
             tags = [int(np.argmax(values))]
-            folder.record(image_id, "input", tags=tags, scores=encoded)
+            folder.write(image_id, "input", {}, tags=tags, scores=encoded)
     samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]
     found = evaluate_tags(samples, folder, VOCABULARY)
     # A dog that is a cat is a mistake among classes, and none among their parents.
