@@ -74,6 +74,8 @@ class Quirks:
         cwr_stop: an empty box ends CWR for all later classes.
         crf_bgr: the CRF compares a BGR image minus a mean, wrapped around to bytes.
         crf_fp16: the CRF's unary energies are computed in float16.
+        float16_argmax: CAMs are measured by an argmax in float16, where more scores are equal.
+        tag_order: tags keep the order of the data set's annotation, and are not sorted.
     """
 
     name: str = setting("", changes="nothing", why="each quirk is in the key")
@@ -83,3 +85,5 @@ class Quirks:
     cwr_stop: bool = False
     crf_bgr: bool = False
     crf_fp16: bool = False
+    float16_argmax: bool = setting(False, changes="nothing", why="CAMs are measured with it")
+    tag_order: bool = False

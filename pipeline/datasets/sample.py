@@ -50,6 +50,11 @@ class Sample:
         Raises:
             UserError: the image has no ground truth, or it is damaged.
         """
+        return tuple(sorted(self.listed_labels))
+
+    @cached_property
+    def listed_labels(self) -> Labels:
+        """The same in the order in which the data set lists them."""
         if self.labels is not None:
             return self.labels() if callable(self.labels) else self.labels
         if self.mask is None:

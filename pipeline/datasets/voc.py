@@ -181,7 +181,7 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
         guide: the heading in ``data/README.md`` that says where the file comes from.
 
     Returns:
-        Class indices from 0, sorted.
+        Class indices from 0, in the order of the file.
 
     Raises:
         UserError: the file is missing or damaged, or names an unknown class.
@@ -197,7 +197,7 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
     # Unknown encodings raise LookupError, and those that XML does not allow ValueError.
     except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:
         raise UserError(f"{path} cannot be read: replace it") from error
-    labels = set()
+    labels: dict[int, None] = {}  # a set that keeps its order
     for item in objects:
         name = item.findtext("name", "").strip()
         if name not in indices:
@@ -206,8 +206,8 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
                 " names in the annotations as dataset.annotated_as"
             )
         if difficult or item.findtext("difficult", "0").strip() != "1":
-            labels.add(indices[name])
-    return tuple(sorted(labels))
+            labels[indices[name]] = None
+    return tuple(labels)
 
 
 class _PlainTree(ElementTree.TreeBuilder):

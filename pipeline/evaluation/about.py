@@ -9,6 +9,9 @@ from typing import Any
 from pipeline.clip.settings import ClipSettings, Quirks
 from pipeline.engine.stage import Stage
 
+_IN_NO_PRESET = ("float16_argmax", "tag_order")
+"""Quirks that the preset ``released`` does not keep, either."""
+
 
 def chain_of(stage: Stage) -> Iterator[Stage]:
     """Yields a stage, and all those that its results are made from."""
@@ -69,13 +72,12 @@ def _describe_ground_truth(dataset: Any) -> str:  # noqa: ANN401
 
 
 def _describe_quirks(quirks: Quirks, kind: str) -> str:
-    """Returns "released" or "clean", or the quirks that are kept where it is neither."""
+    """Returns "released" or "clean", or the quirks that are kept if neither preset is in force."""
     before_masks = kind in ("scores", "cams")
-    kept = {
-        name: value
-        for name, value in vars(quirks).items()
-        if name != "name" and not (before_masks and name.startswith("crf_"))
-    }
-    if len(set(kept.values())) == 1:
-        return "released" if all(kept.values()) else "clean"
-    return " ".join(name for name, value in kept.items() if value)
+    kept = {name for name, value in vars(quirks).items() if value is True}
+    kept -= {name for name in kept if before_masks and name.startswith("crf_")}
+    released = vars(quirks).keys() - {"name", *_IN_NO_PRESET}
+    released -= {name for name in released if before_masks and name.startswith("crf_")}
+    if kept in (released, set()):
+        return "released" if kept else "clean"
+    return " ".join(name for name in vars(quirks) if name in kept)

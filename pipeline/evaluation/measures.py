@@ -86,18 +86,19 @@ def evaluate_cams(
     vocabulary: Vocabulary,
     betas: Sequence[float | None],
     unusable: Unusable | None = None,
+    float16: bool = False,
 ) -> dict | None:
-    """Measures the best of the maps and the background, before any CRF.
+    """Measures the argmax of the CAMs and the background, before any CRF.
 
     With several β of the background each is measured, and the figures are those of the best, which
     the ground truth chooses (as CLIP-ES's published figure of its maps does); they say so.
-    ``unusable`` is as for :func:`evaluate_tags`.
+    ``unusable`` is as for :func:`evaluate_tags`; ``float16`` is the quirk ``float16_argmax``.
     """
 
     def labels_by_beta(sample: Sample) -> list[np.ndarray]:
         cams = read_cams(folder.path / f"{sample.id}.npz")
-        maps = cams.resized(*cams.size)
-        return [_best_channel(maps, cams, beta) for beta in betas]
+        resized = cams.resized(*cams.size).astype(np.float16 if float16 else np.float32)
+        return [_best_channel(resized, cams, beta) for beta in betas]
 
     found = _evaluate(samples, folder, vocabulary, labels_by_beta, unusable)
     if found is None:

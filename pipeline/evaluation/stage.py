@@ -32,6 +32,7 @@ class Evaluation(Review):
         images: the images of the run.
         vocabulary: the class names.
         betas: β of the background when CAMs are measured.
+        float16_argmax: whether they are measured in float16, a quirk of the released code.
         describe: returns what a table says beside the figures of a stage.
         store: the output directory.
         round: the round.
@@ -44,6 +45,7 @@ class Evaluation(Review):
     betas: Sequence[float | None]
     describe: Callable[[Stage], Mapping[str, str]]
     store: Store
+    float16_argmax: bool = False
     round: int = 1
 
     def refuse_nothing(self, planned: Collection[str]) -> None:
@@ -132,7 +134,9 @@ class Evaluation(Review):
     def _cams(
         self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
     ) -> dict[str, Any] | None:
-        return measures.evaluate_cams(samples, folder, self.vocabulary, self.betas, unusable)
+        return measures.evaluate_cams(
+            samples, folder, self.vocabulary, self.betas, unusable, self.float16_argmax
+        )
 
     def _pseudo_masks(
         self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable

@@ -108,11 +108,16 @@ class Builder:
         """Returns the stage of a split's tags."""
         options: TagOptions = self.config.tags
         method = method_of(options)
-        common = {"split": split, "vocabulary": self.vocabulary, "method": method}
-        if method.stage:
-            return method.stage(options=options, **common)
-        resources = self.resources(method)
-        return ScoredTags(options=options, resources=resources, reading=self.reading, **common)
+        common = {
+            "split": split,
+            "vocabulary": self.vocabulary,
+            "method": method,
+            "options": options,
+            "resources": self.resources(method),
+        }
+        return (
+            method.stage(**common) if method.stage else ScoredTags(reading=self.reading, **common)
+        )
 
     def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""

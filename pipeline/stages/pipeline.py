@@ -150,6 +150,7 @@ class Pipeline:
                 betas=plain(self.builder.config.cams.background_betas),
                 describe=self.describe,
                 store=self.builder.store,
+                float16_argmax=self.builder.config.compat.float16_argmax,
                 round=number,
             )
             for number in range(1, self.builder.config.rounds + 1)

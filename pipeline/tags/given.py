@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
+from pipeline.clip.frozen import Resources
 from pipeline.datasets.lists import read_class_list
 from pipeline.datasets.sample import Labels, Sample
 from pipeline.engine.registry import register
@@ -32,11 +33,16 @@ class GivenTags(Tags):
 
     The key names where they come from. The tags of an image are part of its input, so that a
     corrected line costs one image.
+
+    Attributes:
+        resources: what the reader of tags is built from.
     """
+
+    resources: Resources
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags."""
-        settings = super().own_settings()
+        settings = {**super().own_settings(), **vars(self.resources.quirks)}
         if path := settings.pop("path", None):
             settings["list"] = Path(path).name
         del settings["min_score"]  # there are no scores to compare with it
@@ -44,7 +50,7 @@ class GivenTags(Tags):
 
     @cached_property
     def _tags_of(self) -> TagsOf:
-        return self.method.build(self.options, len(self.vocabulary.classes))
+        return self.method.build(self.options, self.resources)
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
@@ -64,13 +70,14 @@ class GroundTruthOptions(TagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
-@register("tags", "ground_truth", GroundTruthOptions, stage=GivenTags)
-def read_ground_truth(settings: GroundTruthOptions, num_classes: int) -> TagsOf:
+@register("tags", "ground_truth", GroundTruthOptions, quirks=("tag_order",), stage=GivenTags)
+def read_ground_truth(options: GroundTruthOptions, resources: Resources) -> TagsOf:
     """Returns a reader of the data set's labels."""
+    keep_order = resources.quirks.tag_order
 
     def tags_of(sample: Sample) -> Labels:
         try:
-            return sample.ground_truth_labels
+            return sample.listed_labels if keep_order else sample.ground_truth_labels
         except UserError as error:
             if not sample.has_ground_truth:
                 raise
@@ -91,14 +98,14 @@ class TagListOptions(TagOptions):
 
 
 @register("tags", "file", TagListOptions, stage=GivenTags)
-def read_list(settings: TagListOptions, num_classes: int) -> TagsOf:
+def read_list(options: TagListOptions, resources: Resources) -> TagsOf:
     """Returns a reader of a list.
 
     Raises:
         UserError: the file is missing, or names a class that the vocabulary does not have.
     """
-    path = given_path(settings.path, "tags.path")
-    listed = read_class_list(path, "tags.path", {str(k): k for k in range(num_classes)})
+    path = given_path(options.path, "tags.path")
+    listed = read_class_list(path, "tags.path", {str(k): k for k in range(resources.num_classes)})
 
     def tags_of(sample: Sample) -> Labels:
         if sample.id not in listed:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import savemat
@@ -20,7 +19,8 @@ from pipeline.datasets.sample import Dataset
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.settings import to_settings
 from pipeline.files.images import encode_png
-from tests.conftest import REPOSITORY, draw_photograph
+from pipeline.stages.config import compose
+from tests.conftest import draw_photograph
 
 SIZES = ((64, 96), (80, 56), (48, 72), (64, 64), (56, 88))
 """Height and width of the first, second, … image of a data set."""
@@ -73,8 +73,7 @@ def settings_of(name: str, root: Path, cache: Path, **changes: Any) -> dict[str,
 
 @cache
 def _preset(name: str) -> dict[str, Any]:
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", [f"dataset={name}"]).dataset)
+    return OmegaConf.to_container(compose([f"dataset={name}"]).dataset)
 
 
 def load(name: str, root: Path, cache: Path, **changes: Any) -> Dataset:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny_training import CLASS_NAMES, PALETTE
 
@@ -14,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.settings import SegmenterSettings, prediction_facts, training_facts
+from pipeline.stages.config import compose
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(path.stem for path in (CONFIGS / "segmenter").glob("*.yaml"))
@@ -30,8 +30,7 @@ NEEDS = {
 
 
 def settings_of(preset, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [f"segmenter={preset}", *overrides])
+    config = compose([f"segmenter={preset}", *overrides])
     settings = to_settings(
         SegmenterSettings, OmegaConf.to_container(config.segmenter, resolve=True)
     )
@@ -102,8 +101,7 @@ def test_one_word_swaps_the_network_and_nothing_else():
 
 
 def test_every_setting_has_a_key_and_changes_weights_or_predictions_or_neither():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        keys = compose("config").segmenter.keys()
+    keys = compose([]).segmenter.keys()
     assert sorted(field.name for field in fields(SegmenterSettings)) == sorted(keys)
     training, prediction = (
         training_facts(settings_of("demo")),
