@@ -129,10 +129,10 @@ class StageFolder(ResultFolder):
 
     def is_done(self, image_id: str, input_key: str) -> bool:
         """Tells whether an image has an intact result of this recipe and input."""
-        entry = self.entries.get(image_id)
+        entry = self._journal.entries.get(image_id)
         if entry is None or (entry.get("recipe"), entry["input"]) != (self.recipe, input_key):
             return False
-        return self.is_whole(image_id)
+        return holds(self.path, entry)
 
     def is_whole(self, image_id: str) -> bool:
         """Tells whether the files of an image's entry are those that were written."""
@@ -223,8 +223,8 @@ class StageFolder(ResultFolder):
 
     def input_key(self, image_ids: Iterable[str]) -> str:
         """Returns the fingerprint of the inputs that these images' results were made from."""
-        entries = (self.entries[i] for i in image_ids if i in self.entries)
-        return fingerprint([[e["id"], e["input"]] for e in entries])
+        entries = self.entries
+        return fingerprint([[i, entries[i]["input"]] for i in image_ids if i in entries])
 
     def write_manifest(self, *, complete: bool, **facts: Any) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.

@@ -126,8 +126,8 @@ class Run:
     ) -> None:
         for image_id, reason in failures.items():
             folder.fail(image_id, reason)
-        ids = [s.id for s in before.samples]
-        done = [image_id for image_id in ids if image_id in folder.entries]
+        ids, entries = [s.id for s in before.samples], folder.entries
+        done = [image_id for image_id in ids if image_id in entries]
         folder.finish(ids, stage.summary(folder, done), self.images.known_ids(stage.split))
         if stage.accompanies:
             folder.accompany(stage.accompanies.key)

@@ -118,7 +118,9 @@ def scan(
         for name, need in stage.needs.items()
     }
     folders |= {s.name: opened.get(s.name) or open_folder(s, store) for s in stage.outputs}
-    written = [folders[each.name] for each in (stage, *stage.parts)]
+    folder, parts = folders[stage.name], stage.parts
+    written = [folder, *(folders[part.name] for part in parts)]
+    entries = folder.entries
     missing, reusable = [], []
     left_out = {} if stage.needs else images.rejected(stage.split)
     for sample in samples:
@@ -126,10 +128,12 @@ def scan(
             continue
         try:
             item = stage.item(sample, folders)
-            if _is_done(stage, item, written):
+            is_done = all(each.is_done(sample.id, item.input) for each in written)
+            if is_done and stage.covers(entries[sample.id]):
                 continue
-            sibling = _sibling(stage, item, folders[stage.name])
-            if sibling is not None:
+            # Entries of parts would have to be found together.
+            sibling = None if parts else folder.siblings.find(sample.id, item.input)
+            if sibling is not None and stage.covers(sibling[1]):
                 reusable.append((item, *sibling))
             else:
                 missing.append(stage.prepare(item, folders))
@@ -137,7 +141,7 @@ def scan(
             left_out[sample.id] = str(error)
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
             left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return Scan(stage, folders[stage.name], samples, missing, reusable, waiting, left_out, after)
+    return Scan(stage, folder, samples, missing, reusable, waiting, left_out, after)
 
 
 def _key_unknown_until(stage: Stage, earlier: Scans) -> str:
@@ -172,23 +176,6 @@ def _inputs(
         else:
             samples = available(need, images, store)
     return samples, waiting, after
-
-
-def _is_done(stage: Stage, item: Item, written: Sequence[StageFolder]) -> bool:
-    image_id = item.sample.id
-    return all(folder.is_done(image_id, item.input) for folder in written) and stage.covers(
-        written[0].entries[image_id]
-    )
-
-
-def _sibling(
-    stage: Stage, item: Item, folder: StageFolder
-) -> tuple[Path, Mapping[str, Any]] | None:
-    """Returns an intact entry of the same recipe and input in another folder of the stage."""
-    if stage.parts:  # their entries would have to be found together
-        return None
-    sibling = folder.siblings.find(item.sample.id, item.input)
-    return sibling if sibling is not None and stage.covers(sibling[1]) else None
 
 
 def available(stage: Stage, images: Images, store: Store) -> list[Sample]:

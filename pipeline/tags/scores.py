@@ -51,7 +51,8 @@ def read_scores(
     folder: StageFolder, image_ids: Iterable[str], variant: str = "scores"
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
-    rows = [folder.entries[i]["scores"].get(variant) for i in image_ids]
+    entries = folder.entries
+    rows = [entries[image_id]["scores"].get(variant) for image_id in image_ids]
     return None if None in rows else np.array([decode_scores(row) for row in rows])
 
 
@@ -59,9 +60,10 @@ def summarise(
     folder: StageFolder, done: Sequence[str], classes: Sequence[str]
 ) -> Mapping[str, bytes]:
     """Returns ``scores.npz`` and ``tags.txt`` of the images ``done``."""
-    lines = [format_class_line(i, folder.entries[i]["tags"]) + "\n" for i in done]
+    entries = folder.entries
+    lines = [format_class_line(i, entries[i]["tags"]) + "\n" for i in done]
     arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
-    for name in sorted(folder.entries[done[0]]["scores"]) if done else ():
+    for name in sorted(entries[done[0]]["scores"]) if done else ():
         if (scores := read_scores(folder, done, name)) is not None:
             arrays[name] = scores
     buffer = io.BytesIO()

@@ -158,6 +158,7 @@ class ScoredTags(Tags):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
         follower: FollowsTags | None = self.follower
+        options = self.options
 
         def score(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
             tagger, shared = model()
@@ -169,7 +170,7 @@ class ScoredTags(Tags):
                 yield item, result
                 continue
             scored, size = result
-            tags = self.choose(scored.scores["scores"])
+            tags = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
             outputs = [tags_output(tags, scored.scores)]
             if follower and (key := follower.input_key(item.input, tags)) not in item.given:
                 cams = model()[1].cams_of_pass(scored.shared_pass, tags)
