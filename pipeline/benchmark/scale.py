@@ -21,10 +21,10 @@ from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import Batches, keep_freed_memory
 from pipeline.clip.frozen import FrozenClip, Resources
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary, voc_palette
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Item
 from pipeline.engine.store import ENTRIES, Store
 from pipeline.files.fingerprints import fingerprint_file, remember_in

@@ -33,9 +33,9 @@ from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES, class_embeddings
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import method_of
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import StageFolder, Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.files.images import encode_png

@@ -14,8 +14,8 @@ from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.cams.method import CamOptions
 from pipeline.cams.stage import CamStage, cams_output
 from pipeline.clip.pixels import patch_grid
-from pipeline.datasets.sample import Sample
 from pipeline.engine.registry import register
+from pipeline.engine.sample import Sample
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Folders, Item
 from pipeline.errors import ImageError, UserError, shown

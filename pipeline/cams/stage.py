@@ -13,10 +13,10 @@ import numpy as np
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Name, Reading, Size
 from pipeline.engine.registry import Method
+from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts
 from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError

@@ -31,6 +31,21 @@ class ClipSettings:
 
 
 @dataclass
+class ImageSettings:
+    """The ``images`` group of the configuration.
+
+    Attributes:
+        longest_side: CAMs and predictions are computed at most at this size in pixels; null for no
+            limit.
+        most_patches: larger images are shrunk to so many patches for CLIP, which bounds the memory;
+            no image of VOC or COCO has as many.
+    """
+
+    longest_side: int | None = setting(None, at_least=1)
+    most_patches: int = setting(4096, at_least=1)
+
+
+@dataclass
 class RuntimeSettings:
     """The machine.
 

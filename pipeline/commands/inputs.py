@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets.folder import find_images
-from pipeline.datasets.sample import Sample
+from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
 from pipeline.files.images import SUFFIXES
 

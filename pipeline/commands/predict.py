@@ -16,9 +16,9 @@ from PIL import Image
 from pipeline.clip.device import choose_device
 from pipeline.commands.command_line import Parser
 from pipeline.commands.inputs import find_inputs
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.engine.progress import track
 from pipeline.engine.reading import Reading, Size
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically

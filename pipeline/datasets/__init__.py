@@ -12,9 +12,9 @@ from pipeline.datasets.coco import CocoSettings, load_coco, load_cocostuff
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.folder import load_folder
 from pipeline.datasets.lists import apply_lists
-from pipeline.datasets.sample import Dataset
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc
+from pipeline.engine.sample import Dataset
 from pipeline.engine.settings import check
 from pipeline.errors import UserError, did_you_mean, shown
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from pipeline.datasets.label_maps import read_label_maps
 from pipeline.datasets.layout import existing_folder, find_root, first_existing, require_splits
 from pipeline.datasets.lists import value_table
-from pipeline.datasets.sample import Dataset, Sample, Splits, read_label_maps
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.sample import Dataset, Sample, Splits
 
 
 def load_ade20k(settings: LabelMapSettings) -> Dataset:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.ground_truth import InstanceMask
+from pipeline.datasets.label_maps import read_label_maps
 from pipeline.datasets.layout import existing_folder, first_existing, require_splits
 from pipeline.datasets.lists import value_table
-from pipeline.datasets.sample import Dataset, Sample, Splits, read_label_maps
 from pipeline.datasets.settings import SELECTION, BenchmarkSettings, LabelMapSettings
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.sample import Dataset, Sample, Splits
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 

@@ -12,11 +12,11 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
-from pipeline.datasets.sample import Dataset, Sample
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.progress import track
+from pipeline.engine.sample import Dataset, Sample
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import IGNORE, voc_palette
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
-from pipeline.files.label_images import read_labels
+from pipeline.files.label_images import IGNORE, read_labels
 
 _MIN_COORDINATES = 6
 """Coordinates of a polygon with three corners."""

@@ -12,9 +12,10 @@ from urllib import parse
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_folder
-from pipeline.datasets.sample import Dataset, Labels, Sample, Splits, splits_of_run
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.splits import splits_of_run
 from pipeline.datasets.vocabulary import same_name
+from pipeline.engine.sample import Dataset, Labels, Sample, Splits
 from pipeline.errors import UserError, shown
 from pipeline.files.text import given_path, read_text
 

@@ -17,9 +17,9 @@ from pipeline.datasets.layout import (
     read_lines,
     require_splits,
 )
-from pipeline.datasets.sample import Dataset, Labels, Sample, Splits
 from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.sample import Dataset, Labels, Sample, Splits
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 

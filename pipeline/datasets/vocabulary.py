@@ -15,9 +15,6 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.errors import UserError, shown
 from pipeline.files.text import given_path, read_text
 
-IGNORE = 255
-"""The ignore index: pixels of a mask with this label are not counted."""
-
 MAX_CLASSES = 254
 """Masks are 8-bit: 0 is the background and 255 is ignored."""
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.engine.scan import Images, Scan, scan
+from pipeline.engine.sample import Images
+from pipeline.engine.scan import Scan, scan
 from pipeline.engine.stage import Review, Stage, Whole
 from pipeline.engine.store import Store
 

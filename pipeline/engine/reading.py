@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.sample import ImageReader
 from pipeline.engine.prefetch import prefetch
+from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError
 

@@ -1,21 +1,22 @@
-"""Samples, splits and data sets, with the ground truth that is available."""
+"""Samples, splits and data sets, as stages see them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import GroundTruthMask, RelabelledMask
-from pipeline.datasets.settings import DatasetSettings, split_names
-from pipeline.datasets.vocabulary import IGNORE, Vocabulary
-from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 from pipeline.files.images import limit_longest_side, load_image
+from pipeline.files.label_images import IGNORE
+
+if TYPE_CHECKING:
+    from pipeline.datasets.ground_truth import GroundTruthMask
+    from pipeline.datasets.vocabulary import Vocabulary
 
 Labels = tuple[int, ...]
 """Class indices from 0, sorted."""
@@ -63,25 +64,6 @@ class Sample:
         return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
 
 
-def read_label_maps(
-    maps: Path, images: Path, cache: Path, table: tuple[tuple[int, int], ...]
-) -> list[Sample]:
-    """Returns a sample for each PNG of a folder whose values are not labels.
-
-    Args:
-        maps: the folder of ``<id>.png``.
-        images: the folder of ``<id>.jpg``.
-        cache: the folder that keeps the converted masks.
-        table: (value, label) pairs.
-    """
-    # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
-    paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
-    return [
-        Sample(p.stem, images / f"{p.stem}.jpg", RelabelledMask(cache / p.name, p, table))
-        for p in paths
-    ]
-
-
 class Splits(Mapping[str, list[Sample]]):
     """Split → samples in a fixed order; each split is read from disk on first access.
 
@@ -121,21 +103,6 @@ class Dataset:
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
-@dataclass(kw_only=True)
-class ImageSettings:
-    """The ``images`` group of the configuration.
-
-    Attributes:
-        longest_side: CAMs and predictions are computed at most at this size in pixels; null for no
-            limit.
-        most_patches: larger images are shrunk to so many patches for CLIP, which bounds the memory;
-            no image of VOC or COCO has as many.
-    """
-
-    longest_side: int | None = setting(None, at_least=1)
-    most_patches: int = setting(4096, at_least=1)
-
-
 @dataclass(frozen=True)
 class ImageReader:
     """Reads the images of a run; can be pickled.
@@ -165,28 +132,28 @@ class ImageReader:
         return limit_longest_side(image, self.longest_side), image.shape[:2]
 
 
-def choose_splits(wanted: Any, available: Collection[str]) -> list[str]:  # noqa: ANN401
-    """Returns the splits that a run works on.
+@dataclass(frozen=True)
+class Images:
+    """The images of a run: the first ``limit`` of each split of a data set."""
 
-    Args:
-        wanted: as for ``dataset.split``.
-        available: the splits of the data set.
+    dataset: Dataset
+    limit: int | None = None
 
-    Raises:
-        UserError: a split that the data set does not have.
-    """
-    chosen = split_names(wanted) or list(available)
-    for split in chosen:
-        if split not in available:
-            raise UserError(f"there is no split {split}: choose from {', '.join(available)}")
-    return chosen
+    def of(self, split: str) -> list[Sample]:
+        """Returns the images of a split.
 
+        Raises:
+            UserError: the data set does not have the split.
+        """
+        if split not in self.dataset.splits:
+            known = ", ".join(self.dataset.splits)
+            raise UserError(f"there is no split {split}: choose from {known}")
+        return self.dataset.splits[split][: self.limit]
 
-def splits_of_run(settings: DatasetSettings, available: Collection[str]) -> list[str]:
-    """Returns ``dataset.split``, else those of ``dataset.default_splits`` that exist, else all.
+    def rejected(self, split: str) -> dict[str, str]:
+        """Returns id → reason, of the files that cannot be samples."""
+        return dict(self.dataset.rejected.get(split, []))
 
-    Raises:
-        UserError: a split that the data set does not have.
-    """
-    defaults = [split for split in settings.default_splits if split in available]
-    return choose_splits(settings.split or defaults, available)
+    def known_ids(self, split: str) -> set[str]:
+        """Returns the ids of all images of a split, beyond the limit as well."""
+        return {s.id for s in self.dataset.splits[split]} | self.rejected(split).keys()

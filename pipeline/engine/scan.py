@@ -7,37 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.sample import Dataset, Sample, choose_splits
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Item, Stage, Whole
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of a run: the first ``limit`` of each split of a data set."""
-
-    dataset: Dataset
-    limit: int | None = None
-
-    def of(self, split: str) -> list[Sample]:
-        """Returns the images of a split.
-
-        Raises:
-            UserError: the data set does not have the split.
-        """
-        choose_splits(split, list(self.dataset.splits))
-        return self.dataset.splits[split][: self.limit]
-
-    def rejected(self, split: str) -> dict[str, str]:
-        """Returns id → reason, of the files that cannot be samples."""
-        return dict(self.dataset.rejected.get(split, []))
-
-    def known_ids(self, split: str) -> set[str]:
-        """Returns the ids of all images of a split, beyond the limit as well."""
-        return {s.id for s in self.dataset.splits[split]} | self.rejected(split).keys()
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.datasets.sample import Sample
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.outcome import Outcome
+from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store, key_of
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pipeline.cams.cams import Cams, read_cams
-from pipeline.datasets.sample import Sample
-from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, Vocabulary
+from pipeline.datasets.vocabulary import BACKGROUND, Vocabulary
 from pipeline.engine.progress import track
+from pipeline.engine.sample import Sample
 from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
 from pipeline.evaluation.segmentation import Confusion
@@ -20,7 +20,7 @@ from pipeline.evaluation.tagging import (
     tagging_metrics,
     to_indicator,
 )
-from pipeline.files.label_images import read_labels
+from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.masks.labels import stack_background, to_labels
 from pipeline.masks.mask_files import UNFILTERED
 from pipeline.segmenter.stage import variant_path

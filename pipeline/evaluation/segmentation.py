@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.files.label_images import IGNORE
 
 
 @dataclass

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.scan import Images, open_folder
+from pipeline.engine.sample import Images, Sample
+from pipeline.engine.scan import open_folder
 from pipeline.engine.stage import Review, Stage
 from pipeline.engine.store import FAILURES, StageFolder, Store
 from pipeline.errors import UserError

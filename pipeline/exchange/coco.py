@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from skimage.measure import label as label_components
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
 from pipeline.exchange.exporting import Export, read_labels
 from pipeline.files.atomic import write_atomically
+from pipeline.files.label_images import IGNORE
 from pipeline.report.artefacts import Artefact, find_photograph
 
 _DESCRIPTION = (

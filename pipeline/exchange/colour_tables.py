@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, same_name, voc_palette
+from pipeline.datasets.vocabulary import BACKGROUND, same_name, voc_palette
 from pipeline.errors import UserError, shown
+from pipeline.files.label_images import IGNORE
 from pipeline.files.text import read_text
 
 Colour = tuple[int, int, int]

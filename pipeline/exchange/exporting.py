@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.files import label_images
+from pipeline.files.label_images import IGNORE
 from pipeline.report.artefacts import Artefact
 
 Result = TypeVar("Result")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import ImageError
 from pipeline.exchange.colour_tables import Colour
 from pipeline.files.images import MODES_OF_16_BITS
-from pipeline.files.label_images import GREY, PALETTE, decode_png
+from pipeline.files.label_images import GREY, IGNORE, PALETTE, decode_png
 
 _MAX_NAMED = 3
 _OPAQUE = 255

@@ -15,6 +15,9 @@ from PIL import Image
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import refuse_special_file, to_image_error
 
+IGNORE = 255
+"""The ignore index: pixels of a mask with this label are not counted."""
+
 PALETTE, GREY = "P", "L"
 """Pillow's modes of PNGs with at most 8 bits a pixel."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.files.label_images import IGNORE
 
 
 def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.cams.cams import read_cams
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import Method
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.settings import facts
 from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.cams.cams import Cams, read_cams
-from pipeline.datasets.sample import Sample
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.engine.sample import Sample
 from pipeline.files.images import limit_longest_side
+from pipeline.files.label_images import IGNORE
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report import layers
 from pipeline.report.material import Material

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.files.label_images import IGNORE
 from pipeline.report.painting import HEAT, WHITE, Colour, hatching, paint_labels, resize_labels
 
 SAME, MISSED, EXTRA, CONFUSED = range(4)

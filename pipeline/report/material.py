@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import StageFolder

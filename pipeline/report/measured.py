@@ -9,13 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.datasets.sample import Sample
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
+from pipeline.engine.sample import Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.segmentation import Confusion
-from pipeline.files.label_images import read_labels
+from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.masks.mask_files import UNFILTERED
 from pipeline.report.material import Material
 from pipeline.tags.scores import decode_scores, read_tags

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.files.label_images import IGNORE
 
 HEAT = colormaps["inferno"]
 """The colours of class activation maps, from 0 to 1."""

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.cams.cams import Cams
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.files.images import encode_png
+from pipeline.files.label_images import IGNORE
 from pipeline.report.painting import (
     HEAT,
     INK,

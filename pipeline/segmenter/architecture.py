@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError, did_you_mean
+from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.settings import SegmenterSettings
 
 _REFUSED = {

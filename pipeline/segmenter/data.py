@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.datasets.sample import Sample
-from pipeline.engine.scan import Images, available, open_folder
+from pipeline.engine.sample import Images, Sample
+from pipeline.engine.scan import available, open_folder
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError

@@ -13,8 +13,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
+from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.architecture import dictionaries
 
 if TYPE_CHECKING:

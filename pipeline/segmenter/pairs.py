@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.errors import UserError
-from pipeline.files.label_images import GREY, PALETTE, read_labels
+from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
 
 _ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 

@@ -131,7 +131,7 @@ class Segmenter:
             (n+1)×H×W float32 that sums to 1 over the classes. With a single scale of 1 and without
             the mirror image it is the softmax of :meth:`logits`. The memory needed is a few times
             that of the result at the largest scale; ``longest_side`` of
-            :class:`pipeline.datasets.sample.ImageReader` bounds it.
+            :class:`pipeline.engine.sample.ImageReader` bounds it.
 
         Raises:
             UserError: the list of scales is empty, or a scale is not above 0.

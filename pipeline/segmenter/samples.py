@@ -17,10 +17,9 @@ from mmengine.structures import PixelData
 from PIL import Image
 from torch.utils.data import Dataset
 
-from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
-from pipeline.files.label_images import read_labels
+from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.settings import SegmenterSettings

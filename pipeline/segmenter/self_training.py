@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.reading import Name, Reading
+from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, setting
 from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError

@@ -10,11 +10,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.progress import track
 from pipeline.engine.reading import Reading
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically

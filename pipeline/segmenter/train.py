@@ -15,7 +15,7 @@ from mmengine.dist import barrier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.datasets.sample import ImageReader, Sample
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.checkpoints import (

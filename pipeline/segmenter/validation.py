@@ -15,8 +15,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.structures import PixelData
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.datasets.sample import ImageReader, Sample
-from pipeline.datasets.vocabulary import IGNORE
+from pipeline.engine.sample import ImageReader, Sample
+from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.checkpoints import METRIC
 from pipeline.segmenter.loader import end_with_parent
 from pipeline.segmenter.mmseg import import_mmseg

@@ -12,11 +12,10 @@ from pipeline.cams.method import CamOptions
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
 from pipeline.clip.frozen import FrozenClip, Resources, quirks_of
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, method_of
-from pipeline.engine.scan import Images
+from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError

@@ -14,9 +14,8 @@ import pipeline.masks.pseudo_mask
 import pipeline.tags.baseline
 import pipeline.tags.given
 import pipeline.tags.tagclip  # noqa: F401  these register their methods
-from pipeline.clip.settings import ClipSettings, Quirks, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import find_reader
-from pipeline.datasets.sample import ImageSettings
 from pipeline.engine import configuration
 from pipeline.engine.dask_pool import DaskSettings
 from pipeline.engine.settings import setting

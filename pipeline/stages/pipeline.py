@@ -14,11 +14,11 @@ import torch
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets import load_dataset
-from pipeline.datasets.sample import splits_of_run
+from pipeline.datasets.splits import splits_of_run
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.run import Run
-from pipeline.engine.scan import Images
+from pipeline.engine.sample import Images
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import Review, Stage
 from pipeline.engine.store import Store

@@ -13,8 +13,8 @@ from omegaconf import MISSING
 
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.lists import read_class_list
-from pipeline.datasets.sample import Labels, Sample
 from pipeline.engine.registry import register
+from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.stage import Computed, Folders, Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pipeline.datasets.lists import format_class_line
-from pipeline.datasets.sample import Sample
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Output
 from pipeline.errors import ImageError
 

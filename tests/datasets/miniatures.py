@@ -15,8 +15,8 @@ from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
 from pipeline.datasets import find_reader, load_dataset
-from pipeline.datasets.sample import Dataset
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.sample import Dataset
 from pipeline.engine.settings import to_settings
 from pipeline.files.images import encode_png
 from pipeline.stages.config import compose

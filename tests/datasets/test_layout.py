@@ -10,7 +10,7 @@ from omegaconf.errors import ValidationError
 
 from pipeline.datasets import find_reader
 from pipeline.datasets.layout import guide_line
-from pipeline.datasets.sample import choose_splits
+from pipeline.datasets.splits import choose_splits
 from pipeline.datasets.voc import VocSettings
 from pipeline.engine.settings import to_settings
 from pipeline.errors import UserError

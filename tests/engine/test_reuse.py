@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.datasets.sample import Dataset, Sample
 from pipeline.engine import siblings
 from pipeline.engine.cleaning import find_removable, remove
 from pipeline.engine.run import Run
-from pipeline.engine.scan import Images
+from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.stage import Item, Output, Stage
 from pipeline.engine.store import LATEST, Store
 from pipeline.engine.workers import Executor, ExecutorSettings

@@ -13,9 +13,9 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from pipeline.datasets.vocabulary import IGNORE
 from pipeline.evaluation.segmentation import Confusion
 from pipeline.evaluation.tagging import merge_classes, tagging_metrics
+from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.mmseg import import_mmseg
 
 

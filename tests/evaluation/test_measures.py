@@ -8,9 +8,9 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.evaluation.measures import evaluate_cams, evaluate_tags
 from pipeline.tags.scores import encode_scores

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
-from pipeline.datasets.vocabulary import IGNORE, voc_palette
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.store import Store
 from pipeline.files.images import encode_png
+from pipeline.files.label_images import IGNORE
 from tests.conftest import draw_photograph
 
 CLASSES = ["cat", "person", 'it\'s {a} "cup"']

@@ -9,8 +9,9 @@ import pytest
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from pipeline.datasets.vocabulary import IGNORE, voc_palette
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import encode_png
+from pipeline.files.label_images import IGNORE
 from tests.exchange.conftest import CLASSES, SIZES
 
 

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.ground_truth import MaskFile
-from pipeline.datasets.vocabulary import IGNORE, voc_palette
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
 from pipeline.exchange.colour_tables import read_colours
+from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from tests.conftest import draw_photograph
 from tests.exchange.conftest import draw_labels

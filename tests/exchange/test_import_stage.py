@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets.sample import Sample
+from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError
 from pipeline.tags.scores import read_tags

@@ -12,11 +12,11 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.sample import Dataset, ImageReader, Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
-from pipeline.engine.scan import Images, open_folder
+from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
+from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import check
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store

@@ -11,9 +11,9 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
-from pipeline.datasets.sample import ImageReader, Sample
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import StageFolder, Store
 from pipeline.files.images import encode_png
 from pipeline.report.material import Material

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
-from pipeline.datasets.sample import Sample
+from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.sample import Sample
 from pipeline.evaluation.segmentation import Confusion
 from pipeline.files.text import in_words
 from pipeline.report import layers, overview

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny_training import tiny_settings
 
-from pipeline.datasets.sample import ImageReader
+from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.samples import PseudoLabelled

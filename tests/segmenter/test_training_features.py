@@ -15,7 +15,7 @@ import torch
 from test_train import assert_same_weights, run, weights
 from tiny_training import frozen_norms, tiny_settings, write_labelled
 
-from pipeline.datasets.sample import ImageReader
+from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.evaluation.segmentation import Confusion
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint

@@ -91,7 +91,7 @@ def frozen_norms(**changes):
 def write_labelled(folder: Path, count: int = 3):
     """Images with ground truth."""
     from pipeline.datasets.ground_truth import MaskFile
-    from pipeline.datasets.sample import Sample
+    from pipeline.engine.sample import Sample
 
     pairs = write_pairs(folder, count)
     return [Sample(pair.id, pair.image, MaskFile(pair.mask)) for pair in pairs]
