@@ -1,0 +1,33 @@
+"""The layout of the package: few entries at its root, small modules, imports in one direction."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "pipeline"
+MAX_ENTRIES, MAX_LINES = 17, 300
+
+
+def test_the_root_of_the_package_is_the_figure_of_the_paper():
+    entries = [p.name for p in PACKAGE.iterdir() if not p.name.startswith("__pycache__")]
+    assert len(entries) <= MAX_ENTRIES, sorted(entries)
+    assert {"datasets", "clip", "tags", "cams", "masks", "segmenter", "evaluation"} <= {*entries}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix()
+)
+def test_a_module_fits_on_a_few_screens(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_a_module_imports_only_what_stands_before_it():
+    program = Path(sys.executable).with_name("lint-imports")
+    finished = subprocess.run([program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout
