@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pipeline.engine.review import Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, scan
-from pipeline.engine.stage import Review, Stage, Whole
+from pipeline.engine.stage import Stage, Whole
 from pipeline.engine.store import Store
 
 

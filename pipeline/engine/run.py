@@ -10,9 +10,10 @@ from itertools import groupby
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.outcome import Outcome, check_failures
 from pipeline.engine.progress import track
+from pipeline.engine.review import Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, open_folder, scan
-from pipeline.engine.stage import Review, Stage, Whole
+from pipeline.engine.stage import Stage, Whole
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.outcome import Outcome
 from pipeline.engine.sample import Sample
-from pipeline.engine.store import Store, key_of
+from pipeline.engine.store import key_of
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 
@@ -98,6 +97,8 @@ class Stage(ABC):
     """Whether processes of this machine compute it where no other workers are configured."""
     thresholds: ClassVar[Collection[str]] = ()
     """Settings that are applied to computed results, and cost no computation when they change."""
+    note: ClassVar[str] = ""
+    """What a table says of it beside a figure, if it is out of the ordinary."""
 
     @property
     def label(self) -> str:
@@ -108,16 +109,6 @@ class Stage(ABC):
     def where(self) -> str:
         """The split and the title, as tables show them."""
         return f"{self.split} ({self.title})" if self.title else self.split
-
-    @property
-    def note(self) -> str:
-        """What a table says of it beside a figure, if it is not what is usual."""
-        return ""
-
-    @property
-    def uses_clip(self) -> bool:
-        """Whether it looks at images with CLIP."""
-        return False
 
     # The key
 
@@ -283,27 +274,3 @@ class Whole(Stage):
     def estimate(self, measured: Mapping[str, Any]) -> float | None:
         """Returns how many seconds it takes, by the manifest of a run like it; or none."""
         return measured.get("seconds")
-
-
-class Review(ABC):
-    """A step that reads the results there are, and computes none: evaluation, report.
-
-    Attributes:
-        command: the word for it in ``stage=``.
-        round: the round of training that it belongs to.
-    """
-
-    command: ClassVar[str]
-    round: int
-
-    def refuse_nothing(self, planned: Collection[str]) -> None:
-        """Raises a UserError where there is nothing to read, in a dry run.
-
-        Args:
-            planned: the commands of the stages of the run.
-        """
-        return
-
-    @abstractmethod
-    def review(self, store: Store) -> Iterator[Outcome]:
-        """Reads results, writes what follows from them, and yields what was written."""

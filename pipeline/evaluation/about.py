@@ -43,7 +43,7 @@ def describe(
     """
     chain = list(chain_of(stage))
     notes = [each.note for each in chain if each.note]
-    uses_clip = any(each.uses_clip for each in chain)
+    uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
     tagger = next((each for each in chain if each.kind == "scores"), None)
     return {
         "experiment": experiment or "",

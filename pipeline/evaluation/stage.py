@@ -10,9 +10,10 @@ from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.outcome import Outcome
+from pipeline.engine.review import Review
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import open_folder
-from pipeline.engine.stage import Review, Stage
+from pipeline.engine.stage import Stage
 from pipeline.engine.store import FAILURES, StageFolder, Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.cams.cams import read_cams
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.stage import Review
+from pipeline.engine.review import Review
 from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically

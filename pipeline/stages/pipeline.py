@@ -17,10 +17,11 @@ from pipeline.datasets import load_dataset
 from pipeline.datasets.splits import splits_of_run
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PlannedStage, plan
+from pipeline.engine.review import Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
 from pipeline.engine.settings import plain
-from pipeline.engine.stage import Review, Stage
+from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, did_you_mean
