@@ -27,17 +27,7 @@ def describe(
     precision: str,
     segmenter: str,
 ) -> dict[str, str]:
-    """Returns the choices that led to a stage's results.
-
-    Args:
-        stage: the stage that is measured.
-        experiment: the name of the run.
-        dataset: the settings of the data set.
-        clip: which CLIP.
-        quirks: the quirks of the released code that are kept.
-        precision: of CLIP's image tower.
-        segmenter: the name of the network.
-    """
+    """Returns the choices that led to the results of the measured stage, and "" for the others."""
     chain = list(chain_of(stage))
     notes = [each.note for each in chain if each.note]
     uses_clip = any(each.uses_clip for each in chain)

@@ -49,10 +49,10 @@ class MetricsFile:
         """Records a folder's figures as the latest of its stage and split.
 
         Args:
-            folder: what was measured.
+            folder: the folder that was measured.
             input_key: the fingerprint of the inputs of the images that were measured.
             figures: the figures.
-            about: what a table says beside them, see :func:`pipeline.keys.describe`.
+            about: see :func:`pipeline.evaluation.about.describe`.
         """
         key = {"key": folder.key}
         old = self.find(folder.stage, folder.split, folder.key) or {}

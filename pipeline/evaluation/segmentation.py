@@ -15,15 +15,15 @@ class Confusion:
     """A confusion matrix that pooled pixels are added to.
 
     Attributes:
-        class_count: n+1, with the background.
+        num_labels: n+1, with the background.
         matrix: (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
     """
 
-    class_count: int
+    num_labels: int
     matrix: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.matrix = np.zeros((self.class_count, self.class_count), np.int64)
+        self.matrix = np.zeros((self.num_labels, self.num_labels), np.int64)
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds an image's pixels; those whose ground truth is 255 do not count.
@@ -39,17 +39,13 @@ class Confusion:
             raise ValueError(f"sizes differ: {truth.shape} and {prediction.shape}")
         counted = truth != IGNORE
         truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-        if len(truth) and max(truth.max(), prediction.max()) >= self.class_count:
-            raise ValueError(f"a label is not below {self.class_count}")
-        counts = np.bincount(truth * self.class_count + prediction, minlength=self.class_count**2)
+        if len(truth) and max(truth.max(), prediction.max()) >= self.num_labels:
+            raise ValueError(f"a label is not below {self.num_labels}")
+        counts = np.bincount(truth * self.num_labels + prediction, minlength=self.matrix.size)
         self.matrix += counts.reshape(self.matrix.shape)
 
     def merged(self, groups: Sequence[int]) -> Confusion:
-        """Returns the matrix of coarser classes, as if all labels had been replaced by theirs.
-
-        Args:
-            groups: the coarse label of each of the n+1 labels, from 0.
-        """
+        """Returns the matrix of coarser classes; ``groups`` gives each label's coarse label."""
         membership = np.eye(max(groups) + 1, dtype=np.int64)[list(groups)]
         coarse = Confusion(membership.shape[1])
         coarse.matrix = membership.T @ self.matrix @ membership

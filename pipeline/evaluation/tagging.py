@@ -15,10 +15,8 @@ class TaggingMetrics:
     Attributes:
         map: mean of the average precisions of all classes; a class without positives counts 0.
         average_precision: n float64.
-        positives: n int64, how many images show each class.
-        precision: of all decisions, pooled.
-        recall: of all decisions, pooled.
-        f1: of all decisions, pooled.
+        positives: n int64, the number of images that show each class.
+        precision: of all decisions, pooled, as are recall and F1.
     """
 
     map: float
@@ -67,22 +65,19 @@ def tagging_metrics(
 
 
 def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
-    """Returns what coarser classes have of their members: the highest score, or any decision.
+    """Returns the highest score, or any decision, among the members of coarser classes.
 
     Args:
         values: N×n float or bool.
-        groups: the coarse class of each of the n classes, from 0.
-
-    Returns:
-        N×m of the same type.
+        groups: the coarse class of each of the n classes, from 0 to m−1; the result is N×m.
     """
     groups = np.asarray(groups)
     return np.stack([values[:, groups == g].max(1) for g in range(groups.max() + 1)], 1)
 
 
-def to_indicator(tags: list[tuple[int, ...]], class_count: int) -> np.ndarray:
+def to_indicator(tags: Sequence[tuple[int, ...]], num_classes: int) -> np.ndarray:
     """Returns lists of class indices as N×n bool."""
-    indicator = np.zeros((len(tags), class_count), bool)
+    indicator = np.zeros((len(tags), num_classes), bool)
     for row, indices in zip(indicator, tags):
         row[list(indices)] = True
     return indicator
