@@ -19,7 +19,7 @@ from pipeline.engine.progress import track
 from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
 from pipeline.evaluation.segmentation import Confusion
-from pipeline.evaluation.tagging import (
+from pipeline.evaluation.metrics import (
     TaggingMetrics,
     merge_classes,
     tagging_metrics,
