@@ -8,7 +8,7 @@ reason; the figures count them as "left_out".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from pipeline.datasets.vocabulary import BACKGROUND, IGNORE, Vocabulary
 from pipeline.engine.progress import track
 from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
-from pipeline.evaluation.segmentation import Confusion
 from pipeline.evaluation.metrics import (
+    Confusion,
     TaggingMetrics,
     merge_classes,
     tagging_metrics,
@@ -135,20 +135,13 @@ def evaluate_predictions(
     folder: StageFolder,
     vocabulary: Vocabulary,
     unusable: dict[str, str],
-    others: Mapping[str, StageFolder],
     steps: Sequence[str],
-    initial_weights: Mapping | None,
+    ceiling: StageFolder | None,
 ) -> dict | None:
-    """Measures the segmenter's predictions and their variants.
+    """Measures the segmenter's predictions, and variants of them.
 
-    Args:
-        samples: the images of a split.
-        folder: the predictions.
-        vocabulary: the class names.
-        unusable: receives the images whose ground truth cannot be used.
-        others: predictions of other networks by their names ("ceiling").
-        steps: the steps of testing before the last (single scale, several scales).
-        initial_weights: what the segmenter started from, which the figures repeat.
+    The variants are those of the ``steps`` of testing before the last (single scale, several
+    scales), and the fully supervised predictions in the folder ``ceiling``.
     """
     names = ["{}.png", *(variant_path(step, "{}") for step in steps)]
 
@@ -163,10 +156,10 @@ def evaluate_predictions(
         return None
     result, *before = measured
     variants = dict(zip(steps, before))
-    for name, other in others.items():
-        variants |= {name: figures for figures in measure(other, names[:1])}
+    if ceiling is not None:
+        variants |= zip(["ceiling"], measure(ceiling, names[:1]))
     result["variants"] = {name: {"miou": figures["miou"]} for name, figures in variants.items()}
-    return {**result, "initial_weights": initial_weights} if initial_weights else result
+    return result
 
 
 def _evaluate(

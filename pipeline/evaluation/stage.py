@@ -28,12 +28,8 @@ class Evaluation(Review):
 
     Attributes:
         stages: the stages of the round.
-        images: the images of the run.
-        vocabulary: the class names.
         betas: β of the background when CAMs are measured.
         describe: returns what a table says beside the figures of a stage.
-        store: the output directory.
-        round: the round.
     """
 
     command = "evaluate"
@@ -72,7 +68,11 @@ class Evaluation(Review):
             measured += 1
             samples = self.images.of(stage.split)
             ids = [s.id for s in samples]
-            _refuse_damaged(stage, folder, ids)
+            if damaged := [i for i in ids if i in folder.entries and not folder.is_whole(i)]:
+                raise UserError(
+                    f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files:"
+                    f" run stage={stage.command} again"
+                )
             unusable: dict[str, str] = {}
             figures = self._measure(stage, folder, samples, unusable)
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
@@ -84,8 +84,8 @@ class Evaluation(Review):
             about = dict(self.describe(stage))
             if self.round > 1:
                 about["round"] = str(self.round)
-            record = (folder, folder.input_key(ids), figures, about)
-            changes.append(lambda file, record=record: file.put(*record))
+            entry = {"folder": folder, "input_key": folder.input_key(ids), "figures": figures}
+            changes.append(partial(MetricsFile.put, **entry, about=about))
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else path
             images = figures["images"] + len(unusable)
@@ -132,19 +132,10 @@ class Evaluation(Review):
             return measures.evaluate_cams(*common, self.betas)
         if stage.kind == "pseudo masks":
             return measures.evaluate_masks(*common)
-        ceilings = [self.folder(each) for each in self.stages if each.accompanies is stage]
-        others = {"ceiling": folder for folder in ceilings if folder is not None}
+        ceiling = next((self.folder(s) for s in self.stages if s.accompanies is stage), None)
+        figures = measures.evaluate_predictions(*common, stage.testing.steps[:-1], ceiling)
         network = self.folder(stage.needs["segmenter"])
         initial_weights = network.manifest().get("initial_weights") if network else None
-        steps = stage.testing.steps[:-1]
-        return measures.evaluate_predictions(*common, others, steps, initial_weights)
-
-
-def _refuse_damaged(stage: Stage, folder: StageFolder, image_ids: list[str]) -> None:
-    """Raises a UserError if files are missing or not as they were written."""
-    damaged = [i for i in image_ids if i in folder.entries and not folder.is_whole(i)]
-    if damaged:
-        raise UserError(
-            f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files: run"
-            f" stage={stage.command} again"
-        )
+        if figures is not None and initial_weights:
+            figures["initial_weights"] = initial_weights
+        return figures

@@ -14,7 +14,7 @@ from pipeline.datasets.vocabulary import IGNORE
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import read_labels
 from pipeline.masks.mask_files import UNFILTERED
 from pipeline.report.material import Material

@@ -14,8 +14,7 @@ from sklearn.metrics import (
 )
 
 from pipeline.datasets.vocabulary import IGNORE
-from pipeline.evaluation.segmentation import Confusion
-from pipeline.evaluation.metrics import merge_classes, tagging_metrics
+from pipeline.evaluation.metrics import Confusion, merge_classes, tagging_metrics
 from pipeline.segmenter.mmseg import import_mmseg
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
 from pipeline.report import layers, overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
