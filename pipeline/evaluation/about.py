@@ -52,20 +52,15 @@ def _describe_ground_truth(dataset: Any) -> str:  # noqa: ANN401
         counted = "" if dataset.difficult else "not "
         facts.append(f"labels from XML, difficult objects {counted}counted")
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
-    for what, path in lists.items():
-        if path is not None:
-            facts.append(f"{what} of {Path(path).name}")
+    facts += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
     return ", ".join(facts)
 
 
 def _describe_quirks(quirks: Quirks, kind: str) -> str:
     """Returns "released" or "clean", or the quirks that are kept where it is neither."""
-    before_masks = kind in ("scores", "cams")
-    kept = {
-        name: value
-        for name, value in vars(quirks).items()
-        if name != "name" and not (before_masks and name.startswith("crf_"))
-    }
+    kept = {name: value for name, value in vars(quirks).items() if name != "name"}
+    if kind in ("scores", "cams"):
+        kept = {name: value for name, value in kept.items() if not name.startswith("crf_")}
     if len(set(kept.values())) == 1:
         return "released" if all(kept.values()) else "clean"
     return " ".join(name for name, value in kept.items() if value)

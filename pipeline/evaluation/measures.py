@@ -1,14 +1,10 @@
-"""What is measured of scores, CAMs, pseudo masks and predictions.
-
-Every function measures the images of a split that have ground truth and a result, and returns none
-where there are none. Images whose ground truth cannot be used are added to ``unusable``, id →
-reason; the figures count them as "left_out".
-"""
+"""What is measured of scores, CAMs, pseudo masks and predictions; none without ground truth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,20 +29,31 @@ from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
 
 
-def evaluate_tags(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: dict[str, str],
-) -> dict | None:
+@dataclass(frozen=True)
+class Results:
+    """The results of a stage on a split.
+
+    Attributes:
+        unusable: receives id → reason, for the images whose ground truth cannot be used; figures
+            count them as "left_out".
+    """
+
+    samples: Sequence[Sample]
+    folder: StageFolder
+    vocabulary: Vocabulary
+    unusable: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate_tags(results: Results) -> dict | None:
     """Measures the scores, the tags and every variant."""
-    wanted = [s for s in samples if s.has_ground_truth and s.id in folder.entries]
+    folder, vocabulary = results.folder, results.vocabulary
+    wanted = [s for s in results.samples if s.has_ground_truth and s.id in folder.entries]
     labels = {}
     for sample in wanted:
         try:
             labels[sample.id] = sample.ground_truth_labels
         except UserError as error:
-            unusable[sample.id] = str(error)
+            results.unusable[sample.id] = str(error)
     if not labels:
         return None
     num_classes = len(vocabulary.classes)
@@ -71,13 +78,7 @@ def evaluate_tags(
     }
 
 
-def evaluate_cams(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: dict[str, str],
-    betas: Sequence[float | None],
-) -> dict | None:
+def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | None:
     """Measures the argmax of the CAMs and the background, before any CRF.
 
     With several β of the background each is measured, and the figures are those of the best, which
@@ -85,7 +86,7 @@ def evaluate_cams(
     """
 
     def labels_by_beta(sample: Sample) -> list[np.ndarray]:
-        cams = read_cams(folder.path / f"{sample.id}.npz")
+        cams = read_cams(results.folder.path / f"{sample.id}.npz")
         resized = cams.resized(*cams.size)
         alternatives = []
         for beta in betas:
@@ -96,7 +97,7 @@ def evaluate_cams(
             alternatives.append(to_labels(channels, cams.keys, background=background))
         return alternatives
 
-    alternatives = _evaluate(samples, folder, vocabulary, unusable, labels_by_beta)
+    alternatives = _evaluate(results, labels_by_beta)
     if not alternatives:
         return None
     by_beta = dict(zip(betas, alternatives))
@@ -110,33 +111,25 @@ def evaluate_cams(
     }
 
 
-def evaluate_masks(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: dict[str, str],
-) -> dict | None:
+def evaluate_masks(results: Results) -> dict | None:
     """Measures the masks before the confidence filter, and the share of pixels that it keeps."""
-    kept = {}
+    path, kept = results.folder.path, {}
 
     def labels_of(sample: Sample) -> list[np.ndarray]:
-        labels = read_labels(folder.path / f"{sample.id}.png")
+        labels = read_labels(path / f"{sample.id}.png")
         kept[sample.id] = (labels != IGNORE).mean()
-        unfiltered = folder.path / UNFILTERED / f"{sample.id}.png"
+        unfiltered = path / UNFILTERED / f"{sample.id}.png"
         return [read_labels(unfiltered) if unfiltered.is_file() else labels]
 
-    for figures in _evaluate(samples, folder, vocabulary, unusable, labels_of):
-        return {**figures, "kept": float(np.mean([kept[i] for i in kept if i not in unusable]))}
-    return None
+    measured = _evaluate(results, labels_of)
+    if not measured:
+        return None
+    shares = [share for image_id, share in kept.items() if image_id not in results.unusable]
+    return {**measured[0], "kept": float(np.mean(shares))}
 
 
 def evaluate_predictions(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: dict[str, str],
-    steps: Sequence[str],
-    ceiling: StageFolder | None,
+    results: Results, steps: Sequence[str], ceiling: StageFolder | None
 ) -> dict | None:
     """Measures the segmenter's predictions, and variants of them.
 
@@ -145,32 +138,28 @@ def evaluate_predictions(
     """
     names = ["{}.png", *(variant_path(step, "{}") for step in steps)]
 
-    def measure(folder: StageFolder, names: Sequence[str]) -> list[dict]:
+    def measure(results: Results, names: Sequence[str]) -> list[dict]:
         def labels_of(sample: Sample) -> list[np.ndarray]:
-            return [read_labels(folder.path / name.replace("{}", sample.id)) for name in names]
+            paths = [results.folder.path / name.replace("{}", sample.id) for name in names]
+            return [read_labels(path) for path in paths]
 
-        return _evaluate(samples, folder, vocabulary, unusable, labels_of)
+        return _evaluate(results, labels_of)
 
-    measured = measure(folder, names)
+    measured = measure(results, names)
     if not measured:
         return None
     result, *before = measured
     variants = dict(zip(steps, before))
     if ceiling is not None:
-        variants |= zip(["ceiling"], measure(ceiling, names[:1]))
+        variants |= zip(["ceiling"], measure(replace(results, folder=ceiling), names[:1]))
     result["variants"] = {name: {"miou": figures["miou"]} for name, figures in variants.items()}
     return result
 
 
-def _evaluate(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: dict[str, str],
-    labels_of: Callable[[Sample], list[np.ndarray]],
-) -> list[dict]:
+def _evaluate(results: Results, labels_of: Callable[[Sample], list[np.ndarray]]) -> list[dict]:
     """Returns the figures of each alternative that ``labels_of`` returns for every image."""
-    wanted = [s for s in samples if s.mask is not None and s.id in folder.entries]
+    folder, vocabulary = results.folder, results.vocabulary
+    wanted = [s for s in results.samples if s.mask is not None and s.id in folder.entries]
     measured = 0
     confusions: list[Confusion] = []
     with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
@@ -180,7 +169,7 @@ def _evaluate(
                 truth = sample.mask.read()
                 _refuse_misfit(truth, alternatives)
             except UserError as error:
-                unusable[sample.id] = str(error)
+                results.unusable[sample.id] = str(error)
             else:
                 confusions = confusions or [
                     Confusion(len(vocabulary.classes) + 1) for _ in alternatives

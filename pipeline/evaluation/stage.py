@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.scan import Images, open_folder
@@ -73,8 +72,8 @@ class Evaluation(Review):
                     f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files:"
                     f" run stage={stage.command} again"
                 )
-            unusable: dict[str, str] = {}
-            figures = self._measure(stage, folder, samples, unusable)
+            results = measures.Results(samples, folder, self.vocabulary)
+            figures, unusable = self._measure(stage, results), results.unusable
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
                 changes.append(partial(MetricsFile.drop_latest, folder=folder))
@@ -122,18 +121,15 @@ class Evaluation(Review):
         except UserError:
             return None
 
-    def _measure(
-        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: dict[str, str]
-    ) -> dict[str, Any] | None:
-        common = (samples, folder, self.vocabulary, unusable)
+    def _measure(self, stage: Stage, results: measures.Results) -> dict[str, Any] | None:
         if stage.kind == "scores":
-            return measures.evaluate_tags(*common)
+            return measures.evaluate_tags(results)
         if stage.kind == "cams":
-            return measures.evaluate_cams(*common, self.betas)
+            return measures.evaluate_cams(results, self.betas)
         if stage.kind == "pseudo masks":
-            return measures.evaluate_masks(*common)
+            return measures.evaluate_masks(results)
         ceiling = next((self.folder(s) for s in self.stages if s.accompanies is stage), None)
-        figures = measures.evaluate_predictions(*common, stage.testing.steps[:-1], ceiling)
+        figures = measures.evaluate_predictions(results, stage.testing.steps[:-1], ceiling)
         network = self.folder(stage.needs["segmenter"])
         initial_weights = network.manifest().get("initial_weights") if network else None
         if figures is not None and initial_weights:
