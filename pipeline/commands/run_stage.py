@@ -111,7 +111,7 @@ def show_plan(config: Config, requested: Sequence[str], console: Console) -> Non
     from rich.console import Console
 
     from pipeline.datasets.demo import without_writing
-    from pipeline.report.plan_table import plan_table, total_time
+    from pipeline.report.status import plan_table, total_time
     from pipeline.stages.pipeline import Pipeline
 
     planned = []
