@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
 from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import build_cards, classes_with_counts
+from pipeline.report.gallery import build_cards
 from pipeline.report.layers import CONFUSED, DIFFERENCE_COLOURS, EXTRA, MISSED
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
@@ -93,7 +94,7 @@ def _context(
         "selection": selection,
         "argmax_title": material.argmax_title,
         "marks": _marks(measured.images, selection),
-        "filters": classes_with_counts(selection.images),
+        "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "classes": classes,
         "palette": material.vocabulary.palette,
         "split_images": len(material.samples),
