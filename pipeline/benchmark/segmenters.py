@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from pipeline.benchmark.costs import Cost, measure
 from pipeline.benchmark.throughput import load_photographs
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.configuration import CONFIGS
 from pipeline.engine.settings import to_settings
-from pipeline.report.configurations import CONFIGS
 from pipeline.report.markdown import markdown_table
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter

@@ -12,8 +12,8 @@ from pipeline.files.atomic import write_atomically
 from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
 from pipeline.report.other_measurements import write_measurements
-from pipeline.report.published import PublishedTable, load_published, published_figures
-from pipeline.report.runs import METRICS, Run, find_files, read_runs
+from pipeline.report.published import load_published, published_figures
+from pipeline.report.runs import METRICS, find_files, read_runs
 from pipeline.report.study import write_study
 
 OUTPUTS = Path("outputs")
@@ -30,23 +30,31 @@ _EXAMPLES = """examples:
   python tools/make_tables.py --study alpha --output docs/alpha.md
       the table of one experiment that was run with several settings
 """
+_INTRODUCTION = (
+    "# The field's tables\n\n"
+    "Published figures stand as their sources, numbered below each table, give them; none of them"
+    " was measured by us. Ours carry the number of images where that is not the published split's,"
+    ' and below each table where they are from. "Latest of N" stands where N settings were run;'
+    " `--study EXPERIMENT` shows them all. `tools/make_tables.py` writes this file.\n"
+)
 
 
 def run(arguments: Sequence[str]) -> None:
     """Prints and writes the tables that the arguments ask for.
 
-    Args:
-        arguments: those of the command line, without the program's name.
-
     Raises:
         UserError: something the user can fix, or a figure that is not reproduced.
     """
     options = _build_parser().parse_args(arguments)
-    places = ([OUTPUTS] if OUTPUTS.is_dir() else []) + options.places
-    runs, problems = read_runs(find_files(places))
+    runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)
     tables = load_published()
+    experiments = {figure.experiment for figure in published_figures(tables)} - {""}
+    if any(run.choices.experiment in experiments for run in runs):
+        # Such runs are compared with the composed experiment, whose methods this registers. It is
+        # slow to import.
+        import pipeline.stages.config  # noqa: F401
     output: Path | None = options.output
     too_far = ""
     if options.check:
@@ -54,13 +62,15 @@ def run(arguments: Sequence[str]) -> None:
     elif options.study is not None:
         text = write_study(options.study, runs)
     else:
-        text = _write_all(tables, runs)
+        sections = [write_comparison(table, runs, experiments) for table in tables]
+        others = write_measurements(runs, lambda run: any(is_shown(t, run) for t in tables))
+        text = "\n".join(filter(None, [_INTRODUCTION, *sections, others]))
         output = output or _TABLES
+    written = ""
     if output is not None:
         write_atomically(output, text)
-    print(text, end="")
-    if output is not None:
-        print(f"\nwritten to {output}")
+        written = f"\nwritten to {output}\n"
+    print(text + written, end="")
     if too_far:
         raise UserError(too_far)
 
@@ -89,17 +99,3 @@ def _build_parser() -> Parser:
         help=f"where to write; default: {_TABLES}, or no file with --check and --study",
     )
     return parser
-
-
-def _write_all(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> str:
-    experiments = {f.experiment for f in published_figures(tables)} - {""}
-    sections = [write_comparison(table, runs, experiments) for table in tables]
-    others = write_measurements(runs, lambda run: any(is_shown(table, run) for table in tables))
-    introduction = (
-        "# The field's tables\n\n"
-        "Published figures stand as their sources, numbered below each table, give them; none of"
-        " them was measured by us. Ours carry the number of images where that is not the published"
-        ' split\'s, and below each table where they are from. "Latest of N" stands where N settings'
-        " were run; `--study EXPERIMENT` shows them all. `tools/make_tables.py` writes this file.\n"
-    )
-    return "\n".join(filter(None, [introduction, *sections, others]))

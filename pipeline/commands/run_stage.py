@@ -117,7 +117,7 @@ def show_plan(
     from rich.console import Console
 
     from pipeline.datasets.demo import without_writing
-    from pipeline.report.plan_table import plan_table, total_time
+    from pipeline.report.status import plan_table, total_time
     from pipeline.stages.pipeline import Pipeline
 
     planned = []

@@ -59,7 +59,7 @@ class Sample:
         if self.labels is not None:
             return self.labels() if callable(self.labels) else self.labels
         if self.mask is None:
-            raise UserError(f"image {self.id} has no ground truth: use tags=tagclip")
+            raise UserError(f"image {self.id} has no ground truth: choose a tagger that needs none")
         values = np.unique(self.mask.read())
         return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
 

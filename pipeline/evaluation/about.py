@@ -30,17 +30,7 @@ def describe(
     precision: str,
     segmenter: str,
 ) -> dict[str, str]:
-    """Returns the choices that led to a stage's results.
-
-    Args:
-        stage: the stage that is measured.
-        experiment: the name of the run.
-        dataset: the settings of the data set.
-        clip: which CLIP.
-        quirks: the quirks of the released code that are kept.
-        precision: of CLIP's image tower.
-        segmenter: the name of the network.
-    """
+    """Returns the choices that led to the results of the measured stage, and "" for the others."""
     chain = list(chain_of(stage))
     notes = [each.note for each in chain if each.note]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
@@ -65,9 +55,7 @@ def _describe_ground_truth(dataset: Any) -> str:  # noqa: ANN401
         counted = "" if dataset.difficult else "not "
         facts.append(f"labels from XML, difficult objects {counted}counted")
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
-    for what, path in lists.items():
-        if path is not None:
-            facts.append(f"{what} of {Path(path).name}")
+    facts += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
     return ", ".join(facts)
 
 

@@ -1,20 +1,21 @@
-"""The stage ``evaluate``: measures whatever artefacts and ground truth there are."""
+"""What is measured of scores, CAMs, pseudo masks and predictions; none without ground truth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.cams.cams import Cams, read_cams
+from pipeline.cams.cams import read_cams
 from pipeline.datasets.vocabulary import BACKGROUND, Vocabulary
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
-from pipeline.evaluation.segmentation import Confusion
-from pipeline.evaluation.tagging import (
+from pipeline.evaluation.metrics import (
+    Confusion,
     TaggingMetrics,
     merge_classes,
     tagging_metrics,
@@ -27,53 +28,50 @@ from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
 
-Unusable = dict[str, str]
-"""Id → reason, of the images whose ground truth cannot be used; the others are measured."""
 
+@dataclass(frozen=True)
+class Results:
+    """The results of a stage on a split.
 
-def evaluate_tags(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: Unusable | None = None,
-) -> dict | None:
-    """Measures the scores, the tags and every variant; none without labelled images.
-
-    Args:
-        samples: the images of a split.
-        folder: their tags.
-        vocabulary: the class names.
-        unusable: images whose ground truth turns out to be are added to it; the figures say as
-            "left_out" how many there were.
+    Attributes:
+        unusable: receives id → reason, for the images whose ground truth cannot be used; figures
+            count them as "left_out".
     """
-    wanted = [s for s in samples if s.has_ground_truth and s.id in folder.entries]
-    unusable, labels = {} if unusable is None else unusable, {}
+
+    samples: Sequence[Sample]
+    folder: StageFolder
+    vocabulary: Vocabulary
+    unusable: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate_tags(results: Results) -> dict | None:
+    """Measures the scores, the tags and every variant."""
+    folder, vocabulary = results.folder, results.vocabulary
+    wanted = [s for s in results.samples if s.has_ground_truth and s.id in folder.entries]
+    labels = {}
     for sample in wanted:
         try:
             labels[sample.id] = sample.ground_truth_labels
         except UserError as error:
-            unusable[sample.id] = str(error)
-    known = [s for s in wanted if s.id in labels]
-    if not known:
+            results.unusable[sample.id] = str(error)
+    if not labels:
         return None
-    count = len(vocabulary.classes)
-    positive = to_indicator([labels[s.id] for s in known], count)
-    tags = to_indicator([read_tags(folder, s) for s in known], count)
-    ids = [s.id for s in known]
-    scores = read_scores(folder, ids)
+    num_classes = len(vocabulary.classes)
+    positive = to_indicator(list(labels.values()), num_classes)
+    tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], num_classes)
+    scores = read_scores(folder, labels)
     variants = {}
     for name in VARIANTS:
-        found = read_scores(folder, ids, name)
-        if found is not None:
-            variants[name] = {"map": tagging_metrics(found, positive).map}
+        if (of_variant := read_scores(folder, labels, name)) is not None:
+            variants[name] = {"map": tagging_metrics(of_variant, positive).map}
     levels = []
     for names in vocabulary.levels:
         coarse, groups = _groups(names)
         merged = (merge_classes(values, groups) for values in (scores, positive, tags))
         levels.append(_tagging_figures(tagging_metrics(*merged), coarse))
     return {
-        "images": len(known),
-        "left_out": len(wanted) - len(known),
+        "images": len(labels),
+        "left_out": len(wanted) - len(labels),
         **_tagging_figures(tagging_metrics(scores, positive, tags), vocabulary.classes),
         "variants": variants,
         **({"levels": levels} if levels else {}),
@@ -81,127 +79,91 @@ def evaluate_tags(
 
 
 def evaluate_cams(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    betas: Sequence[float | None],
-    unusable: Unusable | None = None,
-    float16: bool = False,
+    results: Results, betas: Sequence[float | None], float16: bool = False
 ) -> dict | None:
     """Measures the argmax of the CAMs and the background, before any CRF.
 
     With several β of the background each is measured, and the figures are those of the best, which
-    the ground truth chooses (as CLIP-ES's published figure of its maps does); they say so.
-    ``unusable`` is as for :func:`evaluate_tags`; ``float16`` is the quirk ``float16_argmax``.
+    the ground truth chooses (as for the figure that CLIP-ES publishes of its CAMs); they say so.
+    ``float16`` is the quirk ``float16_argmax``.
     """
 
     def labels_by_beta(sample: Sample) -> list[np.ndarray]:
-        cams = read_cams(folder.path / f"{sample.id}.npz")
+        cams = read_cams(results.folder.path / f"{sample.id}.npz")
         resized = cams.resized(*cams.size).astype(np.float16 if float16 else np.float32)
-        return [_best_channel(resized, cams, beta) for beta in betas]
+        alternatives = []
+        for beta in betas:
+            scores = stack_background(resized, beta)
+            # Without a background and without tags there is nothing to choose from.
+            channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
+            background = beta is not None or not len(scores)
+            alternatives.append(to_labels(channels, cams.keys, background=background))
+        return alternatives
 
-    found = _evaluate(samples, folder, vocabulary, labels_by_beta, unusable)
-    if found is None:
+    alternatives = _evaluate(results, labels_by_beta)
+    if not alternatives:
         return None
-    measured = dict(zip(betas, found))
-    best = max(measured, key=lambda beta: measured[beta]["miou"])
-    if len(measured) == 1:
-        return measured[best]
+    by_beta = dict(zip(betas, alternatives))
+    best = max(by_beta, key=lambda beta: by_beta[beta]["miou"])
+    if len(by_beta) == 1:
+        return by_beta[best]
     return {
-        **measured[best],
+        **by_beta[best],
         "background_beta": best,
-        "chosen_by_ground_truth": {str(beta): f["miou"] for beta, f in measured.items()},
+        "chosen_by_ground_truth": {str(beta): f["miou"] for beta, f in by_beta.items()},
     }
 
 
-def _best_channel(maps: np.ndarray, cams: Cams, beta: float | None) -> np.ndarray:
-    """Returns the labels of the best of resized maps and the background, H×W uint8."""
-    scores = stack_background(maps, beta)
-    # Without a background and without tags there is nothing to choose from.
-    channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
-    return to_labels(channels, cams.keys, background=beta is not None or not len(scores))
-
-
-def evaluate_masks(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    unusable: Unusable | None = None,
-) -> dict | None:
-    """Measures the masks before the confidence filter, and the share that it keeps.
-
-    ``unusable`` is as for :func:`evaluate_tags`.
-    """
-    unusable = {} if unusable is None else unusable
-    kept = {}
+def evaluate_masks(results: Results) -> dict | None:
+    """Measures the masks before the confidence filter, and the share of pixels that it keeps."""
+    path, kept = results.folder.path, {}
 
     def labels_of(sample: Sample) -> list[np.ndarray]:
-        labels = read_labels(folder.path / f"{sample.id}.png")
+        labels = read_labels(path / f"{sample.id}.png")
         kept[sample.id] = (labels != IGNORE).mean()
-        unfiltered = folder.path / UNFILTERED / f"{sample.id}.png"
+        unfiltered = path / UNFILTERED / f"{sample.id}.png"
         return [read_labels(unfiltered) if unfiltered.is_file() else labels]
 
-    found = _evaluate(samples, folder, vocabulary, labels_of, unusable)
-    if found is None:
+    measured = _evaluate(results, labels_of)
+    if not measured:
         return None
-    return {**found[0], "kept": float(np.mean([kept[i] for i in kept if i not in unusable]))}
+    shares = [share for image_id, share in kept.items() if image_id not in results.unusable]
+    return {**measured[0], "kept": float(np.mean(shares))}
 
 
 def evaluate_predictions(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    others: Mapping[str, StageFolder],
-    steps: Sequence[str] = (),
-    initial_weights: Mapping | None = None,
-    unusable: Unusable | None = None,
+    results: Results, steps: Sequence[str], ceiling: StageFolder | None
 ) -> dict | None:
-    """Measures the segmenter's predictions and their variants.
+    """Measures the segmenter's predictions, and variants of them.
 
-    Args:
-        samples: the images of a split.
-        folder: the predictions.
-        vocabulary: the class names.
-        others: predictions of other networks by their names ("ceiling").
-        steps: the steps of testing before the last (single scale, several scales).
-        initial_weights: what the segmenter started from, to stand beside the figures.
-        unusable: as for :func:`evaluate_tags`.
+    The variants are those of the ``steps`` of testing before the last (single scale, several
+    scales), and the fully supervised predictions in the folder ``ceiling``.
     """
     names = ["{}.png", *(variant_path(step, "{}") for step in steps)]
 
-    def measure(of: StageFolder, names: Sequence[str]) -> list[dict] | None:
+    def measure(results: Results, names: Sequence[str]) -> list[dict]:
         def labels_of(sample: Sample) -> list[np.ndarray]:
-            return [read_labels(of.path / name.replace("{}", sample.id)) for name in names]
+            paths = [results.folder.path / name.replace("{}", sample.id) for name in names]
+            return [read_labels(path) for path in paths]
 
-        return _evaluate(samples, of, vocabulary, labels_of, unusable)
+        return _evaluate(results, labels_of)
 
-    found = measure(folder, names)
-    if found is None:
+    measured = measure(results, names)
+    if not measured:
         return None
-    result, *before = found
-    variants = {step: {"miou": figures["miou"]} for step, figures in zip(steps, before)}
-    for name, other in others.items():
-        figures = measure(other, names[:1])
-        if figures:
-            variants[name] = {"miou": figures[0]["miou"]}
-    result["variants"] = variants
-    return {**result, "initial_weights": initial_weights} if initial_weights else result
+    result, *before = measured
+    variants = dict(zip(steps, before))
+    if ceiling is not None:
+        variants |= zip(["ceiling"], measure(replace(results, folder=ceiling), names[:1]))
+    result["variants"] = {name: {"miou": figures["miou"]} for name, figures in variants.items()}
+    return result
 
 
-def _evaluate(
-    samples: Sequence[Sample],
-    folder: StageFolder,
-    vocabulary: Vocabulary,
-    labels_of: Callable[[Sample], list[np.ndarray]],
-    unusable: Unusable | None,
-) -> list[dict] | None:
-    """Measures the alternatives that ``labels_of`` returns for every image, in one pass.
-
-    Returns:
-        The figures of each alternative; none without images that have a mask that can be used.
-    """
-    wanted = [s for s in samples if s.mask is not None and s.id in folder.entries]
-    unusable, measured = {} if unusable is None else unusable, 0
+def _evaluate(results: Results, labels_of: Callable[[Sample], list[np.ndarray]]) -> list[dict]:
+    """Returns the figures of each alternative that ``labels_of`` returns for every image."""
+    folder, vocabulary = results.folder, results.vocabulary
+    wanted = [s for s in results.samples if s.mask is not None and s.id in folder.entries]
+    measured = 0
     confusions: list[Confusion] = []
     with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
         for sample in wanted:
@@ -210,7 +172,7 @@ def _evaluate(
                 truth = sample.mask.read()
                 _refuse_misfit(truth, alternatives)
             except UserError as error:
-                unusable[sample.id] = str(error)
+                results.unusable[sample.id] = str(error)
             else:
                 confusions = confusions or [
                     Confusion(len(vocabulary.classes) + 1) for _ in alternatives
@@ -220,18 +182,17 @@ def _evaluate(
                 measured += 1
             advance()
     counts = {"images": measured, "left_out": len(wanted) - measured}
-    return [{**counts, **_by_level(confusion, vocabulary)} for confusion in confusions] or None
+    return [{**counts, **_by_level(confusion, vocabulary)} for confusion in confusions]
 
 
 def _refuse_misfit(truth: np.ndarray, alternatives: Sequence[np.ndarray]) -> None:
-    """Refuses a mask that is not that of its image, H×W both."""
-    sizes = [labels.shape for labels in alternatives if labels.shape != truth.shape]
-    if sizes:
-        (height, width), (rows, columns) = sizes[0], truth.shape
-        raise UserError(
-            f"its ground-truth mask has {columns}×{rows} pixels and the image {width}×{height}:"
-            " replace the mask"
-        )
+    for labels in alternatives:
+        if labels.shape != truth.shape:
+            (height, width), (rows, columns) = labels.shape, truth.shape
+            raise UserError(
+                f"its ground-truth mask has {columns}×{rows} pixels and the image"
+                f" {width}×{height}: replace the mask"
+            )
 
 
 def _by_level(confusion: Confusion, vocabulary: Vocabulary) -> dict:
@@ -247,7 +208,7 @@ def _by_level(confusion: Confusion, vocabulary: Vocabulary) -> dict:
 
 
 def _groups(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Returns the different names in order, and which of them each one is."""
+    """Returns the different names in order, and the index of each name among them."""
     coarse = list(dict.fromkeys(names))
     return coarse, [coarse.index(name) for name in names]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.engine.store import StageFolder
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import read_json, write_atomically
 
 
 def update_metrics(path: Path, changes: Iterable[Callable[[MetricsFile], None]]) -> None:
@@ -31,10 +31,7 @@ class MetricsFile:
     def __init__(self, path: Path):
         """Reads the file, or starts an empty one."""
         self.path = path
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            content = {}
+        content = read_json(path) or {}
         self.latest: dict = content.get("latest", {})
         self.runs: list[dict] = content.get("runs", [])
 
@@ -49,20 +46,17 @@ class MetricsFile:
         """Records a folder's figures as the latest of its stage and split.
 
         Args:
-            folder: what was measured.
             input_key: the fingerprint of the inputs of the images that were measured.
-            figures: the figures.
-            about: what a table says beside them, see :func:`pipeline.keys.describe`.
+            about: see :func:`pipeline.evaluation.about.describe`.
         """
-        key = {"key": folder.key}
         old = self.find(folder.stage, folder.split, folder.key) or {}
         # One configuration may belong to several experiments; a later one must not take it away.
         experiments = {*old.get("experiments", ()), about["experiment"]} - {""}
-        self.latest.setdefault(folder.stage, {})[folder.split] = {**key, **figures}
+        self.latest.setdefault(folder.stage, {})[folder.split] = {"key": folder.key, **figures}
         run = {
             "stage": folder.stage,
             "split": folder.split,
-            **key,
+            "key": folder.key,
             "input": input_key,
             "experiments": sorted(experiments),
             "about": {**about, "commit": folder.manifest().get("versions", {}).get("commit", "")},

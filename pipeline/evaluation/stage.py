@@ -1,17 +1,16 @@
-"""The stage ``evaluate``: measures the results there are against the ground truth."""
+"""The stage ``evaluate``: measures the existing results against the ground truth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.review import Review
-from pipeline.engine.sample import Images, Sample
+from pipeline.engine.sample import Images
 from pipeline.engine.scan import open_folder
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import FAILURES, StageFolder, Store
@@ -20,8 +19,8 @@ from pipeline.evaluation import measures
 from pipeline.evaluation.record import MetricsFile, update_metrics
 from pipeline.files.atomic import to_json_lines, write_atomically
 
-Unusable = dict[str, str]
-"""Id → reason, of the images whose ground truth cannot be used."""
+_KINDS = ("scores", "cams", "pseudo masks", "predictions")
+"""The kinds of results that are measured."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,9 @@ class Evaluation(Review):
 
     Attributes:
         stages: the stages of the round.
-        images: the images of the run.
-        vocabulary: the class names.
         betas: β of the background when CAMs are measured.
         float16_argmax: whether they are measured in float16, a quirk of the released code.
         describe: returns what a table says beside the figures of a stage.
-        store: the output directory.
-        round: the round.
     """
 
     command = "evaluate"
@@ -50,12 +45,8 @@ class Evaluation(Review):
     round: int = 1
 
     def refuse_nothing(self, planned: Collection[str]) -> None:
-        """Raises a UserError where nothing is there to measure, and nothing is planned.
-
-        Raises:
-            UserError: there is nothing to evaluate.
-        """
-        commands = {stage.command for stage in self.stages if stage.kind in _MEASURES}
+        """Raises a UserError where nothing is there to measure, and nothing is planned."""
+        commands = {stage.command for stage in self.stages if stage.kind in _KINDS}
         if commands & {*planned} or any(stage.unknown_until() for stage in self.stages):
             return
         if not any(folder.entries for _, folder in self._folders()):
@@ -80,9 +71,13 @@ class Evaluation(Review):
             measured += 1
             samples = self.images.of(stage.split)
             ids = [s.id for s in samples]
-            _refuse_damaged(stage, folder, ids)
-            unusable: Unusable = {}
-            figures = _MEASURES[stage.kind](self, stage, folder, samples, unusable)
+            if damaged := [i for i in ids if i in folder.entries and not folder.is_whole(i)]:
+                raise UserError(
+                    f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files:"
+                    f" run stage={stage.command} again"
+                )
+            results = measures.Results(samples, folder, self.vocabulary)
+            figures, unusable = self._measure(stage, results), results.unusable
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
                 changes.append(partial(MetricsFile.drop_latest, folder=folder))
@@ -92,8 +87,8 @@ class Evaluation(Review):
             about = dict(self.describe(stage))
             if self.round > 1:
                 about["round"] = str(self.round)
-            record = (folder, folder.input_key(ids), figures, about)
-            changes.append(lambda file, record=record: file.put(*record))
+            entry = {"folder": folder, "input_key": folder.input_key(ids), "figures": figures}
+            changes.append(partial(MetricsFile.put, **entry, about=about))
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else path
             images = figures["images"] + len(unusable)
@@ -102,17 +97,22 @@ class Evaluation(Review):
         if not measured:
             raise UserError("there is nothing to evaluate: run stage=tags first")
         update_metrics(path, changes)
-        _write_failures(store.root / FAILURES, failures)
+        reasons = store.root / FAILURES
+        if failures:
+            lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
+            write_atomically(reasons, to_json_lines(lines))
+        else:
+            reasons.unlink(missing_ok=True)
         if unmeasured:
             raise UserError(
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"
-                f" {store.root / FAILURES} says"
+                f" {reasons} says"
             )
 
     def _folders(self) -> Iterator[tuple[Stage, StageFolder]]:
         """Yields what can be measured, split by split, with its folder."""
         every = [each for stage in self.stages for each in (*stage.parts, stage)]
-        measurable = [stage for stage in every if stage.kind in _MEASURES]
+        measurable = [stage for stage in every if stage.kind in _KINDS]
         for split in dict.fromkeys(stage.split for stage in measurable):
             for stage in measurable:
                 if stage.split == split and (folder := self.folder(stage)) is not None:
@@ -125,66 +125,17 @@ class Evaluation(Review):
         except UserError:
             return None
 
-    # What is measured of each kind of result
-
-    def _scores(
-        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
-    ) -> dict[str, Any] | None:
-        return measures.evaluate_tags(samples, folder, self.vocabulary, unusable)
-
-    def _cams(
-        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
-    ) -> dict[str, Any] | None:
-        return measures.evaluate_cams(
-            samples, folder, self.vocabulary, self.betas, unusable, self.float16_argmax
-        )
-
-    def _pseudo_masks(
-        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
-    ) -> dict[str, Any] | None:
-        return measures.evaluate_masks(samples, folder, self.vocabulary, unusable)
-
-    def _predictions(
-        self, stage: Stage, folder: StageFolder, samples: Sequence[Sample], unusable: Unusable
-    ) -> dict[str, Any] | None:
-        beside = {}
-        for each in self.stages:
-            if each.accompanies is stage and (other := self.folder(each)) is not None:
-                beside["ceiling"] = other
+    def _measure(self, stage: Stage, results: measures.Results) -> dict[str, Any] | None:
+        if stage.kind == "scores":
+            return measures.evaluate_tags(results)
+        if stage.kind == "cams":
+            return measures.evaluate_cams(results, self.betas, self.float16_argmax)
+        if stage.kind == "pseudo masks":
+            return measures.evaluate_masks(results)
+        ceiling = next((self.folder(s) for s in self.stages if s.accompanies is stage), None)
+        figures = measures.evaluate_predictions(results, stage.testing.steps[:-1], ceiling)
         network = self.folder(stage.needs["segmenter"])
-        initial = network.manifest().get("initial_weights") if network else None
-        return measures.evaluate_predictions(
-            samples, folder, self.vocabulary, beside, stage.testing.steps[:-1], initial, unusable
-        )
-
-
-_MEASURES = {
-    "scores": Evaluation._scores,
-    "cams": Evaluation._cams,
-    "pseudo masks": Evaluation._pseudo_masks,
-    "predictions": Evaluation._predictions,
-}
-"""Kind of results → how they are measured."""
-
-
-def _refuse_damaged(stage: Stage, folder: StageFolder, image_ids: list[str]) -> None:
-    """Refuses results that are not as they were written.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    damaged = [i for i in image_ids if i in folder.entries and not folder.is_whole(i)]
-    if damaged:
-        raise UserError(
-            f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files: run"
-            f" stage={stage.command} again"
-        )
-
-
-def _write_failures(path: Path, failures: Mapping[tuple[str, str], str]) -> None:
-    """Writes (split, id) → reason as JSON lines, of the last evaluation alone."""
-    if failures:
-        lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
-        write_atomically(path, to_json_lines(lines))
-    else:
-        path.unlink(missing_ok=True)
+        initial_weights = network.manifest().get("initial_weights") if network else None
+        if figures is not None and initial_weights:
+            figures["initial_weights"] = initial_weights
+        return figures

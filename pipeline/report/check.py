@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.report.configurations import find_changes
@@ -18,50 +18,6 @@ TOLERANCE = 0.2
 _ROUNDING = 1e-9
 _REQUIRED = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "precision": "fp32"}
 """The choices of a run whose figures are to be the published ones."""
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """One of our figures beside the published one; ``own`` is in percent."""
-
-    run: Run
-    figure: Figure
-    own: float
-
-    @property
-    def difference(self) -> float:
-        """Ours minus theirs, in percentage points."""
-        return self.own - self.figure.value
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the difference is within the tolerance."""
-        return abs(self.difference) <= TOLERANCE + _ROUNDING
-
-    @property
-    def name(self) -> str:
-        """The figure in a few words."""
-        column = self.figure.column
-        level = f", level {column.level}" if column.level else ""
-        split = f"{self.run.dataset} {self.run.split}"
-        return f"{split} {STAGE_NAMES[self.run.stage]} {column.metric_label}{level}"
-
-    def cells(self) -> dict[str, str]:
-        """Returns its row of the table."""
-        figure, run = self.figure, self.run
-        return {
-            "experiment": figure.experiment,
-            "figure": self.name,
-            "images": f"{run.images:,}",
-            "ours": f"{self.own:.2f}",
-            "published": f"{figure.value:.1f}",
-            "difference": f"{self.difference:+.2f}",
-            "authors' re-run": "" if figure.rerun is None else f"{figure.rerun:.1f}",
-            "verdict": f"within {TOLERANCE}" if self.agrees else f"**further than {TOLERANCE}**",
-            "commit": run.commit,
-            "file": str(run.file),
-            "notes": "; ".join(run.notes()),
-        }
 
 
 def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tuple[str, str]:
@@ -80,18 +36,17 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
         UserError: nothing can be compared.
     """
     figures = [figure for figure in published_figures(tables) if figure.experiment]
-    compared: dict[tuple[Path, int], _Comparison] = {}
+    compared: dict[tuple[Path, int], tuple[Run, Figure]] = {}
     reasons: dict[str, None] = {}
     for run in runs:
         for index, figure in enumerate(figures):
-            value = _value(run, figure)
-            if value is None:
+            if not _reproduces(run, figure):
                 continue
             if obstacles := _obstacles(run, figure):
                 name = f"{figure.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
                 reasons[f"{name}: {'; '.join(obstacles)}"] = None
             else:
-                compared[run.file, index] = _Comparison(run, figure, 100 * value)
+                compared[run.file, index] = run, figure
     if not compared:
         others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         why = f"; not compared: {next(iter(reasons))}{others}" if reasons else ""
@@ -99,14 +54,14 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
         raise UserError(
             f"nothing to check: run experiment=… first, on all images (there are {names}){why}"
         )
-    chosen = sorted(compared.values(), key=lambda c: (c.figure.experiment, c.name, c.run.order))
+    chosen = sorted(compared.values(), key=lambda c: (c[1].experiment, _name(*c), c[0].order))
+    rows = [_row(run, figure) for run, figure in chosen]
     words = ["experiment", "figure", "verdict", "commit", "file", "notes"]
-    rows = [comparison.cells() for comparison in chosen]
     table = padded_table(rows[0], map(dict.values, rows), words)
     parts = ["# Published figures, reproduced or not\n", table]
     if reasons:
         parts += ["Not compared:\n", "".join(f"- {reason}\n" for reason in reasons)]
-    far = [f"{c.name} by {c.difference:+.2f}" for c in chosen if not c.agrees]
+    far = [f"{row['figure']} by {row['difference']}" for row in rows if "**" in row["verdict"]]
     sentence = (
         f"{len(far)} {'figure is' if len(far) == 1 else 'figures are'} further than {TOLERANCE}"
         f" points from the published: {', '.join(far)}"
@@ -114,13 +69,12 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
     return "\n".join(parts), sentence if far else ""
 
 
-def _value(run: Run, figure: Figure) -> float | None:
-    """Returns a run's figure in [0, 1], or none if the run does not reproduce the published one."""
+def _reproduces(run: Run, figure: Figure) -> bool:
     column = figure.column
     reproduced = (figure.experiment, figure.stage, column.of.dataset, column.of.split)
     if (run.choices.experiment, run.stage, run.dataset, run.split) != reproduced:
-        return None
-    return run.value(column.metric, column.level)
+        return False
+    return run.value(column.metric, column.level) is not None
 
 
 def _obstacles(run: Run, figure: Figure) -> list[str]:
@@ -134,3 +88,28 @@ def _obstacles(run: Run, figure: Figure) -> list[str]:
     if figure.row.segmenter and network != figure.row.segmenter:
         obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")
     return obstacles + find_changes(run)
+
+
+def _name(run: Run, figure: Figure) -> str:
+    level = f", level {figure.column.level}" if figure.column.level else ""
+    split = f"{run.dataset} {run.split}"
+    return f"{split} {STAGE_NAMES[run.stage]} {figure.column.metric_label}{level}"
+
+
+def _row(run: Run, figure: Figure) -> dict[str, Any]:
+    value = 100 * run.value(figure.column.metric, figure.column.level)
+    difference = value - figure.value
+    agrees = abs(difference) <= TOLERANCE + _ROUNDING
+    return {
+        "experiment": figure.experiment,
+        "figure": _name(run, figure),
+        "images": f"{run.images:,}",
+        "ours": f"{value:.2f}",
+        "published": f"{figure.value:.1f}",
+        "difference": f"{difference:+.2f}",
+        "authors' re-run": "" if figure.rerun is None else f"{figure.rerun:.1f}",
+        "verdict": f"within {TOLERANCE}" if agrees else f"**further than {TOLERANCE}**",
+        "commit": run.commit,
+        "file": str(run.file),
+        "notes": "; ".join(run.notes()),
+    }

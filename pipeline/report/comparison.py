@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import Notes, padded_table, percent
@@ -31,31 +30,26 @@ _METHODS = {
 _STAGES = {**STAGE_NAMES, "masks": "masks after the CRF"}
 
 
-@dataclass(frozen=True)
-class _OwnRow:
-    """A row of ours: the words left of the figures, and the run behind each column, by its name."""
-
-    label: str
-    backbone: str
-    supervision: str
-    shown: Mapping[str, Shown]
+_OwnRow = tuple[list[str], Mapping[str, Shown]]
+"""The words left of the figures, and the run behind each column, by its name."""
 
 
 def write_comparison(
     table: PublishedTable, runs: Sequence[Run], published_experiments: Collection[str]
 ) -> str:
-    """Returns a table of the field as Markdown.
-
-    Args:
-        table: the published rows, and which runs of ours belong beside them.
-        runs: everything that was measured.
-        published_experiments: the experiments that reproduce published figures; they share a row.
-    """
+    """Returns a table of the field as Markdown; the runs of published experiments share a row."""
     notes = Notes()
     sources: dict[str, int] = {}
     own_rows = _own_rows(table, runs, published_experiments)
     rows = [cells for row in table.rows for cells in _published_cells(table, row, sources)]
-    rows += [_own_cells(table, row, notes) for row in own_rows]
+    for words, shown in own_rows:
+        cells = [
+            shown[c.name].cell(c.metric, notes, level=c.level, full_sizes=c.of.images)
+            if c.name in shown
+            else ""
+            for c in table.columns
+        ]
+        rows.append([*words, *cells, ""])
     words = [table.unit, table.backbone, "supervision"]
     header = [*words, *(column.label for column in table.columns), "source"]
     parts = [
@@ -85,16 +79,6 @@ def _published_cells(
     for method, figures in variants.items():
         values = [f"{figures[c.name]:.1f}" if c.name in figures else "" for c in table.columns]
         yield [method, row.backbone, row.supervision, *values, mark]
-
-
-def _own_cells(table: PublishedTable, row: _OwnRow, notes: Notes) -> list[str]:
-    values = [
-        row.shown[c.name].cell(c.metric, notes, level=c.level, full_sizes=c.of.images)
-        if c.name in row.shown
-        else ""
-        for c in table.columns
-    ]
-    return [row.label, row.backbone, row.supervision, *values, ""]
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
@@ -132,18 +116,17 @@ def _own_rows(
         backbone = ", ".join(filter(None, [choices.backbone, network]))
         settings = [choices.experiment or "no experiment", choices.compat, choices.precision]
         method = _METHODS.get(choices.tags, choices.tags) + table.lines[number].label
-        rows.append(
-            _OwnRow(
-                label=f"ours: {method} ({', '.join(filter(None, settings))})",
-                backbone=network if table.backbone == "network" else backbone,
-                supervision="as the file's" if choices.tags == "file" else table.supervision,
-                shown={n: choose_run(several, full_sizes[n]) for n, several in cells[key].items()},
-            )
-        )
+        words = [
+            f"ours: {method} ({', '.join(filter(None, settings))})",
+            network if table.backbone == "network" else backbone,
+            "as the file's" if choices.tags == "file" else table.supervision,
+        ]
+        shown = {n: choose_run(several, full_sizes[n]) for n, several in cells[key].items()}
+        rows.append((words, shown))
     if all(is_other for is_other, *_ in cells):
         method = _METHODS[table.tags[0]]
         rows[:0] = [
-            _OwnRow(f"ours: {method}{line.label}", "", table.supervision, {})
+            ([f"ours: {method}{line.label}", "", table.supervision], {})
             for line in table.lines
             if not line.optional
         ]
@@ -155,10 +138,10 @@ def _origins(
 ) -> list[str]:
     """Returns a table with the origin of every figure of ours."""
     origins: dict[int, tuple[Run, list[Column]]] = {}
-    for row in own_rows:
+    for _, shown in own_rows:
         for column in table.columns:
-            if column.name in row.shown:
-                run = row.shown[column.name].run
+            if column.name in shown:
+                run = shown[column.name].run
                 origins.setdefault(run.order, (run, []))[1].append(column)
     rows = []
     for run, columns in origins.values():
@@ -201,7 +184,7 @@ def _remarks(run: Run, column: Column, published_experiments: Collection[str]) -
 
 def _commands(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
     """Returns the commands that fill our columns in which nothing was measured."""
-    measured = {name for row in own_rows for name in row.shown}
+    measured = {name for _, shown in own_rows for name in shown}
     commands: dict[str, dict[str, None]] = {}
     for column in table.columns:
         if column.command and column.name not in measured:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.report.runs import Run
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _MAX_LIST = 4  # entries
 _INPUTS = {"predictions": "segmenter", "segmenter": "masks", "masks": "cams", "cams": "tags"}
 """Stage → the one before it, whose settings are nested in its own."""
@@ -47,7 +44,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def find_changes(run: Run) -> list[str]:
     """Returns the settings in which a run differs from the experiment that it names.
 
-    Those with columns of their own in the tables (CLIP, compat, precision) are left out.
+    Those with columns of their own in the tables (CLIP, compat, precision) are left out. The
+    methods that the experiment names must be registered.
 
     Raises:
         UserError: the experiment's files cannot be read.
@@ -90,18 +88,9 @@ def _stages(run: Run) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 @cache
 def _compose(experiment: str) -> dict[str, Any]:
-    """Returns an experiment's whole configuration, as Hydra composes it."""
     # Rarely needed, and slow to import.
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("config", overrides=[f"experiment={experiment}"])
-    except HydraException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"experiment={experiment} cannot be read: {reason}") from error
-    return OmegaConf.to_container(config)
+    from pipeline.engine.configuration import compose_config
+
+    return OmegaConf.to_container(compose_config([f"experiment={experiment}"]))

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.metrics import Confusion
 from pipeline.report.measured import ImageFigures
 
 _SERIES = ("#2f6fde", "#e07b00", "#7a8699")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +28,9 @@ RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "n
 
 @dataclass(frozen=True)
 class TagRow:
-    """A class of an image with its score.
+    """A class of an image with its score in [0, 1], or none if the image was not tagged.
 
-    Attributes:
-        index: of the class.
-        score: in [0, 1], or none if the image was not tagged.
-        verdict: "right", "wrong", "missed", "tag" if the truth is not known, or "not a tag".
+    The verdict is "right", "wrong", "missed", "tag" if the truth is not known, or "not a tag".
     """
 
     index: int
@@ -66,10 +62,9 @@ class Card:
     """One image of the gallery.
 
     Attributes:
-        figures: its figures.
         reason: why it was selected; "" if all images are shown.
         width: of its pictures, in pixels.
-        height: the same.
+        height: of its pictures, in pixels.
         photograph: a ``data:`` address.
         rows: its tags, the missed classes and the runners-up, the highest score first.
         panels: the pictures, the photograph first.
@@ -98,10 +93,7 @@ def build_cards(
 ) -> Iterator[Card]:
     """Yields the images of a report one after the other, so that few are in memory at a time.
 
-    Args:
-        selection: the images.
-        material: their artefacts.
-        problems: receives id → reason for those that cannot be shown.
+    ``problems`` receives id → reason for those that cannot be shown.
     """
     figures = {image.sample.id: image for image in selection.images}
 
@@ -124,11 +116,6 @@ def tag_rows(figures: ImageFigures) -> list[TagRow]:
         for k in sorted(listed)
     ]
     return sorted(rows, key=lambda row: -(row.score or 0))
-
-
-def classes_with_counts(images: Iterable[ImageFigures]) -> dict[int, int]:
-    """Returns the number of images that have each class, by its index."""
-    return dict(sorted(Counter(k for figures in images for k in figures.classes).items()))
 
 
 def _verdict(index: int, figures: ImageFigures) -> str:

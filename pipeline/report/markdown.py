@@ -9,13 +9,7 @@ _MARKS = "†‡§¶"
 
 
 class Table(NamedTuple):
-    """A table with its title, written as Markdown or HTML.
-
-    Attributes:
-        title: what it shows, with the unit.
-        header: the names of the columns; the first column holds words, the others numbers.
-        rows: the cells, as many in each row as there are columns.
-    """
+    """A table as Markdown or HTML; the first column holds words, the others numbers."""
 
     title: str
     header: Sequence[str]
@@ -37,10 +31,7 @@ def padded_table(
 ) -> str:
     """Returns a Markdown table whose columns also line up in plain text.
 
-    Args:
-        header: the names of the columns.
-        rows: the cells, as many in each row as there are columns.
-        words: the columns that hold words and are aligned left; numbers are aligned right.
+    The columns that ``words`` names are aligned left, the others right, as numbers.
     """
     header = list(header)
     justify = [str.ljust if name in words else str.rjust for name in header]

@@ -15,10 +15,6 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import StageFolder
 from pipeline.evaluation.stage import Evaluation
 
-Threshold = Callable[[np.ndarray], float]
-"""n float32 scores of an image → what a score must exceed to be a tag."""
-
-
 _SHOWN = "a report shows results and changes none"
 
 
@@ -27,8 +23,8 @@ class ReportSettings:
     """How much ``report.html`` shows.
 
     Attributes:
-        images: most images; of more, the worst, the best, those where mask and prediction differ
-            most, and an even sample; none shows all.
+        images: the maximum number of images; of more, the worst, the best, those in which mask and
+            prediction differ most, and an even sample; none shows all.
         longest_side: of the pictures, in pixels.
     """
 
@@ -43,21 +39,14 @@ class Material:
     Attributes:
         root: the output folder.
         split: the split whose images are shown.
-        samples: its images.
-        vocabulary: class names and palette.
-        read: decodes the images.
-        tags: the folder of their tags.
-        cams: the folder of their maps.
-        masks: the folder of their masks.
-        predictions: the folder of their predictions; none before there is a segmenter.
         stages: every folder of the run, of all splits, in the order of the pipeline.
-        threshold: how tags were chosen; none where they were not chosen by their scores.
+        threshold: returns what a score must exceed to be a tag, from the n float32 scores of an
+            image; none where tags were not chosen by their scores.
         beta: β of the background, see :func:`pipeline.masks.labels.stack_background`.
-        argmax_title: what the argmax of the maps is called; none where that is the mask.
-        mask_title: what the masks are called.
-        about: the choices that have names, see :func:`pipeline.keys.describe`.
+        argmax_title: the name of the argmax of the CAMs; none where that is the mask.
+        about: the choices that have names, see :func:`pipeline.evaluation.about.describe`.
         workers: threads that read files.
-        most_images: images that are shown at most; none shows all.
+        max_images: images that are shown at most; none shows all.
         longest_side: of the pictures, in pixels.
     """
 
@@ -71,13 +60,13 @@ class Material:
     masks: StageFolder
     predictions: StageFolder | None = None
     stages: Sequence[StageFolder] = ()
-    threshold: Threshold | None = None
+    threshold: Callable[[np.ndarray], float] | None = None
     beta: float | None = 1.0
-    argmax_title: str | None = "mask before the CRF, argmax of the maps"
+    argmax_title: str | None = "mask before the CRF, argmax of the CAMs"
     mask_title: str = "mask after the CRF"
     about: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
-    most_images: int | None = 200
+    max_images: int | None = 200
     longest_side: int = 480
 
 
@@ -93,9 +82,9 @@ def gather(
     Args:
         stages: those of all rounds.
         reviewed: the evaluation of the last round.
-        settings: of the report.
+        settings: those of the report.
         read: decodes the images.
-        workers: threads that read files.
+        workers: the number of threads that read files.
     """
     every = [each for stage in stages if stage.applies() for each in (*stage.parts, stage)]
     folders = {each: folder for each in every if (folder := reviewed.folder(each)) is not None}
@@ -108,8 +97,8 @@ def gather(
         own = [s for s in every if s.kind == kind and s.split == split and not s.accompanies]
         return max(own, key=lambda stage: stage.round, default=None)
 
-    tags, cams, masks = newest("scores"), newest("cams"), newest("pseudo masks")
-    predictions = newest("predictions")
+    kinds = ("scores", "cams", "pseudo masks", "predictions")
+    tags, cams, masks, predictions = map(newest, kinds)
     return Material(
         root=reviewed.store.root,
         split=split,
@@ -126,7 +115,7 @@ def gather(
         **_titles(masks),
         about=reviewed.describe(predictions),
         workers=workers,
-        most_images=settings.images,
+        max_images=settings.images,
         longest_side=settings.longest_side,
     )
 
@@ -136,7 +125,6 @@ _EMPTY = StageFolder(Path(), "", "", "", {})
 
 
 def _titles(masks: Stage) -> dict[str, str | None]:
-    """Returns what the masks, and the argmax of the CAMs, are called."""
     if masks.round > 1:
         argmax = "argmax of the first round's CAMs"
         return {"argmax_title": argmax, "mask_title": "mask, seen by the segmenter before"}

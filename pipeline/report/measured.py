@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,10 +12,11 @@ from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
 from pipeline.errors import ImageError, UserError
-from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.masks.mask_files import UNFILTERED
 from pipeline.report.material import Material
+from pipeline.report.runs import as_number
 from pipeline.tags.scores import decode_scores, read_tags
 
 _MAX_PREFETCHED = 4
@@ -31,11 +31,7 @@ Result = TypeVar("Result")
 class Labels:
     """The labels of an image, H×W uint8 each, or none.
 
-    Attributes:
-        mask: the pseudo mask.
-        unfiltered: the same before the confidence filter, as it is measured.
-        prediction: the segmenter's.
-        truth: the ground truth.
+    ``unfiltered`` is the pseudo mask before the confidence filter, as it is measured.
     """
 
     mask: np.ndarray | None = None
@@ -49,7 +45,6 @@ class ImageFigures:
     """One image in figures.
 
     Attributes:
-        sample: the image.
         tags: class indices, or none if it was not tagged.
         truth: indices of the classes that it shows, or none if that is not known.
         scores: n float32, or none if it was not tagged.
@@ -84,7 +79,7 @@ class Measured:
     Attributes:
         images: those for which anything was computed, in the order of the split.
         masks: pixels of ground truth and pseudo masks; empty without ground truth.
-        predictions: pixels of ground truth and predictions; the same.
+        predictions: pixels of ground truth and predictions; empty without ground truth.
         problems: id → why an image is not among them.
     """
 
@@ -122,9 +117,9 @@ def for_each_readable(
 
     Args:
         samples: the images.
-        work: called in threads; see ``UNREADABLE`` for what it may raise.
-        material: says how many threads.
-        problems: receives id → reason for images that cannot be read; they yield nothing.
+        work: called in ``material.workers`` threads; images for which it raises one of
+            ``UNREADABLE`` yield nothing.
+        problems: receives id → reason for these images.
         advance: called after each image.
     """
 
@@ -176,8 +171,8 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusio
         truth=truth,
         scores=scores,
         threshold=threshold,
-        mask_iou=_mean_iou(masks),
-        prediction_iou=_mean_iou(predictions),
+        mask_iou=as_number(masks.miou()),
+        prediction_iou=as_number(predictions.miou()),
         disagreement=_disagreement(labels.unfiltered, labels.prediction),
         classes=frozenset(classes),
     )
@@ -198,11 +193,6 @@ def _compare(truth: np.ndarray | None, labels: np.ndarray | None, material: Mate
     return confusion
 
 
-def _mean_iou(confusion: Confusion) -> float | None:
-    value = confusion.miou()
-    return None if math.isnan(value) else value
-
-
 def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> float | None:
     if mask is None or prediction is None or mask.shape != prediction.shape:
         return None
@@ -211,7 +201,6 @@ def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> flo
 
 
 def _describe(error: Exception) -> str:
-    """Returns why an image cannot be shown, with the remedy if it is known."""
     if isinstance(error, FileNotFoundError):
         return f"{error.filename} is missing: run the stage that writes it again"
     if isinstance(error, OSError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.report.markdown import Notes, padded_table, percent
@@ -15,11 +15,14 @@ _QUARTERS = ("rarest quarter", "second", "third", "most frequent quarter")
 _FIGURES = {
     "mAP": ("tags", "map"),
     "F1": ("tags", "f1"),
-    "mIoU maps": ("cams", "miou"),
+    "mIoU CAMs": ("cams", "miou"),
     "masks": ("masks", "miou"),
     "segmenter": ("predictions", "miou"),
 }
 """Column → stage and metric."""
+
+_WORDS = ["data set, split", "experiment", "tags", "clip", "of", "compat", "precision", "commit"]
+"""The columns that hold words."""
 
 
 class _Group(NamedTuple):
@@ -30,10 +33,11 @@ class _Group(NamedTuple):
     choices: Choices
     shown: Mapping[str, Shown]
 
-    @property
-    def runs(self) -> list[Run]:
-        """The runs, in the order of the stages."""
-        return [shown.run for shown in self.shown.values()]
+    def each(self, describe: Callable[[Run], str]) -> str:
+        """Returns what differs among the runs, in the order of the stages."""
+        return " / ".join(
+            dict.fromkeys(filter(None, (describe(s.run) for s in self.shown.values())))
+        )
 
     def names(self) -> dict[str, str]:
         """Returns the first cells of its rows."""
@@ -44,8 +48,8 @@ class _Group(NamedTuple):
         }
 
     def images(self) -> dict[str, str]:
-        """Returns how many images were measured, as a cell."""
-        return {"images": _join(f"{run.images:,}" for run in self.runs)}
+        """Returns the number of images that were measured, as a cell."""
+        return {"images": self.each(lambda run: f"{run.images:,}")}
 
     def figures(self, notes: Notes, level: int = 0) -> dict[str, str]:
         """Returns the cells of all stages' figures; "" for those that were not measured."""
@@ -91,7 +95,7 @@ def _other_data_sets(runs: Sequence[Run]) -> str:
             "clip": group.choices.backbone,
             "compat": group.choices.compat,
             "precision": group.choices.precision,
-            "commit": _join(run.commit for run in group.runs),
+            "commit": group.each(lambda run: run.commit),
         }
         for group in _group(runs)
     ]
@@ -106,11 +110,11 @@ def _levels(runs: Sequence[Run]) -> str:
             "clip": group.choices.backbone,
             **group.images(),
             "of": f"level {level}" if level else "classes",
-            "number": _join(_count_classes(run, level) for run in group.runs),
+            "number": group.each(lambda run, level=level: _count_classes(run, level)),
             **group.figures(notes, level),
         }
         for group in _group(runs)
-        for level in range(max(len(run.levels) for run in group.runs))
+        for level in range(max(len(shown.run.levels) for shown in group.shown.values()))
     ]
     return _section("Classes, and the levels above them (%)", rows, notes)
 
@@ -125,25 +129,25 @@ def _count_classes(run: Run, level: int) -> str:
 def _rare_classes(runs: Sequence[Run]) -> str:
     rows = []
     for group in _group(runs):
-        (run,) = group.runs
+        run = group.shown["tags"].run
         pairs = zip(run.class_values("positives"), run.class_values("ap"))
         counted = [(int(n), ap) for n, ap in pairs if n and ap is not None]
         # By the number alone: to sort equal ones by their AP would bias the quarters.
         counted.sort(key=lambda pair: pair[0])
         if len(counted) < _MIN_CLASSES:
             continue
-        quarters = [counted[len(counted) * i // 4 : len(counted) * (i + 1) // 4] for i in range(4)]
-        means = [sum(precision for _, precision in q) / len(q) for q in quarters]
+        quarters = {}
+        for i, label in enumerate(_QUARTERS):
+            quarter = counted[len(counted) * i // 4 : len(counted) * (i + 1) // 4]
+            mean = sum(ap for _, ap in quarter) / len(quarter)
+            quarters[label] = f"{percent(mean)} ({quarter[0][0]}–{quarter[-1][0]})"
         rows.append(
             {
                 **group.names(),
                 "clip": group.choices.backbone,
                 **group.images(),
                 "classes": str(len(counted)),
-                **{
-                    label: f"{percent(mean)} ({quarter[0][0]}–{quarter[-1][0]})"
-                    for label, mean, quarter in zip(_QUARTERS, means, quarters, strict=True)
-                },
+                **quarters,
                 "Spearman's ρ": _rank_correlation(counted),
             }
         )
@@ -168,13 +172,7 @@ def _rank_correlation(counted: Sequence[tuple[int, float]]) -> str:
 def _section(
     title: str, rows: Sequence[dict[str, str]], notes: Notes, explanation: str = ""
 ) -> str:
-    words = ["data set, split", "experiment", "tags", "clip", "of", "compat", "precision", "commit"]
     if not rows:
         return ""
-    table = padded_table(rows[0], map(dict.values, rows), words)
+    table = padded_table(rows[0], map(dict.values, rows), _WORDS)
     return f"## {title}\n\n{explanation}{table}{notes.lines()}"
-
-
-def _join(values: Iterable[str]) -> str:
-    """Returns the different values in order, without empty ones."""
-    return " / ".join(dict.fromkeys(filter(None, values)))

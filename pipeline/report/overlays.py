@@ -29,17 +29,10 @@ _MAX_TITLE = 30  # characters
 def draw_overlay(
     artefact: Artefact, image_id: str, image: np.ndarray, opacity: float = 0.5
 ) -> bytes:
-    """Draws an image's artefact over its photograph, with a legend.
+    """Draws an image's artefact over its photograph, H×W×3 uint8, with a legend: a PNG file.
 
-    Args:
-        artefact: the stage's folder.
-        image_id: one of its images.
-        image: H×W×3 uint8, RGB.
-        opacity: of the tint of labels, in [0, 1].
-
-    Returns:
-        A PNG file. Tags: the photograph, and the scores as bars. CAMs: a sheet with a tile for
-        each. Masks and predictions: see :func:`pipeline.report.painting.overlay`.
+    Tags: the photograph, and the scores as bars. CAMs: a sheet with a tile for each. Masks and
+    predictions: see :func:`pipeline.report.painting.overlay`; ``opacity`` is theirs.
 
     Raises:
         OSError: a file of the artefact is missing.
@@ -55,13 +48,7 @@ def draw_overlay(
 
 
 def make_tile(artefact: Artefact, image_id: str, image: np.ndarray) -> Tile:
-    """Returns an image's artefact as a tile of a contact sheet.
-
-    Raises:
-        OSError: a file of the artefact is missing.
-        ImageError: a file of the artefact is damaged.
-        ValueError: a label has no name.
-    """
+    """Returns an image's artefact as a tile of a sheet; raises as :func:`draw_overlay` does."""
     if artefact.stage == "tags":
         names = [artefact.classes[k] for k in artefact.entries[image_id]["tags"]]
         return photograph_tile(image, ", ".join(names) or "no tag")

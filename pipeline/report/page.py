@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
 from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import build_cards, classes_with_counts
+from pipeline.report.gallery import build_cards
 from pipeline.report.layers import CONFUSED, DIFFERENCE_COLOURS, EXTRA, MISSED
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
-from pipeline.report.measured import Measured, measure_images
+from pipeline.report.measured import ImageFigures, Measured, measure_images
 from pipeline.report.painting import HEAT
 from pipeline.report.runs import STAGE_NAMES
 from pipeline.report.selection import Selection, choose_images
@@ -32,20 +34,13 @@ _HEAT_STOPS = 9
 
 
 def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
-    """Writes the page and returns its path.
-
-    Images are rendered and written one after the other.
-
-    Args:
-        path: the file.
-        material: the artefacts that the page shows.
-        metrics: what was measured.
+    """Writes the page and returns its path; images are rendered as they are written.
 
     Raises:
         UserError: the file cannot be written.
     """
     measured = measure_images(material)
-    selection = choose_images(measured.images, material.most_images)
+    selection = choose_images(measured.images, material.max_images)
     context = _context(material, metrics, measured, selection)
     # All values are escaped, except those marked as HTML below.
     environment = Environment(
@@ -73,14 +68,12 @@ def _context(
 ) -> dict[str, Any]:
     """Returns the variables of the template; images are rendered when it reaches them."""
     figures = overview.find_figures(metrics, material)
-    classes = material.vocabulary.classes
-    problems = measured.problems
+    classes, problems = material.vocabulary.classes, measured.problems
     rows = overview.stage_rows(material.stages, str(material.root))
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     stops = HEAT([k / (_HEAT_STOPS - 1) for k in range(_HEAT_STOPS)])[:, :3]
     return {
-        "style": Markup(style),
+        "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup(script),
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -93,15 +86,15 @@ def _context(
         "flow": overview.steps(rows),
         "stages": rows,
         "versions": overview.common_versions(rows),
-        "class_columns": {stage: {**STAGE_NAMES, "cams": "CAMs"}[stage] for stage in figures},
+        "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
         "class_rows": overview.class_rows(figures, classes, measured.images),
         "confusions": _confusions(measured, classes),
         "margins": Markup(draw_margins(measured.images)),
         "cards": build_cards(selection, material, problems),
         "selection": selection,
         "argmax_title": material.argmax_title,
-        "marks": _marks(measured, selection),
-        "filters": classes_with_counts(selection.images),
+        "marks": _marks(measured.images, selection),
+        "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "classes": classes,
         "palette": material.vocabulary.palette,
         "split_images": len(material.samples),
@@ -117,7 +110,7 @@ def _context(
 
 
 def _confusions(measured: Measured, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    names = (overview.BACKGROUND, *classes)
+    names = (BACKGROUND, *classes)
     titled = {"masks": measured.masks, "predictions": measured.predictions}
     return [
         {
@@ -131,10 +124,10 @@ def _confusions(measured: Measured, classes: tuple[str, ...]) -> list[dict[str, 
     ]
 
 
-def _marks(measured: Measured, selection: Selection) -> Mapping[str, str]:
+def _marks(images: Sequence[ImageFigures], selection: Selection) -> Mapping[str, str]:
     """Returns the filters of images apart from their classes, each with its words."""
     marks = {}
-    if any(f.truth is not None and f.tags is not None for f in measured.images):
+    if any(f.truth is not None and f.tags is not None for f in images):
         marks = {"with-wrong": "with a wrong tag", "with-missed": "with a missed class"}
     if any(f.tags == () for f in selection.images):
         marks["without-tags"] = "without tags"

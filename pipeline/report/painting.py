@@ -29,19 +29,16 @@ _MIN_TEXT = 14  # pixels
 def paint_labels(
     labels: np.ndarray, palette: Sequence[Colour], opacity: float = _FILL, line: int = 0
 ) -> np.ndarray:
-    """Paints labels in their colours as a transparent layer, outlined in white.
+    """Paints labels, h×w uint8, in their colours: h×w×4 uint8, with the opacity in the last plane.
 
-    The white line lies outside the regions: without it a dark colour is lost on a dark photograph.
+    The background is transparent, and the ignore index hatched. A white line lies outside the
+    regions: without it a dark colour is lost on a dark photograph.
 
     Args:
-        labels: h×w uint8; 0 is the background, which is transparent, and 255, the ignore index, is
-            hatched.
+        labels: h×w uint8.
         palette: n+1 colours, RGB in [0, 255].
         opacity: of the regions, in [0, 1].
         line: width in pixels of the opaque edges of regions; 0 for none.
-
-    Returns:
-        h×w×4 uint8: red, green, blue and opacity.
     """
     colours = np.zeros((IGNORE + 1, 4), np.uint8)
     colours[1 : len(palette), :3] = palette[1:]
@@ -103,15 +100,14 @@ def overlay(
     largest first, each with its share of the pixels.
 
     Args:
-        image: H×W×3 uint8, RGB.
-        labels: h×w uint8; resized to the image if it has another size.
+        image: H×W×3 uint8, RGB; enlarged by a whole number if it is below 480 pixels.
+        labels: h×w uint8; resized to the image.
         class_names: n+1 names, the background's first.
         palette: n+1 colours, RGB in [0, 255].
         opacity: of the tint in [0, 1]; outlines are opaque.
 
     Returns:
-        H'×W'×3 uint8: the photograph in its own size, or enlarged by a whole number if it is below
-        480 pixels, and the legend, which may be wider.
+        H'×W'×3 uint8: the photograph, and the legend, which may be wider.
 
     Raises:
         ValueError: a label has no name, or the numbers of colours and names differ.
@@ -144,12 +140,9 @@ def overlay(
 def add_legend(
     picture: Image.Image, entries: Sequence[tuple[str, Colour | None]], text: int
 ) -> Image.Image:
-    """Returns a picture with rows of colours and what they stand for below it.
+    """Returns an RGB picture with a legend below it: words, each with a box of its colour.
 
-    Args:
-        picture: RGB.
-        entries: words and their colour; a crossed box stands for no colour.
-        text: height of the text in pixels.
+    A crossed box stands for no colour. ``text`` is the height of the text in pixels.
     """
     font = load_font(text)
     gap, row, box = round(text * 0.6), round(text * 1.8), round(text * 0.95)

@@ -45,7 +45,6 @@ class Column:
         label: its header.
         of: the split that is measured.
         metric: its name in ``metrics.json``.
-        metric_label: its name for readers.
         stage: the stage whose result is measured, or none if the rows say it.
         level: 0 for the classes themselves, 1 for their parents.
         command: the arguments of ``run_stage.py`` that lead to our figure, or "".
@@ -63,22 +62,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A kind of row of ours.
-
-    Attributes:
-        stage: the stage whose results it shows, or none if the columns say it.
-        label: added to the method's name.
-        optional: whether it is shown only if it was measured.
-    """
+    """A kind of row of ours: its stage, if the columns do not say it, and its method's suffix."""
 
     stage: str | None = None
     label: str = ""
-    optional: bool = False
+    optional: bool = False  # shown only if it was measured
 
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one publication for one method.
+    """The figures of one publication for one method, in percent.
 
     Attributes:
         method: its name, with the venue.
@@ -111,13 +104,11 @@ class PublishedTable:
 
     Attributes:
         name: unique.
-        title: its heading.
         unit: of all columns, or "%" if they differ.
         backbone: the header above backbones or networks.
         tags: the sources of tags whose runs are comparable.
         supervision: what our runs in it learn from.
         lines: our rows.
-        columns: the columns of figures.
         rows: the published rows.
         remark: a paragraph below the heading.
     """
@@ -136,17 +127,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Figure:
-    """One published figure.
-
-    Attributes:
-        table: the name of its table.
-        row: method, backbone, supervision and source.
-        column: data set, split and metric.
-        stage: our stage that it corresponds to, or none.
-        value: percent.
-        rerun: percent of the authors' re-run, or none.
-        experiment: our experiment that reproduces it, or "".
-    """
+    """One published figure, in percent, with the authors' re-run and our experiment, if any."""
 
     table: str
     row: Row
@@ -196,8 +177,8 @@ def _read_table(values: dict[str, Any], splits: Mapping[str, Split]) -> Publishe
     for name, column in values["columns"].items():
         of = splits[column.get("of", name)]
         metric = column.get("metric", next(iter(metrics)))
-        defaults = {"name": name, "label": of.label, "metric": metric}
-        columns.append(Column(**{**defaults, **column, "of": of, "metric_label": metrics[metric]}))
+        given = {"name": name, "label": of.label, "metric": metric, **column}
+        columns.append(Column(**{**given, "of": of, "metric_label": metrics[metric]}))
     parts = {
         "unit": f"{next(iter(metrics.values()))}, %" if len(metrics) == 1 else "%",
         "lines": [Line(**line) for line in values["lines"]],
@@ -208,11 +189,7 @@ def _read_table(values: dict[str, Any], splits: Mapping[str, Split]) -> Publishe
 
 
 def _check(table: PublishedTable) -> None:
-    """Refuses typing errors in the file.
-
-    Raises:
-        ValueError: names the row.
-    """
+    """Raises a ValueError for typing errors in the file."""
     names = {column.name for column in table.columns}
     repeated = [k for k, n in Counter((r.method, r.backbone) for r in table.rows).items() if n > 1]
     if repeated:

@@ -17,7 +17,9 @@ METRICS = "metrics.json"
 MAIN_METRIC = {"tags": "map", "cams": "miou", "masks": "miou", "predictions": "miou"}
 """Stage → the figure that stands for it."""
 
-STAGE_NAMES = {"tags": "tags", "cams": "maps", "masks": "masks", "predictions": "segmenter"}
+METRIC_LABELS = {"map": "mAP", "miou": "mIoU"}
+
+STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": "segmenter"}
 """Stage → its name in tables."""
 
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
@@ -47,9 +49,7 @@ class Run:
         file: the ``metrics.json`` that holds it.
         order: increases from the oldest run to the latest.
         stage: "tags", "cams", "masks" or "predictions".
-        split: the split's name.
-        key: names the configuration.
-        images: how many images were measured.
+        images: the number of images that were measured.
         about: the choices in words, see :class:`Choices`, and the data set and the commit.
         configuration: everything the result depends on.
         figures: the whole entry, with figures in [0, 1].
@@ -86,12 +86,7 @@ class Run:
         return [self.figures, *self.figures.get("levels", [])]
 
     def value(self, metric: str, level: int = 0) -> float | None:
-        """Returns a figure in [0, 1], or none if it was not measured.
-
-        Args:
-            metric: its name in ``metrics.json``.
-            level: 0 for the classes themselves, 1 for their parents.
-        """
+        """Returns a figure in [0, 1], or none; level 0 is the classes', 1 that of their parents."""
         return as_number(self.levels[level].get(metric)) if level < len(self.levels) else None
 
     def class_values(self, metric: str) -> list[float | None]:
@@ -127,8 +122,7 @@ class Shown(NamedTuple):
         if value is None:
             return ""
         latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
-        remarks = filter(None, [describe_images(self.run.images, full_sizes), latest])
-        remark = ", ".join(remarks)
+        remark = ", ".join(filter(None, [describe_images(self.run.images, full_sizes), latest]))
         marks = "".join(map(notes.mark, self.run.notes()))
         return f"{percent(value)}{marks}{f' ({remark})' * bool(remark)}"
 
@@ -160,13 +154,10 @@ def find_files(places: Iterable[Path]) -> list[Path]:
 
 
 def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Reads the runs of metrics files.
-
-    Args:
-        files: the files, oldest first.
+    """Reads the runs of metrics files, oldest first.
 
     Returns:
-        The runs, oldest first, and a sentence for every file that holds something else.
+        The runs, and a sentence for every file that holds something else.
     """
     runs: list[Run] = []
     problems = []
@@ -189,11 +180,7 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Run]:
-    """Yields a run for every experiment that an entry belongs to.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is not an entry of a run.
-    """
+    """Yields a run for every experiment that an entry belongs to."""
     about = {name: str(value or "") for name, value in dict(entry["about"]).items()}
     levels = [dict(level) for level in entry.get("levels", [])]
     if entry["stage"] not in MAIN_METRIC:
@@ -215,9 +202,7 @@ def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Ru
 def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
     """Chooses the latest run on all images, or else the latest of those on the most images.
 
-    Args:
-        runs: runs of one stage and split, at least one.
-        full_sizes: the numbers of images that make a whole split; empty if any number does.
+    ``full_sizes`` are the numbers of images that make a whole split; empty if any number does.
     """
 
     def rank(run: Run) -> tuple[bool, int, int]:
@@ -228,12 +213,7 @@ def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
 
 
 def describe_images(images: int, full_sizes: Sequence[int]) -> str:
-    """Returns nothing if all images were measured, else how many were.
-
-    Args:
-        images: how many were measured.
-        full_sizes: the numbers of images that make a whole split; empty if any number does.
-    """
+    """Returns "" if a whole split was measured (see :func:`choose_run`), else how much of it."""
     if not full_sizes or images in full_sizes:
         return ""
     return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"

@@ -21,10 +21,9 @@ _PHRASES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """The images that are shown.
+    """The images that are shown, in the order of the split.
 
     Attributes:
-        images: in the order of the split.
         reasons: id → why it was selected; empty if all images are shown.
         description: a sentence on what is shown.
     """
@@ -38,10 +37,7 @@ def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Sel
     """Selects a quarter each of the worst, the best and the most disagreeing images, and of all.
 
     If a ranking is not known, without ground truth or predictions, the others share its quarter.
-
-    Args:
-        images: all of a split.
-        max_images: how many may be shown, or none for all.
+    Without ``max_images``, all are selected.
     """
     if max_images is None or len(images) <= max_images:
         return Selection(list(images), {}, f"All {len(images):,} images are shown.")

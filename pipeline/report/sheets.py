@@ -12,16 +12,8 @@ from PIL import Image, ImageDraw
 from pipeline.cams.cams import Cams
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
-from pipeline.report.painting import (
-    HEAT,
-    INK,
-    WHITE,
-    Colour,
-    add_legend,
-    load_font,
-    overlay_heat,
-    overlay_labels,
-)
+from pipeline.report import painting
+from pipeline.report.painting import HEAT, INK, WHITE, Colour
 
 _SIDE, _GAP, _TEXT = 240, 8, 12  # pixels: a tile's longer side, between tiles, height of text
 _LINE = 18  # pixels from line to line
@@ -30,13 +22,9 @@ _CAPTION = 36  # characters of a caption
 
 @dataclass(frozen=True)
 class Tile:
-    """A small picture of a contact sheet.
+    """A small picture of a contact sheet, h×w×3 uint8, with the words above it.
 
-    Attributes:
-        picture: h×w×3 uint8.
-        caption: the words above it.
-        labels: the labels painted in it.
-        has_heat: whether a CAM is painted in it.
+    ``labels`` and ``has_heat`` say what the legend has to explain.
     """
 
     picture: np.ndarray
@@ -54,7 +42,7 @@ def cam_tile(image: np.ndarray, cams: Cams, caption: str) -> Tile:
     """Returns the pixelwise maximum of CAMs over their photograph, H×W×3 uint8."""
     small = np.asarray(_scale(image))
     heat = cams.resized(*small.shape[:2]).max(0, initial=0)
-    return Tile(overlay_heat(small, heat), caption, has_heat=True)
+    return Tile(painting.overlay_heat(small, heat), caption, has_heat=True)
 
 
 def label_tile(
@@ -69,24 +57,27 @@ def label_tile(
     if max(occurring - {IGNORE}, default=0) >= len(palette):
         raise ValueError(f"labels {sorted(occurring)} for {len(palette) - 1} classes")
     grey = np.asarray(_scale(image).convert("L").convert("RGB"))
-    return Tile(overlay_labels(grey, labels, palette), caption, occurring)
+    return Tile(painting.overlay_labels(grey, labels, palette), caption, occurring)
 
 
 def draw_sheet(
     images: Sequence[tuple[str, Sequence[Tile | None]]],
     names: Sequence[str],
     palette: Sequence[Colour],
-    columns: int,
+    columns: int = 1,
 ) -> bytes:
     """Lays out tiles with captions, and a legend of all colours below: a PNG file.
 
     Args:
-        images: a title and the tiles of each image, as many tiles each; none leaves a gap.
+        images: a title and the tiles of each image, as many tiles each; none leaves a gap, or no
+            column if no image has such a tile.
         names: n+1 names of labels, the background's first.
         palette: n+1 colours.
-        columns: tiles in a row; the tiles of an image stay together.
+        columns: tiles in a row, as far as the tiles of an image stay together.
     """
-    per_image = len(images[0][1])
+    used = [place for place, tiles in enumerate(zip(*(tiles for _, tiles in images))) if any(tiles)]
+    images = [(title, [of_image[place] for place in used]) for title, of_image in images]
+    per_image = len(used)
     groups = max(1, columns // per_image)
     rows = [images[i : i + groups] for i in range(0, len(images), groups)]
     tiles = [tile for _, of_image in images for tile in of_image if tile is not None]
@@ -97,7 +88,7 @@ def draw_sheet(
     step = _SIDE + _GAP
     size = (_GAP + groups * per_image * step, sum(heights) + len(rows) * (2 * _LINE + 2 * _GAP))
     sheet = Image.new("RGB", size, WHITE)
-    pen, font = ImageDraw.Draw(sheet), load_font(_TEXT)
+    pen, font = ImageDraw.Draw(sheet), painting.load_font(_TEXT)
     top = _GAP
     for row, height in zip(rows, heights):
         for group, (title, of_image) in enumerate(row):
@@ -115,7 +106,7 @@ def draw_sheet(
     if any(tile.has_heat for tile in tiles):
         heat = [(value, HEAT(value, bytes=True)[:3]) for value in (0.0, 0.5, 1.0)]
         legend += [(f"CAM {value:g}", tuple(map(int, colour))) for value, colour in heat]
-    return encode_png(np.asarray(add_legend(sheet, legend, _TEXT) if legend else sheet))
+    return encode_png(np.asarray(painting.add_legend(sheet, legend, _TEXT) if legend else sheet))
 
 
 def _shorten(words: str, tiles: int = 1) -> str:

@@ -1,57 +1,112 @@
-"""What is cached below ``output_dir``, and how much of it is there."""
+"""Tables in a terminal: what is cached below ``output_dir``, and what a run would compute."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
+from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import ENTRIES, Store, folder_size, is_complete
 from pipeline.files.journal import Journal
+from pipeline.files.text import in_words
 
-COLUMNS = ("split", "stage", "key", "done", "left out", "size", "seconds", "finished", "what")
+
+def numbers(*names: str) -> list[Column]:
+    """Returns columns of numbers, which are aligned right."""
+    return [Column(name, justify="right") for name in names]
 
 
 def status_table(store: Store) -> Table:
     """Returns a table with a row for every key, oldest first; unfinished ones say how far."""
-    table = Table(title=str(store.root))
-    for column in COLUMNS:
-        table.add_column(column, justify="right" if column in COLUMNS[3:7] else "left")
+    counts = numbers("done", "left out", "size", "seconds")
+    columns = ["split", "stage", "key", *counts, "finished", "what"]
+    table = Table(*columns, title=str(store.root))
     for path, manifest in store.folders():
-        finished = is_complete(manifest)
+        done = manifest.get("images", "–")
+        if not is_complete(manifest):
+            done = f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
         split = path.parent.parent.relative_to(store.root).as_posix()
         table.add_row(
             "–" if split == "." else split,
             path.parent.name,
             path.name,
-            str(manifest.get("images", "–")) if finished else _progress(path, manifest),
+            str(done),
             str(manifest.get("left_out", "–")),
             decimal(folder_size(path)),
             f"{manifest.get('seconds', 0):.0f}",
-            manifest["finished"][:16].replace("T", " ") if finished else "no",
+            finished_at(manifest) or "no",
             describe(manifest.get("configuration", {})),
         )
     return table
 
 
-def _progress(path: Path, manifest: Mapping) -> str:
-    """Says how many images an unfinished stage has, and of how many."""
-    return f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
+def finished_at(manifest: Mapping[str, Any]) -> str:
+    """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
+    return manifest.get("finished", "")[:16].replace("T", " ")
 
 
-def describe(configuration: dict) -> str:
-    """Says in a few words which choices a configuration holds, from its last stage to its first."""
-    words: Sequence[tuple[str, str]] = (("name", ""), ("seed", "seed "), ("method", ""))
-    found = [
-        f"{label}{configuration[key]}" for key, label in words if configuration.get(key) is not None
+def describe(configuration: Mapping[str, Any]) -> str:
+    """Names the choices that a configuration holds, from its last stage to its first."""
+    labels = {"name": "", "seed": "seed ", "method": ""}
+    choices = [
+        f"{label}{configuration[key]}"
+        for key, label in labels.items()
+        if configuration.get(key) is not None
     ]
-    inner = [
-        describe(configuration[key])
-        for key in ("segmenter", "masks", "cams", "tags")
-        if isinstance(configuration.get(key), dict)
-    ]
+    for stage in ("segmenter", "masks", "cams", "tags"):
+        if isinstance(before := configuration.get(stage), Mapping):
+            choices.append(describe(before))
     if configuration.get("masks") == "ground truth":
-        inner.append("ground truth")
-    return ", ".join(part for part in (*found, *inner) if part)
+        choices.append("ground truth")
+    return ", ".join(filter(None, choices))
+
+
+def plan_table(planned: Sequence[PlannedStage]) -> Table:
+    """Returns a table with a row for every stage and split, in the order of the run."""
+    counts = numbers("images", "cached", "to compute", "estimated time")
+    columns = ["stage", "split", *counts, "folder key"]
+    table = Table(*columns, title="dry run: nothing is computed or written")
+    for row in planned:
+        if not row.to_compute:
+            time = "–"
+        elif row.shares_pass:
+            time = f"with {row.shares_pass}"
+        else:
+            time = "unknown" if row.seconds is None else in_words(row.seconds)
+        table.add_row(
+            row.stage,
+            row.split or "–",
+            *("–" if number is None else f"{number:,}" for number in (row.images, row.cached)),
+            what_to_compute(row),
+            time,
+            row.key or (f"known after {row.after}" if row.after else "–"),
+        )
+    return table
+
+
+def total_time(planned: Sequence[PlannedStage]) -> str:
+    """Returns the time of all stages, in words."""
+    known = sum(row.seconds or 0 for row in planned)
+    unmeasured = [row.stage for row in planned if row.to_compute and row.seconds is None]
+    if not any(row.to_compute for row in planned):
+        return "nothing to compute: everything is in the cache"
+    if not unmeasured:
+        return f"estimated time: {in_words(known)}"
+    names = ", ".join(dict.fromkeys(unmeasured))
+    if not known:
+        return "estimated time: unknown, since nothing like it was measured here"
+    return f"estimated time: {in_words(known)} without {names}, never measured here"
+
+
+def what_to_compute(row: PlannedStage) -> str:
+    """Says how many images a stage would compute, as "all, after tags"."""
+    if row.to_compute is None:
+        return "what there is"
+    if not row.to_compute:
+        return "0"
+    count = "all" if row.to_compute == row.images else f"{row.to_compute:,}"
+    after = f", after {row.after}" if row.after else ""
+    return f"{'up to ' * row.is_most}{count}{after}"

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files.fingerprints import canonical_json
 from pipeline.report.configurations import describe_setting, flatten
 from pipeline.report.markdown import padded_table, percent
-from pipeline.report.runs import MAIN_METRIC, STAGE_NAMES, Run, as_number
+from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES, Run, as_number
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
@@ -50,6 +50,14 @@ class _Setting(NamedTuple):
         """A text for each run, equal for equal values; "" where a run lacks the setting."""
         return ["" if value is _MISSING else canonical_json(value) for value in self.values]
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether all values are a first and a last block."""
+        return all(
+            isinstance(v, list) and len(v) == 2 and all(isinstance(block, int) for block in v)
+            for v in self.values
+        )
+
     def follows_from(self, others: Sequence[_Setting]) -> bool:
         """Tells whether the values of others determine its value."""
         causes = list(zip(*(other.identities for other in others)))
@@ -58,10 +66,6 @@ class _Setting(NamedTuple):
 
 def write_study(name: str, runs: Sequence[Run]) -> str:
     """Returns a table for each data set, stage and split of an experiment, as Markdown.
-
-    Args:
-        name: the experiment.
-        runs: everything that was measured, oldest first.
 
     Raises:
         UserError: no run names the experiment.
@@ -88,7 +92,7 @@ def write_study(name: str, runs: Sequence[Run]) -> str:
 
 def _table(runs: list[Run]) -> str:
     settings = _varying(runs)
-    if len(settings) == 1 and len(runs) > _MAX_ROWS and _are_pairs(settings[0].values):
+    if len(settings) == 1 and len(runs) > _MAX_ROWS and settings[0].has_pairs:
         return _matrix(runs, settings[0])
     if not settings or len(set(zip(*(s.identities for s in settings)))) < len(runs):
         settings.append(_Setting("key", [run.key for run in runs]))
@@ -132,7 +136,6 @@ def _varying(runs: Sequence[Run]) -> list[_Setting]:
 
 
 def _may_explain(choice: _Setting, setting: _Setting) -> bool:
-    """Tells whether a choice could stand for a setting, if the setting follows from it."""
     if choice.name == "segmenter":
         return setting.name.startswith("segmenter.")  # its preset holds all of them
     return setting.last_name in _CHOICES[choice.name]
@@ -173,9 +176,7 @@ def _sort_key(value: object) -> tuple[int, Any]:
     """Orders values of any type: none, numbers, lists of numbers, and the rest by its text."""
     if value is None or value is _MISSING:
         return 0, 0
-    if isinstance(value, bool):
-        return 3, canonical_json(value)
-    if as_number(value) is not None:
+    if not isinstance(value, bool) and as_number(value) is not None:
         return 1, value
     if isinstance(value, list) and all(as_number(item) is not None for item in value):
         return 2, value
@@ -184,17 +185,15 @@ def _sort_key(value: object) -> tuple[int, Any]:
 
 def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
     """Returns the main figure of a stage, and others that all runs have, by their columns."""
-    is_tags, metric = runs[0].stage == "tags", MAIN_METRIC[runs[0].stage]
-    main = "mAP" if is_tags else "mIoU"
+    metric = MAIN_METRIC[runs[0].stage]
+    main = METRIC_LABELS[metric]
     columns = {main: [run.value(metric) for run in runs]}
     for level in range(1, max(len(run.levels) for run in runs)):
         columns[f"{main}, level {level}"] = [run.value(metric, level) for run in runs]
     variants = [run.figures.get("variants") or {} for run in runs]
     for name in dict.fromkeys(name for of_run in variants for name in of_run):
-        values = [as_number(of_run.get(name, {}).get(metric)) for of_run in variants]
-        columns[f"{main} {name}"] = values
-    if is_tags:
-        columns["F1"] = [run.value("f1") for run in runs]
+        columns[f"{main} {name}"] = [as_number(v.get(name, {}).get(metric)) for v in variants]
+    columns["F1"] = [run.value("f1") for run in runs]
     return {name: v for name, v in columns.items() if name == main or None not in v}
 
 
@@ -205,14 +204,6 @@ def _embolden(values: Sequence[float | None]) -> list[str]:
     if len(set(texts)) == 1:
         return texts
     return [f"**{text}**" if text == best else text for text in texts]
-
-
-def _are_pairs(values: Sequence[object]) -> bool:
-    """Tells whether all values are a first and a last block."""
-    return all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(block, int) for block in pair)
-        for pair in values
-    )
 
 
 def _matrix(runs: Sequence[Run], pairs: _Setting) -> str:

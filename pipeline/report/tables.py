@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,8 +11,9 @@ from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import canonical_json
 from pipeline.report.markdown import Table, percent
-from pipeline.report.rounds import collect_rounds
 from pipeline.report.runs import has_seen_masks
+
+Settings = Mapping[str, Any]
 
 _VARIANTS = {
     "clip": "CLIP, class token, image squeezed to the native size",
@@ -102,7 +103,7 @@ def _remark(figures: Mapping[str, Any]) -> str:
 
 
 def _seeds(metrics: MetricsFile) -> Table:
-    """Returns the mean over runs of the segmenter that differ in nothing but the seed."""
+    """Returns the mean of the runs of a segmenter that differ in nothing but the seed."""
     groups: dict[tuple[str, str], list[Mapping]] = {}
     for run in metrics.runs:
         if run["stage"] == "predictions":
@@ -129,7 +130,6 @@ def _without_seed(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_level(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Returns the figures of the classes, and of their names one and more levels up."""
     levels = enumerate(figures.get("levels", []), 1)
     above = [(f", level {n} ({len(f['per_class'])} names)", f) for n, f in levels]
     return [("", figures), *above]
@@ -139,3 +139,62 @@ def _images(figures: Mapping[str, Any]) -> str:
     """Returns how many images were measured, and how many lacked usable ground truth."""
     left_out = figures.get("left_out")
     return f"{figures['images']} ({left_out} left out)" if left_out else str(figures["images"])
+
+
+# Self-training
+
+
+def collect_rounds(metrics: MetricsFile) -> Table | None:
+    """Returns the table of the rounds that led to the latest segmenter, or none for a single one.
+
+    Its figures are those of ``metrics.json``, blank where nothing was measured.
+    """
+    latest = {figures.get("key") for figures in metrics.latest.get("predictions", {}).values()}
+    # Splits may have been predicted by different segmenters: the newest run counts.
+    newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
+    rounds = list(_walk_back(newest["configuration"]["segmenter"]))[::-1] if newest else []
+    if len(rounds) < 2:
+        return None
+    columns: dict[str, list[str]] = {}
+    for split in dict.fromkeys(run["split"] for run in metrics.runs):
+        runs = [run for run in metrics.runs if run["split"] == split]
+        for number, (segmenter, masks) in enumerate(rounds):
+            for label, value in _figures(runs, segmenter, masks):
+                column = columns.setdefault(f"{label}, {split}", [""] * len(rounds))
+                column[number] = percent(value)
+    rows = [[str(n + 1), *cells] for n, cells in enumerate(zip(*columns.values()))]
+    return Table("Rounds of self-training (%)", ["round", *columns], rows)
+
+
+def _walk_back(segmenter: Settings | None) -> Iterator[tuple[Settings, Settings]]:
+    """Yields the settings of segmenter and masks of the rounds that led to it, the last first."""
+    while segmenter is not None:
+        masks = segmenter["masks"] if isinstance(segmenter["masks"], Mapping) else {}
+        yield segmenter, masks
+        segmenter = masks.get("segmenter")  # none in the first round
+
+
+def _figures(
+    runs: list[dict], segmenter: Settings, of_round: Settings
+) -> Iterator[tuple[str, float]]:
+    """Yields the figures of a round on one split, each with the name of its column."""
+    if tags := _find(runs, "tags", lambda c: _is_tags_of(c, of_round)):
+        yield "tags mAP", tags["map"]
+        for number, level in enumerate(tags.get("levels", []), 1):
+            yield f"tags mAP level {number}", level["map"]
+        yield "tags F1", tags["f1"]
+    if masks := _find(runs, "masks", lambda c: c == of_round):
+        yield "masks mIoU", masks["miou"]
+        yield "pixels kept", masks["kept"]
+    if predictions := _find(runs, "predictions", lambda c: c["segmenter"] == segmenter):
+        yield "segmenter mIoU", predictions["miou"]
+
+
+def _find(runs: list[dict], stage: str, fits: Callable[[Mapping], bool]) -> dict | None:
+    return next((r for r in runs[::-1] if r["stage"] == stage and fits(r["configuration"])), None)
+
+
+def _is_tags_of(tags: Settings, masks: Settings) -> bool:
+    if "segmenter" in masks:
+        return all(tags.get(key) == masks.get(key) for key in ("segmenter", "first_tags"))
+    return tags == masks.get("cams", {}).get("tags")

@@ -13,7 +13,7 @@ from pipeline.clip.downloads import is_on_disk
 from pipeline.engine.plan import PlannedStage, Speeds
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.report.plan_table import total_time, what_to_compute
+from pipeline.report.status import total_time, what_to_compute
 from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
 from tests.conftest import REPOSITORY, draw_photograph
 from tests.datasets import miniatures

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from pipeline.report import published
 from pipeline.report.configurations import find_changes
 from pipeline.report.published import load_published, published_figures
@@ -190,7 +191,7 @@ def test_figures_stand_in_their_columns_with_what_they_are_from(make_tables, tmp
         *("92.8", "", ""),
     ]
     assert rows_of(text, "ours: TagCLIP (no experiment")[0][3:6] == ["", "70.0", ""]
-    assert rows_of(text, "ours: TagCLIP CLS-SEG (maps)")[0][3] == "64.8"
+    assert rows_of(text, "ours: TagCLIP CLS-SEG (CAMs)")[0][3] == "64.8"
     assert rows_of(text, "ours: TagCLIP CLS-SEG + CRF")[0][3] == "68.6"
     origin = next(line for line in text.splitlines() if "68.6 mIoU" in line)
     for part in ("voc2012 val", "1,449", "cls_seg_voc2012", "released", "fp32", "0123456789"):
@@ -254,7 +255,7 @@ def test_levels_are_shown_apart_and_count_in_their_column(make_tables, tmp_path)
         measured("cams", "val", 123, about, miou=0.12, levels=levels, per_class=fine),
     )
     text = make_tables().output
-    assert rows_of(text, "ours: TagCLIP CLS-SEG (maps)")[0][5] == "31.2", "any number is whole"
+    assert rows_of(text, "ours: TagCLIP CLS-SEG (CAMs)")[0][5] == "31.2", "any number is whole"
     section = text.split("## Classes, and the levels above them")[1]
     assert [row[5:10] for row in rows_of(section, "cocostuff val")] == [
         ["classes", "171", "", "", "12.0"],

@@ -144,7 +144,9 @@ def test_test_images_have_no_ground_truth(voc2012, cache, tmp_path):
         dataset = load("voc2012", root, cache, label_source=source, split="test")
         [sample] = dataset.splits["test"]
         assert sample.mask is None and not sample.has_ground_truth
-        with pytest.raises(UserError, match="2008_000006 has no ground truth: use tags=tagclip"):
+        with pytest.raises(
+            UserError, match="2008_000006 has no ground truth: choose a tagger that needs none"
+        ):
             _ = sample.ground_truth_labels
 
 

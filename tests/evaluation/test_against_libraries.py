@@ -13,8 +13,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from pipeline.evaluation.segmentation import Confusion
-from pipeline.evaluation.tagging import merge_classes, tagging_metrics
+from pipeline.evaluation.metrics import Confusion, merge_classes, tagging_metrics
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.mmseg import import_mmseg
 

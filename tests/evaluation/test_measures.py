@@ -12,7 +12,7 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
-from pipeline.evaluation.measures import evaluate_cams, evaluate_tags
+from pipeline.evaluation.measures import Results, evaluate_cams, evaluate_tags
 from pipeline.tags.scores import encode_scores
 
 VOCABULARY = build_vocabulary(
@@ -43,25 +43,25 @@ def measured(tmp_path):
 
 def test_the_better_background_is_chosen_by_ground_truth_and_says_so(measured):
     samples, folder = measured
-    single = evaluate_cams(samples, folder, VOCABULARY, [1])
+    single = evaluate_cams(Results(samples, folder, VOCABULARY), [1])
     assert single["miou"] == 1 and "background_beta" not in single
     # With β=2 the background has 0.16 and 0.49; with β=4 it loses the right half to the cat.
-    both = evaluate_cams(samples, folder, VOCABULARY, [4, 1])
+    both = evaluate_cams(Results(samples, folder, VOCABULARY), [4, 1])
     assert both["miou"] == 1 and both["background_beta"] == 1
-    worse = evaluate_cams(samples, folder, VOCABULARY, [4])["miou"]
+    worse = evaluate_cams(Results(samples, folder, VOCABULARY), [4])["miou"]
     assert both["chosen_by_ground_truth"] == {"4": worse, "1": 1.0} and worse < 0.5
 
 
 def test_without_a_background_the_best_map_is_the_label(measured):
     samples, folder = measured
-    found = evaluate_cams(samples, folder, VOCABULARY, [None])
+    found = evaluate_cams(Results(samples, folder, VOCABULARY), [None])
     assert found["per_class"]["cat"]["iou"] == pytest.approx(0.5)
     assert found["per_class"]["background"]["iou"] == 0
 
 
 def test_maps_are_also_measured_one_level_up(measured):
     samples, folder = measured
-    level = evaluate_cams(samples, folder, VOCABULARY, [1])["levels"][0]
+    level = evaluate_cams(Results(samples, folder, VOCABULARY), [1])["levels"][0]
     assert list(level["per_class"]) == ["background", "animal", "car"]
     assert level["per_class"]["animal"]["iou"] == 1 and level["per_class"]["car"]["iou"] is None
 
@@ -76,7 +76,7 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
             tags = [int(np.argmax(values))]
             folder.write(image_id, "input", {}, tags=tags, scores=encoded)
     samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]
-    found = evaluate_tags(samples, folder, VOCABULARY)
+    found = evaluate_tags(Results(samples, folder, VOCABULARY))
     # A dog that is a cat is a mistake among classes, and none among their parents.
     assert found["per_class"]["cat"]["ap"] == pytest.approx(1)
     assert found["precision"] == pytest.approx(1 / 3)

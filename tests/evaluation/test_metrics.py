@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.segmentation import Confusion
-from pipeline.evaluation.tagging import average_precision, tagging_metrics, to_indicator
+from pipeline.evaluation.metrics import Confusion, average_precision, tagging_metrics, to_indicator
 
 
 def naive_average_precision(scores: list[float], positive: list[bool]) -> float:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
-from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
 from pipeline.report import layers, overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
@@ -192,10 +192,11 @@ def test_margins_are_drawn_where_scores_decide():
 def test_durations_and_steps_are_readable(build):
     material = build(IDS, ["a", "b"])
     rows = overview.stage_rows(material.stages, str(material.root))
-    assert [row.stage for row in rows] == ["tags", "cams", "masks", "predictions"]
-    assert rows[0].path == f"val/tags/{material.tags.key}" and rows[0].complete
-    assert (rows[0].images, rows[0].cached, rows[0].computed, rows[0].left_out) == (6, 6, 6, 0)
+    assert [row["stage"] for row in rows] == ["tags", "cams", "masks", "predictions"]
+    assert rows[0]["path"] == f"val/tags/{material.tags.key}" and rows[0]["complete"]
+    counts = [rows[0][name] for name in ("images", "cached", "computed", "left_out")]
+    assert counts == [6, 6, 6, 0]
     assert "numpy" in overview.common_versions(rows)
-    assert [step.images for step in overview.steps(rows)] == [6] * 4
+    assert [images for _, images, _ in overview.steps(rows)] == [6] * 4
     for seconds, words in ((0.04, "0.0 s"), (61, "1 min 01 s"), (7500, "2 h 05 min"), (None, "–")):
         assert in_words(seconds) == words

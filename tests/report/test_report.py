@@ -9,11 +9,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.cams.cams import Cams
-from pipeline.datasets.settings import VocabularySettings
-from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.examples import Example, contact_sheet
-from pipeline.report.sheets import label_tile
+from pipeline.report.sheets import cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.tables import write_tables
 
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
@@ -94,18 +91,20 @@ def test_labels_are_painted_in_their_colours():
 
 
 def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
-    vocabulary = build_vocabulary(VocabularySettings(classes=["a", "b"]))
-    cams = Cams(np.array([1]), np.ones((1, 2, 2), np.float16), (30, 40))
-    mask = np.full((30, 40), 2, np.uint8)
     image = np.zeros((30, 40, 3), np.uint8)
-    example = Example("x", image, cams, mask, None, None)
-    with Image.open(io.BytesIO(contact_sheet([example], vocabulary))) as sheet:
-        three = sheet.size
-    with Image.open(io.BytesIO(contact_sheet([example] * 2, vocabulary))) as sheet:
-        assert sheet.width == three[0] and sheet.height > three[1]
-    full = Example("x", image, cams, mask, mask, mask)
-    with Image.open(io.BytesIO(contact_sheet([full], vocabulary))) as sheet:
-        assert sheet.width > three[0]
+    mask = label_tile(image, np.full((30, 40), 2, np.uint8), PALETTE, "mask")
+    cams = Cams(np.array([1]), np.ones((1, 2, 2), np.float16), (30, 40))
+    computed = [photograph_tile(image, "photograph"), cam_tile(image, cams, "CAM of b"), mask]
+
+    def size(*images: list) -> tuple[int, int]:
+        sheet = draw_sheet([("x", tiles) for tiles in images], ["background", "a", "b"], PALETTE)
+        with Image.open(io.BytesIO(sheet)) as picture:
+            return picture.size
+
+    three = [*computed, None, None]
+    assert size(three) == size(computed)
+    assert size(three, three)[0] == size(three)[0] and size(three, three)[1] > size(three)[1]
+    assert size([*computed, mask, mask])[0] > size(three)[0]
 
 
 def test_very_narrow_photographs_have_tiles():

@@ -1,7 +1,7 @@
 """The table of self-training's rounds, from what metrics.json holds."""
 
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.rounds import collect_rounds
+from pipeline.report.tables import collect_rounds
 
 TAGS = {"method": "tagclip"}
 MASKS = {"cams": {"tags": TAGS}, "confidence": 0.0}

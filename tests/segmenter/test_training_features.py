@@ -17,7 +17,7 @@ from tiny_training import frozen_norms, tiny_settings, write_labelled
 
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
-from pipeline.evaluation.segmentation import Confusion
+from pipeline.evaluation.metrics import Confusion
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 

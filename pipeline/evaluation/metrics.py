@@ -1,0 +1,140 @@
+"""Average precision, F1 and mean intersection over union (docs/algorithms.md, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.files.label_images import IGNORE
+
+
+@dataclass(frozen=True)
+class TaggingMetrics:
+    """Metrics of one set of images, all in [0, 1].
+
+    Attributes:
+        map: mean of the average precisions of all classes; a class without positives counts 0.
+        average_precision: n float64.
+        positives: n int64, the number of images that show each class.
+        precision: of all decisions, pooled, as are recall and F1.
+    """
+
+    map: float
+    average_precision: np.ndarray
+    positives: np.ndarray
+    precision: float
+    recall: float
+    f1: float
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Returns the sum over hits of the precision at their rank, over the number of positives.
+
+    Images of equal score are ranked in their given order. Without positives it is 0, as released.
+
+    Args:
+        scores: N float.
+        positive: N bool.
+    """
+    hits = positive[np.argsort(-scores, kind="stable")]
+    ranks = np.flatnonzero(hits) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).sum() / max(len(ranks), 1))
+
+
+def tagging_metrics(
+    scores: np.ndarray, positive: np.ndarray, tags: np.ndarray | None = None
+) -> TaggingMetrics:
+    """Measures scores, and the tags that were chosen by them.
+
+    Args:
+        scores: N×n float.
+        positive: N×n bool, the ground truth.
+        tags: N×n bool, the decisions; none leaves precision, recall and F1 at 0.
+    """
+    per_class = np.array([average_precision(s, p) for s, p in zip(scores.T, positive.T)])
+    tags = np.zeros_like(positive) if tags is None else tags
+    hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
+    return TaggingMetrics(
+        map=float(per_class.mean()),
+        average_precision=per_class,
+        positives=positive.sum(0),
+        precision=float(hits / max(chosen, 1)),
+        recall=float(hits / max(wanted, 1)),
+        f1=float(2 * hits / max(chosen + wanted, 1)),
+    )
+
+
+def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """Returns the highest score, or any decision, among the members of coarser classes.
+
+    Args:
+        values: N×n float or bool.
+        groups: the coarse class of each of the n classes, from 0 to m−1; the result is N×m.
+    """
+    groups = np.asarray(groups)
+    return np.stack([values[:, groups == g].max(1) for g in range(groups.max() + 1)], 1)
+
+
+def to_indicator(tags: Sequence[tuple[int, ...]], num_classes: int) -> np.ndarray:
+    """Returns lists of class indices as N×n bool."""
+    indicator = np.zeros((len(tags), num_classes), bool)
+    for row, indices in zip(indicator, tags):
+        row[list(indices)] = True
+    return indicator
+
+
+@dataclass
+class Confusion:
+    """A confusion matrix that pooled pixels are added to.
+
+    Attributes:
+        num_labels: n+1, with the background.
+        matrix: (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
+    """
+
+    num_labels: int
+    matrix: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.matrix = np.zeros((self.num_labels, self.num_labels), np.int64)
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Adds an image's pixels; those whose ground truth is 255 do not count.
+
+        Args:
+            truth: H×W uint8, labels 0 to n or 255.
+            prediction: H×W uint8, labels 0 to n.
+
+        Raises:
+            ValueError: sizes differ, or a label is out of range.
+        """
+        if truth.shape != prediction.shape:
+            raise ValueError(f"sizes differ: {truth.shape} and {prediction.shape}")
+        counted = truth != IGNORE
+        truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+        if len(truth) and max(truth.max(), prediction.max()) >= self.num_labels:
+            raise ValueError(f"a label is not below {self.num_labels}")
+        counts = np.bincount(truth * self.num_labels + prediction, minlength=self.matrix.size)
+        self.matrix += counts.reshape(self.matrix.shape)
+
+    def merged(self, groups: Sequence[int]) -> Confusion:
+        """Returns the matrix of coarser classes; ``groups`` gives each label's coarse label."""
+        membership = np.eye(max(groups) + 1, dtype=np.int64)[list(groups)]
+        coarse = Confusion(membership.shape[1])
+        coarse.matrix = membership.T @ self.matrix @ membership
+        return coarse
+
+    def iou(self) -> np.ndarray:
+        """Returns n+1 float64; NaN for classes that are not in the ground truth."""
+        hits = np.diag(self.matrix).astype(np.float64)
+        truth = self.matrix.sum(1)
+        union = truth + self.matrix.sum(0) - hits
+        return np.where(truth > 0, hits / np.maximum(union, 1), np.nan)
+
+    def miou(self) -> float:
+        """Returns the mean over the classes that occur in the ground truth; NaN without any."""
+        iou = self.iou()
+        present = ~np.isnan(iou)
+        return float(iou[present].mean()) if present.any() else float("nan")
