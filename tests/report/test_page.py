@@ -145,6 +145,12 @@ def test_stages_are_told_from_their_manifests(build):
         assert folder.key in page.text
     assert "val" in page.text and "numpy" in page.text
     assert material.tags.manifest()["versions"]["numpy"] in page.text
+    assert page.find("code", title=f"val/tags/{material.tags.key}")
+    words = " ".join(page.text.split())
+    assert "unfinished" not in words
+    for stage in ("tags", "cams", "masks", "predictions"):
+        assert f"{stage}6 images · " in words
+        assert f"{stage} val6 6 6 / 0 6 –" in words, "6 computed, none from the cache, no failure"
 
 
 def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
