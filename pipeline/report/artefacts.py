@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.vocabulary import voc_palette
+from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
 from pipeline.engine.store import ENTRIES, MANIFEST
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
@@ -19,11 +19,9 @@ STAGES = ("tags", "cams", "masks", "predictions")
 
 @dataclass(frozen=True)
 class Artefact:
-    """A finished per-image stage.
+    """A finished per-image stage, one of ``STAGES``.
 
     Attributes:
-        path: its folder.
-        stage: one of ``STAGES``.
         classes: the n class names.
         apply_exif: whether its images were rotated as their EXIF orientation says.
         entries: id → what the stage recorded of the image.
@@ -38,7 +36,7 @@ class Artefact:
     @property
     def names(self) -> tuple[str, ...]:
         """The n+1 names of labels, the background's first."""
-        return ("background", *self.classes)
+        return (BACKGROUND, *self.classes)
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
@@ -47,7 +45,7 @@ class Artefact:
 
 
 def read_artefact(path: Path) -> Artefact:
-    """Reads the manifest and the entries of a finished stage's folder.
+    """Reads a finished stage's folder.
 
     Raises:
         UserError: it is not such a folder.

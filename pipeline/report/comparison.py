@@ -82,7 +82,6 @@ def _published_cells(
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
-    """Tells whether a run belongs into the cell of a line and a column."""
     if (run.dataset, run.split) != (column.of.dataset, column.of.split):
         return False
     if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
@@ -96,7 +95,7 @@ def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> boo
 def _own_rows(
     table: PublishedTable, runs: Sequence[Run], published_experiments: Collection[str]
 ) -> list[_OwnRow]:
-    """Returns our rows, those of the published experiments first, even if nothing was run."""
+    """Returns our rows, those of the published experiments first; blank ones without any."""
     cells: dict[tuple[bool, Choices, str, int], dict[str, list[Run]]] = {}
     for run in runs:
         choices = run.choices
@@ -136,7 +135,6 @@ def _own_rows(
 def _origins(
     table: PublishedTable, own_rows: Sequence[_OwnRow], published_experiments: Collection[str]
 ) -> list[str]:
-    """Returns a table with the origin of every figure of ours."""
     origins: dict[int, tuple[Run, list[Column]]] = {}
     for _, shown in own_rows:
         for column in table.columns:
@@ -168,7 +166,6 @@ def _origins(
 
 
 def _remarks(run: Run, column: Column, published_experiments: Collection[str]) -> list[str]:
-    """Returns what a reader must know before comparing a figure of ours with the others."""
     remarks = [describe_images(run.images, column.of.images).split(":")[0], *run.notes()]
     if run.choices.experiment in published_experiments:
         remarks += find_changes(run)

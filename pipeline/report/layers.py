@@ -58,7 +58,7 @@ def encode_heat(cam: np.ndarray) -> str:
 
 
 def encode_labels(labels: np.ndarray, palette: Sequence[Colour]) -> str:
-    """Returns labels, h×w uint8, as :func:`pipeline.report.painting.paint_labels` paints them."""
+    """Returns painted labels, h×w uint8."""
     return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True, quality=_EFFORT)
 
 

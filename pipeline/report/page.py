@@ -20,14 +20,13 @@ from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import build_cards
+from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.layers import CONFUSED, DIFFERENCE_COLOURS, EXTRA, MISSED
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures, measure_images
 from pipeline.report.painting import HEAT
 from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES
-from pipeline.report.selection import choose_images
 from pipeline.report.status import describe, finished_at
 from pipeline.report.tables import collect_tables
 

@@ -15,10 +15,9 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report import stage as report_stage
-from pipeline.report.gallery import MAX_CHARACTERS, build_cards
+from pipeline.report.gallery import MAX_CHARACTERS, build_cards, choose_images
 from pipeline.report.measured import measure_images
 from pipeline.report.page import write_page
-from pipeline.report.selection import choose_images
 from tests.report.html_page import Page
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS
 

@@ -16,9 +16,8 @@ from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
 from pipeline.report import layers
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import tag_rows
+from pipeline.report.gallery import BEST, DISAGREEING, SAMPLE, WORST, choose_images, tag_rows
 from pipeline.report.measured import ImageFigures, measure_images
-from pipeline.report.selection import BEST, DISAGREEING, SAMPLE, WORST, choose_images
 from pipeline.segmenter.self_training import SegmenterTags, SelfTrainingSettings
 from pipeline.segmenter.settings import TestSettings
 from pipeline.stages.builder import Builder
