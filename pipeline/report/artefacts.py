@@ -19,19 +19,13 @@ STAGES = ("tags", "cams", "masks", "predictions")
 
 @dataclass(frozen=True)
 class Artefact:
-    """A finished per-image stage, one of ``STAGES``.
-
-    Attributes:
-        classes: the n class names.
-        apply_exif: whether its images were rotated as their EXIF orientation says.
-        entries: id → what the stage recorded of the image.
-    """
+    """A finished per-image stage."""
 
     path: Path
-    stage: str
+    stage: str  # one of STAGES
     classes: tuple[str, ...]
-    apply_exif: bool
-    entries: Mapping[str, Mapping[str, Any]]
+    apply_exif: bool  # whether its images were rotated as their EXIF orientation says
+    entries: Mapping[str, Mapping[str, Any]]  # id → what the stage recorded of the image
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -103,43 +103,26 @@ class TagRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One layer over a photograph.
+    """One layer over a photograph."""
 
-    Attributes:
-        layer: its kind; unique within an image except for CAMs.
-        title: the words above it.
-        picture: a ``data:`` address; "" for the photograph alone.
-        facts: the words below it, also read out instead of it.
-        places: positions of names in it.
-    """
-
-    layer: str
-    title: str
-    picture: str
-    facts: str
-    places: Sequence[layers.Place] = ()
+    layer: str  # its kind; unique within an image except for CAMs
+    title: str  # the words above it
+    picture: str  # a data: address; "" for the photograph alone
+    facts: str  # the words below it, also read out instead of it
+    places: Sequence[layers.Place] = ()  # positions of names in it
 
 
 @dataclass(frozen=True)
 class Card:
-    """One image of the gallery.
-
-    Attributes:
-        reason: why it was selected; "" if all images are shown.
-        width: of its pictures, in pixels.
-        height: of its pictures, in pixels.
-        photograph: a ``data:`` address.
-        rows: its tags, the missed classes and the runners-up, the highest score first.
-        panels: the pictures, the photograph first.
-    """
+    """One image of the gallery."""
 
     figures: ImageFigures
-    reason: str
-    width: int
+    reason: str  # why it was selected; "" if all images are shown
+    width: int  # of its pictures, in pixels
     height: int
-    photograph: str
-    rows: Sequence[TagRow]
-    panels: Sequence[Panel]
+    photograph: str  # a data: address
+    rows: Sequence[TagRow]  # tags, missed classes and runners-up, the highest score first
+    panels: Sequence[Panel]  # the photograph first
 
     @property
     def marks(self) -> list[str]:

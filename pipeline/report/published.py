@@ -18,46 +18,28 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a data set as publications use it.
-
-    Attributes:
-        label: its name in a table.
-        dataset: our name of the data set, or none if we have no reader.
-        split: our name of the split.
-        images: the numbers of images in the lists in use, any of which is a whole split; empty if
-            any number is.
-        positives: the number of pairs of image and class → the convention that leads to it.
-    """
+    """A split of a data set as publications use it."""
 
     label: str
-    dataset: str | None = None
-    split: str | None = None
-    images: Sequence[int] = ()
+    dataset: str | None = None  # our name of the data set, if we have a reader
+    split: str | None = None  # our name of the split
+    images: Sequence[int] = ()  # numbers that make a whole split; empty if any number does
     positives: Mapping[int, str] = field(default_factory=dict)
+    """The number of pairs of image and class → the convention that leads to it."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of figures.
-
-    Attributes:
-        name: unique in its table.
-        label: its header.
-        of: the split that is measured.
-        metric: its name in ``metrics.json``.
-        stage: the stage whose result is measured, or none if the rows say it.
-        level: 0 for the classes themselves, 1 for their parents.
-        command: the arguments of ``run_stage.py`` that lead to our figure, or "".
-    """
+    """A column of figures; ``name`` is unique in its table."""
 
     name: str
     label: str
     of: Split
     metric: str
     metric_label: str
-    stage: str | None = None
-    level: int = 0
-    command: str = ""
+    stage: str | None = None  # whose result is measured, if the rows do not say it
+    level: int = 0  # 0 for the classes themselves, 1 for their parents
+    command: str = ""  # the arguments of run_stage.py that lead to our figure
 
 
 @dataclass(frozen=True)
@@ -71,58 +53,34 @@ class Line:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one publication for one method, in percent.
+    """The figures of one publication for one method: by columns, in percent."""
 
-    Attributes:
-        method: its name, with the venue.
-        backbone: the backbone or the network; "" if the source does not say.
-        supervision: what it learns from, and whether its weights saw masks.
-        source: the source of the figures.
-        figures: column → percent.
-        rerun: column → percent that the authors got when they ran their code again.
-        experiments: column → our experiment that reproduces it.
-        stage: our stage that it corresponds to, if the columns do not say it.
-        segmenter: the network that a comparison requires, or "".
-        error: figures in circulation without a primary source; they are in no column.
-    """
-
-    method: str
-    backbone: str
-    supervision: str
+    method: str  # with the venue
+    backbone: str  # the backbone or the network; "" if the source does not say
+    supervision: str  # what it learns from, and whether its weights saw masks
     source: str
     figures: Mapping[str, float]
-    rerun: Mapping[str, float] = field(default_factory=dict)
-    experiments: Mapping[str, str] = field(default_factory=dict)
-    stage: str | None = None
-    segmenter: str = ""
-    error: tuple[float, ...] = ()
+    rerun: Mapping[str, float] = field(default_factory=dict)  # when the authors ran it again
+    experiments: Mapping[str, str] = field(default_factory=dict)  # ours that reproduce them
+    stage: str | None = None  # our stage that it corresponds to, if the columns do not say it
+    segmenter: str = ""  # the network that a comparison requires
+    error: tuple[float, ...] = ()  # figures in circulation without a source; they are in no column
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of the field, and which runs of ours belong into it.
-
-    Attributes:
-        name: unique.
-        unit: of all columns, or "%" if they differ.
-        backbone: the header above backbones or networks.
-        tags: the sources of tags whose runs are comparable.
-        supervision: what our runs in it learn from.
-        lines: our rows.
-        rows: the published rows.
-        remark: a paragraph below the heading.
-    """
+    """One table of the field, and which runs of ours belong into it."""
 
     name: str
     title: str
-    unit: str
-    backbone: str
-    tags: Sequence[str]
-    supervision: str
-    lines: Sequence[Line]
+    unit: str  # of all columns, or "%" if they differ
+    backbone: str  # the header above backbones or networks
+    tags: Sequence[str]  # the sources of tags whose runs are comparable
+    supervision: str  # what our runs learn from
+    lines: Sequence[Line]  # our rows
     columns: Sequence[Column]
     rows: Sequence[Row]
-    remark: str = ""
+    remark: str = ""  # a paragraph below the heading
 
 
 @dataclass(frozen=True)
@@ -200,8 +158,6 @@ def _check(table: PublishedTable) -> None:
             raise ValueError(f"{where}: source and supervision are needed")
         if unknown := (row.figures.keys() | row.rerun.keys() | row.experiments.keys()) - names:
             raise ValueError(f"{where}: there is no column {min(unknown)}")
-        if unpublished := (row.rerun.keys() | row.experiments.keys()) - row.figures.keys():
-            raise ValueError(f"{where}: {min(unpublished)} has no published figure")
         for value in (*row.figures.values(), *row.rerun.values(), *row.error):
             if not isinstance(value, int | float):
                 raise ValueError(f"{where}: {value!r} is not a number")
