@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import Figure, PublishedTable, published_figures
-from pipeline.report.runs import STAGE_NAMES, Run, describe_images
+from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
 
 TOLERANCE = 0.2
 """Percentage points."""
@@ -93,7 +93,7 @@ def _obstacles(run: Run, figure: Figure) -> list[str]:
 def _name(run: Run, figure: Figure) -> str:
     level = f", level {figure.column.level}" if figure.column.level else ""
     split = f"{run.dataset} {run.split}"
-    return f"{split} {STAGE_NAMES[run.stage]} {figure.column.metric_label}{level}"
+    return f"{split} {STAGE_NAMES[run.stage]} {METRIC_LABELS[figure.column.metric]}{level}"
 
 
 def _row(run: Run, figure: Figure) -> dict[str, Any]:

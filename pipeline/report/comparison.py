@@ -9,6 +9,7 @@ from pipeline.report.markdown import Notes, padded_table, percent
 from pipeline.report.published import Column, Line, PublishedTable, Row
 from pipeline.report.runs import (
     MAIN_METRIC,
+    METRIC_LABELS,
     STAGE_NAMES,
     Choices,
     Run,
@@ -143,7 +144,9 @@ def _origins(
                 origins.setdefault(run.order, (run, []))[1].append(column)
     rows = []
     for run, columns in origins.values():
-        values = [f"{percent(run.value(c.metric, c.level))} {c.metric_label}" for c in columns]
+        values = [
+            f"{percent(run.value(c.metric, c.level))} {METRIC_LABELS[c.metric]}" for c in columns
+        ]
         level, choices = columns[0].level, run.choices
         rows.append(
             {

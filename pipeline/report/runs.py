@@ -17,7 +17,14 @@ METRICS = "metrics.json"
 MAIN_METRIC = {"tags": "map", "cams": "miou", "masks": "miou", "predictions": "miou"}
 """Stage → the figure that stands for it."""
 
-METRIC_LABELS = {"map": "mAP", "miou": "mIoU"}
+METRIC_LABELS = {
+    "map": "mAP",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "miou": "mIoU",
+}
+"""Metric in ``metrics.json`` → its name for readers."""
 
 STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": "segmenter"}
 """Stage → its name in tables."""
