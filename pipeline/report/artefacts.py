@@ -13,6 +13,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
+from pipeline.report.configurations import flatten
 
 STAGES = ("tags", "cams", "masks", "predictions")
 
@@ -51,14 +52,15 @@ def read_artefact(path: Path) -> Artefact:
             f"{path} is not a finished folder of {', '.join(STAGES[:-1])} or {STAGES[-1]}: give one"
             " such as outputs/demo/val/masks/latest"
         )
-    classes = _find(configuration, "classes")
+    settings = {key.rpartition(".")[2]: value for key, value in flatten(configuration).items()}
+    classes = settings.get("classes")
     if not isinstance(classes, list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
     return Artefact(
         path=path,
         stage=stage,
         classes=tuple(map(str, classes)),
-        apply_exif=_find(configuration, "exif") is False,
+        apply_exif=settings.get("exif") is False,
         entries=Journal(path / ENTRIES).entries,
     )
 
@@ -74,12 +76,3 @@ def find_photograph(root: Path, image_id: str) -> Path:
         if (path := root / f"{image_id}{ending}").is_file():
             return path
     raise ImageError(f"no image {root / image_id} ({', '.join(endings)})")
-
-
-def _find(configuration: Mapping[str, Any], key: str) -> Any:
-    """Returns the value of a key in a configuration, or in those of the stages before it."""
-    if key in configuration:
-        return configuration[key]
-    nested = [value for value in configuration.values() if isinstance(value, Mapping)]
-    values = (_find(inner, key) for inner in nested)
-    return next((value for value in values if value is not None), None)

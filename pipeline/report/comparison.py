@@ -83,14 +83,12 @@ def _published_cells(
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
-    if (run.dataset, run.split) != (column.of.dataset, column.of.split):
-        return False
     if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
         return False
     # No publication has a row for masks that are the argmax of the CAMs.
     if run.stage == "masks" and not run.configuration.get("crf"):
         return False
-    return run.value(column.metric, column.level) is not None
+    return column.value(run) is not None
 
 
 def _own_rows(
@@ -144,9 +142,7 @@ def _origins(
                 origins.setdefault(run.order, (run, []))[1].append(column)
     rows = []
     for run, columns in origins.values():
-        values = [
-            f"{percent(run.value(c.metric, c.level))} {METRIC_LABELS[c.metric]}" for c in columns
-        ]
+        values = [f"{percent(c.value(run))} {METRIC_LABELS[c.metric]}" for c in columns]
         level, choices = columns[0].level, run.choices
         rows.append(
             {

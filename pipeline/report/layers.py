@@ -64,12 +64,9 @@ def encode_labels(labels: np.ndarray, palette: Sequence[Colour]) -> str:
 
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns how two masks of one size compare, H×W uint8; 255 where either is ignored."""
-    kinds = np.zeros(first.shape, np.uint8)
-    kinds[(first == 0) & (second > 0)] = MISSED
-    kinds[(first > 0) & (second == 0)] = EXTRA
-    kinds[(first > 0) & (second > 0) & (first != second)] = CONFUSED
-    kinds[(first == IGNORE) | (second == IGNORE)] = IGNORE
-    return kinds
+    ignored = (first == IGNORE) | (second == IGNORE)
+    cases = [ignored, first == second, first == 0, second == 0]
+    return np.select(cases, [IGNORE, SAME, MISSED, EXTRA], CONFUSED).astype(np.uint8)
 
 
 def encode_difference(kinds: np.ndarray) -> str:

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.engine.store import StageFolder, is_complete
-from pipeline.evaluation.metrics import Confusion
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
-from pipeline.report.layers import CONFUSED, DIFFERENCE_COLOURS, EXTRA, MISSED
+from pipeline.report.layers import DIFFERENCE_COLOURS
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures, measure_images
@@ -50,7 +48,7 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         UserError: the file cannot be written.
     """
     context = _context(material, metrics)
-    # All values are escaped, except those marked as HTML below.
+    # All values are escaped, except those that the template marks as safe.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -82,11 +80,12 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
     classes, problems = material.vocabulary.classes, measured.problems
     manifests = [(folder, folder.manifest()) for folder in material.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
+    pixels = {"masks": measured.masks, "predictions": measured.predictions}
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     stops = HEAT([k / (_HEAT_STOPS - 1) for k in range(_HEAT_STOPS)])[:, :3]
     return {
-        "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
+        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "script": script,
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "title": material.about.get("dataset") or material.root.name,
@@ -102,29 +101,21 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "versions": _versions(manifest for _, manifest in stages),
         "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
         "class_rows": list(_class_rows(figures, classes, measured.images)),
-        "confusions": [
-            _confusion(title, confusion, (BACKGROUND, *classes))
-            for title, confusion in (
-                ("masks", measured.masks),
-                ("predictions", measured.predictions),
-            )
-            if confusion.matrix.any()
-        ],
-        "margins": Markup(draw_margins(measured.images)),
+        "confusions": {name: pixels for name, pixels in pixels.items() if pixels.matrix.any()},
+        "draw_confusion": draw_confusion,
+        "find_confused": find_confused,
+        "margins": draw_margins(measured.images),
         "cards": build_cards(selection, material, problems),
         "selection": selection,
         "argmax_title": material.argmax_title,
         "judged": any(f.truth is not None and f.tags is not None for f in measured.images),
         "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "classes": classes,
+        "labels": (BACKGROUND, *classes),
         "palette": material.vocabulary.palette,
         "split_images": len(material.samples),
         "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
-        "differences": [
-            (DIFFERENCE_COLOURS[MISSED], "missed", "only in the second of the two"),
-            (DIFFERENCE_COLOURS[EXTRA], "extra", "only in the first of the two"),
-            (DIFFERENCE_COLOURS[CONFUSED], "confused", "an object in both, of different classes"),
-        ],
+        "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
         "heat": [_colour([round(255 * channel) for channel in stop]) for stop in stops],
         "failures": _failures(material, problems),
     }
@@ -186,15 +177,6 @@ def _class_rows(
             "positives": positives,
             "measures": measures,
         }
-
-
-def _confusion(title: str, confusion: Confusion, names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "title": f"{title} against the ground truth",
-        "svg": Markup(draw_confusion(confusion, names, title)),
-        "miou": confusion.miou(),
-        "worst": [(names[c.truth], names[c.taken_for], c) for c in find_confused(confusion)],
-    }
 
 
 def _failures(

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.report.runs import Run
+
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
@@ -37,6 +39,11 @@ class Column:
     stage: str | None = None  # whose result is measured, if the rows do not say it
     level: int = 0  # 0 for the classes themselves, 1 for their parents
     command: str = ""  # the arguments of run_stage.py that lead to our figure
+
+    def value(self, run: Run) -> float | None:
+        """Returns a run's figure in [0, 1]; none if it measured something else."""
+        measured = (run.dataset, run.split) == (self.of.dataset, self.of.split)
+        return run.value(self.metric, self.level) if measured else None
 
 
 @dataclass(frozen=True)
