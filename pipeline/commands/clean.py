@@ -14,7 +14,7 @@ from pipeline.commands.command_line import Parser
 from pipeline.engine.cleaning import Removable, find_removable, find_temporary, remove
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.report.status import describe
+from pipeline.report.status import describe, finished_at, numbers
 
 _EXAMPLES = """examples:
   python tools/clean.py outputs/demo                 lists what would be removed, and asks
@@ -36,12 +36,11 @@ def run(arguments: Sequence[str]) -> None:
         " Figures in metrics.json stay.",
         _EXAMPLES,
     )
-    parser.add_argument("output_dir", type=Path, help="such as outputs/demo")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--dry-run", action="store_true", help="remove nothing")
-    parser.add_argument(
-        "--unfinished", action="store_true", help="include stopped runs, which could be resumed"
-    )
+    add = parser.add_argument
+    add("output_dir", type=Path, help="such as outputs/demo")
+    add("--yes", action="store_true", help="do not ask")
+    add("--dry-run", action="store_true", help="remove nothing")
+    add("--unfinished", action="store_true", help="include stopped runs, which could be resumed")
     options = parser.parse_args(arguments)
     root = options.output_dir.expanduser().absolute()
     if not root.is_dir():
@@ -64,9 +63,14 @@ def run(arguments: Sequence[str]) -> None:
     console.print(f"{len(chosen)} folders{partial}, {decimal(total)}")
     if options.dry_run:
         return
-    if not options.yes and not _is_confirmed():
-        console.print("nothing was removed")
-        return
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise UserError(
+                "there is no terminal to ask on: give --yes to remove these, or --dry-run"
+            )
+        if input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
+            console.print("nothing was removed")
+            return
     busy = 0
     for path in temporary:
         path.unlink(missing_ok=True)
@@ -81,23 +85,15 @@ def run(arguments: Sequence[str]) -> None:
     console.print(f"{len(chosen) - busy} folders removed")
 
 
-def _is_confirmed() -> bool:
-    if not sys.stdin.isatty():
-        raise UserError("there is no terminal to ask on: give --yes to remove these, or --dry-run")
-    return input("remove them? [y/N] ").strip().lower() in ("y", "yes")
-
-
 def _table(folders: Sequence[Removable], root: Path) -> Table:
-    table = Table()
-    for column in ("folder", "images", "size", "finished", "what"):
-        table.add_column(column, justify="right" if column in ("images", "size") else "left")
+    table = Table("folder", *numbers("images", "size"), "finished", "what")
     for folder in folders:
         manifest = folder.manifest
         table.add_row(
             folder.path.relative_to(root).as_posix(),
             str(manifest.get("images", "–")),
             decimal(folder.size),
-            "no" if folder.is_unfinished else manifest["finished"][:16].replace("T", " "),
+            finished_at(manifest) or "no",
             describe(manifest.get("configuration", {})),
         )
     return table

@@ -76,26 +76,16 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _build_parser() -> Parser:
-    parser = Parser(
-        "make_tables.py",
-        "Writes the field's tables: the published figures beside our own.",
-        _EXAMPLES,
+    title = "Writes the field's tables: the published figures beside our own."
+    parser = Parser("make_tables.py", title, _EXAMPLES)
+    places = (
+        f"further folders, searched three levels down, or {METRICS} files; {OUTPUTS}/ is read in"
+        " any case if it exists"
     )
-    parser.add_argument(
-        "places",
-        nargs="*",
-        type=Path,
-        metavar="PATH",
-        help=f"further folders, searched three levels down, or {METRICS} files; {OUTPUTS}/ is read"
-        " in any case if it exists",
-    )
+    parser.add_argument("places", nargs="*", type=Path, metavar="PATH", help=places)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="compare with the published figures")
     mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help=f"where to write; default: {_TABLES}, or no file with --check and --study",
-    )
+    output = f"where to write; default: {_TABLES}, or no file with --check and --study"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +18,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import load_image
 from pipeline.report.artefacts import Artefact, find_photograph, read_artefact
-from pipeline.report.overlays import draw_overlay, make_tile
-from pipeline.report.sheets import Tile, draw_sheet
+from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
 
 Result = TypeVar("Result")
 
@@ -39,9 +39,6 @@ _ROWS = 6  # in a sheet
 def run(arguments: Sequence[str]) -> None:
     """Draws the artefacts that the arguments name.
 
-    Args:
-        arguments: those of the command line, without the program's name.
-
     Raises:
         UserError: something the user can fix, or images were left out.
     """
@@ -58,7 +55,10 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
     ids = _choose(artefacts, options.ids, options.limit)
     left_out: dict[str, str] = {}
-    written = (_write_sheets if options.sheet else _write_each)(artefacts, ids, options, left_out)
+    written = 0
+    for path, data in _draw(artefacts, ids, options, left_out):
+        write_atomically(path, data)
+        written += 1
     for image_id, reason in left_out.items():
         print(f"left out: {image_id}: {reason}", file=sys.stderr)
     what = "sheet" if options.sheet else "overlay"
@@ -81,66 +81,51 @@ def _choose(artefacts: Sequence[Artefact], wanted: Sequence[str], limit: int | N
     return (list(dict.fromkeys(wanted)) or sorted(common))[:limit]
 
 
-def _write_each(
+def _draw(
     artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
-) -> int:
-    def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
-        image = _load(options, image_id, artefact)
-        data = draw_overlay(artefact, image_id, image, options.opacity)
-        return _place(options.output / artefact.stage, image_id), data
+) -> Iterator[tuple[Path, bytes]]:
+    """Yields pictures or contact sheets as PNG files; one is in memory at a time."""
 
-    written = 0
-    for artefact in artefacts:
-        for _, (path, data) in _try_each(ids, lambda i, a=artefact: draw(a, i), left_out):
-            write_atomically(path, data)
-            written += 1
-    return written
+    def load(artefact: Artefact, image_id: str) -> np.ndarray:
+        path = find_photograph(options.images, image_id)
+        return load_image(path, apply_exif=artefact.apply_exif)
 
+    def draw_one(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
+        folder = options.output / artefact.stage
+        path = folder / f"{image_id}.png"
+        data = draw_overlay(artefact, image_id, load(artefact, image_id), options.opacity)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ImageError("its id leaves the output folder: rename the image")
+        return path, data
 
-def _write_sheets(
-    artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
-) -> int:
-    def draw(image_id: str) -> list[Tile]:
-        return [make_tile(a, image_id, _load(options, image_id, a)) for a in artefacts]
+    def make_tiles(image_id: str) -> tuple[str, list[Tile]]:
+        return image_id, [make_tile(a, image_id, load(a, image_id)) for a in artefacts]
 
-    tiles = _try_each(ids, draw, left_out)
+    if not options.sheet:
+        for artefact in artefacts:
+            yield from _try_each(ids, partial(draw_one, artefact), left_out)
+        return
+    rows = _try_each(ids, make_tiles, left_out)
     per_sheet = _ROWS * max(1, options.columns // len(artefacts))
-    written = 0
-    # One sheet's tiles are in memory at a time.
-    while page := list(islice(tiles, per_sheet)):
-        written += 1
-        sheet = draw_sheet(page, artefacts[0].names, artefacts[0].palette, options.columns)
-        write_atomically(options.output / f"sheet_{written}.png", sheet)
-    return written
+    names, palette = artefacts[0].names, artefacts[0].palette
+    for number, page in enumerate(iter(lambda: list(islice(rows, per_sheet)), []), 1):
+        path = options.output / f"sheet_{number}.png"
+        yield path, draw_sheet(page, names, palette, options.columns)
 
 
 def _try_each(
     ids: Sequence[str], work: Callable[[str], Result], left_out: dict[str, str]
-) -> Iterator[tuple[str, Result]]:
-    """Yields every id with its result, and records why the others have none."""
+) -> Iterator[Result]:
+    """Yields the result of every image, and records why the others have none."""
     with track("overlay", len(ids)) as advance:
         for image_id in ids:
             try:
-                result = work(image_id)
+                yield work(image_id)
             except OSError as error:
                 left_out[image_id] = f"{error.filename or 'a file'}: {error.strerror or error}"
             except (ImageError, ValueError) as error:
                 left_out[image_id] = str(error)
-            else:
-                yield image_id, result
             advance(note=f"{len(left_out)} left out" if left_out else None)
-
-
-def _load(options: Namespace, image_id: str, artefact: Artefact) -> np.ndarray:
-    path = find_photograph(options.images, image_id)
-    return load_image(path, apply_exif=artefact.apply_exif)
-
-
-def _place(folder: Path, image_id: str) -> Path:
-    path = folder / f"{image_id}.png"
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ImageError("its id leaves the output folder: rename the image")
-    return path
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
@@ -151,10 +136,9 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     )
     add = parser.add_argument
     stage = "<output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>"
-    output = Path("overlays")
     add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
     add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
-    add("--output", type=Path, default=output, metavar="DIR", help=f"default: {output}/")
+    add("--output", type=Path, default="overlays", metavar="DIR", help="default: overlays/")
     add("--ids", nargs="+", default=[], metavar="ID", help="only these images")
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--sheet", action="store_true", help="contact sheets instead of a file for every image")

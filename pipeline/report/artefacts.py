@@ -7,38 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.vocabulary import voc_palette
+from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
 from pipeline.engine.store import ENTRIES, MANIFEST
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
+from pipeline.report.configurations import flatten
 
 STAGES = ("tags", "cams", "masks", "predictions")
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A finished per-image stage.
-
-    Attributes:
-        path: its folder.
-        stage: one of ``STAGES``.
-        classes: the n class names.
-        apply_exif: whether its images were rotated as their EXIF orientation says.
-        entries: id → what the stage recorded of the image.
-    """
+    """A finished per-image stage."""
 
     path: Path
-    stage: str
+    stage: str  # one of STAGES
     classes: tuple[str, ...]
-    apply_exif: bool
-    entries: Mapping[str, Mapping[str, Any]]
+    apply_exif: bool  # whether its images were rotated as their EXIF orientation says
+    entries: Mapping[str, Mapping[str, Any]]  # id → what the stage recorded of the image
 
     @property
     def names(self) -> tuple[str, ...]:
         """The n+1 names of labels, the background's first."""
-        return ("background", *self.classes)
+        return (BACKGROUND, *self.classes)
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
@@ -47,7 +40,7 @@ class Artefact:
 
 
 def read_artefact(path: Path) -> Artefact:
-    """Reads the manifest and the entries of a finished stage's folder.
+    """Reads a finished stage's folder.
 
     Raises:
         UserError: it is not such a folder.
@@ -59,14 +52,15 @@ def read_artefact(path: Path) -> Artefact:
             f"{path} is not a finished folder of {', '.join(STAGES[:-1])} or {STAGES[-1]}: give one"
             " such as outputs/demo/val/masks/latest"
         )
-    classes = _find(configuration, "classes")
+    settings = {key.rpartition(".")[2]: value for key, value in flatten(configuration).items()}
+    classes = settings.get("classes")
     if not isinstance(classes, list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
     return Artefact(
         path=path,
         stage=stage,
         classes=tuple(map(str, classes)),
-        apply_exif=_find(configuration, "exif") is False,
+        apply_exif=settings.get("exif") is False,
         entries=Journal(path / ENTRIES).entries,
     )
 
@@ -82,12 +76,3 @@ def find_photograph(root: Path, image_id: str) -> Path:
         if (path := root / f"{image_id}{ending}").is_file():
             return path
     raise ImageError(f"no image {root / image_id} ({', '.join(endings)})")
-
-
-def _find(configuration: Mapping[str, Any], key: str) -> Any:
-    """Returns the value of a key in a configuration, or in those of the stages before it."""
-    if key in configuration:
-        return configuration[key]
-    nested = [value for value in configuration.values() if isinstance(value, Mapping)]
-    values = (_find(inner, key) for inner in nested)
-    return next((value for value in values if value is not None), None)

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import Figure, PublishedTable, published_figures
-from pipeline.report.runs import STAGE_NAMES, Run, describe_images
+from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
 
 TOLERANCE = 0.2
 """Percentage points."""
@@ -25,10 +25,6 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
 
     Of several runs of one experiment in one file, the latest counts.
 
-    Args:
-        tables: the published figures.
-        runs: everything that was measured, oldest first.
-
     Returns:
         The table as Markdown, and a sentence on the figures that are too far away, or "".
 
@@ -40,7 +36,8 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
     reasons: dict[str, None] = {}
     for run in runs:
         for index, figure in enumerate(figures):
-            if not _reproduces(run, figure):
+            reproduces = (run.choices.experiment, run.stage) == (figure.experiment, figure.stage)
+            if not reproduces or figure.column.value(run) is None:
                 continue
             if obstacles := _obstacles(run, figure):
                 name = f"{figure.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
@@ -69,14 +66,6 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
     return "\n".join(parts), sentence if far else ""
 
 
-def _reproduces(run: Run, figure: Figure) -> bool:
-    column = figure.column
-    reproduced = (figure.experiment, figure.stage, column.of.dataset, column.of.split)
-    if (run.choices.experiment, run.stage, run.dataset, run.split) != reproduced:
-        return False
-    return run.value(column.metric, column.level) is not None
-
-
 def _obstacles(run: Run, figure: Figure) -> list[str]:
     """Returns why a run of the experiment cannot be compared with its figure."""
     images = describe_images(run.images, figure.column.of.images)
@@ -93,11 +82,11 @@ def _obstacles(run: Run, figure: Figure) -> list[str]:
 def _name(run: Run, figure: Figure) -> str:
     level = f", level {figure.column.level}" if figure.column.level else ""
     split = f"{run.dataset} {run.split}"
-    return f"{split} {STAGE_NAMES[run.stage]} {figure.column.metric_label}{level}"
+    return f"{split} {STAGE_NAMES[run.stage]} {METRIC_LABELS[figure.column.metric]}{level}"
 
 
 def _row(run: Run, figure: Figure) -> dict[str, Any]:
-    value = 100 * run.value(figure.column.metric, figure.column.level)
+    value = 100 * figure.column.value(run)
     difference = value - figure.value
     agrees = abs(difference) <= TOLERANCE + _ROUNDING
     return {

@@ -9,6 +9,7 @@ from pipeline.report.markdown import Notes, padded_table, percent
 from pipeline.report.published import Column, Line, PublishedTable, Row
 from pipeline.report.runs import (
     MAIN_METRIC,
+    METRIC_LABELS,
     STAGE_NAMES,
     Choices,
     Run,
@@ -82,21 +83,18 @@ def _published_cells(
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
-    """Tells whether a run belongs into the cell of a line and a column."""
-    if (run.dataset, run.split) != (column.of.dataset, column.of.split):
-        return False
     if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
         return False
     # No publication has a row for masks that are the argmax of the CAMs.
     if run.stage == "masks" and not run.configuration.get("crf"):
         return False
-    return run.value(column.metric, column.level) is not None
+    return column.value(run) is not None
 
 
 def _own_rows(
     table: PublishedTable, runs: Sequence[Run], published_experiments: Collection[str]
 ) -> list[_OwnRow]:
-    """Returns our rows, those of the published experiments first, even if nothing was run."""
+    """Returns our rows, those of the published experiments first; blank ones without any."""
     cells: dict[tuple[bool, Choices, str, int], dict[str, list[Run]]] = {}
     for run in runs:
         choices = run.choices
@@ -136,7 +134,6 @@ def _own_rows(
 def _origins(
     table: PublishedTable, own_rows: Sequence[_OwnRow], published_experiments: Collection[str]
 ) -> list[str]:
-    """Returns a table with the origin of every figure of ours."""
     origins: dict[int, tuple[Run, list[Column]]] = {}
     for _, shown in own_rows:
         for column in table.columns:
@@ -145,7 +142,7 @@ def _origins(
                 origins.setdefault(run.order, (run, []))[1].append(column)
     rows = []
     for run, columns in origins.values():
-        values = [f"{percent(run.value(c.metric, c.level))} {c.metric_label}" for c in columns]
+        values = [f"{percent(c.value(run))} {METRIC_LABELS[c.metric]}" for c in columns]
         level, choices = columns[0].level, run.choices
         rows.append(
             {
@@ -168,7 +165,6 @@ def _origins(
 
 
 def _remarks(run: Run, column: Column, published_experiments: Collection[str]) -> list[str]:
-    """Returns what a reader must know before comparing a figure of ours with the others."""
     remarks = [describe_images(run.images, column.of.images).split(":")[0], *run.notes()]
     if run.choices.experiment in published_experiments:
         remarks += find_changes(run)

@@ -39,14 +39,7 @@ _BINS = 40
 
 
 class Confused(NamedTuple):
-    """Pixels of one label that were labelled as another.
-
-    Attributes:
-        truth: the label.
-        taken_for: the other.
-        pixels: how many.
-        share: of the label's pixels, in [0, 1].
-    """
+    """Pixels of the label ``truth`` that were labelled as another, and their share of it."""
 
     truth: int
     taken_for: int
@@ -57,12 +50,8 @@ class Confused(NamedTuple):
 def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -> str:
     """Draws a confusion matrix as SVG, each row as shares of its label's pixels.
 
-    Labels that occur neither in the ground truth nor in the prediction are left out.
-
-    Args:
-        confusion: the pixels, at least one.
-        names: n+1 names, the background's first.
-        predicted: the title of the columns.
+    Labels that occur neither in the ground truth nor in the prediction, which ``predicted`` names,
+    are left out.
     """
     matrix = confusion.matrix
     used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
@@ -96,22 +85,14 @@ def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[Confused]:
     """Returns the pairs of labels that are confused in most pixels, the worst first."""
     wrong = confusion.matrix.copy()
     np.fill_diagonal(wrong, 0)
-    totals = np.maximum(confusion.matrix.sum(1), 1)
+    shares = wrong / np.maximum(confusion.matrix.sum(1, keepdims=True), 1)
     order = np.argsort(-wrong, axis=None, kind="stable")[:max_pairs]
     pairs = [divmod(int(place), len(wrong)) for place in order]
-    return [
-        Confused(truth, other, int(wrong[truth, other]), float(wrong[truth, other] / totals[truth]))
-        for truth, other in pairs
-        if wrong[truth, other]
-    ]
+    return [Confused(*pair, int(wrong[pair]), float(shares[pair])) for pair in pairs if wrong[pair]]
 
 
 def draw_margins(images: Sequence[ImageFigures]) -> str:
-    """Draws how far scores are above or below their image's threshold; "" without thresholds.
-
-    Classes that an image shows, those that it does not, and those of images without labels are
-    series of their own.
-    """
+    """Draws how far scores are above or below their image's threshold; "" without thresholds."""
     decided = [f for f in images if f.scores is not None and f.threshold is not None]
     if not decided:
         return ""
@@ -135,14 +116,8 @@ def draw_margins(images: Sequence[ImageFigures]) -> str:
                 axes.hist(values, bins, alpha=0.3, **style)
                 axes.hist(values, bins, histtype="step", linewidth=1.8, label=label, **style)
         axes.axvline(0, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "threshold",
-            (0, 1),
-            xytext=(4, -2),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            va="top",
-        )
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
+        axes.annotate("threshold", (0, 1), xytext=(4, -2), **place)
         axes.set_xlabel("score minus the threshold of the image")
         axes.set_ylabel("pairs of image and class")
         axes.yaxis.set_major_formatter("{x:,.0f}")

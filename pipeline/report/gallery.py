@@ -1,8 +1,9 @@
-"""The gallery of a report: every image with everything that was computed for it."""
+"""The gallery of a report: its choice of images, each with everything that was computed for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,6 @@ from pipeline.report import layers
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures, Labels, for_each_readable, read_all_labels
 from pipeline.report.painting import percent_of_pixels, resize_labels
-from pipeline.report.selection import Selection
 
 MAX_CHARACTERS = 88_000
 """Of an image with all its layers; 200 of them stay below 20 MB, with the page around them."""
@@ -24,6 +24,69 @@ MAX_CHARACTERS = 88_000
 _MIN_SHRINKING, _MAX_SHRINKING, _MIN_SIDE = 0.9, 0.5, 32
 _RUNNERS_UP = 3  # classes that are listed although they are not tags
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"
+
+WORST, BEST, DISAGREEING, SAMPLE = "worst", "best", "most disagreeing", "even sample"
+_PHRASES = {
+    WORST: "with the lowest IoU",
+    BEST: "with the highest",
+    DISAGREEING: "in which mask and prediction differ most",
+    SAMPLE: "at even distances from the rest",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The images that are shown, in the order of the split.
+
+    Attributes:
+        reasons: id → why it was selected; empty if all images are shown.
+        description: a sentence on what is shown.
+    """
+
+    images: list[ImageFigures]
+    reasons: dict[str, str]
+    description: str
+
+
+def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Selection:
+    """Selects a quarter each of the worst, the best and the most disagreeing images, and of all.
+
+    If a ranking is not known, without ground truth or predictions, the others share its quarter.
+    Without ``max_images``, all are selected.
+    """
+    if max_images is None or len(images) <= max_images:
+        return Selection(list(images), {}, f"All {len(images):,} images are shown.")
+    rankings = {
+        WORST: _ranking(images, lambda f: f.iou),
+        BEST: _ranking(images, lambda f: f.iou)[::-1],
+        DISAGREEING: _ranking(images, lambda f: f.disagreement)[::-1],
+    }
+    rankings = {reason: ranking for reason, ranking in rankings.items() if ranking}
+    share = max_images // (len(rankings) + 1)
+    chosen: dict[int, str] = {}
+    for reason, ranking in rankings.items():
+        new = [index for index in ranking if index not in chosen]
+        chosen |= dict.fromkeys(new[:share], reason)
+    rest = [index for index in range(len(images)) if index not in chosen]
+    places = np.linspace(0, len(rest) - 1, max_images - len(chosen)).round().astype(int)
+    chosen |= {rest[place]: SAMPLE for place in places.tolist()}
+    counts = Counter(chosen.values())
+    phrases = [f"{counts[reason]} {_PHRASES[reason]}" for reason in (*rankings, SAMPLE)]
+    listed = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+    return Selection(
+        [images[index] for index in sorted(chosen)],
+        {images[index].sample.id: reason for index, reason in chosen.items()},
+        f"{len(chosen):,} of {len(images):,} images are shown: {listed}; report.images=null shows"
+        " all.",
+    )
+
+
+def _ranking(
+    images: Sequence[ImageFigures], value: Callable[[ImageFigures], float | None]
+) -> list[int]:
+    """Returns the indices of the images whose value is known, the lowest first."""
+    known = [index for index, image in enumerate(images) if value(image) is not None]
+    return sorted(known, key=lambda index: value(images[index]))
 
 
 @dataclass(frozen=True)
@@ -40,43 +103,26 @@ class TagRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One layer over a photograph.
+    """One layer over a photograph."""
 
-    Attributes:
-        layer: its kind; unique within an image except for CAMs.
-        title: the words above it.
-        picture: a ``data:`` address; "" for the photograph alone.
-        facts: the words below it, also read out instead of it.
-        places: positions of names in it.
-    """
-
-    layer: str
-    title: str
-    picture: str
-    facts: str
-    places: Sequence[layers.Place] = ()
+    layer: str  # its kind; unique within an image except for CAMs
+    title: str  # the words above it
+    picture: str  # a data: address; "" for the photograph alone
+    facts: str  # the words below it, also read out instead of it
+    places: Sequence[layers.Place] = ()  # positions of names in it
 
 
 @dataclass(frozen=True)
 class Card:
-    """One image of the gallery.
-
-    Attributes:
-        reason: why it was selected; "" if all images are shown.
-        width: of its pictures, in pixels.
-        height: of its pictures, in pixels.
-        photograph: a ``data:`` address.
-        rows: its tags, the missed classes and the runners-up, the highest score first.
-        panels: the pictures, the photograph first.
-    """
+    """One image of the gallery."""
 
     figures: ImageFigures
-    reason: str
-    width: int
+    reason: str  # why it was selected; "" if all images are shown
+    width: int  # of its pictures, in pixels
     height: int
-    photograph: str
-    rows: Sequence[TagRow]
-    panels: Sequence[Panel]
+    photograph: str  # a data: address
+    rows: Sequence[TagRow]  # tags, missed classes and runners-up, the highest score first
+    panels: Sequence[Panel]  # the photograph first
 
     @property
     def marks(self) -> list[str]:

@@ -58,18 +58,15 @@ def encode_heat(cam: np.ndarray) -> str:
 
 
 def encode_labels(labels: np.ndarray, palette: Sequence[Colour]) -> str:
-    """Returns labels, h×w uint8, as :func:`pipeline.report.painting.paint_labels` paints them."""
+    """Returns painted labels, h×w uint8."""
     return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True, quality=_EFFORT)
 
 
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns how two masks of one size compare, H×W uint8; 255 where either is ignored."""
-    kinds = np.zeros(first.shape, np.uint8)
-    kinds[(first == 0) & (second > 0)] = MISSED
-    kinds[(first > 0) & (second == 0)] = EXTRA
-    kinds[(first > 0) & (second > 0) & (first != second)] = CONFUSED
-    kinds[(first == IGNORE) | (second == IGNORE)] = IGNORE
-    return kinds
+    ignored = (first == IGNORE) | (second == IGNORE)
+    cases = [ignored, first == second, first == 0, second == 0]
+    return np.select(cases, [IGNORE, SAME, MISSED, EXTRA], CONFUSED).astype(np.uint8)
 
 
 def encode_difference(kinds: np.ndarray) -> str:

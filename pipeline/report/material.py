@@ -15,17 +15,18 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import StageFolder
 from pipeline.evaluation.stage import Evaluation
 
+_EMPTY = StageFolder(Path(), "", "", "", {})
+"""Stands for a folder whose key is not known yet."""
+
 _SHOWN = "a report shows results and changes none"
 
 
 @dataclass
 class ReportSettings:
-    """How much ``report.html`` shows.
+    """How much ``report.html`` shows: the number of images, and their longest side in pixels.
 
-    Attributes:
-        images: the maximum number of images; of more, the worst, the best, those in which mask and
-            prediction differ most, and an even sample; none shows all.
-        longest_side: of the pictures, in pixels.
+    Of more images it shows the worst, the best, those in which mask and prediction differ most, and
+    an even sample; none shows all.
     """
 
     images: int | None = setting(200, at_least=1, changes="nothing", why=_SHOWN)
@@ -34,24 +35,10 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made from; whatever was not computed yet is an empty folder, or none.
-
-    Attributes:
-        root: the output folder.
-        split: the split whose images are shown.
-        stages: every folder of the run, of all splits, in the order of the pipeline.
-        threshold: returns what a score must exceed to be a tag, from the n float32 scores of an
-            image; none where tags were not chosen by their scores.
-        beta: β of the background, see :func:`pipeline.masks.labels.stack_background`.
-        argmax_title: the name of the argmax of the CAMs; none where that is the mask.
-        about: the choices that have names, see :func:`pipeline.evaluation.about.describe`.
-        workers: threads that read files.
-        max_images: images that are shown at most; none shows all.
-        longest_side: of the pictures, in pixels.
-    """
+    """What a report is made from; whatever was not computed yet is an empty folder, or none."""
 
     root: Path
-    split: str
+    split: str  # whose images are shown
     samples: Sequence[Sample]
     vocabulary: Vocabulary
     read: ImageReader
@@ -59,15 +46,17 @@ class Material:
     cams: StageFolder
     masks: StageFolder
     predictions: StageFolder | None = None
-    stages: Sequence[StageFolder] = ()
+    stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
     threshold: Callable[[np.ndarray], float] | None = None
-    beta: float | None = 1.0
-    argmax_title: str | None = "mask before the CRF, argmax of the CAMs"
+    """What a score must exceed to be a tag, from an image's n float32 scores; none if scores do not
+    decide."""
+    beta: float | None = 1.0  # see pipeline.masks.labels.stack_background
+    argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
     mask_title: str = "mask after the CRF"
-    about: Mapping[str, str] = field(default_factory=dict)
-    workers: int = 1
-    max_images: int | None = 200
-    longest_side: int = 480
+    about: Mapping[str, str] = field(default_factory=dict)  # see pipeline.evaluation.about.describe
+    workers: int = 1  # threads that read files
+    max_images: int | None = 200  # none shows all
+    longest_side: int = 480  # of the pictures, in pixels
 
 
 def gather(
@@ -79,12 +68,7 @@ def gather(
 ) -> Material:
     """Returns what a report is made from: the last split of which anything was computed.
 
-    Args:
-        stages: those of all rounds.
-        reviewed: the evaluation of the last round.
-        settings: those of the report.
-        read: decodes the images.
-        workers: the number of threads that read files.
+    ``stages`` are those of all rounds, and ``reviewed`` is the evaluation of the last one.
     """
     every = [each for stage in stages if stage.applies() for each in (*stage.parts, stage)]
     folders = {each: folder for each in every if (folder := reviewed.folder(each)) is not None}
@@ -118,10 +102,6 @@ def gather(
         max_images=settings.images,
         longest_side=settings.longest_side,
     )
-
-
-_EMPTY = StageFolder(Path(), "", "", "", {})
-"""Stands for a folder whose key is not known yet."""
 
 
 def _titles(masks: Stage) -> dict[str, str | None]:

@@ -42,29 +42,21 @@ class Labels:
 
 @dataclass(frozen=True)
 class ImageFigures:
-    """One image in figures.
+    """One image in figures; what is not known is none.
 
-    Attributes:
-        tags: class indices, or none if it was not tagged.
-        truth: indices of the classes that it shows, or none if that is not known.
-        scores: n float32, or none if it was not tagged.
-        threshold: the score above which a class is a tag, or none if scores do not decide.
-        mask_iou: of its pseudo mask before the confidence filter, in [0, 1]: the mean over the
-            labels of its ground truth, including the background.
-        prediction_iou: the same of the segmenter's prediction.
-        disagreement: the share of the pixels in which mask and prediction differ.
-        classes: indices of the classes in its tags, ground truth, mask or prediction.
+    IoU is the mean over the labels of the image's ground truth, including the background, in
+    [0, 1]; that of the pseudo mask is measured before the confidence filter.
     """
 
     sample: Sample
-    tags: tuple[int, ...] | None = None
-    truth: tuple[int, ...] | None = None
-    scores: np.ndarray | None = None
-    threshold: float | None = None
+    tags: tuple[int, ...] | None = None  # class indices
+    truth: tuple[int, ...] | None = None  # indices of the classes that it shows
+    scores: np.ndarray | None = None  # n float32
+    threshold: float | None = None  # the score above which a class is a tag, if scores decide
     mask_iou: float | None = None
     prediction_iou: float | None = None
-    disagreement: float | None = None
-    classes: frozenset[int] = frozenset()
+    disagreement: float | None = None  # the share of pixels in which mask and prediction differ
+    classes: frozenset[int] = frozenset()  # in its tags, ground truth, mask or prediction
 
     @property
     def iou(self) -> float | None:
@@ -74,19 +66,12 @@ class ImageFigures:
 
 @dataclass
 class Measured:
-    """All images of a split in figures.
-
-    Attributes:
-        images: those for which anything was computed, in the order of the split.
-        masks: pixels of ground truth and pseudo masks; empty without ground truth.
-        predictions: pixels of ground truth and predictions; empty without ground truth.
-        problems: id → why an image is not among them.
-    """
+    """All images of a split for which anything was computed, in figures and in their order."""
 
     images: list[ImageFigures]
-    masks: Confusion
+    masks: Confusion  # pixels of ground truth and pseudo masks; empty without ground truth
     predictions: Confusion
-    problems: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)  # id → why an image is missing
 
 
 def measure_images(material: Material) -> Measured:

@@ -40,7 +40,6 @@ class _Group(NamedTuple):
         )
 
     def names(self) -> dict[str, str]:
-        """Returns the first cells of its rows."""
         return {
             "data set, split": f"{self.dataset} {self.split}",
             "experiment": self.choices.experiment,
@@ -48,11 +47,9 @@ class _Group(NamedTuple):
         }
 
     def images(self) -> dict[str, str]:
-        """Returns the number of images that were measured, as a cell."""
         return {"images": self.each(lambda run: f"{run.images:,}")}
 
     def figures(self, notes: Notes, level: int = 0) -> dict[str, str]:
-        """Returns the cells of all stages' figures; "" for those that were not measured."""
         return {
             label: self.shown[stage].cell(metric, notes, level=level) if stage in self.shown else ""
             for label, (stage, metric) in _FIGURES.items()
@@ -60,12 +57,7 @@ class _Group(NamedTuple):
 
 
 def write_measurements(runs: Sequence[Run], is_published: Callable[[Run], bool]) -> str:
-    """Returns the figures that no published table has, as Markdown, or "" if there are none.
-
-    Args:
-        runs: everything that was measured.
-        is_published: tells whether a published table shows a run.
-    """
+    """Returns the figures of the runs that no published table shows, as Markdown, or ""."""
     # Given image labels are not a measurement: all of their figures would be 100.
     measured = [r for r in runs if r.stage != "tags" or r.choices.tags != "ground_truth"]
     sections = [

@@ -5,32 +5,40 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.datasets.vocabulary import BACKGROUND
+from pipeline.engine.store import StageFolder, is_complete
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
-from pipeline.report import overview
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import build_cards
-from pipeline.report.layers import CONFUSED, DIFFERENCE_COLOURS, EXTRA, MISSED
+from pipeline.report.gallery import build_cards, choose_images
+from pipeline.report.layers import DIFFERENCE_COLOURS
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
-from pipeline.report.measured import ImageFigures, Measured, measure_images
+from pipeline.report.measured import ImageFigures, measure_images
 from pipeline.report.painting import HEAT
-from pipeline.report.runs import STAGE_NAMES
-from pipeline.report.selection import Selection, choose_images
+from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES
+from pipeline.report.status import describe, finished_at
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
 _HEAT_STOPS = 9
+_TITLES = {
+    "tags": "tags",
+    "cams": "class activation maps",
+    "masks": "pseudo masks",
+    "predictions": "segmenter",
+}
+
+Figures = Mapping[str, Mapping[str, Any]]
+"""Stage → its entry of ``metrics.json``."""
 
 
 def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
@@ -39,10 +47,8 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    measured = measure_images(material)
-    selection = choose_images(measured.images, material.max_images)
-    context = _context(material, metrics, measured, selection)
-    # All values are escaped, except those marked as HTML below.
+    context = _context(material, metrics)
+    # All values are escaped, except those that the template marks as safe.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -55,6 +61,9 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         "colour": _colour,
         "duration": in_words,
         "count": lambda number: "–" if number is None else f"{number:,}",
+        "complete": is_complete,
+        "finished": finished_at,
+        "choices": describe,
     }
     stream = environment.get_template("page.html").stream(context)
     with replacing(path) as file:
@@ -63,76 +72,123 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     return path
 
 
-def _context(
-    material: Material, metrics: MetricsFile, measured: Measured, selection: Selection
-) -> dict[str, Any]:
+def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
     """Returns the variables of the template; images are rendered when it reaches them."""
-    figures = overview.find_figures(metrics, material)
+    measured = measure_images(material)
+    selection = choose_images(measured.images, material.max_images)
+    figures = _find_figures(metrics, material)
     classes, problems = material.vocabulary.classes, measured.problems
-    rows = overview.stage_rows(material.stages, str(material.root))
+    manifests = [(folder, folder.manifest()) for folder in material.stages]
+    stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
+    pixels = {"masks": measured.masks, "predictions": measured.predictions}
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     stops = HEAT([k / (_HEAT_STOPS - 1) for k in range(_HEAT_STOPS)])[:, :3]
     return {
-        "style": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
+        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "script": script,
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "title": material.about.get("dataset") or material.root.name,
+        "root": material.root,
         "split": material.split,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "about": {key: value for key, value in material.about.items() if value},
-        "headlines": overview.headlines(figures),
+        "figures": {_TITLES[stage]: (MAIN_METRIC[stage], figures[stage]) for stage in figures},
+        "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),
-        "flow": overview.steps(rows),
-        "stages": rows,
-        "versions": overview.common_versions(rows),
+        "flow": _sum_up(stages),
+        "stages": stages,
+        "versions": _versions(manifest for _, manifest in stages),
         "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
-        "class_rows": overview.class_rows(figures, classes, measured.images),
-        "confusions": _confusions(measured, classes),
-        "margins": Markup(draw_margins(measured.images)),
+        "class_rows": list(_class_rows(figures, classes, measured.images)),
+        "confusions": {name: pixels for name, pixels in pixels.items() if pixels.matrix.any()},
+        "draw_confusion": draw_confusion,
+        "find_confused": find_confused,
+        "margins": draw_margins(measured.images),
         "cards": build_cards(selection, material, problems),
         "selection": selection,
         "argmax_title": material.argmax_title,
-        "marks": _marks(measured.images, selection),
+        "judged": any(f.truth is not None and f.tags is not None for f in measured.images),
         "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "classes": classes,
+        "labels": (BACKGROUND, *classes),
         "palette": material.vocabulary.palette,
         "split_images": len(material.samples),
         "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
-        "differences": [
-            (DIFFERENCE_COLOURS[MISSED], "missed", "only in the second of the two"),
-            (DIFFERENCE_COLOURS[EXTRA], "extra", "only in the first of the two"),
-            (DIFFERENCE_COLOURS[CONFUSED], "confused", "an object in both, of different classes"),
-        ],
+        "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
         "heat": [_colour([round(255 * channel) for channel in stop]) for stop in stops],
-        "failures": overview.list_failures(material, problems),
+        "failures": _failures(material, problems),
     }
 
 
-def _confusions(measured: Measured, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    names = (BACKGROUND, *classes)
-    titled = {"masks": measured.masks, "predictions": measured.predictions}
-    return [
-        {
-            "title": f"{title} against the ground truth",
-            "svg": Markup(draw_confusion(confusion, names, title)),
-            "miou": confusion.miou(),
-            "worst": [(names[c.truth], names[c.taken_for], c) for c in find_confused(confusion)],
+def _find_figures(metrics: MetricsFile, material: Material) -> Figures:
+    """Returns the figures of exactly the folders that the page shows."""
+    folders = (material.tags, material.cams, material.masks, material.predictions)
+    entries = {f.stage: metrics.find(f.stage, f.split, f.key) for f in folders if f is not None}
+    return {stage: entry for stage, entry in entries.items() if entry is not None}
+
+
+def _sum_up(stages: Iterable[tuple[StageFolder, Mapping[str, Any]]]) -> list[tuple]:
+    """Returns the name of each stage with the images and seconds of all its splits."""
+    images, seconds = Counter(), Counter()
+    for folder, manifest in stages:
+        images[folder.stage] += manifest.get("images") or 0
+        seconds[folder.stage] += manifest.get("seconds") or 0
+    return [(stage, images[stage], seconds[stage]) for stage in images]
+
+
+def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Returns package, or "host" → the versions that occur in the stages, in their order."""
+    versions: dict[str, dict[str, None]] = {}
+    for manifest in manifests:
+        host = {"host": manifest["host"]} if "host" in manifest else {}
+        for package, version in (manifest.get("versions", {}) | host).items():
+            versions.setdefault(package, {})[version] = None
+    return {package: list(of_package) for package, of_package in versions.items()}
+
+
+def _class_rows(
+    figures: Figures, classes: Sequence[str], images: Sequence[ImageFigures]
+) -> Iterator[dict[str, Any]]:
+    """Yields how often every class was tagged, and its AP and IoU if they were measured.
+
+    The background comes first, if anything was measured of it.
+    """
+    tagged = Counter(index for image in images for index in image.tags or ())
+    if not figures and not tagged:
+        return
+    for label, name in enumerate((BACKGROUND, *classes)):
+        # The background has no tags, even if a class has its name.
+        of_class = {
+            stage: entry["per_class"].get(name, {})
+            for stage, entry in figures.items()
+            if label or stage != "tags"
         }
-        for title, confusion in titled.items()
-        if confusion.matrix.any()
-    ]
+        if not label and not of_class:
+            continue
+        positives = of_class.get("tags", {}).get("positives")
+        measures = {stage: entry.get("iou") for stage, entry in of_class.items()}
+        if "tags" in of_class:
+            measures["tags"] = of_class["tags"].get("ap") if positives else None
+        yield {
+            "label": label,
+            "name": name,
+            "tagged": tagged[label - 1] if label else None,
+            "positives": positives,
+            "measures": measures,
+        }
 
 
-def _marks(images: Sequence[ImageFigures], selection: Selection) -> Mapping[str, str]:
-    """Returns the filters of images apart from their classes, each with its words."""
-    marks = {}
-    if any(f.truth is not None and f.tags is not None for f in images):
-        marks = {"with-wrong": "with a wrong tag", "with-missed": "with a missed class"}
-    if any(f.tags == () for f in selection.images):
-        marks["without-tags"] = "without tags"
-    reasons = dict.fromkeys(selection.reasons.values())
-    return marks | {reason.replace(" ", "-"): f"selected as: {reason}" for reason in reasons}
+def _failures(
+    material: Material, problems: Mapping[str, str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yields stage, split, image and reason of what the stages and this page left out."""
+    for folder in material.stages:
+        for image_id, reason in sorted(folder.failures.items()):
+            yield folder.stage, folder.split, image_id, reason
+    # Those of this page are known when the images above are rendered.
+    for image_id, reason in sorted(problems.items()):
+        yield "report", material.split, image_id, reason
 
 
 def _colour(rgb: Sequence[int]) -> str:

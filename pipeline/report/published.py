@@ -11,53 +11,39 @@ from typing import Any
 
 import yaml
 
-from pipeline.report.runs import MAIN_METRIC
+from pipeline.report.runs import Run
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a data set as publications use it.
-
-    Attributes:
-        label: its name in a table.
-        dataset: our name of the data set, or none if we have no reader.
-        split: our name of the split.
-        images: the numbers of images in the lists in use, any of which is a whole split; empty if
-            any number is.
-        positives: the number of pairs of image and class → the convention that leads to it.
-    """
+    """A split of a data set as publications use it."""
 
     label: str
-    dataset: str | None = None
-    split: str | None = None
-    images: Sequence[int] = ()
+    dataset: str | None = None  # our name of the data set, if we have a reader
+    split: str | None = None  # our name of the split
+    images: Sequence[int] = ()  # numbers that make a whole split; empty if any number does
     positives: Mapping[int, str] = field(default_factory=dict)
+    """The number of pairs of image and class → the convention that leads to it."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of figures.
-
-    Attributes:
-        name: unique in its table.
-        label: its header.
-        of: the split that is measured.
-        metric: its name in ``metrics.json``.
-        stage: the stage whose result is measured, or none if the rows say it.
-        level: 0 for the classes themselves, 1 for their parents.
-        command: the arguments of ``run_stage.py`` that lead to our figure, or "".
-    """
+    """A column of figures; ``name`` is unique in its table."""
 
     name: str
     label: str
     of: Split
     metric: str
-    metric_label: str
-    stage: str | None = None
-    level: int = 0
-    command: str = ""
+    stage: str | None = None  # whose result is measured, if the rows do not say it
+    level: int = 0  # 0 for the classes themselves, 1 for their parents
+    command: str = ""  # the arguments of run_stage.py that lead to our figure
+
+    def value(self, run: Run) -> float | None:
+        """Returns a run's figure in [0, 1]; none if it measured something else."""
+        measured = (run.dataset, run.split) == (self.of.dataset, self.of.split)
+        return run.value(self.metric, self.level) if measured else None
 
 
 @dataclass(frozen=True)
@@ -71,58 +57,35 @@ class Line:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one publication for one method, in percent.
+    """The figures of one publication for one method: by columns, in percent."""
 
-    Attributes:
-        method: its name, with the venue.
-        backbone: the backbone or the network; "" if the source does not say.
-        supervision: what it learns from, and whether its weights saw masks.
-        source: the source of the figures.
-        figures: column → percent.
-        rerun: column → percent that the authors got when they ran their code again.
-        experiments: column → our experiment that reproduces it.
-        stage: our stage that it corresponds to, if the columns do not say it.
-        segmenter: the network that a comparison requires, or "".
-        error: figures in circulation without a primary source; they are in no column.
-    """
-
-    method: str
-    backbone: str
-    supervision: str
+    method: str  # with the venue
+    backbone: str  # the backbone or the network; "" if the source does not say
+    supervision: str  # what it learns from, and whether its weights saw masks
     source: str
     figures: Mapping[str, float]
-    rerun: Mapping[str, float] = field(default_factory=dict)
-    experiments: Mapping[str, str] = field(default_factory=dict)
-    stage: str | None = None
-    segmenter: str = ""
-    error: tuple[float, ...] = ()
+    rerun: Mapping[str, float] = field(default_factory=dict)  # when the authors ran it again
+    experiments: Mapping[str, str] = field(default_factory=dict)  # ours that reproduce them
+    stage: str | None = None  # our stage that it corresponds to, if the columns do not say it
+    segmenter: str = ""  # the network that a comparison requires
+    error: tuple[float, ...] = ()  # figures in circulation without a source; they are in no column
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of the field, and which runs of ours belong into it.
-
-    Attributes:
-        name: unique.
-        unit: of all columns, or "%" if they differ.
-        backbone: the header above backbones or networks.
-        tags: the sources of tags whose runs are comparable.
-        supervision: what our runs in it learn from.
-        lines: our rows.
-        rows: the published rows.
-        remark: a paragraph below the heading.
-    """
+    """One table of the field, and which runs of ours belong into it."""
 
     name: str
     title: str
-    unit: str
-    backbone: str
-    tags: Sequence[str]
-    supervision: str
-    lines: Sequence[Line]
+    metric: str  # of columns that name no other
+    unit: str  # of all columns
+    backbone: str  # the header above backbones or networks
+    tags: Sequence[str]  # the sources of tags whose runs are comparable
+    supervision: str  # what our runs learn from
+    lines: Sequence[Line]  # our rows
     columns: Sequence[Column]
     rows: Sequence[Row]
-    remark: str = ""
+    remark: str = ""  # a paragraph below the heading
 
 
 @dataclass(frozen=True)
@@ -171,21 +134,15 @@ def published_figures(tables: Sequence[PublishedTable]) -> Iterator[Figure]:
                 )
 
 
-def _read_table(values: dict[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
-    metrics = values.pop("metric")
+def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
     columns = []
     for name, column in values["columns"].items():
         of = splits[column.get("of", name)]
-        metric = column.get("metric", next(iter(metrics)))
-        given = {"name": name, "label": of.label, "metric": metric, **column}
-        columns.append(Column(**{**given, "of": of, "metric_label": metrics[metric]}))
-    parts = {
-        "unit": f"{next(iter(metrics.values()))}, %" if len(metrics) == 1 else "%",
-        "lines": [Line(**line) for line in values["lines"]],
-        "columns": columns,
-        "rows": [Row(**{**row, "error": tuple(row.get("error", ()))}) for row in values["rows"]],
-    }
-    return PublishedTable(**{**values, **parts})
+        given = {"name": name, "label": of.label, "metric": values["metric"], **column, "of": of}
+        columns.append(Column(**given))
+    rows = [Row(**{**row, "error": tuple(row.get("error", ()))}) for row in values["rows"]]
+    lines = [Line(**line) for line in values["lines"]]
+    return PublishedTable(**{**values, "lines": lines, "columns": columns, "rows": rows})
 
 
 def _check(table: PublishedTable) -> None:
@@ -200,13 +157,8 @@ def _check(table: PublishedTable) -> None:
             raise ValueError(f"{where}: source and supervision are needed")
         if unknown := (row.figures.keys() | row.rerun.keys() | row.experiments.keys()) - names:
             raise ValueError(f"{where}: there is no column {min(unknown)}")
-        if unpublished := (row.rerun.keys() | row.experiments.keys()) - row.figures.keys():
-            raise ValueError(f"{where}: {min(unpublished)} has no published figure")
         for value in (*row.figures.values(), *row.rerun.values(), *row.error):
             if not isinstance(value, int | float):
                 raise ValueError(f"{where}: {value!r} is not a number")
             if not 0 <= value <= 100:
                 raise ValueError(f"{where}: {value} is not between 0 and 100")
-    for stage in (*(r.stage for r in table.rows), *(c.stage for c in table.columns)):
-        if stage not in (None, *MAIN_METRIC):
-            raise ValueError(f"{table.name}: there is no stage {stage}")

@@ -17,7 +17,14 @@ METRICS = "metrics.json"
 MAIN_METRIC = {"tags": "map", "cams": "miou", "masks": "miou", "predictions": "miou"}
 """Stage → the figure that stands for it."""
 
-METRIC_LABELS = {"map": "mAP", "miou": "mIoU"}
+METRIC_LABELS = {
+    "map": "mAP",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "miou": "mIoU",
+}
+"""Metric in ``metrics.json`` → its name for readers."""
 
 STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": "segmenter"}
 """Stage → its name in tables."""
@@ -43,27 +50,17 @@ class Choices(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One measured result: of a stage, a split and a configuration.
+    """One measured result: of a stage, a split and a configuration."""
 
-    Attributes:
-        file: the ``metrics.json`` that holds it.
-        order: increases from the oldest run to the latest.
-        stage: "tags", "cams", "masks" or "predictions".
-        images: the number of images that were measured.
-        about: the choices in words, see :class:`Choices`, and the data set and the commit.
-        configuration: everything the result depends on.
-        figures: the whole entry, with figures in [0, 1].
-    """
-
-    file: Path
-    order: int
+    file: Path  # the metrics.json that holds it
+    order: int  # increases from the oldest run to the latest
     stage: str
     split: str
     key: str
-    images: int
-    about: Mapping[str, str]
+    images: int  # that were measured
+    about: Mapping[str, str]  # the choices in words, the data set and the commit
     configuration: Mapping[str, Any]
-    figures: Mapping[str, Any]
+    figures: Mapping[str, Any]  # the whole entry, with figures in [0, 1]
 
     @property
     def dataset(self) -> str:

@@ -17,8 +17,8 @@ from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.material import Material
 from pipeline.report.measured import UNREADABLE, read_all_labels
+from pipeline.report.overlays import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.page import write_page
-from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.tables import write_tables
 
 _EXAMPLES = 6

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import canonical_json
+from pipeline.report.configurations import flatten
 from pipeline.report.markdown import Table, percent
 from pipeline.report.runs import has_seen_masks
 
@@ -107,7 +108,8 @@ def _seeds(metrics: MetricsFile) -> Table:
     groups: dict[tuple[str, str], list[Mapping]] = {}
     for run in metrics.runs:
         if run["stage"] == "predictions":
-            same = canonical_json(_without_seed(run["configuration"]))
+            settings = flatten(run["configuration"]).items()
+            same = canonical_json({k: v for k, v in settings if k.rpartition(".")[2] != "seed"})
             groups.setdefault((run["split"], same), []).append(run)
     rows = []
     for (split, _), runs in groups.items():
@@ -119,14 +121,6 @@ def _seeds(metrics: MetricsFile) -> Table:
             rows.append([segmenters[0]["name"], split, _images(runs[0]), seeds, spread])
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
     return Table("Over seeds", header, rows)
-
-
-def _without_seed(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_seed(value) if isinstance(value, Mapping) else value
-        for key, value in configuration.items()
-        if key != "seed"
-    }
 
 
 def _by_level(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -15,10 +15,9 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report import stage as report_stage
-from pipeline.report.gallery import MAX_CHARACTERS, build_cards
+from pipeline.report.gallery import MAX_CHARACTERS, build_cards, choose_images
 from pipeline.report.measured import measure_images
 from pipeline.report.page import write_page
-from pipeline.report.selection import choose_images
 from tests.report.html_page import Page
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS
 
@@ -145,6 +144,12 @@ def test_stages_are_told_from_their_manifests(build):
         assert folder.key in page.text
     assert "val" in page.text and "numpy" in page.text
     assert material.tags.manifest()["versions"]["numpy"] in page.text
+    assert page.find("code", title=f"val/tags/{material.tags.key}")
+    words = " ".join(page.text.split())
+    assert "unfinished" not in words
+    for stage in ("tags", "cams", "masks", "predictions"):
+        assert f"{stage}6 images · " in words
+        assert f"{stage} val6 6 6 / 0 6 –" in words, "6 computed, none from the cache, no failure"
 
 
 def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):

@@ -14,11 +14,10 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
-from pipeline.report import layers, overview
+from pipeline.report import layers
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import tag_rows
+from pipeline.report.gallery import BEST, DISAGREEING, SAMPLE, WORST, choose_images, tag_rows
 from pipeline.report.measured import ImageFigures, measure_images
-from pipeline.report.selection import BEST, DISAGREEING, SAMPLE, WORST, choose_images
 from pipeline.segmenter.self_training import SegmenterTags, SelfTrainingSettings
 from pipeline.segmenter.settings import TestSettings
 from pipeline.stages.builder import Builder
@@ -189,14 +188,6 @@ def test_margins_are_drawn_where_scores_decide():
     assert draw_margins([figures(0, scores=scores)]) == ""
 
 
-def test_durations_and_steps_are_readable(build):
-    material = build(IDS, ["a", "b"])
-    rows = overview.stage_rows(material.stages, str(material.root))
-    assert [row["stage"] for row in rows] == ["tags", "cams", "masks", "predictions"]
-    assert rows[0]["path"] == f"val/tags/{material.tags.key}" and rows[0]["complete"]
-    counts = [rows[0][name] for name in ("images", "cached", "computed", "left_out")]
-    assert counts == [6, 6, 6, 0]
-    assert "numpy" in overview.common_versions(rows)
-    assert [images for _, images, _ in overview.steps(rows)] == [6] * 4
+def test_durations_are_readable():
     for seconds, words in ((0.04, "0.0 s"), (61, "1 min 01 s"), (7500, "2 h 05 min"), (None, "–")):
         assert in_words(seconds) == words

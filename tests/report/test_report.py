@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.sheets import cam_tile, draw_sheet, label_tile, photograph_tile
+from pipeline.report.overlays import cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.tables import write_tables
 
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
