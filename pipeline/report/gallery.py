@@ -16,7 +16,7 @@ from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report import layers
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures, Labels, for_each_readable, read_all_labels
-from pipeline.report.painting import percent_of_pixels, resize_labels
+from pipeline.report.painting import label_shares, percent_of_pixels, resize_labels
 
 MAX_CHARACTERS = 88_000
 """Of an image with all its layers; 200 of them stay below 20 MB, with the page around them."""
@@ -249,12 +249,10 @@ def _describe_cam(cam: np.ndarray) -> str:
 
 
 def _describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
-    shares = np.bincount(labels.ravel(), minlength=IGNORE + 1) / labels.size
-    order = [label for label in np.argsort(-shares, kind="stable").tolist() if shares[label]]
     names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
     return ", ".join(
-        f"{names.get(label, f'label {label}')} {percent_of_pixels(shares[label])}"
-        for label in sorted(order, key=lambda label: label == 0)
+        f"{names.get(label, f'label {label}')} {percent_of_pixels(share)}"
+        for label, share in label_shares(labels).items()
     )
 
 

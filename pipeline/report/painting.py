@@ -112,13 +112,11 @@ def overlay(
     Raises:
         ValueError: a label has no name, or the numbers of colours and names differ.
     """
-    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
-    order = np.argsort(-counts, kind="stable")
-    occurring = sorted(order[counts[order] > 0].tolist(), key=lambda label: label == 0)
+    shares = label_shares(labels)
     if len(class_names) != len(palette):
         raise ValueError(f"{len(palette)} colours for {len(class_names)} names")
-    if max(set(occurring) - {IGNORE}, default=0) >= len(class_names):
-        raise ValueError(f"labels {sorted(occurring)} for {len(class_names)} names")
+    if max(shares.keys() - {IGNORE}, default=0) >= len(class_names):
+        raise ValueError(f"labels {sorted(shares)} for {len(class_names)} names")
     photograph = Image.fromarray(image)
     factor = max(1, math.ceil(_MIN_SIDE / max(photograph.size)))
     if factor > 1:
@@ -132,7 +130,7 @@ def overlay(
     names = {**dict(enumerate(class_names)), IGNORE: "ignored"}
     colours = {**dict(enumerate(palette)), 0: None, IGNORE: WHITE}
     entries = [
-        (f"{names[k]} {percent_of_pixels(counts[k] / labels.size)}", colours[k]) for k in occurring
+        (f"{names[k]} {percent_of_pixels(share)}", colours[k]) for k, share in shares.items()
     ]
     return np.asarray(add_legend(painted, entries, text))
 
@@ -172,6 +170,13 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     """Returns a font of a size in pixels; Pillow's own has only Latin letters."""
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(path, size)
+
+
+def label_shares(labels: np.ndarray) -> dict[int, float]:
+    """Returns label → its share of the pixels, the largest first and the background last."""
+    shares = np.bincount(labels.ravel(), minlength=IGNORE + 1) / labels.size
+    order = sorted(np.argsort(-shares, kind="stable").tolist(), key=lambda label: label == 0)
+    return {label: shares[label] for label in order if shares[label]}
 
 
 def percent_of_pixels(share: float) -> str:

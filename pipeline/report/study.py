@@ -21,7 +21,7 @@ _MAX_ROWS = 12
 _CHOICES = {
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
-    "tags": ("method",),
+    "tags": ("method", "code"),
     "compat": ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16"),
     "precision": ("precision",),
     "segmenter": ("name",),
