@@ -1,7 +1,7 @@
 """Records the bytes of a run's results, and compares those of another run with them.
 
-    python tests/artefacts.py record OUTPUT_DIR > before.json
-    python tests/artefacts.py compare OUTPUT_DIR before.json
+    python tests/artefacts/artefacts.py record OUTPUT_DIR > before.json
+    python tests/artefacts/artefacts.py compare OUTPUT_DIR before.json
 
 A stage's folder is told by its contents, since its name is a cache key, which may change between
 versions. Journals and manifests are left out for the same reason, and logs and times with them.
