@@ -13,10 +13,9 @@ from pipeline.engine.sample import Sample
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.report import layers
+from pipeline.report import painting
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures, Labels, for_each_readable, read_all_labels
-from pipeline.report.painting import label_shares, percent_of_pixels, resize_labels
 
 MAX_CHARACTERS = 88_000
 """Of an image with all its layers; 200 of them stay below 20 MB, with the page around them."""
@@ -109,7 +108,7 @@ class Panel:
     title: str  # the words above it
     picture: str  # a data: address; "" for the photograph alone
     facts: str  # the words below it, also read out instead of it
-    places: Sequence[layers.Place] = ()  # positions of names in it
+    places: Sequence[painting.Place] = ()  # positions of names in it
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
     while True:
         image = limit_longest_side(full_size, side)
         height, width = image.shape[:2]
-        photograph = layers.encode_photograph(image)
+        photograph = painting.encode_photograph(image)
         panels = [
             Panel("photograph", "photograph", "", f"{width} × {height} pixels"),
             *_cam_panels(cams, material, height, width),
@@ -204,7 +203,7 @@ def _cam_panels(cams: Cams | None, material: Material, height: int, width: int) 
     if cams is not None:
         for index, cam in zip(cams.keys.tolist(), cams.resized(height, width)):
             title = f"CAM of {material.vocabulary.classes[index]}"
-            yield Panel("cam", title, layers.encode_heat(cam), _describe_cam(cam))
+            yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
 
 
 def _label_panels(
@@ -219,10 +218,10 @@ def _label_panels(
     for layer, title, of_layer in titled:
         # Without a CRF the mask is the argmax of the CAMs, which then has no title.
         if of_layer is not None and title is not None:
-            small = resize_labels(of_layer, height, width)
-            picture = layers.encode_labels(small, material.vocabulary.palette)
+            small = painting.resize_labels(of_layer, height, width)
+            picture = painting.encode_labels(small, material.vocabulary.palette)
             facts = _describe_labels(of_layer, material.vocabulary.classes)
-            yield Panel(layer, title, picture, facts, layers.find_places(small))
+            yield Panel(layer, title, picture, facts, painting.find_places(small))
 
 
 def _difference_panels(labels: Labels, height: int, width: int) -> Iterator[Panel]:
@@ -233,8 +232,8 @@ def _difference_panels(labels: Labels, height: int, width: int) -> Iterator[Pane
     ]
     for layer, name, first, other, second in pairs:
         if first is not None and second is not None and first.shape == second.shape:
-            kinds = layers.compare_labels(first, second)
-            picture = layers.encode_difference(resize_labels(kinds, height, width))
+            kinds = painting.compare_labels(first, second)
+            picture = painting.encode_difference(painting.resize_labels(kinds, height, width))
             facts = _describe_kinds(kinds, name, other)
             yield Panel(layer, f"{name} against {other}", picture, facts)
 
@@ -244,25 +243,27 @@ def _describe_cam(cam: np.ndarray) -> str:
     left, top = (column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]
     across = ("left", "centre", "right")[min(2, int(3 * left))]
     down = ("top", "middle", "bottom")[min(2, int(3 * top))]
-    share = percent_of_pixels(float((cam > 0.5).mean()))
+    share = painting.percent_of_pixels(float((cam > 0.5).mean()))
     return f"strongest at {down} {across}, above one half in {share}"
 
 
 def _describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
     names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
     return ", ".join(
-        f"{names.get(label, f'label {label}')} {percent_of_pixels(share)}"
-        for label, share in label_shares(labels).items()
+        f"{names.get(label, f'label {label}')} {painting.percent_of_pixels(share)}"
+        for label, share in painting.label_shares(labels).items()
     )
 
 
 def _describe_kinds(kinds: np.ndarray, first: str, second: str) -> str:
     counted = max(1, int((kinds != IGNORE).sum()))
     texts = {
-        layers.MISSED: f"only in the {second}",
-        layers.EXTRA: f"only in the {first}",
-        layers.CONFUSED: "another class",
+        painting.MISSED: f"only in the {second}",
+        painting.EXTRA: f"only in the {first}",
+        painting.CONFUSED: "another class",
     }
     shares = {text: float((kinds == kind).sum()) / counted for kind, text in texts.items()}
-    parts = [f"{percent_of_pixels(share)} {text}" for text, share in shares.items() if share]
+    parts = [
+        f"{painting.percent_of_pixels(share)} {text}" for text, share in shares.items() if share
+    ]
     return ", ".join(parts) or "no difference"

@@ -19,11 +19,10 @@ from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
-from pipeline.report.layers import DIFFERENCE_COLOURS
 from pipeline.report.markdown import percent
 from pipeline.report.material import Material
 from pipeline.report.measured import ImageFigures, measure_images
-from pipeline.report.painting import HEAT
+from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT
 from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES
 from pipeline.report.status import describe, finished_at
 from pipeline.report.tables import collect_tables

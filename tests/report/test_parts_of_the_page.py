@@ -14,7 +14,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
-from pipeline.report import layers
+from pipeline.report import painting
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import BEST, DISAGREEING, SAMPLE, WORST, choose_images, tag_rows
 from pipeline.report.measured import ImageFigures, measure_images
@@ -124,7 +124,7 @@ def test_without_figures_the_sample_is_even_and_few_images_are_all_shown():
 def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_ignored():
     labels = np.zeros((40, 40), np.uint8)
     labels[10:20, 10:20], labels[25:40, 25:40] = 2, 255
-    layer = picture(layers.encode_labels(labels, [(0, 0, 0), (9, 9, 9), (200, 30, 0)]))
+    layer = picture(painting.encode_labels(labels, [(0, 0, 0), (9, 9, 9), (200, 30, 0)]))
     assert layer[15, 15].tolist() == [200, 30, 0, 168]
     assert layer[2, 2, 3] == 0, "the background is clear"
     assert layer[9, 15].tolist() == [255] * 4, "the outline"
@@ -135,33 +135,33 @@ def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_igno
 def test_differences_are_told_apart_by_colour_and_hatching():
     first = np.array([[0, 0, 1, 1, 1, 255, 1]], np.uint8)
     second = np.array([[0, 1, 0, 2, 1, 1, 255]], np.uint8)
-    kinds = layers.compare_labels(first, second)
-    expected = [0, layers.MISSED, layers.EXTRA, layers.CONFUSED, layers.SAME, 255, 255]
+    kinds = painting.compare_labels(first, second)
+    expected = [0, painting.MISSED, painting.EXTRA, painting.CONFUSED, painting.SAME, 255, 255]
     assert kinds.tolist() == [expected]
     pictures = {}
-    for kind in layers.DIFFERENCE_COLOURS:
-        layer = picture(layers.encode_difference(np.full((24, 24), kind, np.uint8)))
+    for kind in painting.DIFFERENCE_COLOURS:
+        layer = picture(painting.encode_difference(np.full((24, 24), kind, np.uint8)))
         lines = (layer[..., :3] == 255).all(-1)
-        assert (layer[~lines][:, :3] == layers.DIFFERENCE_COLOURS[kind]).all()
+        assert (layer[~lines][:, :3] == painting.DIFFERENCE_COLOURS[kind]).all()
         pictures[kind] = lines
     for first, second in itertools.combinations(pictures.values(), 2):
         assert (first != second).any(), "hatchings differ"
-    assert picture(layers.encode_difference(np.zeros((4, 4), np.uint8)))[..., 3].max() == 0
+    assert picture(painting.encode_difference(np.zeros((4, 4), np.uint8)))[..., 3].max() == 0
 
 
 def test_maps_are_clear_where_they_are_cold():
     heat = np.zeros((60, 60), np.float32)
     heat[:30] = 1
-    layer = picture(layers.encode_heat(heat))
+    layer = picture(painting.encode_heat(heat))
     assert layer[50, 30, 3] == 0 and layer[10, 30, 3] > 200
-    large = picture(layers.encode_heat(np.zeros((900, 600), np.float32)))
+    large = picture(painting.encode_heat(np.zeros((900, 600), np.float32)))
     assert large.shape[:2] == (200, 133)
 
 
 def test_names_stand_inside_their_regions():
     labels = np.zeros((300, 400), np.uint8)
     labels[200:280, 20:380], labels[10:12, 10:12], labels[50:100, :] = 3, 4, 255
-    (place,) = layers.find_places(labels)
+    (place,) = painting.find_places(labels)
     assert place.label == 3, "neither what is tiny nor what is ignored"
     assert labels[int(3 * place.top), int(4 * place.left)] == 3
 
