@@ -15,7 +15,7 @@ from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.files.images import load_image
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
@@ -98,8 +98,8 @@ def test_maps_and_masks_are_the_released_ones(encoder, images, golden):
         assert (np.abs(maps - golden[f"{image_id}/cams"]) < 1e-3).mean() >= 0.99
         cams = Cams(tags, maps.astype(np.float16), image.shape[:2])
         for compat in agreeing:
-            crf = CrfSettings(bgr=compat == "released", fp16=compat == "released")
-            labels, _ = pseudo_mask(image, cams, crf)
+            quirks = dict.fromkeys(("bgr", "fp16"), compat == "released")
+            labels, _ = pseudo_mask(image, cams, CrfOptions(), **quirks)
             agreeing[compat] += (labels == golden[f"{image_id}/mask_{compat}"]).sum()
         pixels += image.shape[0] * image.shape[1]
     assert agreeing["released"] >= 0.999 * pixels

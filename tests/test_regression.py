@@ -16,7 +16,7 @@ from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.datasets.scenes import render_scene
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from pipeline.tags.tagger import choose_tags
@@ -51,6 +51,6 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     maps = ClipEs(encoder, text[:10], text[10:], CamSettings())(scene, tags)
     assert maps.shape == (1, 15, 20) and maps.mean() == pytest.approx(0.53651, abs=1e-4)
     cams = Cams(np.array(tags), maps.astype(np.float16), scene.shape[:2])
-    labels, _ = pseudo_mask(scene, cams, CrfSettings())
+    labels, _ = pseudo_mask(scene, cams, CrfOptions(), bgr=True, fp16=True)
     assert abs(int((labels == 5).sum()) - 20190) < 40
     assert set(np.unique(labels)) == {0, 5}

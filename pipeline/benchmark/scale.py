@@ -30,7 +30,7 @@ from pipeline.engine.store import ENTRIES, Store
 from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import markdown_table
 from pipeline.tags.scores import encode_scores
@@ -55,7 +55,7 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
     maps = ((maps - maps.min()) / np.ptp(maps)).astype(np.float16)
     cams = Cams(np.array([0, 14]), maps, size[::-1])
     began = time.perf_counter()
-    labels, _ = pseudo_mask(photograph, cams, CrfSettings(), 1.0)
+    labels, _ = pseudo_mask(photograph, cams, CrfOptions(), bgr=True, fp16=True)
     masking = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         measured = _measure_store(

@@ -47,7 +47,7 @@ class VocabularySettings:
 
 @dataclass(kw_only=True)
 class DenseCrfSettings:
-    """The dense CRF on a segmenter's probabilities; see :class:`pipeline.masks.crf.CrfSettings`."""
+    """The dense CRF on a segmenter's probabilities; see :class:`pipeline.masks.crf.CrfOptions`."""
 
     iterations: int = setting(10, at_least=1)
     gaussian_sxy: float = setting(1, above=0)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.engine.settings import setting
+
 _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
 _MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
 
 
-@dataclass(frozen=True)
-class CrfSettings:
+@dataclass
+class CrfOptions:
     """The CRF's constants (docs/algorithms.md, section 4); the defaults are those of CLIP-ES.
 
     Attributes:
@@ -21,18 +23,14 @@ class CrfSettings:
         bilateral_sxy: standard deviation of the appearance kernel in pixels.
         bilateral_srgb: its standard deviation in colour, in units of a byte.
         bilateral_compat: its weight.
-        bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, cast to bytes with wrap-around.
-        fp16: quirk ``crf_fp16``: background, clip and logarithm are computed in float16.
     """
 
-    iterations: int = 10
-    gaussian_sxy: float = 1
-    gaussian_compat: float = 3
-    bilateral_sxy: float = 67
-    bilateral_srgb: float = 3
-    bilateral_compat: float = 4
-    bgr: bool = True
-    fp16: bool = True
+    iterations: int = setting(10, at_least=0)
+    gaussian_sxy: float = setting(1, above=0)
+    gaussian_compat: float = setting(3, at_least=0)
+    bilateral_sxy: float = setting(67, above=0)
+    bilateral_srgb: float = setting(3, above=0)
+    bilateral_compat: float = setting(4, at_least=0)
 
 
 def unary_energy(scores: np.ndarray) -> np.ndarray:
@@ -49,28 +47,33 @@ def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
     return np.ascontiguousarray(shifted.astype(np.int32).astype(np.uint8))
 
 
-def dense_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings) -> np.ndarray:
+def dense_crf(
+    image: np.ndarray, scores: np.ndarray, options: CrfOptions, *, bgr: bool = False
+) -> np.ndarray:
     """Aligns scores with the edges of the image.
 
     Args:
         image: H×W×3 uint8, RGB.
-        scores: C×H×W float in [0, 1], C at least 2; they do not have to sum to one.
-        settings: the CRF's constants.
+        scores: C×H×W float in [0, 1]; they do not have to sum to one.
+        options: the CRF's constants.
+        bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, cast to bytes with wrap-around.
 
     Returns:
-        C×H×W float32 probabilities.
+        C×H×W float32 probabilities; all 1 if C is 1, which pydensecrf does not support.
     """
     import pydensecrf.densecrf as densecrf
 
+    if len(scores) == 1:
+        return np.ones(scores.shape, np.float32)
     count, height, width = scores.shape
     crf = densecrf.DenseCRF2D(width, height, count)
     unary = unary_energy(scores).astype(np.float32).reshape(count, -1)
     crf.setUnaryEnergy(np.ascontiguousarray(unary))
-    crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
+    crf.addPairwiseGaussian(sxy=options.gaussian_sxy, compat=options.gaussian_compat)
     crf.addPairwiseBilateral(
-        sxy=settings.bilateral_sxy,
-        srgb=settings.bilateral_srgb,
-        rgbim=crf_image(image, bgr=settings.bgr),
-        compat=settings.bilateral_compat,
+        sxy=options.bilateral_sxy,
+        srgb=options.bilateral_srgb,
+        rgbim=crf_image(image, bgr=bgr),
+        compat=options.bilateral_compat,
     )
-    return np.array(crf.inference(settings.iterations), np.float32).reshape(scores.shape)
+    return np.array(crf.inference(options.iterations), np.float32).reshape(scores.shape)

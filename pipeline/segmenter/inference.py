@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.masks.crf import CrfSettings, dense_crf
+from pipeline.masks.crf import CrfOptions, dense_crf
 
-CLEAN_CRF = CrfSettings(bgr=False, fp16=False)
+CLEAN_CRF = CrfOptions()
 """The constants of CLIP-ES without the quirks of its released code."""
 
 
@@ -49,9 +49,7 @@ def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
     return imresize(image, size, interpolation="bilinear", backend="cv2")
 
 
-def refine(
-    image: np.ndarray, probabilities: np.ndarray, crf: CrfSettings = CLEAN_CRF
-) -> np.ndarray:
+def refine(image: np.ndarray, probabilities: np.ndarray, crf: CrfOptions = CLEAN_CRF) -> np.ndarray:
     """Refines probabilities along the edges of the image with the dense CRF.
 
     Args:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.inference import CLEAN_CRF, check_scales, refine, scale_image
 from pipeline.segmenter.mmseg import build_model, import_mmseg
@@ -167,7 +167,7 @@ class Segmenter:
 
     @staticmethod
     def refine(
-        image: np.ndarray, probabilities: np.ndarray, crf: CrfSettings = CLEAN_CRF
+        image: np.ndarray, probabilities: np.ndarray, crf: CrfOptions = CLEAN_CRF
     ) -> np.ndarray:
         """Refines probabilities with the CRF: :func:`pipeline.segmenter.inference.refine`."""
         return refine(image, probabilities, crf)

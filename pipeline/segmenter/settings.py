@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pipeline.engine.settings import facts, setting
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 
 
 @dataclass
@@ -29,9 +29,9 @@ class CrfConstants:
     bilateral_srgb: float = setting(3.0, above=0)
     bilateral_compat: float = setting(4.0, at_least=0)
 
-    def on_plain_images(self) -> CrfSettings:
+    def on_plain_images(self) -> CrfOptions:
         """Returns settings without the quirks of the released code."""
-        return CrfSettings(**asdict(self), bgr=False, fp16=False)
+        return CrfOptions(**asdict(self))
 
 
 @dataclass

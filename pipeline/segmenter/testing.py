@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.engine.pool import in_processes
 from pipeline.errors import ImageError
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.inference import check_scales, refine
 from pipeline.segmenter.settings import TestSettings
@@ -35,7 +35,7 @@ class Testing:
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    crf: CrfSettings | None = None
+    crf: CrfOptions | None = None
 
     @classmethod
     def from_settings(cls, settings: TestSettings) -> Testing:
@@ -130,7 +130,7 @@ def _look(
     return _Seen(name, labels, image, probabilities, size)
 
 
-def _refine(seen: _Seen, crf: CrfSettings) -> Labels:
+def _refine(seen: _Seen, crf: CrfOptions) -> Labels:
     """Does the last step for one image, in whatever process."""
     sharpened = refine(seen.image, seen.probabilities, crf)
     return {**seen.labels, CRF: _labels(sharpened, seen.size)}

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import encode_png
-from pipeline.masks.crf import CrfSettings, crf_image, dense_crf, unary_energy
+from pipeline.masks.crf import CrfOptions, crf_image, dense_crf, unary_energy
 from pipeline.masks.labels import (
     ignore_unsure,
     resized_argmax,
@@ -21,7 +21,7 @@ from pipeline.masks.labels import (
 )
 from pipeline.masks.pseudo_mask import pseudo_mask
 
-CLEAN = CrfSettings(bgr=False, fp16=False)
+CLEAN = CrfOptions()
 
 
 def test_background_is_what_no_cam_claims():
@@ -53,7 +53,7 @@ def test_unsure_pixels_are_ignored():
     np.testing.assert_array_equal(ignore_unsure(labels, probability, 0.95), [[255, 2]])
 
 
-def naive_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings) -> np.ndarray:
+def naive_crf(image: np.ndarray, scores: np.ndarray, options: CrfOptions) -> np.ndarray:
     """Mean field over all pairs of pixels, without the lattice that approximates it."""
     count, height, width = scores.shape
     position = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2).astype(float)
@@ -65,16 +65,16 @@ def naive_crf(image: np.ndarray, scores: np.ndarray, settings: CrfSettings) -> n
         norm = 1 / np.sqrt(weights.sum(1))  # pydensecrf normalises symmetrically
         return weights * norm[:, None] * norm[None]
 
-    smooth = kernel(position / settings.gaussian_sxy)
+    smooth = kernel(position / options.gaussian_sxy)
     appearance = kernel(
-        np.concatenate([position / settings.bilateral_sxy, colour / settings.bilateral_srgb], 1)
+        np.concatenate([position / options.bilateral_sxy, colour / options.bilateral_srgb], 1)
     )
     unary = unary_energy(scores).reshape(count, -1)
     probability = np.exp(-unary) / np.exp(-unary).sum(0)
-    for _ in range(settings.iterations):
+    for _ in range(options.iterations):
         energy = -unary.copy()
-        energy += settings.gaussian_compat * (probability @ smooth.T)
-        energy += settings.bilateral_compat * (probability @ appearance.T)
+        energy += options.gaussian_compat * (probability @ smooth.T)
+        energy += options.bilateral_compat * (probability @ appearance.T)
         energy -= energy.max(0)
         probability = np.exp(energy) / np.exp(energy).sum(0)
     return probability.reshape(scores.shape)
@@ -146,5 +146,5 @@ def test_without_a_background_every_pixel_is_a_tag():
     labels, probability = pseudo_mask(image, cams, None, beta=None)
     assert labels.tolist() == [[5, 8], [8, 5]] and probability is None
     alone = Cams(np.array([4]), values[:1], (2, 2))
-    labels, probability = pseudo_mask(image, alone, CrfSettings(), beta=None)
+    labels, probability = pseudo_mask(image, alone, CLEAN, beta=None, bgr=True, fp16=True)
     assert (labels == 5).all() and (probability == 1).all()

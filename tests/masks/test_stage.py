@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.masks.mask_files import PROBABILITY, UNFILTERED
 from pipeline.masks.pseudo_mask import PseudoMaskOptions, pseudo_mask
 from pipeline.masks.stage import Masks
@@ -103,7 +103,11 @@ def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, w
     assert files_below(kept).items() >= files_below(plain).items()
     for sample in maps[0]:
         labels, probability = pseudo_mask(
-            draw_photograph(int(sample.image.stem), 40, 60), maps[2][sample.id], CrfSettings()
+            draw_photograph(int(sample.image.stem), 40, 60),
+            maps[2][sample.id],
+            CrfOptions(),
+            bgr=True,
+            fp16=True,
         )
         path = kept / PROBABILITY / f"{sample.id}.png"
         with Image.open(path) as image:

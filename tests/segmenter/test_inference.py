@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_segmenters import noise
 
-from pipeline.masks.crf import CrfSettings
+from pipeline.masks.crf import CrfOptions
 from pipeline.segmenter.inference import CLEAN_CRF, refine, scale_image
 
 
@@ -27,7 +27,7 @@ def test_no_side_vanishes(shape):
 
 
 def test_the_constants_are_those_of_the_literature():
-    assert CrfSettings(10, 1, 3, 67, 3, 4, bgr=False, fp16=False) == CLEAN_CRF
+    assert CrfOptions(10, 1, 3, 67, 3, 4) == CLEAN_CRF
 
 
 def test_a_single_class_is_certain():
