@@ -38,8 +38,9 @@ class Store:
         self._wait = wait
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)
         if layout != FORMAT:
+            age = "an older" if isinstance(layout, int) and layout < FORMAT else "a newer"
             raise UserError(
-                f"{root} was written by another version of this program (format {layout}, this one"
+                f"{root} was written by {age} version of this program (format {layout}, this one"
                 f" reads {FORMAT}): choose another output_dir, or use that version"
             )
 
