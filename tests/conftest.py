@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests import REPOSITORY, SHARED
+from tests.small_runs import Finished, draw_photograph, folder_options
+from tests.tiny_clip import build_tiny_clip
+
 BEGIN, END, NEWLINE = "<!-- what was tried -->", "<!-- end -->", "\n"
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
-SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
 @pytest.fixture
@@ -99,24 +98,6 @@ def voc_sample() -> Path:
     return folder
 
 
-def build_tiny_clip(seed: int = 0) -> CLIP:
-    """Returns a CLIP with few random weights: ViT of width 64, 4 blocks, patch 16, native 64."""
-    torch.manual_seed(seed)
-    clip = CLIP(
-        embed_dim=32,
-        vision_cfg=CLIPVisionCfg(layers=4, width=64, patch_size=16, image_size=64, head_width=64),
-        text_cfg=CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=2),
-        quick_gelu=True,
-    )
-    # Fresh weights are so small that all classes score alike; larger ones tell them apart.
-    with torch.no_grad():
-        for name, parameter in clip.named_parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(2.0 if "visual" in name else 4.0)
-        clip.logit_scale.fill_(np.log(50.0))
-    return clip.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="session")
 def tiny_clip() -> CLIP:
     """A CLIP with few random weights."""
@@ -131,31 +112,6 @@ def tiny_checkpoint(tiny_clip: CLIP, tmp_path_factory: pytest.TempPathFactory) -
     return path
 
 
-def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:
-    """Returns an image with two flat rectangles on noise, height×width×3 uint8."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
-    for _ in range(2):
-        top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
-        image[top : top + height // 3, left : left + width // 3] = rng.integers(0, 256, 3)
-    return image
-
-
-def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
-    """Returns what a run on photographs needs with the tiny CLIP, but for ``output_dir``."""
-    return [
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        "dataset.classes=[cat,person,rocket,cup]",
-        "clip=file",
-        f"clip.checkpoint={checkpoint}",
-        "tags.min_score=0",
-        "tags.votes=2",
-        "tags.templates=photo",
-        "runtime.workers=1",
-    ]
-
-
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """A folder with five images of two sizes, one of them in a sub-folder."""
@@ -167,13 +123,13 @@ def photographs(tmp_path: Path) -> Path:
     return root
 
 
-@dataclass(frozen=True)
-class Finished:
-    """How a command line ended."""
-
-    code: int
-    output: str
-    errors: str
+@pytest.fixture
+def arguments(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
+    """What a run on the photographs needs."""
+    return [
+        *folder_options(photographs, tiny_checkpoint),
+        f"output_dir={tmp_path / 'out'}",
+    ]
 
 
 @pytest.fixture

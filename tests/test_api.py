@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipeline import Labeller, Segmenter, load_image
 from pipeline.errors import UserError
-from tests.commands.test_run_stage import TINY_SEGMENTER, arguments, latest  # noqa: F401
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
+from tests.small_runs import TINY_SEGMENTER, latest
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=photo"]
@@ -27,7 +27,7 @@ def labeller(tiny_checkpoint) -> Labeller:
 @pytest.mark.parametrize("more", [[], ["masks=crf_confident", "images.longest_side=64"]])
 def test_a_labelling_is_what_the_stages_store(
     run_stage,
-    arguments,  # noqa: F811
+    arguments,
     photographs,
     tiny_checkpoint,
     tmp_path,
@@ -60,7 +60,7 @@ def test_a_labelling_is_what_the_stages_store(
     assert not scores
 
 
-def test_a_segmenter_sees_what_the_stage_stores(run_stage, arguments, photographs, tmp_path):  # noqa: F811
+def test_a_segmenter_sees_what_the_stage_stores(run_stage, arguments, photographs, tmp_path):
     stages = "stage=[tags,cams,masks,train,predict]"
     finished = run_stage(*arguments, *TINY_SEGMENTER, stages)
     assert finished.code == 0, finished.errors

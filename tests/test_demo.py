@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.clip.checkpoint import load_clip
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 
 WEIGHTS = REPOSITORY / "data" / "demo" / "clip.safetensors"
 

@@ -15,7 +15,7 @@ from pipeline.clip.blocks import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import methods
 from pipeline.stages.config import compose, read_config
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 
 CONFIGS = REPOSITORY / "configs"

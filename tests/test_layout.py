@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 
 PACKAGE = REPOSITORY / "pipeline"
 MAX_ENTRIES, MAX_LINES = 17, 300

@@ -24,8 +24,9 @@ from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.label_images import read_labels
 from pipeline.stages import builder, pipeline
 from pipeline.stages.config import compose, read_config
-from tests.conftest import REPOSITORY, Finished
+from tests import REPOSITORY
 from tests.plugins.colour_tagger import ColourOptions
+from tests.small_runs import Finished
 
 MODULES = ("colour_tagger", "colour_cams", "superpixels")
 PLUGINS = f"plugins=[{','.join(f'tests.plugins.{name}' for name in MODULES)}]"

@@ -20,7 +20,7 @@ from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from pipeline.tags.tagger import choose_tags
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 
 SCORES = {
     "coarse": [0.00110, 0.00013, 0.00028, 0.01792, 0.99970]

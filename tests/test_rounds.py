@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from tests.commands.test_run_stage import TINY_SEGMENTER, arguments, artefacts  # noqa: F401
+from tests.small_runs import TINY_SEGMENTER, artefacts
 
 SEEN = (
     "self_training.keep_tags=false",
@@ -19,7 +19,7 @@ def manifests(out, stage):
     return {manifest["key"]: manifest["configuration"] for manifest in found}
 
 
-def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):  # noqa: F811
+def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):
     out = tmp_path / "out"
     one = run_stage(*arguments, *TINY_SEGMENTER)
     assert one.code == 0, one.errors
@@ -59,7 +59,7 @@ def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):  # noq
     assert artefacts(out) == before
 
 
-def test_a_round_needs_the_one_before(run_stage, arguments):  # noqa: F811
+def test_a_round_needs_the_one_before(run_stage, arguments):
     assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
     finished = run_stage(*arguments, *TINY_SEGMENTER, "rounds=2", "stage=masks")
     assert finished.code == 2
@@ -67,7 +67,7 @@ def test_a_round_needs_the_one_before(run_stage, arguments):  # noqa: F811
     assert run_stage(*arguments, "rounds=0", "stage=masks").code == 2
 
 
-def test_tags_of_the_first_round_are_kept_by_default(run_stage, arguments, tmp_path):  # noqa: F811
+def test_tags_of_the_first_round_are_kept_by_default(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks,train]"
     finished = run_stage(*arguments, *TINY_SEGMENTER, stages, "rounds=2")
     assert finished.code == 0, finished.errors

@@ -12,7 +12,7 @@ from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.tags.tagclip import TagClip, TagClipSettings
-from tests.conftest import draw_photograph
+from tests.small_runs import draw_photograph
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.conftest import Finished
+from tests.small_runs import Finished
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pipeline.cams.clip_es import CamSettings, ClipEs
 from pipeline.cams.gradcam import normalise, softmax_gradcam
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.errors import ImageError
-from tests.clip.test_boxes import naive_union
-from tests.conftest import draw_photograph
+from tests.clip.naive_boxes import naive_union
+from tests.small_runs import draw_photograph
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pipeline.clip.pixels import patch_grid
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.tagclip import TagClip, TagClipSettings
-from tests.conftest import draw_photograph
+from tests.small_runs import draw_photograph
 
 # As in open_clip's models, but narrow: B/32, B/16, L/14, L/14 at 336, H/14 at 378, g/14,
 # bigG/14, patches of 16 and 32 at 448, and layer scale.

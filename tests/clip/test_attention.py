@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from pipeline.clip import attention
 from pipeline.clip.encoder import ClipEncoder
-from tests.conftest import build_tiny_clip
+from tests.tiny_clip import build_tiny_clip
 
 
 def random_heads(dtype: torch.dtype) -> list[torch.Tensor]:

@@ -24,7 +24,8 @@ from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.tagclip import TagClip, TagClipSettings
-from tests.conftest import REPOSITORY, draw_photograph
+from tests import REPOSITORY
+from tests.small_runs import draw_photograph
 
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))

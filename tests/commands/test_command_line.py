@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from pipeline.commands.command_line import next_command
 from pipeline.engine.progress import track
 from pipeline.stages.pipeline import COMMANDS
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 
 TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
 

@@ -14,9 +14,9 @@ from pipeline.engine.plan import PlannedStage, Speeds
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.report.status import total_time, what_to_compute
-from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
-from tests.conftest import REPOSITORY, draw_photograph
+from tests import REPOSITORY
 from tests.datasets import miniatures
+from tests.small_runs import TINY_SEGMENTER, draw_photograph
 
 
 def tree(root: Path) -> dict[str, tuple]:
@@ -31,7 +31,7 @@ def tree(root: Path) -> dict[str, tuple]:
 
 
 @pytest.fixture
-def dry_run(run_stage, arguments, tmp_path):  # noqa: F811
+def dry_run(run_stage, arguments, tmp_path):
     """Returns the rows of a dry run, which must leave everything as it is."""
     # A capture is no terminal, so that the table has the width that it needs.
     out = tmp_path / "out"
@@ -61,7 +61,7 @@ def test_nothing_is_there_yet(dry_run):
     assert "dry_run" not in dry_run.output.splitlines()[-1]
 
 
-def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photographs, tmp_path):  # noqa: F811
+def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photographs, tmp_path):
     def planned_and_done(*more: str) -> dict[str, tuple[int, int]]:
         rows = dry_run(*more)
         finished = run_stage(*arguments, *more)
@@ -91,7 +91,7 @@ def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photo
     assert planned_and_done("stage=masks", "masks=argmax")["masks"] == (5, 0)
 
 
-def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):  # noqa: F811
+def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     first = dry_run(*TINY_SEGMENTER)
     assert [row[:6] for row in first[3:]] == [
         ["train", "all", "5", "–", "up to all, after masks", "unknown"],
@@ -114,7 +114,7 @@ def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):  # 
     assert ["masks", "all, round 2"] in [row[:2] for row in rows]
 
 
-def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):  # noqa: F811
+def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):
     for stages in ("cams", "masks", "train", "predict", "evaluate"):
         assert dry_run(f"stage={stages}", code=2) == []
         errors = dry_run.errors
@@ -133,7 +133,7 @@ def test_what_comes_before_an_error_is_shown(dry_run):
     assert [row[0] for row in rows] == ["tags"] and "no cams for split all" in dry_run.errors
 
 
-def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, tmp_path):  # noqa: F811
+def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, tmp_path):
     tags = tmp_path / "tags.txt"
     tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
     given = [*arguments[:5], *arguments[8:], "tags=file", f"tags.path={tags}", "stage=[tags,cams]"]
@@ -189,7 +189,7 @@ def test_scenes_are_not_rendered_and_weights_not_downloaded(run_stage, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_multirun_is_planned_one_by_one(run_stage, arguments, tmp_path):  # noqa: F811
+def test_a_multirun_is_planned_one_by_one(run_stage, arguments, tmp_path):
     finished = run_stage("-m", *arguments, "dry_run=true", "tags.alpha=0.3,0.5", "stage=tags")
     assert finished.code == 0, finished.errors
     assert finished.output.count("dry run: nothing is computed or written") == 2

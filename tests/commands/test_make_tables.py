@@ -18,7 +18,8 @@ from pipeline.report import published
 from pipeline.report.configurations import find_changes
 from pipeline.report.published import load_published, published_figures
 from pipeline.report.runs import Run, choose_run, find_files, read_runs
-from tests.conftest import REPOSITORY, SHARED, Finished
+from tests import REPOSITORY, SHARED
+from tests.small_runs import Finished
 
 CRF = {"crf": {"iterations": 10, "bilateral_sxy": 67}}
 TOOL = REPOSITORY / "tools" / "make_tables.py"

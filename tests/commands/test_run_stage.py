@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,44 +18,8 @@ import torch
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
-from tests.conftest import REPOSITORY, draw_photograph, folder_options
-
-TINY_SEGMENTER = (
-    "segmenter=demo",
-    "segmenter.iterations=2",
-    "segmenter.batch_size=2",
-    "segmenter.crop_size=32",
-    "segmenter.overrides.backbone.base_channels=8",
-    "segmenter.overrides.backbone.stem_channels=8",
-    "segmenter.overrides.decode_head.in_channels=64",
-    "segmenter.overrides.decode_head.channels=8",
-    "segmenter.overrides.decode_head.c1_in_channels=8",
-    "segmenter.overrides.decode_head.c1_channels=8",
-)
-
-
-@pytest.fixture
-def arguments(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
-    """What a run on the photographs needs."""
-    return [
-        *folder_options(photographs, tiny_checkpoint),
-        f"output_dir={tmp_path / 'out'}",
-    ]
-
-
-def artefacts(root: Path) -> dict[str, bytes]:
-    """Returns every result file below a folder; manifests hold times and hosts."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and path.suffix in (".npz", ".png", ".txt", ".jsonl")
-        and path.name != ".fingerprints.jsonl"
-    }
-
-
-def latest(root: Path, stage: str, split: str = "all") -> Path:
-    return root / split / stage / "latest"
+from tests import REPOSITORY
+from tests.small_runs import TINY_SEGMENTER, artefacts, draw_photograph, latest
 
 
 def test_all_stages_run_on_a_folder_and_again_find_everything(run_stage, arguments, tmp_path):

@@ -20,7 +20,7 @@ from pipeline.engine.sample import Dataset
 from pipeline.engine.settings import to_settings
 from pipeline.files.images import encode_png
 from pipeline.stages.config import compose
-from tests.conftest import draw_photograph
+from tests.small_runs import draw_photograph
 
 SIZES = ((64, 96), (80, 56), (48, 72), (64, 64), (56, 88))
 """Height and width of the first, second, … image of a data set."""

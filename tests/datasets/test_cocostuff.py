@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.datasets.ground_truth import label_table, read_mask
 from pipeline.errors import UserError
-from tests.conftest import SHARED
+from tests import SHARED
 from tests.datasets.miniature_coco import STUFF_VALUES, build_cocostuff, coco_names
 from tests.datasets.miniatures import copy_of, load, settings_of, size_of, striped
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import UserError
-from tests.conftest import draw_photograph
 from tests.datasets.miniatures import contents, load, write_labels
+from tests.small_runs import draw_photograph
 
 
 def test_a_folder_is_walked_without_following_loops(photographs, cache):

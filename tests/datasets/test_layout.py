@@ -14,7 +14,7 @@ from pipeline.datasets.splits import choose_splits
 from pipeline.datasets.voc import VocSettings
 from pipeline.engine.settings import to_settings
 from pipeline.errors import UserError
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 from tests.datasets.miniatures import contents, copy_of, load, settings_of
 
 PRESETS = sorted(path.stem for path in (REPOSITORY / "configs" / "dataset").glob("*.yaml"))

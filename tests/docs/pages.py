@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 
 PAGES = [
     REPOSITORY / "README.md",

@@ -22,7 +22,7 @@ from pipeline.commands.command_line import Parser
 from pipeline.engine.registry import methods
 from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
 from tests.docs.workspace import build_workspace, stand_in, words_of
 

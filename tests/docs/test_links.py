@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 from tests.docs.pages import PAGES
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

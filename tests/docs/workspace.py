@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.conftest import REPOSITORY, draw_photograph
+from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
+from tests.small_runs import draw_photograph
 
 PHOTOGRAPHS = ("img_18.jpg", "img_19.png", "holiday/img_17.jpg", "holiday/a cup.jpg")
 TINY_TRAINING = (

@@ -13,7 +13,8 @@ from PIL import Image
 
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.conftest import REPOSITORY, draw_photograph, folder_options
+from tests import REPOSITORY
+from tests.small_runs import draw_photograph, folder_options
 
 PACKAGE = REPOSITORY / "pipeline"
 OF_TAGCLIP = {"tagclip.py", "refinement.py", "patches.py", "reidentification.py", "boxes.py"}

@@ -18,7 +18,7 @@ from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.stage import Item, Output, Stage
 from pipeline.engine.store import LATEST, Store
 from pipeline.engine.workers import Executor, ExecutorSettings
-from tests.conftest import folder_options
+from tests.small_runs import folder_options
 
 IDS = ("a", "b c", "d/e")
 

@@ -110,14 +110,18 @@ def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photograph
     assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
 
 
-def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, tiny_checkpoint, tmp_path):
+def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, tmp_path):
     """A worker of a cluster outlives a run, and a file may hold other weights in the next."""
     (stage,) = pipeline.steps(["tags"])
-    other = pickle.dumps((stage, {}, "another recipe"))
-    assert workers._resident(other) is workers._resident(other)
-    assert workers._resident(pickle.dumps((stage, {}, stage.recipe))) is not workers._resident(
-        other
+    loaded, load = [], type(stage).load
+    monkeypatch.setattr(
+        type(stage), "load", lambda self, inputs: loaded.append(1) or load(self, inputs)
     )
+    items = [stage.item(sample, {}).portable() for sample in pipeline.builder.images.of("all")]
+    place = (tmp_path, "tags", "all", stage.recipe)
+    for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
+        compute_shard(pickle.dumps((stage, {}, recipe)), [place], None, items[:1])
+        assert len(loaded) == times
 
 
 @pytest.mark.parametrize("key", ["workers", "threads", "shard_size"])

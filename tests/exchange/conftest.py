@@ -14,7 +14,7 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.store import Store
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
-from tests.conftest import draw_photograph
+from tests.small_runs import draw_photograph
 
 CLASSES = ["cat", "person", 'it\'s {a} "cup"']
 SIZES = {"a": (40, 60), "b/c d": (33, 50), "e": (48, 48)}

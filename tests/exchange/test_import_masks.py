@@ -12,9 +12,9 @@ from pipeline.errors import UserError
 from pipeline.exchange.colour_tables import read_colours
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
-from tests.conftest import draw_photograph
 from tests.exchange.conftest import draw_labels
 from tests.hostile.files import grey_png
+from tests.small_runs import draw_photograph
 
 CLASSES = ["cat", "dog", "traffic light"]
 LABELS = draw_labels(7, 40, 56)

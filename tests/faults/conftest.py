@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import draw_photograph, folder_options
 from tests.faults.runs import SHORT_TRAINING, Nursery
+from tests.small_runs import draw_photograph, folder_options
 
 IMAGES = 24
 

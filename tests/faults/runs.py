@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.commands.test_run_stage import TINY_SEGMENTER
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
+from tests.small_runs import TINY_SEGMENTER, artefacts
 
 SHORT_TRAINING = (
     *TINY_SEGMENTER,
@@ -108,22 +108,16 @@ class Nursery:
         self._process.wait(30)
 
 
-def artefacts(root: Path, *stages: str) -> dict[str, bytes]:
-    """Returns the results below a folder, those of some stages where these are named.
+def results_of_images(root: Path, *stages: str) -> dict[str, bytes]:
+    """Returns the results of images below a folder, those of some stages where these are named.
 
-    Manifests hold times and hosts, and checkpoints are archives with times in them: of these the
-    weights are compared.
+    Of a training, the weights are compared: checkpoints are archives with times in them.
     """
-    found = {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and path.suffix in (".npz", ".png", ".txt", ".jsonl")
-        and "segmenter" not in path.parts
-        and path.name != ".fingerprints.jsonl"
-    }
     return {
-        name: data for name, data in found.items() if not stages or {*stages} & {*name.split("/")}
+        name: data
+        for name, data in artefacts(root).items()
+        if "segmenter" not in name.split("/")
+        if not stages or {*stages} & {*name.split("/")}
     }
 
 

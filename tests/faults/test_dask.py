@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.faults.runs import artefacts, unfinished_files, wait_until
+from tests import REPOSITORY
+from tests.faults.runs import Nursery, results_of_images, unfinished_files, wait_until
 
 pytest.importorskip("distributed", reason="executor=dask needs dask.distributed")
 
@@ -40,7 +40,7 @@ def test_one_of_two_local_workers_is_killed_in_the_middle(
     assert run.wait() == 0, run.output
     assert re.search(r"masks +all +24 images, 24 computed now", run.output)
     assert "Traceback" not in run.output
-    assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
+    assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
     assert not unfinished_files(out)
     trial("fault", "SIGKILL of one of two dask workers", "its images done by another, byte-equal")
 
@@ -75,11 +75,11 @@ def test_a_cluster_that_runs_already_loses_a_worker(
     wait_until(lambda: any(out.glob("all/tags/*/.entries-*.jsonl")))
     first.kill()
     assert run.wait() == 0, run.output
-    assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
+    assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
     # The same workers do another run, and an interrupted one leaves them at work.
     again = [*more[:-1], f"output_dir={tmp_path / 'again'}"]
     nursery.run(*options, STAGES, *again)
-    assert artefacts(tmp_path / "again") == artefacts(out)
+    assert results_of_images(tmp_path / "again") == results_of_images(out)
     trial("fault", "a worker lost by a cluster that goes on", "done by the other, byte-equal")
 
 
@@ -123,8 +123,6 @@ def test_every_worker_is_a_job_of_slurm(
 ):
     """Through dask-jobqueue and the script that it writes, with a stand-in for ``sbatch``."""
     pytest.importorskip("dask_jobqueue")
-    from tests.faults.runs import Nursery
-
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (
@@ -142,6 +140,8 @@ def test_every_worker_is_a_job_of_slurm(
     run = nursery.start(*options, STAGES, *more)
     code = run.wait()
     assert code == 0, run.output + (tmp_path / "job.log").read_text()
-    assert artefacts(tmp_path / "out") == artefacts(undisturbed, "tags", "cams", "masks")
+    assert results_of_images(tmp_path / "out") == results_of_images(
+        undisturbed, "tags", "cams", "masks"
+    )
     assert "Start worker at" in (tmp_path / "job.log").read_text()
     trial("fault", "executor=slurm, with a stand-in for sbatch", "byte-equal")

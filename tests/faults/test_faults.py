@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from pipeline.files.journal import Journal
-from tests.faults.runs import artefacts, unfinished_files, wait_until
+from tests.faults.runs import Nursery, results_of_images, unfinished_files, wait_until
 
 PER_IMAGE = ("tags", "cams", "masks", "predictions")
 
@@ -55,7 +55,7 @@ def test_a_damaged_artefact_is_computed_again(
     folder = (copy / "all" / stage / "latest").resolve()
     names = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
     by_kind = {p.suffix if p.suffix == ".png" or p.name[0] == "n" else p.name: p for p in names}
-    expected = artefacts(undisturbed)
+    expected = results_of_images(undisturbed)
     for path in by_kind.values():
         whole = path.read_bytes()
         for number in range(kills):
@@ -66,7 +66,7 @@ def test_a_damaged_artefact_is_computed_again(
                 del data[generator.randrange(len(data)) :]
             path.write_bytes(bytes(data))
             nursery.run(*options, "stage=[tags,cams,masks,predict]", f"output_dir={copy}")
-            assert artefacts(copy) == expected, path.name
+            assert results_of_images(copy) == expected, path.name
     trial(
         "fault",
         f"a file of {stage} cut or changed between two runs ({', '.join(sorted(by_kind))})",
@@ -103,8 +103,8 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     assert any(done), "something was done before"
     remount(small_disk, "size=8m")
     nursery.run(*arguments)
-    expected = artefacts(undisturbed, "tags", "cams", "masks")
-    assert artefacts(small_disk / "out", "tags", "cams", "masks") == expected
+    expected = results_of_images(undisturbed, "tags", "cams", "masks")
+    assert results_of_images(small_disk / "out", "tags", "cams", "masks") == expected
     assert not unfinished_files(small_disk / "out")
     outcome = "one sentence; with more room the same command goes on, byte-equal"
     trial("fault", "a full disk, in tags, cams or masks", outcome, times)
@@ -121,7 +121,7 @@ def test_a_read_only_folder_is_said(nursery, options, small_disk, undisturbed, t
         assert "Traceback" not in output
     remount(small_disk, "rw")
     nursery.run(*options, "stage=cams", f"output_dir={out}")
-    assert artefacts(out, "cams") == artefacts(undisturbed, "cams")
+    assert results_of_images(out, "cams") == results_of_images(undisturbed, "cams")
     trial("fault", "a read-only output_dir", "one sentence; goes on when it is writable", 3)
 
 
@@ -167,7 +167,7 @@ def test_a_worker_that_the_system_kills_is_replaced(
     nursery.run(
         *options, "stage=[tags,cams,masks]", "masks.crf.iterations=60", f"output_dir={expected}"
     )
-    assert artefacts(out) == artefacts(expected)
+    assert results_of_images(out) == results_of_images(expected)
     assert not unfinished_files(out)
     what = "of the CRF" if executor == "local" else "of executor=processes"
     trial("fault", f"SIGKILL of a worker {what}", "its images done by another, byte-equal")
@@ -193,7 +193,7 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
         done = len(Journal(folder / "entries.jsonl").entries)  # with what workers wrote beside it
         output = nursery.run(*options, "stage=[tags,cams,masks]", *more)
         assert re.search(rf"tags +all +24 images, {24 - done} computed now", output)
-        assert artefacts(out) == artefacts(undisturbed, "tags", "cams", "masks")
+        assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
         assert not unfinished_files(out)
         shutil.rmtree(out)
     trial("fault", "SIGKILL of a run with executor=processes", "byte-equal; no orphans", times)
@@ -230,10 +230,10 @@ def test_ctrl_c_ends_a_stage_that_then_resumes(
     assert "interrupted: run the same command again to go on" in run.output
     assert "Traceback" not in run.output
     assert seconds < 60  # it ends in two on an idle machine
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
     nursery.run(*options, f"stage={stage}", *more, f"output_dir={out}")
-    assert artefacts(out, folder) == artefacts(undisturbed, folder)
+    assert results_of_images(out, folder) == results_of_images(undisturbed, folder)
     how = f" with {' '.join(more)}" if more else ""
     trial(
         "fault", f"Ctrl-C in stage {stage}{how}", f"ended in {seconds:.1f} s; goes on, byte-equal"
@@ -242,8 +242,6 @@ def test_ctrl_c_ends_a_stage_that_then_resumes(
 
 def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, trial, request):
     """The second says who is at work, or waits for it and finds everything done."""
-    from tests.faults.runs import Nursery
-
     other = Nursery(tmp_path)
     request.addfinalizer(other.close)
     arguments = [*options, "stage=tags", f"output_dir={tmp_path / 'out'}"]
@@ -259,14 +257,12 @@ def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, tr
     assert first.wait() == 0
     assert waiting.wait() == 0, waiting.output
     assert "24 images, 0 computed now" in waiting.output
-    assert artefacts(tmp_path / "out") == artefacts(undisturbed, "tags")
+    assert results_of_images(tmp_path / "out") == results_of_images(undisturbed, "tags")
     trial("fault", "two runs of one stage", "the second names the first, or waits for it", 2)
 
 
 @pytest.mark.soak
 def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, trial, request):
-    from tests.faults.runs import Nursery
-
     other = Nursery(tmp_path)
     request.addfinalizer(other.close)
     stages = "stage=[tags,cams,masks]"
@@ -280,9 +276,9 @@ def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, tri
         alone = tmp_path / f"alone-{votes}"
         nursery.run(*options, stages, f"tags.votes={votes}", f"output_dir={alone}")
         expected |= {
-            name: data for name, data in artefacts(alone).items() if "/latest/" not in name
+            name: data for name, data in results_of_images(alone).items() if "/latest/" not in name
         }
-    found = {n: d for n, d in artefacts(tmp_path / "both").items() if "/latest/" not in n}
+    found = {n: d for n, d in results_of_images(tmp_path / "both").items() if "/latest/" not in n}
     assert found == expected
     trial("fault", "two configurations in one output_dir at once", "each as it is alone", 1)
 

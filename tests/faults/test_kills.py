@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.runs import artefacts, unfinished_files, wait_until, weights_of
+from tests.faults.runs import results_of_images, unfinished_files, wait_until, weights_of
 
 BEFORE = {
     "tags": (),
@@ -82,7 +82,7 @@ def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
         run.kill()
         hits += run.wait() == -9
         nursery.run(*arguments, f"output_dir={folder}", calls=calls)
-        assert artefacts(folder) == artefacts(whole)
+        assert results_of_images(folder) == results_of_images(whole)
         assert metrics_of(folder) == metrics_of(whole)
         assert not unfinished_files(folder)
         if stage == "train":

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import draw_photograph
 from tests.faults.runs import wait_until
+from tests.small_runs import draw_photograph
 
 MEGABYTE = 2**20
 RISE = 50  # megabytes that thousands of images may cost, after the first 200

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Finished
+from tests.small_runs import Finished
 
 _SECONDS = 60
 

@@ -14,7 +14,7 @@ from pipeline.datasets.voc import read_objects
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import build_coco
 from tests.datasets.miniatures import build_ade20k, build_voc2012, load
-from tests.hostile.test_damaged_files import SEEDED
+from tests.hostile.examples import SEEDED
 
 BOMB = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'>{}]><annotation>&k;</annotation>".format(
     "".join(f"<!ENTITY {new} '{f'&{old};' * 10}'>" for old, new in zip("abcdefghij", "bcdefghijk"))

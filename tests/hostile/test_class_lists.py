@@ -12,7 +12,7 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, same_name
 from pipeline.errors import UserError
 from tests.hostile.conftest import assert_one_sentence, short
-from tests.hostile.test_damaged_files import SEEDED
+from tests.hostile.examples import SEEDED
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"

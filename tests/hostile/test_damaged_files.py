@@ -6,22 +6,17 @@ import os
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from pipeline.errors import ImageError
 from pipeline.files.images import load_image
+from tests.hostile.examples import SEEDED
 from tests.hostile.files import KINDS, encode, photograph, raw_png, write
 
 MAX_PIXELS = 1_000_000
 FILES = {kind: encode(photograph(), kind) for kind in KINDS}
-SEEDED = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def reason_of(path, **options) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.test_run_stage import TINY_SEGMENTER
 from tests.hostile.conftest import assert_one_sentence, failures, latest
 from tests.hostile.files import KINDS, deep_png, encode, photograph, raw_png, write
+from tests.small_runs import TINY_SEGMENTER
 
 LONGEST_SIDE = 96
 STAGES = ("tags", "cams", "masks", "predictions")

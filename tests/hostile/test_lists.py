@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline.datasets.lists import read_class_list, read_labels
 from pipeline.errors import UserError
-from tests.conftest import Finished
 from tests.hostile.conftest import assert_one_sentence, failures, latest, short
+from tests.hostile.examples import SEEDED
 from tests.hostile.files import encode, photograph, write
-from tests.hostile.test_damaged_files import SEEDED
+from tests.small_runs import Finished
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 NAMES = ("a", "b", "two words", "é")

@@ -15,8 +15,8 @@ from pipeline.datasets.folder import find_images
 from pipeline.datasets.lists import format_class_line, read_class_list
 from pipeline.errors import UserError
 from tests.datasets.miniatures import load
+from tests.hostile.examples import SEEDED
 from tests.hostile.files import encode, photograph, write
-from tests.hostile.test_damaged_files import SEEDED
 
 PHOTOGRAPH = encode(photograph())
 NOT_UTF8 = os.fsdecode(b"caf\xe9")

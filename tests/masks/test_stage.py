@@ -31,7 +31,7 @@ from pipeline.masks.pseudo_mask import PseudoMaskOptions, pseudo_mask
 from pipeline.masks.stage import Masks
 from pipeline.segmenter.pairs import TrainingPair, check_pairs
 from pipeline.stages.config import compose, read_config
-from tests.conftest import draw_photograph
+from tests.small_runs import draw_photograph
 
 
 @pytest.fixture

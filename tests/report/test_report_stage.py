@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.commands.test_run_stage import TINY_SEGMENTER, arguments  # noqa: F401
 from tests.report.html_page import Page
+from tests.small_runs import TINY_SEGMENTER
 
 
 def read(out):
@@ -14,7 +14,7 @@ def layers(page):
     return {a["data-layer"] for a in page.find("figure") if "data-layer" in a}
 
 
-def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, tmp_path):  # noqa: F811
+def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, tmp_path):
     out, hostile = tmp_path / "out", "<b>&amp;"
     (tmp_path / "photographs" / f"{hostile}.jpg").write_bytes(b"no photograph")
     finished = run_stage(*arguments, "stage=report")
@@ -34,7 +34,7 @@ def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, t
     assert layers(read(out)) == {"photograph", "cam", "argmax", "mask"}
 
 
-def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_path):  # noqa: F811
+def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_path):
     finished = run_stage(*arguments, "stage=[tags,report]", "report.images=2")
     assert finished.code == 0, finished.errors
     page = read(tmp_path / "out")
@@ -42,7 +42,7 @@ def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_
     assert "2 of 5 images are shown: 2 at even distances from the rest" in page.text
 
 
-def test_every_round_is_told_of(run_stage, arguments, tmp_path):  # noqa: F811
+def test_every_round_is_told_of(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks,train,predict,report]"
     finished = run_stage(*arguments, *TINY_SEGMENTER, stages, "rounds=2")
     assert finished.code == 0, finished.errors

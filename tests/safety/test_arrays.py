@@ -16,7 +16,7 @@ from pipeline.cams.cams import read_cams
 from pipeline.datasets.ground_truth import MatlabMask, read_mask
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from tests.conftest import folder_options
+from tests.small_runs import folder_options
 
 
 def objects(mark) -> np.ndarray:

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from pipeline.errors import UserError
 from pipeline.segmenter.mmseg import build_config, find_config
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 

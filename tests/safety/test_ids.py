@@ -10,9 +10,9 @@ from PIL import Image
 
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from tests.conftest import draw_photograph
 from tests.datasets.miniature_coco import build_coco
 from tests.datasets.miniatures import build_voc2012, load, write_list
+from tests.small_runs import draw_photograph
 
 ELSEWHERE = [
     "../elsewhere",

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tiny_training import CLASS_NAMES, write_pairs
 
-from tests.commands.test_run_stage import TINY_SEGMENTER
-from tests.conftest import REPOSITORY
+from tests import REPOSITORY
+from tests.small_runs import TINY_SEGMENTER
 
 
 @pytest.fixture

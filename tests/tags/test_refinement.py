@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.tags.refinement import VotedAttention, class_masks, refine
-from tests.clip.test_boxes import naive_union
+from tests.clip.naive_boxes import naive_union
 
 GRID = (5, 7)
 PATCHES = GRID[0] * GRID[1]

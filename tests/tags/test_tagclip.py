@@ -14,7 +14,7 @@ from pipeline.tags.baseline import GlobalClip, global_scores
 from pipeline.tags.reidentification import Proposal, propose, reidentify, score_threshold
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 from pipeline.tags.tagger import choose_tags
-from tests.conftest import draw_photograph
+from tests.small_runs import draw_photograph
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,70 @@
+"""Small runs on photographs of noise, and what they leave behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+TINY_SEGMENTER = (
+    "segmenter=demo",
+    "segmenter.iterations=2",
+    "segmenter.batch_size=2",
+    "segmenter.crop_size=32",
+    "segmenter.overrides.backbone.base_channels=8",
+    "segmenter.overrides.backbone.stem_channels=8",
+    "segmenter.overrides.decode_head.in_channels=64",
+    "segmenter.overrides.decode_head.channels=8",
+    "segmenter.overrides.decode_head.c1_in_channels=8",
+    "segmenter.overrides.decode_head.c1_channels=8",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command line ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:
+    """Returns an image with two flat rectangles on noise, height×width×3 uint8."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
+    for _ in range(2):
+        top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+        image[top : top + height // 3, left : left + width // 3] = rng.integers(0, 256, 3)
+    return image
+
+
+def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
+    """Returns what a run on photographs needs with the tiny CLIP, but for ``output_dir``."""
+    return [
+        "dataset=folder",
+        f"dataset.root={photographs}",
+        "dataset.classes=[cat,person,rocket,cup]",
+        "clip=file",
+        f"clip.checkpoint={checkpoint}",
+        "tags.min_score=0",
+        "tags.votes=2",
+        "tags.templates=photo",
+        "runtime.workers=1",
+    ]
+
+
+def artefacts(root: Path) -> dict[str, bytes]:
+    """Returns every result file below a folder; manifests hold times and hosts."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and path.suffix in (".npz", ".png", ".txt", ".jsonl")
+        and path.name != ".fingerprints.jsonl"
+    }
+
+
+def latest(root: Path, stage: str, split: str = "all") -> Path:
+    return root / split / stage / "latest"
