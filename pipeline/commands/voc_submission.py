@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser
-from pipeline.datasets.layout import read_lines
 from pipeline.errors import UserError
+from pipeline.files.text import read_lines
 from pipeline.segmenter.submission import COMPETITIONS, write_submission
 
 _DESCRIPTION = """Packs predictions of PASCAL VOC 2012's test images for its evaluation server.

@@ -7,10 +7,10 @@ from typing import Any
 
 from joblib import parallel_config
 
-from pipeline.datasets.ade20k import load_ade20k
-from pipeline.datasets.coco import CocoSettings, load_coco, load_cocostuff
+from pipeline.datasets.coco import CocoSettings, load_coco
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.folder import load_folder
+from pipeline.datasets.label_maps import load_ade20k, load_cocostuff
 from pipeline.datasets.lists import apply_lists
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc

@@ -1,7 +1,7 @@
 """Ground-truth masks in the formats of the data sets.
 
-A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. Other formats are converted when
-they are first needed; the data set's own files are never changed.
+A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. The data set's own files are
+never changed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,32 +64,28 @@ class MaskFile(GroundTruthMask):
 
 @dataclass(frozen=True)
 class DerivedMask(GroundTruthMask):
-    """A mask that is made from other data, and then kept as a PNG.
+    """A mask that is made from other data, and kept as a PNG where a file is needed.
 
     Attributes:
-        kept: the file that keeps it. The fingerprint of its origin is added to the name, so that a
-            corrected file or another vocabulary gets a file of its own.
+        kept: the file that keeps it. The fingerprint of the other attributes, and of the files that
+            they name, is added to its name, so that a corrected file or another vocabulary gets a
+            file of its own.
     """
 
     kept: Path
 
-    @abstractmethod
-    def make(self) -> np.ndarray:
-        """Returns the labels from the data set's own files."""
-
-    @abstractmethod
-    def origin(self) -> Any:
-        """Returns the data that the labels are made from, in a form that JSON can hold."""
-
-    def read(self) -> np.ndarray:
-        """Implements the base class."""
-        return read_mask(self.file())
-
     def file(self) -> Path:
         """Implements the base class."""
-        kept = self.kept.with_stem(f"{self.kept.stem}-{fingerprint(self.origin())}")
+        origin = {name: value for name, value in vars(self).items() if name != "kept"}
+        for name, value in origin.items():
+            if isinstance(value, Path):
+                try:
+                    origin[name] = fingerprint_file(value)
+                except OSError as error:
+                    raise _missing(value) from error
+        kept = self.kept.with_stem(f"{self.kept.stem}-{fingerprint(origin)}")
         if not kept.is_file():
-            write_atomically(kept, encode_png(self.make(), voc_palette(256)))
+            write_atomically(kept, encode_png(self.read(), voc_palette(256)))
         return kept
 
 
@@ -106,17 +101,12 @@ class RelabelledMask(DerivedMask):
     path: Path
     labels: tuple[tuple[int, int], ...]
 
-    def make(self) -> np.ndarray:
-        """Implements the base class."""
-        return label_table(self.labels)[read_mask(self.path)]
-
     def read(self) -> np.ndarray:
-        """Implements the base class; a table lookup is as fast as reading a kept file."""
-        return self.make()
-
-    def origin(self) -> Any:
         """Implements the base class."""
-        return [_fingerprint_present(self.path), self.labels]
+        table = np.full(256, IGNORE, np.uint8)
+        for value, label in self.labels:
+            table[value] = label
+        return table[read_mask(self.path)]
 
 
 @dataclass(frozen=True)
@@ -136,9 +126,9 @@ class InstanceMask(DerivedMask):
     width: int
     instances: Sequence[tuple[int, bool, float, Any]]
 
-    def make(self) -> np.ndarray:
+    def read(self) -> np.ndarray:
         """Implements the base class."""
-        labels = np.zeros((self.height, self.width), np.uint8)
+        labels = np.zeros((self.height, self.width), np.uint8, order="F")  # as pycocotools has it
         for label, _, _, shape in sorted(self.instances, key=lambda i: (not i[1], -i[2])):
             try:
                 labels[_rasterise(shape, self.height, self.width)] = label
@@ -148,10 +138,6 @@ class InstanceMask(DerivedMask):
                     f"{self.height} pixels: download the annotations again"
                 ) from error
         return labels
-
-    def origin(self) -> Any:
-        """Implements the base class."""
-        return [self.height, self.width, self.instances]
 
 
 @dataclass(frozen=True)
@@ -168,30 +154,16 @@ class MatlabMask(DerivedMask):
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
-        return _known_labels(super().read(), self.num_classes, self.path)
-
-    def make(self) -> np.ndarray:
-        """Implements the base class."""
         from scipy.io import loadmat
 
         try:
             content = loadmat(self.path, struct_as_record=False, variable_names=["GTcls"])
-            return np.asarray(content["GTcls"].item().Segmentation, np.uint8)
+            labels = np.asarray(content["GTcls"].item().Segmentation, np.uint8)
+        except FileNotFoundError as error:
+            raise _missing(self.path) from error
         except Exception as error:  # scipy raises many types on damaged files
             raise UserError(f"{self.path} cannot be read as a mask of SBD: replace it") from error
-
-    def origin(self) -> Any:
-        """Implements the base class."""
-        return _fingerprint_present(self.path)
-
-
-@lru_cache
-def label_table(labels: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Returns a table of 256 uint8 that maps a stored value to its label."""
-    table = np.full(256, IGNORE, np.uint8)
-    for value, label in labels:
-        table[value] = label
-    return table
+        return _known_labels(labels, self.num_classes, self.path)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -212,25 +184,17 @@ def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np
     Raises:
         UserError: there is another label.
     """
-    if num_classes is not None:
-        highest = labels.max(initial=0, where=labels != IGNORE)
-        if highest > num_classes:
-            raise UserError(
-                f"{path} holds label {highest}, but dataset.classes {num_classes}"
-                " names: give the names of all classes in the masks"
-            )
+    highest = labels.max(initial=0, where=labels != IGNORE)
+    if num_classes is not None and highest > num_classes:
+        raise UserError(
+            f"{path} holds label {highest}, but dataset.classes {num_classes} names: give the names"
+            " of all classes in the masks"
+        )
     return labels
 
 
 def _missing(path: Path) -> UserError:
     return UserError(f"{path} is missing: every image of the split needs its mask")
-
-
-def _fingerprint_present(path: Path) -> str:
-    try:
-        return fingerprint_file(path)
-    except OSError as error:
-        raise _missing(path) from error
 
 
 def _rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
@@ -246,4 +210,4 @@ def _rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray
         if not polygons:
             return np.zeros((height, width), bool)
         runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return coco_mask.decode(runs).astype(bool)
+    return coco_mask.decode(runs).view(bool)

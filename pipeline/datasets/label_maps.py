@@ -1,27 +1,80 @@
-"""Data sets whose masks hold a value of their own for each class."""
+"""Data sets whose masks hold a value of their own for each class: COCO-Stuff and ADE20K."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.datasets.coco import find_images
 from pipeline.datasets.ground_truth import RelabelledMask
-from pipeline.engine.sample import Sample
+from pipeline.datasets.layout import existing_folder, find_root, find_splits, first_existing
+from pipeline.datasets.lists import value_table
+from pipeline.datasets.settings import LabelMapSettings
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.sample import Dataset, Sample
 
 
-def read_label_maps(
-    maps: Path, images: Path, cache: Path, table: tuple[tuple[int, int], ...]
-) -> list[Sample]:
-    """Returns a sample for each PNG of a folder whose values are not labels.
+def load_cocostuff(settings: LabelMapSettings) -> Dataset:
+    """Reads the splits of COCO-Stuff, the images of COCO 2017 with pixel maps.
 
     Args:
-        maps: the folder of ``<id>.png``.
-        images: the folder of ``<id>.jpg``.
-        cache: the folder that keeps the converted masks.
-        table: (value, label) pairs.
+        settings: ``splits`` gives the names of the image folders, which are also those of the pixel
+            maps.
+
+    Raises:
+        UserError: the layout differs; the message gives what was expected and what is there.
     """
-    # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
-    paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
-    return [
-        Sample(p.stem, images / f"{p.stem}.jpg", RelabelledMask(cache / p.name, p, table))
-        for p in paths
-    ]
+    root = existing_folder(settings.root, "root", settings.guide)
+    return _load(
+        settings,
+        root,
+        ["stuffthingmaps", "annotations"],
+        lambda name: find_images(root, name, settings.guide),
+    )
+
+
+def load_ade20k(settings: LabelMapSettings) -> Dataset:
+    """Reads the splits of ADEChallengeData2016, ADE20K's scene parsing benchmark (150 classes).
+
+    Args:
+        settings: ``root`` is the folder that holds ``images`` and ``annotations``, or its parent;
+            ``splits`` gives the names of their subfolders. In ``values``, 0 ("other") is left out.
+
+    Raises:
+        UserError: the layout differs; the message gives what was expected and what is there.
+    """
+    below = ["ADEChallengeData2016"]
+    root = find_root(settings.root, "root", below, "annotations", settings.guide)
+    return _load(
+        settings,
+        root,
+        ["annotations"],
+        lambda name: first_existing(root / "images", [name], settings.guide),
+    )
+
+
+def _load(
+    settings: LabelMapSettings,
+    root: Path,
+    map_folders: Sequence[str],
+    images_of: Callable[[str], Path],
+) -> Dataset:
+    """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
+    vocabulary = build_vocabulary(settings)
+    table = value_table(settings.values, vocabulary.classes)
+
+    def read(maps: Path) -> list[Sample]:
+        images, kept = images_of(maps.name), Path(settings.cache) / maps.name
+        # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
+        paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
+        return [
+            Sample(p.stem, images / f"{p.stem}.jpg", RelabelledMask(kept / p.name, p, table))
+            for p in paths
+        ]
+
+    places = {
+        split: [f"{folder}/{name}" for folder in map_folders]
+        for split, name in settings.splits.items()
+    }
+    splits = find_splits(settings, root, places, read)
+    return Dataset(vocabulary, splits, settings.train_split)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.settings import BenchmarkSettings, split_names
+from pipeline.engine.sample import Sample, Splits
 from pipeline.errors import UserError, shown
-from pipeline.files.text import given_path, read_text
+from pipeline.files.text import given_path
 
 _README = Path(__file__).resolve().parents[2] / "data" / "README.md"
 _MAX_NAMED = 8
@@ -36,32 +38,72 @@ def existing_folder(folder: str, key: str, guide: str = "") -> Path:
     return path
 
 
-def find_root(root: Path, below: Iterable[str], marker: str, guide: str) -> Path:
-    """Returns the first folder that holds ``marker``: the root, or one of some folders below it.
+def find_root(given: str, key: str, below: Iterable[str], marker: str, guide: str) -> Path:
+    """Returns the first folder that holds ``marker``: the given one, or one of some below it.
+
+    Args:
+        given: the value of the setting.
+        key: its name, such as "root".
+        below: paths of the other folders below the given one.
+        marker: a path below the folder.
+        guide: the heading in ``data/README.md`` that says how to get it.
 
     Raises:
         UserError: no folder holds it.
     """
+    root = existing_folder(given, key, guide)
     for candidate in (root, *(root / name for name in below)):
         if (candidate / marker).exists():
             return candidate
-    raise wrong_layout(root, [marker], guide)
+    raise _wrong_layout(root, [marker], guide)
 
 
-def first_existing(root: Path, names: Iterable[str], guide: str) -> Path:
+def first_existing(root: Path, names: Sequence[str], guide: str) -> Path:
     """Returns the first of several paths below a folder that exists.
 
     Raises:
         UserError: none exists.
     """
-    names = list(names)
     for name in names:
         if (root / name).exists():
             return root / name
-    raise wrong_layout(root, names, guide)
+    raise _wrong_layout(root, names, guide)
 
 
-def wrong_layout(folder: Path, wanted: Iterable[str], guide: str) -> UserError:
+def find_splits(
+    settings: BenchmarkSettings,
+    folder: Path,
+    places: Mapping[str, Sequence[str]],
+    read: Callable[[Path], list[Sample]],
+    derived: Mapping[str, Callable[[], list[Sample]]] | None = None,
+) -> Splits:
+    """Returns the splits of a data set whose files exist; they are read on first access.
+
+    Args:
+        settings: of the data set.
+        folder: the folder that is searched.
+        places: split → the paths below it at which its file or folder may be.
+        read: reads a split from its file or folder.
+        derived: split → its reader if it has no file.
+
+    Raises:
+        UserError: there is no split, or one that ``dataset.split`` names is not there; gives what
+            was expected and what is there.
+    """
+    readers = dict(derived or {})
+    for split, paths in places.items():
+        found = [folder / path for path in paths if (folder / path).exists()]
+        if found:
+            readers[split] = partial(read, found[0])
+    wanted = [split for split in split_names(settings.split) if split in places]
+    missing = [split for split in wanted if split not in readers]
+    if missing or not readers:
+        names = [places[split][0] for split in missing or places]
+        raise _wrong_layout(folder, names, settings.guide)
+    return Splits({split: readers[split] for split in places if split in readers})
+
+
+def _wrong_layout(folder: Path, wanted: Iterable[str], guide: str) -> UserError:
     """Returns the error for a layout that differs from the expected one.
 
     Args:
@@ -69,7 +111,7 @@ def wrong_layout(folder: Path, wanted: Iterable[str], guide: str) -> UserError:
         wanted: the paths that were expected, any of them.
         guide: the heading in ``data/README.md`` that says how to get them.
     """
-    wanted = list(dict.fromkeys(wanted))
+    wanted = dict.fromkeys(wanted)
     while not folder.is_dir() and folder != folder.parent:
         wanted = [f"{folder.name}/{name}" for name in wanted]
         folder = folder.parent
@@ -78,29 +120,6 @@ def wrong_layout(folder: Path, wanted: Iterable[str], guide: str) -> UserError:
     return UserError(
         f"{folder} holds no {' or '.join(wanted)} (found: {held or 'nothing'}): {_pointer(guide)}"
     )
-
-
-def require_splits(
-    settings: BenchmarkSettings,
-    available: Collection[str],
-    folder: Path,
-    places: Mapping[str, str],
-) -> None:
-    """Checks that a data set has a split, and every split that ``dataset.split`` names.
-
-    Args:
-        settings: of the data set.
-        available: the splits whose files exist.
-        folder: the folder that was searched.
-        places: split → the path below it that was expected.
-
-    Raises:
-        UserError: gives what was expected and what is there.
-    """
-    wanted = [name for name in split_names(settings.split) if name in places]
-    missing = [places[name] for name in wanted if name not in available]
-    if missing or not available:
-        raise wrong_layout(folder, missing or places.values(), settings.guide)
 
 
 def _pointer(guide: str) -> str:
@@ -112,13 +131,3 @@ def guide_line(guide: str) -> int:
     """Returns the number of the line in ``data/README.md`` at which a section begins."""
     lines = _README.read_text(encoding="utf-8").splitlines()
     return lines.index(f"## {guide}") + 1
-
-
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text file, stripped and without empty ones.
-
-    Raises:
-        UserError: no such file, or it is not text.
-    """
-    text = read_text(path, str(path), "replace it")
-    return [line.strip() for line in text.splitlines() if line.strip()]

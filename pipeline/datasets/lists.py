@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib import parse
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_folder
-from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.splits import splits_of_run
+from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import same_name
 from pipeline.engine.sample import Dataset, Labels, Sample, Splits
 from pipeline.errors import UserError, shown
@@ -42,22 +43,29 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
     listed, labels, masks = settings.image_list, settings.labels, settings.masks
     if listed is None and labels is None and masks is None:
         return dataset
-    classes, values = dataset.vocabulary.classes, settings.values
-    known = None
+    classes = dataset.vocabulary.classes
+    chosen = splits_of_run(settings, dataset.splits)
+    if listed is not None and len(chosen) != 1:
+        raise UserError(
+            "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
+        )
+    known = folder = table = None
     if labels is not None:
-        known = read_labels(given_path(labels, "dataset.labels"), classes, values)
-    folder = None if masks is None else existing_folder(masks, "masks")
-    table = value_table(values, classes) if values is not None else None
+        known = read_labels(given_path(labels, "dataset.labels"), classes, settings.values)
+    if masks is not None:
+        folder = existing_folder(masks, "masks")
+    if settings.values is not None:
+        table = value_table(settings.values, classes)
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
         path = folder / f"{sample.id}.png"
-        if not _exists(path):
+        if not os.path.lexists(path):  # reading reports what is not a file
             return None
         if table is None:
             return MaskFile(path, len(classes))
         return RelabelledMask(Path(settings.cache) / "masks" / f"{sample.id}.png", path, table)
 
-    def revised(split: str) -> list[Sample]:
+    def read(split: str) -> list[Sample]:
         samples = dataset.splits[split]
         if listed is not None and split in chosen:
             samples = _select(samples, given_path(listed, "dataset.image_list"), split)
@@ -76,12 +84,6 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         if chosen == [split] and all(each is None for each in given):
             raise UserError(f"{does} none of the images of split {split}: give another or correct")
 
-    chosen = splits_of_run(settings, dataset.splits)
-    if listed is not None and len(chosen) != 1:
-        raise UserError(
-            "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
-        )
-    splits = Splits({s: lambda s=s: revised(s) for s in dataset.splits})
     rejected = dict(dataset.rejected)
     if known is not None and len(dataset.splits) == 1:
         [split] = dataset.splits
@@ -90,16 +92,8 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         names |= {name for name, _ in before}
         reason = f"has a line in {Path(labels).name}, but there is no such image: correct the name"
         rejected[split] = [*before, *((name, reason) for name in known if name not in names)]
+    splits = Splits({split: partial(read, split) for split in dataset.splits})
     return replace(dataset, splits=splits, rejected=rejected)
-
-
-def _exists(path: Path) -> bool:
-    """Tells whether anything has this name; reading reports what is not a file."""
-    try:
-        path.lstat()
-    except OSError:
-        return False
-    return True
 
 
 def _names(sample: Sample) -> tuple[str, str]:
@@ -174,7 +168,7 @@ def read_labels(
             different classes.
     """
     if path.suffix.lower() == ".csv":
-        return _read_table(path, classes)
+        return _collect(path, _table_lines(path, classes))
     numbers = (
         range(len(classes)) if values is None else (v for v, _ in value_table(values, classes))
     )
@@ -182,49 +176,26 @@ def read_labels(
     return read_class_list(path, "dataset.labels", known)
 
 
-def _read_table(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
+def _table_lines(path: Path, classes: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:
+    """Yields the number, the image and the classes of every line of a ``.csv`` file."""
     indices = {same_name(name): k for k, name in enumerate(classes)}
-    lines = _Lines(path)
     text = io.StringIO(_text(path, "dataset.labels"), newline="")
     rows = csv.reader(text, skipinitialspace=True)
     try:
         for row in rows:
             image, *names = [cell.strip() for cell in row] or [""]
-            unknown = [name for name in names if name and same_name(name) not in indices]
-            if unknown:
-                raise UserError(
-                    f"{path}, line {rows.line_num}: {shown(unknown[0])} is not in dataset.classes:"
-                    " correct it"
-                )
+            names = [name for name in names if name]
+            for name in names:
+                if same_name(name) not in indices:
+                    raise UserError(
+                        f"{path}, line {rows.line_num}: {shown(name)} is not in dataset.classes:"
+                        " correct it"
+                    )
             if image:
-                labels = {indices[same_name(name)] for name in names if name}
-                lines.add(Path(image).as_posix(), labels, rows.line_num)
+                labels = [indices[same_name(name)] for name in names]
+                yield rows.line_num, Path(image).as_posix(), labels
     except csv.Error as error:  # an unclosed quote makes one cell of the rest of the file
         raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
-    return lines.labels
-
-
-class _Lines:
-    """The classes of images, line by line; a repeated image must have the same classes."""
-
-    def __init__(self, path: Path):
-        self.labels: dict[str, Labels] = {}
-        self._path = path
-        self._numbers: dict[str, int] = {}
-
-    def add(self, image: str, classes: Iterable[int], number: int) -> None:
-        """Adds a line.
-
-        Raises:
-            UserError: an earlier line gives the image other classes.
-        """
-        labels = tuple(sorted(set(classes)))
-        if self.labels.setdefault(image, labels) != labels:
-            raise UserError(
-                f"{self._path}, line {number}: {shown(image)} has other classes than in line"
-                f" {self._numbers[image]}: give all of its classes in one line"
-            )
-        self._numbers.setdefault(image, number)
 
 
 def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str, Labels]:
@@ -242,20 +213,36 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
         UserError: no such file, a line with an unknown class, or two lines that give an image
             different classes.
     """
-    lines = _Lines(path)
-    for number, line in enumerate(_text(path, key).splitlines(), 1):
-        if not line.strip():
-            continue
-        image_id, *classes = line.split()
-        unknown = [name for name in classes if name not in known]
-        if unknown:
-            first, last = min(known, key=int), max(known, key=int)
+
+    def lines() -> Iterator[tuple[int, str, list[int]]]:
+        for number, line in enumerate(_text(path, key).splitlines(), 1):
+            image_id, *classes = line.split() or [""]
+            for name in classes:
+                if name not in known:
+                    first, last = min(known, key=int), max(known, key=int)
+                    raise UserError(
+                        f"{path}, line {number}: {shown(name)} is not a class: give numbers from"
+                        f" {first} to {last}"
+                    )
+            if image_id:
+                yield number, unquote(image_id), [known[name] for name in classes]
+
+    return _collect(path, lines())
+
+
+def _collect(path: Path, lines: Iterable[tuple[int, str, list[int]]]) -> dict[str, Labels]:
+    """Returns the classes of images from lines; a repeated image must have the same classes."""
+    found: dict[str, Labels] = {}
+    numbers: dict[str, int] = {}
+    for number, image, classes in lines:
+        labels = tuple(sorted(set(classes)))
+        if found.setdefault(image, labels) != labels:
             raise UserError(
-                f"{path}, line {number}: {shown(unknown[0])} is not a class: give numbers from"
-                f" {first} to {last}"
+                f"{path}, line {number}: {shown(image)} has other classes than in line"
+                f" {numbers[image]}: give all of its classes in one line"
             )
-        lines.add(unquote(image_id), (known[name] for name in classes), number)
-    return lines.labels
+        numbers.setdefault(image, number)
+    return found
 
 
 def format_class_line(image_id: str, labels: Sequence[int]) -> str:

@@ -5,10 +5,12 @@ A reader declares what it needs beyond that in a subclass beside it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engine.settings import setting
+from pipeline.errors import UserError
 
 GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"
 """Why settings of the ground truth are not part of a cache key."""
@@ -135,6 +137,24 @@ def split_names(split: Any) -> list[str]:  # noqa: ANN401
     if split is None:
         return []
     return [str(name) for name in (split if isinstance(split, list | tuple) else [split])]
+
+
+def splits_of_run(settings: DatasetSettings, available: Collection[str]) -> list[str]:
+    """Returns ``dataset.split``, else those of ``dataset.default_splits`` that exist, else all.
+
+    Args:
+        settings: of the data set.
+        available: the splits of the data set.
+
+    Raises:
+        UserError: a split that the data set does not have.
+    """
+    defaults = [split for split in settings.default_splits if split in available]
+    chosen = split_names(settings.split) or defaults or list(available)
+    for split in chosen:
+        if split not in available:
+            raise UserError(f"there is no split {split}: choose from {', '.join(available)}")
+    return chosen
 
 
 @dataclass(kw_only=True)

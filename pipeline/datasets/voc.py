@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, MatlabMask
-from pipeline.datasets.layout import (
-    existing_folder,
-    find_root,
-    first_existing,
-    guide_line,
-    read_lines,
-    require_splits,
-)
+from pipeline.datasets.layout import find_root, find_splits, first_existing, guide_line
 from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.sample import Dataset, Labels, Sample, Splits
+from pipeline.engine.sample import Dataset, Labels, Sample
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
+from pipeline.files.text import read_lines
 
 
 @dataclass(kw_only=True)
@@ -63,112 +57,87 @@ def load_voc(settings: VocSettings) -> Dataset:
     """
     vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
-    given = existing_folder(settings.root, "root", settings.guide)
-    root = find_root(given, below, "JPEGImages", settings.guide)
-    lists = root / "ImageSets" / settings.image_set
-    readers: dict[str, Callable[[], list[Sample]]] = {}
-    find_mask = _MaskFinder(root, settings, len(vocabulary.classes))
-    find_labels = _label_finder(root, settings, vocabulary.classes)
-    for split, name in settings.splits.items():
-        ids = None
-        # train_aug is distributed as trainaug too.
-        paths = [lists / f"{name}.txt", lists / f"{name.replace('_', '')}.txt"]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is not None:
-            ids = partial(_read_ids, path)
-        elif split == "train_aug" and find_mask.sbd is not None:
-            ids = partial(_augmented_ids, root, find_mask.sbd, settings.guide)
-        if ids is not None:
-            readers[split] = partial(_samples, root, ids, find_mask, find_labels)
-    places = {split: f"{name}.txt" for split, name in settings.splits.items()}
-    require_splits(settings, readers, lists, places)
-    return Dataset(vocabulary, Splits(readers), settings.train_split)
-
-
-def _samples(
-    root: Path,
-    ids: Callable[[], list[str]],
-    find_mask: Callable[[str], GroundTruthMask | None],
-    find_labels: Callable[[str, GroundTruthMask | None], Callable[[], Labels] | None],
-) -> list[Sample]:
-    samples = []
-    for image_id in ids():
-        mask = find_mask(image_id)
-        image = root / "JPEGImages" / f"{image_id}.jpg"
-        samples.append(Sample(image_id, image, mask, find_labels(image_id, mask)))
-    return samples
+    root = find_root(settings.root, "root", below, "JPEGImages", settings.guide)
+    sbd = None
+    if settings.sbd_root is not None:
+        below = ["dataset", "benchmark_RELEASE/dataset"]
+        sbd = find_root(settings.sbd_root, "sbd_root", below, "cls", settings.guide)
+    # The files hold the devkit's names, even where dataset.classes differ.
+    names = settings.annotated_as or vocabulary.classes
+    if len(names) != len(vocabulary.classes):
+        raise UserError(
+            f"dataset.annotated_as holds {len(names)} names for {len(vocabulary.classes)} classes:"
+            " give one for each class, in the same order"
+        )
+    devkit = _Devkit(settings, root, sbd, names)
+    # train_aug is distributed as trainaug too.
+    places = {
+        split: [f"{name}.txt", f"{name.replace('_', '')}.txt"]
+        for split, name in settings.splits.items()
+    }
+    splits = find_splits(
+        settings,
+        root / "ImageSets" / settings.image_set,
+        places,
+        read=lambda path: devkit.samples(_read_ids(path)),
+        derived={} if sbd is None else {"train_aug": lambda: devkit.samples(devkit.augmented())},
+    )
+    return Dataset(vocabulary, splits, settings.train_split)
 
 
 def _read_ids(path: Path) -> list[str]:
     # Some copies of train_aug list "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
-    ids = list(dict.fromkeys(Path(line.split()[0]).stem for line in read_lines(path)))
-    if any("\0" in image_id for image_id in ids):  # no file name holds NUL
-        raise UserError(f"{path} is not a list of images: replace it")
-    return ids
+    return list(dict.fromkeys(Path(line.split()[0]).stem for line in read_lines(path)))
 
 
-class _MaskFinder:
-    """Finds an image's mask among VOC's own and those of SBD."""
+@dataclass(frozen=True)
+class _Devkit:
+    """The folders of VOC and SBD, and the name of each class in the annotations."""
 
-    def __init__(self, root: Path, settings: VocSettings, num_classes: int):
-        self.num_classes = num_classes
-        folders = [root / name for name in settings.mask_folders]
-        self.folders = [folder for folder in folders if folder.is_dir()]
-        self.sbd = None
-        self.cache = Path(settings.cache) / "sbd"
-        if settings.sbd_root is not None:
-            below = ["dataset", "benchmark_RELEASE/dataset"]
-            sbd_root = existing_folder(settings.sbd_root, "sbd_root", settings.guide)
-            self.sbd = find_root(sbd_root, below, "cls", settings.guide)
+    settings: VocSettings
+    root: Path
+    sbd: Path | None
+    names: Sequence[str]
 
-    def __call__(self, image_id: str) -> GroundTruthMask | None:
+    def samples(self, ids: Iterable[str]) -> list[Sample]:
+        """Returns images with their masks and labels."""
+        samples = []
+        for image_id in ids:
+            mask = self._mask(image_id)
+            image = self.root / "JPEGImages" / f"{image_id}.jpg"
+            samples.append(Sample(image_id, image, mask, self._labels(image_id, mask)))
+        return samples
+
+    def augmented(self) -> list[str]:
+        """Returns train_aug: the images of VOC's training split and of SBD, without VOC's val."""
+
+        def listed(folder: Path, name: str) -> set[str]:
+            return set(_read_ids(first_existing(folder, [f"{name}.txt"], self.settings.guide)))
+
+        # The lists in Main hold other images, most of which have no mask.
+        voc = self.root / "ImageSets" / "Segmentation"
+        candidates = listed(self.sbd, "train") | listed(self.sbd, "val") | listed(voc, "train")
+        return sorted(candidates - listed(voc, "val"))
+
+    def _mask(self, image_id: str) -> GroundTruthMask | None:
         """Returns an image's mask from VOC's folders, else from SBD, else none."""
-        for folder in self.folders:
-            if (folder / f"{image_id}.png").is_file():
-                return MaskFile(folder / f"{image_id}.png", self.num_classes)
-        if self.sbd is not None and (self.sbd / "cls" / f"{image_id}.mat").is_file():
-            matlab = self.sbd / "cls" / f"{image_id}.mat"
-            return MatlabMask(self.cache / f"{image_id}.png", matlab, self.num_classes)
+        for folder in self.settings.mask_folders:
+            if (path := self.root / folder / f"{image_id}.png").is_file():
+                return MaskFile(path, len(self.names))
+        if self.sbd and (path := self.sbd / "cls" / f"{image_id}.mat").is_file():
+            kept = Path(self.settings.cache) / "sbd" / f"{image_id}.png"
+            return MatlabMask(kept, path, len(self.names))
         return None
 
-
-def _augmented_ids(root: Path, sbd: Path, guide: str) -> list[str]:
-    """Returns train_aug: the images of VOC's training split and of SBD, without VOC's val."""
-
-    def listed(folder: Path, name: str) -> set[str]:
-        return set(_read_ids(first_existing(folder, [f"{name}.txt"], guide)))
-
-    # The lists in Main hold other images, most of which have no mask.
-    voc = root / "ImageSets" / "Segmentation"
-    candidates = listed(sbd, "train") | listed(sbd, "val") | listed(voc, "train")
-    return sorted(candidates - listed(voc, "val"))
-
-
-def _label_finder(
-    root: Path, settings: VocSettings, classes: Sequence[str]
-) -> Callable[[str, GroundTruthMask | None], Callable[[], Labels] | None]:
-    """Returns a function that finds an image's labels; it returns none if the mask gives them."""
-    if settings.label_source == "masks":
-        return lambda image_id, mask: None
-    # The files hold the devkit's names, even where dataset.classes differ.
-    names = settings.annotated_as or classes
-    if len(names) != len(classes):
-        raise UserError(
-            f"dataset.annotated_as holds {len(names)} names for {len(classes)} classes: give one"
-            " for each class, in the same order"
-        )
-    indices = {name: k for k, name in enumerate(names)}
-    read = partial(
-        read_objects, indices=indices, difficult=settings.difficult, guide=settings.guide
-    )
-
-    def find(image_id: str, mask: GroundTruthMask | None) -> Callable[[], Labels] | None:
-        path = root / "Annotations" / f"{image_id}.xml"
+    def _labels(self, image_id: str, mask: GroundTruthMask | None) -> Callable[[], Labels] | None:
+        """Returns a reader of an image's labels; none if its mask gives them."""
+        path = self.root / "Annotations" / f"{image_id}.xml"
         # VOC 2012's test images have neither. A mask must not replace a missing file: its classes
         # would silently be another set of labels.
-        return partial(read, path) if mask is not None or path.is_file() else None
-
-    return find
+        if self.settings.label_source == "masks" or (mask is None and not path.is_file()):
+            return None
+        indices = {name: k for k, name in enumerate(self.names)}
+        return partial(read_objects, path, indices, self.settings.difficult, self.settings.guide)
 
 
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:
@@ -197,7 +166,7 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
     # Unknown encodings raise LookupError, and those that XML does not allow ValueError.
     except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:
         raise UserError(f"{path} cannot be read: replace it") from error
-    labels: dict[int, None] = {}  # a set that keeps its order
+    labels = {}  # a set that keeps its order
     for item in objects:
         name = item.findtext("name", "").strip()
         if name not in indices:

@@ -37,6 +37,16 @@ def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -
     return text
 
 
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file, stripped and without empty ones.
+
+    Raises:
+        UserError: no such file, or it is not text.
+    """
+    text = read_text(path, str(path), "replace it")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def given_path(given: str, name: str) -> Path:
     """Returns a path from the configuration, with ``~`` replaced by the home folder.
 

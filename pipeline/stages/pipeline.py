@@ -14,7 +14,7 @@ import torch
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets import load_dataset
-from pipeline.datasets.splits import splits_of_run
+from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.review import Review

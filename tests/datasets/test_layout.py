@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from omegaconf.errors import ValidationError
 
 from pipeline.datasets import find_reader
 from pipeline.datasets.layout import guide_line
-from pipeline.datasets.splits import choose_splits
+from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.voc import VocSettings
 from pipeline.engine.settings import to_settings
 from pipeline.errors import UserError
@@ -154,12 +155,17 @@ def test_an_unknown_data_set_is_answered_with_the_known_ones():
 
 
 def test_splits_are_chosen_by_name():
-    assert choose_splits(None, ["train", "val"]) == ["train", "val"]
-    assert choose_splits("val", ["train", "val"]) == ["val"]
+    def chosen(split, **changes):
+        settings = DatasetSettings(name="x", root="x", cache="x", classes=["x"], split=split)
+        return splits_of_run(replace(settings, **changes), ["train", "val"])
+
+    assert chosen(None) == ["train", "val"]
+    assert chosen(None, default_splits=["val", "test"]) == ["val"]
+    assert chosen("val") == ["val"]
     with pytest.raises(UserError, match="there is no split test: choose from train, val"):
-        choose_splits(["test"], ["train", "val"])
+        chosen(["test"])
     with pytest.raises(UserError, match="there is no split 5"):
-        choose_splits(5, ["train", "val"])
+        chosen(5)
 
 
 @pytest.mark.parametrize("name", MINIATURES)

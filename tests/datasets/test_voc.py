@@ -182,7 +182,7 @@ def test_masks_of_sbd_are_read_exactly_and_kept_as_png(voc2012, sbd, cache):
         if s.id == "2008_000015"
     ]
     wanted = striped(6, [0, 8])
-    np.testing.assert_array_equal(sample.mask.make(), wanted)
+    np.testing.assert_array_equal(sample.mask.read(), wanted)
     np.testing.assert_array_equal(read_mask(sample.mask.file()), wanted)
     assert sample.mask.file().is_relative_to(cache)
 

@@ -126,7 +126,7 @@ def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, 
     trial("code", "scores.npz and maps replaced between stages", "nothing ran; maps made again", 2)
 
 
-@pytest.mark.parametrize("read", [lambda p: MatlabMask(p.with_suffix(".png"), p).make(), read_mask])
+@pytest.mark.parametrize("read", [lambda p: MatlabMask(p.with_suffix(".png"), p).read(), read_mask])
 def test_masks_are_no_pickles(read: Callable, mark, tmp_path, trial):
     live = pickle.dumps(Code(mark.path))
     assert mark.is_left_by(lambda: pickle.loads(live)), "it has to be live"
