@@ -12,7 +12,7 @@ from pipeline.files.atomic import write_atomically
 from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
 from pipeline.report.other_measurements import write_measurements
-from pipeline.report.published import load_published, published_figures
+from pipeline.report.published import load_published, published_experiments
 from pipeline.report.runs import METRICS, find_files, read_runs
 from pipeline.report.study import write_study
 
@@ -49,20 +49,19 @@ def run(arguments: Sequence[str]) -> None:
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)
-    tables = load_published()
-    experiments = {figure.experiment for figure in published_figures(tables)} - {""}
-    if any(run.choices.experiment in experiments for run in runs):
+    if any(run.choices.experiment in published_experiments() for run in runs):
         # Such runs are compared with the composed experiment, whose methods this registers. It is
         # slow to import.
         import pipeline.stages.config  # noqa: F401
     output: Path | None = options.output
     too_far = ""
     if options.check:
-        text, too_far = write_check(tables, runs)
+        text, too_far = write_check(runs)
     elif options.study is not None:
         text = write_study(options.study, runs)
     else:
-        sections = [write_comparison(table, runs, experiments) for table in tables]
+        tables = load_published()
+        sections = [write_comparison(table, runs) for table in tables]
         others = write_measurements(runs, lambda run: any(is_shown(t, run) for t in tables))
         text = "\n".join(filter(None, [_INTRODUCTION, *sections, others]))
         output = output or _TABLES

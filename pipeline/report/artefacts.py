@@ -13,7 +13,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
-from pipeline.report.configurations import flatten
+from pipeline.report.runs import flatten
 
 STAGES = ("tags", "cams", "masks", "predictions")
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import padded_table
-from pipeline.report.published import Figure, PublishedTable, published_figures
+from pipeline.report.published import Figure, published_experiments, published_figures
 from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
 
 TOLERANCE = 0.2
@@ -20,7 +18,7 @@ _REQUIRED = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "p
 """The choices of a run whose figures are to be the published ones."""
 
 
-def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tuple[str, str]:
+def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     """Compares the runs of published experiments with the published figures.
 
     Of several runs of one experiment in one file, the latest counts.
@@ -31,13 +29,12 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
     Raises:
         UserError: nothing can be compared.
     """
-    figures = [figure for figure in published_figures(tables) if figure.experiment]
     compared: dict[tuple[Path, int], tuple[Run, Figure]] = {}
     reasons: dict[str, None] = {}
     for run in runs:
-        for index, figure in enumerate(figures):
+        for index, figure in enumerate(published_figures()):
             reproduces = (run.choices.experiment, run.stage) == (figure.experiment, figure.stage)
-            if not reproduces or figure.column.value(run) is None:
+            if not figure.experiment or not reproduces or figure.column.value(run) is None:
                 continue
             if obstacles := _obstacles(run, figure):
                 name = f"{figure.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
@@ -47,12 +44,14 @@ def write_check(tables: tuple[PublishedTable, ...], runs: Sequence[Run]) -> tupl
     if not compared:
         others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         why = f"; not compared: {next(iter(reasons))}{others}" if reasons else ""
-        names = ", ".join(sorted({figure.experiment for figure in figures}))
+        names = ", ".join(sorted(published_experiments()))
         raise UserError(
             f"nothing to check: run experiment=… first, on all images (there are {names}){why}"
         )
-    chosen = sorted(compared.values(), key=lambda c: (c[1].experiment, _name(*c), c[0].order))
-    rows = [_row(run, figure) for run, figure in chosen]
+    rows = [
+        _row(run, figure) for run, figure in sorted(compared.values(), key=lambda c: c[0].order)
+    ]
+    rows.sort(key=lambda row: (row["experiment"], row["figure"]))
     words = ["experiment", "figure", "verdict", "commit", "file", "notes"]
     table = padded_table(rows[0], map(dict.values, rows), words)
     parts = ["# Published figures, reproduced or not\n", table]
@@ -76,29 +75,25 @@ def _obstacles(run: Run, figure: Figure) -> list[str]:
     network = run.about.get("segmenter", "")
     if figure.row.segmenter and network != figure.row.segmenter:
         obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")
-    return obstacles + find_changes(run)
+    return obstacles + run.changes()
 
 
-def _name(run: Run, figure: Figure) -> str:
-    level = f", level {figure.column.level}" if figure.column.level else ""
-    split = f"{run.dataset} {run.split}"
-    return f"{split} {STAGE_NAMES[run.stage]} {METRIC_LABELS[figure.column.metric]}{level}"
-
-
-def _row(run: Run, figure: Figure) -> dict[str, Any]:
+def _row(run: Run, figure: Figure) -> dict[str, str]:
     value = 100 * figure.column.value(run)
     difference = value - figure.value
     agrees = abs(difference) <= TOLERANCE + _ROUNDING
+    name = f"{run.dataset_split} {STAGE_NAMES[run.stage]} {METRIC_LABELS[figure.column.metric]}"
+    level = f", level {figure.column.level}" if figure.column.level else ""
     return {
         "experiment": figure.experiment,
-        "figure": _name(run, figure),
+        "figure": name + level,
         "images": f"{run.images:,}",
         "ours": f"{value:.2f}",
         "published": f"{figure.value:.1f}",
         "difference": f"{difference:+.2f}",
         "authors' re-run": "" if figure.rerun is None else f"{figure.rerun:.1f}",
         "verdict": f"within {TOLERANCE}" if agrees else f"**further than {TOLERANCE}**",
-        "commit": run.commit,
+        "commit": run.about.get("commit", ""),
         "file": str(run.file),
         "notes": "; ".join(run.notes()),
     }

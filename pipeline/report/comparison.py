@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.report.configurations import find_changes
 from pipeline.report.markdown import Notes, padded_table, percent
-from pipeline.report.published import Column, Line, PublishedTable, Row
+from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
 from pipeline.report.runs import (
     MAIN_METRIC,
     METRIC_LABELS,
@@ -18,10 +17,9 @@ from pipeline.report.runs import (
     describe_images,
 )
 
-PRESET = "preset"
+_PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
 
-COMMAND = "python tools/run_stage.py"
 _METHODS = {
     "tagclip": "TagCLIP",
     "clip": "CLIP, class token",
@@ -30,18 +28,15 @@ _METHODS = {
 }
 _STAGES = {**STAGE_NAMES, "masks": "masks after the CRF"}
 
-
 _OwnRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
 
 
-def write_comparison(
-    table: PublishedTable, runs: Sequence[Run], published_experiments: Collection[str]
-) -> str:
+def write_comparison(table: PublishedTable, runs: Sequence[Run]) -> str:
     """Returns a table of the field as Markdown; the runs of published experiments share a row."""
     notes = Notes()
     sources: dict[str, int] = {}
-    own_rows = _own_rows(table, runs, published_experiments)
+    own_rows = _own_rows(table, runs)
     rows = [cells for row in table.rows for cells in _published_cells(table, row, sources)]
     for words, shown in own_rows:
         cells = [
@@ -58,7 +53,7 @@ def write_comparison(
         *([f"{table.remark}\n"] if table.remark else []),
         padded_table(header, rows, words) + notes.lines(),
         "".join(f"{number}. {source}\n" for source, number in sources.items()),
-        *_origins(table, own_rows, published_experiments),
+        *_origins(table, own_rows),
         *_commands(table, own_rows),
     ]
     return "\n".join(parts)
@@ -74,12 +69,10 @@ def _published_cells(
     table: PublishedTable, row: Row, sources: dict[str, int]
 ) -> Iterator[list[str]]:
     mark = f"[{sources.setdefault(row.source, len(sources) + 1)}]"
-    variants = {row.method: row.figures}
-    if row.rerun:
-        variants[f"{row.method}, authors' re-run"] = row.rerun
-    for method, figures in variants.items():
-        values = [f"{figures[c.name]:.1f}" if c.name in figures else "" for c in table.columns]
-        yield [method, row.backbone, row.supervision, *values, mark]
+    for method, figures in (("", row.figures), (", authors' re-run", row.rerun)):
+        if figures or not method:
+            values = [f"{figures[c.name]:.1f}" if c.name in figures else "" for c in table.columns]
+            yield [row.method + method, row.backbone, row.supervision, *values, mark]
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
@@ -91,21 +84,19 @@ def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> boo
     return column.value(run) is not None
 
 
-def _own_rows(
-    table: PublishedTable, runs: Sequence[Run], published_experiments: Collection[str]
-) -> list[_OwnRow]:
+def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
     """Returns our rows, those of the published experiments first; blank ones without any."""
     cells: dict[tuple[bool, Choices, str, int], dict[str, list[Run]]] = {}
     for run in runs:
         choices = run.choices
-        if choices.experiment in published_experiments:
-            changed = f"{choices.experiment}, changed" if find_changes(run) else PRESET
+        if choices.experiment in published_experiments():
+            changed = f"{choices.experiment}, changed" if run.changes() else _PRESET
             choices = choices._replace(experiment=changed)
         network = run.about.get("segmenter", "") if run.stage == "predictions" else ""
         for number, line in enumerate(table.lines):
             for column in table.columns:
                 if _matches(table, line, column, run):
-                    key = (choices.experiment != PRESET, choices, network, number)
+                    key = (choices.experiment != _PRESET, choices, network, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.of.images for column in table.columns}
     rows = []
@@ -131,9 +122,7 @@ def _own_rows(
     return rows
 
 
-def _origins(
-    table: PublishedTable, own_rows: Sequence[_OwnRow], published_experiments: Collection[str]
-) -> list[str]:
+def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
     origins: dict[int, tuple[Run, list[Column]]] = {}
     for _, shown in own_rows:
         for column in table.columns:
@@ -148,14 +137,14 @@ def _origins(
             {
                 "figure": ", ".join(values),
                 "of": _STAGES[run.stage] + (f", level {level}" if level else ""),
-                "split": f"{run.dataset} {run.split}",
+                "split": run.dataset_split,
                 "images": f"{run.images:,}",
                 "experiment": choices.experiment,
                 "clip": choices.backbone,
                 "compat": choices.compat,
                 "precision": choices.precision,
-                "commit": run.commit,
-                "notes": "; ".join(_remarks(run, columns[0], published_experiments)),
+                "commit": run.about.get("commit", ""),
+                "notes": "; ".join(_remarks(run, columns[0])),
             }
         )
     if not rows:
@@ -164,10 +153,10 @@ def _origins(
     return ["Where our figures are from:\n", padded_table(rows[0], map(dict.values, rows), words)]
 
 
-def _remarks(run: Run, column: Column, published_experiments: Collection[str]) -> list[str]:
+def _remarks(run: Run, column: Column) -> list[str]:
     remarks = [describe_images(run.images, column.of.images).split(":")[0], *run.notes()]
-    if run.choices.experiment in published_experiments:
-        remarks += find_changes(run)
+    if run.choices.experiment in published_experiments():
+        remarks += run.changes()
     if run.stage == "tags":
         positives = int(sum(filter(None, run.class_values("positives"))))
         remarks.append(column.of.positives.get(positives, ""))
@@ -187,5 +176,8 @@ def _commands(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
             commands.setdefault(column.command, {})[column.of.label] = None
     if not commands:
         return []
-    lines = [f"- {', '.join(labels)}: `{COMMAND} {c}`\n" for c, labels in commands.items()]
+    lines = [
+        f"- {', '.join(labels)}: `python tools/run_stage.py {command}`\n"
+        for command, labels in commands.items()
+    ]
     return ["Not measured here yet; this would:\n", "".join(lines)]

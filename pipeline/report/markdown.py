@@ -33,13 +33,14 @@ def padded_table(
 
     The columns that ``words`` names are aligned left, the others right, as numbers.
     """
-    header = list(header)
-    justify = [str.ljust if name in words else str.rjust for name in header]
-    lines = [[_escape(cell) for cell in line] for line in [header, *rows]]
-    widths = [max(3, *map(len, cells)) for cells in zip(*lines)]
-    rule = [("-" if name in words else ":").rjust(w, "-") for name, w in zip(header, widths)]
-    padded = [[j(*cell) for j, cell in zip(justify, zip(line, widths))] for line in lines]
-    return "".join(map(_line, [padded[0], rule, *padded[1:]]))
+    columns = []
+    for name, *cells in zip(header, *rows):
+        cells = [" ".join(cell.split()).replace("|", "\\|") for cell in (name, *cells)]
+        width = max(3, *map(len, cells))
+        justify = str.ljust if name in words else str.rjust
+        first, *others = (justify(cell, width) for cell in cells)
+        columns.append([first, ("-" if name in words else ":").rjust(width, "-"), *others])
+    return "".join(map(_line, zip(*columns)))
 
 
 def percent(value: float | None, missing: str = "–") -> str:
@@ -67,7 +68,3 @@ class Notes:
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |\n"
-
-
-def _escape(cell: str) -> str:
-    return " ".join(cell.split()).replace("|", "\\|")

@@ -21,38 +21,36 @@ _FIGURES = {
 }
 """Column → stage and metric."""
 
-_WORDS = ["data set, split", "experiment", "tags", "clip", "of", "compat", "precision", "commit"]
+_PLACE = ("data set, split", "experiment", "tags")
+_WORDS = (*_PLACE, "clip", "of", "compat", "precision", "commit")
 """The columns that hold words."""
 
 
 class _Group(NamedTuple):
     """The runs of one data set, split and choice of settings, one for each stage."""
 
-    dataset: str
-    split: str
+    dataset_split: str
     choices: Choices
     shown: Mapping[str, Shown]
 
     def each(self, describe: Callable[[Run], str]) -> str:
         """Returns what differs among the runs, in the order of the stages."""
-        return " / ".join(
-            dict.fromkeys(filter(None, (describe(s.run) for s in self.shown.values())))
-        )
+        words = (describe(shown.run) for shown in self.shown.values())
+        return " / ".join(dict.fromkeys(filter(None, words)))
 
-    def names(self) -> dict[str, str]:
+    def row(self, notes: Notes, level: int = 0) -> dict[str, str]:
+        """Returns the cells of all columns that several tables have."""
         return {
-            "data set, split": f"{self.dataset} {self.split}",
-            "experiment": self.choices.experiment,
-            "tags": self.choices.tags,
-        }
-
-    def images(self) -> dict[str, str]:
-        return {"images": self.each(lambda run: f"{run.images:,}")}
-
-    def figures(self, notes: Notes, level: int = 0) -> dict[str, str]:
-        return {
-            label: self.shown[stage].cell(metric, notes, level=level) if stage in self.shown else ""
-            for label, (stage, metric) in _FIGURES.items()
+            "data set, split": self.dataset_split,
+            **self.choices._asdict(),
+            "clip": self.choices.backbone,
+            "commit": self.each(lambda run: run.about.get("commit", "")),
+            "images": self.each(lambda run: f"{run.images:,}"),
+            **{
+                label: self.shown[stage].cell(metric, notes, level=level)
+                for label, (stage, metric) in _FIGURES.items()
+                if stage in self.shown
+            },
         }
 
 
@@ -71,7 +69,7 @@ def write_measurements(runs: Sequence[Run], is_published: Callable[[Run], bool])
 def _group(runs: Sequence[Run]) -> Iterator[_Group]:
     groups: dict[tuple[str, str, Choices], dict[str, list[Run]]] = {}
     for run in runs:
-        stages = groups.setdefault((run.dataset, run.split, run.choices), {})
+        stages = groups.setdefault((run.dataset_split, run.choices), {})
         stages.setdefault(run.stage, []).append(run)
     for key in sorted(groups):
         yield _Group(*key, {stage: choose_run(several) for stage, several in groups[key].items()})
@@ -79,36 +77,20 @@ def _group(runs: Sequence[Run]) -> Iterator[_Group]:
 
 def _other_data_sets(runs: Sequence[Run]) -> str:
     notes = Notes()
-    rows = [
-        {
-            **group.names(),
-            **group.images(),
-            **group.figures(notes),
-            "clip": group.choices.backbone,
-            "compat": group.choices.compat,
-            "precision": group.choices.precision,
-            "commit": group.each(lambda run: run.commit),
-        }
-        for group in _group(runs)
-    ]
-    return _section("Other measurements (%)", rows, notes)
+    columns = [*_PLACE, "images", *_FIGURES, "clip", "compat", "precision", "commit"]
+    rows = [group.row(notes) for group in _group(runs)]
+    return _section("Other measurements (%)", columns, rows, notes.lines())
 
 
 def _levels(runs: Sequence[Run]) -> str:
-    notes = Notes()
-    rows = [
-        {
-            **group.names(),
-            "clip": group.choices.backbone,
-            **group.images(),
-            "of": f"level {level}" if level else "classes",
-            "number": group.each(lambda run, level=level: _count_classes(run, level)),
-            **group.figures(notes, level),
-        }
-        for group in _group(runs)
-        for level in range(max(len(shown.run.levels) for shown in group.shown.values()))
-    ]
-    return _section("Classes, and the levels above them (%)", rows, notes)
+    notes, rows = Notes(), []
+    for group in _group(runs):
+        for level in range(max(len(shown.run.levels) for shown in group.shown.values())):
+            number = group.each(lambda run, level=level: _count_classes(run, level))
+            of = f"level {level}" if level else "classes"
+            rows.append({**group.row(notes, level), "of": of, "number": number})
+    columns = [*_PLACE, "clip", "images", "of", "number", *_FIGURES]
+    return _section("Classes, and the levels above them (%)", columns, rows, notes.lines())
 
 
 def _count_classes(run: Run, level: int) -> str:
@@ -128,27 +110,19 @@ def _rare_classes(runs: Sequence[Run]) -> str:
         counted.sort(key=lambda pair: pair[0])
         if len(counted) < _MIN_CLASSES:
             continue
-        quarters = {}
+        row = {"classes": str(len(counted)), "Spearman's ρ": _rank_correlation(counted)}
         for i, label in enumerate(_QUARTERS):
             quarter = counted[len(counted) * i // 4 : len(counted) * (i + 1) // 4]
             mean = sum(ap for _, ap in quarter) / len(quarter)
-            quarters[label] = f"{percent(mean)} ({quarter[0][0]}–{quarter[-1][0]})"
-        rows.append(
-            {
-                **group.names(),
-                "clip": group.choices.backbone,
-                **group.images(),
-                "classes": str(len(counted)),
-                **quarters,
-                "Spearman's ρ": _rank_correlation(counted),
-            }
-        )
+            row[label] = f"{percent(mean)} ({quarter[0][0]}–{quarter[-1][0]})"
+        rows.append({**group.row(Notes()), **row})
     explanation = (
         "Mean AP (%) in quarters of the classes by how many images show them (in brackets), and the"
         " rank correlation of the two. Classes that no image shows are left out. Chance gives a"
         " rare class less, since its AP is then the share of images that show it.\n\n"
     )
-    return _section("Rare classes", rows, Notes(), explanation)
+    columns = [*_PLACE, "clip", "images", "classes", *_QUARTERS, "Spearman's ρ"]
+    return _section("Rare classes", columns, rows, explanation=explanation)
 
 
 def _rank_correlation(counted: Sequence[tuple[int, float]]) -> str:
@@ -162,9 +136,13 @@ def _rank_correlation(counted: Sequence[tuple[int, float]]) -> str:
 
 
 def _section(
-    title: str, rows: Sequence[dict[str, str]], notes: Notes, explanation: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    notes: str = "",
+    explanation: str = "",
 ) -> str:
     if not rows:
         return ""
-    table = padded_table(rows[0], map(dict.values, rows), _WORDS)
-    return f"## {title}\n\n{explanation}{table}{notes.lines()}"
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    return f"## {title}\n\n{explanation}{padded_table(columns, cells, _WORDS)}{notes}"

@@ -42,7 +42,7 @@ class Column:
 
     def value(self, run: Run) -> float | None:
         """Returns a run's figure in [0, 1]; none if it measured something else."""
-        measured = (run.dataset, run.split) == (self.of.dataset, self.of.split)
+        measured = run.dataset_split == f"{self.of.dataset} {self.of.split}"
         return run.value(self.metric, self.level) if measured else None
 
 
@@ -68,7 +68,7 @@ class Row:
     experiments: Mapping[str, str] = field(default_factory=dict)  # ours that reproduce them
     stage: str | None = None  # our stage that it corresponds to, if the columns do not say it
     segmenter: str = ""  # the network that a comparison requires
-    error: tuple[float, ...] = ()  # figures in circulation without a source; they are in no column
+    error: Sequence[float] = ()  # figures in circulation without a source; they are in no column
 
 
 @dataclass(frozen=True)
@@ -110,28 +110,26 @@ def load_published(path: Path = PUBLISHED) -> tuple[PublishedTable, ...]:
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     splits = {name: Split(**values) for name, values in content["splits"].items()}
-    tables = tuple(_read_table(values, splits) for values in content["tables"])
-    for table in tables:
-        _check(table)
-    return tables
+    return tuple(_read_table(values, splits) for values in content["tables"])
 
 
-def published_figures(tables: Sequence[PublishedTable]) -> Iterator[Figure]:
+@cache
+def published_experiments() -> frozenset[str]:
+    """Returns the names of our experiments that reproduce published figures."""
+    return frozenset(figure.experiment for figure in published_figures()) - {""}
+
+
+def published_figures() -> Iterator[Figure]:
     """Yields every figure of the tables."""
-    for table in tables:
+    for table in load_published():
         by_name = {column.name: column for column in table.columns}
         default = table.lines[0].stage if len(table.lines) == 1 else None
         for row in table.rows:
             for name, value in row.figures.items():
-                yield Figure(
-                    table=table.name,
-                    row=row,
-                    column=by_name[name],
-                    stage=row.stage or by_name[name].stage or default,
-                    value=float(value),
-                    rerun=row.rerun.get(name),
-                    experiment=row.experiments.get(name, ""),
-                )
+                column, experiment = by_name[name], row.experiments.get(name, "")
+                stage = row.stage or column.stage or default
+                rerun = row.rerun.get(name)
+                yield Figure(table.name, row, column, stage, float(value), rerun, experiment)
 
 
 def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
@@ -140,9 +138,11 @@ def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> Publi
         of = splits[column.get("of", name)]
         given = {"name": name, "label": of.label, "metric": values["metric"], **column, "of": of}
         columns.append(Column(**given))
-    rows = [Row(**{**row, "error": tuple(row.get("error", ()))}) for row in values["rows"]]
+    rows = [Row(**row) for row in values["rows"]]
     lines = [Line(**line) for line in values["lines"]]
-    return PublishedTable(**{**values, "lines": lines, "columns": columns, "rows": rows})
+    table = PublishedTable(**{**values, "lines": lines, "columns": columns, "rows": rows})
+    _check(table)
+    return table
 
 
 def _check(table: PublishedTable) -> None:

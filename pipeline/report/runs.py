@@ -1,15 +1,17 @@
-"""The measured runs: the entries of the ``metrics.json`` files below some folders."""
+"""The measured runs: entries of ``metrics.json`` files, and the configurations behind them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import read_json
+from pipeline.files.fingerprints import fingerprint
 from pipeline.report.markdown import Notes, percent
 
 METRICS = "metrics.json"
@@ -30,6 +32,12 @@ STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": 
 """Stage → its name in tables."""
 
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
+_MAX_LIST = 4  # entries
+_CHAIN = ("predictions", "segmenter", "masks", "cams", "tags")
+"""Stages, the last first; the settings of each hold those of the next."""
+
+_NOT_COMPARABLE = ("templates", "variants", "background_betas")
+"""Settings that a run's configuration does not hold, or holds in another form than the files."""
 
 
 class Choices(NamedTuple):
@@ -63,14 +71,9 @@ class Run:
     figures: Mapping[str, Any]  # the whole entry, with figures in [0, 1]
 
     @property
-    def dataset(self) -> str:
-        """The data set's name."""
-        return self.about.get("dataset", "")
-
-    @property
-    def commit(self) -> str:
-        """The commit of the code that computed it."""
-        return self.about.get("commit", "")
+    def dataset_split(self) -> str:
+        """The data set and the split."""
+        return f"{self.about.get('dataset', '')} {self.split}"
 
     @property
     def choices(self) -> Choices:
@@ -88,8 +91,7 @@ class Run:
 
     def class_values(self, metric: str) -> list[float | None]:
         """Returns a figure of each class, in their order."""
-        per_class = self.figures.get("per_class", {})
-        return [as_number(figures.get(metric)) for figures in per_class.values()]
+        return [as_number(of.get(metric)) for of in self.figures.get("per_class", {}).values()]
 
     def notes(self) -> list[str]:
         """Returns what a reader must know beside the figures."""
@@ -103,6 +105,37 @@ class Run:
         if self.configuration.get("checkpoint") == "best":
             notes.append("checkpoint chosen by ground truth")
         return notes
+
+    def changes(self) -> list[str]:
+        """Returns the settings in which the run differs from the experiment that it names.
+
+        Those with columns of their own in the tables (CLIP, compat, precision) are left out. The
+        methods that the experiment names must be registered.
+
+        Raises:
+            UserError: the experiment's files cannot be read.
+        """
+        experiment, changes = _compose(self.choices.experiment), []
+        settings: Any = {self.stage: self.configuration}
+        for stage in _CHAIN[_CHAIN.index(self.stage) :]:
+            settings = settings.get(stage)
+            if not isinstance(settings, Mapping):
+                break
+            if stage in ("predictions", "segmenter"):
+                continue
+            for name, expected in experiment[stage].items():
+                # Without a list of its own an experiment takes the data set's backgrounds.
+                inherited = name == "backgrounds" and expected is None
+                if name in settings and name not in _NOT_COMPARABLE and not inherited:
+                    changes += _differences(f"{stage}.{name}", settings[name], expected)
+        if self.stage == "cams":
+            # The values of β among which ground truth chose are not part of the key.
+            tried = list(self.figures.get("chosen_by_ground_truth") or {})
+            expected = experiment["cams"]["background_betas"]
+            wanted = set(expected) if len(expected) > 1 else set()
+            if {None if beta == "None" else float(beta) for beta in tried} != wanted:
+                changes.append(f"cams.background_betas={describe_setting(tried or 'a single one')}")
+        return changes
 
 
 class Shown(NamedTuple):
@@ -214,3 +247,48 @@ def describe_images(images: int, full_sizes: Sequence[int]) -> str:
     if not full_sizes or images in full_sizes:
         return ""
     return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"
+
+
+# Settings
+
+
+def describe_setting(value: object) -> str:
+    """Returns a setting as on the command line; for a long list its length and fingerprint."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        if len(value) > _MAX_LIST:
+            return f"{len(value)} entries ({fingerprint(value)[:4]})"
+        return f"[{', '.join(map(describe_setting, value))}]"
+    return "on" if isinstance(value, Mapping) else str(value)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings by their dotted names; lists stay whole."""
+    flat = {}
+    for name, value in settings.items():
+        is_group = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
+    return flat
+
+
+def _differences(name: str, value: object, expected: object) -> list[str]:
+    if isinstance(value, Mapping) and isinstance(expected, Mapping):
+        shared = [key for key in expected if key in value]
+        each = (_differences(f"{name}.{key}", value[key], expected[key]) for key in shared)
+        return [difference for differences in each for difference in differences]
+    return [] if value == expected else [f"{name}={describe_setting(value)}"]
+
+
+@cache
+def _compose(experiment: str) -> dict[str, Any]:
+    # Rarely needed, and slow to import.
+    from omegaconf import OmegaConf
+
+    from pipeline.engine.configuration import compose_config
+
+    return OmegaConf.to_container(compose_config([f"experiment={experiment}"]))

@@ -6,14 +6,22 @@ are found by comparing their configurations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import canonical_json
-from pipeline.report.configurations import describe_setting, flatten
+from pipeline.files.atomic import canonical_json
 from pipeline.report.markdown import padded_table, percent
-from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES, Run, as_number
+from pipeline.report.runs import (
+    MAIN_METRIC,
+    METRIC_LABELS,
+    STAGE_NAMES,
+    Run,
+    as_number,
+    describe_setting,
+    flatten,
+)
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
@@ -31,37 +39,11 @@ _CHOICES = {
 _FINGERPRINTS = ("weights", "data", "list")
 """Settings that only identify a content; they are left out if others distinguish the runs."""
 
-_MISSING = object()
+_MISSING = ""
+"""Stands for the value of a setting that a run lacks."""
 
-
-class _Setting(NamedTuple):
-    """A setting, by its dotted name, and its value in each run."""
-
-    name: str
-    values: list[Any]
-
-    @property
-    def last_name(self) -> str:
-        """The name without the groups around it."""
-        return self.name.rsplit(".", 1)[-1]
-
-    @property
-    def identities(self) -> list[str]:
-        """A text for each run, equal for equal values; "" where a run lacks the setting."""
-        return ["" if value is _MISSING else canonical_json(value) for value in self.values]
-
-    @property
-    def has_pairs(self) -> bool:
-        """Whether all values are a first and a last block."""
-        return all(
-            isinstance(v, list) and len(v) == 2 and all(isinstance(block, int) for block in v)
-            for v in self.values
-        )
-
-    def follows_from(self, others: Sequence[_Setting]) -> bool:
-        """Tells whether the values of others determine its value."""
-        causes = list(zip(*(other.identities for other in others)))
-        return len(set(zip(causes, self.identities))) == len(set(causes))
+Values = list[str]
+"""The values of a setting in each run, as JSON, or missing."""
 
 
 def write_study(name: str, runs: Sequence[Run]) -> str:
@@ -73,7 +55,7 @@ def write_study(name: str, runs: Sequence[Run]) -> str:
     groups: dict[tuple[str, int, str], dict[str, Run]] = {}
     for run in runs:
         if run.choices.experiment == name:
-            place = (run.dataset, list(MAIN_METRIC).index(run.stage), run.split)
+            place = (run.about.get("dataset", ""), list(MAIN_METRIC).index(run.stage), run.split)
             groups.setdefault(place, {})[run.key] = run
     if not groups:
         known = sorted({run.choices.experiment for run in runs} - {""})
@@ -83,24 +65,27 @@ def write_study(name: str, runs: Sequence[Run]) -> str:
             " experiment_name=NAME"
         )
     sections = [f"# {name}\n"]
-    for key in sorted(groups):
-        group = list(groups[key].values())
-        title = f"{group[0].dataset} {group[0].split}, {STAGE_NAMES[group[0].stage]}"
-        sections.append(f"## {title}\n\n{_table(group)}")
+    for _, group in sorted(groups.items()):
+        first, *others = group.values()
+        title = f"{first.dataset_split}, {STAGE_NAMES[first.stage]}"
+        sections.append(f"## {title}\n\n{_table([first, *others])}")
     return "\n".join(sections)
 
 
 def _table(runs: list[Run]) -> str:
     settings = _varying(runs)
-    if len(settings) == 1 and len(runs) > _MAX_ROWS and settings[0].has_pairs:
-        return _matrix(runs, settings[0])
-    if not settings or len(set(zip(*(s.identities for s in settings)))) < len(runs):
-        settings.append(_Setting("key", [run.key for run in runs]))
-    names = _short_names([setting.name for setting in settings])
+    if len(settings) == 1 and len(runs) > _MAX_ROWS:
+        ((name, values),) = settings.items()
+        pairs = [json.loads(value or "null") for value in values]
+        if all(map(_is_pair, pairs)):
+            return _matrix(runs, name, pairs)
+    if len(set(zip(*settings.values()))) < len(runs):
+        settings["key"] = [canonical_json(run.key) for run in runs]
     columns = {
-        name: ["–" if v is _MISSING else describe_setting(v) for v in setting.values]
-        for name, setting in zip(names, settings, strict=True)
+        _short_name(name, settings): [describe_setting(json.loads(v)) if v else "–" for v in values]
+        for name, values in settings.items()
     }
+    words = {*columns, "notes"}
     images = [f"{run.images:,}" for run in runs]
     same_images = len(set(images)) == 1
     if not same_images:
@@ -109,78 +94,85 @@ def _table(runs: list[Run]) -> str:
     notes = ["; ".join(run.notes()) for run in runs]
     if any(notes):
         columns["notes"] = notes
-    order = sorted(range(len(runs)), key=lambda i: [_sort_key(s.values[i]) for s in settings])
+    order = sorted(range(len(runs)), key=lambda i: [_sort_key(v[i]) for v in settings.values()])
     rows = [[cells[i] for cells in columns.values()] for i in order]
     caption = f"{images[0]} images, %.\n\n" if same_images else "%.\n\n"
-    return caption + padded_table(columns, rows, [*names, "notes"])
+    return caption + padded_table(columns, rows, words)
 
 
-def _varying(runs: Sequence[Run]) -> list[_Setting]:
-    """Returns the settings that differ among runs, each once."""
+def _varying(runs: Sequence[Run]) -> dict[str, Values]:
+    """Returns the settings that differ among runs, each once, by their dotted names."""
     # Only predictions depend on the segmenter, but every run names one.
     names = [name for name in _CHOICES if name != "segmenter" or runs[0].stage == "predictions"]
-    choices = [_Setting(name, [run.about.get(name, "") for run in runs]) for name in names]
-    choices = [choice for choice in choices if len(set(choice.values)) > 1]
-    kept: dict[tuple[str, ...], _Setting] = {}
+    choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
+    choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
+    kept: dict[tuple[str, ...], str] = {}
+    configured = _configured(runs)
     # A stage's settings include those of the stages before it, some of them twice: short names win.
-    for setting in sorted(_configured(runs), key=lambda s: s.name.count(".")):
-        explaining = [choice for choice in choices if _may_explain(choice, setting)]
-        if not any(setting.follows_from([choice]) for choice in explaining):
-            kept.setdefault((setting.last_name, *setting.identities), setting)
-    varying = choices + list(kept.values())
-    for setting in [s for s in varying if s.last_name in _FINGERPRINTS]:
-        others = [other for other in varying if other is not setting]
-        if others and setting.follows_from(others):
+    for name in sorted(configured, key=lambda name: name.count(".")):
+        values = configured[name]
+        if not any(_stands_for(c, name) and _follow(values, [choices[c]]) for c in choices):
+            kept.setdefault((_last(name), *values), name)
+    varying = choices | {name: configured[name] for name in kept.values()}
+    for name in [name for name in varying if _last(name) in _FINGERPRINTS]:
+        others = {other: values for other, values in varying.items() if other != name}
+        if others and _follow(varying[name], others.values()):
             varying = others
     return varying
 
 
-def _may_explain(choice: _Setting, setting: _Setting) -> bool:
-    if choice.name == "segmenter":
-        return setting.name.startswith("segmenter.")  # its preset holds all of them
-    return setting.last_name in _CHOICES[choice.name]
-
-
-def _configured(runs: Sequence[Run]) -> list[_Setting]:
+def _configured(runs: Sequence[Run]) -> dict[str, Values]:
     """Returns the settings of the configurations that differ among the runs that have them."""
     flat = [flatten(run.configuration) for run in runs]
-    settings = []
+    settings = {}
     for name in dict.fromkeys(name for configuration in flat for name in configuration):
-        # A group that is null in some runs (no CRF) is a value of its own in the others.
-        values = [
-            c.get(name, {} if any(other.startswith(f"{name}.") for other in c) else _MISSING)
-            for c in flat
-        ]
-        setting = _Setting(name, values)
-        if len(set(setting.identities) - {""}) > 1:
-            settings.append(setting)
+        values = []
+        for configuration in flat:
+            # A group that is null in some runs (no CRF) is a value of its own in the others.
+            is_group = any(other.startswith(f"{name}.") for other in configuration)
+            has_value = name in configuration or is_group
+            values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
+        if len(set(values) - {_MISSING}) > 1:
+            settings[name] = values
     return settings
 
 
-def _short_names(names: Sequence[str]) -> list[str]:
-    """Returns the last parts of dotted names, with as many before them as tell them apart."""
-    parts = [name.split(".") for name in names]
-    lengths = [1] * len(names)
-    while True:
-        short = [".".join(p[-length:]) for p, length in zip(parts, lengths)]
-        longer = [
-            min(length + (short.count(s) > 1), len(p))
-            for s, p, length in zip(short, parts, lengths)
-        ]
-        if longer == lengths:
-            return short
-        lengths = longer
+def _stands_for(choice: str, name: str) -> bool:
+    if choice == "segmenter":
+        return name.startswith("segmenter.")  # its preset holds all of them
+    return _last(name) in _CHOICES[choice]
 
 
-def _sort_key(value: object) -> tuple[int, Any]:
+def _follow(values: Values, others: Iterable[Values]) -> bool:
+    """Tells whether the values of other settings determine these."""
+    causes = list(zip(*others))
+    return len(set(zip(causes, values))) == len(set(causes))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _short_name(name: str, names: Iterable[str]) -> str:
+    """Returns the last parts of a dotted name, as few as tell it from all others."""
+    parts = name.split(".")
+    for first in reversed(range(len(parts))):
+        ending = ".".join(parts[first:])
+        if sum(f".{other}".endswith(f".{ending}") for other in names) == 1:
+            return ending
+    return name
+
+
+def _sort_key(value: str) -> tuple[int, Any]:
     """Orders values of any type: none, numbers, lists of numbers, and the rest by its text."""
-    if value is None or value is _MISSING:
+    decoded = json.loads(value or "null")
+    if decoded is None:
         return 0, 0
-    if not isinstance(value, bool) and as_number(value) is not None:
-        return 1, value
-    if isinstance(value, list) and all(as_number(item) is not None for item in value):
-        return 2, value
-    return 3, canonical_json(value)
+    if not isinstance(decoded, bool) and as_number(decoded) is not None:
+        return 1, decoded
+    if isinstance(decoded, list) and all(as_number(item) is not None for item in decoded):
+        return 2, decoded
+    return 3, value
 
 
 def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
@@ -206,12 +198,17 @@ def _embolden(values: Sequence[float | None]) -> list[str]:
     return [f"**{text}**" if text == best else text for text in texts]
 
 
-def _matrix(runs: Sequence[Run], pairs: _Setting) -> str:
+def _is_pair(value: object) -> bool:
+    """Tells whether a value is a first and a last block."""
+    return isinstance(value, list) and [type(block) for block in value] == [int, int]
+
+
+def _matrix(runs: Sequence[Run], name: str, pairs: Sequence[list[int]]) -> str:
     """Returns the main figure as a matrix of first × last block."""
     label, values = next(iter(_metrics(runs).items()))
-    figures = dict(zip(map(tuple, pairs.values), _embolden(values)))
-    firsts, lasts = (sorted({pair[i] for pair in pairs.values}) for i in (0, 1))
-    corner = f"{pairs.name}: first ↓ last →"
+    figures = dict(zip(map(tuple, pairs), _embolden(values)))
+    firsts, lasts = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
+    corner = f"{name}: first ↓ last →"
     rows = [[str(first), *(figures.get((first, last), "") for last in lasts)] for first in firsts]
     images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
     table = padded_table([corner, *map(str, lasts)], rows, [corner])

@@ -8,11 +8,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from pipeline.evaluation.record import MetricsFile
-from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import canonical_json
-from pipeline.report.configurations import flatten
+from pipeline.files.atomic import canonical_json, write_atomically
 from pipeline.report.markdown import Table, percent
-from pipeline.report.runs import has_seen_masks
+from pipeline.report.runs import flatten, has_seen_masks
 
 Settings = Mapping[str, Any]
 

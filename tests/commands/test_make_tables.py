@@ -15,7 +15,6 @@ import yaml
 
 import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from pipeline.report import published
-from pipeline.report.configurations import find_changes
 from pipeline.report.published import load_published, published_figures
 from pipeline.report.runs import Run, choose_run, find_files, read_runs
 from tests import REPOSITORY, SHARED
@@ -105,12 +104,12 @@ def test_published_figures_are_those_of_the_shared_file():
                 errors.append(row["method"])
     ours = Counter(
         (figure.table, re.split(r"[ (,]", figure.row.method)[0], figure.column.name, figure.value)
-        for figure in published_figures(load_published())
+        for figure in published_figures()
     )
     assert ours == shared
     assert len(errors) == 1 and "97.5" in errors[0] and "92.1" in errors[0]
     wrong = [row for table in load_published() for row in table.rows if row.error]
-    assert [row.error for row in wrong] == [(97.5, 92.1)] and "error" in wrong[0].method
+    assert [row.error for row in wrong] == [[97.5, 92.1]] and "error" in wrong[0].method
 
 
 def test_published_reruns_are_those_of_the_shared_sources():
@@ -125,7 +124,7 @@ def test_published_reruns_are_those_of_the_shared_sources():
 
 
 def test_every_published_figure_has_a_source_and_says_what_it_learned_from():
-    figures = list(published_figures(load_published()))
+    figures = list(published_figures())
     assert all(figure.row.source and figure.row.supervision for figure in figures)
     coco = [f for f in figures if f.row.backbone.endswith(", COCO")]
     assert coco and all("COCO's masks" in figure.row.supervision for figure in coco)
@@ -133,7 +132,7 @@ def test_every_published_figure_has_a_source_and_says_what_it_learned_from():
 
 def test_every_experiment_has_a_published_figure():
     there = {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")}
-    named = {figure.experiment for figure in published_figures(load_published())} - {""}
+    named = {figure.experiment for figure in published_figures()} - {""}
     assert named <= there and len(named) == 8
 
 
@@ -387,7 +386,7 @@ def test_settings_are_held_against_the_experiment_s_own():
     def changes(stage: str, configuration: dict, **figures: object) -> list[str]:
         about = {"experiment": "cls_seg_voc2012"}
         place = (Path("metrics.json"), 0, stage, "val", "key", 1449)
-        return find_changes(Run(*place, about, configuration, figures))
+        return Run(*place, about, configuration, figures).changes()
 
     assert not changes("masks", masks)
     assert not changes("predictions", {"segmenter": {"masks": masks}})
