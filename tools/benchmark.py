@@ -18,7 +18,7 @@ from pipeline.benchmark import sections
 from pipeline.benchmark.costs import peak
 from pipeline.benchmark.scale import scale
 from pipeline.benchmark.segmenters import segmenters
-from pipeline.benchmark.throughput import load_photographs, peak_memory, tags_and_maps
+from pipeline.benchmark.setup import load_photographs, peak_memory, tags_and_maps
 from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from skimage.filters import gaussian
 
-from pipeline.benchmark.throughput import Setup, load_photographs, seconds_an_image, tags_and_maps
+from pipeline.benchmark.setup import Setup, load_photographs, seconds_an_image, tags_and_maps
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.stage import ComputedCams

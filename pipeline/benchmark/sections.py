@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.benchmark import plain
 from pipeline.benchmark.costs import cost_of_steps, cost_table
-from pipeline.benchmark.throughput import (
+from pipeline.benchmark.setup import (
     Setup,
     build_tagger,
     load_photographs,
@@ -130,9 +130,7 @@ def growth(setup: Setup, size: tuple[int, int]) -> str:
     keep_freed_memory()
 
     def without_crops(setup: Setup, images: list[np.ndarray]) -> None:
-        tagger = build_tagger(setup)
-        tagger._propose = lambda pixels, scores: []
-        tagger(images)
+        build_tagger(setup, reidentify=False)(images)
 
     rows = []
     for side in (256, 384, 512, 768, 1024):

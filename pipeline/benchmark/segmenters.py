@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipeline.benchmark.costs import Cost, measure
-from pipeline.benchmark.throughput import load_photographs
+from pipeline.benchmark.setup import load_photographs
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.configuration import CONFIGS
 from pipeline.engine.settings import to_settings

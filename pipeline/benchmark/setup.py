@@ -82,10 +82,10 @@ class _FixedCrops:
         ]
 
 
-def build_tagger(setup: Setup) -> TagClip:
-    """Builds TagCLIP with a fixed number of crops an image."""
+def build_tagger(setup: Setup, reidentify: bool = True) -> TagClip:
+    """Builds TagCLIP with a fixed number of crops an image, or without CWR."""
     settings = TagClipSettings(
-        attention_blocks=(-3, -1),
+        reidentify=reidentify,
         batch_size=setup.batch_size,
         crop_batch_size=setup.crop_batch_size,
     )
