@@ -6,8 +6,7 @@ convolutions and attentions). The peak is that of a matrix product measured in t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,17 +14,15 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from pipeline.cams.affinity import MeanAttention, refine_cams
-from pipeline.cams.clip_es import CamSettings
+from pipeline.benchmark.setup import TAGS, Setup, load_photographs, timed
+from pipeline.cams.affinity import refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
-from pipeline.clip.blocks import block_window
-from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.linear import HAS_ONEDNN, product
-from pipeline.report.markdown import markdown_table
+from pipeline.report.markdown import Table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, reidentify
-from pipeline.tags.tagclip import TagClipSettings
 
 _PEAK_SIDE = 2048  # of the square matrices whose product is taken for the peak
 
@@ -61,30 +58,18 @@ if HAS_ONEDNN:
     _FORGOTTEN[torch.ops.mkldnn._linear_pointwise] = _product_by_onednn
 
 
-def measure(step: str, work: Callable[[], object], repeats: int, device: torch.device) -> Cost:
+def measure(step: str, work: Callable[[], object], repeats: int) -> Cost:
     """Runs a step once for its arithmetic, and then several times for its seconds."""
     with FlopCounterMode(display=False, custom_mapping=_FORGOTTEN) as counter:
         work()
-    seconds = []
-    for _ in range(repeats):
-        _wait(device)
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        seconds.append(time.perf_counter() - began)
-    return Cost(step, median(seconds), counter.get_total_flops())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    seconds = median(timed(work) for _ in range(repeats))
+    return Cost(step, seconds, counter.get_total_flops())
 
 
 def peak(
     device: torch.device,
     precision: torch.dtype,
     by: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = product,
-    repeats: int = 5,
 ) -> float:
     """Returns the machine's operations a second in a matrix product of a precision.
 
@@ -92,74 +77,66 @@ def peak(
         device: where it is taken.
         precision: of the factors.
         by: what takes it: by default what the encoder's layers use.
-        repeats: runs that a median is taken of.
     """
     left, right = (torch.rand(_PEAK_SIDE, _PEAK_SIDE).to(device, precision) for _ in range(2))
-    cost = measure("peak", lambda: by(left, right), repeats, device)
+    cost = measure("peak", lambda: by(left, right), repeats=5)
     return cost.operations / cost.seconds
 
 
+def steps(setup: Setup, size: tuple[int, int], machine_peak: float, repeats: int) -> str:
+    """Returns what every step costs for one image of width and height ``size``."""
+    keep_freed_memory()  # as the stages do
+    (image,) = load_photographs(1, *size)
+    return cost_table(cost_of_steps(setup, image, repeats), machine_peak)
+
+
 @torch.no_grad()
-def cost_of_steps(
-    encoder: ClipEncoder,
-    text: torch.Tensor,
-    class_count: int,
-    image: np.ndarray,
-    *,
-    crops: int,
-    tags: int,
-    crop_batch_size: int,
-    repeats: int,
-) -> list[Cost]:
-    """Measures the steps of tagging and of the maps on one image.
+def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
+    """Measures the steps of tagging and of two tags' CAMs on one image.
 
     Args:
-        encoder: the image tower; its weights may be random, since arithmetic does not ask.
-        text: C×E embeddings; n classes, then backgrounds.
-        class_count: n.
+        setup: the models; weights may be random, since arithmetic does not depend on them. CWR
+            classifies one batch of crops.
         image: H×W×3 uint8.
-        crops: how many classes CWR looks at again.
-        tags: how many tags get a map.
-        crop_batch_size: crops that are classified together; a batch is padded to it.
         repeats: how often each step runs for its seconds.
     """
-    device, side = encoder.device, encoder.native_size
-    tagging, mapping = TagClipSettings(), CamSettings()
-    window = block_window("tags.attention_blocks", tagging.attention_blocks, encoder.depth)
-    blocks = block_window("cams.affinity_blocks", mapping.affinity_blocks, encoder.depth)
-    native = encoder.prepare(image, squeeze=True).to(device)
-    pixels = encoder.prepare(image).to(device)[None]
-    grid = tuple(s // encoder.patch_size for s in pixels.shape[-2:])
-    voted, mean = VotedAttention(window, tagging.votes), MeanAttention(blocks)
-    before = encoder.backbone(pixels, voted, mean)
-    attention, affinity = voted.result(), mean.result()[0]
+    encoder, text, crops = setup.encoder, setup.text, setup.batches.crops
+    tagger, cam_method = setup.tagger(), setup.cam_method()
+    native = encoder.prepare(image, squeeze=True).to(encoder.device)
+    pixels = encoder.prepare(image).to(encoder.device)[None]
+    grid = encoder.patch_grid(image)
+
+    def voted_attention() -> VotedAttention:
+        return VotedAttention(tagger.window, tagger.settings.votes)
 
     def classify(features: torch.Tensor) -> torch.Tensor:
         return class_probabilities(features, text, encoder.temperature)
 
+    voted, mean = voted_attention(), cam_method.attention_recorder()
+    before = encoder.backbone(pixels, voted, mean)
+    attention, affinity = voted.result(), mean.result()[0]
     scores = classify(encoder.value_features(before))
-    inside = torch.ones(side // encoder.patch_size, side // encoder.patch_size, dtype=torch.bool)
-    proposals = [Proposal(k % class_count, native, inside.to(device)) for k in range(crops)]
-    chosen = torch.cat([text[:tags], text[class_count:]])
-    cams = softmax_gradcam(encoder, before, chosen, tags)
+    inside = torch.ones([encoder.native_size // encoder.patch_size] * 2, dtype=torch.bool)
+    inside = inside.to(encoder.device)
+    proposals = [Proposal(k % setup.num_classes, native, inside) for k in range(crops)]
+    chosen = torch.cat([text[list(TAGS)], text[setup.num_classes :]])
+    cams = softmax_gradcam(encoder, before, chosen, len(TAGS))
     work = {
         "CLIP's class token, native size": lambda: encoder.image_features(native[None]),
         "CLIP's class token, own size": lambda: encoder.image_features(pixels),
-        "blocks 1 to L−1, and all attentions": lambda: encoder.backbone(
-            pixels, VotedAttention(window, tagging.votes)
-        ),
+        "blocks 1 to L−1, and all attentions": lambda: encoder.backbone(pixels, voted_attention()),
         "coarse scores (block L's values)": lambda: classify(encoder.value_features(before)),
         "DMAR": lambda: refine(attention, scores, grid, open_border=True),
-        f"CWR, {crops} crops": lambda: reidentify(encoder, text, proposals, crop_batch_size),
-        f"softmax Grad-CAM, {tags} tags": lambda: softmax_gradcam(encoder, before, chosen, tags),
+        f"CWR, {crops} crops": lambda: reidentify(encoder, text, proposals, crops),
+        "softmax Grad-CAM, 2 tags": lambda: softmax_gradcam(encoder, before, chosen, len(TAGS)),
         "class-aware attention affinity": lambda: refine_cams(
-            cams, affinity, grid, threshold=mapping.box_threshold, open_border=True
+            cams, affinity, grid, threshold=cam_method.settings.box_threshold, open_border=True
         ),
     }
-    return [measure(step, run, repeats, device) for step, run in work.items()]
+    return [measure(step, run, repeats) for step, run in work.items()]
 
 
-def cost_table(costs: list[Cost], machine_peak: float) -> str:
+def cost_table(costs: Sequence[Cost], machine_peak: float) -> str:
     """Returns the costs as Markdown, beside those of plain CLIP, which is the first of them."""
     plain = costs[0]
     rows = [
@@ -174,4 +151,4 @@ def cost_table(costs: list[Cost], machine_peak: float) -> str:
         for cost in costs
     ]
     header = ["step", "ms", "GFLOP", "× CLIP, time", "× CLIP, arithmetic", "% of peak"]
-    return markdown_table(header, rows)
+    return Table("Steps, for one image", header, rows).as_markdown()

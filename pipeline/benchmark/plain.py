@@ -1,8 +1,8 @@
 """The same methods written plainly: one image, one class, one crop and one tag at a time.
 
-This is how research code does it, with open_clip's own modules: the attentions of all blocks are
-kept, every class has matrix products of its own, every crop and every tag a pass of its own. The
-benchmark measures against it, and tests take it for an oracle.
+This is how the reference implementations do it, with open_clip's own modules: the attentions of all
+blocks are kept, every class has matrix products of its own, every crop and every tag a pass of its
+own. The benchmark measures against it, and tests compare our results with it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def embed_name(
         return F.normalize(features.mean(0), dim=-1)
 
 
-def see(
+def _see(
     encoder: ClipEncoder, image: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Runs the backbone.
@@ -75,7 +75,7 @@ def tag(
         n float32.
     """
     with torch.no_grad():
-        pixels, x, attentions = see(encoder, image)
+        pixels, x, attentions = _see(encoder, image)
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
         last, count = encoder.visual.transformer.resblocks[-1], x.shape[1]
         itself = torch.full((count, count), -100.0).fill_diagonal_(0)
@@ -100,7 +100,7 @@ def tag(
         return scores.numpy()
 
 
-def maps(
+def cams(
     encoder: ClipEncoder,
     text: torch.Tensor,
     image: np.ndarray,
@@ -109,7 +109,7 @@ def maps(
     blocks: range,
     threshold: float,
 ) -> np.ndarray:
-    """Returns CLIP-ES's refined maps of an image, with the quirk ``open_border``: K×h×w float32.
+    """Returns CLIP-ES's refined CAMs of an image, with the quirk ``open_border``: K×h×w float32.
 
     Args:
         encoder: the image tower.
@@ -120,7 +120,7 @@ def maps(
         threshold: φ.
     """
     with torch.no_grad():
-        pixels, x, attentions = see(encoder, image)
+        pixels, x, attentions = _see(encoder, image)
     grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
     last = encoder.visual.transformer.resblocks[-1]
     found = []

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from pipeline.benchmark.costs import Cost, measure
 from pipeline.benchmark.setup import load_photographs
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.configuration import CONFIGS
-from pipeline.engine.settings import to_settings
-from pipeline.report.markdown import markdown_table
+from pipeline.report.markdown import Table
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.stages.config import compose, read_config
 
 _CLASSES = 20
 _BATCH, _CROP = 2, 321
@@ -44,8 +40,8 @@ def segmenters(
     """
     rows = []
     for name in names:
-        settings = _settings_of(name)
-        training, prediction, parameters = _costs(settings, size, device, precision, repeats)
+        settings = _settings_of(name, precision)
+        training, prediction, parameters = _costs(settings, size, device, repeats)
         rows.append(
             [
                 name,
@@ -59,24 +55,21 @@ def segmenters(
         )
     header = ["segmenter", "M parameters", "GFLOP a crop, training", "crops/s", "of the peak"]
     header += ["GFLOP an image", "images/s"]
-    title = (
-        f"## Segmenters: training in batches of {_BATCH} crops of {_CROP}², {precision}; one image"
-    )
-    return f"{title}\n\n" + markdown_table(header, rows)
+    title = f"Segmenters: training in batches of {_BATCH} crops of {_CROP}², {precision}; one image"
+    return Table(title, header, rows).as_markdown()
 
 
-def _settings_of(name: str) -> SegmenterSettings:
+def _settings_of(name: str, precision: str) -> SegmenterSettings:
     preset, _, backbone = name.partition(":")
-    overrides = [f"segmenter={preset}", *([f"segmenter.backbone={backbone}"] * bool(backbone))]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", overrides)
-    settings = OmegaConf.to_container(config.segmenter, resolve=True)
-    settings |= {"batch_size": _BATCH, "crop_size": _CROP, "pretrained": None}
-    return to_settings(SegmenterSettings, settings)
+    overrides = [f"segmenter={preset}", f"segmenter.precision={precision}"]
+    overrides += [f"segmenter.batch_size={_BATCH}", f"segmenter.crop_size={_CROP}"]
+    overrides += ["segmenter.pretrained=null"]
+    overrides += [f"segmenter.backbone={backbone}"] if backbone else []
+    return read_config(compose(overrides)).segmenter
 
 
 def _costs(
-    settings: SegmenterSettings, size: tuple[int, int], device: str, precision: str, repeats: int
+    settings: SegmenterSettings, size: tuple[int, int], device: str, repeats: int
 ) -> tuple[Cost, Cost, int]:
     """Returns the costs of a step of training and of an image, and the number of parameters."""
     from mmengine.optim import build_optim_wrapper
@@ -84,7 +77,6 @@ def _costs(
     from mmseg.structures import SegDataSample
 
     names, palette = [f"class {k}" for k in range(_CLASSES)], voc_palette(_CLASSES + 1)
-    settings = replace(settings, precision=precision)
     config = build_config(settings, names, palette, 0, device)
     torch.manual_seed(0)
     model = build_model(config.model).to(device)
@@ -95,10 +87,9 @@ def _costs(
         "inputs": [torch.from_numpy(crop.transpose(2, 0, 1).copy()) for crop in crops],
         "data_samples": [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels],
     }
-    where = torch.device(device)
     model.train()
-    training = measure("train", lambda: model.train_step(batch, wrapper), repeats, where)
+    training = measure("train", lambda: model.train_step(batch, wrapper), repeats)
     segmenter = Segmenter(model, ("background", *names), tuple(palette), device)
     (image,) = load_photographs(1, *size)
-    prediction = measure("predict", lambda: segmenter(image), repeats, where)
+    prediction = measure("predict", lambda: segmenter(image), repeats)
     return training, prediction, sum(p.numel() for p in model.parameters())

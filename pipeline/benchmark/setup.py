@@ -1,12 +1,12 @@
-"""Whole stages against the plain version, and how their cost grows; everything in one run."""
+"""What is measured: tagging and CAMs with random class embeddings, and the clock."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -16,42 +16,144 @@ from skimage import data
 
 from pipeline.benchmark import plain
 from pipeline.cams.clip_es import CamSettings, ClipEs
-from pipeline.clip.boxes import Box
+from pipeline.clip.architectures import ClipModel
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.stage import Stage
+from pipeline.stages.builder import PER_SPLIT, Builder
+from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
 from pipeline.tags.tagclip import TagClip, TagClipSettings
 
 CROPS_OF_TWO_IMAGES = (4, 5)
 """How many classes CWR looks at again, image by image: 4.5 on average, as on VOC."""
 
-_TAGS = 2
+TAGS = (0, 1)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured.
+    """Models, and what they do to images.
 
     Attributes:
         encoder: the image tower.
         text: C×E class embeddings; n classes, then backgrounds.
-        class_count: n.
-        batch_size: images that the backbone looks at together.
-        crop_batch_size: crops that CWR classifies together.
+        num_classes: n.
+        batches: how much is computed together.
         plain_encoder: the image tower of the plain version, in float32; none where that is not
             measured.
     """
 
     encoder: ClipEncoder
     text: torch.Tensor
-    class_count: int
-    batch_size: int
-    crop_batch_size: int
+    num_classes: int
+    batches: Batches
     plain_encoder: ClipEncoder | None = None
+
+    @classmethod
+    def build(
+        cls,
+        clip: ClipModel,
+        precision: torch.dtype,
+        names: tuple[int, int],
+        batches: Batches,
+        *,
+        beside_plain: bool,
+    ) -> Setup:
+        """Draws random class embeddings.
+
+        Args:
+            clip: the model, on its device.
+            precision: of our image tower.
+            names: how many classes and backgrounds.
+            batches: how much is computed together.
+            beside_plain: whether the plain version will run, too, which needs a CLIP of its own.
+        """
+        torch.manual_seed(0)
+        plain_encoder = ClipEncoder(deepcopy(clip)) if beside_plain else None
+        encoder = ClipEncoder(clip, precision=precision)
+        text = torch.randn(sum(names), encoder.visual.proj.shape[1], device=encoder.device)
+        return cls(encoder, F.normalize(text, dim=-1), names[0], batches, plain_encoder)
 
     def with_names(self, count: int) -> Setup:
         """Returns the same with other numbers of classes and no backgrounds."""
         text = torch.randn(count, self.text.shape[1], device=self.text.device)
-        return replace(self, text=F.normalize(text, dim=-1), class_count=count)
+        return replace(self, text=F.normalize(text, dim=-1), num_classes=count)
+
+    def tagger(self, reidentify: bool = True) -> TagClip:
+        """Builds TagCLIP with a fixed number of crops an image, or without CWR."""
+        settings = TagClipSettings(
+            reidentify=reidentify,
+            batch_size=self.batches.images,
+            crop_batch_size=self.batches.crops,
+        )
+        tagger = TagClip(self.encoder, self.text, self.num_classes, settings)
+        counts = cycle(CROPS_OF_TWO_IMAGES)
+        # Random weights propose any number of crops.
+        tagger.propose = lambda pixels, scores: self._propose(pixels, next(counts))
+        return tagger
+
+    def _propose(self, pixels: torch.Tensor, count: int) -> list[Proposal]:
+        patch, side = self.encoder.patch_size, self.encoder.native_size
+        rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
+        inside = torch.ones(side // patch, side // patch, dtype=torch.bool, device=pixels.device)
+        proposals = []
+        for k in range(count):
+            crop = cut(pixels, (0, 0, max(1, rows - k), max(1, columns - k)), patch, side)
+            proposals.append(Proposal(k % self.num_classes, crop, inside))
+        return proposals
+
+    def cam_method(self) -> ClipEs:
+        """Builds CLIP-ES."""
+        count = self.num_classes
+        settings = CamSettings(batch_size=self.batches.images)
+        return ClipEs(self.encoder, self.text[:count], self.text[count:], settings)
+
+    def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
+        """Tags images."""
+        self.tagger(reidentify)(list(images))
+
+    def cams(self, images: Sequence[np.ndarray]) -> None:
+        """Computes the CAMs of two tags an image."""
+        named = ((index, image, TAGS) for index, image in enumerate(images))
+        for _ in self.cam_method().stream(named):
+            pass
+
+    def tag_and_cams(self, images: Sequence[np.ndarray]) -> None:
+        """Tags images and computes the CAMs of two tags an image from the same pass."""
+        method = self.cam_method()
+        results = self.tagger().stream(enumerate(images), listen=method.attention_recorder)
+        for _, scored in results:
+            method.cams_of_pass(scored.shared_pass, TAGS)
+
+    def plain_tag(self, images: Sequence[np.ndarray]) -> None:
+        """Tags images as the plain version does."""
+        tagger = self.tagger()
+        for image in images:
+            plain.tag(
+                self.plain_encoder,
+                self.text,
+                self.num_classes,
+                image,
+                tagger.propose,
+                window=tagger.window,
+                votes=tagger.settings.votes,
+            )
+
+    def plain_cams(self, images: Sequence[np.ndarray]) -> None:
+        """Computes the CAMs of two tags an image as the plain version does."""
+        method = self.cam_method()
+        text = torch.cat([method.class_text[list(TAGS)], method.background_text])
+        for image in images:
+            plain.cams(
+                self.plain_encoder,
+                text,
+                image,
+                len(TAGS),
+                blocks=method.blocks,
+                threshold=method.settings.box_threshold,
+            )
 
 
 def load_photographs(count: int, width: int, height: int) -> list[np.ndarray]:
@@ -61,114 +163,35 @@ def load_photographs(count: int, width: int, height: int) -> list[np.ndarray]:
     return [resized[k % len(resized)] for k in range(count)]
 
 
-class _FixedCrops:
-    """Proposes a fixed number of crops an image, since random weights propose any."""
-
-    def __init__(self, setup: Setup):
-        self._setup = setup
-        self._images = 0
-
-    def __call__(self, pixels: torch.Tensor, scores: torch.Tensor) -> list[Proposal]:
-        encoder = self._setup.encoder
-        count = CROPS_OF_TWO_IMAGES[self._images % 2]
-        self._images += 1
-        patch, side = encoder.patch_size, encoder.native_size
-        rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
-        inside = torch.ones(side // patch, side // patch, dtype=torch.bool, device=pixels.device)
-        boxes: Iterator[Box] = ((0, 0, max(1, rows - k), max(1, columns - k)) for k in range(count))
-        return [
-            Proposal(k % self._setup.class_count, cut(pixels, box, patch, side), inside)
-            for k, box in enumerate(boxes)
-        ]
+def stages_of_run() -> dict[str, Stage]:
+    """Returns the stages of a run with 20 classes that make its masks, by name."""
+    names = ",".join(f"class {k}" for k in range(20))
+    dataset = ["dataset=folder", "dataset.root=unused", f"dataset.classes=[{names}]"]
+    config = read_config(compose([*dataset, "clip=vit_b16"]))
+    builder = Builder(config, build_vocabulary(config.dataset))
+    stages: dict[str, Stage] = {}
+    for name, build in PER_SPLIT.items():
+        stages[name] = build(builder, "all", stages)
+    return stages
 
 
-def build_tagger(setup: Setup, reidentify: bool = True) -> TagClip:
-    """Builds TagCLIP with a fixed number of crops an image, or without CWR."""
-    settings = TagClipSettings(
-        reidentify=reidentify,
-        batch_size=setup.batch_size,
-        crop_batch_size=setup.crop_batch_size,
-    )
-    tagger = TagClip(setup.encoder, setup.text, setup.class_count, settings)
-    tagger.propose = _FixedCrops(setup)
-    return tagger
+def timed(work: Callable[[], object]) -> float:
+    """Returns the seconds that work takes, on the current GPU as well."""
+    _wait()
+    began = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - began
 
 
-def build_mapper(setup: Setup) -> ClipEs:
-    """Builds CLIP-ES."""
-    count = setup.class_count
-    settings = CamSettings(batch_size=setup.batch_size)
-    return ClipEs(setup.encoder, setup.text[:count], setup.text[count:], settings)
-
-
-def tags(setup: Setup, images: Sequence[np.ndarray]) -> None:
-    """Tags images."""
-    build_tagger(setup)(list(images))
-
-
-def maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
-    """Computes the maps of two tags an image."""
-    chosen = tuple(range(_TAGS))
-    for _ in build_mapper(setup).stream((k, image, chosen) for k, image in enumerate(images)):
-        pass
-
-
-def tags_and_maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
-    """Tags images and computes the maps of two tags an image from the same pass."""
-    mapper = build_mapper(setup)
-    listen = mapper.attention_recorder
-    for _, scored in build_tagger(setup).stream(enumerate(images), listen=listen):
-        mapper.cams_of_pass(scored.shared_pass, tuple(range(_TAGS)))
-
-
-def plain_tags(setup: Setup, images: Sequence[np.ndarray]) -> None:
-    """Tags images as the plain version does."""
-    tagger = build_tagger(setup)
-    for image in images:
-        plain.tag(
-            setup.plain_encoder,
-            setup.text,
-            setup.class_count,
-            image,
-            tagger.propose,
-            window=tagger.window,
-            votes=tagger.settings.votes,
-        )
-
-
-def plain_maps(setup: Setup, images: Sequence[np.ndarray]) -> None:
-    """Computes the maps of two tags an image as the plain version does."""
-    mapper = build_mapper(setup)
-    text = torch.cat([setup.text[:_TAGS], setup.text[setup.class_count :]])
-    for image in images:
-        plain.maps(
-            setup.plain_encoder,
-            text,
-            image,
-            _TAGS,
-            blocks=mapper.blocks,
-            threshold=mapper.settings.box_threshold,
-        )
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def seconds_an_image(
-    work: Callable[[Setup, Sequence[np.ndarray]], None], setup: Setup, images: Sequence[np.ndarray]
+    work: Callable[[Sequence[np.ndarray]], object], images: Sequence[np.ndarray]
 ) -> float:
     """Returns how long an image takes; the first two are done before, to warm up."""
-    work(setup, images[:2])
-    _wait(setup)
-    began = time.perf_counter()
-    work(setup, images)
-    _wait(setup)
-    return (time.perf_counter() - began) / len(images)
-
-
-def _wait(setup: Setup) -> None:
-    if setup.encoder.device.type == "cuda":
-        torch.cuda.synchronize(setup.encoder.device)
-
-
-def peak_memory() -> int:
-    """Returns the most bytes that this process has had in memory so far."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    work(images[:2])
+    return timed(lambda: work(images)) / len(images)

@@ -1,8 +1,9 @@
-"""Measures what tagging and maps cost on this machine, against a plain version in the same run."""
+"""The command line of ``tools/benchmark.py``."""
 
 from __future__ import annotations
 
 import logging
+import resource
 import subprocess
 import sys
 from argparse import Namespace
@@ -13,10 +14,10 @@ import open_clip
 import torch
 
 from pipeline.benchmark import sections
-from pipeline.benchmark.costs import peak
+from pipeline.benchmark.costs import peak, steps
 from pipeline.benchmark.scale import scale
 from pipeline.benchmark.segmenters import segmenters
-from pipeline.benchmark.setup import load_photographs, peak_memory, tags_and_maps
+from pipeline.benchmark.setup import Setup, load_photographs
 from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import (
@@ -30,7 +31,10 @@ from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, did_you_mean
 
-EXAMPLES = """examples:
+_DESCRIPTION = (
+    "Measures what tagging and CAMs cost on this machine, against a plain version in the same run."
+)
+_EXAMPLES = """examples:
   python tools/benchmark.py
       ViT-B/16 with random weights, so that nothing is downloaded; all sections
   python tools/benchmark.py --precision bf16 --sections steps,stages
@@ -39,104 +43,79 @@ EXAMPLES = """examples:
   python tools/benchmark.py --checkpoint data/demo/clip.safetensors --size 320x240 --names 10,6
       the demo's
 """
-SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory", "scale")
+_SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory", "scale")
+_PEAK_MEMORY = "peak-memory"
+"""What the section "memory" measures in a process of its own."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> Namespace:
-    """Reads the command line."""
-    parser = Parser("benchmark.py", __doc__, EXAMPLES)
-    parser.add_argument("--model", default="ViT-B-16-quickgelu", help="open_clip's name")
-    parser.add_argument("--checkpoint", type=Path, help="weights in OpenAI's format, instead")
-    parser.add_argument("--size", default="500x375", help="width and height of the images")
-    parser.add_argument("--names", default="20,25", help="how many classes and backgrounds")
-    parser.add_argument("--images", type=int, default=8, help="that stages are measured on")
-    parser.add_argument("--batch-size", type=int, help="images that CLIP looks at together")
-    parser.add_argument("--crop-batch-size", type=int, help="crops that CWR classifies together")
-    parser.add_argument("--repeats", type=int, default=5, help="runs that a median is taken of")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument(
-        "--segmenters",
-        default="demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101",
-        help="presets of configs/segmenter; timm:convnext_tiny for a backbone of timm",
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument(
-        "--sections", default=",".join(SECTIONS), help=f"any of {', '.join(SECTIONS)}"
-    )
-    return parser.parse_args(arguments)
-
-
-def run(given: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Measures the sections that the arguments ask for.
 
     Raises:
         UserError: a model, device, precision or section that does not exist, or no size.
     """
-    arguments = parse_arguments(given)
-    wanted = arguments.sections.split(",")
-    if unknown := [name for name in wanted if name not in (*SECTIONS, "peak-memory")]:
-        known = f"{did_you_mean(unknown[0], SECTIONS)}choose from {', '.join(SECTIONS)}"
+    options = _parse(arguments)
+    wanted = options.sections.split(",")
+    if unknown := [name for name in wanted if name not in (*_SECTIONS, _PEAK_MEMORY)]:
+        known = f"{did_you_mean(unknown[0], _SECTIONS)}choose from {', '.join(_SECTIONS)}"
         raise UserError(f"there is no section {unknown[0]}: {known}")
-    device = torch.device(choose_device(arguments.device))
-    precision = choose_precision(arguments.precision, device.type)
-    if arguments.checkpoint is not None:
-        clip = load_clip(arguments.checkpoint)
+    device = torch.device(choose_device(options.device))
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # whose work is waited for
+    precision = choose_precision(options.precision, device.type)
+    if options.checkpoint is not None:
+        clip = load_clip(options.checkpoint)
     else:
-        find_architecture(arguments.model)
+        find_architecture(options.model)
         logging.disable(logging.WARNING)  # that the weights are random
-        clip = open_clip.create_model(arguments.model, pretrained=None)
+        clip = open_clip.create_model(options.model, pretrained=None)
     clip = clip.eval().requires_grad_(False).to(device)
-    width, height = two_numbers(arguments.size, "x", "--size", "500x375")
-    classes, backgrounds = two_numbers(arguments.names, ",", "--names", "20,25")
-    sizes = {"batch_size": arguments.batch_size, "crop_batch_size": arguments.crop_batch_size}
-    batches = choose_batches({**sizes, "most_waiting": None}, device.type)
-    names = (classes, backgrounds)
-    setup = sections.build_setup(
-        clip, precision, names, batches.images, batches.crops, beside_plain="stages" in wanted
-    )
-    if wanted == ["peak-memory"]:
+    size = _two_numbers(options.size, "x", "--size", "500x375")
+    names = _two_numbers(options.names, ",", "--names", "20,25")
+    batches = choose_batches({**vars(options), "most_waiting": None}, device.type)
+    setup = Setup.build(clip, precision, names, batches, beside_plain="stages" in wanted)
+    if wanted == [_PEAK_MEMORY]:
         keep_freed_memory()
-        tags_and_maps(setup, load_photographs(2 * batches.images, width, height))
-        print(f"{peak_memory() / 2**30:.2f}")
+        setup.tag_and_cams(load_photographs(2 * batches.images, *size))
+        print(f"{_peak_memory() / 2**30:.2f}")
         return
     machine_peak = peak(device, precision)
-    size = (width, height)
     work = {
-        "steps": lambda: sections.steps(setup, size, machine_peak, arguments.repeats),
-        "stages": lambda: sections.stages(setup, size, arguments.images),
+        "steps": lambda: steps(setup, size, machine_peak, options.repeats),
+        "stages": lambda: sections.stages(setup, size, options.images),
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
         "masks": lambda: sections.masks(size),
         "segmenters": lambda: segmenters(
-            arguments.segmenters.split(","),
+            options.segmenters.split(","),
             size,
             str(device),
-            arguments.precision,
+            options.precision,
             machine_peak,
-            arguments.repeats,
+            options.repeats,
         ),
-        "memory": memory,
+        "memory": _memory,
         "scale": lambda: scale(setup, size),
     }
     if len(wanted) == 1:
         print(work[wanted[0]](), flush=True)
         return
     conditions = [
-        f"{arguments.checkpoint or arguments.model}",
-        f"{width}×{height} pixels",
-        f"{classes} classes and {backgrounds} backgrounds",
-        f"{arguments.precision} on {device.type} with {torch.get_num_threads()} threads",
+        f"{options.checkpoint or options.model}",
+        f"{size[0]}×{size[1]} pixels",
+        f"{names[0]} classes and {names[1]} backgrounds",
+        f"{options.precision} on {device.type} with {torch.get_num_threads()} threads",
         f"batches of {batches.images} images and {batches.crops} crops",
         f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s"
         f" ({peak(device, precision, torch.matmul) / 1e9:.0f} by torch.matmul)",
     ]
     print(", ".join(conditions) + "\n", flush=True)
     # Each in a process of its own, so that none profits from what another has set up.
-    for name in [name for name in SECTIONS if name in wanted]:
+    for name in [name for name in _SECTIONS if name in wanted]:
         subprocess.run([sys.executable, *sys.argv, "--sections", name], check=True)
 
 
-def two_numbers(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
+def _two_numbers(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
     """Reads two whole numbers above 0.
 
     Raises:
@@ -151,12 +130,38 @@ def two_numbers(text: str, separator: str, option: str, example: str) -> tuple[i
     return first, second
 
 
-def memory() -> str:
-    """Returns the peak memory of tags and maps together, in processes of their own."""
+def _memory() -> str:
+    """Returns the peak memory of tags and CAMs together, in processes of their own."""
     rows = ""
     for batch_size in (1, 8):
-        command = [sys.executable, *sys.argv, "--sections", "peak-memory"]
+        command = [sys.executable, *sys.argv, "--sections", _PEAK_MEMORY]
         command += ["--batch-size", str(batch_size)]
         finished = subprocess.run(command, capture_output=True, text=True, check=True)
         rows += f"* batches of {batch_size}: {finished.stdout.strip()} GiB\n"
-    return f"## Peak memory of tags and maps together\n\n{rows}"
+    return f"## Peak memory of tags and CAMs together\n\n{rows}"
+
+
+def _peak_memory() -> int:
+    """Returns the most bytes that this process has had in memory so far."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    parser = Parser("benchmark.py", _DESCRIPTION, _EXAMPLES)
+    add = parser.add_argument
+    add("--model", default="ViT-B-16-quickgelu", help="open_clip's name")
+    add("--checkpoint", type=Path, help="weights in OpenAI's format, instead")
+    add("--size", default="500x375", help="width and height of the images")
+    add("--names", default="20,25", help="how many classes and backgrounds")
+    add("--images", type=int, default=8, help="that stages are measured on")
+    add("--batch-size", type=int, help="images that CLIP looks at together")
+    add("--crop-batch-size", type=int, help="crops that CWR classifies together")
+    add("--repeats", type=int, default=5, help="runs that a median is taken of")
+    add("--precision", default="fp32", choices=PRECISIONS)
+    presets = "demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101"
+    timm = "presets of configs/segmenter; timm:convnext_tiny for a backbone of timm"
+    add("--segmenters", default=presets, help=timm)
+    add("--device", default="auto", help="cpu, cuda or auto")
+    add("--sections", default=",".join(_SECTIONS), help=f"any of {', '.join(_SECTIONS)}")
+    return parser.parse_args(arguments)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from pipeline.benchmark.costs import Cost, cost_of_steps, cost_table
+from pipeline.benchmark.setup import Setup
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 
 
@@ -14,7 +17,7 @@ def test_arithmetic_is_that_of_a_transformer(tiny_clip):
     encoder = ClipEncoder(tiny_clip)
     text = F.normalize(torch.randn(6, 32), dim=-1)
     image = np.zeros((64, 64, 3), np.uint8)
-    costs = cost_of_steps(encoder, text, 4, image, crops=4, tags=2, crop_batch_size=2, repeats=1)
+    costs = cost_of_steps(Setup(encoder, text, 4, Batches(1, 4, 8)), image, repeats=1)
     by_step = {cost.step: cost.operations for cost in costs}
     width, depth, patches, embedding = 64, 4, 16, 32
     tokens = patches + 1
@@ -29,6 +32,18 @@ def test_arithmetic_is_that_of_a_transformer(tiny_clip):
     crops = by_step["CWR, 4 crops"]
     assert crops == 4 * plain + 4 * 2 * len(text) * embedding
     assert all(cost.seconds > 0 for cost in costs)
+
+
+def test_the_growth_of_tagging_leaves_out_cwr(tiny_clip, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a crop is classified")
+
+    setup = Setup.build(tiny_clip, torch.float32, (4, 2), Batches(1, 4, 8), beside_plain=False)
+    monkeypatch.setattr("pipeline.tags.tagclip.reidentify", refuse)
+    images = [np.zeros((64, 64, 3), np.uint8)]
+    setup.tag(images, reidentify=False)
+    with pytest.raises(AssertionError, match="a crop is classified"):
+        setup.tag(images)
 
 
 def test_costs_are_told_beside_the_first():

@@ -1,4 +1,4 @@
-"""The plain version is an oracle for ours: the same scores and maps, however they are computed."""
+"""The plain version is an oracle for ours: the same scores and CAMs, however they are computed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_scores_are_those_of_the_plain_version(encoder, text, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_maps_are_those_of_the_plain_version(encoder, text, seed):
+def test_cams_are_those_of_the_plain_version(encoder, text, seed):
     image, tags = draw_photograph(seed, 80, 64 + 16 * seed), [0, 2]
     settings = CamSettings(affinity_blocks=(-2, 0), batch_size=2)
     method = ClipEs(encoder, text[:4], text[4:], settings)
     chosen = torch.cat([text[tags], text[4:]])
-    expected = plain.maps(encoder, chosen, image, 2, blocks=method.blocks, threshold=0.4)
+    expected = plain.cams(encoder, chosen, image, 2, blocks=method.blocks, threshold=0.4)
     np.testing.assert_allclose(method(image, tags), expected, atol=1e-4)
 
 

@@ -22,12 +22,12 @@ def benchmark(run_tool, tiny_checkpoint):
 def test_stages_are_held_against_the_plain_version(benchmark, precision):
     finished = benchmark("--sections", "stages", "--precision", precision)
     assert finished.code == 0, finished.errors
-    pattern = r"^\| (tags.*?|maps.*?) \| ([\d.]+) \| ([\d.]+) \|"
+    pattern = r"^\| (tags.*?|CAMs.*?) \| ([\d.]+) \| ([\d.]+) \|"
     rows = re.findall(pattern, finished.output, re.MULTILINE)
     assert [name for name, _, _ in rows] == [
         "tags, 4.5 crops",
-        "maps, 2 tags",
-        "tags and maps together",
+        "CAMs, 2 tags",
+        "tags and CAMs together",
     ]
     assert all(float(plain) > 0 and float(ours) > 0 for _, plain, ours in rows)
 
@@ -67,7 +67,7 @@ def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
     }
     assert rows["1,300,000"][2] == "2,600,000"
     assert all(float(row.split()[0]) > 0 for row in rows["photographs read for the first time"])
-    seconds = [float(rows[key][0].split()[0]) for key in ("tags and maps",)]
+    seconds = [float(rows[key][0].split()[0]) for key in ("tags and CAMs",)]
     assert float(rows["10,582"][0].replace(",", "")) >= seconds[0] * 10_582 / 3600 - 0.02
 
 
