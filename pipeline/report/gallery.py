@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report import painting
-from pipeline.report.material import Material
-from pipeline.report.measured import ImageFigures, Labels, for_each_readable, read_all_labels
+from pipeline.report.measured import ImageFigures, Layers, Material, for_each_readable
 
 MAX_CHARACTERS = 88_000
 """Of an image with all its layers; 200 of them stay below 20 MB, with the page around them."""
@@ -35,16 +34,11 @@ _PHRASES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """The images that are shown, in the order of the split.
-
-    Attributes:
-        reasons: id → why it was selected; empty if all images are shown.
-        description: a sentence on what is shown.
-    """
+    """The images that are shown, in the order of the split."""
 
     images: list[ImageFigures]
-    reasons: dict[str, str]
-    description: str
+    reasons: dict[str, str]  # id → why it was selected; empty if all images are shown
+    description: str  # a sentence on what is shown
 
 
 def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Selection:
@@ -55,18 +49,19 @@ def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Sel
     """
     if max_images is None or len(images) <= max_images:
         return Selection(list(images), {}, f"All {len(images):,} images are shown.")
-    rankings = {
-        WORST: _ranking(images, lambda f: f.iou),
-        BEST: _ranking(images, lambda f: f.iou)[::-1],
-        DISAGREEING: _ranking(images, lambda f: f.disagreement)[::-1],
-    }
+    indices = range(len(images))
+    measured = [index for index in indices if images[index].iou is not None]
+    compared = [index for index in indices if images[index].disagreement is not None]
+    by_iou = sorted(measured, key=lambda index: images[index].iou)
+    by_disagreement = sorted(compared, key=lambda index: images[index].disagreement)
+    rankings = {WORST: by_iou, BEST: by_iou[::-1], DISAGREEING: by_disagreement[::-1]}
     rankings = {reason: ranking for reason, ranking in rankings.items() if ranking}
     share = max_images // (len(rankings) + 1)
     chosen: dict[int, str] = {}
     for reason, ranking in rankings.items():
         new = [index for index in ranking if index not in chosen]
         chosen |= dict.fromkeys(new[:share], reason)
-    rest = [index for index in range(len(images)) if index not in chosen]
+    rest = [index for index in indices if index not in chosen]
     places = np.linspace(0, len(rest) - 1, max_images - len(chosen)).round().astype(int)
     chosen |= {rest[place]: SAMPLE for place in places.tolist()}
     counts = Counter(chosen.values())
@@ -78,14 +73,6 @@ def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Sel
         f"{len(chosen):,} of {len(images):,} images are shown: {listed}; report.images=null shows"
         " all.",
     )
-
-
-def _ranking(
-    images: Sequence[ImageFigures], value: Callable[[ImageFigures], float | None]
-) -> list[int]:
-    """Returns the indices of the images whose value is known, the lowest first."""
-    known = [index for index, image in enumerate(images) if value(image) is not None]
-    return sorted(known, key=lambda index: value(images[index]))
 
 
 @dataclass(frozen=True)
@@ -173,23 +160,18 @@ def _verdict(index: int, figures: ImageFigures) -> str:
 
 
 def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
-    sample, side = figures.sample, material.longest_side
+    sample, side = figures.sample, material.settings.longest_side
     full_size, _ = material.read(sample)
-    cams = argmax = None
-    if sample.id in material.cams.entries:
-        cams = read_cams(material.cams.path / f"{sample.id}.npz")
-        argmax, _ = pseudo_mask(full_size, cams, None, material.beta)
-    labels = read_all_labels(sample, material)
+    has_cams = sample.id in material.cams.entries
+    cams = read_cams(material.cams.path / f"{sample.id}.npz") if has_cams else None
+    layers = material.layers(sample)
+    if cams is not None:
+        layers["argmax"], _ = pseudo_mask(full_size, cams, None, material.beta)
     while True:
         image = limit_longest_side(full_size, side)
         height, width = image.shape[:2]
         photograph = painting.encode_photograph(image)
-        panels = [
-            Panel("photograph", "photograph", "", f"{width} × {height} pixels"),
-            *_cam_panels(cams, material, height, width),
-            *_label_panels(argmax, labels, material, height, width),
-            *_difference_panels(labels, height, width),
-        ]
+        panels = list(_panels(cams, layers, material, height, width))
         size = len(photograph) + sum(len(panel.picture) for panel in panels)
         if size <= MAX_CHARACTERS or max(height, width) <= _MIN_SIDE:
             rows = tag_rows(figures)
@@ -199,40 +181,37 @@ def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
         side = max(_MIN_SIDE, int(max(height, width) * factor))
 
 
-def _cam_panels(cams: Cams | None, material: Material, height: int, width: int) -> Iterator[Panel]:
+def _panels(
+    cams: Cams | None, layers: Layers, material: Material, height: int, width: int
+) -> Iterator[Panel]:
+    """Yields the photograph, CAMs, labels and differences of labels, as far as there are any."""
+    yield Panel("photograph", "photograph", "", f"{width} × {height} pixels")
+    classes, palette = material.vocabulary.classes, material.vocabulary.palette
     if cams is not None:
         for index, cam in zip(cams.keys.tolist(), cams.resized(height, width)):
-            title = f"CAM of {material.vocabulary.classes[index]}"
+            title = f"CAM of {classes[index]}"
             yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
-
-
-def _label_panels(
-    argmax: np.ndarray | None, labels: Labels, material: Material, height: int, width: int
-) -> Iterator[Panel]:
-    titled = [
-        ("argmax", material.argmax_title, argmax),
-        ("mask", material.mask_title, labels.mask),
-        ("prediction", "prediction", labels.prediction),
-        ("truth", "ground truth", labels.truth),
-    ]
-    for layer, title, of_layer in titled:
+    titles = {
+        "argmax": material.argmax_title,
+        "mask": material.mask_title,
+        "prediction": "prediction",
+        "truth": "ground truth",
+    }
+    for layer, title in titles.items():
         # Without a CRF the mask is the argmax of the CAMs, which then has no title.
-        if of_layer is not None and title is not None:
-            small = painting.resize_labels(of_layer, height, width)
-            picture = painting.encode_labels(small, material.vocabulary.palette)
-            facts = _describe_labels(of_layer, material.vocabulary.classes)
+        if layer in layers and title is not None:
+            small = painting.resize_labels(layers[layer], height, width)
+            picture = painting.encode_labels(small, palette)
+            facts = _describe_labels(layers[layer], classes)
             yield Panel(layer, title, picture, facts, painting.find_places(small))
-
-
-def _difference_panels(labels: Labels, height: int, width: int) -> Iterator[Panel]:
     pairs = [
-        ("mask-truth", "mask", labels.unfiltered, "ground truth", labels.truth),
-        ("prediction-truth", "prediction", labels.prediction, "ground truth", labels.truth),
-        ("mask-prediction", "mask", labels.unfiltered, "prediction", labels.prediction),
+        ("mask-truth", "mask", "unfiltered", "ground truth", "truth"),
+        ("prediction-truth", "prediction", "prediction", "ground truth", "truth"),
+        ("mask-prediction", "mask", "unfiltered", "prediction", "prediction"),
     ]
     for layer, name, first, other, second in pairs:
-        if first is not None and second is not None and first.shape == second.shape:
-            kinds = painting.compare_labels(first, second)
+        if {first, second} <= layers.keys() and layers[first].shape == layers[second].shape:
+            kinds = painting.compare_labels(layers[first], layers[second])
             picture = painting.encode_difference(painting.resize_labels(kinds, height, width))
             facts = _describe_kinds(kinds, name, other)
             yield Panel(layer, f"{name} against {other}", picture, facts)

@@ -1,21 +1,24 @@
-"""Figures of every image of a split, by which a report sorts, filters and selects."""
+"""What a report is made from, and the figures of every image, by which it sorts and selects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.progress import track
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import ImageReader, Sample
+from pipeline.engine.settings import setting
+from pipeline.engine.store import StageFolder
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.masks.mask_files import UNFILTERED
-from pipeline.report.material import Material
 from pipeline.report.runs import as_number
 from pipeline.tags.scores import decode_scores, read_tags
 
@@ -25,19 +28,67 @@ UNREADABLE = (OSError, ImageError, UserError, ValueError)
 """What missing, damaged or mismatched artefacts and ground truth raise."""
 
 Result = TypeVar("Result")
+Layers = dict[str, np.ndarray]
+"""The labels of an image, H×W uint8 each, as far as there are any: "mask", "unfiltered" (the mask
+before the confidence filter, as it is measured), "prediction" and "truth"."""
+
+
+_WHY = "a report shows results and changes none"
+
+
+@dataclass
+class ReportSettings:
+    """How much ``report.html`` shows: the number of images, and their longest side in pixels.
+
+    Of more images it shows the worst, the best, those in which mask and prediction differ most, and
+    an even sample; none shows all.
+    """
+
+    images: int | None = setting(200, at_least=1, changes="nothing", why=_WHY)
+    longest_side: int = setting(480, at_least=1, changes="nothing", why=_WHY)
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The labels of an image, H×W uint8 each, or none.
+class Material:
+    """What a report is made from; the folder of what was not computed yet is empty."""
 
-    ``unfiltered`` is the pseudo mask before the confidence filter, as it is measured.
-    """
+    root: Path
+    split: str  # whose images are shown
+    samples: Sequence[Sample]
+    vocabulary: Vocabulary
+    read: ImageReader
+    tags: StageFolder
+    cams: StageFolder
+    masks: StageFolder
+    predictions: StageFolder
+    stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
+    threshold: Callable[[np.ndarray], float] | None = None
+    """What a score must exceed to be a tag, from an image's n float32 scores; none if scores do not
+    decide."""
+    beta: float | None = 1.0  # see pipeline.masks.labels.stack_background
+    argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
+    mask_title: str = "mask after the CRF"
+    about: Mapping[str, str] = field(default_factory=dict)  # see pipeline.evaluation.about.describe
+    workers: int = 1  # threads that read files
+    settings: ReportSettings = field(default_factory=ReportSettings)
 
-    mask: np.ndarray | None = None
-    unfiltered: np.ndarray | None = None
-    prediction: np.ndarray | None = None
-    truth: np.ndarray | None = None
+    @property
+    def shown(self) -> tuple[StageFolder, ...]:
+        """The folders of the images that are shown."""
+        return self.tags, self.cams, self.masks, self.predictions
+
+    def layers(self, sample: Sample) -> Layers:
+        """Reads the labels of an image; raises one of ``UNREADABLE``."""
+        layers, name = {}, f"{sample.id}.png"
+        if sample.id in self.masks.entries:
+            layers["mask"] = layers["unfiltered"] = read_labels(self.masks.path / name)
+            if (path := self.masks.path / UNFILTERED / name).is_file():
+                layers["unfiltered"] = read_labels(path)
+        if sample.id in self.predictions.entries:
+            layers["prediction"] = read_labels(self.predictions.path / name)
+        if sample.mask is not None:
+            layers["truth"] = sample.mask.read()
+        return layers
 
 
 @dataclass(frozen=True)
@@ -78,8 +129,7 @@ def measure_images(material: Material) -> Measured:
     """Measures the images of a split for which anything was computed, a few at a time."""
     num_labels = len(material.vocabulary.classes) + 1
     measured = Measured([], Confusion(num_labels), Confusion(num_labels))
-    folders = [material.tags, material.cams, material.masks, material.predictions]
-    samples = [s for s in material.samples if any(f and s.id in f.entries for f in folders)]
+    samples = [s for s in material.samples if any(s.id in f.entries for f in material.shown)]
     with track(f"report {material.split}", len(samples)) as advance:
         results = for_each_readable(
             samples, lambda sample: _measure(sample, material), material, measured.problems, advance
@@ -108,32 +158,18 @@ def for_each_readable(
         advance: called after each image.
     """
 
-    def attempt(sample: Sample) -> tuple[Result | None, str | None]:
+    def attempt(sample: Sample) -> Result | Exception:
         try:
-            return work(sample), None
+            return work(sample)
         except UNREADABLE as error:
-            return None, _describe(error)
+            return error
 
-    for sample, (result, problem) in prefetch(samples, attempt, material.workers, _MAX_PREFETCHED):
+    for sample, result in prefetch(samples, attempt, material.workers, _MAX_PREFETCHED):
         advance()
-        if problem is not None:
-            problems[sample.id] = problem
+        if isinstance(result, Exception):
+            problems[sample.id] = _describe(result)
         else:
             yield result
-
-
-def read_all_labels(sample: Sample, material: Material) -> Labels:
-    """Reads the labels of an image, as far as there are any."""
-    mask = unfiltered = prediction = None
-    name = f"{sample.id}.png"
-    if sample.id in material.masks.entries:
-        mask = unfiltered = read_labels(material.masks.path / name)
-        if (path := material.masks.path / UNFILTERED / name).is_file():
-            unfiltered = read_labels(path)
-    if material.predictions is not None and sample.id in material.predictions.entries:
-        prediction = read_labels(material.predictions.path / name)
-    truth = None if sample.mask is None else sample.mask.read()
-    return Labels(mask, unfiltered, prediction, truth)
 
 
 def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusion, Confusion]:
@@ -142,14 +178,13 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusio
         tags = read_tags(material.tags, sample)
         scores = decode_scores(material.tags.entries[sample.id]["scores"]["scores"])
         threshold = material.threshold(scores) if material.threshold else None
-    labels = read_all_labels(sample, material)
+    layers = material.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
-    masks = _compare(labels.truth, labels.unfiltered, material)
-    predictions = _compare(labels.truth, labels.prediction, material)
+    masks = _compare(layers, "unfiltered", material)
+    predictions = _compare(layers, "prediction", material)
     classes = {*(tags or ()), *(truth or ())}
-    for of_image in (labels.unfiltered, labels.prediction):
-        if of_image is not None:
-            classes |= {label - 1 for label in np.unique(of_image).tolist()} - {-1, IGNORE - 1}
+    for layer in layers.keys() & {"unfiltered", "prediction"}:
+        classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
     figures = ImageFigures(
         sample=sample,
         tags=tags,
@@ -158,23 +193,24 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusio
         threshold=threshold,
         mask_iou=as_number(masks.miou()),
         prediction_iou=as_number(predictions.miou()),
-        disagreement=_disagreement(labels.unfiltered, labels.prediction),
+        disagreement=_disagreement(layers.get("unfiltered"), layers.get("prediction")),
         classes=frozenset(classes),
     )
     return figures, masks, predictions
 
 
-def _compare(truth: np.ndarray | None, labels: np.ndarray | None, material: Material) -> Confusion:
+def _compare(layers: Layers, layer: str, material: Material) -> Confusion:
     confusion = Confusion(len(material.vocabulary.classes) + 1)
-    if truth is None or labels is None:
-        return confusion
-    if truth.shape == labels.shape:
-        # A mask of which only the filtered version is stored is measured without ignored pixels.
-        truth = np.where(labels == IGNORE, np.uint8(IGNORE), truth)
-    try:
-        confusion.add(truth, labels)
-    except ValueError as error:
-        raise ImageError(f"ground truth and result do not fit: {error}") from error
+    if layer in layers and "truth" in layers:
+        truth, labels = layers["truth"], layers[layer]
+        if truth.shape == labels.shape:
+            # A mask of which only the filtered version is stored is measured without ignored
+            # pixels.
+            truth = np.where(labels == IGNORE, np.uint8(IGNORE), truth)
+        try:
+            confusion.add(truth, labels)
+        except ValueError as error:
+            raise ImageError(f"ground truth and result do not fit: {error}") from error
     return confusion
 
 

@@ -26,7 +26,6 @@ from pipeline.report.painting import (
     add_legend,
     load_font,
     overlay,
-    overlay_heat,
     overlay_labels,
 )
 from pipeline.tags.scores import decode_scores
@@ -63,8 +62,9 @@ def photograph_tile(image: np.ndarray, caption: str) -> Tile:
 def cam_tile(image: np.ndarray, cams: Cams, caption: str) -> Tile:
     """Returns the pixelwise maximum of CAMs over their photograph, H×W×3 uint8."""
     small = np.asarray(_scale(image))
-    heat = cams.resized(*small.shape[:2]).max(0, initial=0)
-    return Tile(overlay_heat(small, heat), caption, has_heat=True)
+    heat = HEAT(cams.resized(*small.shape[:2]).max(0, initial=0))[..., :3]
+    blended = (0.4 * small + 0.6 * 255 * heat).round().astype(np.uint8)
+    return Tile(blended, caption, has_heat=True)
 
 
 def label_tile(

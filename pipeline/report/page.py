@@ -20,8 +20,7 @@ from pipeline.files.text import in_words
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.markdown import percent
-from pipeline.report.material import Material
-from pipeline.report.measured import ImageFigures, measure_images
+from pipeline.report.measured import ImageFigures, Material, measure_images
 from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT
 from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES
 from pipeline.report.status import describe, finished_at
@@ -74,7 +73,7 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
 def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
     """Returns the variables of the template; images are rendered when it reaches them."""
     measured = measure_images(material)
-    selection = choose_images(measured.images, material.max_images)
+    selection = choose_images(measured.images, material.settings.images)
     figures = _find_figures(metrics, material)
     classes, problems = material.vocabulary.classes, measured.problems
     manifests = [(folder, folder.manifest()) for folder in material.stages]
@@ -122,8 +121,7 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
 
 def _find_figures(metrics: MetricsFile, material: Material) -> Figures:
     """Returns the figures of exactly the folders that the page shows."""
-    folders = (material.tags, material.cams, material.masks, material.predictions)
-    entries = {f.stage: metrics.find(f.stage, f.split, f.key) for f in folders if f is not None}
+    entries = {f.stage: metrics.find(f.stage, f.split, f.key) for f in material.shown}
     return {stage: entry for stage, entry in entries.items() if entry is not None}
 
 

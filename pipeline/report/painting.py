@@ -16,7 +16,7 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
 from pipeline.files.label_images import IGNORE
@@ -83,8 +83,6 @@ def hatching(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes labels, uint8, to height×width (nearest neighbour)."""
-    if labels.shape == (height, width):
-        return labels
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
@@ -100,11 +98,6 @@ def overlay_labels(
     picture, layer = Image.fromarray(image), Image.fromarray(layer)
     picture.paste(layer, mask=layer)
     return np.asarray(picture)
-
-
-def overlay_heat(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
-    """Blends a photograph, h×w×3 uint8, with the heat of a CAM, h×w in [0, 1]: h×w×3 uint8."""
-    return (0.4 * image + 0.6 * 255 * HEAT(cam)[..., :3]).round().astype(np.uint8)
 
 
 def overlay(
@@ -137,15 +130,10 @@ def overlay(
         raise ValueError(f"{len(palette)} colours for {len(class_names)} names")
     if max(shares.keys() - {IGNORE}, default=0) >= len(class_names):
         raise ValueError(f"labels {sorted(shares)} for {len(class_names)} names")
-    photograph = Image.fromarray(image)
-    factor = max(1, math.ceil(_MIN_SIDE / max(photograph.size)))
-    if factor > 1:
-        size = (photograph.width * factor, photograph.height * factor)
-        photograph = photograph.resize(size, Image.Resampling.BICUBIC)
-    line = max(1, round(max(photograph.size) / 500))
-    painted = Image.fromarray(
-        overlay_labels(np.asarray(photograph), labels, palette, opacity, line)
-    )
+    factor = max(1, math.ceil(_MIN_SIDE / max(image.shape[:2])))
+    photograph = np.asarray(ImageOps.scale(Image.fromarray(image), factor))
+    line = max(1, round(max(photograph.shape[:2]) / 500))
+    painted = Image.fromarray(overlay_labels(photograph, labels, palette, opacity, line))
     text = max(_MIN_TEXT, round(min(max(painted.size) / 45, painted.width / 22)))
     names = {**dict(enumerate(class_names)), IGNORE: "ignored"}
     colours = {**dict(enumerate(palette)), 0: None, IGNORE: WHITE}

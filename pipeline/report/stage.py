@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,13 @@ from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.review import Review
-from pipeline.engine.sample import Sample
-from pipeline.engine.store import Store
+from pipeline.engine.sample import ImageReader, Sample
+from pipeline.engine.stage import Stage
+from pipeline.engine.store import StageFolder, Store
 from pipeline.evaluation.record import MetricsFile
+from pipeline.evaluation.stage import Evaluation
 from pipeline.files.atomic import write_atomically
-from pipeline.report.material import Material
-from pipeline.report.measured import UNREADABLE, read_all_labels
+from pipeline.report.measured import UNREADABLE, Material, ReportSettings
 from pipeline.report.overlays import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.page import write_page
 from pipeline.report.tables import write_tables
@@ -29,21 +30,69 @@ class Report(Review):
     """Writes ``examples.png``, ``tables.md`` and ``report.html`` of all rounds.
 
     Attributes:
-        gather: returns what the report is made from.
+        stages: those of all rounds.
+        reviewed: the evaluation of the last round.
+        settings: how much is shown.
+        read: reads images.
+        workers: threads that read files.
         round: the last round.
     """
 
     command = "report"
-    gather: Callable[[], Material]
+    stages: Sequence[Stage]
+    reviewed: Evaluation
+    settings: ReportSettings
+    read: ImageReader
+    workers: int
     round: int = 1
 
     def review(self, store: Store) -> Iterator[Outcome]:
         """Writes the files; yields them, the page last."""
-        for path in run(self.gather()):
+        for path in write_report(self._gather()):
             yield Outcome("report", "", 0, 0, 0, path)
 
+    def _gather(self) -> Material:
+        """Returns what the report is made from: the last split of which anything was computed."""
+        reviewed = self.reviewed
+        every = [each for stage in self.stages if stage.applies() for each in (*stage.parts, stage)]
+        folders = {e: folder for e in every if (folder := reviewed.folder(e)) is not None}
+        folders = {e: f for e, f in folders.items() if e.kind != "network" or f.manifest()}
+        splits = list(dict.fromkeys(e.split for e in every if e.split))
+        done = {e.split for e, folder in folders.items() if folder.entries}
+        split = next((s for s in reversed(splits) if s in done), splits[-1])
 
-def run(material: Material) -> list[Path]:
+        def newest(kind: str) -> Stage | None:
+            own = [e for e in every if e.kind == kind and e.split == split and not e.accompanies]
+            return max(own, key=lambda stage: stage.round, default=None)
+
+        kinds = ("scores", "cams", "pseudo masks", "predictions")
+        shown = tags, _, masks, predictions = [newest(kind) for kind in kinds]
+        # The key of a folder may not be known yet.
+        empty = StageFolder(Path(), "", "", "", {})
+        titles = {}
+        if masks.round > 1:
+            titles["argmax_title"] = "argmax of the first round's CAMs"
+            titles["mask_title"] = "mask, seen by the segmenter before"
+        elif not getattr(masks.options, "crf", True):
+            titles = {"argmax_title": None, "mask_title": "mask, argmax of the CAMs"}
+        return Material(
+            reviewed.store.root,
+            split,
+            reviewed.images.of(split),
+            reviewed.vocabulary,
+            self.read,
+            *(folders.get(stage, empty) for stage in shown),
+            stages=list({folder.path: folder for folder in folders.values()}.values()),
+            threshold=tags.threshold,
+            beta=getattr(masks.options, "beta", 1.0),
+            about=reviewed.describe(predictions),
+            workers=self.workers,
+            settings=self.settings,
+            **titles,
+        )
+
+
+def write_report(material: Material) -> list[Path]:
     """Writes the files of a report, the page last; ``examples.png`` if anything was computed."""
     root, vocabulary = material.root, material.vocabulary
     files = []
@@ -74,12 +123,11 @@ def _example(sample: Sample, material: Material) -> tuple[str, list[Tile | None]
     heat = None
     if tags:
         heat = cam_tile(image, Cams(cams.keys[:1], cams.cams[:1], (0, 0)), f"CAM of {tags[0]}")
-    labels = read_all_labels(sample, material)
-    titled = [
-        (labels.mask, "pseudo mask"),
-        (labels.prediction, "segmenter"),
-        (labels.truth, "ground truth"),
+    layers = material.layers(sample)
+    titles = {"mask": "pseudo mask", "prediction": "segmenter", "truth": "ground truth"}
+    tiles = [
+        label_tile(image, layers[layer], palette, title) if layer in layers else None
+        for layer, title in titles.items()
     ]
-    tiles = [None if of is None else label_tile(image, of, palette, t) for of, t in titled]
     title = f"{sample.id}: {', '.join(tags) or 'no tag'}"
     return title, [photograph_tile(image, "photograph"), heat, *tiles]

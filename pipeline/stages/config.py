@@ -21,7 +21,7 @@ from pipeline.engine.dask_pool import DaskSettings
 from pipeline.engine.settings import setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
 from pipeline.errors import UserError, did_you_mean
-from pipeline.report.material import ReportSettings
+from pipeline.report.measured import ReportSettings
 from pipeline.segmenter.self_training import SelfTrainingSettings
 from pipeline.segmenter.settings import SegmenterSettings
 

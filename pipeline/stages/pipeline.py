@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -28,7 +28,6 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
-from pipeline.report.material import gather
 from pipeline.report.stage import Report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
@@ -160,15 +159,14 @@ class Pipeline:
     @property
     def report(self) -> Report:
         """The report of all rounds."""
-        material = partial(
-            gather,
+        return Report(
             self.stages,
             self.evaluations[-1],
             self.builder.config.report,
             self.builder.decode,
             self.builder.workers,
+            round=self.builder.config.rounds,
         )
-        return Report(gather=material, round=self.builder.config.rounds)
 
     def describe(self, stage: Stage) -> dict[str, str]:
         """Returns what a table says beside the figures of a stage."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.material import Material
+from pipeline.report.measured import Material
 from tests.report.small_run import build_run
 
 

@@ -16,7 +16,7 @@ from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import StageFolder, Store
 from pipeline.files.images import encode_png
-from pipeline.report.material import Material
+from pipeline.report.measured import Material
 from pipeline.tags.scores import tags_output
 from pipeline.tags.tagger import image_threshold
 
@@ -126,7 +126,7 @@ def build_run(
         tags=tags_folder,
         cams=folders["cams"],
         masks=folders["masks"],
-        predictions=folders["predictions"] if trained else None,
+        predictions=folders["predictions"],
         stages=[tags_folder, *folders.values()],
         **settings,
     )

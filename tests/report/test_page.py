@@ -14,10 +14,10 @@ from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
-from pipeline.report import stage as report_stage
 from pipeline.report.gallery import MAX_CHARACTERS, build_cards, choose_images
 from pipeline.report.measured import measure_images
 from pipeline.report.page import write_page
+from pipeline.report.stage import write_report
 from tests.report.html_page import Page
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS
 
@@ -213,7 +213,7 @@ def test_images_are_rendered_as_they_are_written(build):
 
 def test_the_page_is_the_last_of_the_stage_and_never_half_there(build, monkeypatch):
     material = build(IDS, CLASSES)
-    files = report_stage.run(material)
+    files = write_report(material)
     assert [path.name for path in files] == ["examples.png", "tables.md", "report.html"]
     before = files[-1].read_bytes()
     object.__setattr__(material, "read", lambda sample: 1 / 0)
