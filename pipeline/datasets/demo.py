@@ -33,59 +33,56 @@ def load_demo(settings: DatasetSettings) -> Dataset:
             of the scenes.
     """
     vocabulary = build_vocabulary(settings)
-    root = Path(settings.root).expanduser().absolute() / f"v{load_recipe()['version']}"
-    splits, missing = {}, []
-    for split, count in load_recipe()["splits"].items():
-        samples = []
-        for index in range(min(count, settings.limit or count)):
-            folder, name = root / split, f"{index:05d}"
-            if not (folder / f"{name}.json").is_file():
-                missing.append((folder, split, index))
-            samples.append((name, folder / f"{name}.png", folder / f"{name}.mask.png"))
-        splits[split] = samples
-    if missing:
+    images = _images(settings)
+    if missing := _not_rendered(images):
         # The caller sets the number of processes, see load_dataset.
-        rendered = Parallel(return_as="generator_unordered")(
-            delayed(_render_to_files)(*job) for job in missing
-        )
+        rendered = Parallel(return_as="generator_unordered")(map(delayed(_render), missing))
         with track("render the demo's scenes", len(missing)) as advance:
             for _ in rendered:
                 advance()
-    kept = Path(settings.cache)
-    return Dataset(
-        vocabulary,
-        {
-            split: [
-                _sample(name, image, mask, vocabulary.classes, kept / split)
-                for name, image, mask in samples
-            ]
-            for split, samples in splits.items()
-        },
-        "train",
-    )
+    splits: dict[str, list[Sample]] = {}
+    for image in images:
+        kept = Path(settings.cache) / image.parent.name
+        splits.setdefault(image.parent.name, []).append(_sample(image, vocabulary.classes, kept))
+    return Dataset(vocabulary, splits, "train")
 
 
-def _sample(name: str, image: Path, mask: Path, classes: Sequence[str], kept: Path) -> Sample:
+def _images(settings: DatasetSettings) -> list[Path]:
+    """Returns the image files of all splits, ``<split>/<index>.png``."""
+    recipe = load_recipe()
+    root = Path(settings.root).expanduser().absolute() / f"v{recipe['version']}"
+    return [
+        root / split / f"{index:05d}.png"
+        for split, count in recipe["splits"].items()
+        for index in range(min(count, settings.limit or count))
+    ]
+
+
+def _not_rendered(images: Sequence[Path]) -> list[Path]:
+    return [image for image in images if not image.with_suffix(".json").is_file()]
+
+
+def _sample(image: Path, classes: Sequence[str], kept: Path) -> Sample:
     """Returns a rendered scene, labelled by the names of the vocabulary."""
     facts = json.loads(image.with_suffix(".json").read_text())
     drawn = [facts["ground"], *load_recipe()["classes"]]
     labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
     present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
+    mask = image.with_suffix(".mask.png")
     truth = MaskFile(mask)
     if labels != list(range(len(drawn))):
-        truth = RelabelledMask(kept / f"{name}.png", mask, tuple(enumerate(labels)))
-    return Sample(name, image, truth, tuple(sorted(label - 1 for label in present)))
+        truth = RelabelledMask(kept / image.name, mask, tuple(enumerate(labels)))
+    return Sample(image.stem, image, truth, tuple(sorted(label - 1 for label in present)))
 
 
-def _render_to_files(folder: Path, split: str, index: int) -> None:
+def _render(image: Path) -> None:
     """Writes image, mask and labels; the labels last, since they mark the scene as complete."""
-    scene = render_scene(split, index)
-    palette = voc_palette(256)
-    write_atomically(folder / f"{index:05d}.png", encode_png(scene.image))
-    write_atomically(folder / f"{index:05d}.mask.png", encode_png(scene.mask, palette))
+    scene = render_scene(image.parent.name, int(image.stem))
+    write_atomically(image, encode_png(scene.image))
+    write_atomically(image.with_suffix(".mask.png"), encode_png(scene.mask, voc_palette(256)))
     labels = [int(v) - 1 for v in np.unique(scene.mask) if v]
     facts = {"labels": labels, "ground": scene.ground}
-    write_atomically(folder / f"{index:05d}.json", json.dumps(facts))
+    write_atomically(image.with_suffix(".json"), json.dumps(facts))
 
 
 @contextmanager
@@ -100,16 +97,6 @@ def without_writing(settings: DatasetSettings) -> Iterator[None]:
     """
     with TemporaryDirectory() as folder:
         settings.cache = str(Path(folder) / "masks")
-        if settings.name == "demo" and not _is_rendered(settings):
+        if settings.name == "demo" and _not_rendered(_images(settings)):
             settings.root = str(Path(folder) / "scenes")
         yield
-
-
-def _is_rendered(settings: DatasetSettings) -> bool:
-    recipe = load_recipe()
-    root = Path(settings.root).expanduser() / f"v{recipe['version']}"
-    return all(
-        (root / split / f"{index:05d}.json").is_file()
-        for split, count in recipe["splits"].items()
-        for index in range(min(count, settings.limit or count))
-    )

@@ -26,6 +26,7 @@ RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.ya
 Rng = np.random.Generator
 
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
+_REACH = 1.3  # of an object from its centre, in units of its radius
 _MIN_AREA = 64  # objects with fewer visible pixels are not drawn
 
 
@@ -72,14 +73,7 @@ def render_scene(stream: str, index: int) -> Scene:
     for _ in range(rng.choice(len(recipe["further_count"]), p=recipe["further_count"])):
         repeats = rng.random() < recipe["further_same_class"]
         label = main if repeats else int(rng.integers(len(names)))
-        _draw(
-            rng,
-            canvas,
-            mask,
-            label,
-            rng.uniform(*recipe["further_radius"]),
-            margin=0.08,
-        )
+        _draw(rng, canvas, mask, label, rng.uniform(*recipe["further_radius"]), margin=0.08)
 
     canvas *= _lighting(rng, height, width)[..., None]
     canvas += rng.normal(0, recipe["noise"] / 255, canvas.shape)
@@ -120,14 +114,12 @@ def _draw(
     """Draws an object where it covers little of the others; gives up after 20 tries."""
     recipe = load_recipe()
     name = list(recipe["classes"])[label]
-    height, width = mask.shape
+    size = np.array(mask.shape[::-1])
     angle = rng.uniform(0, 2 * math.pi)
     for _ in range(20):
-        x, y = rng.uniform(margin, 1 - margin, 2) * (width, height)
-        window = _window(x, width, radius), _window(y, height, radius)
-        u, v, coverage = _rasterise(OUTLINES[name], x, y, radius, angle, *window)
+        centre = rng.uniform(margin, 1 - margin, 2) * size
+        part, u, v, coverage = _rasterise(OUTLINES[name], centre, radius, angle, size)
         inside = coverage >= 0.5
-        part = (slice(*window[1]), slice(*window[0]))
         area = inside.sum()
         overlap = (mask[part][inside] > 0).sum()
         if area >= _MIN_AREA and overlap <= recipe["largest_overlap"] * area:
@@ -136,10 +128,7 @@ def _draw(
         return
 
     hue = recipe["classes"][name] + rng.uniform(-1, 1) * recipe["hue_half_width"]
-    saturation, brightness = (
-        rng.uniform(*recipe["saturation"]),
-        rng.uniform(*recipe["brightness"]),
-    )
+    saturation, brightness = (rng.uniform(*recipe[key]) for key in ("saturation", "brightness"))
     colour = skimage.color.hsv2rgb(np.array([(hue % 360) / 360, saturation, brightness]))
     contrast = rng.uniform(*recipe["pattern_contrast"])
     tones = 1 + contrast * np.clip(PATTERNS[name](u, v), -1, 1)
@@ -148,38 +137,35 @@ def _draw(
     mask[part][inside] = label + 1
 
 
-def _window(centre: float, length: int, radius: float) -> tuple[int, int]:
-    """Returns the range of pixels that an object can reach along one side of the image."""
-    reach = 1.3 * radius
-    return max(0, math.floor(centre - reach)), min(length, math.ceil(centre + reach) + 1)
-
-
 def _rasterise(
-    outline: list[np.ndarray],
-    x: float,
-    y: float,
-    radius: float,
-    angle: float,
-    columns: tuple[int, int],
-    rows: tuple[int, int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rasterises an outline in a window of the image.
+    outline: list[np.ndarray], centre: np.ndarray, radius: float, angle: float, size: np.ndarray
+) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
+    """Rasterises an outline in the window of the image that the object can reach.
+
+    Args:
+        outline: see ``OUTLINES``.
+        centre: x and y of the object in pixels.
+        radius: its radius in pixels.
+        angle: its rotation in radians.
+        size: width and height of the image.
 
     Returns:
-        The coordinates u and v of every pixel in the object's frame, in units of its radius, and
-        the fraction of the pixel inside the outline, in [0, 1]; each of the window's size.
+        The window's rows and columns; the coordinates u and v of every pixel in the object's frame,
+        in units of its radius; and the fraction of the pixel inside the outline, in [0, 1].
     """
     scale = _ANTIALIASING
+    start = np.maximum(0, np.floor(centre - _REACH * radius)).astype(int)
+    stop = np.minimum(size, np.ceil(centre + _REACH * radius).astype(int) + 1)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    corner = np.array([columns[0], rows[0]])
-    sheet = Image.new("L", ((columns[1] - columns[0]) * scale, (rows[1] - rows[0]) * scale))
+    sheet = Image.new("L", tuple((stop - start) * scale))
     pen = ImageDraw.Draw(sheet)
     for fill, points in ((255, outline[0]), *((0, hole) for hole in outline[1:])):
-        placed = points @ turn * radius + (x, y) - corner
+        placed = points @ turn * radius + centre - start
         pen.polygon([tuple(point) for point in (placed + 0.5) * scale], fill=fill)
-    grid_y, grid_x = np.mgrid[slice(*rows), slice(*columns)]
-    u, v = np.moveaxis(np.stack([grid_x - x, grid_y - y], -1) @ turn.T, -1, 0) / radius
-    return u, v, np.asarray(sheet.reduce(scale), np.float64) / 255
+    columns, rows = map(slice, start, stop)
+    y, x = np.mgrid[rows, columns]
+    u, v = np.moveaxis(np.stack([x - centre[0], y - centre[1]], -1) @ turn.T, -1, 0) / radius
+    return (rows, columns), u, v, np.asarray(sheet.reduce(scale), np.float64) / 255
 
 
 def _lighting(rng: Rng, height: int, width: int) -> np.ndarray:
@@ -195,13 +181,9 @@ def _lighting(rng: Rng, height: int, width: int) -> np.ndarray:
 
 
 def _arc(
-    radius: float,
-    start: float,
-    stop: float,
-    centre: tuple[float, float] = (0.0, 0.0),
-    points: int = 40,
+    radius: float, start: float, stop: float, centre: tuple[float, float] = (0.0, 0.0)
 ) -> np.ndarray:
-    angles = np.radians(np.linspace(start, stop, points))
+    angles = np.radians(np.linspace(start, stop, 40))
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
 
 
@@ -218,11 +200,16 @@ def _heart() -> np.ndarray:
     return np.stack([x, -y], 1) / 16
 
 
-def _cross(arm: float = 0.36) -> np.ndarray:
-    a = arm
+def _cross() -> np.ndarray:
+    a = 0.36
     quarter = np.array([[1, -a], [1, a], [a, a]])
     turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), k) for k in range(4)]
     return np.concatenate([quarter @ turn for turn in turns])
+
+
+def _arrow() -> np.ndarray:
+    above = np.array([[-1, -0.3], [0.1, -0.3], [0.1, -0.8], [1.1, 0]])
+    return np.concatenate([above, above[2::-1] * (1, -1)])
 
 
 OUTLINES: dict[str, list[np.ndarray]] = {
@@ -234,19 +221,7 @@ OUTLINES: dict[str, list[np.ndarray]] = {
     "ring": [_arc(1.0, 0, 360), _arc(0.42, 0, 360)],
     "cross": [_cross()],
     "crescent": [np.concatenate([_arc(1.0, 50, 310), _arc(0.78, 282, 78, centre=(0.48, 0))])],
-    "arrow": [
-        np.array(
-            [
-                [-1, -0.3],
-                [0.1, -0.3],
-                [0.1, -0.8],
-                [1.1, 0],
-                [0.1, 0.8],
-                [0.1, 0.3],
-                [-1, 0.3],
-            ]
-        )
-    ],
+    "arrow": [_arrow()],
     "hexagon": [_corners(6)],
 }
 
