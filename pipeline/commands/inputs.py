@@ -79,7 +79,8 @@ def _images_outside(folder: Path, output: Path) -> list[Path]:
     """Returns the images of a folder, sorted, without those in an output folder below it."""
     place = output.resolve()
     below = folder.resolve() in place.parents
-    return [p for p in sorted(find_images(folder)) if not (below and place in _place(p).parents)]
+    found, _ = find_images(folder)
+    return [p for p in sorted(found) if not (below and place in _place(p).parents)]
 
 
 def _place(path: Path) -> Path:

@@ -30,23 +30,28 @@ def load_folder(settings: DatasetSettings) -> Dataset:
     """
     vocabulary = build_vocabulary(settings)
     root = existing_folder(settings.root, "root")
-    paths, rejected = _walk(root)
+    paths, rejected = find_images(root)
     samples: dict[str, Sample] = {}
-    special = []
+    unusable = []
     for path in sorted(paths):
-        name = path.relative_to(root).as_posix()
         image_id = path.relative_to(root).with_suffix("").as_posix()
-        if (reason := _is_special(path)) is not None:
-            special.append((image_id, name, reason))
-        elif image_id in samples:
+        reason = _is_special(path)
+        if reason is None and image_id in samples:
             # The results of both would have the same name.
             reason = f"has the same name as {samples[image_id].image.name}: rename one of them"
-            rejected.append((name, reason))
-        else:
+        if reason is None:
             samples[image_id] = Sample(image_id, path)
+        else:
+            unusable.append((image_id, path.relative_to(root).as_posix(), reason))
     # By id, so that the line disappears from failures.jsonl once the image is repaired.
-    rejected += [(name if i in samples else i, reason) for i, name, reason in special]
-    rejected += _drop_hidden_results(samples)
+    rejected += [(name if i in samples else i, reason) for i, name, reason in unusable]
+    results = {f"{image_id}{suffix}" for image_id in samples for suffix in _RESULT_SUFFIXES}
+    for image_id in list(samples):
+        folders = [f for f in map(str, PurePosixPath(image_id).parents) if f in results]
+        if folders:
+            reason = f"lies in {folders[0]}, which is the name of a result: rename the folder"
+            rejected.append((image_id, reason))
+            del samples[image_id]
     if not samples:
         endings = ", ".join(sorted(SUFFIXES))
         more = f" that can be read ({shown(rejected[0][0])} {rejected[0][1]})" if rejected else ""
@@ -57,29 +62,18 @@ def load_folder(settings: DatasetSettings) -> Dataset:
     return Dataset(vocabulary, {SPLIT: list(samples.values())}, SPLIT, {SPLIT: rejected})
 
 
-def find_images(root: Path) -> list[Path]:
-    """Returns the image files below a folder.
-
-    Links to folders are not followed, since they may form loops. Hidden files and files that the
-    pipeline wrote are skipped.
-    """
-    return _walk(root)[0]
-
-
-def _walk(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+def find_images(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """Returns the image files below a folder, and (path below it, reason) of skipped folders.
 
-    The paths of folders end in a slash, unlike any id.
+    Links to folders are not followed, since they may form loops. Hidden files and files that the
+    pipeline wrote are skipped. The paths of skipped folders end in a slash, unlike any id.
     """
-    paths = []
-    closed: list[tuple[str, str]] = []
+    paths: list[Path] = []
+    skipped: list[tuple[Path, str]] = []
     named_like_images: list[Path] = []
 
-    def name_of(folder: str | Path) -> str:
-        return f"{Path(folder).relative_to(root).as_posix()}/"
-
     def cannot_enter(error: OSError) -> None:
-        closed.append((name_of(error.filename), f"cannot be opened: {error.strerror}"))
+        skipped.append((Path(error.filename), f"cannot be opened: {error.strerror}"))
 
     for folder, folders, files in os.walk(root, onerror=cannot_enter):
         folders[:] = [
@@ -87,24 +81,24 @@ def _walk(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
             for name in folders
             if not name.startswith(".") and not _holds_results(Path(folder, name))
         ]
-        for name in folders:
-            if _leads_elsewhere(Path(folder, name), root):
+        for path in (Path(folder, name) for name in folders):
+            if _leads_elsewhere(path, root):
                 reason = "is a link to a folder, which is not followed: give it as dataset.root"
-                closed.append((name_of(Path(folder, name)), reason))
-            elif Path(name).suffix.lower() in SUFFIXES:
-                named_like_images.append(Path(folder, name))
+                skipped.append((path, reason))
+            elif path.suffix.lower() in SUFFIXES:
+                named_like_images.append(path)
         paths += [
             Path(folder, name)
             for name in files
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
         ]
     entered = {folder for path in paths for folder in path.parents} if named_like_images else ()
-    closed += [
-        (name_of(folder), "is a folder without an image, though named like one: rename it")
+    skipped += [
+        (folder, "is a folder without an image, though named like one: rename it")
         for folder in named_like_images
         if folder not in entered
     ]
-    return paths, closed
+    return paths, [(f"{path.relative_to(root).as_posix()}/", reason) for path, reason in skipped]
 
 
 def _leads_elsewhere(folder: Path, root: Path) -> bool:
@@ -124,22 +118,8 @@ def _is_special(path: Path) -> str | None:
     except ImageError as error:
         return str(error)
     except OSError:
-        return None
+        pass
     return None
-
-
-def _drop_hidden_results(samples: dict[str, Sample]) -> list[tuple[str, str]]:
-    """Removes images in folders that are named like the result of another image."""
-    results = {f"{image_id}{suffix}" for image_id in samples for suffix in _RESULT_SUFFIXES}
-    rejected = []
-    for image_id in list(samples):
-        for folder in PurePosixPath(image_id).parents:
-            if folder.as_posix() in results:
-                reason = f"lies in {folder}, which is the name of a result: rename the folder"
-                rejected.append((image_id, reason))
-                del samples[image_id]
-                break
-    return rejected
 
 
 def _holds_results(folder: Path) -> bool:
