@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from reprlib import repr as bounded_repr
 from typing import Any
 
@@ -49,7 +50,7 @@ class Vocabulary:
         tag_names: the names that CLIP reads for each class when tagging, at least one per class.
         cam_names: the same for class activation maps.
         backgrounds: names of what is not a class; candidates that absorb probability.
-        parents: the parent of each class, or none; empty if no class has one.
+        parents: the parent of each class, or none; perhaps empty if no class has one.
         dropped: names that were given as backgrounds but are classes.
     """
 
@@ -60,23 +61,10 @@ class Vocabulary:
     parents: tuple[str | None, ...] = ()
     dropped: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for values, key in (
-            (self.tag_names, "tag_names"),
-            (self.cam_names, "cam_names"),
-            (self.parents or self.classes, "parents"),
-        ):
-            if len(values) != len(self.classes):
-                raise UserError(
-                    f"dataset.{key} holds {len(values)} names for {len(self.classes)} classes:"
-                    f" give one for each class, in the same order, or dataset.{key}=null"
-                )
-        _ = self.levels  # refuses a cycle now, not after everything was computed
-
     @cached_property
     def palette(self) -> list[tuple[int, int, int]]:
         """The colours of background and classes, n+1 RGB triples of 0 to 255."""
-        return voc_palette(256)[: len(self.classes) + 1]
+        return voc_palette(len(self.classes) + 1)
 
     @cached_property
     def levels(self) -> list[tuple[str, ...]]:
@@ -84,6 +72,9 @@ class Vocabulary:
 
         A class without a parent keeps its name. A parent that is itself a class with a parent adds
         a level. Without parents there are no levels.
+
+        Raises:
+            UserError: the parents have a cycle.
         """
         parent = dict(zip(self.classes, self.parents))
         levels, current = [], self.classes
@@ -104,28 +95,47 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     entries = [_entry(item) for item in given]
     classes = tuple(entry["name"] for entry in entries)
     _check(classes)
-    tag_names = _names(settings.tag_names, "tag_names") or tuple(
-        entry["names"] or (entry["name"],) for entry in entries
-    )
-    cam_names = _names(settings.cam_names, "cam_names") or tuple(
+
+    def of_each_class(key: str) -> Sequence:
+        """Returns a setting that is a list with an entry for each class, or nothing."""
+        values = getattr(settings, key)
+        if values is not None and not isinstance(values, list | tuple):
+            raise UserError(f"dataset.{key}={_brief(values)} is not a list: give one, or null")
+        if values and len(values) != len(classes):
+            raise UserError(
+                f"dataset.{key} holds {len(values)} names for {len(classes)} classes: give one for"
+                f" each class, in the same order, or dataset.{key}=null"
+            )
+        return values or ()
+
+    def names_of(key: str) -> Names:
+        names = tuple(_tuple(item, f"dataset.{key}") for item in of_each_class(key))
+        if not all(names):
+            raise UserError(f"dataset.{key} holds an empty name: give every class a name")
+        return names
+
+    tag_names = names_of("tag_names") or tuple(e["names"] or (e["name"],) for e in entries)
+    cam_names = names_of("cam_names") or tuple(
         entry["cam_names"] or names for entry, names in zip(entries, tag_names)
     )
     parents = tuple(
         None if parent is None else _name(parent)
-        for parent in _list(settings.parents, "parents") or [entry["parent"] for entry in entries]
+        for parent in of_each_class("parents") or [entry["parent"] for entry in entries]
     )
-    taken = {name.lower() for name in (*classes, *(n for names in tag_names for n in names))}
-    wanted = _tuple(settings.backgrounds if backgrounds is None else backgrounds)
-    if not all(wanted):
-        raise UserError("dataset.backgrounds holds an empty name: leave it out")
-    return Vocabulary(
+    if backgrounds is None:
+        backgrounds = settings.backgrounds
+    wanted = _tuple(backgrounds, "dataset.backgrounds")
+    taken = {name.lower() for name in (*classes, *chain(*tag_names))}
+    vocabulary = Vocabulary(
         classes,
         tag_names,
         cam_names,
-        tuple(n for n in wanted if n.lower() not in taken),
-        parents if any(parents) else (),
-        tuple(n for n in wanted if n.lower() in taken),
+        tuple(name for name in wanted if name.lower() not in taken),
+        parents,
+        tuple(name for name in wanted if name.lower() in taken),
     )
+    _ = vocabulary.levels  # refuses a cycle now, not after everything was computed
+    return vocabulary
 
 
 def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
@@ -151,8 +161,7 @@ def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
     )
     if path.suffix.lower() not in (".yaml", ".yml"):
         # splitlines() would also break lines at characters at which editors do not.
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        return [line.strip() for line in lines if line.strip()], None
+        return [line.strip() for line in text.split("\n") if line.strip()], None
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month
@@ -171,18 +180,15 @@ def _entry(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         given = {"name": given}
     _refuse_unknown(given, _ENTRY_KEYS, "an entry of dataset.classes")
-    name, parent = given.get("name"), given.get("parent")
-    if name is None:
+    if given.get("name") is None:
         raise UserError(f"an entry of dataset.classes has no name: add name to {_brief(given)}")
-    entry = {
-        "name": _name(name).strip(),
-        "names": _tuple(given.get("names")),
-        "cam_names": _tuple(given.get("cam_names")),
-        "parent": None if parent is None else _name(parent),
+    where = f"{_brief(given)} in dataset.classes"
+    return {
+        "name": _name(given["name"]).strip(),
+        "names": _tuple(given.get("names"), where),
+        "cam_names": _tuple(given.get("cam_names"), where),
+        "parent": given.get("parent"),
     }
-    if not all((*entry["names"], *entry["cam_names"])):
-        raise UserError(f"an entry of dataset.classes holds an empty name: correct {_brief(given)}")
-    return entry
 
 
 def _brief(given: Any) -> str:
@@ -196,24 +202,13 @@ def _refuse_unknown(given: Mapping, known: Iterable[str], where: str) -> None:
         raise UserError(f"{where} has {shown(unknown[0])}: it may have {', '.join(sorted(known))}")
 
 
-def _list(given: Any, key: str) -> Sequence:
-    if given is not None and not isinstance(given, list | tuple):
-        raise UserError(f"dataset.{key}={_brief(given)} is not a list: give one, or null")
-    return given or ()
-
-
-def _names(given: Any, key: str) -> Names:
-    names = tuple(_tuple(item) for item in _list(given, key))
-    if not all(each and all(each) for each in names):
-        raise UserError(f"dataset.{key} holds an empty name: give every class a name")
+def _tuple(given: Any, where: str) -> tuple[str, ...]:
+    """Returns a name or a list of names as a tuple, and nothing as an empty one."""
+    items = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    names = tuple(map(_name, items))
+    if not all(names):
+        raise UserError(f"{where} holds an empty name: leave it out, or correct it")
     return names
-
-
-def _tuple(given: Any) -> tuple[str, ...]:
-    """Returns a name or a list of names as a tuple."""
-    if given is None:
-        return ()
-    return tuple(map(_name, given)) if isinstance(given, list | tuple) else (_name(given),)
 
 
 def _name(given: Any) -> str:
@@ -276,11 +271,7 @@ def voc_palette(count: int) -> list[tuple[int, int, int]]:
     Returns:
         RGB triples of 0 to 255.
     """
-    palette = []
-    for label in range(count):
-        colour = [0, 0, 0]
-        for k in range(8):
-            for channel in range(3):
-                colour[channel] |= ((label >> (3 * k + channel)) & 1) << (7 - k)
-        palette.append(tuple(colour))
-    return palette
+    return [
+        tuple(sum((label >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
+        for label in range(count)
+    ]

@@ -104,7 +104,10 @@ def test_a_yaml_file_holds_classes_and_perhaps_backgrounds(tmp_path):
             "has cam_name: it may have cam_names, name, names, parent",
         ),
         ("classes: [{parent: animal}]\n", "has no name: add name to"),
-        ("classes: [{name: cat, names: [cat, '']}]\n", "holds an empty name: correct"),
+        (
+            "classes: [{name: cat, names: [cat, '']}]\n",
+            "in dataset.classes holds an empty name: leave it out, or correct",
+        ),
         ("classes: [yes, no]\n", "True is not a name: if it is one, write it in quotes"),
         ("classes: [[cat, dog]]\n", "is not a name"),
         ("classes: [~]\n", "has no name"),
@@ -168,7 +171,6 @@ def levels_of(parents):
 
 def test_without_parents_there_is_no_level():
     assert vocabulary_of(["a", "b"]).levels == []
-    assert vocabulary_of(["a", "b"]).parents == ()
     assert levels_of({"a": None, "b": None}) == []
 
 
