@@ -4,51 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.clip.settings import ClipSettings, Quirks
+from pipeline.clip.settings import Quirks
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.stage import Stage
+
+if TYPE_CHECKING:
+    from pipeline.stages.config import Config
 
 _IN_NO_PRESET = ("float16_argmax", "tag_order")
 """Quirks that the preset ``released`` does not keep, either."""
 
 
-def chain_of(stage: Stage) -> Iterator[Stage]:
-    """Yields a stage, and all those that its results are made from."""
-    yield stage
-    for need in stage.needs.values():
-        yield from chain_of(need)
-
-
-def describe(
-    stage: Stage,
-    *,
-    experiment: str | None,
-    dataset: Any,  # noqa: ANN401
-    clip: ClipSettings,
-    quirks: Quirks,
-    precision: str,
-    segmenter: str,
-) -> dict[str, str]:
+def describe(stage: Stage, config: Config) -> dict[str, str]:
     """Returns the choices that led to the results of the measured stage, and "" for the others."""
-    chain = list(chain_of(stage))
+    chain = list(_chain(stage))
     notes = [each.note for each in chain if each.note]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
     tagger = next((each for each in chain if each.kind == "scores"), None)
     return {
-        "experiment": experiment or "",
-        "dataset": dataset.name,
-        "data": ", ".join(filter(None, (_describe_ground_truth(dataset), *notes))),
-        "clip": clip.name if uses_clip else "",
-        "pretrained": (clip.pretrained or "") if uses_clip else "",
+        "experiment": config.experiment_name or "",
+        "dataset": config.dataset.name,
+        "data": ", ".join(filter(None, (_describe_ground_truth(config.dataset), *notes))),
+        "clip": config.clip.name if uses_clip else "",
+        "pretrained": (config.clip.pretrained or "") if uses_clip else "",
         "tags": tagger.own_settings()["method"] if tagger else "",
-        "compat": _describe_quirks(quirks, stage.kind),
-        "precision": precision,
-        "segmenter": segmenter,
+        "compat": _describe_quirks(config.compat, stage.kind),
+        "precision": config.runtime.precision,
+        "segmenter": config.segmenter.name,
     }
 
 
-def _describe_ground_truth(dataset: Any) -> str:  # noqa: ANN401
+def _chain(stage: Stage) -> Iterator[Stage]:
+    """Yields a stage, and all those that its results are made from."""
+    yield stage
+    for need in stage.needs.values():
+        yield from _chain(need)
+
+
+def _describe_ground_truth(dataset: DatasetSettings) -> str:
     """Returns which images and which convention of their labels were measured."""
     facts = []
     if getattr(dataset, "label_source", None) == "xml":
@@ -62,10 +57,8 @@ def _describe_ground_truth(dataset: Any) -> str:  # noqa: ANN401
 def _describe_quirks(quirks: Quirks, kind: str) -> str:
     """Returns "released" or "clean", or the quirks that are kept if neither preset is in force."""
     before_masks = kind in ("scores", "cams")
-    kept = {name for name, value in vars(quirks).items() if value is True}
-    kept -= {name for name in kept if before_masks and name.startswith("crf_")}
-    released = vars(quirks).keys() - {"name", *_IN_NO_PRESET}
-    released -= {name for name in released if before_masks and name.startswith("crf_")}
-    if kept in (released, set()):
+    names = [n for n in vars(quirks) if n != "name" and not (before_masks and n.startswith("crf_"))]
+    kept = [name for name in names if getattr(quirks, name) is True]
+    if kept in ([], [name for name in names if name not in _IN_NO_PRESET]):
         return "released" if kept else "clean"
-    return " ".join(name for name in vars(quirks) if name in kept)
+    return " ".join(kept)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,9 +16,9 @@ from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import (
     Confusion,
-    TaggingMetrics,
+    average_precisions,
     merge_classes,
-    tagging_metrics,
+    tagging_figures,
     to_indicator,
 )
 from pipeline.files.label_images import IGNORE, read_labels
@@ -27,6 +27,9 @@ from pipeline.masks.mask_files import UNFILTERED
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
+
+_MAIN = "main"
+"""The alternative of an image's labels that is the result itself."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Results:
 
 def evaluate_tags(results: Results) -> dict | None:
     """Measures the scores, the tags and every variant."""
-    folder, vocabulary = results.folder, results.vocabulary
+    folder, classes = results.folder, results.vocabulary.classes
     wanted = [s for s in results.samples if s.has_ground_truth and s.id in folder.entries]
     labels = {}
     for sample in wanted:
@@ -56,23 +59,21 @@ def evaluate_tags(results: Results) -> dict | None:
             results.unusable[sample.id] = str(error)
     if not labels:
         return None
-    num_classes = len(vocabulary.classes)
-    positive = to_indicator(list(labels.values()), num_classes)
-    tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], num_classes)
+    positive = to_indicator(list(labels.values()), len(classes))
+    tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
     variants = {}
     for name in VARIANTS:
         if (of_variant := read_scores(folder, labels, name)) is not None:
-            variants[name] = {"map": tagging_metrics(of_variant, positive).map}
+            variants[name] = {"map": float(average_precisions(of_variant, positive).mean())}
     levels = []
-    for names in vocabulary.levels:
-        coarse, groups = _groups(names)
+    for coarse, groups in _levels(results.vocabulary):
         merged = (merge_classes(values, groups) for values in (scores, positive, tags))
-        levels.append(_tagging_figures(tagging_metrics(*merged), coarse))
+        levels.append(tagging_figures(*merged, coarse))
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
-        **_tagging_figures(tagging_metrics(scores, positive, tags), vocabulary.classes),
+        **tagging_figures(scores, positive, tags, classes),
         "variants": variants,
         **({"levels": levels} if levels else {}),
     }
@@ -88,22 +89,21 @@ def evaluate_cams(
     ``float16`` is the quirk ``float16_argmax``.
     """
 
-    def labels_by_beta(sample: Sample) -> list[np.ndarray]:
+    def labels_by_beta(sample: Sample) -> dict[float | None, np.ndarray]:
         cams = read_cams(results.folder.path / f"{sample.id}.npz")
         resized = cams.resized(*cams.size).astype(np.float16 if float16 else np.float32)
-        alternatives = []
+        labels = {}
         for beta in betas:
             scores = stack_background(resized, beta)
             # Without a background and without tags there is nothing to choose from.
             channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
             background = beta is not None or not len(scores)
-            alternatives.append(to_labels(channels, cams.keys, background=background))
-        return alternatives
+            labels[beta] = to_labels(channels, cams.keys, background=background)
+        return labels
 
-    alternatives = _evaluate(results, labels_by_beta)
-    if not alternatives:
+    by_beta = _evaluate(results, labels_by_beta)
+    if not by_beta:
         return None
-    by_beta = dict(zip(betas, alternatives))
     best = max(by_beta, key=lambda beta: by_beta[beta]["miou"])
     if len(by_beta) == 1:
         return by_beta[best]
@@ -118,17 +118,17 @@ def evaluate_masks(results: Results) -> dict | None:
     """Measures the masks before the confidence filter, and the share of pixels that it keeps."""
     path, kept = results.folder.path, {}
 
-    def labels_of(sample: Sample) -> list[np.ndarray]:
+    def labels_of(sample: Sample) -> dict[str, np.ndarray]:
         labels = read_labels(path / f"{sample.id}.png")
         kept[sample.id] = (labels != IGNORE).mean()
         unfiltered = path / UNFILTERED / f"{sample.id}.png"
-        return [read_labels(unfiltered) if unfiltered.is_file() else labels]
+        return {_MAIN: read_labels(unfiltered) if unfiltered.is_file() else labels}
 
     measured = _evaluate(results, labels_of)
     if not measured:
         return None
     shares = [share for image_id, share in kept.items() if image_id not in results.unusable]
-    return {**measured[0], "kept": float(np.mean(shares))}
+    return {**measured[_MAIN], "kept": float(np.mean(shares))}
 
 
 def evaluate_predictions(
@@ -139,53 +139,53 @@ def evaluate_predictions(
     The variants are those of the ``steps`` of testing before the last (single scale, several
     scales), and the fully supervised predictions in the folder ``ceiling``.
     """
-    names = ["{}.png", *(variant_path(step, "{}") for step in steps)]
 
-    def measure(results: Results, names: Sequence[str]) -> list[dict]:
-        def labels_of(sample: Sample) -> list[np.ndarray]:
-            paths = [results.folder.path / name.replace("{}", sample.id) for name in names]
-            return [read_labels(path) for path in paths]
+    def measure(folder: StageFolder, names: Mapping[str, str]) -> dict[str, dict]:
+        return _evaluate(
+            replace(results, folder=folder),
+            lambda sample: {
+                variant: read_labels(folder.path / name.replace("{}", sample.id))
+                for variant, name in names.items()
+            },
+        )
 
-        return _evaluate(results, labels_of)
-
-    measured = measure(results, names)
-    if not measured:
+    names = {_MAIN: "{}.png", **{step: variant_path(step, "{}") for step in steps}}
+    variants = measure(results.folder, names)
+    if not variants:
         return None
-    result, *before = measured
-    variants = dict(zip(steps, before))
     if ceiling is not None:
-        variants |= zip(["ceiling"], measure(replace(results, folder=ceiling), names[:1]))
+        variants |= measure(ceiling, {"ceiling": "{}.png"})
+    result = variants.pop(_MAIN)
     result["variants"] = {name: {"miou": figures["miou"]} for name, figures in variants.items()}
     return result
 
 
-def _evaluate(results: Results, labels_of: Callable[[Sample], list[np.ndarray]]) -> list[dict]:
+def _evaluate(
+    results: Results, labels_of: Callable[[Sample], Mapping[Hashable, np.ndarray]]
+) -> dict[Hashable, dict]:
     """Returns the figures of each alternative that ``labels_of`` returns for every image."""
     folder, vocabulary = results.folder, results.vocabulary
     wanted = [s for s in results.samples if s.mask is not None and s.id in folder.entries]
     measured = 0
-    confusions: list[Confusion] = []
+    confusions = defaultdict(lambda: Confusion(len(vocabulary.classes) + 1))
     with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
         for sample in wanted:
             alternatives = labels_of(sample)
             try:
                 truth = sample.mask.read()
-                _refuse_misfit(truth, alternatives)
+                _refuse_misfit(truth, alternatives.values())
             except UserError as error:
                 results.unusable[sample.id] = str(error)
             else:
-                confusions = confusions or [
-                    Confusion(len(vocabulary.classes) + 1) for _ in alternatives
-                ]
-                for confusion, labels in zip(confusions, alternatives):
-                    confusion.add(truth, labels)
+                for key, labels in alternatives.items():
+                    confusions[key].add(truth, labels)
                 measured += 1
             advance()
     counts = {"images": measured, "left_out": len(wanted) - measured}
-    return [{**counts, **_by_level(confusion, vocabulary)} for confusion in confusions]
+    return {key: {**counts, **_figures(each, vocabulary)} for key, each in confusions.items()}
 
 
-def _refuse_misfit(truth: np.ndarray, alternatives: Sequence[np.ndarray]) -> None:
+def _refuse_misfit(truth: np.ndarray, alternatives: Iterable[np.ndarray]) -> None:
     for labels in alternatives:
         if labels.shape != truth.shape:
             (height, width), (rows, columns) = labels.shape, truth.shape
@@ -195,39 +195,20 @@ def _refuse_misfit(truth: np.ndarray, alternatives: Sequence[np.ndarray]) -> Non
             )
 
 
-def _by_level(confusion: Confusion, vocabulary: Vocabulary) -> dict:
+def _figures(confusion: Confusion, vocabulary: Vocabulary) -> dict:
     """Returns the figures of the classes and, where they have parents, of those above them."""
     levels = []
+    for coarse, groups in _levels(vocabulary, BACKGROUND):
+        levels.append(confusion.merged(groups).figures(coarse))
+    figures = confusion.figures((BACKGROUND, *vocabulary.classes))
+    return {**figures, **({"levels": levels} if levels else {})}
+
+
+def _levels(vocabulary: Vocabulary, *before: str) -> Iterator[tuple[list[str], list[int]]]:
+    """Yields the coarse names of every level, and the index among them of each fine name.
+
+    Fine names are those ``before`` the classes, which stay, and the classes.
+    """
     for names in vocabulary.levels:
-        coarse, groups = _groups((BACKGROUND, *names))
-        levels.append(_segmentation_figures(confusion.merged(groups), coarse))
-    return {
-        **_segmentation_figures(confusion, (BACKGROUND, *vocabulary.classes)),
-        **({"levels": levels} if levels else {}),
-    }
-
-
-def _groups(names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Returns the different names in order, and the index of each name among them."""
-    coarse = list(dict.fromkeys(names))
-    return coarse, [coarse.index(name) for name in names]
-
-
-def _tagging_figures(measured: TaggingMetrics, classes: Sequence[str]) -> dict:
-    rows = zip(classes, measured.average_precision, measured.positives)
-    return {
-        "map": measured.map,
-        "f1": measured.f1,
-        "precision": measured.precision,
-        "recall": measured.recall,
-        "classes_without_positives": int((measured.positives == 0).sum()),
-        "per_class": {name: {"ap": float(ap), "positives": int(n)} for name, ap, n in rows},
-    }
-
-
-def _segmentation_figures(confusion: Confusion, names: Sequence[str]) -> dict:
-    per_class = {
-        name: {"iou": None if math.isnan(iou) else float(iou)}
-        for name, iou in zip(names, confusion.iou())
-    }
-    return {"miou": confusion.miou(), "per_class": per_class}
+        coarse = list(dict.fromkeys((*before, *names)))
+        yield coarse, [coarse.index(name) for name in (*before, *names)]

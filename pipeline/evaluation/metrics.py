@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.files.label_images import IGNORE
-
-
-@dataclass(frozen=True)
-class TaggingMetrics:
-    """Metrics of one set of images, all in [0, 1].
-
-    Attributes:
-        map: mean of the average precisions of all classes; a class without positives counts 0.
-        average_precision: n float64.
-        positives: n int64, the number of images that show each class.
-        precision: of all decisions, pooled, as are recall and F1.
-    """
-
-    map: float
-    average_precision: np.ndarray
-    positives: np.ndarray
-    precision: float
-    recall: float
-    f1: float
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -43,27 +24,40 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((np.arange(1, len(ranks) + 1) / ranks).sum() / max(len(ranks), 1))
 
 
-def tagging_metrics(
-    scores: np.ndarray, positive: np.ndarray, tags: np.ndarray | None = None
-) -> TaggingMetrics:
+def average_precisions(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Returns the average precision of each class, n float64, from N×n scores and ground truth."""
+    return np.array([average_precision(s, p) for s, p in zip(scores.T, positive.T)])
+
+
+def tagging_figures(
+    scores: np.ndarray, positive: np.ndarray, tags: np.ndarray, classes: Sequence[str]
+) -> dict:
     """Measures scores, and the tags that were chosen by them.
 
     Args:
         scores: N×n float.
         positive: N×n bool, the ground truth.
-        tags: N×n bool, the decisions; none leaves precision, recall and F1 at 0.
+        tags: N×n bool, the decisions.
+        classes: n names.
+
+    Returns:
+        As in ``metrics.json``, all in [0, 1] but numbers of images: "map", the mean of the average
+        precisions of all classes, in which a class without positives counts 0; "f1", "precision"
+        and "recall" of all decisions, pooled; and the figures of each class.
     """
-    per_class = np.array([average_precision(s, p) for s, p in zip(scores.T, positive.T)])
-    tags = np.zeros_like(positive) if tags is None else tags
+    precisions, positives = average_precisions(scores, positive), positive.sum(0)
     hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
-    return TaggingMetrics(
-        map=float(per_class.mean()),
-        average_precision=per_class,
-        positives=positive.sum(0),
-        precision=float(hits / max(chosen, 1)),
-        recall=float(hits / max(wanted, 1)),
-        f1=float(2 * hits / max(chosen + wanted, 1)),
-    )
+    return {
+        "map": float(precisions.mean()),
+        "f1": float(2 * hits / max(chosen + wanted, 1)),
+        "precision": float(hits / max(chosen, 1)),
+        "recall": float(hits / max(wanted, 1)),
+        "classes_without_positives": int((positives == 0).sum()),
+        "per_class": {
+            name: {"ap": float(precision), "positives": int(count)}
+            for name, precision, count in zip(classes, precisions, positives)
+        },
+    }
 
 
 def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
@@ -85,20 +79,16 @@ def to_indicator(tags: Sequence[tuple[int, ...]], num_classes: int) -> np.ndarra
     return indicator
 
 
-@dataclass
 class Confusion:
     """A confusion matrix that pooled pixels are added to.
 
     Attributes:
-        num_labels: n+1, with the background.
         matrix: (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
     """
 
-    num_labels: int
-    matrix: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.matrix = np.zeros((self.num_labels, self.num_labels), np.int64)
+    def __init__(self, num_labels: int):
+        """Starts with no pixel; ``num_labels`` is n+1, with the background."""
+        self.matrix = np.zeros((num_labels, num_labels), np.int64)
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds an image's pixels; those whose ground truth is 255 do not count.
@@ -112,11 +102,11 @@ class Confusion:
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"sizes differ: {truth.shape} and {prediction.shape}")
-        counted = truth != IGNORE
+        counted, num_labels = truth != IGNORE, len(self.matrix)
         truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-        if len(truth) and max(truth.max(), prediction.max()) >= self.num_labels:
-            raise ValueError(f"a label is not below {self.num_labels}")
-        counts = np.bincount(truth * self.num_labels + prediction, minlength=self.matrix.size)
+        if len(truth) and max(truth.max(), prediction.max()) >= num_labels:
+            raise ValueError(f"a label is not below {num_labels}")
+        counts = np.bincount(truth * num_labels + prediction, minlength=self.matrix.size)
         self.matrix += counts.reshape(self.matrix.shape)
 
     def merged(self, groups: Sequence[int]) -> Confusion:
@@ -138,3 +128,11 @@ class Confusion:
         iou = self.iou()
         present = ~np.isnan(iou)
         return float(iou[present].mean()) if present.any() else float("nan")
+
+    def figures(self, names: Sequence[str]) -> dict:
+        """Returns the mIoU and the IoU of each of n+1 names, as in ``metrics.json``."""
+        per_class = {
+            name: {"iou": None if math.isnan(iou) else float(iou)}
+            for name, iou in zip(names, self.iou())
+        }
+        return {"miou": self.miou(), "per_class": per_class}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,16 +13,15 @@ from pipeline.engine.store import StageFolder
 from pipeline.files.atomic import read_json, write_atomically
 
 
-def update_metrics(path: Path, changes: Iterable[Callable[[MetricsFile], None]]) -> None:
-    """Changes the file as it is now, which other runs may have written to in the meantime.
+@contextmanager
+def changing_metrics(path: Path) -> Iterator[MetricsFile]:
+    """Gives ``metrics.json`` as it is now, which other runs may have written to, and writes it.
 
     Raises:
         UserError: it cannot be written.
     """
     with FileLock(path.with_name(".metrics.lock")):
-        file = MetricsFile(path)
-        for change in changes:
-            change(file)
+        yield (file := MetricsFile(path))
         file.save()
 
 
@@ -41,14 +41,23 @@ class MetricsFile:
         return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
 
     def put(
-        self, folder: StageFolder, input_key: str, figures: Mapping, about: Mapping[str, str]
+        self,
+        folder: StageFolder,
+        input_key: str,
+        figures: Mapping | None,
+        about: Mapping[str, str],
     ) -> None:
         """Records a folder's figures as the latest of its stage and split.
 
         Args:
+            folder: the folder.
             input_key: the fingerprint of the inputs of the images that were measured.
+            figures: what was measured; none, for want of ground truth, leaves no latest figures.
             about: see :func:`pipeline.evaluation.about.describe`.
         """
+        if figures is None:
+            self.latest.get(folder.stage, {}).pop(folder.split, None)
+            return
         old = self.find(folder.stage, folder.split, folder.key) or {}
         # One configuration may belong to several experiments; a later one must not take it away.
         experiments = {*old.get("experiments", ()), about["experiment"]} - {""}
@@ -65,12 +74,8 @@ class MetricsFile:
         }
         self.runs = [r for r in self.runs if r is not old] + [run]
 
-    def drop_latest(self, folder: StageFolder) -> None:
-        """Forgets the latest figures of a stage and split that have no ground truth now."""
-        self.latest.get(folder.stage, {}).pop(folder.split, None)
-
     def save(self) -> None:
-        """Writes the file; see :func:`update_metrics` for changes that others may make, too."""
+        """Writes the file; see :func:`changing_metrics` for changes that others may make, too."""
         latest = {stage: splits for stage, splits in self.latest.items() if splits}
         content = {"latest": latest, "runs": self.runs}
         write_atomically(self.path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
@@ -16,11 +15,13 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import FAILURES, StageFolder, Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures
-from pipeline.evaluation.record import MetricsFile, update_metrics
+from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import to_json_lines, write_atomically
 
 _KINDS = ("scores", "cams", "pseudo masks", "predictions")
 """The kinds of results that are measured."""
+
+_NOTHING = "there is nothing to evaluate: run stage=tags first"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Evaluation(Review):
         if commands & {*planned} or any(stage.unknown_until() for stage in self.stages):
             return
         if not any(folder.entries for _, folder in self._folders()):
-            raise UserError("there is nothing to evaluate: run stage=tags first")
+            raise UserError(_NOTHING)
 
     def review(self, store: Store) -> Iterator[Outcome]:
         """Measures, and writes ``metrics.json``.
@@ -61,14 +62,11 @@ class Evaluation(Review):
         Raises:
             UserError: there is nothing to measure, or none of the ground truth can be used.
         """
-        path = store.root / "metrics.json"
-        changes: list[Callable[[MetricsFile], None]] = []
+        measured, unmeasured = [], []
         failures: dict[tuple[str, str], str] = {}
-        unmeasured, measured = [], 0
         for stage, folder in self._folders():
             if not folder.entries or stage.accompanies:
                 continue
-            measured += 1
             samples = self.images.of(stage.split)
             ids = [s.id for s in samples]
             if damaged := [i for i in ids if i in folder.entries and not folder.is_whole(i)]:
@@ -78,25 +76,25 @@ class Evaluation(Review):
                 )
             results = measures.Results(samples, folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
-            failures |= {(stage.split, i): reason for i, reason in unusable.items()}
-            if figures is None:
-                changes.append(partial(MetricsFile.drop_latest, folder=folder))
-                if unusable:
-                    unmeasured.append(f"{folder.stage} of split {folder.split}")
-                continue
             about = dict(self.describe(stage))
             if self.round > 1:
                 about["round"] = str(self.round)
-            entry = {"folder": folder, "input_key": folder.input_key(ids), "figures": figures}
-            changes.append(partial(MetricsFile.put, **entry, about=about))
+            measured.append((folder, folder.input_key(ids), figures, about))
+            failures |= {(stage.split, i): reason for i, reason in unusable.items()}
+            if figures is None:
+                if unusable:
+                    unmeasured.append(f"{folder.stage} of split {folder.split}")
+                continue
             # Beside the results lies the file that says why images were skipped.
-            place = store.root if unusable else path
+            place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)
             what = f"{stage.split} {stage.name}"
             yield Outcome("evaluate", what, images, 0, len(unusable), place)
         if not measured:
-            raise UserError("there is nothing to evaluate: run stage=tags first")
-        update_metrics(path, changes)
+            raise UserError(_NOTHING)
+        with changing_metrics(store.root / "metrics.json") as metrics:
+            for each in measured:
+                metrics.put(*each)
         reasons = store.root / FAILURES
         if failures:
             lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]

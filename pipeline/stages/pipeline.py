@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -148,7 +148,7 @@ class Pipeline:
                 images=self.builder.images,
                 vocabulary=self.builder.vocabulary,
                 betas=plain(self.builder.config.cams.background_betas),
-                describe=self.describe,
+                describe=partial(describe, config=self.builder.config),
                 store=self.builder.store,
                 float16_argmax=self.builder.config.compat.float16_argmax,
                 round=number,
@@ -166,19 +166,6 @@ class Pipeline:
             self.builder.decode,
             self.builder.workers,
             round=self.builder.config.rounds,
-        )
-
-    def describe(self, stage: Stage) -> dict[str, str]:
-        """Returns what a table says beside the figures of a stage."""
-        config = self.builder.config
-        return describe(
-            stage,
-            experiment=config.experiment_name,
-            dataset=config.dataset,
-            clip=config.clip,
-            quirks=config.compat,
-            precision=config.runtime.precision,
-            segmenter=config.segmenter.name,
         )
 
     def steps(self, commands: Collection[str]) -> list[Stage | Review]:

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from pipeline.evaluation.metrics import Confusion, merge_classes, tagging_metrics
+from pipeline.evaluation.metrics import Confusion, merge_classes, tagging_figures
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.mmseg import import_mmseg
 
@@ -26,14 +26,15 @@ def test_tagging_metrics_are_those_of_scikit_learn(seed: int):
     positive = rng.random((images, classes)) < rng.uniform(0.05, 0.5)
     positive[rng.integers(images, size=classes), range(classes)] = True  # every class occurs
     tags = scores > 0.6
-    found = tagging_metrics(scores, positive, tags)
+    found = tagging_figures(scores, positive, tags, range(classes))
     expected = [average_precision_score(positive[:, k], scores[:, k]) for k in range(classes)]
-    np.testing.assert_allclose(found.average_precision, expected, atol=1e-6)
-    assert found.map == pytest.approx(np.mean(expected), abs=1e-6)
+    measured = [found["per_class"][k]["ap"] for k in range(classes)]
+    np.testing.assert_allclose(measured, expected, atol=1e-6)
+    assert found["map"] == pytest.approx(np.mean(expected), abs=1e-6)
     pooled = {"average": "micro", "zero_division": 0}
-    assert found.f1 == pytest.approx(f1_score(positive, tags, **pooled), abs=1e-6)
-    assert found.precision == pytest.approx(precision_score(positive, tags, **pooled), abs=1e-6)
-    assert found.recall == pytest.approx(recall_score(positive, tags, **pooled), abs=1e-6)
+    assert found["f1"] == pytest.approx(f1_score(positive, tags, **pooled), abs=1e-6)
+    assert found["precision"] == pytest.approx(precision_score(positive, tags, **pooled), abs=1e-6)
+    assert found["recall"] == pytest.approx(recall_score(positive, tags, **pooled), abs=1e-6)
 
 
 def random_masks(seed: int, classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -107,8 +108,9 @@ def test_a_coarse_class_has_its_best_members_score():
     ],
 )
 def test_degenerate_tagging_counts_as_released(scores, positive, expected):
-    found = tagging_metrics(np.array(scores), np.array(positive))
-    assert found.map == pytest.approx(expected)
+    positive = np.array(positive)
+    found = tagging_figures(np.array(scores), positive, np.zeros_like(positive), range(2))
+    assert found["map"] == pytest.approx(expected)
 
 
 def test_one_class_alone_is_right_or_ignored():

@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics import Confusion, average_precision, tagging_metrics, to_indicator
+from pipeline.evaluation.metrics import (
+    Confusion,
+    average_precision,
+    average_precisions,
+    tagging_figures,
+    to_indicator,
+)
 
 
 def naive_average_precision(scores: list[float], positive: list[bool]) -> float:
@@ -32,15 +38,15 @@ def test_average_precision_is_the_naive_one(seed: int):
 
 def test_a_class_without_positives_counts_zero():
     scores, positive = np.array([[0.9, 0.1], [0.2, 0.3]]), np.array([[True, False]] * 2)
-    assert tagging_metrics(scores, positive).map == pytest.approx(0.5)
+    assert average_precisions(scores, positive).mean() == pytest.approx(0.5)
 
 
 def test_decisions_are_pooled():
     positive = to_indicator([(0, 1), (2,), ()], 3)
     tags = to_indicator([(0,), (2, 1), (0,)], 3)
-    found = tagging_metrics(np.zeros((3, 3)), positive, tags)
-    assert (found.precision, found.recall) == (pytest.approx(2 / 4), pytest.approx(2 / 3))
-    assert found.f1 == pytest.approx(4 / 7)
+    found = tagging_figures(np.zeros((3, 3)), positive, tags, range(3))
+    assert (found["precision"], found["recall"]) == (pytest.approx(2 / 4), pytest.approx(2 / 3))
+    assert found["f1"] == pytest.approx(4 / 7)
 
 
 def naive_miou(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> float:
