@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.cleaning import Removable, find_removable, find_temporary, remove
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
@@ -43,10 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     add("--unfinished", action="store_true", help="include stopped runs, which could be resumed")
     options = parser.parse_args(arguments)
     root = options.output_dir.expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(
-            f"{options.output_dir} is not a folder: give an output_dir such as outputs/demo"
-        )
+    check_folder(options.output_dir.expanduser(), "", "an output_dir such as outputs/demo")
     store = Store(root)
     removable = find_removable(store)
     chosen = [folder for folder in removable if options.unfinished or not folder.is_unfinished]

@@ -6,10 +6,14 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import MENDABLE, cannot_write
+
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -35,6 +39,21 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
         message, code = when_interrupted, INTERRUPTED
     print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def check_folder(path: Path, option: str, remedy: str) -> None:
+    """Makes sure that an argument is a folder.
+
+    Args:
+        path: its value.
+        option: its name; "" for an argument without one.
+        remedy: what to give instead.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not path.is_dir():
+        raise UserError(f"{option} {path} is not a folder: give {remedy}".lstrip())
 
 
 def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
@@ -71,3 +90,25 @@ class Parser(argparse.ArgumentParser):
             UserError: always.
         """
         raise UserError(f"{message}; --help shows the options")
+
+
+def add_checkpoint(parser: Parser) -> None:
+    """Adds the options that :func:`load_segmenter` reads."""
+    add = parser.add_argument
+    checkpoint = "a checkpoint of stage=train, or its folder"
+    add("--checkpoint", required=True, type=Path, metavar="C", help=checkpoint)
+    best = "use the checkpoint with the highest mIoU of a folder"
+    add("--best", action="store_true", help=best)
+
+
+def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmenter:
+    """Reads the segmenter that a command line names: a file, its folder, or a run's.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged or not of a segmenter.
+    """
+    from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
+
+    of_run = options.checkpoint / "segmenter" / "latest"
+    path = of_run if of_run.is_dir() else options.checkpoint
+    return Segmenter.from_run(path, device, "best" if options.best else "last")

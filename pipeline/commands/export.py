@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.store import MANIFEST
 from pipeline.errors import UserError
 from pipeline.exchange.coco import check_target, export_coco
@@ -81,45 +81,33 @@ def _check(options: Namespace, artefact: Artefact) -> None:
     for name, formats in _ONLY_FOR.items():
         if getattr(options, name) and chosen not in formats:
             raise UserError(f"--{name} is for --format {' and '.join(formats)}: leave it out")
-    if options.images is not None and not options.images.is_dir():
-        raise UserError(f"--images {options.images} is not a folder: give the one that holds them")
+    if options.images is not None:
+        check_folder(options.images, "--images", "the one that holds them")
     if chosen == "coco":
         check_target(options.output)
-    elif options.output.exists() and not options.output.is_dir():
-        raise UserError(f"--output {options.output} is not a folder: give another")
+    elif options.output.exists():
+        check_folder(options.output, "--output", "another")
     if chosen == "mmsegmentation" and options.images is None:
         raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
+    if not artefact.entries:
+        raise UserError(f"{artefact.path} holds no image: run stage={artefact.stage} first")
 
 
 def _export(options: Namespace, artefact: Artefact) -> Export:
     if options.format == "clip_es":
-        return export_clip_es(artefact, options.output)
+        return _export_clip_es(artefact, options.output)
     if options.format == "coco":
         return export_coco(artefact, options.output, options.images, options.components)
     split = (read_json(artefact.path / MANIFEST) or {}).get("split")
     if not isinstance(split, str) or not split or Path(split).name != split:
         raise UserError(f"{artefact.path / MANIFEST} names no split: run the stage again")
-    return export_mmsegmentation(
-        artefact,
-        split,
-        options.output,
-        options.images,
-        link=options.link,
-        grey=options.grey,
-    )
+    kinds = {"link": options.link, "grey": options.grey}
+    return export_mmsegmentation(artefact, split, options.output, options.images, **kinds)
 
 
-def export_clip_es(artefact: Artefact, target: Path) -> Export:
-    """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`.
-
-    Args:
-        artefact: the folder of the stage ``cams``.
-        target: the folder of the files.
-
-    Raises:
-        UserError: the folder holds no image, or a file cannot be written.
-    """
-    export, without = Export(), 0
+def _export_clip_es(artefact: Artefact, target: Path) -> Export:
+    """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
+    export = Export()
 
     def write(image_id: str) -> int:
         path = target_path(target, f"{image_id}.npy")
@@ -127,8 +115,7 @@ def export_clip_es(artefact: Artefact, target: Path) -> Export:
         write_atomically(path, encode_clip_es(cams))
         return len(cams.keys)
 
-    for _, count in export.each(artefact, write):
-        without += count == 0
+    without = sum(not count for _, count in export.each(sorted(artefact.entries), write))
     if without:
         export.notes.append(
             f"{without} images have no tag, and their files no CAM: CLIP-ES's scripts cannot read"
@@ -138,39 +125,19 @@ def export_clip_es(artefact: Artefact, target: Path) -> Export:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(
-        "export.py",
-        "Writes CAMs, masks or predictions in the formats of other programs.",
-        _EXAMPLES,
-    )
-    parser.add_argument(
-        "folder",
-        type=Path,
-        metavar="FOLDER",
-        help="a finished stage: <output_dir>/<split>/<cams|masks|predictions>/<key or latest>",
-    )
-    parser.add_argument("--format", required=True, choices=sorted(_STAGES))
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DEST",
-        help="a folder; for coco, the JSON file",
-    )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the images")
-    parser.add_argument(
-        "--components",
-        action="store_true",
-        help="coco: an annotation for each connected component of a class",
-    )
-    parser.add_argument(
-        "--link",
-        action="store_true",
-        help="mmsegmentation: symbolic links to images instead of copies",
-    )
-    parser.add_argument(
-        "--grey",
-        action="store_true",
-        help="mmsegmentation: masks as grey PNGs, for programs that read a palette's colours",
-    )
+    title = "Writes CAMs, masks or predictions in the formats of other programs."
+    parser = Parser("export.py", title, _EXAMPLES)
+    add = parser.add_argument
+    stage = "<output_dir>/<split>/<cams|masks|predictions>/<key or latest>"
+    add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
+    add("--format", required=True, choices=sorted(_STAGES))
+    output = "a folder; for coco, the JSON file"
+    add("--output", required=True, type=Path, metavar="DEST", help=output)
+    add("--images", type=Path, metavar="DIR", help="the folder of the images")
+    components = "coco: an annotation for each connected component of a class"
+    add("--components", action="store_true", help=components)
+    link = "mmsegmentation: symbolic links to images instead of copies"
+    add("--link", action="store_true", help=link)
+    grey = "mmsegmentation: masks as grey PNGs, for programs that read a palette's colours"
+    add("--grey", action="store_true", help=grey)
     return parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
 
 _DESCRIPTION = """Writes a trained segmenter as an ONNX file, which needs no mmsegmentation.
 
@@ -34,36 +34,17 @@ def run(arguments: Sequence[str]) -> None:
         UserError: there is no such checkpoint, or its network cannot be written.
     """
     parser = Parser("export_onnx.py", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="C",
-        help="a checkpoint of stage=train, or its folder",
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="model.onnx")
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        default=(512, 512),
-        metavar=("H", "W"),
-        help="of images; default: 512 512",
-    )
-    parser.add_argument(
-        "--dynamic",
-        action="store_true",
-        help="allow any number of images of any size, if the network does",
-    )
-    parser.add_argument(
-        "--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder"
-    )
+    add_checkpoint(parser)
+    add = parser.add_argument
+    add("--output", required=True, type=Path, metavar="FILE", help="model.onnx")
+    size = "of images; default: 512 512"
+    add("--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help=size)
+    dynamic = "allow any number of images of any size, if the network does"
+    add("--dynamic", action="store_true", help=dynamic)
     options = parser.parse_args(arguments)
-    # PyTorch and mmsegmentation take seconds to import.
-    from pipeline.segmenter.export import export_onnx
-    from pipeline.segmenter.predict import Segmenter
+    segmenter = load_segmenter(options)
+    from pipeline.segmenter.export import export_onnx  # takes seconds to import
 
-    segmenter = Segmenter.from_run(options.checkpoint, which="best" if options.best else "last")
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
     if options.dynamic and None not in shape:
         note = "note: the graph of this network works for a single size, so --size was kept"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, check_folder
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.progress import track
@@ -48,12 +48,18 @@ def run(arguments: Sequence[str]) -> None:
     colours = voc_colours(num_classes)
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes)
-    by_colour = options.palette == "colour"
 
     def read(path: Path) -> np.ndarray:
-        return read_foreign_mask(path, num_classes, colours, by_colour)
+        return read_foreign_mask(path, num_classes, colours, options.palette == "colour")
 
-    masks = _find(options.folder, options.output)
+    check_folder(options.folder, "", "the one that holds the masks")
+    if options.output.resolve().is_relative_to(options.folder.resolve()):
+        raise UserError(f"--output {options.output} lies in the folder of the masks: give another")
+    if options.output.exists():
+        check_folder(options.output, "--output", "another")
+    masks = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not masks:
+        raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
     problems = _check(masks, read)
     for path, reason in problems.items():
         print(f"{path.relative_to(options.folder)}: {reason}", file=sys.stderr)
@@ -81,24 +87,6 @@ def _classes(given: str) -> str | list[str]:
     return [name.strip() for name in given.split(",")]
 
 
-def _find(folder: Path, output: Path) -> list[Path]:
-    """Returns the image files below a folder.
-
-    Raises:
-        UserError: there is none, the folder does not exist, or the output lies in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: give the one that holds the masks")
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"--output {output} lies in the folder of the masks: give another")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is not a folder: give another")
-    masks = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    if not masks:
-        raise UserError(f"{folder} holds no PNG: give the folder that holds the masks")
-    return masks
-
-
 def _check(masks: Sequence[Path], read: Callable[[Path], np.ndarray]) -> dict[Path, str]:
     """Returns the masks that cannot be used, with the reasons."""
     problems: dict[Path, str] = {}
@@ -117,29 +105,15 @@ def _check(masks: Sequence[Path], read: Callable[[Path], np.ndarray]) -> dict[Pa
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(
-        "import_masks.py",
-        "Turns palette, indexed, grey and coloured PNG masks into masks of this pipeline.",
-        _EXAMPLES,
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="masks, at any depth")
-    parser.add_argument(
-        "--classes",
-        required=True,
-        metavar="NAMES",
-        help="names separated by commas, or a file as for dataset.classes",
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument(
-        "--colours",
-        type=Path,
-        metavar="FILE",
-        help="a colour and a name a line; default: PASCAL VOC's colours",
-    )
-    parser.add_argument(
-        "--palette",
-        choices=("index", "colour"),
-        default="index",
-        help="whether the indices or the colours of palette PNGs count; default: index",
-    )
+    title = "Turns palette, indexed, grey and coloured PNG masks into masks of this pipeline."
+    parser = Parser("import_masks.py", title, _EXAMPLES)
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="masks, at any depth")
+    classes = "names separated by commas, or a file as for dataset.classes"
+    add("--classes", required=True, metavar="NAMES", help=classes)
+    add("--output", required=True, type=Path, metavar="FOLDER")
+    colours = "a colour and a name a line; default: PASCAL VOC's colours"
+    add("--colours", type=Path, metavar="FILE", help=colours)
+    palette = "whether the indices or the colours of palette PNGs count; default: index"
+    add("--palette", choices=("index", "colour"), default="index", help=palette)
     return parser.parse_args(arguments)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from pipeline.commands.command_line import Parser
-from pipeline.engine.progress import track
-from pipeline.errors import ImageError, UserError
+from pipeline.commands.command_line import Parser, check_folder
+from pipeline.errors import UserError
+from pipeline.exchange.exporting import Export, target_path
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import load_image
 from pipeline.report.artefacts import Artefact, find_photograph, read_artefact
 from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
-
-Result = TypeVar("Result")
 
 _EXAMPLES = """examples:
   python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
@@ -46,26 +43,24 @@ def run(arguments: Sequence[str]) -> None:
     artefacts = [read_artefact(path) for path in options.folders]
     if len({artefact.classes for artefact in artefacts}) > 1:
         raise UserError("the folders have different classes: draw them one at a time")
-    if not options.images.is_dir():
-        raise UserError(f"--images {options.images} is not a folder: give the one that holds them")
+    check_folder(options.images, "--images", "the one that holds them")
     if not 0 <= options.opacity <= 1:
         raise UserError(f"--opacity {options.opacity:g} is out of range: give a number from 0 to 1")
     for name in ("limit", "columns"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
     ids = _choose(artefacts, options.ids, options.limit)
-    left_out: dict[str, str] = {}
-    written = 0
-    for path, data in _draw(artefacts, ids, options, left_out):
+    drawing, written = Export(), 0
+    for path, data in _draw(artefacts, ids, options, drawing):
         write_atomically(path, data)
         written += 1
-    for image_id, reason in left_out.items():
+    for image_id, reason in drawing.left_out.items():
         print(f"left out: {image_id}: {reason}", file=sys.stderr)
     what = "sheet" if options.sheet else "overlay"
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")
-    if left_out:
+    if count := len(drawing.left_out):
         raise UserError(
-            f"{len(left_out)} of {len(ids)} images could not be drawn: repair those listed above"
+            f"{count} of {len(ids)} images could not be drawn: repair those listed above"
         )
 
 
@@ -82,7 +77,7 @@ def _choose(artefacts: Sequence[Artefact], wanted: Sequence[str], limit: int | N
 
 
 def _draw(
-    artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, left_out: dict[str, str]
+    artefacts: Sequence[Artefact], ids: Sequence[str], options: Namespace, drawing: Export
 ) -> Iterator[tuple[Path, bytes]]:
     """Yields pictures or contact sheets as PNG files; one is in memory at a time."""
 
@@ -90,22 +85,19 @@ def _draw(
         path = find_photograph(options.images, image_id)
         return load_image(path, apply_exif=artefact.apply_exif)
 
-    def draw_one(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
-        folder = options.output / artefact.stage
-        path = folder / f"{image_id}.png"
-        data = draw_overlay(artefact, image_id, load(artefact, image_id), options.opacity)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ImageError("its id leaves the output folder: rename the image")
-        return path, data
+    def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
+        path = target_path(options.output / artefact.stage, f"{image_id}.png")
+        return path, draw_overlay(artefact, image_id, load(artefact, image_id), options.opacity)
 
-    def make_tiles(image_id: str) -> tuple[str, list[Tile]]:
-        return image_id, [make_tile(a, image_id, load(a, image_id)) for a in artefacts]
+    def make_tiles(image_id: str) -> list[Tile]:
+        return [make_tile(a, image_id, load(a, image_id)) for a in artefacts]
 
     if not options.sheet:
         for artefact in artefacts:
-            yield from _try_each(ids, partial(draw_one, artefact), left_out)
+            for _, picture in drawing.each(ids, partial(draw, artefact), "overlay"):
+                yield picture
         return
-    rows = _try_each(ids, make_tiles, left_out)
+    rows = drawing.each(ids, make_tiles, "overlay")
     per_sheet = _ROWS * max(1, options.columns // len(artefacts))
     names, palette = artefacts[0].names, artefacts[0].palette
     for number, page in enumerate(iter(lambda: list(islice(rows, per_sheet)), []), 1):
@@ -113,27 +105,9 @@ def _draw(
         yield path, draw_sheet(page, names, palette, options.columns)
 
 
-def _try_each(
-    ids: Sequence[str], work: Callable[[str], Result], left_out: dict[str, str]
-) -> Iterator[Result]:
-    """Yields the result of every image, and records why the others have none."""
-    with track("overlay", len(ids)) as advance:
-        for image_id in ids:
-            try:
-                yield work(image_id)
-            except OSError as error:
-                left_out[image_id] = f"{error.filename or 'a file'}: {error.strerror or error}"
-            except (ImageError, ValueError) as error:
-                left_out[image_id] = str(error)
-            advance(note=f"{len(left_out)} left out" if left_out else None)
-
-
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(
-        "overlay.py",
-        "Paints tags, CAMs, masks or predictions over their photographs, with a legend.",
-        _EXAMPLES,
-    )
+    title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
+    parser = Parser("overlay.py", title, _EXAMPLES)
     add = parser.add_argument
     stage = "<output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>"
     add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.clip.device import choose_device
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
 from pipeline.commands.inputs import find_inputs
 from pipeline.engine.progress import track
 from pipeline.engine.reading import Reading, Size
@@ -72,20 +72,16 @@ def run(arguments: Sequence[str]) -> None:
             )
     inputs = find_inputs(options.images, options.output)
     for text in inputs.remarks:
-        _say(f"note: {text}")
+        print(f"note: {text}", file=sys.stderr)
     for text in inputs.problems:
-        _say(f"skipped: {text}")
+        print(f"skipped: {text}", file=sys.stderr)
     if not inputs.samples:
         raise UserError("there is nothing to segment: give images, or folders of images")
     try:
         device = choose_device(options.device)
     except UserError as error:
         raise UserError(str(error).replace("runtime.device=", "--device ")) from error
-    # mmsegmentation takes seconds to import.
-    from pipeline.segmenter.predict import Segmenter
-
-    which = "best" if options.best else "last"
-    segmenter = Segmenter.from_run(_run_folder(options.checkpoint), device, which)
+    segmenter = load_segmenter(options, device)
     written = _segment(segmenter, inputs.samples, options)
     shown = [f"labels in {options.output / '<name>.png'}"]
     if not options.no_overlay:
@@ -123,7 +119,7 @@ def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace
             sample = item.sample
             if isinstance(result, ImageError):
                 reason = str(result).replace("dataset.max_pixels=", "--max-pixels ")
-                _say(f"skipped: {sample.image} {reason}")
+                print(f"skipped: {sample.image} {reason}", file=sys.stderr)
             else:
                 labels = result[testing.steps[-1]]
                 _write(sample.id, images.pop(sample.id), labels, segmenter, options)
@@ -146,83 +142,31 @@ def _write(
     write_atomically(options.output / f"{name}_overlay.jpg", buffer.getvalue())
 
 
-def _run_folder(path: Path) -> Path:
-    """Returns the folder of the segmenter if the output folder of a run is given."""
-    inner = path / "segmenter" / "latest"
-    return inner if inner.is_dir() else path
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(
-        "predict.py",
-        "Segments images with a trained segmenter, into palette PNGs and overlays.",
-        _EXAMPLES,
-    )
-    parser.add_argument(
-        "images",
-        nargs="*",
-        type=Path,
-        metavar="IMAGE",
-        help="files, or folders, which are searched at any depth",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="C",
-        help="a checkpoint of stage=train, or its folder",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("predictions"),
-        metavar="DIR",
-        help="folder of the results; default: predictions",
-    )
-    parser.add_argument("--crf", action="store_true", help="refine regions with the dense CRF")
-    parser.add_argument(
-        "--scales",
-        nargs="+",
-        default=["1"],
-        metavar="S",
-        help="average over these sizes; default: 1",
-    )
-    parser.add_argument("--flip", action="store_true", help="average over the mirror image too")
-    parser.add_argument(
-        "--longest-side",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="shrink larger images to this for the network; labels keep full size; default: 1024",
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=int,
-        default=105_000_000,
-        metavar="N",
-        help="skip larger files, which could exhaust the memory",
-    )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument(
-        "--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder"
-    )
-    parser.add_argument("--no-overlay", action="store_true", help="write labels only")
-    parser.add_argument(
-        "--opacity",
-        type=float,
-        default=0.5,
-        metavar="A",
-        help="of the overlay, from 0 to 1; default: 0.5",
-    )
+    title = "Segments images with a trained segmenter, into palette PNGs and overlays."
+    parser = Parser("predict.py", title, _EXAMPLES)
+    add = parser.add_argument
+    images = "files, or folders, which are searched at any depth"
+    add("images", nargs="*", type=Path, metavar="IMAGE", help=images)
+    add_checkpoint(parser)
+    output = "folder of the results; default: predictions"
+    add("--output", type=Path, default=Path("predictions"), metavar="DIR", help=output)
+    add("--crf", action="store_true", help="refine regions with the dense CRF")
+    scales = "average over these sizes; default: 1"
+    add("--scales", nargs="+", default=["1"], metavar="S", help=scales)
+    add("--flip", action="store_true", help="average over the mirror image too")
+    side = "shrink larger images to this for the network; labels keep full size; default: 1024"
+    add("--longest-side", type=int, default=1024, metavar="N", help=side)
+    pixels = "skip larger files, which could exhaust the memory"
+    add("--max-pixels", type=int, default=105_000_000, metavar="N", help=pixels)
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--no-overlay", action="store_true", help="write labels only")
+    opacity = "of the overlay, from 0 to 1; default: 0.5"
+    add("--opacity", type=float, default=0.5, metavar="A", help=opacity)
     options = parser.parse_args(arguments)
     # argparse takes everything up to the next option as values of --scales.
-    numbers = [text for text in options.scales if _is_number(text)]
     options.images += [Path(text) for text in options.scales if not _is_number(text)]
-    options.scales = [float(text) for text in numbers]
+    options.scales = [float(text) for text in options.scales if _is_number(text)]
     return options
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, check_folder
 from pipeline.errors import UserError
 from pipeline.files.text import read_lines
 from pipeline.segmenter.submission import COMPETITIONS, write_submission
@@ -32,43 +32,26 @@ def run(arguments: Sequence[str]) -> None:
         UserError: files are missing, or masks cannot be submitted.
     """
     parser = Parser("voc_submission.py", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument(
-        "--predictions",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="of stage=predict, dataset.split=test",
-    )
-    parser.add_argument("--list", required=True, type=Path, metavar="FILE", help="an id a line")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="results.tgz")
-    parser.add_argument(
-        "--competition",
-        choices=COMPETITIONS,
-        default="comp6",
-        help="comp5: trained on VOC alone; comp6: on any data, as CLIP is; default: comp6",
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="JPEGImages; found automatically if the list lies in VOC's own folders",
-    )
+    add = parser.add_argument
+    predictions = "of stage=predict, dataset.split=test"
+    add("--predictions", required=True, type=Path, metavar="DIR", help=predictions)
+    add("--list", required=True, type=Path, metavar="FILE", help="an id a line")
+    add("--output", required=True, type=Path, metavar="FILE", help="results.tgz")
+    competition = "comp5: trained on VOC alone; comp6: on any data, as CLIP is; default: comp6"
+    add("--competition", choices=COMPETITIONS, default="comp6", help=competition)
+    images = "JPEGImages; found automatically if the list lies in VOC's own folders"
+    add("--images", type=Path, metavar="DIR", help=images)
     options = parser.parse_args(arguments)
     if not options.list.is_file():
         raise UserError(f"--list {options.list} is not a file: give VOC's ImageSets/…/test.txt")
-    for name in ("predictions", "images"):
-        folder = getattr(options, name)
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"--{name} {folder} is not a folder: give an existing one")
-    ids = [line.split()[0] for line in read_lines(options.list)]
-    images = options.images or _devkit_images(options.list)
-    if images is None:
+    check_folder(options.predictions, "--predictions", "an existing one")
+    if options.images is not None:
+        check_folder(options.images, "--images", "an existing one")
+    else:
+        beside = options.list.resolve().parent.parent.parent / "JPEGImages"  # in the devkit
+        options.images = beside if beside.is_dir() else None
+    if options.images is None:
         print("note: sizes were not checked: give the images with --images", file=sys.stderr)
-    write_submission(options.predictions, ids, options.output, options.competition, images)
+    ids = [line.split()[0] for line in read_lines(options.list)]
+    write_submission(options.predictions, ids, options.output, options.competition, options.images)
     print(f"{len(ids)} masks for {options.competition} written to {options.output}")
-
-
-def _devkit_images(image_list: Path) -> Path | None:
-    """Returns the images of the devkit if the list lies in its ``ImageSets/Segmentation``."""
-    folder = image_list.resolve().parent.parent.parent / "JPEGImages"
-    return folder if folder.is_dir() else None

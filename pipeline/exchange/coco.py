@@ -40,7 +40,7 @@ def export_coco(
             diagonals included.
 
     Raises:
-        UserError: the folder has no images, or the file cannot be written.
+        UserError: the file cannot be written.
     """
     export = Export()
     numbers = _number(sorted(artefact.entries))
@@ -53,7 +53,7 @@ def export_coco(
             name = find_photograph(images, image_id).relative_to(images).as_posix()
         return name, read_labels(artefact, image_id)
 
-    for image_id, (name, labels) in export.each(artefact, read):
+    for image_id, (name, labels) in export.each(sorted(artefact.entries), read):
         described.append(
             {
                 "id": numbers[image_id],

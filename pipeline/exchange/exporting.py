@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -33,30 +33,29 @@ class Export:
     notes: list[str] = field(default_factory=list)
 
     def each(
-        self, artefact: Artefact, convert: Callable[[str], Result]
+        self, image_ids: Sequence[str], convert: Callable[[str], Result], title: str = "export"
     ) -> Iterator[tuple[str, Result]]:
-        """Converts every image of a stage's folder, in the order of the ids.
+        """Converts images one after the other.
 
         Args:
-            artefact: the stage's folder.
-            convert: receives an id; raises an :class:`ImageError`, a :class:`UserError` or a
-                :class:`FileNotFoundError` for an image that is left out.
+            image_ids: the images.
+            convert: receives an id; raises an :class:`ImageError`, a :class:`UserError`, a
+                :class:`ValueError` or an :class:`OSError` for an image that is left out.
+            title: what the progress bar is named.
 
         Yields:
             Ids with their results.
-
-        Raises:
-            UserError: the folder has no images.
         """
-        if not artefact.entries:
-            raise UserError(f"{artefact.path} holds no image: run stage={artefact.stage} first")
-        with track("export", len(artefact.entries)) as advance:
-            for image_id in sorted(artefact.entries):
+        with track(title, len(image_ids)) as advance:
+            for image_id in image_ids:
                 try:
                     result = convert(image_id)
                 except FileNotFoundError as error:
                     self.left_out[image_id] = f"{error.filename} is missing"
-                except (ImageError, UserError) as error:
+                except OSError as error:
+                    reason = f"{error.filename or 'a file'}: {error.strerror or error}"
+                    self.left_out[image_id] = reason
+                except (ImageError, UserError, ValueError) as error:
                     self.left_out[image_id] = str(error)
                 else:
                     yield image_id, result

@@ -75,7 +75,7 @@ def export_mmsegmentation(
             indices.
 
     Raises:
-        UserError: the folder has no images, or the target holds other files.
+        UserError: the target holds other files.
     """
     export = Export()
     suffix = _common_suffix(artefact, images)
@@ -100,7 +100,7 @@ def export_mmsegmentation(
         write_atomically(target_path(target / mask_dir, f"{image_id}.png"), mask)
         return is_changed
 
-    changed = sum(is_changed for _, is_changed in export.each(artefact, write))
+    changed = sum(is_changed for _, is_changed in export.each(sorted(artefact.entries), write))
     write_atomically(target / f"{split}.py", _config(artefact, split, suffix))
     if changed:
         export.notes.append(
