@@ -26,7 +26,8 @@ from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
-from pipeline.engine.store import ENTRIES, Store
+from pipeline.engine.folder import ENTRIES
+from pipeline.engine.store import Store
 from pipeline.files import fingerprints
 from pipeline.files.fingerprints import fingerprint_file, remember_in
 from pipeline.files.images import encode_png
@@ -125,7 +126,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
     found["memory"] = tracemalloc.get_traced_memory()[0] / _IMAGES
     tracemalloc.stop()
     del kept
-    shard = [Item(sample, "0" * 33, (0, 14)).portable() for sample in samples[:16]]
-    places = [(cams.path, cams.stage, cams.split, "0" * 16)]
+    shard = [Item(sample, "0" * 33, (0, 14)) for sample in samples[:16]]
+    places = [(cams.path, "0" * 16)]
     found["shard"] = len(pickle.dumps((pickle.dumps(stages_of_run()["cams"]), places, shard)))
     return found

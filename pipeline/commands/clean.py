@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +11,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.engine.cleaning import Removable, find_removable, find_temporary, remove
-from pipeline.engine.store import Store
+from pipeline.engine.cleaning import find_removable, find_temporary, remove
+from pipeline.engine.store import Store, folder_size, is_complete
 from pipeline.errors import UserError
 from pipeline.report.status import describe, finished_at, numbers
 
@@ -46,7 +46,11 @@ def run(arguments: Sequence[str]) -> None:
     check_folder(options.output_dir.expanduser(), "", "an output_dir such as outputs/demo")
     store = Store(root)
     removable = find_removable(store)
-    chosen = [folder for folder in removable if options.unfinished or not folder.is_unfinished]
+    chosen = {
+        path: (manifest, folder_size(path))
+        for path, manifest in removable
+        if options.unfinished or is_complete(manifest)
+    }
     temporary = find_temporary(store)
     console = Console(soft_wrap=True, highlight=False)
     if skipped := len(removable) - len(chosen):
@@ -55,7 +59,8 @@ def run(arguments: Sequence[str]) -> None:
         console.print(f"nothing to remove below {root}")
         return
     Console(width=max(console.width, 140)).print(_table(chosen, root))
-    total = sum(f.size for f in chosen) + sum(path.stat().st_size for path in temporary)
+    total = sum(size for _, size in chosen.values())
+    total += sum(path.stat().st_size for path in temporary)
     partial = f" and {len(temporary)} unfinished files" if temporary else ""
     console.print(f"{len(chosen)} folders{partial}, {decimal(total)}")
     if options.dry_run:
@@ -82,14 +87,13 @@ def run(arguments: Sequence[str]) -> None:
     console.print(f"{len(chosen) - busy} folders removed")
 
 
-def _table(folders: Sequence[Removable], root: Path) -> Table:
+def _table(folders: Mapping[Path, tuple[Mapping, int]], root: Path) -> Table:
     table = Table("folder", *numbers("images", "size"), "finished", "what")
-    for folder in folders:
-        manifest = folder.manifest
+    for path, (manifest, size) in folders.items():
         table.add_row(
-            folder.path.relative_to(root).as_posix(),
+            path.relative_to(root).as_posix(),
             str(manifest.get("images", "–")),
-            decimal(folder.size),
+            decimal(size),
             finished_at(manifest) or "no",
             describe(manifest.get("configuration", {})),
         )

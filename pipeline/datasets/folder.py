@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.folder import ENTRIES
 from pipeline.engine.sample import Dataset, Sample
-from pipeline.engine.store import ENTRIES
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import SUFFIXES, refuse_special_file
 

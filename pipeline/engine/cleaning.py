@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import LATEST
-from pipeline.engine.store import Store, folder_size, is_complete, key_of
+from pipeline.engine.folder import LATEST, key_of
+from pipeline.engine.store import Store
 from pipeline.files.atomic import TEMPORARY
 from pipeline.files.lock import FolderLock
 
 
-@dataclass(frozen=True)
-class Removable:
-    """A stage's folder that can be removed.
-
-    Attributes:
-        path: the folder.
-        manifest: its manifest; {} where there is none.
-        size: bytes of all its files.
-    """
-
-    path: Path
-    manifest: Mapping[str, Any]
-    size: int
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether an interrupted run could resume in it."""
-        return not is_complete(self.manifest)
-
-
-def find_removable(store: Store) -> list[Removable]:
-    """Returns the folders that no current result depends on, oldest first.
+def find_removable(store: Store) -> list[tuple[Path, dict]]:
+    """Returns the folders that no current result depends on, each with its manifest, oldest first.
 
     Those stay to which ``latest`` points, the folders that they were made from by their
     configuration, and the folders that accompany one of these for comparison.
@@ -52,7 +31,7 @@ def find_removable(store: Store) -> list[Removable]:
         path.name for path, manifest in folders if needed & {*manifest.get("accompanies", ())}
     }
     return [
-        Removable(path, manifest, folder_size(path))
+        (path, manifest)
         for path, manifest in folders
         if path.name not in needed and path.resolve() not in latest
     ]
@@ -66,17 +45,17 @@ def _keys_in(configuration: Mapping[str, Any]) -> Iterator[str]:
             yield from _keys_in(value)
 
 
-def remove(folder: Removable) -> None:
-    """Removes a folder, unless a run is writing to it.
+def remove(folder: Path) -> None:
+    """Removes a stage's folder, unless a run is writing to it.
 
     Raises:
         UserError: another process holds its lock.
         OSError: it cannot be removed.
     """
-    lock = FolderLock(folder.path)
+    lock = FolderLock(folder)
     lock.acquire()
     try:
-        shutil.rmtree(folder.path)
+        shutil.rmtree(folder)
     finally:
         lock.release()
 

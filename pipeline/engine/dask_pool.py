@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,9 @@ from pipeline.errors import UserError
 
 Result = TypeVar("Result")
 
-_WHERE = "where results are computed does not change them"
+_setting = partial(
+    setting, changes="nothing", why="where results are computed does not change them"
+)
 
 
 @dataclass
@@ -31,10 +34,18 @@ class DaskSettings(WorkerSettings):
             processes of this machine.
     """
 
-    name: str = setting("dask", changes="nothing", why=_WHERE)
-    address: str | None = setting(None, changes="nothing", why=_WHERE)
-    timeout: float = setting(60, above=0, changes="nothing", why=_WHERE)
-    cluster: dict[str, Any] | None = setting(None, changes="nothing", why=_WHERE)
+    name: str = _setting("dask")
+    address: str | None = _setting(None)
+    timeout: float = _setting(60, above=0)
+    cluster: dict[str, Any] | None = _setting(None)
+
+    def threads_of(self, size: int) -> int | None:
+        """Returns torch's threads in each worker; other machines have as many as they like."""
+        return self.threads if self.address or self.cluster else super().threads_of(size)
+
+    def start(self, size: int) -> DaskPool:
+        """Connects to the cluster; see :class:`DaskPool`."""
+        return DaskPool(self, size)
 
 
 class DaskPool:
@@ -52,64 +63,49 @@ class DaskPool:
             size: workers to start, unless a scheduler is named.
 
         Raises:
-            UserError: dask or its scheduler is not there, or no worker comes.
+            UserError: dask or its scheduler is not there, no worker comes, or one has another
+                version of this program.
         """
         try:
-            from distributed import Client, KilledWorker, LocalCluster
+            from distributed import Client, KilledWorker
         except ImportError as error:
             raise UserError(
                 "executor=dask needs dask.distributed: pip install distributed"
             ) from error
         self.deaths = (KilledWorker,)
-        self._cluster = None
-        address, batch, timeout = settings.address, settings.cluster, settings.timeout
+        self._cluster = self._client = self._executor = None
+        address, timeout = settings.address, settings.timeout
         try:
-            if address:
-                path = Path(str(address)).expanduser()
-                where = {"scheduler_file": str(path)} if path.is_file() else {"address": address}
-                self._client = Client(**where, timeout=timeout)
+            if not address:
+                self._cluster = _start_cluster(settings.cluster, size)
+            file = Path(address or "").expanduser()
+            if file.is_file():
+                self._client = Client(scheduler_file=str(file), timeout=timeout)
             else:
-                if batch:
-                    self._cluster = _batch_cluster(batch)
-                    self._cluster.scale(size)
-                else:
-                    self._cluster = LocalCluster(
-                        size, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
-                    )
-                self._client = Client(self._cluster, timeout=timeout)
+                self._client = Client(self._cluster or address, timeout=timeout)
             self._client.wait_for_workers(1, timeout=timeout)
         except (OSError, TimeoutError, ValueError) as error:
             self.close(at_once=True)
-            where = address or "the cluster"
             raise UserError(
-                f"no dask worker can be had of {where} within {timeout} s"
+                f"no dask worker can be had of {address or 'the cluster'} within {timeout} s"
                 f" ({str(error) or type(error).__name__}): start a scheduler and workers, or give"
                 " executor.address"
             ) from error
         self.size = size if self._cluster else len(self._client.scheduler_info()["workers"])
         self._executor = self._client.get_executor(pure=False)
-        self._introduce()
-
-    def _introduce(self) -> None:
-        """Makes sure that every worker has this program.
-
-        Raises:
-            UserError: one has not.
-        """
         try:
-            found = self._client.run(commit)
+            commits = self._client.run(commit)
         except Exception as error:  # whatever an import raises over there
             raise UserError(
                 f"a dask worker cannot run this program ({error}): start the workers in the"
                 " repository's folder, with the same environment"
             ) from error
-        others = {worker: version for worker, version in found.items() if version != commit()}
-        if others:
-            worker, version = next(iter(others.items()))
-            raise UserError(
-                f"dask worker {worker} runs commit {version} of this program, not {commit()}:"
-                " restart the workers"
-            )
+        for worker, version in commits.items():
+            if version != commit():
+                raise UserError(
+                    f"dask worker {worker} runs commit {version} of this program, not {commit()}:"
+                    " restart the workers"
+                )
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:  # noqa: ANN401
         """Has work done by a worker."""
@@ -117,21 +113,28 @@ class DaskPool:
 
     def close(self, at_once: bool = False) -> None:
         """Leaves the cluster, and ends it where it was started here."""
-        if executor := getattr(self, "_executor", None):
-            executor.shutdown(wait=not at_once)
-        if client := getattr(self, "_client", None):
-            client.close(timeout=2)
+        if self._executor is not None:
+            self._executor.shutdown(wait=not at_once)
+        if self._client is not None:
+            self._client.close(timeout=2)
         if self._cluster is not None:
             with contextlib.suppress(TimeoutError):
                 self._cluster.close(timeout=3)
 
 
-def _batch_cluster(settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def _start_cluster(batch: Mapping[str, Any] | None, size: int) -> Any:  # noqa: ANN401
+    """Starts workers: processes of this machine, or jobs if there are settings of ``batch``."""
+    if not batch:
+        from distributed import LocalCluster
+
+        return LocalCluster(
+            size, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+        )
     try:
         import dask_jobqueue
     except ImportError as error:
         raise UserError("executor=slurm needs dask-jobqueue: pip install dask-jobqueue") from error
-    arguments = {key: value for key, value in settings.items() if value is not None}
+    arguments = {key: value for key, value in batch.items() if value is not None}
     name = str(arguments.pop("class", "SLURMCluster"))
     known = [each for each in dir(dask_jobqueue) if each.endswith("Cluster")]
     if name not in known:
@@ -140,6 +143,8 @@ def _batch_cluster(settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
             f" {', '.join(known)}"
         )
     try:
-        return getattr(dask_jobqueue, name)(**arguments)
+        cluster = getattr(dask_jobqueue, name)(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"executor.cluster does not suit {name}: {error}") from error
+    cluster.scale(size)
+    return cluster

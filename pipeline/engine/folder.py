@@ -6,6 +6,9 @@ computation, the fingerprint of its input and the fingerprint of each of its fil
 when all of these still hold, so a killed run, a changed photograph and a damaged file all have the
 same effect: that image is computed again, and no other. A folder is complete when its manifest says
 so, which is written last.
+
+The key covers all stages before, so a corrected tag or another tagger leads to a new folder of
+CAMs. The CAMs of most images are the same in both: they are linked, not computed again.
 """
 
 from __future__ import annotations
@@ -13,62 +16,71 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from pipeline.engine.result_folder import ResultFolder
-from pipeline.engine.siblings import ENTRIES, Siblings, holds, link_or_copy
+from pipeline.engine.result_folder import ResultFolder, holds
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
     TEMPORARY,
+    appearing,
+    link_or_copy,
     read_json,
     read_json_lines,
-    temporary_path,
-    to_json_lines,
     write_atomically,
+    write_json_lines,
 )
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
-FAILURES, MANIFEST, LATEST = "failures.jsonl", "manifest.json", "latest"
+ENTRIES, FAILURES = "entries.jsonl", "failures.jsonl"
+MANIFEST, LATEST = "manifest.json", "latest"
+
+
+def key_of(configuration: Mapping) -> str:
+    """Returns the name of the folder for a configuration."""
+    return fingerprint(configuration)[:12]
 
 
 class StageFolder(ResultFolder):
     """The folder of one stage, split and key; a context manager that holds its lock.
 
     Attributes:
-        key: the fingerprint of the configuration.
+        stage: the stage's name.
+        split: the split, or "" for a stage that belongs to no split.
         configuration: all that the results depend on, except the images.
+        key: the fingerprint of the configuration.
         becomes_latest: whether ``latest`` points to the folder once it is complete.
-        stored: the number of results that it received since it was locked.
-        reused: those of them that were linked from a sibling.
-        shared: those of them that another stage computed in its own pass.
+        computed: the number of results that it received since it was locked.
+        reused: the number of those that were linked from a sibling instead.
+        shared: those of ``computed`` that another stage computed in its own pass.
     """
 
     def __init__(
         self,
-        path: Path,
-        stage: str,
+        root: Path,
         split: str,
-        key: str,
+        stage: str,
         configuration: Mapping,
         becomes_latest: bool = True,
-        wait: float = 0.0,
         recipe: str = "",
+        wait: float = 0.0,
     ):
-        super().__init__(path, stage, split, recipe)
-        self.key = key
+        self.key = key_of(configuration)
+        path = root / split / stage / self.key
+        super().__init__(path, recipe, path / ENTRIES)
+        self.stage = stage
+        self.split = split
         self.configuration = configuration
         self.becomes_latest = becomes_latest
-        self._journal = Journal(path / ENTRIES)
+        self.computed = self.reused = self.shared = 0
         self._lock = FolderLock(path, wait)
-        self.stored = self.reused = self.shared = 0
         self._began = 0.0
 
     @property
@@ -103,29 +115,11 @@ class StageFolder(ResultFolder):
         self._began = time.monotonic()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._journal.close()
         self._lock.release()
 
-    @property
-    def computed(self) -> int:
-        """The number of results that were computed since the folder was locked."""
-        return self.stored - self.reused
-
-    @cached_property
-    def siblings(self) -> Siblings:
-        """The results of the stage with other settings."""
-        return Siblings(self.path, self.recipe)
-
-    def begin(self, images: int) -> None:
-        """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""
-        before = {k: v for k, v in self.manifest().items() if k in ("computed", "seconds")}
-        self.write_manifest(complete=False, images=images, **before)
+    # Images
 
     def is_done(self, image_id: str, input_key: str) -> bool:
         """Tells whether an image has an intact result of this recipe and input."""
@@ -138,25 +132,6 @@ class StageFolder(ResultFolder):
         """Tells whether the files of an image's entry are those that were written."""
         return holds(self.path, self.entries[image_id])
 
-    def inputs(self, image_id: str) -> set[str]:
-        """Returns the inputs of which an image's result exists, here or in a sibling."""
-        known = self.siblings.inputs(image_id)
-        entry = self.entries.get(image_id)
-        if entry is not None and self.is_done(image_id, entry["input"]):
-            known.add(entry["input"])
-        return known
-
-    def reuse(self, entry: Mapping[str, Any], source: Path) -> None:
-        """Takes over an intact entry from the sibling ``source`` by linking or copying its files.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
-        for name in entry.get("files", {}):
-            link_or_copy(source / name, self.path / name)
-        self.adopt(dict(entry))
-        self.reused += 1
-
     def is_of_image(self, image_id: str, image: str) -> bool:
         """Tells whether an image has a result that was made from this fingerprint of it."""
         entry = self.entries.get(image_id)
@@ -167,21 +142,69 @@ class StageFolder(ResultFolder):
         entry = self.entries[image_id]
         return fingerprint({k: v for k, v in entry.items() if k not in ("input", "recipe")})
 
+    def inputs(self, image_id: str) -> set[str]:
+        """Returns the inputs of which an image's result exists, here or in a sibling."""
+        siblings = self._siblings.get(image_id, {})
+        known = {key for key, sibling in siblings.items() if holds(*sibling)}
+        entry = self.entries.get(image_id)
+        if entry is not None and self.is_done(image_id, entry["input"]):
+            known.add(entry["input"])
+        return known
+
+    def find_reusable(self, image_id: str, input_key: str) -> tuple[Path, dict[str, Any]] | None:
+        """Returns a sibling that holds an intact result, with its entry; or none."""
+        sibling = self._siblings.get(image_id, {}).get(input_key)
+        return sibling if sibling is not None and holds(*sibling) else None
+
+    @cached_property
+    def _siblings(self) -> Mapping[str, Mapping[str, tuple[Path, dict[str, Any]]]]:
+        """Image id → input → a folder of the stage with other settings, and its entry.
+
+        The recipe is the same in all of them. They are only read.
+        """
+        found: Mapping[str, dict[str, tuple[Path, dict[str, Any]]]] = defaultdict(dict)
+        for journal in sorted(self.path.parent.glob(f"*/{ENTRIES}")):
+            sibling = journal.parent
+            if not sibling.is_symlink() and sibling.name != self.key:
+                for entry in Journal(journal).entries.values():
+                    if entry.get("recipe") == self.recipe:
+                        found[entry["id"]][entry["input"]] = (sibling, entry)
+        return found
+
+    def reuse(self, entry: dict[str, Any], source: Path) -> None:
+        """Takes over an intact entry from the sibling ``source`` by linking or copying its files.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        for name in entry.get("files", {}):
+            link_or_copy(source / name, self.path / name)
+        self.adopt(entry)
+        self.computed -= 1
+        self.reused += 1
+
     def adopt(self, entry: dict) -> None:
         """Stores a journal entry, perhaps one that a worker wrote."""
         self._lock.check()
         self._journal.append(entry)
         self.failures.pop(entry["id"], None)
-        self.stored += 1
+        self.computed += 1
 
     def fail(self, image_id: str, reason: str) -> None:
         """Records that an image is skipped, and why."""
         self.failures[image_id] = reason
         self.entries.pop(image_id, None)
 
+    # The folder as a whole
+
+    def begin(self, images: int) -> None:
+        """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""
+        before = {k: v for k, v in self.manifest().items() if k in ("computed", "seconds")}
+        self.write_manifest(complete=False, images=images, **before)
+
     def finish(
         self,
-        image_ids: Iterable[str],
+        image_ids: Collection[str],
         files: Mapping[str, bytes | str] = {},
         known: Collection[str] | None = None,
     ) -> None:
@@ -198,19 +221,12 @@ class StageFolder(ResultFolder):
         for gone in self.failures.keys() - known if known is not None else ():
             del self.failures[gone]
         lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
-        if lines:
-            write_atomically(self.path / FAILURES, to_json_lines(lines))
-        else:
-            (self.path / FAILURES).unlink(missing_ok=True)
-        image_ids = list(image_ids)
+        write_json_lines(self.path / FAILURES, lines)
         old = self.manifest()
         left_out = sum(i in self.failures for i in image_ids)
         seconds = round(time.monotonic() - self._began, 3)
         # An image may have been computed twice, when a worker died.
         computed = min(self.computed, len(image_ids) - left_out)
-        cached = len(image_ids) - left_out - computed - self.reused
-        last = {"images": len(image_ids), "computed": computed, "cached": cached}
-        last |= {"reused": self.reused, "shared": self.shared}
         self.write_manifest(
             complete=True,
             input=self.input_key(image_ids),
@@ -218,13 +234,24 @@ class StageFolder(ResultFolder):
             left_out=left_out,
             computed=old.get("computed", 0) + self.computed,
             seconds=round(old.get("seconds", 0) + seconds, 3),
-            last={**last, "seconds": seconds},
+            last={
+                "images": len(image_ids),
+                "computed": computed,
+                "cached": len(image_ids) - left_out - computed - self.reused,
+                "reused": self.reused,
+                "shared": self.shared,
+                "seconds": seconds,
+            },
         )
 
     def input_key(self, image_ids: Iterable[str]) -> str:
         """Returns the fingerprint of the inputs that these images' results were made from."""
         entries = self.entries
         return fingerprint([[i, entries[i]["input"]] for i in image_ids if i in entries])
+
+    def manifest(self) -> dict:
+        """Returns the manifest; {} where there is none yet."""
+        return read_json(self.path / MANIFEST) or {}
 
     def write_manifest(self, *, complete: bool, **facts: Any) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.
@@ -233,7 +260,8 @@ class StageFolder(ResultFolder):
             complete: whether every image of the run has been processed.
             **facts: further items.
         """
-        facts = {
+        known = self.manifest().get("accompanies")
+        manifest = {
             "stage": self.stage,
             "split": self.split,
             "key": self.key,
@@ -243,10 +271,10 @@ class StageFolder(ResultFolder):
             "versions": versions(),
             "host": platform.node(),
             "finished" if complete else "began": datetime.now(UTC).isoformat(timespec="seconds"),
-            **({"accompanies": known} if (known := self.manifest().get("accompanies")) else {}),
+            **({"accompanies": known} if known else {}),
             **facts,
         }
-        write_atomically(self.path / MANIFEST, json.dumps(facts, indent=2, ensure_ascii=False))
+        write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
         if complete:
             self.point_latest()
 
@@ -258,14 +286,8 @@ class StageFolder(ResultFolder):
             manifest["accompanies"] = [*known, key]
             write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2))
 
-    def manifest(self) -> dict:
-        """Returns the manifest; {} where there is none yet."""
-        return read_json(self.path / MANIFEST) or {}
-
     def point_latest(self) -> None:
         """Points the link ``latest`` to the folder, unless it is there for comparison."""
-        if not self.becomes_latest:
-            return
-        temporary = temporary_path(self.path.parent)
-        temporary.symlink_to(self.path.name)
-        temporary.replace(self.path.parent / LATEST)
+        if self.becomes_latest:
+            with appearing(self.path.parent / LATEST) as temporary:
+                temporary.symlink_to(self.path.name)

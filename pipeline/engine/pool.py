@@ -1,7 +1,7 @@
-"""Workers behind the interface of :mod:`concurrent.futures`, which may die.
+"""Work in threads and in processes.
 
-The system kills a worker when memory runs out, its machine fails, or a library crashes on an image.
-Another worker then takes over its work.
+The system kills a process when memory runs out, its machine fails, or a library crashes on an
+image. Another one then takes over its work.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -31,6 +31,33 @@ _PARENT_POLL = 1.0  # seconds
 
 DIED = "its process was killed twice, perhaps by the system because memory ran out"
 """Why an image is skipped whose workers died."""
+
+
+def prefetch(
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int, max_pending: int
+) -> Iterator[tuple[Item, Result]]:
+    """Processes items in threads before their results are needed; yields them in order.
+
+    Args:
+        items: what to process.
+        work: processes one item; an error is raised where the result is taken.
+        workers: number of threads.
+        max_pending: results that may be computed or wait at a time, which bounds the memory.
+    """
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append((item, pool.submit(work, item)))
+                if len(pending) >= max_pending:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
 
 
 class WorkersDied(Exception):

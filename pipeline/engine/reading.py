@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.prefetch import prefetch
+from pipeline.engine.pool import prefetch
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError

@@ -17,16 +17,13 @@ class ResultFolder:
 
     Attributes:
         path: the folder.
-        stage: the stage's name.
-        split: the split, or "" for a stage that belongs to no split.
         recipe: see :attr:`pipeline.engine.stage.Stage.recipe`.
     """
 
-    def __init__(self, path: Path, stage: str, split: str, recipe: str = ""):
+    def __init__(self, path: Path, recipe: str, journal: Path):
         self.path = path
-        self.stage = stage
-        self.split = split
         self.recipe = recipe
+        self._journal = Journal(journal)
 
     def write(
         self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: Any
@@ -59,20 +56,30 @@ class ResultFolder:
 class WorkerFolder(ResultFolder):
     """The folder as a worker writes to it, while another process holds its lock.
 
+    Its journal is one of the worker's own, which outlives a killed run.
+
     Attributes:
         entries: the entries of this shard, in order.
     """
 
-    def __init__(self, path: Path, stage: str, split: str, recipe: str = ""):
-        super().__init__(path, stage, split, recipe)
+    def __init__(self, path: Path, recipe: str):
+        super().__init__(path, recipe, part_path(path))
         self.entries: list[dict] = []
-        self._journal = Journal(part_path(path))
 
     def adopt(self, entry: dict) -> None:
-        """Stores an entry in a journal of the worker's own, which outlives a killed run."""
+        """Stores an entry, and keeps it for the process that holds the lock."""
         self._journal.append(entry)
         self.entries.append(entry)
 
     def close(self) -> None:
         """Closes the worker's journal."""
         self._journal.close()
+
+
+def holds(folder: Path, entry: Mapping[str, Any]) -> bool:
+    """Tells whether the files of an entry are those that were written."""
+    files = entry.get("files", {}).items()
+    try:
+        return all(fingerprint((folder / name).read_bytes()) == digest for name, digest in files)
+    except OSError:
+        return False

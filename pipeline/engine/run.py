@@ -91,7 +91,7 @@ class Run:
             }
             before = scan(stage, self.images, self.store, self._scans, opened)
             folder = before.folder
-            folder.stored = folder.shared = self._served.pop(stage.label, 0)
+            folder.computed = folder.shared = self._served.pop(stage.label, 0)
             for _, source, entry in before.reusable:
                 folder.reuse(stage.adapt(entry), source)
             failures = {**before.left_out, **self._compute(before, list(opened.values()))}
@@ -117,9 +117,9 @@ class Run:
             folder.begin(len(before.samples))
         inputs = {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
         with track(f"{stage.name} {stage.split}", len(before.missing)) as advance:
-            for item, reason in self.executor.compute(stage, inputs, folders, before.missing):
+            for image_id, reason in self.executor.compute(stage, inputs, folders, before.missing):
                 if reason is not None:
-                    failures[item.sample.id] = reason
+                    failures[image_id] = reason
                 advance(note=f"{len(failures)} left out" if failures else None)
         return failures
 

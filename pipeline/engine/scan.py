@@ -107,7 +107,7 @@ def scan(
             if is_done and stage.covers(entries[sample.id]):
                 continue
             # Entries of parts would have to be found together.
-            sibling = None if parts else folder.siblings.find(sample.id, item.input)
+            sibling = None if parts else folder.find_reusable(sample.id, item.input)
             if sibling is not None and stage.covers(sibling[1]):
                 reusable.append((item, *sibling))
             else:

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.engine.folder import StageFolder
+from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.sample import Sample
-from pipeline.engine.store import key_of
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 
@@ -31,10 +30,10 @@ class Item:
     input: str
     given: Any = None
 
-    def portable(self) -> Item:
-        """Returns the item without ground truth, which no result is made from, for a worker."""
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers need no ground truth, from which no result is made.
         sample = dataclasses.replace(self.sample, mask=None, labels=None)
-        return dataclasses.replace(self, sample=sample)
+        return {**self.__dict__, "sample": sample}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, MANIFEST, StageFolder  # noqa: F401
+from pipeline.engine.folder import MANIFEST, StageFolder
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, is_stale, read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint
 from pipeline.files.lock import LOCK
 
 FORMAT = 1
@@ -52,25 +51,9 @@ class Store:
         becomes_latest: bool = True,
         recipe: str = "",
     ) -> StageFolder:
-        """Returns a stage's folder.
-
-        Args:
-            split: the split, or "" for a stage that belongs to no split.
-            stage: the stage's name.
-            configuration: all that its results depend on.
-            becomes_latest: whether ``latest`` points to it once it is complete.
-            recipe: the fingerprint of how results are computed from their inputs.
-        """
-        key = key_of(configuration)
+        """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
         return StageFolder(
-            self.root / split / stage / key,
-            stage,
-            split,
-            key,
-            configuration,
-            becomes_latest,
-            self._wait,
-            recipe,
+            self.root, split, stage, configuration, becomes_latest, recipe, self._wait
         )
 
     def begin(self) -> None:
@@ -121,11 +104,6 @@ class Store:
 def is_complete(manifest: Mapping) -> bool:
     """Tells whether a stage has processed all images of its last run."""
     return manifest.get("complete", False)
-
-
-def key_of(configuration: Mapping) -> str:
-    """Returns the name of the folder for a configuration."""
-    return fingerprint(configuration)[:12]
 
 
 def folder_size(path: Path) -> int:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.pool import DIED, Pool, ProcessPool, WorkersDied, spread
+from pipeline.engine.pool import DIED, Pool, ProcessPool, WorkersDied, prefetch, spread
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
-from pipeline.engine.stage import Computed, Item, Outputs, Stage
+from pipeline.engine.stage import Item, Outputs, Stage
 from pipeline.errors import ImageError, UserError
 
-Done = Iterator[tuple[Item, str | None]]
-"""Items, each with the reason why it was skipped; none where its result is stored."""
+Done = Iterator[tuple[str, str | None]]
+"""Ids of images, each with the reason why it was skipped; none where its result is stored."""
 
 Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
@@ -60,55 +58,44 @@ class WorkerSettings(ExecutorSettings):
     )
     shard_size: int | None = setting(None, at_least=1, changes="nothing", why=_WHO)
 
+    def threads_of(self, size: int) -> int | None:
+        """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
+        return self.threads or max(1, (os.cpu_count() or 1) // size)
 
-class _Computation:
-    """A stage with its model, which is loaded when it is first needed."""
-
-    def __init__(self, stage: Stage, inputs: Inputs):
-        self._stage = stage
-        self._inputs = inputs
-
-    @cached_property
-    def _model(self) -> Any:  # noqa: ANN401
-        return self._stage.load(self._inputs)
-
-    def __call__(self, items: Sequence[Item]) -> Computed:
-        return self._stage.compute(items, lambda: self._model)
+    def start(self, size: int) -> Pool:
+        """Returns so many workers."""
+        return ProcessPool(size, self.threads_of(size))
 
 
 def compute_here(
-    stage: Stage, inputs: Inputs, folders: Sequence[StageFolder], items: Sequence[Item]
+    stage: Stage,
+    model: Callable[[], Any],
+    folders: Sequence[ResultFolder],
+    items: Sequence[Item],
 ) -> Done:
-    """Computes and stores results in this process."""
-    return _compute(_Computation(stage, inputs), folders, items)
+    """Computes and stores results in this process; a thread writes files as the model goes on.
 
+    Args:
+        stage: the stage.
+        model: returns what the stage loads.
+        folders: those of ``stage.outputs``.
+        items: the images.
+    """
 
-def _compute(
-    computation: _Computation, folders: Sequence[ResultFolder], items: Sequence[Item]
-) -> Done:
-    """Computes and stores results; one thread writes files while the model goes on."""
-    writing: deque[tuple[Item, Future[None]]] = deque()
-    with ThreadPoolExecutor(1) as writer:
-        for item, result in computation(items):
-            if isinstance(result, ImageError):
-                yield item, str(result)
-                continue
-            writing.append((item, writer.submit(_store, folders, item, result)))
-            while len(writing) > _MAX_UNWRITTEN or (writing and writing[0][1].done()):
-                written, future = writing.popleft()
-                future.result()
-                yield written, None
-        for written, future in writing:
-            future.result()
-            yield written, None
+    def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
+        item, outputs = computed
+        if isinstance(outputs, ImageError):
+            return str(outputs)
+        # The stage's own folder comes last, so that an image with an entry there is complete.
+        for folder, output in reversed(list(zip(folders, outputs))):
+            if output is not None:
+                files = {k: data() if callable(data) else data for k, data in output.files.items()}
+                folder.write(item.sample.id, output.input or item.input, files, **output.facts)
+        return None
 
-
-def _store(folders: Sequence[ResultFolder], item: Item, outputs: Outputs) -> None:
-    # The stage's own folder comes last, so that an image with an entry there is complete.
-    for folder, output in reversed(list(zip(folders, outputs))):
-        if output is not None:
-            files = {k: data() if callable(data) else data for k, data in output.files.items()}
-            folder.write(item.sample.id, output.input or item.input, files, **output.facts)
+    computed = stage.compute(items, model)
+    for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN):
+        yield item.sample.id, reason
 
 
 class Workers:
@@ -139,40 +126,28 @@ class Workers:
         self, stage: Stage, inputs: Inputs, folders: Sequence[StageFolder], items: Sequence[Item]
     ) -> Done:
         """Computes and stores results; an image whose workers die is skipped."""
-        places = [(f.path, f.stage, f.split, f.recipe) for f in folders]
+        places = [(folder.path, folder.recipe) for folder in folders]
         pickled = pickle.dumps((stage, inputs, stage.recipe))
         work = partial(compute_shard, pickled, places, self._threads)
         size = self._shard_size or stage.shard_size
         shards = [items[start : start + size] for start in range(0, len(items), size)]
-        deadly: list[Item] = []
-        yield from self._spread(work, folders, shards, deadly)
-        # A single image of such a shard may be the cause; the others must not suffer from it.
-        alone, deadly = [[item] for item in deadly], []
-        yield from self._spread(work, folders, alone, deadly)
-        for item in deadly:
-            yield item, DIED
-
-    def _spread(
-        self,
-        work: Callable[[list[Item]], tuple[list[list[dict]], dict[str, str]]],
-        folders: Sequence[StageFolder],
-        shards: Sequence[Sequence[Item]],
-        deadly: list[Item],
-    ) -> Done:
-        """Has shards computed; items of shards whose workers died are added to ``deadly``."""
-        by_id = {item.sample.id: item for shard in shards for item in shard}
-        portable = ([item.portable() for item in shard] for shard in shards)
-        for shard, done in spread(self._pool, work, portable):
-            items = [by_id[item.sample.id] for item in shard]
-            if isinstance(done, WorkersDied):
-                deadly += items
-                continue
-            entries, failures = done
-            for folder, lines in zip(folders, entries):
-                for line in lines:
-                    folder.adopt(line)
-            for item in items:
-                yield item, failures.get(item.sample.id)
+        while shards:
+            deadly: list[Item] = []
+            for shard, done in spread(self._pool, work, shards):
+                if isinstance(done, WorkersDied):
+                    deadly += shard
+                    continue
+                entries, failures = done
+                for folder, lines in zip(folders, entries):
+                    for line in lines:
+                        folder.adopt(line)
+                for item in shard:
+                    yield item.sample.id, failures.get(item.sample.id)
+            if size == 1:
+                yield from ((item.sample.id, DIED) for item in deadly)
+                return
+            # A single image of such a shard may be the cause; the others must not suffer from it.
+            shards, size = [[item] for item in deadly], 1
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
@@ -183,15 +158,15 @@ class Workers:
 
 def compute_shard(
     pickled: bytes,
-    places: Sequence[tuple[Path, str, str, str]],
+    places: Sequence[tuple[Path, str]],
     threads: int | None,
-    items: list[Item],
+    items: Sequence[Item],
 ) -> tuple[list[list[dict]], dict[str, str]]:
     """Computes images in a worker.
 
     Args:
         pickled: the stage, the folders that it reads, and its recipe.
-        places: path, stage, split and recipe of each folder that receives results.
+        places: path and recipe of each folder that receives results.
         threads: of torch; none leaves the choice to torch.
         items: the images.
 
@@ -205,17 +180,17 @@ def compute_shard(
         torch.set_num_threads(threads)
     folders = [WorkerFolder(*place) for place in places]
     try:
-        done = _compute(_resident(pickled), folders, items)
-        failures = {item.sample.id: reason for item, reason in done if reason is not None}
+        done = dict(compute_here(*_resident(pickled), folders, items))
     finally:
         for folder in folders:
             folder.close()
+    failures = {image_id: reason for image_id, reason in done.items() if reason is not None}
     return [folder.entries for folder in folders], failures
 
 
 @lru_cache(maxsize=1)
-def _resident(pickled: bytes) -> _Computation:
-    """Returns a stage that keeps its model from shard to shard.
+def _resident(pickled: bytes) -> tuple[Stage, Callable[[], Any]]:
+    """Returns a stage with its model, which stays from shard to shard.
 
     The recipe tells apart stages that differ in the contents of a file alone, such as new weights.
     """
@@ -226,7 +201,7 @@ def _resident(pickled: bytes) -> _Computation:
             f"a worker cannot import {error.name}: install the plug-in there, or add its folder to"
             " the worker's PYTHONPATH"
         ) from error
-    return _Computation(stage, inputs)
+    return stage, cache(partial(stage.load, inputs))
 
 
 class Executor:
@@ -239,42 +214,26 @@ class Executor:
             settings: the executor.
             workers: processes of this machine, unless the settings say it.
         """
-        size = getattr(settings, "workers", None) or workers
-        self._everything: Workers | None = None
-        self._processes: dict[int, Workers] = {}
-        self._max_processes = size
+        self._size = workers
+        self._workers: Workers | None = None
+        self._computes_all = isinstance(settings, WorkerSettings)
         if isinstance(settings, WorkerSettings):
-            threads = _threads(settings, size)
-            if settings.name == "processes":
-                make_pool = partial(ProcessPool, size, threads or 1)
-            else:
-                from pipeline.engine.dask_pool import DaskPool
-
-                make_pool = partial(DaskPool, settings, size)
-            self._everything = Workers(make_pool, threads, settings.shard_size)
+            size = settings.workers or workers
+            make_pool = partial(settings.start, size)
+            self._workers = Workers(make_pool, settings.threads_of(size), settings.shard_size)
 
     def compute(
         self, stage: Stage, inputs: Inputs, folders: Sequence[StageFolder], items: Sequence[Item]
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed."""
-        if self._everything is not None:
-            return self._everything.compute(stage, inputs, folders, items)
-        size = min(self._max_processes, len(items)) if stage.in_processes else 1
-        if size == 1:
-            return compute_here(stage, inputs, folders, items)
-        if size not in self._processes:
-            self._processes[size] = Workers(partial(ProcessPool, size), shard_size=1)
-        return self._processes[size].compute(stage, inputs, folders, items)
+        if not self._computes_all:
+            size = min(self._size, len(items)) if stage.in_processes else 1
+            if size == 1:
+                return compute_here(stage, cache(partial(stage.load, inputs)), folders, items)
+            self._workers = Workers(partial(ProcessPool, size), shard_size=1)
+        return self._workers.compute(stage, inputs, folders, items)
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
-        for workers in filter(None, (self._everything, *self._processes.values())):
-            workers.close(at_once)
-
-
-def _threads(settings: WorkerSettings, size: int) -> int | None:
-    if settings.threads or getattr(settings, "address", None):
-        return settings.threads
-    if getattr(settings, "cluster", None):
-        return None  # as many as the batch system gives
-    return max(1, (os.cpu_count() or 1) // size)
+        if self._workers is not None:
+            self._workers.close(at_once)

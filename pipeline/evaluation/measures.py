@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.vocabulary import BACKGROUND, Vocabulary
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
-from pipeline.engine.store import StageFolder
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import (
     Confusion,

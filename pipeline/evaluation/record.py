@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.engine.store import StageFolder
+from pipeline.engine.folder import StageFolder
 from pipeline.files.atomic import read_json, write_atomically
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.review import Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import open_folder
 from pipeline.engine.stage import Stage
-from pipeline.engine.store import FAILURES, StageFolder, Store
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures
 from pipeline.evaluation.record import changing_metrics
-from pipeline.files.atomic import to_json_lines, write_atomically
+from pipeline.files.atomic import write_json_lines
 
 _KINDS = ("scores", "cams", "pseudo masks", "predictions")
 """The kinds of results that are measured."""
@@ -96,11 +97,8 @@ class Evaluation(Review):
             for each in measured:
                 metrics.put(*each)
         reasons = store.root / FAILURES
-        if failures:
-            lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
-            write_atomically(reasons, to_json_lines(lines))
-        else:
-            reasons.unlink(missing_ok=True)
+        lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
+        write_json_lines(reasons, lines)
         if unmeasured:
             raise UserError(
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.exporting import Export, read_labels, target_path
-from pipeline.files.atomic import TEMPORARY, temporary_path, write_atomically
+from pipeline.files.atomic import TEMPORARY, appearing, write_atomically
 from pipeline.files.images import FORMATS, encode_png, load_image, to_image_error
 from pipeline.report.artefacts import Artefact, find_photograph
 
@@ -169,10 +169,8 @@ def _check_size(size: tuple[int, int], labels: np.ndarray) -> None:
 
 
 def _link(path: Path, image: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path.parent)
-    temporary.symlink_to(image.resolve())
-    temporary.replace(path)
+    with appearing(path) as temporary:
+        temporary.symlink_to(image.resolve())
 
 
 def _config(artefact: Artefact, split: str, suffix: str) -> str:

@@ -8,8 +8,9 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -43,11 +44,6 @@ canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Returns JSON in which equal values have equal text."""
 
 
-def temporary_path(folder: Path) -> Path:
-    """Returns a new path for a file that is not whole yet; its name identifies the process."""
-    return folder / f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
-
-
 def is_stale(path: Path) -> bool:
     """Tells whether the process that wrote a temporary file has ended.
 
@@ -63,26 +59,38 @@ def is_stale(path: Path) -> bool:
 
 
 @contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Yields a path beside another; what the block puts there appears under the other's name.
+
+    After an error in the block, it is removed. Its name identifies the process.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    name = f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # still there if both are links to one file
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that appears under its name, whole, when the block ends without an error.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(path.parent)
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with appearing(path) as temporary, temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -91,9 +99,24 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
-    data = data.encode("utf-8") if isinstance(data, str) else data
     with replacing(path) as file:
-        file.write(data)
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes a file appear under another name, whole or not at all.
+
+    It is a hard link where the file system has these. Files are replaced and never changed in
+    place, so neither name notices when the other is removed or written again.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    with appearing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links, or another device
+            shutil.copyfile(source, temporary)
 
 
 def cannot_write(path: Path | str | None, error: OSError) -> UserError:
@@ -119,9 +142,12 @@ def read_json_lines(path: Path) -> list[dict]:
     return lines
 
 
-def to_json_lines(values: Iterable[Mapping]) -> str:
-    """Returns a line of JSON for each value."""
-    return "".join(canonical_json(value) + "\n" for value in values)
+def write_json_lines(path: Path, values: Sequence[Mapping]) -> None:
+    """Writes a line of JSON for each value; without values, removes the file."""
+    if values:
+        write_atomically(path, "".join(canonical_json(value) + "\n" for value in values))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict | None:

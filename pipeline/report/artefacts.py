@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
-from pipeline.engine.store import ENTRIES, MANIFEST
+from pipeline.engine.folder import ENTRIES, MANIFEST
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
 from pipeline.files.images import SUFFIXES

@@ -13,7 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.datasets.vocabulary import BACKGROUND
-from pipeline.engine.store import StageFolder, is_complete
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.store import is_complete
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words

@@ -13,7 +13,8 @@ from pipeline.engine.outcome import Outcome
 from pipeline.engine.review import Review
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Stage
-from pipeline.engine.store import StageFolder, Store
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.atomic import write_atomically
@@ -68,7 +69,7 @@ class Report(Review):
         kinds = ("scores", "cams", "pseudo masks", "predictions")
         shown = tags, _, masks, predictions = [newest(kind) for kind in kinds]
         # The key of a folder may not be known yet.
-        empty = StageFolder(Path(), "", "", "", {})
+        empty = StageFolder(Path(), "", "", {})
         titles = {}
         if masks.round > 1:
             titles["argmax_title"] = "argmax of the first round's CAMs"

@@ -8,8 +8,9 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Column, Table
 
+from pipeline.engine.folder import ENTRIES
 from pipeline.engine.plan import PlannedStage
-from pipeline.engine.store import ENTRIES, Store, folder_size, is_complete
+from pipeline.engine.store import Store, folder_size, is_complete
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
 

@@ -264,8 +264,7 @@ class Predictions(Stage):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Segments images."""
         testing = self.testing
-        portable = (item.portable() for item in items)  # the CRF runs in other processes
-        images: Iterator[Any] = self.reading.through(portable, lambda images: images)
+        images: Iterator[Any] = self.reading.through(items, lambda images: images)
         *before, last = testing.steps
         for item, labels in segment_all(images, model, testing, self.reading.threads):
             if isinstance(labels, ImageError):

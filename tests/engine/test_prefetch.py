@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.engine.prefetch import prefetch
+from pipeline.engine.pool import prefetch
 
 
 def test_results_come_in_order_and_few_are_pending():

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.engine import siblings
 from pipeline.engine.cleaning import find_removable, remove
+from pipeline.engine.folder import LATEST
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.stage import Item, Output, Stage
-from pipeline.engine.store import LATEST, Store
+from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from tests.small_runs import folder_options
 
@@ -110,7 +110,7 @@ def test_where_there_are_no_links_files_are_copied(run, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError("no links")
 
-    monkeypatch.setattr(siblings.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     second = run(level=1)
     assert counts(second) == (0, 3, 0)
     one, other = first.path / "a.bin", second.path / "a.bin"
@@ -127,13 +127,14 @@ def test_a_damaged_result_is_not_taken_over(run):
 
 def test_cleaning_one_folder_leaves_the_other_whole(run):
     first, second = run(), run(level=1)
-    (old,) = find_removable(run.store)
-    assert old.path == first.path
+    ((old, _),) = find_removable(run.store)
+    assert old == first.path
     remove(old)
     assert counts(run(level=1)) == (0, 0, 3)
     third = run(level=2)
     assert counts(third) == (0, 3, 0)
-    remove(next(each for each in find_removable(run.store) if each.path == second.path))
+    assert second.path in dict(find_removable(run.store))
+    remove(second.path)
     assert counts(run(level=2)) == (0, 0, 3)
     assert (third.path / "a.bin").read_bytes() == b"a" * 10
 

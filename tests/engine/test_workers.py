@@ -90,10 +90,8 @@ def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     folder = open_folder(stage, builder.store)
     folder.path.mkdir(parents=True)
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
-    place = (folder.path, folder.stage, folder.split, folder.recipe)
-    entries, failures = compute_shard(
-        pickle.dumps((stage, {}, stage.recipe)), [place], None, [i.portable() for i in items]
-    )
+    place = (folder.path, folder.recipe)
+    entries, failures = compute_shard(pickle.dumps((stage, {}, stage.recipe)), [place], None, items)
     assert [line["id"] for line in entries[0]] == ["a", "b"] and not failures
     assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
     with folder:

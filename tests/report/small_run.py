@@ -13,8 +13,9 @@ from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.engine.store import StageFolder, Store
+from pipeline.engine.store import Store
 from pipeline.files.images import encode_png
 from pipeline.report.measured import Material
 from pipeline.tags.scores import tags_output

@@ -17,7 +17,8 @@ from test_train import assert_same_weights, run, weights
 from tiny_training import tiny_settings, write_labelled
 from training_process import Training, environment
 
-from pipeline.engine.store import StageFolder, Store
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.segmenter import keeping
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints, last_checkpoint
