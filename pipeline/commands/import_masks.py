@@ -100,7 +100,7 @@ def _check(masks: Sequence[Path], read: Callable[[Path], np.ndarray]) -> dict[Pa
             other = taken.setdefault(path.with_suffix(""), path)
             if other != path and path not in problems:
                 problems[path] = f"has the same name as {other.name}: keep one of them"
-            advance(note=f"{len(problems)} cannot be used" if problems else None)
+            advance(note=f"{len(problems)} cannot be used" if problems else "")
     return problems
 
 

@@ -35,7 +35,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.engine.outcome import Outcome
+    from pipeline.engine.review import Outcome
     from pipeline.stages.config import Config
 
 

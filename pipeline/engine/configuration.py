@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -61,18 +60,6 @@ def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, others
 
 
-@contextmanager
-def own_hydra() -> Iterator[None]:
-    """Lets this package compose a configuration inside another program of Hydra's."""
-    shared = GlobalHydra.instance()
-    before, shared.hydra = shared.hydra, None
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = before
-
-
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Returns the configuration that the command line would compose from these overrides.
 
@@ -80,11 +67,16 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         UserError: an unknown key or choice, or a value of another type.
     """
     register_groups()
+    # This may happen inside another program of Hydra's, or while an error of ours is explained.
+    shared = GlobalHydra.instance()
+    before, shared.hydra = shared.hydra, None
     try:
-        with own_hydra():
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return compose("config", list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def to_config(
@@ -121,24 +113,17 @@ def to_config(
             elif declared is Any and isinstance(node := composed._get_node(name), DictConfig):
                 group = OmegaConf.get_type(node)
             if dataclasses.is_dataclass(group):
-                with _errors_below(name):
+                try:
                     groups[name] = to_settings(group, plain.pop(name))
+                except OmegaConfBaseException as error:  # whose key is relative to the group
+                    key = f"{name}.{error.full_key}" if error.full_key else name
+                    raise UserError(_sentence(key, error)) from error
         typed = OmegaConf.merge(OmegaConf.structured(kind), plain)
         config = kind(**{name: typed[name] for name in plain}, **groups)
     except (OmegaConfBaseException, AssertionError) as error:
         raise UserError(explain(error)) from error
     check(config)
     return config
-
-
-@contextmanager
-def _errors_below(prefix: str) -> Iterator[None]:
-    """Completes the keys of errors, which are relative to their group."""
-    try:
-        yield
-    except OmegaConfBaseException as error:
-        key = f"{prefix}.{error.full_key}" if error.full_key else prefix
-        raise UserError(_sentence(key, error)) from error
 
 
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
@@ -178,11 +163,9 @@ def nearest(wrong: str, known: Sequence[str]) -> str:
     return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 
 
-def all_keys() -> list[str]:
+def _all_keys() -> list[str]:
     """Returns every key of the configuration with its default choices, groups among them."""
-    with own_hydra():
-        config = OmegaConf.to_container(compose("config"))
-    pending: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    pending: list[tuple[str, Any]] = [("", OmegaConf.to_container(compose_config([])))]
     keys = []
     while pending:
         prefix, node = pending.pop()
@@ -205,7 +188,7 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _no_such_key(match[1], [*_siblings(match[1], cause), *all_keys()])
+        return _no_such_key(match[1], [*_siblings(match[1], cause), *_all_keys()])
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline.engine.review import Review
@@ -53,32 +53,30 @@ def plan(steps: Sequence[Stage | Review], images: Images, store: Store) -> Itera
     """
     scans: dict[str, Scan] = {}
     served: dict[str, str] = {}
-    speeds, commands = Speeds(store), {step.command for step in steps}
+    commands, folders = {step.command for step in steps}, store.folders()
     for step in steps:
         if isinstance(step, Review):
             step.refuse_nothing(commands)
             yield PlannedStage(step.command, _in_round("", step.round))
         elif step.applies():
             scans[step.label] = scan(step, images, store, scans)
-            yield _row(scans[step.label], served.get(step.label, ""), speeds)
+            yield _row(scans[step.label], served.get(step.label, ""), folders)
             served |= {each.label: step.name for each in step.serves}
 
 
-def _row(found: Scan, shares_pass: str, speeds: Speeds) -> PlannedStage:
+def _row(found: Scan, shares_pass: str, folders: Sequence) -> PlannedStage:
     stage, folder, pending = found.stage, found.folder, len(found.pending)
-    whole = isinstance(stage, Whole)
-    timed = min(pending, 1) if whole else pending
-    if shares_pass:
-        timed = len(found.missing)
+    timed = len(found.missing) if shares_pass else pending
+    settings = folder.configuration if folder else stage.expected
     return PlannedStage(
-        stage=stage.command if whole else stage.name,
+        stage=stage.command if isinstance(stage, Whole) else stage.name,
         split=_in_round(stage.where, stage.round),
         images=len(found.samples),
         cached=len(found.usable) - pending if folder else None,
         to_compute=pending,
         after=found.after,
         is_most=folder is None or any(i in folder.entries for i in found.waiting),
-        seconds=speeds.estimate(stage, folder.configuration if folder else stage.expected, timed),
+        seconds=estimate(stage, settings, timed, folders),
         shares_pass=shares_pass if found.waiting and not found.missing else "",
         key=folder.key if folder else "",
     )
@@ -88,45 +86,30 @@ def _in_round(where: str, number: int) -> str:
     return ", ".join(filter(None, (where, f"round {number}" if number > 1 else "")))
 
 
-class Speeds:
-    """How long stages took, as the manifests below an output directory tell."""
+def estimate(
+    stage: Stage, settings: Mapping[str, Any], images: int, folders: Sequence[tuple[Path, Mapping]]
+) -> float | None:
+    """Returns how long a stage would take, by the last run like it.
 
-    def __init__(self, store: Store):
-        """Reads nothing yet."""
-        self._store = store
+    Args:
+        stage: the stage.
+        settings: those of :attr:`Stage.decisive`, and others.
+        images: how many would be computed.
+        folders: :meth:`Store.folders`, whose manifests tell times.
 
-    @cached_property
-    def _manifests(self) -> list[dict]:
-        return [manifest for _, manifest in reversed(self._store.folders())]
-
-    def estimate(self, stage: Stage, settings: Mapping[str, Any], images: int) -> float | None:
-        """Returns how long a stage would take, by the last run like it.
-
-        Args:
-            stage: the stage.
-            settings: those of :attr:`Stage.decisive`, and others.
-            images: how many would be computed.
-
-        Returns:
-            Seconds, or none where nothing like it was ever measured.
-        """
-        if not images:
-            return 0.0
-        wanted = _decisive(stage, settings)
-        for manifest in self._manifests:
-            measured = manifest.get("configuration", {})
-            if manifest.get("stage") != stage.name or _decisive(stage, measured) != wanted:
-                continue
-            if isinstance(stage, Whole):
-                if (seconds := stage.estimate(manifest)) is not None:
-                    return seconds
-                continue
-            last = manifest.get("last") or {}
-            facts = last if last.get("computed") else manifest
-            # Results that came from another stage's pass took no time of their own.
-            if own := facts.get("computed", 0) - facts.get("shared", 0):
-                return facts.get("seconds", 0) / own * images
-        return None
+    Returns:
+        Seconds, or none where nothing like it was ever measured.
+    """
+    if not images:
+        return 0.0
+    wanted = _decisive(stage, settings)
+    for _, manifest in reversed(folders):
+        measured = manifest.get("configuration", {})
+        if manifest.get("stage") == stage.name and _decisive(stage, measured) == wanted:
+            seconds = stage.estimate(manifest, images)
+            if seconds is not None:
+                return seconds
+    return None
 
 
 def _decisive(stage: Stage, settings: Mapping[str, Any]) -> list[Any]:

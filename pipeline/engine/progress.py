@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[..., None]
-"""Called with how many steps are done (1 when left out) and, by name, a note to show."""
+"""Called with the number of steps done, 1 unless it is given, and by name a note to show."""
 
 
 class _Speed(ProgressColumn):
@@ -47,9 +47,7 @@ def track(description: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total, note="")
 
-        def advance(steps: int = 1, note: str | None = None) -> None:
-            progress.advance(task, steps)
-            if note is not None:
-                progress.update(task, note=note)
+        def advance(steps: int = 1, note: str = "") -> None:
+            progress.update(task, advance=steps, note=note)
 
         yield advance

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.outcome import Outcome, check_failures
+from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.progress import track
-from pipeline.engine.review import Review
+from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, open_folder, scan
 from pipeline.engine.stage import Stage, Whole
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
+from pipeline.errors import UserError
 
 
 @dataclass
@@ -27,7 +27,8 @@ class Run:
         images: the images.
         store: the output directory.
         executor: chooses who computes.
-        max_failures: see :func:`pipeline.engine.outcome.check_failures`.
+        max_failures: ``runtime.max_failures``: how many images may be skipped, a number, a share
+            below 1, or none for the default.
         writes: whether this process writes; of several that train together, one does.
     """
 
@@ -52,11 +53,12 @@ class Run:
         try:
             for _, group in groupby(self.steps, lambda step: (step.round, step.command)):
                 outcomes = []
-                for outcome in self._outcomes(group):
-                    outcomes.append(outcome)
-                    yield outcome
+                for step in group:
+                    for outcome in self._outcomes(step):
+                        outcomes.append(outcome)
+                        yield outcome
                 for outcome in outcomes:
-                    check_failures(outcome, self.max_failures)
+                    self._refuse_failures(outcome)
         except BaseException:
             self.executor.close(at_once=True)
             raise
@@ -64,12 +66,11 @@ class Run:
         if self.writes:
             self.store.sweep_up()
 
-    def _outcomes(self, steps: Iterator[Stage | Review]) -> Iterator[Outcome]:
-        for step in steps:
-            if isinstance(step, Review):
-                yield from step.review(self.store)
-            elif step.applies():
-                yield self._whole(step) if isinstance(step, Whole) else self._per_image(step)
+    def _outcomes(self, step: Stage | Review) -> Iterator[Outcome]:
+        if isinstance(step, Review):
+            yield from step.review(self.store)
+        elif step.applies():
+            yield self._whole(step) if isinstance(step, Whole) else self._per_image(step)
 
     def _whole(self, stage: Whole) -> Outcome:
         before = scan(stage, self.images, self.store, self._scans)
@@ -120,11 +121,11 @@ class Run:
             for image_id, reason in self.executor.compute(stage, inputs, folders, before.missing):
                 if reason is not None:
                     failures[image_id] = reason
-                advance(note=f"{len(failures)} left out" if failures else None)
+                advance(note=f"{len(failures)} left out" if failures else "")
         return failures
 
     def _finish(
-        self, stage: Stage, folder: StageFolder, before: Scan, failures: dict[str, str]
+        self, stage: Stage, folder: StageFolder, before: Scan, failures: Mapping[str, str]
     ) -> None:
         for image_id, reason in failures.items():
             folder.fail(image_id, reason)
@@ -133,3 +134,17 @@ class Run:
         folder.finish(ids, stage.summary(folder, done), self.images.known_ids(stage.split))
         if stage.accompanies:
             folder.accompany(stage.accompanies.key)
+
+    def _refuse_failures(self, outcome: Outcome) -> None:
+        """Ends a run in which too many images were skipped; all others were processed."""
+        allowed = self.max_failures
+        if allowed is None:
+            allowed = max(10, 0.01 * outcome.images)
+        elif 0 < allowed < 1:
+            allowed *= outcome.images
+        if outcome.left_out > allowed:
+            raise UserError(
+                f"{outcome.left_out} of {outcome.images} images of split {outcome.split} were left"
+                f" out of {outcome.stage}, more than runtime.max_failures allows:"
+                f" {outcome.path / FAILURES} says why"
+            )

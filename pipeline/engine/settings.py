@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,7 +35,7 @@ class Rule:
     Attributes:
         changes: what the setting changes; only "result" is part of a cache key.
         why: the reason why the setting is not part of the key; required unless it is.
-        at_least: the smallest number allowed.
+        at_least: the smallest number allowed, in a list as well.
         above: a number that the value must exceed.
         at_most: the largest number allowed.
         choices: the words allowed.
@@ -46,7 +46,7 @@ class Rule:
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if (self.changes == "result") == bool(self.why):
@@ -68,32 +68,18 @@ class Rule:
         return f"a number {' and '.join(words)}" if words else "a finite number"
 
 
-def setting(
-    default: Any = MISSING,  # noqa: ANN401
-    *,
-    changes: Changes = "result",
-    why: str = "",
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    choices: Collection[str] = (),
-) -> Any:  # noqa: ANN401
+def setting(default: Any = MISSING, **rule: Any) -> Any:  # noqa: ANN401
     """Declares a field of a group of settings.
 
     Args:
         default: the default; a list, dictionary or dataclass is copied for every object. Without it
             the field is required.
-        changes: see :class:`Rule`, as for the others.
-        why: the reason, unless the setting changes a result.
-        at_least: the smallest number allowed, in a list as well.
-        above: a number that the value must exceed.
-        at_most: the largest number allowed.
-        choices: the words allowed.
+        **rule: the attributes of :class:`Rule`.
     """
-    rule = Rule(changes, why, at_least, above, at_most, tuple(choices))
+    metadata = {_RULE: Rule(**rule)}
     if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
-        return field(default_factory=lambda: copy.deepcopy(default), metadata={_RULE: rule})
-    return field(default=default, metadata={_RULE: rule})
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def rule_of(declared: dataclasses.Field) -> Rule:
@@ -171,14 +157,3 @@ def to_settings(kind: type[Settings], node: Any) -> Settings:  # noqa: ANN401
     merged = OmegaConf.merge(OmegaConf.structured(kind), node)
     assert isinstance(merged, DictConfig)
     return OmegaConf.to_object(merged)
-
-
-def declared_settings(kind: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field]]:
-    """Yields the key and the field of every setting of a dataclass, nested ones included."""
-    types = get_type_hints(kind)
-    for declared in dataclasses.fields(kind):
-        key = f"{prefix}.{declared.name}"
-        yield key, declared
-        for each in (types[declared.name], *get_args(types[declared.name])):  # X, and X | None
-            if dataclasses.is_dataclass(each):
-                yield from declared_settings(each, key)

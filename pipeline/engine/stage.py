@@ -145,6 +145,14 @@ class Stage(ABC):
         """The settings that are known before the key is, for an estimate of the time."""
         return {}
 
+    def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
+        """Returns how many seconds images take, by the manifest of a run like it; or none."""
+        last = measured.get("last") or {}
+        facts = last if last.get("computed") else measured
+        # Results that came from another stage's pass took no time of their own.
+        own = facts.get("computed", 0) - facts.get("shared", 0)
+        return facts.get("seconds", 0) / own * images if own else None
+
     # Its folders
 
     @property
@@ -270,6 +278,6 @@ class Whole(Stage):
         """Computes nothing image by image."""
         yield from ()
 
-    def estimate(self, measured: Mapping[str, Any]) -> float | None:
+    def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
         """Returns how many seconds it takes, by the manifest of a run like it; or none."""
         return measured.get("seconds")

@@ -8,8 +8,7 @@ from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
-from pipeline.engine.outcome import Outcome
-from pipeline.engine.review import Review
+from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import open_folder
 from pipeline.engine.stage import Stage

@@ -60,7 +60,7 @@ class Export:
                 else:
                     yield image_id, result
                     self.written += 1
-                advance(note=f"{len(self.left_out)} left out" if self.left_out else None)
+                advance(note=f"{len(self.left_out)} left out" if self.left_out else "")
 
 
 def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.vocabulary import BACKGROUND
-from pipeline.engine.outcome import Outcome
-from pipeline.engine.review import Review
+from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.folder import StageFolder

@@ -97,7 +97,7 @@ class Training(Whole):
         """The settings that decide how long a training takes."""
         return training_facts(self.options)
 
-    def estimate(self, measured: Mapping[str, Any]) -> float | None:
+    def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
         """Returns how many seconds a training takes, by the manifest of one like it."""
         if not (measured.get("seconds") and measured.get("checkpoint")):
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import pipeline.tags.given
 import pipeline.tags.tagclip  # noqa: F401  these register their methods
 from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import find_reader
-from pipeline.engine import configuration
+from pipeline.engine.configuration import compose_config, to_config
 from pipeline.engine.dask_pool import DaskSettings
 from pipeline.engine.settings import setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
@@ -24,6 +23,9 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.report.measured import ReportSettings
 from pipeline.segmenter.self_training import SelfTrainingSettings
 from pipeline.segmenter.settings import SegmenterSettings
+
+compose = compose_config
+"""Composes a configuration, by the methods that this module registers as well."""
 
 _SHOWN = "it chooses what is done and shown, not how"
 
@@ -72,13 +74,4 @@ def read_config(composed: DictConfig) -> Config:
         UserError: an unknown key, or a value of another type or outside its range.
     """
     by_name = {"dataset": lambda name: find_reader(name)[1], "executor": executor_settings}
-    return configuration.to_config(composed, Config, by_name)
-
-
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """Returns the configuration that the command line composes from these overrides.
-
-    Raises:
-        UserError: an unknown key or choice, or a value of another type.
-    """
-    return configuration.compose_config(overrides)
+    return to_config(composed, Config, by_name)

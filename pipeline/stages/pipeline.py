@@ -15,9 +15,8 @@ import torch
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
-from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PlannedStage, plan
-from pipeline.engine.review import Review
+from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
 from pipeline.engine.settings import plain

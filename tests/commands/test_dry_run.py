@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.clip.downloads import is_on_disk
-from pipeline.engine.plan import PlannedStage, Speeds
+from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.report.status import total_time, what_to_compute
@@ -247,23 +247,23 @@ class Timed(Stage):
 
 def test_times_are_those_of_the_last_run_like_it(tmp_path):
     store, clip, stage = Store(tmp_path), {"model": "B", "precision": "fp32"}, Timed(split="all")
-    assert Speeds(store).estimate(stage, {"clip": clip}, 10) is None
+    assert estimate(stage, {"clip": clip}, 10, store.folders()) is None
     write_manifest(
         store, "1", stage="cams", configuration={"clip": clip, "phi": 1}, computed=10, seconds=20
     )
-    assert Speeds(store).estimate(stage, {"clip": clip, "phi": 2}, 5) == 10
+    assert estimate(stage, {"clip": clip, "phi": 2}, 5, store.folders()) == 10
     # The last run alone, where it computed anything.
     last = {"computed": 2, "seconds": 8.0}
     write_manifest(
         store, "2", stage="cams", configuration={"clip": clip}, computed=9, seconds=9, last=last
     )
-    assert Speeds(store).estimate(stage, {"clip": clip}, 5) == 20
+    assert estimate(stage, {"clip": clip}, 5, store.folders()) == 20
     # CAMs that came with the tags took no time of their own.
     last = {"computed": 400, "shared": 400, "seconds": 0.01}
     write_manifest(store, "3", stage="cams", configuration={"clip": clip}, computed=400, last=last)
-    assert Speeds(store).estimate(stage, {"clip": clip}, 5) == 20
+    assert estimate(stage, {"clip": clip}, 5, store.folders()) == 20
     # Another CLIP says nothing of this one.
-    assert Speeds(store).estimate(stage, {"clip": {**clip, "model": "L"}}, 5) is None
+    assert estimate(stage, {"clip": {**clip, "model": "L"}}, 5, store.folders()) is None
 
 
 def test_what_a_row_says():
