@@ -7,6 +7,8 @@ import errno
 import hashlib
 import stat
 import time
+from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,8 @@ FILE = ".fingerprints.jsonl"
 
 _SETTLED = 2_000_000_000  # nanoseconds
 
-_known: dict[str, tuple[int, int, str]] = {}
-"""Path → size, time of the last change in nanoseconds, fingerprint."""
-
-_journal: Journal | None = None
+_memory: ContextVar[tuple[Journal, bool] | None] = ContextVar("fingerprints", default=None)
+"""The journal of the run, and whether to add to it."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -51,21 +51,30 @@ def fingerprint_file(path: Path) -> str:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    name, size, changed = str(path), status.st_size, status.st_mtime_ns
-    known = _known.get(name)
-    if known is not None and known[:2] == (size, changed):
-        return known[2]
-    began = time.time_ns()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    state = {"id": str(path), "size": status.st_size, "changed": status.st_mtime_ns}
     # A file that was written just now may change again within the clock's resolution.
-    if began - changed > _SETTLED:
-        _known[name] = size, changed, digest
-        if _journal is not None:
+    if time.time_ns() - status.st_mtime_ns <= _SETTLED:
+        return _read(path)
+    if (memory := _memory.get()) is None:
+        return _read_once(path, status.st_size, status.st_mtime_ns)
+    journal, writes = memory
+    known = journal.entries.get(state["id"], {})
+    if not state.items() <= known.items():
+        known = journal.entries[state["id"]] = {**state, "input": _read(path)}
+        if writes:
             with contextlib.suppress(UserError):
-                entry = {"id": name, "input": digest, "size": size, "changed": changed}
-                _journal.append(entry)
-    return digest
+                journal.append(known)
+    return known["input"]
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+@lru_cache(maxsize=64)  # workers keep no journal, and ask for the same weights several times
+def _read_once(path: Path, size: int, changed: int) -> str:
+    return _read(path)
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:
@@ -77,15 +86,6 @@ def remember_in(folder: Path | None, write: bool = True) -> None:
         folder: the output directory, which may not exist yet; None keeps nothing.
         write: whether to add to the journal, or only to read it.
     """
-    global _known, _journal
-    if _journal is not None:
-        _journal.close()
-    _known, _journal = {}, None
-    if folder is not None:
-        journal = Journal(folder / FILE)
-        _known = {
-            entry["id"]: (entry["size"], entry["changed"], entry["input"])
-            for entry in journal.entries.values()
-        }
-        journal.forget()
-        _journal = journal if write else None
+    if (memory := _memory.get()) is not None:
+        memory[0].close()
+    _memory.set(None if folder is None else (Journal(folder / FILE), write))

@@ -45,7 +45,9 @@ class FolderLock:
         """
         self._folder = folder
         self._wait = wait
-        self._file_lock = _file_lock(folder / LOCK)
+        # filelock's own fallback is a file that stays when its process is killed, and then blocks
+        # other machines for good.
+        self._file_lock = FileLock(folder / LOCK, fallback_to_soft=False)
         self._holder = folder / HOLDER
         self._token = uuid.uuid4().hex
         self._released = threading.Event()
@@ -100,41 +102,35 @@ class FolderLock:
 
     def _try(self) -> dict[str, Any] | None:
         """Acquires the lock and returns None, or returns what is known of its holder."""
-        has_system_lock = self._acquire_system_lock()
-        if has_system_lock is False:
+        has_system_lock = True
+        try:
+            self._file_lock.acquire(timeout=0)
+        except Timeout:
             return read_json(self._holder) or {}
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
+                raise
+            has_system_lock = False  # the file system has no such locks
         acquired = False
         try:
-            holder = self._living_holder(has_system_lock is None)
+            holder = self._living_holder(has_system_lock)
             acquired = holder is None and self._claim()
         finally:
             if not acquired:
                 self._file_lock.release()
         return None if acquired else holder or {}
 
-    def _acquire_system_lock(self) -> bool | None:
-        """Acquires the system's lock; returns None where the file system has no such locks."""
-        try:
-            self._file_lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        except NotImplementedError:  # filelock before 4.1
-            return None
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
-                raise
-            return None
-        return True
-
-    def _living_holder(self, without_system_lock: bool) -> dict[str, Any] | None:
+    def _living_holder(self, has_system_lock: bool) -> dict[str, Any] | None:
         """Returns the holder that the holder's file names, if it counts as alive."""
         holder = read_json(self._holder)
         if holder is None:
             return None
         if holder.get("host") == platform.node():
             # A process of this machine that held the system's lock before us has ended.
-            return holder if without_system_lock and not _is_dead(holder) else None
-        return holder if self._silence() < _SILENCE else None
+            is_alive = not has_system_lock and not _is_dead(holder)
+        else:
+            is_alive = self._silence() < _SILENCE
+        return holder if is_alive else None
 
     def _silence(self) -> float:
         """Returns the seconds since the holder's last sign of life, by the file system's clock."""
@@ -182,18 +178,6 @@ class FolderLock:
                 os.utime(self._holder)
             except OSError:  # the file system is briefly unavailable
                 continue
-
-
-def _file_lock(path: Path) -> FileLock:
-    """Returns the system's lock, without filelock's own fallback.
-
-    That fallback is a file that stays when its process is killed, and blocks other machines for
-    good.
-    """
-    try:
-        return FileLock(path, fallback_to_soft=False)
-    except TypeError:  # filelock before 4.1 has no such fallback
-        return FileLock(path)
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import math
 import pickle
 import pickletools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import torch
 from pipeline.files.weight_files import check_extent, read_storage
 
 _NUMBERS = frozenset("?bhilqBHILQefd")  # NumPy's codes of booleans, integers and floats
-_NUMPY_MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")  # of NumPy 2, and before
 
 _REFUSED = frozenset(
     ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4")
@@ -62,18 +61,14 @@ def read_object_file(path: Path) -> Any:  # noqa: ANN401
             raise NotPlain(f"holds an array of {dtype}, where a dictionary is expected")
         data = file.read()
     _check_operations(data)
-    root = _Reader(io.BytesIO(data)).load()
+    root = _Reader(io.BytesIO(data), encoding="latin1").load()  # also of pickles of Python 2
     if not isinstance(root, _Array):
         raise NotPlain("does not hold an array")
     return _resolve(root.only_object())
 
 
 def _check_operations(data: bytes) -> None:
-    """Checks a pickle's operations without running any.
-
-    Raises:
-        NotPlain: arrays do not need one of them, or it would exhaust the memory.
-    """
+    """Refuses operations that arrays do not need, or that exhaust the memory; runs none."""
     for operation, argument, _ in pickletools.genops(data):
         if operation.name in _REFUSED:
             raise NotPlain(f"uses {operation.name}, which no array needs")
@@ -85,16 +80,12 @@ def _check_operations(data: bytes) -> None:
 class _Reader(pickle.Unpickler):
     """Replaces the names that arrays need by stand-ins, and refuses all others."""
 
-    def __init__(self, file: io.BytesIO):
-        super().__init__(file, encoding="latin1")  # for pickles of Python 2
-
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         """Returns the stand-in for a name."""
-        for modules, known, stand_in in _KNOWN:
-            if module in modules and name == known:
-                # A new function each time, since a pickle may change its attributes.
-                return lambda *given, stand_in=stand_in: stand_in(*given)
-        raise NotPlain(f"refers to {module}.{name}, which no array needs")
+        if (stand_in := _STAND_INS.get((module, name))) is None:
+            raise NotPlain(f"refers to {module}.{name}, which no array needs")
+        # A new function each time, since a pickle may change its attributes.
+        return lambda *given: stand_in(*given)
 
 
 class _StandIn:
@@ -110,16 +101,12 @@ class _Dtype(_StandIn):
     def __init__(self, code: str, *_: Any):
         self._code = code
         self._order = "|"
+        self.is_object = code in ("O", "O8")
 
     def __setstate__(self, state: tuple) -> None:
         _, self._order, subarray, names, fields, *_ = state
         if any(part is not None for part in (subarray, names, fields)):
             raise NotPlain("holds an array of records")
-
-    @property
-    def is_object(self) -> bool:
-        """Whether the elements are objects, not numbers."""
-        return self._code in ("O", "O8")
 
     def resolve(self) -> np.dtype:
         """Returns NumPy's dtype."""
@@ -210,14 +197,16 @@ def _resolve_value(value: Any) -> Any:  # noqa: ANN401
     return value.content() if isinstance(value, _Array | _Tensor) else value
 
 
-_KNOWN: tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...] = (
-    (_NUMPY_MODULES, "_reconstruct", _Array),
-    (_NUMPY_MODULES, "scalar", _scalar),
-    (("numpy",), "dtype", _Dtype),
-    (("numpy",), "ndarray", _refuse),
-    (("_codecs",), "encode", _encode),
-    (("torch._utils",), "_rebuild_tensor_v2", _Tensor),
-    (("torch.storage",), "_load_from_bytes", _Storage),
-    (("collections",), "OrderedDict", OrderedDict),
-)
-"""Modules, a name in them, and its stand-in."""
+_STAND_INS: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,  # before NumPy 2
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _refuse,
+    ("_codecs", "encode"): _encode,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch.storage", "_load_from_bytes"): _Storage,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+"""Module and name → stand-in."""
