@@ -24,9 +24,9 @@ from pipeline.benchmark.setup import (
 from pipeline.cams.cams import encode_cams
 from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.folder import ENTRIES
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
-from pipeline.engine.folder import ENTRIES
 from pipeline.engine.store import Store
 from pipeline.files import fingerprints
 from pipeline.files.fingerprints import fingerprint_file, remember_in

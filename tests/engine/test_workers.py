@@ -115,8 +115,8 @@ def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, t
     monkeypatch.setattr(
         type(stage), "load", lambda self, inputs: loaded.append(1) or load(self, inputs)
     )
-    items = [stage.item(sample, {}).portable() for sample in pipeline.builder.images.of("all")]
-    place = (tmp_path, "tags", "all", stage.recipe)
+    items = [stage.item(sample, {}) for sample in pipeline.builder.images.of("all")]
+    place = (tmp_path, stage.recipe)
     for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
         compute_shard(pickle.dumps((stage, {}, recipe)), [place], None, items[:1])
         assert len(loaded) == times
