@@ -51,20 +51,22 @@ def fingerprint_file(path: Path) -> str:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    state = {"id": str(path), "size": status.st_size, "changed": status.st_mtime_ns}
+    name, size, changed = str(path), status.st_size, status.st_mtime_ns
     # A file that was written just now may change again within the clock's resolution.
-    if time.time_ns() - status.st_mtime_ns <= _SETTLED:
-        return _read(path)
+    is_settled = time.time_ns() - changed > _SETTLED
     if (memory := _memory.get()) is None:
-        return _read_once(path, status.st_size, status.st_mtime_ns)
+        return _read_once(path, size, changed) if is_settled else _read(path)
     journal, writes = memory
-    known = journal.entries.get(state["id"], {})
-    if not state.items() <= known.items():
-        known = journal.entries[state["id"]] = {**state, "input": _read(path)}
+    known = journal.entries.get(name)
+    if known is not None and (known["size"], known["changed"]) == (size, changed):
+        return known["input"]
+    entry = {"id": name, "input": _read(path), "size": size, "changed": changed}
+    if is_settled:
+        journal.entries[name] = entry
         if writes:
             with contextlib.suppress(UserError):
-                journal.append(known)
-    return known["input"]
+                journal.append(entry)
+    return entry["input"]
 
 
 def _read(path: Path) -> str:
