@@ -10,11 +10,11 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.settings import setting
-from pipeline.engine.folder import StageFolder
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE, read_labels

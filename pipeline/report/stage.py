@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.vocabulary import BACKGROUND
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Stage
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
