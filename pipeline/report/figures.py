@@ -6,7 +6,6 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -36,15 +35,6 @@ _STYLE = {
 }
 _MAX_NUMBERED = 24  # classes; the cells of larger matrices contain no numbers
 _BINS = 40
-
-
-class Confused(NamedTuple):
-    """Pixels of the label ``truth`` that were labelled as another, and their share of it."""
-
-    truth: int
-    taken_for: int
-    pixels: int
-    share: float
 
 
 def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -> str:
@@ -81,14 +71,18 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
     return _to_svg(draw, side + 1.2, side + 1.2, predicted)
 
 
-def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[Confused]:
-    """Returns the pairs of labels that are confused in most pixels, the worst first."""
+def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, int, int, float]]:
+    """Returns the pairs of labels that are confused in most pixels, the worst first.
+
+    Each is a label of the ground truth, the label that its pixels received, their number, and their
+    share of the pixels of the first.
+    """
     wrong = confusion.matrix.copy()
     np.fill_diagonal(wrong, 0)
     shares = wrong / np.maximum(confusion.matrix.sum(1, keepdims=True), 1)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:max_pairs]
-    pairs = [divmod(int(place), len(wrong)) for place in order]
-    return [Confused(*pair, int(wrong[pair]), float(shares[pair])) for pair in pairs if wrong[pair]]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:max_pairs].tolist()
+    pairs = [divmod(place, len(wrong)) for place in order]
+    return [(*pair, int(wrong[pair]), float(shares[pair])) for pair in pairs if wrong[pair]]
 
 
 def draw_margins(images: Sequence[ImageFigures]) -> str:

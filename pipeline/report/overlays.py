@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -56,12 +55,14 @@ class Tile:
 
 def photograph_tile(image: np.ndarray, caption: str) -> Tile:
     """Returns a photograph, H×W×3 uint8, as a tile."""
-    return Tile(np.asarray(_scale(image)), caption)
+    # ImageOps.contain would give very narrow images a side of no pixels.
+    height, width = (max(1, round(n * _SIDE / max(image.shape[:2]))) for n in image.shape[:2])
+    return Tile(np.asarray(Image.fromarray(image).resize((width, height))), caption)
 
 
 def cam_tile(image: np.ndarray, cams: Cams, caption: str) -> Tile:
     """Returns the pixelwise maximum of CAMs over their photograph, H×W×3 uint8."""
-    small = np.asarray(_scale(image))
+    small = photograph_tile(image, caption).picture
     heat = HEAT(cams.resized(*small.shape[:2]).max(0, initial=0))[..., :3]
     blended = (0.4 * small + 0.6 * 255 * heat).round().astype(np.uint8)
     return Tile(blended, caption, has_heat=True)
@@ -78,7 +79,8 @@ def label_tile(
     occurring = frozenset(np.unique(labels).tolist()) - {0}
     if max(occurring - {IGNORE}, default=0) >= len(palette):
         raise ValueError(f"labels {sorted(occurring)} for {len(palette) - 1} classes")
-    grey = np.asarray(_scale(image).convert("L").convert("RGB"))
+    small = Image.fromarray(photograph_tile(image, caption).picture)
+    grey = np.asarray(small.convert("L").convert("RGB"))
     return Tile(overlay_labels(grey, labels, palette), caption, occurring)
 
 
@@ -99,30 +101,11 @@ def draw_sheet(
     """
     used = [place for place, tiles in enumerate(zip(*(tiles for _, tiles in images))) if any(tiles)]
     images = [(title, [of_image[place] for place in used]) for title, of_image in images]
-    per_image = len(used)
-    groups = max(1, columns // per_image)
-    rows = [images[i : i + groups] for i in range(0, len(images), groups)]
+    groups = max(1, columns // len(used))
+    width = _GAP + groups * len(used) * (_SIDE + _GAP)
+    rows = [_draw_row(images[i : i + groups], width) for i in range(0, len(images), groups)]
+    sheet = Image.fromarray(np.concatenate(rows))
     tiles = [tile for _, of_image in images for tile in of_image if tile is not None]
-    heights = [
-        max(tile.picture.shape[0] for _, of_image in row for tile in of_image if tile is not None)
-        for row in rows
-    ]
-    step = _SIDE + _GAP
-    size = (_GAP + groups * per_image * step, sum(heights) + len(rows) * (2 * _LINE + 2 * _GAP))
-    sheet = Image.new("RGB", size, WHITE)
-    pen, font = ImageDraw.Draw(sheet), load_font(_TEXT)
-    top = _GAP
-    for row, height in zip(rows, heights):
-        for group, (title, of_image) in enumerate(row):
-            left = _GAP + group * per_image * step
-            pen.text((left, top), _shorten(title, per_image), INK, font)
-            for column, tile in enumerate(of_image):
-                if tile is None:
-                    continue
-                place = left + column * step
-                pen.text((place, top + _LINE), _shorten(tile.caption), INK, font)
-                sheet.paste(Image.fromarray(tile.picture), (place, top + 2 * _LINE))
-        top += height + 2 * _LINE + 2 * _GAP
     labels = sorted(frozenset().union(*(tile.labels for tile in tiles)))
     legend = [("ignored", WHITE) if k == IGNORE else (names[k], palette[k]) for k in labels]
     if any(tile.has_heat for tile in tiles):
@@ -131,14 +114,25 @@ def draw_sheet(
     return encode_png(np.asarray(add_legend(sheet, legend, _TEXT) if legend else sheet))
 
 
+def _draw_row(images: Sequence[tuple[str, Sequence[Tile | None]]], width: int) -> np.ndarray:
+    """Draws the tiles of a few images side by side, with their titles above them."""
+    tiles = [tile for _, of_image in images for tile in of_image]
+    height = max(len(tile.picture) for tile in tiles if tile is not None)
+    row = Image.new("RGB", (width, height + 2 * _LINE + 2 * _GAP), WHITE)
+    pen, font = ImageDraw.Draw(row), load_font(_TEXT)
+    left = _GAP
+    for title, of_image in images:
+        pen.text((left, _GAP), _shorten(title, len(of_image)), INK, font)
+        for tile in of_image:
+            if tile is not None:
+                pen.text((left, _GAP + _LINE), _shorten(tile.caption), INK, font)
+                row.paste(Image.fromarray(tile.picture), (left, _GAP + 2 * _LINE))
+            left += _SIDE + _GAP
+    return np.asarray(row)
+
+
 def _shorten(words: str, tiles: int = 1) -> str:
     return textwrap.shorten(words, tiles * _CAPTION, placeholder=" …")
-
-
-def _scale(image: np.ndarray) -> Image.Image:
-    # ImageOps.contain would give very narrow images a side of no pixels.
-    height, width = (max(1, round(n * _SIDE / max(image.shape[:2]))) for n in image.shape[:2])
-    return Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def draw_overlay(
@@ -202,7 +196,7 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
         buffer = io.BytesIO()
         # The font has no letters of some scripts; boxes stand for them.
         warnings.simplefilter("ignore", UserWarning)
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        figure.savefig(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

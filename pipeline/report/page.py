@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.colors import to_hex
 
 from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.engine.folder import StageFolder
@@ -23,18 +25,12 @@ from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.markdown import percent
 from pipeline.report.measured import ImageFigures, Material, measure_images
 from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT
-from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES
+from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES, STAGE_TITLES
 from pipeline.report.status import describe, finished_at
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
 _HEAT_STOPS = 9
-_TITLES = {
-    "tags": "tags",
-    "cams": "class activation maps",
-    "masks": "pseudo masks",
-    "predictions": "segmenter",
-}
 
 Figures = Mapping[str, Mapping[str, Any]]
 """Stage → its entry of ``metrics.json``."""
@@ -57,7 +53,7 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     )
     environment.filters |= {
         "percent": percent,
-        "colour": _colour,
+        "colour": lambda rgb: "#{:02x}{:02x}{:02x}".format(*rgb),
         "duration": in_words,
         "count": lambda number: "–" if number is None else f"{number:,}",
         "complete": is_complete,
@@ -75,55 +71,44 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
     """Returns the variables of the template; images are rendered when it reaches them."""
     measured = measure_images(material)
     selection = choose_images(measured.images, material.settings.images)
-    figures = _find_figures(metrics, material)
-    classes, problems = material.vocabulary.classes, measured.problems
+    # Those of exactly the folders that the page shows.
+    found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in material.shown}
+    figures = {stage: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in material.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
     pixels = {"masks": measured.masks, "predictions": measured.predictions}
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    stops = HEAT([k / (_HEAT_STOPS - 1) for k in range(_HEAT_STOPS)])[:, :3]
     return {
         "style": (_HERE / "page.css").read_text(encoding="utf-8"),
         "script": script,
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "material": material,
+        "selection": selection,
         "title": material.about.get("dataset") or material.root.name,
-        "root": material.root,
-        "split": material.split,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "about": {key: value for key, value in material.about.items() if value},
-        "figures": {_TITLES[stage]: (MAIN_METRIC[stage], figures[stage]) for stage in figures},
+        "figures": {STAGE_TITLES[stage]: (MAIN_METRIC[stage], figures[stage]) for stage in figures},
         "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),
         "flow": _sum_up(stages),
         "stages": stages,
         "versions": _versions(manifest for _, manifest in stages),
         "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
-        "class_rows": list(_class_rows(figures, classes, measured.images)),
+        "class_rows": list(_class_rows(figures, material.vocabulary.classes, measured.images)),
         "confusions": {name: pixels for name, pixels in pixels.items() if pixels.matrix.any()},
         "draw_confusion": draw_confusion,
         "find_confused": find_confused,
         "margins": draw_margins(measured.images),
-        "cards": build_cards(selection, material, problems),
-        "selection": selection,
-        "argmax_title": material.argmax_title,
+        "cards": build_cards(selection, material, measured.problems),
         "judged": any(f.truth is not None and f.tags is not None for f in measured.images),
         "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
-        "classes": classes,
-        "labels": (BACKGROUND, *classes),
-        "palette": material.vocabulary.palette,
-        "split_images": len(material.samples),
+        "labels": (BACKGROUND, *material.vocabulary.classes),
         "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
         "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
-        "heat": [_colour([round(255 * channel) for channel in stop]) for stop in stops],
-        "failures": _failures(material, problems),
+        "heat": [to_hex(colour) for colour in HEAT(np.linspace(0, 1, _HEAT_STOPS))],
+        "failures": _failures(material, measured.problems),
     }
-
-
-def _find_figures(metrics: MetricsFile, material: Material) -> Figures:
-    """Returns the figures of exactly the folders that the page shows."""
-    entries = {f.stage: metrics.find(f.stage, f.split, f.key) for f in material.shown}
-    return {stage: entry for stage, entry in entries.items() if entry is not None}
 
 
 def _sum_up(stages: Iterable[tuple[StageFolder, Mapping[str, Any]]]) -> list[tuple]:
@@ -187,7 +172,3 @@ def _failures(
     # Those of this page are known when the images above are rendered.
     for image_id, reason in sorted(problems.items()):
         yield "report", material.split, image_id, reason
-
-
-def _colour(rgb: Sequence[int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -27,11 +27,6 @@ HEAT = colormaps["inferno"]
 INK, WHITE, GREY = (30, 30, 30), (255, 255, 255), (150, 150, 150)
 Colour = Sequence[int]
 
-_FILL = 168 / 255  # opacity of regions
-_HATCH = 6  # pixels from line to line
-_MIN_SIDE = 480  # pixels of the longer side; smaller photographs are enlarged
-_MIN_TEXT = 14  # pixels
-
 SAME, MISSED, EXTRA, CONFUSED = range(4)
 """How two masks compare in a pixel: the same label, an object only in the second, an object only in
 the first, or objects of different classes."""
@@ -39,6 +34,10 @@ the first, or objects of different classes."""
 DIFFERENCE_COLOURS = {MISSED: (41, 121, 255), EXTRA: (255, 143, 0), CONFUSED: (214, 51, 156)}
 """Distinct for colour-blind readers too; each kind also has its own hatching."""
 
+_FILL = 168 / 255  # opacity of regions
+_HATCH = 6  # pixels from line to line
+_MIN_SIDE = 480  # pixels of the longer side; smaller photographs are enlarged
+_MIN_TEXT = 14  # pixels
 _HEAT_SIDE = 200  # pixels; CAMs are smooth, so that larger ones show no more
 _PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
 _EFFORT = 0  # of lossless compression, up to 100; more takes twice the time and saves 1%
@@ -70,12 +69,12 @@ def paint_labels(
         edges = maximum_filter(labels, side) != minimum_filter(labels, side)
         layer[(regions > 0) & edges, 3] = 255
     outside = maximum_filter(regions, 2 * max(1, line // 2) + 1) > 0
-    ignored = (labels == IGNORE) & hatching(labels.shape)
+    ignored = (labels == IGNORE) & _hatching(labels.shape)
     layer[(labels == 0) & outside | ignored] = 255
     return layer
 
 
-def hatching(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
+def _hatching(shape: tuple[int, int], rising: bool = False) -> np.ndarray:
     """Returns thin diagonal lines: h×w bool."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return (rows + columns if rising else rows - columns) % _HATCH == 0
@@ -137,10 +136,8 @@ def overlay(
     text = max(_MIN_TEXT, round(min(max(painted.size) / 45, painted.width / 22)))
     names = {**dict(enumerate(class_names)), IGNORE: "ignored"}
     colours = {**dict(enumerate(palette)), 0: None, IGNORE: WHITE}
-    entries = [
-        (f"{names[k]} {percent_of_pixels(share)}", colours[k]) for k, share in shares.items()
-    ]
-    return np.asarray(add_legend(painted, entries, text))
+    legend = [(f"{names[k]} {percent_of_pixels(share)}", colours[k]) for k, share in shares.items()]
+    return np.asarray(add_legend(painted, legend, text))
 
 
 def add_legend(
@@ -164,13 +161,12 @@ def add_legend(
     sheet.paste(picture, ((width - picture.width) // 2, 0))
     pen, line = ImageDraw.Draw(sheet), max(1, text // 14)
     for (left, top), (words, colour) in zip(corners, entries):
-        middle = top + row // 2
         upper = top + (row - box) // 2
-        patch = (left, upper, left + box, upper + box)
-        pen.rectangle(patch, None if colour is None else tuple(colour), GREY, line)
+        right, lower = left + box, upper + box
+        pen.rectangle((left, upper, right, lower), colour and tuple(colour), GREY, line)
         if colour is None:
-            pen.line((patch[0], patch[3], patch[2], patch[1]), GREY, line)
-        pen.text((left + box + gap, middle), words, INK, font, anchor="lm")
+            pen.line((left, lower, right, upper), GREY, line)
+        pen.text((right + gap, top + row // 2), words, INK, font, anchor="lm")
     return sheet
 
 
@@ -193,6 +189,9 @@ def percent_of_pixels(share: float) -> str:
     return f"{number}\N{NO-BREAK SPACE}%"
 
 
+# Layers of a page
+
+
 class Place(NamedTuple):
     """The position of the name of a label, in percent of the picture's width and height."""
 
@@ -203,24 +202,22 @@ class Place(NamedTuple):
 
 def encode_photograph(image: np.ndarray) -> str:
     """Returns an image, h×w×3 uint8, as a ``data:`` address."""
-    return _embed(Image.fromarray(image), quality=_PHOTOGRAPH_QUALITY)
+    return _embed(image, quality=_PHOTOGRAPH_QUALITY)
 
 
 def encode_heat(cam: np.ndarray) -> str:
     """Returns a CAM, h×w in [0, 1], as heat that is transparent where it is cold."""
-    height, width = cam.shape
-    factor = min(1, _HEAT_SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    size = _fit(cam, _HEAT_SIDE)[::-1]
     small = Image.fromarray(cam.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     values = np.clip(np.asarray(small), 0, 1)
     pixels = HEAT(values, bytes=True)
     pixels[..., 3] = np.rint(225 * np.clip(2 * values, 0, 1))
-    return _embed(Image.fromarray(pixels), quality=_HEAT_QUALITY)
+    return _embed(pixels, quality=_HEAT_QUALITY)
 
 
 def encode_labels(labels: np.ndarray, palette: Sequence[Colour]) -> str:
     """Returns painted labels, h×w uint8."""
-    return _embed(Image.fromarray(paint_labels(labels, palette)), lossless=True, quality=_EFFORT)
+    return _embed(paint_labels(labels, palette), lossless=True, quality=_EFFORT)
 
 
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -232,20 +229,18 @@ def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def encode_difference(kinds: np.ndarray) -> str:
     """Returns the result of :func:`compare_labels` in colours and hatchings."""
-    falling, rising = hatching(kinds.shape), hatching(kinds.shape, rising=True)
+    falling, rising = _hatching(kinds.shape), _hatching(kinds.shape, rising=True)
     lines = {MISSED: rising, EXTRA: falling, CONFUSED: rising | falling}
     pixels = np.zeros((*kinds.shape, 4), np.uint8)
     for kind, colour in DIFFERENCE_COLOURS.items():
         pixels[kinds == kind] = (*colour, 205)
         pixels[(kinds == kind) & lines[kind]] = (*WHITE, 235)
-    return _embed(Image.fromarray(pixels), lossless=True, quality=_EFFORT)
+    return _embed(pixels, lossless=True, quality=_EFFORT)
 
 
 def find_places(labels: np.ndarray) -> list[Place]:
     """Returns where the names of labels have most room; tiny and ignored regions get no name."""
-    height, width = labels.shape
-    factor = min(1, _PLACE_SIDE / max(height, width))
-    small = resize_labels(labels, max(1, round(height * factor)), max(1, round(width * factor)))
+    small = resize_labels(labels, *_fit(labels, _PLACE_SIDE))
     places = []
     for label in np.unique(small).tolist():
         region = small == label
@@ -258,7 +253,14 @@ def find_places(labels: np.ndarray) -> list[Place]:
     return places
 
 
-def _embed(picture: Image.Image, **options: bool | int) -> str:
+def _fit(picture: np.ndarray, longest_side: int) -> tuple[int, int]:
+    """Returns the height and width of a picture that is shrunk to a longest side."""
+    height, width = picture.shape
+    factor = min(1, longest_side / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _embed(pixels: np.ndarray, **options: bool | int) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", method=4, **options)
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **options)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

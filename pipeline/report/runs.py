@@ -31,6 +31,9 @@ METRIC_LABELS = {
 STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": "segmenter"}
 """Stage → its name in tables."""
 
+STAGE_TITLES = {**STAGE_NAMES, "cams": "class activation maps", "masks": "pseudo masks"}
+"""Stage → its name where there is room."""
+
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
 _MAX_LIST = 4  # entries
 _CHAIN = ("predictions", "segmenter", "masks", "cams", "tags")
