@@ -13,9 +13,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
-from pipeline.report.runs import flatten
-
-STAGES = ("tags", "cams", "masks", "predictions")
+from pipeline.report.runs import STAGE_NAMES, flatten
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Artefact:
     """A finished per-image stage."""
 
     path: Path
-    stage: str  # one of STAGES
+    stage: str  # tags, cams, masks or predictions
     classes: tuple[str, ...]
     apply_exif: bool  # whether its images were rotated as their EXIF orientation says
     entries: Mapping[str, Mapping[str, Any]]  # id → what the stage recorded of the image
@@ -36,7 +34,7 @@ class Artefact:
     @property
     def palette(self) -> list[tuple[int, int, int]]:
         """The n+1 colours of labels."""
-        return voc_palette(256)[: len(self.classes) + 1]
+        return voc_palette(len(self.names))
 
 
 def read_artefact(path: Path) -> Artefact:
@@ -47,22 +45,18 @@ def read_artefact(path: Path) -> Artefact:
     """
     manifest = read_json(path / MANIFEST) or {}
     stage, configuration = manifest.get("stage"), manifest.get("configuration")
-    if stage not in STAGES or not isinstance(configuration, Mapping):
+    if stage not in tuple(STAGE_NAMES) or not isinstance(configuration, Mapping):
+        *stages, last = STAGE_NAMES
         raise UserError(
-            f"{path} is not a finished folder of {', '.join(STAGES[:-1])} or {STAGES[-1]}: give one"
-            " such as outputs/demo/val/masks/latest"
+            f"{path} is not a finished folder of {', '.join(stages)} or {last}: give one such as"
+            " outputs/demo/val/masks/latest"
         )
-    settings = {key.rpartition(".")[2]: value for key, value in flatten(configuration).items()}
-    classes = settings.get("classes")
-    if not isinstance(classes, list):
+    settings = {name.rpartition(".")[2]: value for name, value in flatten(configuration).items()}
+    if not isinstance(settings.get("classes"), list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
-    return Artefact(
-        path=path,
-        stage=stage,
-        classes=tuple(map(str, classes)),
-        apply_exif=settings.get("exif") is False,
-        entries=Journal(path / ENTRIES).entries,
-    )
+    classes = tuple(map(str, settings["classes"]))
+    entries = Journal(path / ENTRIES).entries
+    return Artefact(path, stage, classes, settings.get("exif") is False, entries)
 
 
 def find_photograph(root: Path, image_id: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.metrics import Confusion
+from pipeline.evaluation.metrics import Confusion, to_indicator
 from pipeline.report.measured import ImageFigures
 
 _SERIES = ("#2f6fde", "#e07b00", "#7a8699")
@@ -92,19 +92,16 @@ def draw_margins(images: Sequence[ImageFigures]) -> str:
         return ""
     margins = np.array([f.scores - f.threshold for f in decided])
     known = np.array([f.truth is not None for f in decided])
-    shown = np.zeros(margins.shape, bool)
-    for row, figures in zip(shown, decided):
-        row[list(figures.truth or ())] = True
-    labels = [
-        "classes that the image shows",
-        "classes that it does not show",
-        "classes of images without labels",
-    ]
-    series = [margins[shown], margins[known][~shown[known]], margins[~known].ravel()]
+    shown = to_indicator([f.truth or () for f in decided], margins.shape[1])
+    series = {
+        "classes that the image shows": margins[shown],
+        "classes that it does not show": margins[known][~shown[known]],
+        "classes of images without labels": margins[~known].ravel(),
+    }
     bins = np.linspace(min(-0.05, margins.min()), max(0.05, margins.max()), _BINS + 1)
 
     def draw(axes: Axes) -> None:
-        for label, values, colour in zip(labels, series, _SERIES, strict=True):
+        for (label, values), colour in zip(series.items(), _SERIES, strict=True):
             if len(values):
                 style = {"color": colour, "log": True}
                 axes.hist(values, bins, alpha=0.3, **style)

@@ -52,11 +52,8 @@ def finished_at(manifest: Mapping[str, Any]) -> str:
 def describe(configuration: Mapping[str, Any]) -> str:
     """Names the choices that a configuration holds, from its last stage to its first."""
     labels = {"name": "", "seed": "seed ", "method": ""}
-    choices = [
-        f"{label}{configuration[key]}"
-        for key, label in labels.items()
-        if configuration.get(key) is not None
-    ]
+    given = {key: configuration[key] for key in labels if configuration.get(key) is not None}
+    choices = [f"{labels[key]}{value}" for key, value in given.items()]
     for stage in ("segmenter", "masks", "cams", "tags"):
         if isinstance(before := configuration.get(stage), Mapping):
             choices.append(describe(before))
@@ -71,18 +68,15 @@ def plan_table(planned: Sequence[PlannedStage]) -> Table:
     columns = ["stage", "split", *counts, "folder key"]
     table = Table(*columns, title="dry run: nothing is computed or written")
     for row in planned:
-        if not row.to_compute:
-            time = "–"
-        elif row.shares_pass:
+        time = "unknown" if row.seconds is None else in_words(row.seconds)
+        if row.shares_pass:
             time = f"with {row.shares_pass}"
-        else:
-            time = "unknown" if row.seconds is None else in_words(row.seconds)
         table.add_row(
             row.stage,
             row.split or "–",
             *("–" if number is None else f"{number:,}" for number in (row.images, row.cached)),
             what_to_compute(row),
-            time,
+            time if row.to_compute else "–",
             row.key or (f"known after {row.after}" if row.after else "–"),
         )
     return table
@@ -90,15 +84,15 @@ def plan_table(planned: Sequence[PlannedStage]) -> Table:
 
 def total_time(planned: Sequence[PlannedStage]) -> str:
     """Returns the time of all stages, in words."""
-    known = sum(row.seconds or 0 for row in planned)
-    unmeasured = [row.stage for row in planned if row.to_compute and row.seconds is None]
     if not any(row.to_compute for row in planned):
         return "nothing to compute: everything is in the cache"
+    known = sum(row.seconds or 0 for row in planned)
+    unmeasured = [row.stage for row in planned if row.to_compute and row.seconds is None]
     if not unmeasured:
         return f"estimated time: {in_words(known)}"
-    names = ", ".join(dict.fromkeys(unmeasured))
     if not known:
         return "estimated time: unknown, since nothing like it was measured here"
+    names = ", ".join(dict.fromkeys(unmeasured))
     return f"estimated time: {in_words(known)} without {names}, never measured here"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import canonical_json, write_atomically
 from pipeline.report.markdown import Table, percent
-from pipeline.report.runs import flatten, has_seen_masks
+from pipeline.report.runs import STAGE_TITLES, flatten, has_seen_masks
 
 Settings = Mapping[str, Any]
 
@@ -24,11 +24,6 @@ _VARIANTS = {
 }
 """The rows of the ablation, in the order of the paper."""
 
-_STAGES = {
-    "cams": "class activation maps",
-    "masks": "pseudo masks",
-    "predictions": "segmenter, trained on pseudo masks",
-}
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
 
@@ -43,13 +38,12 @@ def write_tables(path: Path, metrics: MetricsFile) -> Path:
 
 def collect_tables(metrics: MetricsFile) -> list[Table]:
     """Returns the tables of what was measured, without empty ones."""
-    rounds = collect_rounds(metrics)
     tables = [
         _tagging(metrics),
         _ablation(metrics),
         Table("Segmentation", ["", "split", "images", "mIoU (%)"], list(_segmentation(metrics))),
         _seeds(metrics),
-        *([rounds] if rounds else []),
+        collect_rounds(metrics),
     ]
     return [table for table in tables if table.rows]
 
@@ -77,21 +71,18 @@ def _ablation(metrics: MetricsFile) -> Table:
 
 
 def _segmentation(metrics: MetricsFile) -> Iterator[list[str]]:
-    for stage, label in _STAGES.items():
+    for stage in ("cams", "masks", "predictions"):
+        label = STAGE_TITLES[stage] + ", trained on pseudo masks" * (stage == "predictions")
         for split, figures in metrics.latest.get(stage, {}).items():
             where = [split, _images(figures)]
             for level, of_level in _by_level(figures):
                 yield [label + _remark(figures) + level, *where, percent(of_level["miou"])]
             variants = figures.get("variants", {})
-            for step, words in _STEPS.items():
+            share = figures["miou"] / variants["ceiling"]["miou"] if "ceiling" in variants else None
+            reached = f"trained on the ground truth (share reached: {percent(share)}%)"
+            for step, words in {**_STEPS, "ceiling": reached}.items():
                 if step in variants:
-                    miou = percent(variants[step]["miou"])
-                    yield [f"the same segmenter, {words}", *where, miou]
-            if "ceiling" in variants:
-                fully_supervised = variants["ceiling"]["miou"]
-                share = percent(figures["miou"] / fully_supervised)
-                words = f"trained on the ground truth (share reached: {share}%)"
-                yield [f"the same segmenter, {words}", *where, percent(fully_supervised)]
+                    yield [f"the same segmenter, {words}", *where, percent(variants[step]["miou"])]
 
 
 def _remark(figures: Mapping[str, Any]) -> str:
@@ -136,57 +127,50 @@ def _images(figures: Mapping[str, Any]) -> str:
 # Self-training
 
 
-def collect_rounds(metrics: MetricsFile) -> Table | None:
-    """Returns the table of the rounds that led to the latest segmenter, or none for a single one.
+def collect_rounds(metrics: MetricsFile) -> Table:
+    """Returns the table of the rounds that led to the latest segmenter, empty for a single one.
 
     Its figures are those of ``metrics.json``, blank where nothing was measured.
     """
     latest = {figures.get("key") for figures in metrics.latest.get("predictions", {}).values()}
     # Splits may have been predicted by different segmenters: the newest run counts.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
-    rounds = list(_walk_back(newest["configuration"]["segmenter"]))[::-1] if newest else []
-    if len(rounds) < 2:
-        return None
+    rounds: list[tuple[Settings, Settings]] = []  # the settings of segmenter and masks
+    segmenter = newest["configuration"]["segmenter"] if newest else None
+    while segmenter is not None:
+        masks = segmenter["masks"] if isinstance(segmenter["masks"], Mapping) else {}
+        rounds.insert(0, (segmenter, masks))
+        segmenter = masks.get("segmenter")  # none in the first round
     columns: dict[str, list[str]] = {}
-    for split in dict.fromkeys(run["split"] for run in metrics.runs):
+    for split in dict.fromkeys(run["split"] for run in metrics.runs) if len(rounds) > 1 else ():
         runs = [run for run in metrics.runs if run["split"] == split]
-        for number, (segmenter, masks) in enumerate(rounds):
-            for label, value in _figures(runs, segmenter, masks):
+        for number, of_round in enumerate(rounds):
+            for label, value in _figures(runs, *of_round):
                 column = columns.setdefault(f"{label}, {split}", [""] * len(rounds))
                 column[number] = percent(value)
-    rows = [[str(n + 1), *cells] for n, cells in enumerate(zip(*columns.values()))]
+    rows = [[str(number), *cells] for number, cells in enumerate(zip(*columns.values()), 1)]
     return Table("Rounds of self-training (%)", ["round", *columns], rows)
 
 
-def _walk_back(segmenter: Settings | None) -> Iterator[tuple[Settings, Settings]]:
-    """Yields the settings of segmenter and masks of the rounds that led to it, the last first."""
-    while segmenter is not None:
-        masks = segmenter["masks"] if isinstance(segmenter["masks"], Mapping) else {}
-        yield segmenter, masks
-        segmenter = masks.get("segmenter")  # none in the first round
-
-
-def _figures(
-    runs: list[dict], segmenter: Settings, of_round: Settings
-) -> Iterator[tuple[str, float]]:
+def _figures(runs: list[dict], segmenter: Settings, masks: Settings) -> Iterator[tuple[str, float]]:
     """Yields the figures of a round on one split, each with the name of its column."""
-    if tags := _find(runs, "tags", lambda c: _is_tags_of(c, of_round)):
+    latest = {run["stage"]: run for run in runs if _is_of_round(run, segmenter, masks)}
+    if tags := latest.get("tags"):
         yield "tags mAP", tags["map"]
         for number, level in enumerate(tags.get("levels", []), 1):
             yield f"tags mAP level {number}", level["map"]
         yield "tags F1", tags["f1"]
-    if masks := _find(runs, "masks", lambda c: c == of_round):
-        yield "masks mIoU", masks["miou"]
-        yield "pixels kept", masks["kept"]
-    if predictions := _find(runs, "predictions", lambda c: c["segmenter"] == segmenter):
-        yield "segmenter mIoU", predictions["miou"]
+    if "masks" in latest:
+        yield "masks mIoU", latest["masks"]["miou"]
+        yield "pixels kept", latest["masks"]["kept"]
+    if "predictions" in latest:
+        yield "segmenter mIoU", latest["predictions"]["miou"]
 
 
-def _find(runs: list[dict], stage: str, fits: Callable[[Mapping], bool]) -> dict | None:
-    return next((r for r in runs[::-1] if r["stage"] == stage and fits(r["configuration"])), None)
-
-
-def _is_tags_of(tags: Settings, masks: Settings) -> bool:
-    if "segmenter" in masks:
-        return all(tags.get(key) == masks.get(key) for key in ("segmenter", "first_tags"))
-    return tags == masks.get("cams", {}).get("tags")
+def _is_of_round(run: Mapping, segmenter: Settings, masks: Settings) -> bool:
+    settings = run["configuration"]
+    if run["stage"] == "predictions":
+        return settings["segmenter"] == segmenter
+    if run["stage"] == "tags" and "segmenter" in masks:
+        return all(settings.get(key) == masks.get(key) for key in ("segmenter", "first_tags"))
+    return settings == (masks if run["stage"] == "masks" else masks.get("cams", {}).get("tags"))
