@@ -12,7 +12,7 @@ from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.folder import MANIFEST
 from pipeline.errors import UserError
-from pipeline.exchange.coco import check_target, export_coco
+from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
 from pipeline.files.atomic import read_json, write_atomically
@@ -84,7 +84,10 @@ def _check(options: Namespace, artefact: Artefact) -> None:
     if options.images is not None:
         check_folder(options.images, "--images", "the one that holds them")
     if chosen == "coco":
-        check_target(options.output)
+        if options.output.suffix.lower() != ".json" or options.output.is_dir():
+            raise UserError(
+                f"--output {options.output} is not a JSON file: give one such as annotations.json"
+            )
     elif options.output.exists():
         check_folder(options.output, "--output", "another")
     if chosen == "mmsegmentation" and options.images is None:

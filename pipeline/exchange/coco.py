@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from skimage.measure import label as label_components
 
-from pipeline.errors import UserError
 from pipeline.exchange.exporting import Export, read_labels
 from pipeline.files.atomic import write_atomically
 from pipeline.files.label_images import IGNORE
@@ -85,16 +84,6 @@ def export_coco(
     if images is None:
         export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
     return export
-
-
-def check_target(target: Path) -> None:
-    """Refuses a target that is not a JSON file.
-
-    Raises:
-        UserError: it is another file or a folder.
-    """
-    if target.suffix.lower() != ".json" or target.is_dir():
-        raise UserError(f"--output {target} is not a JSON file: give one such as annotations.json")
 
 
 def _number(image_ids: list[str]) -> dict[str, int]:

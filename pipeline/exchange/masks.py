@@ -45,46 +45,38 @@ def read_foreign_mask(
     except FileNotFoundError as error:
         raise ImageError("is missing") from error
     if mode == PALETTE and palette_by_colour:
-        return _by_colour(palette[values], colours)
-    if mode in _ONE_NUMBER:
-        return _by_label(values.astype(np.int64), num_classes)
-    if mode.endswith("A"):
-        _refuse_transparent(values[..., -1])
+        values = palette[values]
+    if mode.endswith("A") and (transparent := values[..., -1] != _OPAQUE).any():
+        raise ImageError(f"has transparent pixels ({_count_and_first(transparent)})")
     if mode == "LA":
-        return _by_label(values[..., 0].astype(np.int64), num_classes)
-    return _by_colour(values[..., :3], colours)
+        values = values[..., 0]
+    if values.ndim == 2:
+        known = {label: label for label in (*range(num_classes + 1), IGNORE)}
+        remark = f", where labels are 0 to {num_classes} and {IGNORE}"
+        return _to_labels(values, known, "label {}".format, remark)
+    encoded = values[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    known = {int.from_bytes(colour, "big"): label for colour, label in colours.items()}
+
+    def name(value: int) -> str:
+        return "colour {} {} {}".format(*value.to_bytes(3, "big"))
+
+    return _to_labels(encoded, known, name, ": no class has it")
 
 
-def _by_label(values: np.ndarray, num_classes: int) -> np.ndarray:
-    known = (values <= num_classes) | (values == IGNORE)
-    if not known.all():
-        unknown = _unknown(values, known, lambda value: f"label {value}")
-        raise ImageError(f"holds {unknown}, where labels are 0 to {num_classes} and {IGNORE}")
-    return values.astype(np.uint8)
+def _to_labels(
+    values: np.ndarray, known: Mapping[int, int], name: Callable[[int], str], remark: str
+) -> np.ndarray:
+    """Returns the labels, H×W uint8, that stand for values.
 
-
-def _by_colour(values: np.ndarray, colours: Mapping[Colour, int]) -> np.ndarray:
-    """Returns the labels of H×W×3 uint8 colours."""
-    red, green, blue = np.moveaxis(values.astype(np.int64), -1, 0)
-    encoded = (red << 16) | (green << 8) | blue
-    present, positions = np.unique(encoded, return_inverse=True)
-    labels = [colours.get(_decode(value), -1) for value in present.tolist()]
-    labels = np.array(labels)[positions].reshape(encoded.shape)
+    Raises:
+        ImageError: there are others: calls them by ``name`` and ends with ``remark``.
+    """
+    present, positions = np.unique(values, return_inverse=True)
+    labels = np.array([known.get(value, -1) for value in present.tolist()])[positions]
+    labels = labels.reshape(values.shape)
     if (labels < 0).any():
-        unknown = _unknown(
-            encoded, labels >= 0, lambda value: "colour {} {} {}".format(*_decode(value))
-        )
-        raise ImageError(f"holds {unknown}: no class has it")
+        raise ImageError(f"holds {_unknown(values, labels >= 0, name)}{remark}")
     return labels.astype(np.uint8)
-
-
-def _decode(value: int) -> Colour:
-    return value >> 16, value >> 8 & 255, value & 255
-
-
-def _refuse_transparent(alpha: np.ndarray) -> None:
-    if (alpha != _OPAQUE).any():
-        raise ImageError(f"has transparent pixels ({_count_and_first(alpha != _OPAQUE)})")
 
 
 def _unknown(values: np.ndarray, known: np.ndarray, name: Callable[[int], str]) -> str:

@@ -6,11 +6,11 @@ mmsegmentation's BaseSegDataset.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from pathlib import Path
 
-import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
@@ -41,7 +41,6 @@ _CONFIG = """\
 )
 """
 
-_JPEG = frozenset({".jpg", ".jpeg"})
 _UPRIGHT = (None, 1)  # EXIF orientations
 _ENCODINGS = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -87,18 +86,18 @@ def export_mmsegmentation(
         """Writes an image and its mask; returns whether the image file had to change."""
         path = find_photograph(images, image_id)
         labels = read_labels(artefact, image_id)
+        size, data = _image_data(path, suffix, artefact.apply_exif)
+        if labels.shape != size:
+            (rows, columns), (height, width) = labels.shape, size
+            raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
         image_path = target_path(target / image_dir, f"{image_id}{suffix}")
-        is_changed = not _is_usable(path, suffix, labels)
-        if is_changed:
-            image = load_image(path, apply_exif=artefact.apply_exif)
-            write_atomically(image_path, _encode(image, suffix, labels))
-        elif link:
+        if link and data is None:
             _link(image_path, path)
         else:
-            write_atomically(image_path, path.read_bytes())
+            write_atomically(image_path, data or path.read_bytes())
         mask = encode_png(labels, None if grey else artefact.palette)
         write_atomically(target_path(target / mask_dir, f"{image_id}.png"), mask)
-        return is_changed
+        return data is not None
 
     changed = sum(is_changed for _, is_changed in export.each(sorted(artefact.entries), write))
     write_atomically(target / f"{split}.py", _config(artefact, split, suffix))
@@ -114,11 +113,9 @@ def _common_suffix(artefact: Artefact, images: Path) -> str:
     """Returns the suffix that all images get."""
     suffixes = set()
     for image_id in artefact.entries:
-        try:
-            suffix = find_photograph(images, image_id).suffix.lower()
-        except ImageError:  # the export of this image reports it
-            continue
-        suffixes.add(".jpg" if suffix in _JPEG else suffix)
+        with contextlib.suppress(ImageError):  # the export of this image reports it
+            suffixes.add(find_photograph(images, image_id).suffix.lower())
+    suffixes = {".jpg" if suffix == ".jpeg" else suffix for suffix in suffixes}
     return suffixes.pop() if len(suffixes) == 1 else ".png"
 
 
@@ -133,39 +130,26 @@ def _refuse_others(folder: Path, expected: set[str]) -> None:
             )
 
 
-def _is_usable(path: Path, suffix: str, labels: np.ndarray) -> bool:
-    """Tells whether mmsegmentation reads an image file, as it is, as this pipeline does.
+def _image_data(path: Path, suffix: str, apply_exif: bool) -> tuple[tuple[int, int], bytes | None]:
+    """Returns an image's height and width, and its bytes in the format of a suffix.
+
+    The bytes are none if mmsegmentation reads the file as it is, as this pipeline does.
 
     Raises:
-        ImageError: the file cannot be read, or the image has another size than its mask.
+        ImageError: the file cannot be read.
     """
-    own_suffix = path.suffix.lower()
-    if (".jpg" if own_suffix in _JPEG else own_suffix) != suffix:
-        return False
+    kind, options = _ENCODINGS[suffix]
     try:
-        with Image.open(path) as image:
-            (width, height), kind = image.size, image.format
-            turned = image.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
+        with Image.open(path) as header:
+            turned = header.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
+            if header.format == kind and not turned:
+                return (header.height, header.width), None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise to_image_error(error, path, FORMATS) from error
-    if turned or kind != _ENCODINGS[suffix][0]:
-        return False
-    _check_size((height, width), labels)
-    return True
-
-
-def _encode(image: np.ndarray, suffix: str, labels: np.ndarray) -> bytes:
-    _check_size(image.shape[:2], labels)
-    kind, options = _ENCODINGS[suffix]
+    image = load_image(path, apply_exif=apply_exif)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _check_size(size: tuple[int, int], labels: np.ndarray) -> None:
-    if labels.shape != tuple(size):
-        (height, width), (rows, columns) = size, labels.shape
-        raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
+    return image.shape[:2], buffer.getvalue()
 
 
 def _link(path: Path, image: Path) -> None:
