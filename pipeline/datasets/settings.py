@@ -48,15 +48,24 @@ class VocabularySettings:
 
 
 @dataclass(kw_only=True)
-class DenseCrfSettings:
-    """The dense CRF on a segmenter's probabilities; see :class:`pipeline.masks.crf.CrfOptions`."""
+class CrfOptions:
+    """The dense CRF's constants (docs/algorithms.md, section 4); the defaults are CLIP-ES's.
 
-    iterations: int = setting(10, at_least=1)
+    Attributes:
+        iterations: of mean-field inference.
+        gaussian_sxy: standard deviation of the smoothness kernel in pixels.
+        gaussian_compat: its weight.
+        bilateral_sxy: standard deviation of the appearance kernel in pixels.
+        bilateral_srgb: its standard deviation in colour, in units of a byte.
+        bilateral_compat: its weight.
+    """
+
+    iterations: int = setting(10, at_least=0)
     gaussian_sxy: float = setting(1, above=0)
-    gaussian_compat: float = 3
+    gaussian_compat: float = setting(3, at_least=0)
     bilateral_sxy: float = setting(67, above=0)
     bilateral_srgb: float = setting(3, above=0)
-    bilateral_compat: float = 4
+    bilateral_compat: float = setting(4, at_least=0)
 
 
 @dataclass(kw_only=True)
@@ -92,7 +101,7 @@ class TrainingSettings:
     )
     test_scales: list[float] = setting([0.5, 0.75, 1.0, 1.25, 1.5], above=0)
     test_flip: bool = True
-    test_crf: DenseCrfSettings | None = setting(DenseCrfSettings())
+    test_crf: CrfOptions | None = setting(CrfOptions())
 
 
 @dataclass(kw_only=True)

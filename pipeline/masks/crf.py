@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from pipeline.engine.settings import setting
+from pipeline.datasets.settings import CrfOptions
 
 _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
 _MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
-
-
-@dataclass
-class CrfOptions:
-    """The CRF's constants (docs/algorithms.md, section 4); the defaults are those of CLIP-ES.
-
-    Attributes:
-        iterations: of mean-field inference.
-        gaussian_sxy: standard deviation of the smoothness kernel in pixels.
-        gaussian_compat: its weight.
-        bilateral_sxy: standard deviation of the appearance kernel in pixels.
-        bilateral_srgb: its standard deviation in colour, in units of a byte.
-        bilateral_compat: its weight.
-    """
-
-    iterations: int = setting(10, at_least=0)
-    gaussian_sxy: float = setting(1, above=0)
-    gaussian_compat: float = setting(3, at_least=0)
-    bilateral_sxy: float = setting(67, above=0)
-    bilateral_srgb: float = setting(3, above=0)
-    bilateral_compat: float = setting(4, at_least=0)
 
 
 def unary_energy(scores: np.ndarray) -> np.ndarray:
