@@ -10,8 +10,6 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files.atomic import MENDABLE, cannot_write
 
-_KILLED_LOADER = "DataLoader worker"
-
 
 @contextmanager
 def explain_faults(work_dir: Path) -> Iterator[None]:
@@ -24,41 +22,8 @@ def explain_faults(work_dir: Path) -> Iterator[None]:
         UserError: the disk is full or read-only, a process that loads images was killed, or the
             block raised it.
     """
-    with _threads_fail_quietly():
-        try:
-            yield
-        except UserError as error:
-            raise UserError(_last_line(error)) from error
-        except Exception as error:
-            for cause in _causes(error):
-                if _is_mendable(cause):
-                    raise cannot_write(cause.filename or work_dir, cause) from error
-                # PyTorch raises this at any point of the training when a process ends.
-                if isinstance(cause, RuntimeError) and str(cause).startswith(_KILLED_LOADER):
-                    raise UserError(
-                        "a process that loads images was killed, probably because memory or shared"
-                        " memory (/dev/shm) ran out: lower segmenter.workers, and run the same"
-                        " command again to resume from the last checkpoint"
-                    ) from error
-            raise
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_mendable(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in MENDABLE
-
-
-@contextmanager
-def _threads_fail_quietly() -> Iterator[None]:
-    """Keeps TensorBoard's thread from printing a traceback if its file cannot be written.
-
-    TensorBoard also raises the error in the main thread, which ends the training.
-    """
+    # TensorBoard's thread would print a traceback if its file cannot be written. It also raises the
+    # error in the main thread, which ends the training.
     previous = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
@@ -68,10 +33,27 @@ def _threads_fail_quietly() -> Iterator[None]:
     threading.excepthook = hook
     try:
         yield
+    except UserError as error:
+        # A process that loads images sends a traceback, which ends in our sentence.
+        line = str(error).strip().splitlines()[-1]
+        raise UserError(line.removeprefix("pipeline.errors.UserError: ")) from error
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if _is_mendable(cause):
+                raise cannot_write(cause.filename or work_dir, cause) from error
+            # PyTorch raises this at any point of the training when a process ends.
+            if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+                raise UserError(
+                    "a process that loads images was killed, probably because memory or shared"
+                    " memory (/dev/shm) ran out: lower segmenter.workers, and run the same"
+                    " command again to resume from the last checkpoint"
+                ) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
     finally:
         threading.excepthook = previous
 
 
-def _last_line(error: UserError) -> str:
-    """Returns our sentence from the traceback that a process that loads images sends."""
-    return str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.UserError: ")
+def _is_mendable(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in MENDABLE

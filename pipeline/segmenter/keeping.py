@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from pipeline.files.atomic import write_atomically
@@ -42,18 +42,38 @@ class WholeFiles(LocalBackend):
         write_atomically(Path(filepath), obj)
 
 
-@HOOKS.register_module(force=True)
 class KeepCheckpoints(CheckpointHook):
-    """Keeps the last two checkpoints and the best one.
+    """Keeps the last two checkpoints and the best one, of tensors and plain values only.
 
     mmengine removes the best checkpoint before it writes a better one, and removes files whose
     names it reads from a checkpoint. This hook removes a file after its replacement is written, and
     only checkpoints in the training's own folder.
+
+    Args:
+        description: what a checkpoint says of its network, so that it needs no other file.
+        **settings: arguments of mmengine's hook.
     """
 
-    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
-        """Takes the arguments of mmengine's hook, except how files are written."""
+    def __init__(self, description: Mapping[str, Any], **settings: Any) -> None:  # noqa: ANN401
         super().__init__(by_epoch=False, backend_args={"backend": WHOLE_FILES}, **settings)
+        self._description = dict(description)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Adds the description and removes the curves.
+
+        mmengine pickles curves with references to methods, which ``torch.load`` refuses. Curves are
+        in the log and need not be resumed.
+        """
+        checkpoint["meta"]["segmenter"] = self._description
+        hub = checkpoint["message_hub"]
+        # NumPy scalars, such as the best figure so far, become Python numbers.
+        values = {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in hub["runtime_info"].items()
+        }
+        plain = {key: v for key, v in values.items() if type(v) in (str, int, float, list)}
+        resumed = {key: value for key, value in hub["resumed_keys"].items() if key in plain}
+        hub |= {"log_scalars": {}, "runtime_info": plain, "resumed_keys": resumed}
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         """Writes a checkpoint that is better than the best so far, then removes the old one."""

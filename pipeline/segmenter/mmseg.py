@@ -26,11 +26,7 @@ from pipeline.datasets.vocabulary import MAX_CLASSES
 from pipeline.errors import UserError, did_you_mean
 from pipeline.segmenter.architecture import adapt_model, dictionaries
 from pipeline.segmenter.losses import choose_loss
-from pipeline.segmenter.optimization import (
-    BatchInPartsLoop,
-    configure_optimizer,
-    configure_schedule,
-)
+from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
 
@@ -185,7 +181,7 @@ def build_config(
             "optim_wrapper": optimizer,
             "param_scheduler": configure_schedule(settings, optimizer["optimizer"]["lr"]),
             "train_cfg": {
-                "type": BatchInPartsLoop.__name__,
+                "type": "BatchInPartsLoop",
                 "max_iters": settings.iterations,
                 "val_interval": settings.validation_interval or settings.iterations + 1,
             },

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmengine.registry import LOOPS, OPTIM_WRAPPERS
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from pipeline.errors import UserError
@@ -105,39 +104,3 @@ _WRAPPERS = {
     "bf16": BrainFloatOptimWrapper.__name__,
     "fp16": "AmpOptimWrapper",
 }
-
-
-@LOOPS.register_module()
-class BatchInPartsLoop(IterBasedTrainLoop):
-    """Counts one iteration for each step of the optimiser, however many parts a batch has.
-
-    mmengine counts each part, so that schedule, checkpoints and ``iterations`` would depend on how
-    a batch is split.
-    """
-
-    def run(self) -> nn.Module:
-        """Trains to the last iteration."""
-        wrapper = self.runner.optim_wrapper
-        parts = wrapper._accumulative_counts
-        wrapper.initialize_count_status(
-            self.runner.model, self.iter * parts, self.max_iters * parts
-        )
-        return super().run()
-
-    def run_iter(self, data_batch: Mapping[str, list]) -> None:
-        """Makes one step on a batch; losses are means over the parts."""
-        self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
-        wrapper = self.runner.optim_wrapper
-        count = wrapper._accumulative_counts
-        size = len(data_batch["inputs"]) // count
-        sums: dict[str, torch.Tensor] = {}
-        for start in range(0, size * count, size):
-            part = {key: values[start : start + size] for key, values in data_batch.items()}
-            losses = self.runner.model.train_step(part, optim_wrapper=wrapper)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value
-        outputs = {name: total / count for name, total in sums.items()}
-        self.runner.call_hook(
-            "after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=outputs
-        )
-        self._iter += 1

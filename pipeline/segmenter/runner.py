@@ -1,33 +1,32 @@
-"""mmengine's Runner: without console output, on any device, with files that hold no code."""
+"""mmengine's Runner, without console output and with files that hold no code; the training loop."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
-import uuid
+import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import mmengine.device.utils as mmengine_device
+import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.registry import LOOPS
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.segmenter.checkpoints import METRIC, iteration_of, read_checkpoint
-from pipeline.segmenter.keeping import KeepCheckpoints
-from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.segmenter.checkpoints import iteration_of, read_checkpoint
 
 CONFIG_FILE = "config.json"
-_LOG_INTERVAL = 50
 # What mmengine and PyTorch raise for parts of a checkpoint that are missing or do not fit.
 _UNFIT = (
     AssertionError,
@@ -41,15 +40,14 @@ _UNFIT = (
 
 
 class QuietRunner(Runner):
-    """A runner without console output that writes its configuration as JSON."""
+    """A runner without console output that writes its configuration as JSON.
 
-    def __init__(self, *, initialise: Callable[[], None] | None, **settings: Any) -> None:  # noqa: ANN401
-        """Builds everything that a training needs.
+    Args:
+        initialise: sets the initial weights of the model.
+        **settings: arguments of mmengine's Runner.
+    """
 
-        Args:
-            initialise: sets the initial weights of the model; none when a training is resumed.
-            **settings: arguments of mmengine's Runner.
-        """
+    def __init__(self, *, initialise: Callable[[], None], **settings: Any) -> None:  # noqa: ANN401
         self._initialise = initialise
         self._log_files: list[logging.Handler] = []
         try:
@@ -62,7 +60,7 @@ class QuietRunner(Runner):
 
     def _init_model_weights(self) -> None:
         # mmengine would replace weights read from a file by random ones.
-        if self._initialise is not None:
+        if not self._resume:
             self._initialise()
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:  # noqa: ANN401
@@ -81,33 +79,28 @@ class QuietRunner(Runner):
         strict: bool = True,
         revise_keys: Sequence = (),
     ) -> dict[str, Any]:
-        """Loads a checkpoint of the same network.
-
-        Raises:
-            UserError: it is damaged, holds more than weights, or belongs to another network.
-        """
-        try:
-            checkpoint = read_checkpoint(Path(filename), map_location)
-            if checkpoint["meta"]["iter"] != iteration_of(Path(filename)):
-                raise ValueError("it belongs to another iteration")
-            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-            model = self.model.module if is_model_wrapper(self.model) else self.model
-            model.load_state_dict(checkpoint["state_dict"])
-        except (UserError, *_UNFIT) as error:
-            raise _cannot_resume(filename) from error
-        self._has_loaded = True
+        """Loads a checkpoint of the same network, without running code from it."""
+        checkpoint = read_checkpoint(Path(filename), map_location)
+        if checkpoint["meta"]["iter"] != iteration_of(Path(filename)):
+            raise ValueError("it belongs to another iteration")
+        checkpoint["meta"].pop("config", None)  # mmengine would run it as Python code
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(checkpoint["state_dict"])
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Resumes from a checkpoint.
 
         Raises:
-            UserError: it is not a complete checkpoint of this training.
+            UserError: it is not a complete checkpoint of this training, or holds more than weights.
         """
         try:
             super().resume(filename, *args, **kwargs)
-        except _UNFIT as error:
-            raise _cannot_resume(filename) from error
+        except (UserError, *_UNFIT) as error:
+            raise UserError(
+                f"checkpoint {filename} is damaged or not a checkpoint of this training: delete it"
+                " to resume from the previous one"
+            ) from error
 
     @master_only
     def dump_config(self) -> None:
@@ -139,52 +132,99 @@ class QuietRunner(Runner):
                 self._log_files.pop().close()
 
 
-def _cannot_resume(filename: str) -> UserError:
-    return UserError(
-        f"checkpoint {filename} is damaged or not a checkpoint of this training: delete it to"
-        " resume from the previous one"
-    )
-
-
 def _raise(record: logging.LogRecord) -> NoReturn:
     """Ends the training when a log cannot be written, as for any other file."""
     raise
 
 
-def configure_curves(work_dir: Path) -> dict[str, Any]:
-    """Returns a visualiser that writes JSON lines and, if it is installed, TensorBoard's format."""
-    backends = [{"type": "LocalVisBackend"}]
-    if importlib.util.find_spec("tensorboard") is not None:
-        backends.append({"type": "TensorboardVisBackend"})
-    # mmengine keeps visualisers by name until the process ends.
-    name = f"segmenter-{uuid.uuid4().hex}"
-    return {"type": "Visualizer", "name": name, "vis_backends": backends, "save_dir": str(work_dir)}
+@LOOPS.register_module()
+class BatchInPartsLoop(IterBasedTrainLoop):
+    """A training loop in which an iteration is a step of the optimiser, on a batch in parts.
+
+    mmengine counts each part, so that schedule, checkpoints and ``iterations`` would depend on how
+    a batch is split.
+
+    Args:
+        on_iteration: called after each iteration, with its number, that of all, and the loss.
+        **settings: arguments of mmengine's loop. Its loader starts at the first iteration to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_iteration: Callable[[int, int, float], None] | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**settings)
+        self._on_iteration = on_iteration
+
+    def run(self) -> nn.Module:
+        """Trains to the last iteration."""
+        runner, wrapper = self.runner, self.runner.optim_wrapper
+        parts = wrapper._accumulative_counts
+        wrapper.initialize_count_status(runner.model, self.iter * parts, self.max_iters * parts)
+        runner.call_hook("before_train")
+        # Checkpoints are written before they are measured. A kill in between would lose the figure,
+        # and perhaps the best checkpoint.
+        if self.iter and self.iter % self.val_interval == 0:
+            self._validate()
+        runner.call_hook("before_train_epoch")
+        for batch in islice(self.dataloader_iterator, self.max_iters - self.iter):
+            runner.model.train()
+            self.run_iter(batch)
+            if self.iter % self.val_interval == 0 or self.iter == self.max_iters:
+                self._validate()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def _validate(self) -> None:
+        if self.runner.val_loop is not None:
+            self.runner.val_loop.run()
+
+    def run_iter(self, data_batch: Mapping[str, list]) -> None:
+        """Makes one step on a batch; losses are means over the parts.
+
+        Raises:
+            UserError: the loss is not finite. No checkpoint with it is written.
+        """
+        runner, wrapper = self.runner, self.runner.optim_wrapper
+        _seed(runner.seed, self.iter, runner.rank)
+        runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=data_batch)
+        count = wrapper._accumulative_counts
+        size = len(data_batch["inputs"]) // count
+        sums: dict[str, torch.Tensor] = {}
+        for start in range(0, size * count, size):
+            part = {key: values[start : start + size] for key, values in data_batch.items()}
+            losses = runner.model.train_step(part, optim_wrapper=wrapper)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value
+        outputs = {name: total / count for name, total in sums.items()}
+        loss = outputs["loss"].item()
+        if not np.isfinite(loss):
+            ids = [str(sample.metainfo.get("img_id")) for sample in data_batch["data_samples"]]
+            raise UserError(
+                f"the loss became {loss} at iteration {self.iter + 1} (images {', '.join(ids)}):"
+                " lower segmenter.learning_rate and start again"
+            )
+        runner.call_hook(
+            "after_train_iter", batch_idx=self.iter, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+        if self._on_iteration is not None:
+            self._on_iteration(self.iter, self.max_iters, loss)
 
 
-def configure_hooks(settings: SegmenterSettings, *, validates: bool) -> dict[str, Any]:
-    """Returns the hooks that write logs and checkpoints."""
-    return {
-        "logger": {
-            "type": "LoggerHook",
-            "interval": _LOG_INTERVAL,
-            "log_metric_by_epoch": False,
-        },
-        "checkpoint": {
-            "type": KeepCheckpoints.__name__,
-            "interval": settings.checkpoint_interval,
-            **({"save_best": METRIC, "rule": "greater"} if validates else {}),
-        },
-        "sampler_seed": None,
-    }
+def _seed(seed: int, iteration: int, rank: int) -> None:
+    """Seeds what is random in a network, such as dropout: mmengine does not resume random states.
 
-
-def configure_environment(device: str) -> dict[str, Any]:
-    """Returns mmengine's settings for the whole process."""
-    return {
-        "cudnn_benchmark": device.startswith("cuda"),
-        # mmengine would change the start method; naming the current one prevents it.
-        "mp_cfg": {"mp_start_method": torch.multiprocessing.get_start_method()},
-    }
+    The leading 1 makes these streams differ from those of the samples.
+    """
+    sequence = np.random.SeedSequence([1, seed, iteration, *([rank] if rank else [])])
+    state = sequence.generate_state(4)
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    np.random.seed(state)
+    random.seed(state.tobytes())
 
 
 @contextmanager

@@ -24,9 +24,6 @@ from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.settings import SegmenterSettings
 
-ALREADY_SEEN = -1
-"""The position of a sample that a resumed training does not read again."""
-
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
 _MAX_CACHED_BYTES = 2**30
@@ -74,8 +71,6 @@ class PseudoLabelled(Dataset):
         Raises:
             UserError: a file cannot be read.
         """
-        if position == ALREADY_SEEN:
-            return {}
         epoch, place = divmod(position, len(self._pairs))
         sample = self._load(self._pairs[self._shuffled(epoch)[place]])
         with _seeded(self._seed, position):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import uuid
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.checkpoints import (
+    METRIC,
     complete_checkpoints,
     is_finished,
     iteration_of,
@@ -32,31 +34,22 @@ from pipeline.segmenter.distributed import (
     process_rank,
 )
 from pipeline.segmenter.faults import explain_faults
-from pipeline.segmenter.hooks import (
-    DescribeCheckpoint,
-    ReportProgress,
-    SeedIteration,
-    StopAtNonFiniteLoss,
-    ValidateWhereInterrupted,
-)
-from pipeline.segmenter.loader import build_loader
+from pipeline.segmenter.keeping import KeepCheckpoints
+from pipeline.segmenter.loader import build_loader, positions
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.pretrained import load_pretrained
-from pipeline.segmenter.runner import (
-    QuietRunner,
-    configure_curves,
-    configure_environment,
-    configure_hooks,
-    only_device,
-)
+from pipeline.segmenter.runner import QuietRunner, only_device
 from pipeline.segmenter.samples import PseudoLabelled
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.segmenter.validation import Labelled, configure_validation
 
 INITIAL_WEIGHTS = "initial_weights.json"
 """Describes the pretrained weights of the backbone; not written without them."""
+
+LOG_INTERVAL = 50
+"""Iterations between lines of the log."""
 
 
 def train(
@@ -122,49 +115,54 @@ def train(
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     metainfo = {"classes": config.class_names, "palette": config.palette}
+    samples = PseudoLabelled(pairs, settings, seed, metainfo, read)
+    indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
     labelled = Labelled(validation, read, metainfo)
-    interval = settings.validation_interval if len(labelled) else None
-    hooks = [
-        SeedIteration(seed),
-        StopAtNonFiniteLoss(),
-        DescribeCheckpoint(description),
-        *([ValidateWhereInterrupted(interval)] if interval else []),
-        *([ReportProgress(on_iteration)] if on_iteration and not process_rank() else []),
-    ]
+    validates = bool(settings.validation_interval and len(labelled))
+    best = {"save_best": METRIC, "rule": "greater"} if validates else {}
+    hooks = {
+        "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
+        "checkpoint": KeepCheckpoints(description, interval=settings.checkpoint_interval, **best),
+        "sampler_seed": None,
+    }
+    # mmengine keeps loggers, visualisers and counters by name until the process ends.
+    name = f"segmenter-{uuid.uuid4().hex}"
     join(device)
     with explain_faults(work_dir), only_device(device):
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
-            initialise=None
-            if start
-            else partial(_initialise, model, settings.pretrained, config, work_dir),
+            initialise=partial(_initialise, model, settings.pretrained, config, work_dir),
             model=model,
             work_dir=str(work_dir),
             train_dataloader=build_loader(
-                PseudoLabelled(pairs, settings, seed, metainfo, read),
-                settings.batch_size,
-                start,
-                iterations,
-                settings.workers,
-                rank=process_rank(),
-                processes=processes,
+                samples, indices, settings.batch_size // processes, settings.workers
             ),
-            train_cfg=config.train_cfg,
+            train_cfg={
+                **config.train_cfg,
+                "on_iteration": None if process_rank() else on_iteration,
+            },
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,
-            **(configure_validation(labelled, settings.workers) if interval else {}),
-            default_hooks=configure_hooks(settings, validates=bool(interval)),
-            custom_hooks=hooks,
-            visualizer=configure_curves(work_dir),
+            **(configure_validation(labelled, settings.workers) if validates else {}),
+            default_hooks=hooks,
+            visualizer={
+                "type": "Visualizer",
+                "name": name,
+                "vis_backends": [{"type": backend} for backend in _curves()],
+                "save_dir": str(work_dir),
+            },
             load_from=str(resume_from) if resume_from else None,
             resume=resume_from is not None,
             launcher="pytorch" if is_launched() else "none",
-            env_cfg=configure_environment(device),
+            env_cfg={
+                "cudnn_benchmark": device.startswith("cuda"),
+                # mmengine would change the start method; naming the current one prevents it.
+                "mp_cfg": {"mp_start_method": torch.multiprocessing.get_start_method()},
+            },
             log_processor={"by_epoch": False},
             default_scope="mmseg",
             randomness=config.randomness,
-            # mmengine keeps loggers and counters by name until the process ends.
-            experiment_name=f"segmenter-{uuid.uuid4().hex}",
+            experiment_name=name,
             cfg=config,
         )
         try:
@@ -173,6 +171,12 @@ def train(
             runner.close()
     barrier()  # until the first process has written the last checkpoint
     return last_checkpoint(work_dir)
+
+
+def _curves() -> list[str]:
+    """Returns what writes curves: JSON lines and, if it is installed, TensorBoard's format."""
+    tensorboard = importlib.util.find_spec("tensorboard") is not None
+    return ["LocalVisBackend", *(["TensorboardVisBackend"] * tensorboard)]
 
 
 def _check_parts(

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmengine.structures import PixelData
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.checkpoints import METRIC
-from pipeline.segmenter.loader import end_with_parent
+from pipeline.segmenter.loader import build_loader
 from pipeline.segmenter.mmseg import import_mmseg
 
 
@@ -71,12 +71,5 @@ def configure_validation(dataset: Labelled, workers: int) -> dict[str, Any]:
     metric = IoUMetric(ignore_index=IGNORE, iou_metrics=[METRIC], collect_device="gpu")
     evaluator = Evaluator(metric)
     evaluator.dataset_meta = dataset.metainfo
-    loader = DataLoader(
-        dataset,
-        batch_size=1,
-        sampler=DefaultSampler(dataset, shuffle=False),
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-        worker_init_fn=end_with_parent,
-    )
+    loader = build_loader(dataset, DefaultSampler(dataset, shuffle=False), 1, workers)
     return {"val_dataloader": loader, "val_cfg": {"type": "ValLoop"}, "val_evaluator": evaluator}

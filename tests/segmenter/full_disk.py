@@ -19,22 +19,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled, write_pairs
 
+import pipeline.segmenter.train as training
 from pipeline.commands.command_line import answer
-from pipeline.segmenter import runner
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
 from pipeline.segmenter.settings import SegmenterSettings
-from pipeline.segmenter.train import train
 
 SETTINGS = tiny_settings(validation_interval=2, learning_rate=0.1)
 
 
 def main(data: Path, small: Path) -> None:
     torch.set_num_threads(1)
-    runner._LOG_INTERVAL = 1  # so that logs and curves are written as often as anything else
+    training.LOG_INTERVAL = 1  # so that logs and curves are written as often as anything else
     pairs, labelled = write_pairs(data / "pairs"), write_labelled(data / "val")
 
     def learn(work_dir: Path, settings: SegmenterSettings = SETTINGS) -> None:
-        train(settings, pairs, CLASS_NAMES, PALETTE, work_dir, 3, validation=labelled)
+        training.train(settings, pairs, CLASS_NAMES, PALETTE, work_dir, 3, validation=labelled)
 
     learn(data / "undisturbed")
     wanted = contents(data / "undisturbed")

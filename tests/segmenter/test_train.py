@@ -11,7 +11,7 @@ from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.checkpoints import is_finished, last_checkpoint
-from pipeline.segmenter.loader import build_loader
+from pipeline.segmenter.loader import positions
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled
@@ -181,11 +181,9 @@ def test_every_image_once_an_epoch(pairs):
     assert sorted(names[:5]) == sorted(names[5:]) == sorted(pair.id for pair in pairs)
 
 
-def test_replay_decodes_nothing(pairs):
-    loader = build_loader(PseudoLabelled(pairs, tiny_settings(), 0, {}), 2, 3, 4, 0)
-    batches = list(loader)
-    assert batches[:3] == [{}, {}, {}]
-    assert len(batches[3]["inputs"]) == 2
+def test_a_resumed_training_loads_only_what_is_left():
+    assert positions(4, start=3, iterations=5) == list(range(12, 20))
+    assert positions(4, 3, 5, rank=1, processes=2) == [14, 15, 18, 19]
 
 
 @pytest.mark.parametrize(
