@@ -17,15 +17,16 @@ from pipeline.clip.device import choose_device
 from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
 from pipeline.commands.inputs import find_inputs
 from pipeline.engine.progress import track
-from pipeline.engine.reading import Reading, Size
+from pipeline.engine.reading import Name, Reading
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
+from pipeline.masks.crf import CrfOptions
 from pipeline.report.painting import overlay
-from pipeline.segmenter.inference import CLEAN_CRF, check_scales
-from pipeline.segmenter.testing import Testing, segment_all
+from pipeline.segmenter.settings import TestSettings, check_scales
+from pipeline.segmenter.testing import Labels, segment_all
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -101,28 +102,34 @@ def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace
         apply_exif=True, max_pixels=options.max_pixels, longest_side=options.longest_side
     )
     reading = Reading(decode, threads=1, prefetch=_MAX_PREFETCHED)
-    testing = Testing(tuple(options.scales), options.flip, CLEAN_CRF if options.crf else None)
+    test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
     images: dict[str, np.ndarray] = {}  # being segmented
 
-    def decoded() -> Iterator[tuple[Item, tuple[np.ndarray, Size] | ImageError]]:
-        items = (Item(sample, "") for sample in samples)
-        for item, result in reading.through(items, lambda images: images):
-            if not isinstance(result, ImageError):
-                images[item.sample.id] = result[0]
-            yield item, result
+    def kept(
+        decoded: Iterator[tuple[Name, np.ndarray]],
+    ) -> Iterator[tuple[Name, np.ndarray]]:
+        for (item, size), image in decoded:
+            images[item.sample.id] = image
+            yield (item, size), image
+
+    def segment(
+        decoded: Iterator[tuple[Name, np.ndarray]],
+    ) -> Iterator[tuple[Name, Labels | ImageError]]:
+        return segment_all(kept(decoded), lambda: segmenter, test, workers)
 
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     written = 0
     with track("predict", len(samples)) as advance:
-        for item, result in segment_all(decoded(), lambda: segmenter, testing, workers):
+        for item, result in reading.through((Item(s, "") for s in samples), segment):
             sample = item.sample
-            if isinstance(result, ImageError):
-                reason = str(result).replace("dataset.max_pixels=", "--max-pixels ")
+            labels = result if isinstance(result, ImageError) else result[0]
+            if isinstance(labels, ImageError):
+                reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
                 print(f"skipped: {sample.image} {reason}", file=sys.stderr)
             else:
-                labels = result[testing.steps[-1]]
-                _write(sample.id, images.pop(sample.id), labels, segmenter, options)
+                final = labels[test.steps[-1]]
+                _write(sample.id, images.pop(sample.id), final, segmenter, options)
                 written += 1
             advance()
     return written

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import available, open_folder
@@ -17,120 +17,81 @@ from pipeline.masks.mask_files import PROBABILITY
 from pipeline.segmenter.pairs import TrainingPair
 
 
-class TrainingData(Protocol):
-    """Where masks come from."""
-
-    def facts(self) -> dict[str, Any]:
-        """Returns what names the source in a cache key, where it is not a stage."""
-
-    def applies(self) -> bool:
-        """Tells whether the data set has such masks."""
-
-    def pairs(self) -> list[TrainingPair]:
-        """Returns the images, each with its mask.
-
-        Raises:
-            UserError: there are no masks yet.
-        """
-
-    def samples(self) -> Sequence[Sample]:
-        """Returns the images."""
-
-
 @dataclass(frozen=True)
-class StageMasks:
-    """The masks of a stage.
+class TrainingData:
+    """Where the images and masks of a training come from.
 
     Attributes:
-        masks: returns the stage.
+        samples: returns the images.
+        pairs: returns them, each with its mask; raises a UserError where there are no masks yet, or
+            no probabilities that pixels could be weighted by.
+        facts: what names the source in a cache key, where it is not a stage.
+        applies: tells whether the data set has such masks.
+    """
+
+    samples: Callable[[], Sequence[Sample]]
+    pairs: Callable[[], list[TrainingPair]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    applies: Callable[[], bool] = lambda: True
+
+
+def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -> TrainingData:
+    """Returns the masks of a stage.
+
+    Args:
+        masks: the stage.
         images: those of the run.
         store: the output directory.
         weighted: whether the probabilities beside the masks weight their pixels.
     """
 
-    masks: Stage
-    images: Images
-    store: Store
-    weighted: bool
+    def samples() -> list[Sample]:
+        return available(masks, images, store)
 
-    def facts(self) -> dict[str, Any]:
-        """Returns nothing: the stage is a need."""
-        return {}
-
-    def applies(self) -> bool:
-        """Tells that every data set has such masks."""
-        return True
-
-    def samples(self) -> list[Sample]:
-        """Returns the images that have a mask."""
-        return available(self.masks, self.images, self.store)
-
-    def pairs(self) -> list[TrainingPair]:
-        """Returns the images, each with its mask."""
-        folder = open_folder(self.masks, self.store).path
+    def pairs() -> list[TrainingPair]:
+        if weighted and not masks.settings["keep_probability"]:
+            raise _no_probabilities()
+        folder = open_folder(masks, store).path
         beside = folder / PROBABILITY
         return [
             TrainingPair(
                 s.id,
                 s.image,
                 folder / f"{s.id}.png",
-                beside / f"{s.id}.png" if self.weighted else None,
+                beside / f"{s.id}.png" if weighted else None,
             )
-            for s in self.samples()
+            for s in samples()
         ]
 
+    return TrainingData(samples, pairs)
 
-@dataclass(frozen=True)
-class FolderMasks:
-    """Masks in a folder: ``segmenter.masks``.
 
-    Attributes:
-        folder: the folder, which holds <id>.png.
-        samples: returns the images.
-    """
+def masks_in_folder(
+    given: str, samples: Callable[[], Sequence[Sample]], weighted: bool
+) -> TrainingData:
+    """Returns the masks <id>.png of a folder: ``segmenter.masks``. They have no probabilities."""
+    folder = Path(given).expanduser().absolute()
 
-    folder: str
-    samples: Callable[[], Sequence[Sample]]
-
-    def facts(self) -> dict[str, Any]:
-        """Returns that masks were given."""
-        return {"masks": {"from": "files"}}
-
-    def applies(self) -> bool:
-        """Tells that they are given, whatever the data set has."""
-        return True
-
-    def pairs(self) -> list[TrainingPair]:
-        """Returns the images, each with its mask."""
-        folder = Path(self.folder).expanduser().absolute()
+    def pairs() -> list[TrainingPair]:
+        if weighted:
+            raise _no_probabilities()
         if not folder.is_dir():
             raise UserError(
-                f"segmenter.masks={self.folder} is not a folder: give one that holds <id>.png"
+                f"segmenter.masks={given} is not a folder: give one that holds <id>.png"
             )
-        return [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in self.samples()]
+        return [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
+
+    return TrainingData(samples, pairs, facts={"masks": {"from": "files"}})
 
 
-@dataclass(frozen=True)
-class GroundTruthMasks:
-    """The masks of the data set, for a fully supervised segmenter.
-
-    Attributes:
-        samples: returns the images.
-    """
-
-    samples: Callable[[], Sequence[Sample]]
-
-    def facts(self) -> dict[str, Any]:
-        """Returns that the ground truth is used, which is certain of every pixel."""
-        return {"masks": "ground truth", "pixel_weights": None}
-
-    def applies(self) -> bool:
-        """Tells whether every image has a mask."""
-        return all(s.mask is not None for s in self.samples())
-
-    def pairs(self) -> list[TrainingPair]:
-        """Returns the images, each with its mask."""
-        return [TrainingPair(s.id, s.image, s.mask.file()) for s in self.samples()]
+def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
+    """Returns the masks of the data set, for a fully supervised segmenter."""
+    return TrainingData(
+        samples,
+        lambda: [TrainingPair(s.id, s.image, s.mask.file()) for s in samples()],
+        facts={"masks": "ground truth", "pixel_weights": None},  # it is certain of every pixel
+        applies=lambda: all(s.mask is not None for s in samples()),
+    )
 
 
 def training_data_key(pairs: Sequence[TrainingPair]) -> str:
@@ -141,3 +102,10 @@ def training_data_key(pairs: Sequence[TrainingPair]) -> str:
 def _content(path: Path) -> str | None:
     # Missing files are listed, all of them, before the training begins.
     return fingerprint_file(path) if path.is_file() else None
+
+
+def _no_probabilities() -> UserError:
+    return UserError(
+        "segmenter.pixel_weights needs the CRF's probabilities: make the masks with"
+        " masks=crf_weighted"
+    )

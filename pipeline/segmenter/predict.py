@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
-from pipeline.masks.crf import CrfOptions
+from pipeline.masks.crf import CrfOptions, dense_crf
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
-from pipeline.segmenter.inference import CLEAN_CRF, check_scales, refine, scale_image
 from pipeline.segmenter.mmseg import build_model, import_mmseg
 from pipeline.segmenter.pretrained import strip_pretrained
+from pipeline.segmenter.settings import check_scales
 
 _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
@@ -167,10 +167,23 @@ class Segmenter:
 
     @staticmethod
     def refine(
-        image: np.ndarray, probabilities: np.ndarray, crf: CrfOptions = CLEAN_CRF
+        image: np.ndarray,
+        probabilities: np.ndarray,
+        crf: CrfOptions = CrfOptions(),  # noqa: B008
     ) -> np.ndarray:
-        """Refines probabilities with the CRF: :func:`pipeline.segmenter.inference.refine`."""
-        return refine(image, probabilities, crf)
+        """Refines probabilities along the edges of the image with the dense CRF.
+
+        Args:
+            image: H×W×3 uint8, RGB.
+            probabilities: C×H×W float32.
+            crf: the CRF's constants; those of CLIP-ES, without the quirks of its released code.
+
+        Returns:
+            C×H×W float32 that sums to 1 over C.
+        """
+        if probabilities.shape[1:] != image.shape[:2]:
+            raise ValueError(f"{probabilities.shape} probabilities for an image of {image.shape}")
+        return dense_crf(image, probabilities, crf)
 
     def _scores(self, image: np.ndarray) -> torch.Tensor:
         import_mmseg()
@@ -197,6 +210,28 @@ class Segmenter:
             mode="bilinear",
             align_corners=self._model.align_corners,
         )[0]
+
+
+def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
+    """Resizes an image as mmsegmentation's test pipeline does: bilinearly, with OpenCV.
+
+    Args:
+        image: H×W×3 uint8.
+        scale: above 0.
+
+    Returns:
+        h×w×3 uint8. Sides are rounded as in mmcv's ``Resize(scale_factor=…, keep_ratio=True)``
+        and are at least 1.
+    """
+    if scale == 1:
+        return image
+    from mmcv.image import imresize, rescale_size
+
+    width, height = image.shape[1], image.shape[0]
+    # mmcv rounds twice: first the box into which the image must fit, then the sides.
+    box = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
+    size = tuple(max(1, side) for side in rescale_size((width, height), box))
+    return imresize(image, size, interpolation="bilinear", backend="cv2")
 
 
 def _min_side(backbone: nn.Module) -> int:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.engine.settings import facts, setting
+from pipeline.errors import UserError
 from pipeline.masks.crf import CrfOptions
 
-
-@dataclass
-class CrfConstants:
-    """The constants of the dense CRF; the defaults are those of CLIP-ES.
-
-    Attributes:
-        iterations: of mean-field inference.
-        gaussian_sxy: standard deviation of the smoothness kernel, in pixels.
-        gaussian_compat: weight of the smoothness kernel.
-        bilateral_sxy: standard deviation of the appearance kernel, in pixels.
-        bilateral_srgb: standard deviation of the appearance kernel, in colour values (0 to 255).
-        bilateral_compat: weight of the appearance kernel.
-    """
-
-    iterations: int = setting(10, at_least=0)
-    gaussian_sxy: float = setting(1.0, above=0)
-    gaussian_compat: float = setting(3.0, at_least=0)
-    bilateral_sxy: float = setting(67.0, above=0)
-    bilateral_srgb: float = setting(3.0, above=0)
-    bilateral_compat: float = setting(4.0, at_least=0)
-
-    def on_plain_images(self) -> CrfOptions:
-        """Returns settings without the quirks of the released code."""
-        return CrfOptions(**asdict(self))
+SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
 
 @dataclass
@@ -48,7 +28,28 @@ class TestSettings:
 
     scales: list[float] = setting([1.0], above=0)
     flip: bool = False
-    crf: CrfConstants | None = None
+    crf: CrfOptions | None = None
+
+    def validate(self, prefix: str) -> None:
+        """Refuses an empty list of scales."""
+        check_scales(self.scales)
+
+    @property
+    def steps(self) -> list[str]:
+        """The results there are of every image, the last of which is the prediction."""
+        several = self.flip or list(self.scales) != [1]
+        return [SINGLE_SCALE, *([MULTI_SCALE] * several), *([CRF] * (self.crf is not None))]
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Checks the factors by which an image is resized.
+
+    Raises:
+        UserError: the list is empty, or a factor is not above 0.
+    """
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        shown = " ".join(f"{scale:g}" for scale in scales) or "nothing"
+        raise UserError(f"scales are {shown}: give numbers above 0, as in 0.5 1.0 1.5")
 
 
 @dataclass(kw_only=True)

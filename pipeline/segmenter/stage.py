@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipeline.segmenter.settings import (
     prediction_facts,
     training_facts,
 )
-from pipeline.segmenter.testing import Testing, segment_all
+from pipeline.segmenter.testing import segment_all
 
 PROBLEMS = "problems.txt"
 """Lists what prevents masks from being trained on, where a message would be too long."""
@@ -89,7 +89,7 @@ class Training(Whole):
             **self.decode.facts,
             "classes": list(self.vocabulary.classes),
             "data": training_data_key(self.pairs),
-            **self.data.facts(),
+            **self.data.facts,
         }
 
     @property
@@ -144,11 +144,15 @@ class Training(Whole):
         began = time.monotonic()
         if writes:
             folder.begin(len(self.pairs))
-        with ExitStack() as shown:
-            on_iteration = None
-            if writes:
-                title, iterations = f"train {self.options.name}", self.options.iterations
-                on_iteration = _report_to(shown.enter_context(track(title, iterations)))
+        position = 0
+
+        def report(iteration: int, total: int, loss: float) -> None:
+            nonlocal position
+            advance(iteration - position, note=f"loss {loss:.3f}")
+            position = iteration
+
+        bar = track(f"train {self.options.name}", self.options.iterations)
+        with bar if writes else nullcontext() as advance:
             checkpoint = train.train(
                 self.options,
                 self.pairs,
@@ -159,7 +163,7 @@ class Training(Whole):
                 self.device,
                 self.decode,
                 validation=self.validation(),
-                on_iteration=on_iteration,
+                on_iteration=report,
             )
         if writes:
             initial = read_json(folder.path / train.INITIAL_WEIGHTS)
@@ -201,18 +205,6 @@ def _initial_weights(pretrained: str | None) -> dict[str, Any]:
     return {"pretrained": path.name, **content}
 
 
-def _report_to(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
-    """Returns a function that advances a progress bar to an iteration."""
-    position = 0
-
-    def on_iteration(iteration: int, total: int, loss: float) -> None:
-        nonlocal position
-        advance(iteration - position, note=f"loss {loss:.3f}")
-        position = iteration
-
-    return on_iteration
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions(Stage):
     """The predictions of a segmenter for a split: palette PNGs of image size.
@@ -250,11 +242,6 @@ class Predictions(Stage):
         network = self.needs["segmenter"].expected
         return {**prediction_facts(self.options), "segmenter": network}
 
-    @property
-    def testing(self) -> Testing:
-        """The steps of testing."""
-        return Testing.from_settings(self.options.test)
-
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
@@ -263,10 +250,11 @@ class Predictions(Stage):
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Segments images."""
-        testing = self.testing
-        images: Iterator[Any] = self.reading.through(items, lambda images: images)
-        *before, last = testing.steps
-        for item, labels in segment_all(images, model, testing, self.reading.threads):
+        test = self.options.test
+        *before, last = test.steps
+        segment = partial(segment_all, segmenter=model, test=test, workers=self.reading.threads)
+        for item, result in self.reading.through(items, segment):
+            labels = result if isinstance(result, ImageError) else result[0]
             if isinstance(labels, ImageError):
                 yield item, labels
                 continue

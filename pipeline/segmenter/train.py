@@ -111,7 +111,7 @@ def train(
     torch.manual_seed(seed)
     model = build_model(config.model)
     _check_parts(model, settings, processes, device)
-    if settings.pixel_weights:
+    if any(pair.probability is not None for pair in pairs):
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     metainfo = {"classes": config.class_names, "palette": config.palette}

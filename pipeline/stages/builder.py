@@ -18,10 +18,9 @@ from pipeline.engine.registry import Method, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.errors import UserError
 from pipeline.masks.refiner import MaskOptions
 from pipeline.masks.stage import Masks
-from pipeline.segmenter.data import FolderMasks, GroundTruthMasks, StageMasks
+from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
@@ -173,16 +172,11 @@ class Builder:
         """Returns the stage that trains a segmenter on masks."""
         options = self.config.segmenter
         needs = {"masks": masks}
+        weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
-            data, needs = FolderMasks(options.masks, self._train_samples), {}
+            data, needs = masks_in_folder(options.masks, self._train_samples, weighted), {}
         else:
-            weighted = options.pixel_weights is not None
-            if weighted and not self.config.masks.keep_probability:
-                raise UserError(
-                    "segmenter.pixel_weights needs the CRF's probabilities: make the masks with"
-                    " masks=crf_weighted"
-                )
-            data = StageMasks(masks, self.images, self.store, weighted)
+            data = masks_of_stage(masks, self.images, self.store, weighted)
         return Training(
             of_split=self.train_split,
             round=number,
@@ -232,7 +226,7 @@ class Builder:
             title="ground truth",
             needs={},
             accompanies=training,
-            data=GroundTruthMasks(self._train_samples),
+            data=ground_truth_masks(self._train_samples),
         )
         beside = [
             replace(

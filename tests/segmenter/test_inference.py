@@ -5,7 +5,7 @@ import pytest
 from tiny_segmenters import noise
 
 from pipeline.masks.crf import CrfOptions
-from pipeline.segmenter.inference import CLEAN_CRF, refine, scale_image
+from pipeline.segmenter.predict import Segmenter, scale_image
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 0.37])
@@ -27,22 +27,22 @@ def test_no_side_vanishes(shape):
 
 
 def test_the_constants_are_those_of_the_literature():
-    assert CrfOptions(10, 1, 3, 67, 3, 4) == CLEAN_CRF
+    assert CrfOptions(10, 1, 3, 67, 3, 4) == CrfOptions()
 
 
 def test_a_single_class_is_certain():
     assert np.array_equal(
-        refine(noise(5, 6), np.full((1, 5, 6), 0.3, np.float32)), np.ones((1, 5, 6))
+        Segmenter.refine(noise(5, 6), np.full((1, 5, 6), 0.3, np.float32)), np.ones((1, 5, 6))
     )
 
 
 def test_certain_pixels_stay_finite():
     probabilities = np.zeros((3, 8, 9), np.float32)
     probabilities[1] = 1
-    refined = refine(noise(8, 9), probabilities)
+    refined = Segmenter.refine(noise(8, 9), probabilities)
     assert np.isfinite(refined).all() and (refined.argmax(0) == 1).all()
 
 
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match="for an image of"):
-        refine(noise(5, 6), np.ones((2, 6, 5), np.float32))
+        Segmenter.refine(noise(5, 6), np.ones((2, 6, 5), np.float32))

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_training import CLASS_NAMES, write_pairs
 
+from pipeline.errors import UserError
+from pipeline.segmenter.data import masks_of_stage
 from tests import REPOSITORY
 from tests.small_runs import TINY_SEGMENTER
 
@@ -50,6 +53,18 @@ def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, t
     ):
         assert sentence in finished.errors
     assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
+
+
+def test_pixel_weights_need_probabilities(run_stage, own):
+    """Which is found out when the training data are read, and stops no other stage."""
+    needed = "pixel_weights needs the CRF's probabilities: make the masks with masks=crf_weighted"
+    _, arguments = own
+    finished = run_stage(*arguments, "segmenter.pixel_weights=crf", "stage=train")
+    assert finished.code == 2 and needed in finished.errors
+    assert run_stage(*arguments, "segmenter.pixel_weights=crf", "stage=status").code == 0
+    masks = SimpleNamespace(settings={"keep_probability": False})
+    with pytest.raises(UserError, match=needed):
+        masks_of_stage(masks, None, None, weighted=True).pairs()
 
 
 def test_many_wrong_masks_are_listed_in_a_file(run_stage, own, tmp_path):
