@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,10 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
-from pipeline.segmenter.weight_layouts import fit_weights, quietly, was_trained_on_masks
+from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
 from pipeline.segmenter.weight_sources import INSTEAD, fetch_coco, fetch_imagenet, read_weights
 
 _NONE, _IMAGENET, _COCO = "none", "imagenet", "coco"
-
-
-@dataclass(frozen=True)
-class PretrainedReport:
-    """The pretrained weights that a backbone uses.
-
-    Attributes:
-        source: path or URL of the weights.
-        layout: the naming of the file, for example "torchvision ResNet".
-        matched: the number of tensors of the backbone that the file holds.
-        total: the number of tensors of the backbone, except counters and computed buffers.
-        unmatched: names of the backbone's tensors that the file does not hold in the same shape.
-        unused: names of the file's tensors that the backbone does not use, except those of heads.
-        seen_masks: whether the weights were trained on annotated masks.
-    """
-
-    source: str
-    layout: str
-    matched: int
-    total: int
-    unmatched: tuple[str, ...]
-    unused: tuple[str, ...]
-    seen_masks: bool
-
-    def __str__(self) -> str:
-        line = f"{self.layout} from {self.source}: {self.matched} of {self.total} tensors matched"
-        if self.unused:
-            line += f", {len(self.unused)} of the file unused"
-        return line + (" (these weights have seen masks)" if self.seen_masks else "")
 
 
 def strip_pretrained(model: ConfigDict) -> str | None:
@@ -81,7 +51,7 @@ def check_choice(choice: str | None) -> None:
 
 def load_pretrained(
     backbone: nn.Module, choice: str | None, model: Mapping[str, Any], source: str | None
-) -> PretrainedReport | None:
+) -> Fit | None:
     """Loads pretrained weights into a backbone, and keeps mmengine from initialising it again.
 
     No code in a file is run. Tensors that the file lacks are initialised by mmsegmentation.
@@ -115,25 +85,17 @@ def load_pretrained(
     else:
         weights, origin = read_weights(Path(choice).expanduser()), str(choice)
     # Weights may be for a whole backbone like ICNet, or for the network inside it.
-    part, fit = backbone, fit_weights(weights, backbone, settings)
-    if inner is not backbone and not fit.is_enough:
-        part, fit = inner, fit_weights(weights, inner, settings)
-    if not fit.is_enough:
+    part, (fit, tensors) = backbone, fit_weights(weights, origin, backbone, settings)
+    if inner is not backbone and tensors is None:
+        part, (fit, tensors) = inner, fit_weights(weights, origin, inner, settings)
+    if tensors is None:
         named = "" if origin == choice else f" ({origin})"
-        raise UserError(f"segmenter.pretrained={choice}{named} {fit}: {INSTEAD}")
+        raise UserError(f"segmenter.pretrained={choice}{named} {fit.shortage}: {INSTEAD}")
     with quietly():
         backbone.init_weights()
-    part.load_state_dict(fit.tensors, strict=False)
+    part.load_state_dict(tensors, strict=False)
     backbone.is_init = True  # otherwise mmengine would initialise it again
-    return PretrainedReport(
-        source=origin,
-        layout=fit.layout,
-        matched=fit.matched,
-        total=len(fit.names),
-        unmatched=fit.unmatched,
-        unused=fit.unused,
-        seen_masks=was_trained_on_masks(weights),
-    )
+    return fit
 
 
 def _inner_network(backbone: nn.Module) -> nn.Module:

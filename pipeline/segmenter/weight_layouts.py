@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import dropwhile, product
 from pathlib import Path
 from typing import Any
 
@@ -42,78 +43,87 @@ class Fit:
     """How the tensors of a file fit a backbone.
 
     Attributes:
-        layout: the naming of the file.
-        tensors: the tensors for the backbone, under the backbone's names.
-        names: names of the backbone's tensors, except counters and computed buffers.
-        unmatched: those that the file does not hold in the same shape.
+        source: path or URL of the file.
+        layout: its naming, for example "torchvision ResNet".
+        matched: the number of tensors of the backbone that the file holds.
+        total: the number of tensors of the backbone, except counters and computed buffers.
+        unmatched: names of those that the file does not hold in the same shape.
         unused: names of the file's tensors that the backbone does not use, except those of heads.
+        seen_masks: whether the weights were trained on annotated masks.
     """
 
+    source: str
     layout: str
-    tensors: Weights
-    names: tuple[str, ...]
+    matched: int
+    total: int
     unmatched: tuple[str, ...]
     unused: tuple[str, ...]
-
-    @property
-    def matched(self) -> int:
-        """The number of tensors of the backbone that the file holds."""
-        return len(self.names) - len(self.unmatched)
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether the file holds 95 % of the backbone, and its first layer."""
-        # Behind a random first layer, all other layers would see noise.
-        has_first_layer = self.names[:1] != self.unmatched[:1]
-        return has_first_layer and self.matched >= _MIN_SHARE * len(self.names)
+    seen_masks: bool
 
     def __str__(self) -> str:
-        line = f"fits {self.matched} of the {len(self.names)} tensors of the backbone"
-        if not self.unmatched:
-            return line
-        missing = ", ".join(self.unmatched[:3])
-        return f"{line} (needed are 95 % and the first layer), but not {missing}"
+        line = f"{self.layout} from {self.source}: {self.matched} of {self.total} tensors matched"
+        if self.unused:
+            line += f", {len(self.unused)} of the file unused"
+        return line + (" (these weights have seen masks)" if self.seen_masks else "")
+
+    @property
+    def shortage(self) -> str:
+        """What the file lacks, as the end of a sentence."""
+        return (
+            f"fits {self.matched} of the {self.total} tensors of the backbone (needed are 95 % and"
+            f" the first layer), but not {', '.join(self.unmatched[:3])}"
+        )
 
 
-def was_trained_on_masks(weights: Weights) -> bool:
-    """Tells whether a file holds the head of a segmentation network."""
-    parts = {part for name in weights for part in name.split(".")[:3]}
-    tops = {_without_wrappers(name).split(".")[0] for name in weights}
-    # Beside a "backbone", torchvision's "classifier" segments; alone it classifies images.
-    return bool(parts & _MASK_HEADS) or ("backbone" in parts and "classifier" in tops)
-
-
-def fit_weights(weights: Weights, backbone: nn.Module, settings: Mapping[str, Any]) -> Fit:
+def fit_weights(
+    weights: Weights, source: str, backbone: nn.Module, settings: Mapping[str, Any]
+) -> tuple[Fit, Weights | None]:
     """Finds the layout in which most tensors of a file fit a backbone.
 
     Args:
         weights: the tensors of the file; those on the device "meta" are compared by shape.
+        source: path or URL of the file.
         backbone: the network; it is not changed.
         settings: the config of the backbone.
+
+    Returns:
+        How they fit; the tensors under the backbone's names, or none if the file lacks the first
+        layer or more than 5 % of the backbone.
     """
     own = {k: v.shape for k, v in backbone.state_dict().items() if not _is_computed(k)}
-    best = Fit("unknown", {}, tuple(own), tuple(own), ())
-    for prefix in _prefixes(weights):
+    layout, tensors, fitting, used = "unknown", {}, set(), set()
+    for prefix, (name, convert) in product(_prefixes(weights), _layouts(backbone, settings)):
         inner = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        for layout, convert in _layouts(backbone, settings):
-            try:
-                converted, sources = _trace(convert, inner)
-            except Exception:  # converters fail on other layouts in many ways
-                continue
-            fitting = {k for k in own if k in sources and converted[k].shape == own[k]}
-            if len(fitting) <= best.matched:
-                continue
-            used = {prefix + name for key in fitting for name in sources[key]}
-            best = Fit(
-                layout or _describe(weights, prefix),
-                {k: v for k, v in converted.items() if k in fitting or k.endswith(_COUNTER)},
-                tuple(own),
-                tuple(k for k in own if k not in fitting),
-                tuple(k for k in weights if k not in used and not _is_expected_to_stay(k)),
-            )
-            if not best.unmatched:
-                return best
-    return best
+        try:
+            converted, sources = _trace(convert, inner)
+        except Exception:  # converters fail on other layouts in many ways
+            continue
+        found = {k for k in own if k in sources and converted[k].shape == own[k]}
+        if len(found) > len(fitting):
+            fitting, layout = found, name or _describe(weights, prefix)
+            used = {prefix + name for key in found for name in sources[key]}
+            tensors = {k: v for k, v in converted.items() if k in found or k.endswith(_COUNTER)}
+        if len(fitting) == len(own):
+            break
+    fit = Fit(
+        source=source,
+        layout=layout,
+        matched=len(fitting),
+        total=len(own),
+        unmatched=tuple(k for k in own if k not in fitting),
+        unused=tuple(k for k in weights if k not in used and not _is_expected_to_stay(k)),
+        seen_masks=_was_trained_on_masks(weights),
+    )
+    # Behind a random first layer, all other layers would see noise.
+    is_enough = next(iter(own)) in fitting and fit.matched >= _MIN_SHARE * fit.total
+    return fit, tensors if is_enough else None
+
+
+def _was_trained_on_masks(weights: Weights) -> bool:
+    """Tells whether a file holds the head of a segmentation network."""
+    parts = {part for name in weights for part in name.split(".")[:3]}
+    # Beside a "backbone", torchvision's "classifier" segments; alone it classifies images.
+    return bool(parts & _MASK_HEADS) or ("backbone" in parts and "classifier" in _tops(weights))
 
 
 @contextmanager
@@ -212,9 +222,11 @@ def _prefixes(weights: Weights) -> list[str]:
 
 
 def _without_wrappers(name: str) -> str:
-    parts = name.split(".")
-    start = next((i for i, part in enumerate(parts) if part not in _WRAPPERS), 0)
-    return ".".join(parts[start:])
+    return ".".join(dropwhile(_WRAPPERS.__contains__, name.split("."))) or name
+
+
+def _tops(weights: Weights) -> set[str]:
+    return {_without_wrappers(name).split(".")[0] for name in weights}
 
 
 def _is_computed(name: str) -> bool:
@@ -227,7 +239,7 @@ def _is_expected_to_stay(name: str) -> bool:
 
 def _describe(weights: Weights, prefix: str) -> str:
     """Names the layout of a file whose names, after the prefix, are those of the backbone."""
-    tops = {_without_wrappers(name).split(".")[0] for name in weights}
+    tops = _tops(weights)
     if "decode_head" in tops:
         return "mmsegmentation network"
     if prefix.endswith("backbone."):

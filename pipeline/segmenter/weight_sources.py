@@ -93,9 +93,9 @@ def fetch_imagenet(
     if name := _torchvision_name(backbone):
         from torchvision.models import get_model_weights
 
-        fit = _fit_torchvision(name, backbone, settings)
-        if not fit.is_enough:
-            raise UserError(f"{_unknown(backbone)}, since {name} {fit}: {INSTEAD}")
+        fit, tensors = _fit_torchvision(name, backbone, settings)
+        if tensors is None:
+            raise UserError(f"{_unknown(backbone)}, since {name} {fit.shortage}: {INSTEAD}")
         url = get_model_weights(name).IMAGENET1K_V1.url
         return _download(url, "imagenet"), url
     place = _locate(_name_by_depth(backbone) or source)
@@ -120,7 +120,7 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
     from torchvision.models import get_model_weights
 
     name = _torchvision_name(backbone)
-    if name not in _WITH_COCO_WEIGHTS or not _fit_torchvision(name, backbone, settings).is_enough:
+    if name not in _WITH_COCO_WEIGHTS or _fit_torchvision(name, backbone, settings)[1] is None:
         raise UserError(
             "segmenter.pretrained=coco is for a plain ResNet-50 or ResNet-101 of full width, not"
             f" for this {_name_of(backbone)}: choose segmenter.pretrained=imagenet, or"
@@ -172,13 +172,15 @@ def _torchvision_name(backbone: nn.Module) -> str | None:
     return None if backbone.deep_stem or backbone.avg_down else f"resnet{backbone.depth}"
 
 
-def _fit_torchvision(name: str, backbone: nn.Module, settings: Mapping[str, Any]) -> Fit:
+def _fit_torchvision(
+    name: str, backbone: nn.Module, settings: Mapping[str, Any]
+) -> tuple[Fit, Weights | None]:
     """Fits a network of torchvision by its shapes, to find out whether to download it."""
     from torchvision.models import get_model
 
     with torch.device("meta"):
         weights = get_model(name).state_dict()
-    return fit_weights(weights, backbone, settings)
+    return fit_weights(weights, name, backbone, settings)
 
 
 def _name_by_depth(backbone: nn.Module) -> str | None:

@@ -9,12 +9,8 @@ from torchvision.models import get_model
 
 from pipeline.errors import UserError
 from pipeline.segmenter.mmseg import find_config, import_mmseg
-from pipeline.segmenter.pretrained import (
-    PretrainedReport,
-    check_choice,
-    load_pretrained,
-    strip_pretrained,
-)
+from pipeline.segmenter.pretrained import check_choice, load_pretrained, strip_pretrained
+from pipeline.segmenter.weight_layouts import Fit
 
 
 @pytest.mark.parametrize(
@@ -223,7 +219,7 @@ def test_loading_keeps_the_console_clear(tmp_path, capfd, caplog):
 
 
 def test_report_of_weights_that_have_seen_masks():
-    report = PretrainedReport("a.pth", "torchvision ResNet", 520, 520, (), (), True)
+    report = Fit("a.pth", "torchvision ResNet", 520, 520, (), (), True)
     assert str(report) == (
         "torchvision ResNet from a.pth: 520 of 520 tensors matched (these weights have seen masks)"
     )
