@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
 from pipeline.errors import UserError
+from pipeline.files.atomic import write_atomically
 from pipeline.files.weight_files import read_weights_file
 
 METRIC = "mIoU"
@@ -92,3 +100,84 @@ def _number(path: Path) -> str:
 def iteration_of(path: Path) -> int:
     """Returns the number of finished iterations, from a checkpoint's name."""
     return int(_number(path))
+
+
+@register_backend("whole_files", force=True)
+class WholeFiles(LocalBackend):
+    """The local disk with atomic writes.
+
+    mmengine's own backend writes in place: a kill or a full disk would leave a truncated checkpoint
+    and may destroy an earlier one.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Writes bytes.
+
+        Raises:
+            UserError: the disk is full or the folder is read-only.
+        """
+        write_atomically(Path(filepath), obj)
+
+
+class KeepCheckpoints(CheckpointHook):
+    """Keeps the last two checkpoints and the best one, of tensors and plain values only.
+
+    mmengine removes the best checkpoint before it writes a better one, and removes files whose
+    names it reads from a checkpoint. This hook removes a file after its replacement is written, and
+    only checkpoints in the training's own folder.
+
+    Args:
+        description: what a checkpoint says of its network, so that it needs no other file.
+        **settings: arguments of mmengine's hook.
+    """
+
+    def __init__(self, description: Mapping[str, Any], **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(by_epoch=False, backend_args={"backend": "whole_files"}, **settings)
+        self._description = dict(description)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Adds the description and removes the curves.
+
+        mmengine pickles curves with references to methods, which ``torch.load`` refuses. Curves are
+        in the log and need not be resumed.
+        """
+        checkpoint["meta"]["segmenter"] = self._description
+        hub = checkpoint["message_hub"]
+        # NumPy scalars, such as the best figure so far, become Python numbers.
+        values = {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in hub["runtime_info"].items()
+        }
+        plain = {key: v for key, v in values.items() if type(v) in (str, int, float, list)}
+        resumed = {key: value for key, value in hub["resumed_keys"].items() if key in plain}
+        hub |= {"log_scalars": {}, "runtime_info": plain, "resumed_keys": resumed}
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        """Writes a checkpoint that is better than the best so far, then removes the old one."""
+        # mmengine would remove it before the better one is written.
+        before, self.best_ckpt_path = self.best_ckpt_path, None
+        super().after_val_epoch(runner, metrics)
+        if self.best_ckpt_path is None:
+            self.best_ckpt_path = before
+        elif is_main_process():
+            best = Path(self.best_ckpt_path)
+            _remove(path for path in best_checkpoints(best.parent) if path != best)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        folder, name = Path(runner.work_dir), self.filename_tmpl.format(step)
+        self.last_ckpt = str(folder / name)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        if is_main_process():
+            # Before writing, so that the new file takes the disk space of the oldest.
+            others = [path for path in complete_checkpoints(folder) if path.name != name]
+            _remove(sorted(others, key=iteration_of)[:-1])
+        runner.save_checkpoint(
+            str(folder), name, meta=meta, by_epoch=False, backend_args=self.backend_args
+        )
+        if is_main_process():
+            write_atomically(folder / "last_checkpoint", self.last_ckpt)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

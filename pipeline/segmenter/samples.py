@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import IGNORE, read_labels
+from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.mmseg import import_mmseg
-from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K

@@ -20,9 +20,8 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
-from pipeline.segmenter.data import TrainingData, training_data_key
+from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import process_rank
-from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.settings import (
     PredictionSettings,
     SegmenterSettings,
@@ -178,8 +177,6 @@ class Training(Whole):
         return len(self.pairs)
 
     def _refuse_problems(self, folder: StageFolder) -> None:
-        from pipeline.segmenter.pairs import check_pairs
-
         if not self.pairs:
             raise UserError("there is no image to train on: run stage=masks first")
         exif = self.decode.apply_exif

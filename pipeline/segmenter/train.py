@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,14 +20,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.segmenter.checkpoints import (
     METRIC,
+    KeepCheckpoints,
     complete_checkpoints,
     is_finished,
     iteration_of,
     last_checkpoint,
 )
+from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import (
     is_launched,
     join,
@@ -33,17 +37,13 @@ from pipeline.segmenter.distributed import (
     process_count,
     process_rank,
 )
-from pipeline.segmenter.faults import explain_faults
-from pipeline.segmenter.keeping import KeepCheckpoints
-from pipeline.segmenter.loader import build_loader, positions
+from pipeline.segmenter.loader import Labelled, build_loader, configure_validation, positions
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model
-from pipeline.segmenter.pairs import TrainingPair
 from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import QuietRunner, only_device
 from pipeline.segmenter.samples import PseudoLabelled
 from pipeline.segmenter.settings import SegmenterSettings
-from pipeline.segmenter.validation import Labelled, configure_validation
 
 INITIAL_WEIGHTS = "initial_weights.json"
 """Describes the pretrained weights of the backbone; not written without them."""
@@ -71,7 +71,7 @@ def train(
 
     Args:
         settings: all settings of the segmenter.
-        pairs: images and masks. Call :func:`pipeline.segmenter.pairs.check_pairs` first.
+        pairs: images and masks. Call :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         work_dir: receives the configuration, checkpoints and logs; one training per directory.
@@ -128,7 +128,7 @@ def train(
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     join(device)
-    with explain_faults(work_dir), only_device(device):
+    with _explain_faults(work_dir), only_device(device):
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=partial(_initialise, model, settings.pretrained, config, work_dir),
@@ -205,3 +205,51 @@ def _initialise(model: nn.Module, pretrained: str | None, config: Config, work_d
     if initial is not None and not process_rank():
         text = json.dumps({"is": str(initial), **asdict(initial)}, indent=1)
         write_atomically(work_dir / INITIAL_WEIGHTS, text)
+
+
+@contextmanager
+def _explain_faults(work_dir: Path) -> Iterator[None]:
+    """Turns faults of the disk and of processes that load images into errors with a remedy.
+
+    Args:
+        work_dir: the folder that the training writes to.
+
+    Raises:
+        UserError: the disk is full or read-only, a process that loads images was killed, or the
+            block raised it.
+    """
+    # TensorBoard's thread would print a traceback if its file cannot be written. It also raises the
+    # error in the main thread, which ends the training.
+    previous = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not _is_mendable(arguments.exc_value):
+            previous(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except UserError as error:
+        # A process that loads images sends a traceback, which ends in our sentence.
+        line = str(error).strip().splitlines()[-1]
+        raise UserError(line.removeprefix("pipeline.errors.UserError: ")) from error
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if _is_mendable(cause):
+                raise cannot_write(cause.filename or work_dir, cause) from error
+            # PyTorch raises this at any point of the training when a process ends.
+            if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+                raise UserError(
+                    "a process that loads images was killed, probably because memory or shared"
+                    " memory (/dev/shm) ran out: lower segmenter.workers, and run the same"
+                    " command again to resume from the last checkpoint"
+                ) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+    finally:
+        threading.excepthook = previous
+
+
+def _is_mendable(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in MENDABLE

@@ -168,7 +168,7 @@ def test_drawn_masks_are_kept_and_drawn_anew_when_the_annotations_change(coco, c
 
 
 def test_a_segmenter_can_be_trained_on_the_drawn_masks(coco, cache):
-    from pipeline.segmenter.pairs import TrainingPair, check_pairs
+    from pipeline.segmenter.data import TrainingPair, check_pairs
     from pipeline.segmenter.samples import PseudoLabelled
 
     samples = load("coco2017", coco, cache).splits["val"]

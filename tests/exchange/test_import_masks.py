@@ -11,7 +11,7 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
 from pipeline.exchange.colour_tables import read_colours
 from pipeline.files.label_images import IGNORE
-from pipeline.segmenter.pairs import TrainingPair, check_pairs
+from pipeline.segmenter.data import TrainingPair, check_pairs
 from tests.exchange.conftest import draw_labels
 from tests.hostile.files import grey_png
 from tests.small_runs import draw_photograph

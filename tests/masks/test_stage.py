@@ -29,7 +29,7 @@ from pipeline.masks.crf import CrfOptions
 from pipeline.masks.mask_files import PROBABILITY, UNFILTERED
 from pipeline.masks.pseudo_mask import PseudoMaskOptions, pseudo_mask
 from pipeline.masks.stage import Masks
-from pipeline.segmenter.pairs import TrainingPair, check_pairs
+from pipeline.segmenter.data import TrainingPair, check_pairs
 from pipeline.stages.config import compose, read_config
 from tests.small_runs import draw_photograph
 

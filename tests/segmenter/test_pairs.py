@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny_training import write_pairs
 
-from pipeline.segmenter.pairs import check_pairs
+from pipeline.segmenter.data import check_pairs
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tiny_training import tiny_settings
 
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
-from pipeline.segmenter.pairs import TrainingPair
+from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.samples import PseudoLabelled
 
 

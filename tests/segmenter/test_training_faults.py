@@ -20,7 +20,7 @@ from training_process import Training, environment
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.segmenter import keeping
+from pipeline.segmenter import checkpoints
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints, last_checkpoint
 
 HERE = Path(__file__).parent
@@ -127,7 +127,7 @@ def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, mo
     monkeypatch.setattr(
         "mmseg.evaluation.IoUMetric.compute_metrics", lambda *_: {"mIoU": next(figures)}
     )
-    write, work_dir = keeping.write_atomically, tmp_path / "run"
+    write, work_dir = checkpoints.write_atomically, tmp_path / "run"
     settings = tiny_settings(validation_interval=2, iterations=6)
 
     def full(path, data):
@@ -135,11 +135,11 @@ def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, mo
             raise UserError("no space")
         write(path, data)
 
-    monkeypatch.setattr(keeping, "write_atomically", full)
+    monkeypatch.setattr(checkpoints, "write_atomically", full)
     with pytest.raises(UserError, match="no space"):
         run(pairs, work_dir, settings, validation=labelled)
     assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_2.pth"]
-    monkeypatch.setattr(keeping, "write_atomically", write)
+    monkeypatch.setattr(checkpoints, "write_atomically", write)
     run(pairs, work_dir, settings, validation=labelled)
     assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_4.pth"]
     trial("training", "no space for a better checkpoint", "the best one so far stays")
@@ -147,14 +147,14 @@ def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, mo
 
 def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, trial):
     """Whatever is written or removed, one whole checkpoint is there once there was one."""
-    written, moments = keeping.write_atomically, []
+    written, moments = checkpoints.write_atomically, []
 
     def watch(path, data):
         moments.append(len(complete_checkpoints(tmp_path)))
         written(path, data)
         moments.append(len(complete_checkpoints(tmp_path)))
 
-    monkeypatch.setattr(keeping, "write_atomically", watch)
+    monkeypatch.setattr(checkpoints, "write_atomically", watch)
     run(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
     assert moments[0] == 0 and min(moments[1:]) >= 1 and max(moments) == 2
     assert (tmp_path / "last_checkpoint").read_text() == str(last_checkpoint(tmp_path))

@@ -52,7 +52,7 @@ def tiny_settings(**changes):
 
 
 def write_pairs(folder: Path, count: int = 5):
-    from pipeline.segmenter.pairs import TrainingPair
+    from pipeline.segmenter.data import TrainingPair
 
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
