@@ -24,11 +24,6 @@ CHECKPOINT = "iter_{}.pth"
 _BEST = f"best_{METRIC}_{CHECKPOINT}"
 
 
-def is_finished(work_dir: Path, iterations: int) -> bool:
-    """Tells whether ``work_dir`` holds the complete checkpoint of the last iteration."""
-    return work_dir / CHECKPOINT.format(iterations) in complete_checkpoints(work_dir)
-
-
 def last_checkpoint(work_dir: Path) -> Path:
     """Returns the newest complete checkpoint.
 

@@ -19,27 +19,19 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def is_launched() -> bool:
-    """Tells whether torchrun or a similar launcher started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def local_device(device: str) -> str:
     """Returns the device of this process: under torchrun the GPU of its local rank."""
-    if torch.device(device).type == "cuda" and is_launched():
+    if torch.device(device).type == "cuda" and process_count() > 1:
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return device
 
 
 def join(device: str) -> None:
-    """Joins the process group, which lasts until the process ends; does nothing without torchrun.
+    """Joins the process group of several processes, which lasts until this one ends.
 
     mmengine supports this for GPUs only.
-
-    Args:
-        device: the device of this process.
     """
-    if not is_launched() or distributed.is_initialized():
+    if process_count() == 1 or distributed.is_initialized():
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:

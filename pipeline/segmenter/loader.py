@@ -12,15 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler, pseudo_collate
-from mmengine.evaluator import Evaluator
+from mmengine.dataset import pseudo_collate
 from mmengine.structures import PixelData
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.files.label_images import IGNORE
-from pipeline.segmenter.checkpoints import METRIC
-from pipeline.segmenter.mmseg import import_mmseg
 
 _PR_SET_PDEATHSIG = 1
 """An option of Linux's prctl: the signal sent to a process when its parent ends."""
@@ -111,23 +107,3 @@ class Labelled(Dataset):
         )
         bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
         return {"inputs": torch.from_numpy(bgr), "data_samples": labelled}
-
-
-def configure_validation(dataset: Labelled, workers: int) -> dict[str, Any]:
-    """Returns the arguments with which mmengine's Runner validates.
-
-    No weight depends on these figures; they appear in the log and select the best checkpoint.
-
-    Args:
-        dataset: images to measure on, distributed over the processes.
-        workers: processes that load images; 0 loads them in this process.
-    """
-    import_mmseg()
-    from mmseg.evaluation import IoUMetric
-
-    # "cpu" exchanges pickles on disk; "gpu" sends tensors between processes, on CPUs as well.
-    metric = IoUMetric(ignore_index=IGNORE, iou_metrics=[METRIC], collect_device="gpu")
-    evaluator = Evaluator(metric)
-    evaluator.dataset_meta = dataset.metainfo
-    loader = build_loader(dataset, DefaultSampler(dataset, shuffle=False), 1, workers)
-    return {"val_dataloader": loader, "val_cfg": {"type": "ValLoop"}, "val_evaluator": evaluator}

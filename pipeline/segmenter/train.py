@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
 from mmengine.dist import barrier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,23 +22,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
+from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.checkpoints import (
     METRIC,
     KeepCheckpoints,
     complete_checkpoints,
-    is_finished,
     iteration_of,
     last_checkpoint,
 )
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import (
-    is_launched,
     join,
     local_device,
     process_count,
     process_rank,
 )
-from pipeline.segmenter.loader import Labelled, build_loader, configure_validation, positions
+from pipeline.segmenter.loader import Labelled, build_loader, positions
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.pretrained import load_pretrained
@@ -97,10 +97,10 @@ def train(
     processes = process_count()
     config = build_config(settings, class_names, palette, seed, device, processes)
     iterations = settings.iterations
-    if is_finished(work_dir, iterations):
-        return last_checkpoint(work_dir)
     resume_from = last_checkpoint(work_dir) if complete_checkpoints(work_dir) else None
     start = iteration_of(resume_from) if resume_from else 0
+    if start == iterations:
+        return resume_from
     if start > iterations:
         raise UserError(
             f"{work_dir} holds a training of {start} iterations, more than"
@@ -118,13 +118,27 @@ def train(
     samples = PseudoLabelled(pairs, settings, seed, metainfo, read)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
     labelled = Labelled(validation, read, metainfo)
-    validates = bool(settings.validation_interval and len(labelled))
-    best = {"save_best": METRIC, "rule": "greater"} if validates else {}
+    best, measured = {}, {}
+    if settings.validation_interval and len(labelled):
+        best = {"save_best": METRIC, "rule": "greater"}
+        sampler = DefaultSampler(labelled, shuffle=False)
+        measured = {
+            "val_dataloader": build_loader(labelled, sampler, 1, settings.workers),
+            "val_cfg": {"type": "ValLoop"},
+            "val_evaluator": {
+                "type": "IoUMetric",
+                "ignore_index": IGNORE,
+                "iou_metrics": [METRIC],
+                "collect_device": "gpu",  # sends tensors, on CPUs too; "cpu" writes pickles to disk
+            },
+        }
     hooks = {
         "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
         "checkpoint": KeepCheckpoints(description, interval=settings.checkpoint_interval, **best),
         "sampler_seed": None,
     }
+    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
+    curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     join(device)
@@ -143,17 +157,17 @@ def train(
             },
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,
-            **(configure_validation(labelled, settings.workers) if validates else {}),
+            **measured,
             default_hooks=hooks,
             visualizer={
                 "type": "Visualizer",
                 "name": name,
-                "vis_backends": [{"type": backend} for backend in _curves()],
+                "vis_backends": [{"type": backend} for backend in curves],
                 "save_dir": str(work_dir),
             },
             load_from=str(resume_from) if resume_from else None,
             resume=resume_from is not None,
-            launcher="pytorch" if is_launched() else "none",
+            launcher="pytorch" if processes > 1 else "none",
             env_cfg={
                 "cudnn_benchmark": device.startswith("cuda"),
                 # mmengine would change the start method; naming the current one prevents it.
@@ -171,12 +185,6 @@ def train(
             runner.close()
     barrier()  # until the first process has written the last checkpoint
     return last_checkpoint(work_dir)
-
-
-def _curves() -> list[str]:
-    """Returns what writes curves: JSON lines and, if it is installed, TensorBoard's format."""
-    tensorboard = importlib.util.find_spec("tensorboard") is not None
-    return ["LocalVisBackend", *(["TensorboardVisBackend"] * tensorboard)]
 
 
 def _check_parts(
