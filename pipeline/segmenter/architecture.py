@@ -12,6 +12,17 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.settings import SegmenterSettings
 
+MISFITS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What mmengine and PyTorch raise for parts of a network that are missing or do not fit."""
+
 _REFUSED = {
     # mmsegmentation cannot ignore pixels with label 255 in these.
     "DiceLoss": "would learn from unlabelled pixels",
@@ -32,16 +43,13 @@ _MAX_FEATURE_MAPS = 4  # as many as UPerNet and similar heads read
 def adapt_model(
     base: Config, settings: SegmenterSettings, num_classes: int, *, synchronise: bool = False
 ) -> ConfigDict:
-    """Adapts a network to our classes, to the devices that train it and to whole images.
+    """Returns a config's ``model``, adapted to our classes, to its devices and to whole images.
 
     Args:
         base: a config of mmsegmentation; its model is changed in place.
         settings: of these config, backbone, overrides, crop_size and size_divisor.
         num_classes: the number of classes, including the background.
         synchronise: whether batch norm is synchronised over several GPUs.
-
-    Returns:
-        The ``model`` of the config.
 
     Raises:
         UserError: the config has no model, or the model learns from unlabelled pixels.
@@ -55,7 +63,7 @@ def adapt_model(
         use_timm_backbone(base.model, settings.backbone)
     try:
         base.merge_from_dict({"model": settings.overrides})
-    except (TypeError, KeyError, AttributeError) as error:
+    except MISFITS as error:
         raise UserError(
             f"segmenter.overrides do not fit segmenter.config={settings.config}"
             f" ({str(error).splitlines()[0]}): correct them"
@@ -83,14 +91,10 @@ def adapt_model(
 
 
 def use_timm_backbone(model: ConfigDict, name: str) -> None:
-    """Replaces the backbone of a config by a network of timm.
+    """Replaces the backbone of a config by a network of timm, such as "convnext_tiny".
 
-    The heads read its last feature maps, four at most. Images are normalised as they were when its
-    weights were trained.
-
-    Args:
-        model: a network whose heads read several feature maps, such as UPerNet; changed in place.
-        name: a network of timm, for example "convnext_tiny".
+    The heads, which must read several feature maps (as UPerNet's do), read its last ones, four at
+    most. Images are normalised as they were when its weights were trained.
 
     Raises:
         UserError: timm has no such network, or the network returns no feature maps.
@@ -105,25 +109,23 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
         )
     try:
         with torch.device("meta"):  # no weights, only the description
-            described = timm.create_model(name, features_only=True)
-    except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
+            maps = timm.create_model(name, features_only=True).feature_info
+    except MISFITS as error:
         raise UserError(
             f"segmenter.backbone={name} returns no feature maps ({str(error).splitlines()[0]}):"
             " choose another, such as convnext_tiny"
         ) from error
-    levels = list(described.feature_info.out_indices)[-_MAX_FEATURE_MAPS:]
-    channels = [described.feature_info.info[level]["num_chs"] for level in levels]
+    levels = list(maps.out_indices)[-_MAX_FEATURE_MAPS:]
+    channels = [maps.info[level]["num_chs"] for level in levels]
     model.backbone = ConfigDict(
         type="TIMMBackbone", model_name=name, pretrained=False, out_indices=tuple(levels)
     )
-    last = len(levels) - 1
     model.decode_head.in_channels, model.decode_head.in_index = channels, list(range(len(levels)))
     if model.get("auxiliary_head"):
-        position = max(last - 1, 0)
+        position = max(len(levels) - 2, 0)
         model.auxiliary_head.in_channels = channels[position]
         model.auxiliary_head.in_index = position
-    statistics = timm.get_pretrained_cfg(name)
-    if statistics is not None:
+    if statistics := timm.get_pretrained_cfg(name):
         model.data_preprocessor.mean = [255 * value for value in statistics.mean]
         model.data_preprocessor.std = [255 * value for value in statistics.std]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,9 @@ _BEST = f"best_{METRIC}_{CHECKPOINT}"
 
 
 def last_checkpoint(work_dir: Path) -> Path:
-    """Returns the newest complete checkpoint.
+    """Returns the newest complete checkpoint, if there is one.
 
     mmengine's marker ``last_checkpoint`` is not used, because a kill can truncate it.
-
-    Raises:
-        UserError: there is none.
     """
     checkpoints = complete_checkpoints(work_dir)
     if not checkpoints:
@@ -39,12 +37,9 @@ def last_checkpoint(work_dir: Path) -> Path:
 
 
 def best_checkpoint(work_dir: Path) -> Path:
-    """Returns the checkpoint with the highest mIoU on the validation split.
+    """Returns the checkpoint with the highest mIoU on the validation split, if there is one.
 
     Ground truth selected it, so its predictions are not annotation-free.
-
-    Raises:
-        UserError: there is none.
     """
     checkpoints = best_checkpoints(work_dir)
     if not checkpoints:
@@ -56,11 +51,7 @@ def best_checkpoint(work_dir: Path) -> Path:
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
-    """Reads a checkpoint without running code from it.
-
-    Args:
-        path: the file.
-        device: the device for the tensors.
+    """Reads a checkpoint onto a device, without running code from it.
 
     Raises:
         UserError: the file is damaged, or holds more than tensors and plain values.
@@ -80,7 +71,7 @@ def complete_checkpoints(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
     """Returns the complete checkpoints."""
     # A file that was copied in part lacks the zip directory, which is at its end.
     paths = work_dir.glob(name.format("*"))
-    return [path for path in paths if _number(path).isdigit() and zipfile.is_zipfile(path)]
+    return [p for p in paths if re.search(r"_\d+$", p.stem) and zipfile.is_zipfile(p)]
 
 
 def best_checkpoints(work_dir: Path) -> list[Path]:
@@ -88,13 +79,9 @@ def best_checkpoints(work_dir: Path) -> list[Path]:
     return complete_checkpoints(work_dir, _BEST)
 
 
-def _number(path: Path) -> str:
-    return path.stem.rpartition("_")[2]
-
-
 def iteration_of(path: Path) -> int:
     """Returns the number of finished iterations, from a checkpoint's name."""
-    return int(_number(path))
+    return int(path.stem.rpartition("_")[2])
 
 
 @register_backend("whole_files", force=True)
@@ -106,11 +93,7 @@ class WholeFiles(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Writes bytes.
-
-        Raises:
-            UserError: the disk is full or the folder is read-only.
-        """
+        """Writes bytes; a full disk or a read-only folder is a UserError."""
         write_atomically(Path(filepath), obj)
 
 
@@ -156,7 +139,8 @@ class KeepCheckpoints(CheckpointHook):
             self.best_ckpt_path = before
         elif is_main_process():
             best = Path(self.best_ckpt_path)
-            _remove(path for path in best_checkpoints(best.parent) if path != best)
+            for path in set(best_checkpoints(best.parent)) - {best}:
+                path.unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         folder, name = Path(runner.work_dir), self.filename_tmpl.format(step)
@@ -165,14 +149,10 @@ class KeepCheckpoints(CheckpointHook):
         if is_main_process():
             # Before writing, so that the new file takes the disk space of the oldest.
             others = [path for path in complete_checkpoints(folder) if path.name != name]
-            _remove(sorted(others, key=iteration_of)[:-1])
+            for path in sorted(others, key=iteration_of)[:-1]:
+                path.unlink(missing_ok=True)
         runner.save_checkpoint(
             str(folder), name, meta=meta, by_epoch=False, backend_args=self.backend_args
         )
         if is_main_process():
             write_atomically(folder / "last_checkpoint", self.last_ckpt)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

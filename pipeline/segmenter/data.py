@@ -39,11 +39,6 @@ class TrainingPair:
     mask: Path
     probability: Path | None = None
 
-    @property
-    def files(self) -> list[Path]:
-        """The files of the pair."""
-        return [f for f in (self.image, self.mask, self.probability) if f is not None]
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -64,14 +59,7 @@ class TrainingData:
 
 
 def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -> TrainingData:
-    """Returns the masks of a stage.
-
-    Args:
-        masks: the stage.
-        images: those of the run.
-        store: the output directory.
-        weighted: whether the probabilities beside the masks weight their pixels.
-    """
+    """Returns the masks of a stage; the probabilities beside them may weight their pixels."""
 
     def samples() -> list[Sample]:
         return available(masks, images, store)
@@ -80,16 +68,13 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
         if weighted and not masks.settings["keep_probability"]:
             raise _no_probabilities()
         folder = open_folder(masks, store).path
-        beside = folder / PROBABILITY
-        return [
-            TrainingPair(
-                s.id,
-                s.image,
-                folder / f"{s.id}.png",
-                beside / f"{s.id}.png" if weighted else None,
-            )
-            for s in samples()
-        ]
+
+        def pair(sample: Sample) -> TrainingPair:
+            name = f"{sample.id}.png"
+            probability = folder / PROBABILITY / name if weighted else None
+            return TrainingPair(sample.id, sample.image, folder / name, probability)
+
+        return [pair(sample) for sample in samples()]
 
     return TrainingData(samples, pairs)
 
@@ -124,12 +109,17 @@ def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
 
 def training_data_key(pairs: Sequence[TrainingPair]) -> str:
     """Returns the fingerprint of the contents of all files that a training reads."""
-    return fingerprint([[pair.id, *map(_content, pair.files)] for pair in pairs])
 
+    def content(path: Path) -> str | None:
+        # Missing files are listed, all of them, before the training begins.
+        return fingerprint_file(path) if path.is_file() else None
 
-def _content(path: Path) -> str | None:
-    # Missing files are listed, all of them, before the training begins.
-    return fingerprint_file(path) if path.is_file() else None
+    return fingerprint(
+        [
+            [pair.id, *(content(f) for f in (pair.image, pair.mask, pair.probability) if f)]
+            for pair in pairs
+        ]
+    )
 
 
 def _no_probabilities() -> UserError:
@@ -169,38 +159,24 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
-    labels = _read_bytes("mask", pair.mask, (PALETTE, GREY))
-    if isinstance(labels, str):
-        yield labels
-    else:
-        yield from _wrong_size("mask", labels, size)
-        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-        wrong = [int(label) for label in present if num_classes < label != IGNORE]
-        if wrong:
+    files = [("mask", pair.mask, (PALETTE, GREY)), ("probability", pair.probability, (GREY,))]
+    for kind, path, modes in files:
+        if path is None:
+            continue
+        try:
+            pixels = read_labels(path, modes)
+        except FileNotFoundError:
+            yield f"{kind} {path} is missing"
+            continue
+        except UserError as error:
+            yield f"{kind} {error}"
+            continue
+        if size is not None and pixels.shape != size[::-1]:
+            height, width = pixels.shape
+            yield f"{kind} is {width}×{height}, its image {size[0]}×{size[1]} pixels"
+        present = np.unique(pixels).tolist() if kind == "mask" else []
+        if wrong := [label for label in present if num_classes < label != IGNORE]:
             yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"
-
-    if pair.probability is not None:
-        weights = _read_bytes("probability", pair.probability, (GREY,))
-        if isinstance(weights, str):
-            yield weights
-        else:
-            yield from _wrong_size("probability", weights, size)
-
-
-def _read_bytes(kind: str, path: Path, modes: tuple[str, ...]) -> np.ndarray | str:
-    """Returns the pixels, H×W uint8, of a PNG of one of Pillow's modes, or what is wrong."""
-    try:
-        return read_labels(path, modes)
-    except FileNotFoundError:
-        return f"{kind} {path} is missing"
-    except UserError as error:
-        return f"{kind} {error}"
-
-
-def _wrong_size(kind: str, pixels: np.ndarray, size: tuple[int, int] | None) -> Iterator[str]:
-    if size is not None and pixels.shape != size[::-1]:
-        height, width = pixels.shape
-        yield f"{kind} is {width}×{height}, its image {size[0]}×{size[1]} pixels"
 
 
 def _oriented_size(path: Path, apply_exif: bool) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
+from pipeline.segmenter.mmseg import first_line
 from pipeline.segmenter.predict import Segmenter
 
 OPSET = 18
@@ -23,20 +24,16 @@ OPSET = 18
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = ("batch", "height", "width")
-_OUTPUTS = {"logits": (0, 2, 3), "labels": (0, 1, 2)}  # output → its batch, height and width axes
+# Input or output → its batch, height and width axes.
+_PLACES = {"image": (0, 2, 3), "logits": (0, 2, 3), "labels": (0, 1, 2)}
+_OUTPUTS = ["logits", "labels"]
 # ONNX Runtime and PyTorch round differently.
 _MIN_AGREEMENT = 0.999  # share of labels
 _MAX_DIFFERENCE = 0.001  # of logits, relative to the largest
 
 
 class Shape(NamedTuple):
-    """The shape of a graph's input; none stands for any size.
-
-    Attributes:
-        batch: the number of images.
-        height: of the images.
-        width: of the images.
-    """
+    """The number and the size of the images that a graph takes; none stands for any."""
 
     batch: int | None
     height: int | None
@@ -65,9 +62,6 @@ def export_onnx(
         dynamic: whether to allow any number and size of images. If the network does not, the graph
             takes one image of any size, or else one image of this size.
 
-    Returns:
-        The shape of the graph's input.
-
     Raises:
         UserError: packages are missing, the size is not positive, or the network cannot be written.
     """
@@ -81,18 +75,19 @@ def export_onnx(
     fixed = Shape(1, height, width)
     wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
     network = _Deployed(segmenter.model).eval()
-    problem = ""
     for shape in [*wanted, fixed]:
         try:
             content = _export(network, segmenter, shape, fixed)
         except _Unusable as error:
-            problem = str(error)
-            continue
+            if shape != fixed:
+                continue
+            raise UserError(
+                f"the segmenter's network cannot be written as ONNX ({error}): choose another"
+                " segmenter"
+            ) from error
         write_atomically(path, content)
-        return shape
-    raise UserError(
-        f"the segmenter's network cannot be written as ONNX ({problem}): choose another segmenter"
-    )
+        break
+    return shape
 
 
 def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -110,10 +105,9 @@ def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # failures raise exceptions
-    source = content if isinstance(content, bytes) else str(content)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
-    logits, labels = session.run(list(_OUTPUTS), {"image": pixels})
+    logits, labels = session.run(_OUTPUTS, {"image": pixels})
     return logits, labels
 
 
@@ -172,7 +166,7 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
                 dynamo=True,
                 verbose=False,
                 input_names=["image"],
-                output_names=list(_OUTPUTS),
+                output_names=_OUTPUTS,
                 opset_version=OPSET,
                 dynamic_shapes={"image": free} if free else None,
             )
@@ -182,7 +176,10 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
     except _Unusable:
         raise
     except Exception as error:  # the exporter and ONNX Runtime raise many types
-        raise _Unusable(_first_line(error)) from error
+        cause = error
+        while cause.__cause__ is not None:  # the exporter wraps it in advice for its developers
+            cause = cause.__cause__
+        raise _Unusable(first_line(cause)) from error
     return content
 
 
@@ -192,10 +189,8 @@ def _describe(model: Any, segmenter: Segmenter, shape: Shape) -> Any:  # noqa: A
 
     graph = model.graph
     del graph.value_info[:]  # shapes of intermediate values, by generated names
-    places = [(graph.input[0], (0, 2, 3))]
-    places += [(output, _OUTPUTS[output.name]) for output in graph.output]
-    for value, axes in places:
-        for name, size, axis in zip(_AXES, shape, axes):
+    for value in [*graph.input, *graph.output]:
+        for name, size, axis in zip(_AXES, shape, _PLACES[value.name]):
             dimension = value.type.tensor_type.shape.dim[axis]
             if size is None:
                 dimension.dim_param = name
@@ -236,11 +231,3 @@ def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
             f"{100 * (1 - agreement):.2g} % of its labels would differ, and scores by up to"
             f" {100 * difference:.2g} %"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    # The exporter wraps the error in advice for its own developers.
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

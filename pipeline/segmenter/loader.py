@@ -25,14 +25,7 @@ _PR_SET_PDEATHSIG = 1
 def build_loader(
     dataset: Dataset, indices: Iterable[int], batch_size: int, workers: int
 ) -> DataLoader:
-    """Returns a loader of batches as mmengine expects them.
-
-    Args:
-        dataset: the samples.
-        indices: those to load, in this order.
-        batch_size: samples per batch.
-        workers: processes that load images; 0 loads them in this process.
-    """
+    """Returns a loader of samples in this order, in batches as mmengine expects them."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -49,11 +42,11 @@ def positions(
     """Returns the samples that a process loads, by their positions in the endless sequence.
 
     Args:
-        batch_size: images per batch, over all processes.
+        batch_size: images per batch, over all processes, of which each gets a consecutive part.
         start: the number of finished iterations.
         iterations: the number of all iterations.
         rank: the rank of this process among those that train.
-        processes: the number of processes that train; each gets a consecutive part of a batch.
+        processes: the number of processes that train.
     """
     share = batch_size // processes
     firsts = range(start * batch_size + rank * share, iterations * batch_size, batch_size)

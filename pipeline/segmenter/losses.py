@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +48,7 @@ class BalancedCrossEntropy(nn.Module):
     def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
         super().__init__()
         self.loss_weight = loss_weight
-        self._loss_name = loss_name
-
-    @property
-    def loss_name(self) -> str:
-        """The key under which a decode head returns the loss."""
-        return self._loss_name
+        self.loss_name = loss_name
 
     def forward(
         self,
@@ -65,7 +59,7 @@ class BalancedCrossEntropy(nn.Module):
         reduction_override: str | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        """Computes the loss. mmsegmentation's decode heads call it with these argument names.
+        """Computes the loss, a scalar. mmsegmentation's heads call it with these argument names.
 
         Args:
             cls_score: logits, N×C×….
@@ -75,9 +69,6 @@ class BalancedCrossEntropy(nn.Module):
             ignore_index: the label of ignored pixels.
             reduction_override: "none" returns the unbalanced loss of every pixel, N×…, which
                 mmsegmentation's samplers use to find hard pixels.
-
-        Returns:
-            A scalar.
         """
         losses = F.cross_entropy(cls_score, label, reduction="none", ignore_index=ignore_index)
         if weight is not None:
@@ -92,15 +83,12 @@ class BalancedCrossEntropy(nn.Module):
 
 
 def choose_loss(model: ConfigDict, loss: str) -> None:
-    """Replaces the cross-entropy of all decode and auxiliary heads.
+    """Chooses "cross_entropy" or "balanced" in the ``model`` of a config, in place.
 
-    Other losses of a head (such as Lovász) stay. A head without a loss in its config has the
-    default of mmsegmentation, a cross-entropy whose mean includes ignored pixels; it is given one
-    that excludes them.
-
-    Args:
-        model: the ``model`` of a config, as ``adapt_model`` returns it; changed in place.
-        loss: "cross_entropy" or "balanced", see :class:`BalancedCrossEntropy`.
+    The latter replaces the cross-entropy of all heads by :class:`BalancedCrossEntropy`. Other
+    losses of a head (such as Lovász) stay. A head without a loss in its config has the default of
+    mmsegmentation, a cross-entropy whose mean includes ignored pixels; it is given one that
+    excludes them.
 
     Raises:
         UserError: a head has no cross-entropy over classes to balance.
@@ -135,17 +123,8 @@ def weight_pixels(model: nn.Module) -> None:
 class SampleWeights:
     """A pixel sampler of mmsegmentation that returns the weights of the samples."""
 
-    def __init__(self) -> None:
-        self._samples: Sequence[SegDataSample] = ()
-
-    @contextmanager
-    def reading(self, samples: Sequence[SegDataSample]) -> Iterator[None]:
-        """Reads the weights from these samples, which heads do not pass to their sampler."""
-        self._samples = samples
-        try:
-            yield
-        finally:
-            self._samples = ()
+    samples: Sequence[SegDataSample] = ()
+    """Those of the batch, which heads do not pass to their sampler."""
 
     def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
         """Returns the weights, N×H×W float32, 0 in the padding.
@@ -159,7 +138,7 @@ class SampleWeights:
         """
         height, width = seg_label.shape[-2:]
         weights = []
-        for sample in self._samples:
+        for sample in self.samples:
             if "pixel_weights" not in sample:
                 raise UserError(
                     f"training image {sample.get('img_id')} has no pixel weights: choose"
@@ -175,28 +154,28 @@ def _weighted_loss_by_feat(
     seg_logits: torch.Tensor | tuple[torch.Tensor, ...],
     batch_data_samples: Sequence[SegDataSample],
 ) -> dict[str, torch.Tensor]:
-    with head.sampler.reading(batch_data_samples):
-        return type(head).loss_by_feat(head, seg_logits, batch_data_samples)
+    head.sampler.samples = batch_data_samples
+    return type(head).loss_by_feat(head, seg_logits, batch_data_samples)
 
 
 def _refuse_unweighable(head: nn.Module) -> None:
-    name = type(head).__name__
-    reason = None
     owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)
+    reason = None
     if owner not in _USE_SAMPLER:
         reason = "computes its loss in its own way"
     elif not isinstance(head.sampler, SampleWeights | None):
         reason = f"chooses pixels by {type(head.sampler).__name__}"
     else:
         losses = head.loss_decode
-        losses = losses if isinstance(losses, nn.ModuleList) else [losses]
-        unfit = [type(x).__name__ for x in losses if type(x).__name__ not in _TAKE_WEIGHTS]
-        if unfit:
+        names = [
+            type(x).__name__ for x in (losses if isinstance(losses, nn.ModuleList) else [losses])
+        ]
+        if unfit := [name for name in names if name not in _TAKE_WEIGHTS]:
             reason = f"learns by {unfit[0]}"
     if reason:
         raise UserError(
-            f"segmenter.pixel_weights cannot weigh the pixels of {name}, which {reason}: choose"
-            " another segmenter.config or segmenter.pixel_weights=null"
+            f"segmenter.pixel_weights cannot weigh the pixels of {type(head).__name__}, which"
+            f" {reason}: choose another segmenter.config or segmenter.pixel_weights=null"
         )
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from pipeline.clip.device import choose_precision
 from pipeline.datasets.vocabulary import MAX_CLASSES
 from pipeline.errors import UserError, did_you_mean
-from pipeline.segmenter.architecture import adapt_model, dictionaries
+from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries
 from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
@@ -33,16 +33,6 @@ from pipeline.segmenter.settings import SegmenterSettings
 _COMPILED_OPS = "mmcv._ext"
 _HEADS = "pipeline.segmenter.heads"
 _SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
-# What mmengine and constructors raise for missing packages, unknown names and wrong arguments.
-_BUILD_ERRORS = (
-    ImportError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AssertionError,
-    AttributeError,
-)
 
 
 class _CompiledOpsStandIn(types.ModuleType):
@@ -113,8 +103,6 @@ def find_config(name: str) -> Path:
             return Path(name)
         raise UserError(f"segmenter.config={name} does not exist: give the path of a config file")
     spec = importlib.util.find_spec("mmseg")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("mmsegmentation is not installed: pip install -r requirements.txt")
     root = Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
@@ -167,7 +155,13 @@ def build_config(
         )
     check_choice(settings.pretrained)
     choose_precision(settings.precision, device)
-    base = _read_config(settings.config)
+    try:
+        base = Config.fromfile(find_config(settings.config))
+    except (ImportError, KeyError, SyntaxError, OSError) as error:
+        raise UserError(
+            f"segmenter.config={settings.config} cannot be read ({first_line(error)}): install"
+            " what it needs or choose another segmenter.config"
+        ) from error
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
     source = strip_pretrained(model)
@@ -207,25 +201,15 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mmsegmentation calls deprecated functions of its own
             return MMSEG_MODELS.build(ConfigDict(model))
-    except _BUILD_ERRORS as error:
+    except MISFITS as error:
         raise UserError(
-            f"the segmenter's network cannot be built ({_first_line(error)}): choose another"
+            f"the segmenter's network cannot be built ({first_line(error)}): choose another"
             " segmenter.config or correct segmenter.overrides"
         ) from error
 
 
-def _read_config(name: str) -> Config:
-    path = find_config(name)
-    try:
-        return Config.fromfile(path)
-    except (ImportError, KeyError, SyntaxError, OSError) as error:
-        raise UserError(
-            f"segmenter.config={name} cannot be read ({_first_line(error)}): install what it needs"
-            " or choose another segmenter.config"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error, or its type if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -236,6 +220,8 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
     mmengine imports and calls any object by its dotted name and imports whatever is given as a
     scope, so that a checkpoint could run code; timm downloads networks whose name is an address.
     """
+    import timm
+
     registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
     registries += [child for root in registries for child in root.children.values()]
     for part in dictionaries(model):
@@ -253,14 +239,9 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
                 f"the segmenter's network needs {name}, which is in no installed package: choose"
                 " another segmenter.config"
             )
-        if key == "TIMMBackbone" and not _is_timm_model(part.get("model_name")):
+        network = str(part.get("model_name"))
+        if key == "TIMMBackbone" and (":" in network or not timm.is_model(network)):
             raise UserError(
-                f"the segmenter's network needs {part.get('model_name')}, which timm does not"
-                " have: choose another segmenter.backbone"
+                f"the segmenter's network needs {network}, which timm does not have: choose another"
+                " segmenter.backbone"
             )
-
-
-def _is_timm_model(name: Any) -> bool:  # noqa: ANN401
-    import timm
-
-    return isinstance(name, str) and ":" not in name and timm.is_model(name)

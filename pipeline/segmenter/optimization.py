@@ -22,10 +22,8 @@ _KEPT_FROM_CONFIG = ("paramwise_cfg", "constructor", "clip_grad")
 def configure_optimizer(base: Config, settings: SegmenterSettings) -> dict[str, Any]:
     """Returns mmengine's ``optim_wrapper``.
 
-    Args:
-        base: a config of mmsegmentation. Its rules for parts of the network (such as no decay of
-            position embeddings) are kept, and its optimiser if ``settings.optimizer`` is none.
-        settings: of these optimiser, rates, decay, parameter_rules, accumulate and precision.
+    Rules for parts of the network (such as no decay of position embeddings) are kept from the
+    config of mmsegmentation, and its optimiser if ``settings.optimizer`` is none.
 
     Raises:
         UserError: neither the config nor the settings name an optimiser and a learning rate.
@@ -62,12 +60,7 @@ def configure_optimizer(base: Config, settings: SegmenterSettings) -> dict[str, 
 
 
 def configure_schedule(settings: SegmenterSettings, learning_rate: float) -> list[dict[str, Any]]:
-    """Returns the "poly" schedule of DeepLab (Chen et al., TPAMI 2018) after a linear warm-up.
-
-    Args:
-        settings: of these iterations, power, warmup_iterations and minimum_learning_rate.
-        learning_rate: the initial rate.
-    """
+    """Returns the "poly" schedule of DeepLab (Chen et al., TPAMI 2018) after a linear warm-up."""
     iterations = settings.iterations
     warmup = min(settings.warmup_iterations, iterations // 10)
     poly = {

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.masks.crf import CrfOptions, dense_crf
+from pipeline.segmenter.architecture import MISFITS
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.mmseg import build_model, import_mmseg
 from pipeline.segmenter.pretrained import strip_pretrained
@@ -25,7 +26,7 @@ class Segmenter:
     """A trained network with its classes.
 
     Args:
-        model: a segmentor of mmsegmentation.
+        model: a segmentor of mmsegmentation; it is put into evaluation mode.
         class_names: n+1 names, "background" first.
         palette: n+1 colours, RGB in [0, 255].
         device: the device that computes.
@@ -40,8 +41,7 @@ class Segmenter:
     ) -> None:
         self.class_names = class_names
         self.palette = palette
-        self._device = device
-        self._model = model.to(device).eval()
+        self.model = model.to(device).eval()
         self._min_side = _min_side(model.backbone)
 
     @classmethod
@@ -51,8 +51,8 @@ class Segmenter:
         Args:
             path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory.
             device: the device that computes.
-            which: the checkpoint of a directory: "last" takes the newest complete one, "best" the
-                one with the highest mIoU on validation images, if the training measured it.
+            which: "last" takes the newest complete checkpoint of a directory, "best" the one with
+                the highest mIoU on validation images, if the training measured it.
 
         Raises:
             UserError: there is no such checkpoint, or it is damaged or not of a segmenter.
@@ -72,14 +72,14 @@ class Segmenter:
             # The pretrained weights may no longer exist.
             architecture, weights = ConfigDict(described["model"]), checkpoint["state_dict"]
             strip_pretrained(architecture)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        except MISFITS as error:
             raise UserError(
                 f"checkpoint {path} is not a segmenter of stage=train: choose another file"
             ) from error
         model = build_model(architecture)
         try:
             model.load_state_dict(weights)
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except MISFITS as error:
             raise UserError(
                 f"checkpoint {path} does not fit the network that it describes: train it again"
             ) from error
@@ -95,11 +95,6 @@ class Segmenter:
             H×W uint8; 0 is the background, k+1 the k-th class.
         """
         return self.logits(image).argmax(axis=0).astype(np.uint8)
-
-    @property
-    def model(self) -> nn.Module:
-        """The segmentor of mmsegmentation, in evaluation mode."""
-        return self._model
 
     @torch.inference_mode()
     def logits(self, image: np.ndarray) -> np.ndarray:
@@ -117,24 +112,12 @@ class Segmenter:
     def probabilities(
         self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False
     ) -> np.ndarray:
-        """Computes class probabilities, averaged over scales and mirror images.
-
-        As in mmsegmentation (``SegTTAModel`` and ``TestTimeAug``), the logits of each view are
-        resized to the image, and the softmax is averaged.
-
-        Args:
-            image: H×W×3 uint8, RGB.
-            scales: factors by which the image is resized.
-            flip: whether to include the mirror image at every scale.
+        """Computes class probabilities: the mean of :meth:`views`, with the same arguments.
 
         Returns:
-            (n+1)×H×W float32 that sums to 1 over the classes. With a single scale of 1 and without
-            the mirror image it is the softmax of :meth:`logits`. The memory needed is a few times
-            that of the result at the largest scale; ``longest_side`` of
+            (n+1)×H×W float32 that sums to 1 over the classes. The memory needed is a few times that
+            of the result at the largest scale; ``longest_side`` of
             :class:`pipeline.engine.sample.ImageReader` bounds it.
-
-        Raises:
-            UserError: the list of scales is empty, or a scale is not above 0.
         """
         total = sum(view for _, view in self.views(image, scales, flip))
         return (total / (len(scales) * (1 + flip))).cpu().numpy()
@@ -144,6 +127,9 @@ class Segmenter:
         self, image: np.ndarray, scales: Sequence[float], flip: bool
     ) -> Iterator[tuple[bool, torch.Tensor]]:
         """Yields the softmax of each scale of an image, and of its mirror image, one at a time.
+
+        As in mmsegmentation (``SegTTAModel`` and ``TestTimeAug``), the logits of each view are
+        resized to the image.
 
         Args:
             image: H×W×3 uint8, RGB.
@@ -193,12 +179,12 @@ class Segmenter:
         bgr = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
         batch = {"inputs": [bgr], "data_samples": [SegDataSample()]}
         # Normalises, and pads on the right and below if the network needs multiples of its stride.
-        inputs = self._model.data_preprocessor(batch, training=False)["inputs"]
+        inputs = self.model.data_preprocessor(batch, training=False)["inputs"]
         missing = [max(0, self._min_side - side) for side in inputs.shape[2:]]
         inputs = functional.pad(inputs, (0, missing[1], 0, missing[0]))
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
-        scores = self._resized(self._model.encode_decode(inputs, [meta])[0], *size)
+        scores = self._resized(self.model.encode_decode(inputs, [meta])[0], *size)
         return scores[:, :height, :width].float()
 
     def _resized(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -208,7 +194,7 @@ class Segmenter:
             scores[None],
             (height, width),
             mode="bilinear",
-            align_corners=self._model.align_corners,
+            align_corners=self.model.align_corners,
         )[0]
 
 

@@ -24,19 +24,10 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
+from pipeline.segmenter.architecture import MISFITS
 from pipeline.segmenter.checkpoints import iteration_of, read_checkpoint
 
 CONFIG_FILE = "config.json"
-# What mmengine and PyTorch raise for parts of a checkpoint that are missing or do not fit.
-_UNFIT = (
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 class QuietRunner(Runner):
@@ -96,7 +87,7 @@ class QuietRunner(Runner):
         """
         try:
             super().resume(filename, *args, **kwargs)
-        except (UserError, *_UNFIT) as error:
+        except (UserError, *MISFITS) as error:
             raise UserError(
                 f"checkpoint {filename} is damaged or not a checkpoint of this training: delete it"
                 " to resume from the previous one"

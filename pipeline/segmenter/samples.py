@@ -36,7 +36,7 @@ class PseudoLabelled(Dataset):
 
     Args:
         pairs: images and masks, with or without probabilities.
-        settings: of these crop_size, scale_range and photometric_distortion.
+        settings: those of the segmenter.
         seed: not negative.
         metainfo: written into checkpoints by mmengine.
         read: decodes images; masks are resized to the image that it returns.
@@ -54,7 +54,7 @@ class PseudoLabelled(Dataset):
         self._pairs = list(pairs)
         self._seed = seed
         self._read = read
-        self._transforms = _build_transforms(settings)
+        self._transforms, self._pack = _build_transforms(settings)
         self._cache: dict[str, dict[str, np.ndarray]] = {}
         self._cached_bytes = 0
         self._order: tuple[int, np.ndarray] | None = None
@@ -76,7 +76,11 @@ class PseudoLabelled(Dataset):
         with _seeded(self._seed, position):
             for transform in self._transforms:
                 sample = transform(sample)
-        return sample
+        packed = self._pack(sample)
+        if _WEIGHTS in sample:
+            weights = torch.from_numpy(sample[_WEIGHTS][None].astype(np.float32) / 255)
+            packed["data_samples"].set_data({_WEIGHTS: PixelData(data=weights)})
+        return packed
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
@@ -134,7 +138,8 @@ def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
 
-def _build_transforms(settings: SegmenterSettings) -> list[Any]:
+def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
+    """Returns mmsegmentation's augmentations, and what makes a sample of their result."""
     import_mmseg()
     from mmcv.transforms import RandomResize
     from mmseg.datasets.transforms import (
@@ -151,16 +156,6 @@ def _build_transforms(settings: SegmenterSettings) -> list[Any]:
             self.scale = results["img"].shape[1::-1]
             return super().transform(results)
 
-    class PackWithWeights(PackSegInputs):
-        """Also packs pixel weights, if there are any, as values in [0, 1]."""
-
-        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-            packed = super().transform(results)
-            if _WEIGHTS in results:
-                weights = torch.from_numpy(results[_WEIGHTS][None].astype(np.float32) / 255)
-                packed["data_samples"].set_data({_WEIGHTS: PixelData(data=weights)})
-            return packed
-
     crop = (settings.crop_size, settings.crop_size)
     transforms = [
         RandomScale(
@@ -175,7 +170,7 @@ def _build_transforms(settings: SegmenterSettings) -> list[Any]:
     ]
     if settings.photometric_distortion:
         transforms.append(PhotoMetricDistortion())
-    return [*transforms, PackWithWeights(meta_keys=_META_KEYS)]
+    return transforms, PackSegInputs(meta_keys=_META_KEYS)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,11 @@ class Relabelled:
 
 
 def image_scores(probabilities: np.ndarray, region: float) -> np.ndarray:
-    """Scores the classes of an image: the mean probability of each one's surest pixels.
+    """Returns the score of each class, n float32 in [0, 1], as in :class:`SelfTrainingSettings`.
 
     Args:
         probabilities: (n+1)×H×W float32, the background first.
         region: the share of the pixels that is averaged over; at least one pixel is.
-
-    Returns:
-        n float32 in [0, 1].
     """
     flat = probabilities[1:].reshape(len(probabilities) - 1, -1)
     count = max(1, round(region * flat.shape[1]))
@@ -139,17 +136,7 @@ class SegmenterMasks(Stage):
     @cached_property
     def parts(self) -> Sequence[Stage]:
         """The tags, which are written with the masks."""
-        return [
-            SegmenterTags(
-                split=self.split,
-                needs=self.needs,
-                round=self.round,
-                options=self.options,
-                test=self.test,
-                vocabulary=self.vocabulary,
-                reading=self.reading,
-            )
-        ]
+        return [SegmenterTags(**{f.name: getattr(self, f.name) for f in fields(SegmenterTags)})]
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with its tags of the first round if these are kept."""
@@ -168,11 +155,10 @@ class SegmenterMasks(Stage):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Tags and labels images anew."""
 
-        def predict(
-            images: Iterator[tuple[Name, np.ndarray]],
-        ) -> Iterator[tuple[Name, np.ndarray]]:
-            for name, image in images:
-                yield name, model().probabilities(image, self.test.scales, self.test.flip)
+        scales, flip = self.test.scales, self.test.flip
+
+        def predict(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
+            return ((name, model().probabilities(image, scales, flip)) for name, image in images)
 
         for item, result in self.reading.through(items, predict):
             if isinstance(result, ImageError):

@@ -109,11 +109,7 @@ class Training(Whole):
         return checkpoint is not None and (folder.path / checkpoint).is_file()
 
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
-        """Raises the error of a stage that needs the segmenter, where it is not trained.
-
-        Raises:
-            UserError: it is not trained.
-        """
+        """Raises the UserError of a stage that needs the segmenter, where it is not trained."""
         if self.is_complete(folder):
             return
         if reader.round > self.round:
@@ -236,8 +232,7 @@ class Predictions(Stage):
     @property
     def expected(self) -> Mapping[str, Any]:
         """The settings that decide how long an image takes."""
-        network = self.needs["segmenter"].expected
-        return {**prediction_facts(self.options), "segmenter": network}
+        return {**prediction_facts(self.options), "segmenter": self.needs["segmenter"].expected}
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network."""

@@ -42,14 +42,7 @@ def segment_all(
     test: TestSettings,
     workers: int,
 ) -> Iterator[tuple[Name, Labels | ImageError]]:
-    """Segments images by every step; the CRF runs in processes behind the network.
-
-    Args:
-        images: names, each with its image, H×W×3 uint8 and perhaps shrunk.
-        segmenter: returns the network.
-        test: the steps.
-        workers: processes for the CRF.
-    """
+    """Segments images, H×W×3 uint8, by every step; the CRF runs in processes behind the network."""
     seen = (_look(segmenter(), name, image, test) for name, image in images)
     if test.crf is None:
         return ((each.name, each.labels) for each in seen)

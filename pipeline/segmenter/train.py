@@ -190,11 +190,7 @@ def train(
 def _check_parts(
     model: nn.Module, settings: SegmenterSettings, processes: int, device: str
 ) -> None:
-    """Checks that batch norm, unless it is frozen, sees several images at a time.
-
-    Raises:
-        UserError: it sees a single image.
-    """
+    """Refuses that batch norm, unless it is frozen, sees a single image at a time."""
     synchronised = processes if torch.device(device).type == "cuda" else 1
     parts = processes * settings.accumulate // synchronised
     norms = [m for m in model.train().modules() if isinstance(m, _BatchNorm)]
@@ -217,15 +213,7 @@ def _initialise(model: nn.Module, pretrained: str | None, config: Config, work_d
 
 @contextmanager
 def _explain_faults(work_dir: Path) -> Iterator[None]:
-    """Turns faults of the disk and of processes that load images into errors with a remedy.
-
-    Args:
-        work_dir: the folder that the training writes to.
-
-    Raises:
-        UserError: the disk is full or read-only, a process that loads images was killed, or the
-            block raised it.
-    """
+    """Turns faults of the disk and of processes that load images into errors with a remedy."""
     # TensorBoard's thread would print a traceback if its file cannot be written. It also raises the
     # error in the main thread, which ends the training.
     previous = threading.excepthook

@@ -78,12 +78,8 @@ def fetch_imagenet(
     """Returns ImageNet weights for a backbone, and their URL or path.
 
     Networks of timm get timm's weights, plain ResNets those of torchvision (IMAGENET1K_V1), and
-    others those that the config of mmsegmentation names.
-
-    Args:
-        backbone: the network.
-        settings: its config.
-        source: the source in the config: a URL, a path, or a name like ``mmcls://mobilenet_v2``.
+    others those that the config of mmsegmentation names: a URL, a path, or a name like
+    ``mmcls://mobilenet_v2``.
 
     Raises:
         UserError: no such weights are known, or they cannot be downloaded.
