@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import timm
 import torch
 from mmengine.config import Config, ConfigDict
 
@@ -99,8 +100,6 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     Raises:
         UserError: timm has no such network, or the network returns no feature maps.
     """
-    import timm
-
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise UserError(

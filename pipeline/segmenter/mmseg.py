@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_default_scope
@@ -32,6 +33,13 @@ from pipeline.segmenter.settings import SegmenterSettings
 
 _COMPILED_OPS = "mmcv._ext"
 _HEADS = "pipeline.segmenter.heads"
+_AVERAGED_GRADIENTS = {
+    "type": "MMDistributedDataParallel",
+    "device_ids": None,  # the model is already on its device; a CPU has no id
+    "broadcast_buffers": False,
+    # Some backbones of timm end in layers that no feature map uses.
+    "find_unused_parameters": True,
+}
 _SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
 
 
@@ -180,6 +188,7 @@ def build_config(
                 "val_interval": settings.validation_interval or settings.iterations + 1,
             },
             "randomness": {"seed": seed},
+            **({"model_wrapper_cfg": _AVERAGED_GRADIENTS} if processes > 1 else {}),
             "class_names": ["background", *class_names],
             "palette": [tuple(int(value) for value in colour) for colour in palette],
             "settings": asdict(settings),
@@ -220,8 +229,6 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
     mmengine imports and calls any object by its dotted name and imports whatever is given as a
     scope, so that a checkpoint could run code; timm downloads networks whose name is an address.
     """
-    import timm
-
     registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
     registries += [child for root in registries for child in root.children.values()]
     for part in dictionaries(model):

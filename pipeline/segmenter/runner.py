@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -63,30 +63,24 @@ class QuietRunner(Runner):
         self._log_files = logger.handlers
         return logger
 
-    def load_checkpoint(
-        self,
-        filename: str,
-        map_location: str = "cpu",
-        strict: bool = True,
-        revise_keys: Sequence = (),
-    ) -> dict[str, Any]:
-        """Loads a checkpoint of the same network, without running code from it."""
-        checkpoint = read_checkpoint(Path(filename), map_location)
-        if checkpoint["meta"]["iter"] != iteration_of(Path(filename)):
-            raise ValueError("it belongs to another iteration")
-        checkpoint["meta"].pop("config", None)  # mmengine would run it as Python code
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        model.load_state_dict(checkpoint["state_dict"])
-        return checkpoint
-
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Resumes from a checkpoint.
+        """Resumes from a checkpoint; unlike mmengine's method it runs no code from it.
 
         Raises:
             UserError: it is not a complete checkpoint of this training, or holds more than weights.
         """
         try:
-            super().resume(filename, *args, **kwargs)
+            checkpoint = read_checkpoint(Path(filename), mmengine_device.DEVICE)
+            iteration = checkpoint["meta"]["iter"]
+            if iteration != iteration_of(Path(filename)):
+                raise ValueError("it belongs to another iteration")
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            model.load_state_dict(checkpoint["state_dict"])
+            self.train_loop._iter = iteration
+            self.message_hub.load_state_dict(checkpoint["message_hub"])
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+            for scheduler, state in zip(self.param_schedulers, checkpoint["param_schedulers"]):
+                scheduler.load_state_dict(state)
         except (UserError, *MISFITS) as error:
             raise UserError(
                 f"checkpoint {filename} is damaged or not a checkpoint of this training: delete it"
@@ -99,18 +93,6 @@ class QuietRunner(Runner):
         # Unlike mmengine's Python dump, JSON cannot run code when it is read.
         text = json.dumps(self.cfg.to_dict(), indent=1)
         write_atomically(Path(self.work_dir) / CONFIG_FILE, text)
-
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Averages gradients over the processes, if there are several."""
-        if self.distributed:
-            model_wrapper_cfg = {
-                "type": "MMDistributedDataParallel",
-                "device_ids": None,  # the model is already on its device; a CPU has no id
-                "broadcast_buffers": False,
-                # Some backbones of timm end in layers that no feature map uses.
-                "find_unused_parameters": True,
-            }
-        return super().wrap_model(model_wrapper_cfg, model)
 
     def close(self) -> None:
         """Closes the logs, which mmengine keeps open until the process ends."""

@@ -89,7 +89,7 @@ def relabel(
     Args:
         probabilities: (n+1)×h×w float32, the background first.
         size: height and width of the labels.
-        settings: see :class:`SelfTrainingSettings`.
+        settings: how they become tags.
         tags: those to keep; none takes what the segmenter sees.
     """
     scores = image_scores(probabilities, settings.tag_region)
@@ -106,12 +106,8 @@ class SegmenterMasks(Stage):
     """The masks of a later round: the predictions of the segmenter of the round before.
 
     Attributes:
-        options: how predictions become tags and masks.
         test: the sizes of an image over which probabilities are averaged.
         keep_probability: whether the probability of each pixel is stored beside its mask.
-        device: torch's name of the device.
-        vocabulary: class names and palette.
-        reading: how images are read.
     """
 
     name = command = "masks"

@@ -41,12 +41,7 @@ class Training(Whole):
     """A segmenter that learns from masks; its folder is mmengine's work directory.
 
     Attributes:
-        options: the network and its training.
         seed: of the initial weights, the order of images and their transforms.
-        device: torch's name of the device.
-        vocabulary: class names and palette.
-        decode: decodes images.
-        data: the images and masks.
         validation: returns images that the network is measured on while it trains.
     """
 
@@ -64,11 +59,7 @@ class Training(Whole):
 
     @cached_property
     def pairs(self) -> list[TrainingPair]:
-        """The images, each with its mask.
-
-        Raises:
-            UserError: there are no masks yet.
-        """
+        """The images, each with its mask, which are read once."""
         return self.data.pairs()
 
     def samples(self) -> Sequence[Sample]:
@@ -175,8 +166,8 @@ class Training(Whole):
     def _refuse_problems(self, folder: StageFolder) -> None:
         if not self.pairs:
             raise UserError("there is no image to train on: run stage=masks first")
-        exif = self.decode.apply_exif
-        problems = check_pairs(self.pairs, len(self.vocabulary.classes), apply_exif=exif)
+        classes = len(self.vocabulary.classes)
+        problems = check_pairs(self.pairs, classes, apply_exif=self.decode.apply_exif)
         if not problems:
             return
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])
@@ -203,12 +194,6 @@ class Predictions(Stage):
     """The predictions of a segmenter for a split: palette PNGs of image size.
 
     The results of the steps before the last one are in hidden folders, see :func:`variant_path`.
-
-    Attributes:
-        options: which checkpoint predicts, and how images are segmented.
-        device: torch's name of the device.
-        vocabulary: class names and palette.
-        reading: how images are read.
     """
 
     name = "predictions"

@@ -12,6 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
@@ -24,6 +25,7 @@ from mmengine.runner.checkpoint import (
 )
 from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
+from torchvision.models import get_model, get_model_weights
 
 from pipeline.errors import UserError
 from pipeline.files.weight_files import Oversized, read_weights_file
@@ -84,19 +86,24 @@ def fetch_imagenet(
     Raises:
         UserError: no such weights are known, or they cannot be downloaded.
     """
+    unknown = f"no ImageNet weights are known for this {_name_of(backbone)}"
     if type(backbone).__name__ == "TIMMBackbone":
-        return _fetch_from_timm(backbone, settings["model_name"])
+        name = settings["model_name"]
+        known = timm.get_pretrained_cfg(name)
+        if known is None or not known.has_weights:
+            raise UserError(f"{unknown}, timm's {name}: {INSTEAD}")
+        if known.hf_hub_id:
+            return _fetch_from_hub(known)
+        return _download(known.url, "imagenet"), known.url
     if name := _torchvision_name(backbone):
-        from torchvision.models import get_model_weights
-
         fit, tensors = _fit_torchvision(name, backbone, settings)
         if tensors is None:
-            raise UserError(f"{_unknown(backbone)}, since {name} {fit.shortage}: {INSTEAD}")
+            raise UserError(f"{unknown}, since {name} {fit.shortage}: {INSTEAD}")
         url = get_model_weights(name).IMAGENET1K_V1.url
         return _download(url, "imagenet"), url
     place = _locate(_name_by_depth(backbone) or source)
     if place is None:
-        raise UserError(f"{_unknown(backbone)}: {INSTEAD}")
+        raise UserError(f"{unknown}: {INSTEAD}")
     if "://" in place:
         return _download(place, "imagenet"), place
     if not Path(place).is_file():
@@ -113,8 +120,6 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
     Raises:
         UserError: the backbone is not one of torchvision's, or the download fails.
     """
-    from torchvision.models import get_model_weights
-
     name = _torchvision_name(backbone)
     if name not in _WITH_COCO_WEIGHTS or _fit_torchvision(name, backbone, settings)[1] is None:
         raise UserError(
@@ -126,14 +131,8 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
     return _download(url, "coco"), url
 
 
-def _fetch_from_timm(backbone: nn.Module, name: str) -> tuple[Weights, str]:
-    import timm
-
-    known = timm.get_pretrained_cfg(name)
-    if known is None or not known.has_weights:
-        raise UserError(f"{_unknown(backbone)}, timm's {name}: {INSTEAD}")
-    if not known.hf_hub_id:
-        return _download(known.url, "imagenet"), known.url
+def _fetch_from_hub(known: timm.models.PretrainedCfg) -> tuple[Weights, str]:
+    """Returns timm's weights from Hugging Face, through the cache of its client, and their URL."""
     repository, _, revision = known.hf_hub_id.partition("@")
     files = [known.hf_hub_filename] if known.hf_hub_filename else _HUB_FILES
     url = hf_hub_url(repository, files[0], revision=revision or None)
@@ -172,8 +171,6 @@ def _fit_torchvision(
     name: str, backbone: nn.Module, settings: Mapping[str, Any]
 ) -> tuple[Fit, Weights | None]:
     """Fits a network of torchvision by its shapes, to find out whether to download it."""
-    from torchvision.models import get_model
-
     with torch.device("meta"):
         weights = get_model(name).state_dict()
     return fit_weights(weights, name, backbone, settings)
@@ -229,14 +226,12 @@ def _network_timeout() -> Iterator[None]:
 
 
 def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
-    from timm.models import clean_state_dict
-
     # Averaged weights first, as in timm.
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
     tensors = {k: value for k, value in checkpoint.items() if isinstance(value, torch.Tensor)}
-    return clean_state_dict(tensors)  # removes prefixes of distributed training
+    return timm.models.clean_state_dict(tensors)  # removes prefixes of distributed training
 
 
 def _objects_in(path: Path) -> str:
@@ -251,10 +246,6 @@ def _objects_in(path: Path) -> str:
 def _name_of(backbone: nn.Module) -> str:
     depth = getattr(backbone, "depth", None)
     return type(backbone).__name__ + (f"-{depth}" if depth else "")
-
-
-def _unknown(backbone: nn.Module) -> str:
-    return f"no ImageNet weights are known for this {_name_of(backbone)}"
 
 
 def _not_downloaded(url: str, choice: str, error: Exception) -> UserError:
