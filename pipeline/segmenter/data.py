@@ -155,7 +155,10 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
         yield f"image {pair.image} is missing"
     else:
         try:
-            size = _oriented_size(pair.image, apply_exif)
+            with Image.open(pair.image) as image:  # reads the header alone
+                orientation = image.getexif().get(ExifTags.Base.Orientation)
+                turned = apply_exif and orientation in _ROTATED_BY_90
+                size = image.size[::-1] if turned else image.size
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
@@ -177,12 +180,3 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
         present = np.unique(pixels).tolist() if kind == "mask" else []
         if wrong := [label for label in present if num_classes < label != IGNORE]:
             yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"
-
-
-def _oriented_size(path: Path, apply_exif: bool) -> tuple[int, int]:
-    """Returns (width, height), from the header of the file."""
-    with Image.open(path) as image:
-        width, height = image.size
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    rotated = apply_exif and orientation in _ROTATED_BY_90
-    return (height, width) if rotated else (width, height)

@@ -110,8 +110,7 @@ def find_config(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise UserError(f"segmenter.config={name} does not exist: give the path of a config file")
-    spec = importlib.util.find_spec("mmseg")
-    root = Path(spec.submodule_search_locations[0]) / ".mim" / "configs"
+    root = Path(importlib.util.find_spec("mmseg").origin).parent / ".mim" / "configs"
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]

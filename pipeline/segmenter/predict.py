@@ -227,5 +227,4 @@ def _min_side(backbone: nn.Module) -> int:
     """
     if type(backbone).__name__ != "MixVisionTransformer":
         return 1
-    strides = np.cumprod(backbone.strides)
-    return int(max(stride * ratio for stride, ratio in zip(strides, backbone.sr_ratios)))
+    return int(max(np.cumprod(backbone.strides) * backbone.sr_ratios))

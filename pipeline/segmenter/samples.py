@@ -133,7 +133,7 @@ class PseudoLabelled(Dataset):
 
 
 def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Reads the bytes of a mask or of probabilities at (width, height), that of the image."""
+    """Reads a mask or probabilities, h×w uint8, at the (width, height) of the image."""
     picture = Image.fromarray(read_labels(path))
     return np.array(picture.resize(size, Image.Resampling.NEAREST))
 

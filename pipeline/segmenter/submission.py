@@ -73,7 +73,16 @@ def write_submission(
             f" {'; '.join(problems[:_MAX_SHOWN])}{f'; and {more} more' if more > 0 else ''}:"
             f" predict the whole list again, into {predictions}"
         )
-    write_atomically(target, _pack(members, _FOLDER.format(competition)))
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as stream,
+        tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in members.items():
+            entry = tarfile.TarInfo(f"{_FOLDER.format(competition)}/{name}")
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    write_atomically(target, buffer.getvalue())
 
 
 def _read(path: Path, image: Path | None) -> np.ndarray | str:
@@ -98,16 +107,3 @@ def _read(path: Path, image: Path | None) -> np.ndarray | str:
     if labels.shape != (height, width):
         return f"is {labels.shape[1]}×{labels.shape[0]}, its image {width}×{height} pixels"
     return labels
-
-
-def _pack(members: dict[str, bytes], folder: str) -> bytes:
-    buffer = io.BytesIO()
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as stream,
-        tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name, content in members.items():
-            entry = tarfile.TarInfo(f"{folder}/{name}")
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()

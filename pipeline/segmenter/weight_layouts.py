@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import runpy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,14 +151,13 @@ def _layouts(
         yield layout, _shipped_converter(module, function)
     if kind == "TIMMBackbone":
         given = {key: value for key, value in settings.items() if key not in ("type", "init_cfg")}
+        given |= {"checkpoint_path": "", "pretrained": True}
 
         def convert(weights: Weights) -> Weights:
             """Builds a second network, for which timm renames and reshapes the weights."""
             given["pretrained_cfg_overlay"] = {"state_dict": dict(weights)}
             with quietly():  # timm warns about heads that it skips
-                return type(backbone)(
-                    **{**given, "checkpoint_path": "", "pretrained": True}
-                ).state_dict()
+                return type(backbone)(**given).state_dict()
 
         yield "timm", convert
 
@@ -172,12 +172,8 @@ def _rename_deep_stem(weights: Weights) -> Weights:
 
 def _shipped_converter(module: str, function: str) -> Callable[[Weights], Weights]:
     """Returns a converter from mmsegmentation's tools, which its wheel installs as plain files."""
-    root = importlib.util.find_spec("mmseg").submodule_search_locations[0]
-    path = Path(root) / ".mim" / "tools" / "model_converters" / f"{module}.py"
-    spec = importlib.util.spec_from_file_location(f"mmseg_tools_{module}", path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return getattr(loaded, function)
+    root = Path(importlib.util.find_spec("mmseg").origin).parent
+    return runpy.run_path(root / ".mim/tools/model_converters" / f"{module}.py")[function]
 
 
 def _trace(
