@@ -26,7 +26,7 @@ _BEST = f"best_{METRIC}_{CHECKPOINT}"
 
 
 def last_checkpoint(work_dir: Path) -> Path:
-    """Returns the newest complete checkpoint, if there is one.
+    """Returns the newest complete checkpoint; raises a UserError if there is none.
 
     mmengine's marker ``last_checkpoint`` is not used, because a kill can truncate it.
     """
@@ -37,7 +37,7 @@ def last_checkpoint(work_dir: Path) -> Path:
 
 
 def best_checkpoint(work_dir: Path) -> Path:
-    """Returns the checkpoint with the highest mIoU on the validation split, if there is one.
+    """Returns the checkpoint with the highest mIoU on the validation split, or raises a UserError.
 
     Ground truth selected it, so its predictions are not annotation-free.
     """

@@ -57,10 +57,13 @@ def export_onnx(
     Args:
         segmenter: the segmenter.
         path: the file.
-        height: of the images.
-        width: of the images.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
         dynamic: whether to allow any number and size of images. If the network does not, the graph
             takes one image of any size, or else one image of this size.
+
+    Returns:
+        The shape of the graph's input.
 
     Raises:
         UserError: packages are missing, the size is not positive, or the network cannot be written.
