@@ -81,12 +81,15 @@ def export_onnx(
     for shape in [*wanted, fixed]:
         try:
             content = _export(network, segmenter, shape, fixed)
-        except _Unusable as error:
+        except Exception as error:  # the exporter and ONNX Runtime raise many types
             if shape != fixed:
                 continue
+            cause = error
+            while cause.__cause__ is not None:  # the exporter wraps it in advice for its developers
+                cause = cause.__cause__
             raise UserError(
-                f"the segmenter's network cannot be written as ONNX ({error}): choose another"
-                " segmenter"
+                f"the segmenter's network cannot be written as ONNX ({first_line(cause)}): choose"
+                " another segmenter"
             ) from error
         write_atomically(path, content)
         break
@@ -112,10 +115,6 @@ def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
     logits, labels = session.run(_OUTPUTS, {"image": pixels})
     return logits, labels
-
-
-class _Unusable(Exception):
-    """A graph cannot be written, or its outputs differ from those of the network."""
 
 
 class _Deployed(nn.Module):
@@ -151,38 +150,26 @@ class _Deployed(nn.Module):
 
 
 def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
-    """Returns the content of a file whose outputs agree with the network.
-
-    Raises:
-        _Unusable: there is no such graph.
-    """
+    """Returns the content of a file whose outputs agree with the network."""
     device = next(network.parameters()).device
     batch = example.batch if shape.batch else 2  # the exporter takes a size of 1 for a constant
     pixels = torch.zeros(batch, 3, example.height, example.width, device=device)
     free = {axis: torch.export.Dim.DYNAMIC for axis, size in zip((0, 2, 3), shape) if not size}
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (pixels,),
-                dynamo=True,
-                verbose=False,
-                input_names=["image"],
-                output_names=_OUTPUTS,
-                opset_version=OPSET,
-                dynamic_shapes={"image": free} if free else None,
-            )
-        content = _describe(program.model_proto, segmenter, shape).SerializeToString()
-        for images in _trials(shape, example):
-            _compare(content, segmenter, images)
-    except _Unusable:
-        raise
-    except Exception as error:  # the exporter and ONNX Runtime raise many types
-        cause = error
-        while cause.__cause__ is not None:  # the exporter wraps it in advice for its developers
-            cause = cause.__cause__
-        raise _Unusable(first_line(cause)) from error
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (pixels,),
+            dynamo=True,
+            verbose=False,
+            input_names=["image"],
+            output_names=_OUTPUTS,
+            opset_version=OPSET,
+            dynamic_shapes={"image": free} if free else None,
+        )
+    content = _describe(program.model_proto, segmenter, shape).SerializeToString()
+    for images in _trials(shape, example):
+        _compare(content, segmenter, images)
     return content
 
 
@@ -230,7 +217,7 @@ def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
     agreement = float((labels == wanted.argmax(1)).mean())
     # Labels alone would not do: a network may give all pixels of random images the same label.
     if agreement < _MIN_AGREEMENT or not difference < _MAX_DIFFERENCE:
-        raise _Unusable(
+        raise ValueError(
             f"{100 * (1 - agreement):.2g} % of its labels would differ, and scores by up to"
             f" {100 * difference:.2g} %"
         )

@@ -132,21 +132,12 @@ class SampleWeights:
         Args:
             seg_logit: N×C×H×W.
             seg_label: N×1×H×W, padded by mmsegmentation on the right and below, as the images are.
-
-        Raises:
-            UserError: a sample has no weights.
         """
         height, width = seg_label.shape[-2:]
-        weights = []
-        for sample in self.samples:
-            if "pixel_weights" not in sample:
-                raise UserError(
-                    f"training image {sample.get('img_id')} has no pixel weights: choose"
-                    " masks=crf_weighted, or segmenter.pixel_weights=null"
-                )
-            own = sample.pixel_weights.data[0]
-            weights.append(F.pad(own, (0, width - own.shape[1], 0, height - own.shape[0])))
-        return torch.stack(weights)
+        weights = [sample.pixel_weights.data[0] for sample in self.samples]
+        return torch.stack(
+            [F.pad(w, (0, width - w.shape[1], 0, height - w.shape[0])) for w in weights]
+        )
 
 
 def _weighted_loss_by_feat(
@@ -166,10 +157,7 @@ def _refuse_unweighable(head: nn.Module) -> None:
     elif not isinstance(head.sampler, SampleWeights | None):
         reason = f"chooses pixels by {type(head.sampler).__name__}"
     else:
-        losses = head.loss_decode
-        names = [
-            type(x).__name__ for x in (losses if isinstance(losses, nn.ModuleList) else [losses])
-        ]
+        names = [type(loss).__name__ for loss in _as_list(head.loss_decode)]
         if unfit := [name for name in names if name not in _TAKE_WEIGHTS]:
             reason = f"learns by {unfit[0]}"
     if reason:
@@ -181,11 +169,12 @@ def _refuse_unweighable(head: nn.Module) -> None:
 
 def _heads(model: nn.Module | ConfigDict) -> list[Any]:
     """Returns the decode heads and then the auxiliary heads of a network or of its config."""
-    heads = []
-    for name in ("decode_head", "auxiliary_head"):
-        if part := getattr(model, name, None):
-            heads += part if isinstance(part, list | tuple | nn.ModuleList) else [part]
-    return heads
+    parts = [getattr(model, name, None) for name in ("decode_head", "auxiliary_head")]
+    return [head for part in parts if part for head in _as_list(part)]
+
+
+def _as_list(part: Any) -> list[Any]:  # noqa: ANN401
+    return list(part) if isinstance(part, list | tuple | nn.ModuleList) else [part]
 
 
 def _balance(losses: Sequence[ConfigDict], head: str) -> None:

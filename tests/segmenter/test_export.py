@@ -62,7 +62,7 @@ def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkey
     def only_one_size(network, segmenter, shape, example):
         tried.append(shape)
         if None in shape:
-            raise export._Unusable("no")
+            raise ValueError("no")
         return b"graph"
 
     monkeypatch.setattr(export, "_export", only_one_size)
@@ -75,12 +75,12 @@ def test_a_graph_that_does_something_else_is_not_kept(tmp_path, monkeypatch):
     segmenter = balanced_segmenter()
     wrong = np.zeros((1, 3, 40, 48), np.float32)
     monkeypatch.setattr(export, "run_onnx", lambda *_: (wrong, wrong[:, 0].astype(np.uint8)))
-    with pytest.raises(export._Unusable, match="of its labels would differ"):
+    with pytest.raises(ValueError, match="of its labels would differ"):
         export._compare(b"", segmenter, noise(40, 48)[None])
     # All labels are right, and the scores are not.
     same = segmenter.logits(noise(40, 48))[None]
     monkeypatch.setattr(export, "run_onnx", lambda *_: (3 * same, same.argmax(1)))
-    with pytest.raises(export._Unusable, match="scores by up to 2e"):
+    with pytest.raises(ValueError, match="scores by up to 2e"):
         export._compare(b"", segmenter, noise(40, 48)[None])
 
 
@@ -110,7 +110,7 @@ def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypa
 
     def write(network, segmenter, shape, example):
         if None in shape and shape not in free:
-            raise export._Unusable("no")
+            raise ValueError("no")
         return b"graph"
 
     monkeypatch.setattr(export, "_export", write)

@@ -101,15 +101,6 @@ def test_weights_follow_a_head_into_a_copy():
     assert other.decode_head.sampler is not model.decode_head.sampler
 
 
-def test_sample_without_weights_is_named():
-    model = HeadsAlone(model_config())
-    weight_pixels(model)
-    samples = as_samples(torch.zeros(1, 1, 8, 8, dtype=torch.int64))
-    samples[0].set_metainfo({"img_id": "the/one"})
-    with pytest.raises(UserError, match="the/one has no pixel weights"):
-        model.decode_head.loss_by_feat(torch.zeros(1, 3, 8, 8), samples)
-
-
 @pytest.mark.parametrize(
     "name, reason",
     [
