@@ -41,7 +41,7 @@ def test_matches_mmsegmentation(segmenter):
     from mmseg.structures import SegDataSample
 
     image = np.random.default_rng(1).integers(0, 256, (41, 50, 3), dtype=np.uint8)
-    model = segmenter._model
+    model = segmenter.model
     sample = SegDataSample(metainfo={"img_shape": (41, 50), "ori_shape": (41, 50)})
     bgr = torch.from_numpy(image[:, :, ::-1].transpose(2, 0, 1).copy())
     with torch.no_grad():
