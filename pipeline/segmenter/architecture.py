@@ -67,7 +67,7 @@ def adapt_model(
     except MISFITS as error:
         raise UserError(
             f"segmenter.overrides do not fit segmenter.config={settings.config}"
-            f" ({str(error).splitlines()[0]}): correct them"
+            f" ({first_line(error)}): correct them"
         ) from error
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
@@ -111,7 +111,7 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
             maps = timm.create_model(name, features_only=True).feature_info
     except MISFITS as error:
         raise UserError(
-            f"segmenter.backbone={name} returns no feature maps ({str(error).splitlines()[0]}):"
+            f"segmenter.backbone={name} returns no feature maps ({first_line(error)}):"
             " choose another, such as convnext_tiny"
         ) from error
     levels = list(maps.out_indices)[-_MAX_FEATURE_MAPS:]
@@ -152,3 +152,9 @@ def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from dictionaries(item)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error, or its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

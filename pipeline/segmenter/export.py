@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.segmenter.mmseg import first_line
+from pipeline.segmenter.architecture import first_line
 from pipeline.segmenter.predict import Segmenter
 
 OPSET = 18

@@ -25,7 +25,7 @@ from torch import nn
 from pipeline.clip.device import choose_precision
 from pipeline.datasets.vocabulary import MAX_CLASSES
 from pipeline.errors import UserError, did_you_mean
-from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries
+from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
@@ -214,12 +214,6 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
             f"the segmenter's network cannot be built ({first_line(error)}): choose another"
             " segmenter.config or correct segmenter.overrides"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error, or its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _refuse_unregistered(model: Mapping[str, Any]) -> None:

@@ -37,12 +37,11 @@ from pipeline.segmenter.distributed import (
     process_count,
     process_rank,
 )
-from pipeline.segmenter.loader import Labelled, build_loader, positions
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import QuietRunner, only_device
-from pipeline.segmenter.samples import PseudoLabelled
+from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
 from pipeline.segmenter.settings import SegmenterSettings
 
 INITIAL_WEIGHTS = "initial_weights.json"

@@ -11,10 +11,9 @@ from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.checkpoints import last_checkpoint
-from pipeline.segmenter.loader import positions
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.runner import CONFIG_FILE
-from pipeline.segmenter.samples import PseudoLabelled
+from pipeline.segmenter.samples import PseudoLabelled, positions
 from pipeline.segmenter.train import train
 
 KILLED_RUN = """
