@@ -128,7 +128,7 @@ class Evaluation(Review):
         if stage.kind == "pseudo masks":
             return measures.evaluate_masks(results)
         ceiling = next((self.folder(s) for s in self.stages if s.accompanies is stage), None)
-        figures = measures.evaluate_predictions(results, stage.testing.steps[:-1], ceiling)
+        figures = measures.evaluate_predictions(results, stage.options.test.steps[:-1], ceiling)
         network = self.folder(stage.needs["segmenter"])
         initial_weights = network.manifest().get("initial_weights") if network else None
         if figures is not None and initial_weights:
