@@ -60,10 +60,6 @@ def prefetch(
                 future.cancel()
 
 
-class WorkersDied(Exception):
-    """The workers that processed an item alone died, one after the other."""
-
-
 class Pool(Protocol):
     """Workers.
 
@@ -146,7 +142,7 @@ def spread(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     max_pending: int | None = None,
-) -> Iterator[tuple[Item, Result | WorkersDied]]:
+) -> Iterator[tuple[Item, Result | ImageError]]:
     """Processes items by workers; others take over the items of a worker that dies.
 
     It is not known which item a worker died of. All items in progress are then tried one by one, so
@@ -159,7 +155,7 @@ def spread(
         max_pending: items in progress at a time; by default two per worker.
 
     Yields:
-        Items with their results, in the order of completion.
+        Items with their results in the order of completion, or with an error if processes died.
     """
     max_pending = max_pending or 2 * pool.size
     waiting = map(_Attempt, items)
@@ -187,7 +183,7 @@ def spread(
                     if attempt.deaths < MAX_DEATHS:
                         suspects.append(attempt)
                         continue
-                    result = WorkersDied()
+                    result = ImageError(DIED)
                 yield attempt.item, result
     finally:
         for future in under_way:
@@ -217,8 +213,7 @@ def in_processes(
         return
     pool = ProcessPool(workers)
     try:
-        for item, result in spread(pool, work, items, max_pending=workers + 1):
-            yield item, ImageError(DIED) if isinstance(result, WorkersDied) else result
+        yield from spread(pool, work, items, max_pending=workers + 1)
     except BaseException:
         pool.close(at_once=True)
         raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,26 +65,16 @@ class Sample:
         return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
 
 
-class Splits(Mapping[str, list[Sample]]):
-    """Split → samples in a fixed order; each split is read from disk on first access.
+class Splits(UserDict[str, list[Sample]]):
+    """Split → samples in a fixed order, or a function that reads them on first access.
 
     Annotation files have hundreds of megabytes, and most runs need one of them.
     """
 
-    def __init__(self, readers: Mapping[str, list[Sample] | Callable[[], list[Sample]]]):
-        self._readers = dict(readers)
-
     def __getitem__(self, split: str) -> list[Sample]:
-        samples = self._readers[split]
-        if callable(samples):
-            samples = self._readers[split] = samples()
+        if callable(samples := self.data[split]):
+            samples = self.data[split] = samples()
         return samples
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
-
-    def __len__(self) -> int:
-        return len(self._readers)
 
 
 @dataclass(frozen=True)

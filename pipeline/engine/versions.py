@@ -24,20 +24,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str:
     """Returns the commit that is checked out, with a "+" where files were changed since.
 
     Outside a git repository, as in an unpacked archive, it is "unknown".
     """
-    head = _git("rev-parse", "--short=10", "HEAD")
-    if head is None:
-        return "unknown"
-    return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(_REPOSITORY), *arguments]
+    command = ["git", "-C", str(_REPOSITORY), "describe", "--always", "--exclude=*"]
+    command += ["--abbrev=10", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return "unknown"

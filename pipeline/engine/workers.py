@@ -6,14 +6,14 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.pool import DIED, Pool, ProcessPool, WorkersDied, prefetch, spread
+from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Item, Outputs, Stage
@@ -98,62 +98,72 @@ def compute_here(
         yield item.sample.id, reason
 
 
-class Workers:
-    """Computes shard by shard in a pool; this process alone writes the journals."""
+class Executor:
+    """Who computes stages, by ``executor`` and ``runtime.workers``.
 
-    def __init__(
-        self,
-        make_pool: Callable[[], Pool],
-        threads: int | None = None,
-        shard_size: int | None = None,
-    ):
+    Workers compute shard by shard; this process alone writes the journals.
+    """
+
+    def __init__(self, settings: ExecutorSettings, workers: int):
         """Starts no worker yet.
 
         Args:
-            make_pool: starts the workers.
-            threads: of torch in each; none leaves the choice to torch.
-            shard_size: images that a worker is given at a time; none asks the stage.
+            settings: the executor.
+            workers: processes of this machine, unless the settings say it.
         """
-        self._make_pool = make_pool
-        self._threads = threads
-        self._shard_size = shard_size
-
-    @cached_property
-    def _pool(self) -> Pool:
-        return self._make_pool()
+        self._settings = settings
+        self._size = getattr(settings, "workers", None) or workers
+        self._pool: Pool | None = None
 
     def compute(
         self, stage: Stage, inputs: Inputs, folders: Sequence[StageFolder], items: Sequence[Item]
     ) -> Done:
-        """Computes and stores results; an image whose workers die is skipped."""
+        """Computes and stores results, wherever the stage is to be computed."""
+        settings, threads, shard_size = self._settings, None, 1
+        if isinstance(settings, WorkerSettings):
+            self._pool = self._pool or settings.start(self._size)
+            threads = settings.threads_of(self._size)
+            shard_size = settings.shard_size or stage.shard_size
+        else:
+            size = min(self._size, len(items)) if stage.in_processes else 1
+            if size == 1:
+                return compute_here(stage, cache(partial(stage.load, inputs)), folders, items)
+            self._pool = ProcessPool(size)
         places = [(folder.path, folder.recipe) for folder in folders]
         pickled = pickle.dumps((stage, inputs, stage.recipe))
-        work = partial(compute_shard, pickled, places, self._threads)
-        size = self._shard_size or stage.shard_size
-        shards = [items[start : start + size] for start in range(0, len(items), size)]
-        while shards:
-            deadly: list[Item] = []
-            for shard, done in spread(self._pool, work, shards):
-                if isinstance(done, WorkersDied):
-                    deadly += shard
-                    continue
-                entries, failures = done
-                for folder, lines in zip(folders, entries):
-                    for line in lines:
-                        folder.adopt(line)
-                for item in shard:
-                    yield item.sample.id, failures.get(item.sample.id)
-            if size == 1:
-                yield from ((item.sample.id, DIED) for item in deadly)
-                return
-            # A single image of such a shard may be the cause; the others must not suffer from it.
-            shards, size = [[item] for item in deadly], 1
+        work = partial(compute_shard, pickled, places, threads)
+        shards = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
+        return _compute_in(self._pool, work, folders, shards)
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
-        if "_pool" in self.__dict__:
+        if self._pool is not None:
             self._pool.close(at_once)
-            del self._pool
+
+
+def _compute_in(
+    pool: Pool,
+    work: Callable[[Sequence[Item]], tuple[list[list[dict]], dict[str, str]]],
+    folders: Sequence[StageFolder],
+    shards: Sequence[Sequence[Item]],
+) -> Done:
+    """Has shards computed by workers; an image whose workers die is skipped."""
+    deadly: list[list[Item]] = []
+    for shard, done in spread(pool, work, shards):
+        if not isinstance(done, ImageError):
+            entries, failures = done
+            for folder, lines in zip(folders, entries):
+                for line in lines:
+                    folder.adopt(line)
+            for item in shard:
+                yield item.sample.id, failures.get(item.sample.id)
+        elif len(shard) == 1:
+            yield shard[0].sample.id, str(done)
+        else:
+            deadly += [[item] for item in shard]
+    # A single image of such a shard may be the cause; the others must not suffer from it.
+    if deadly:
+        yield from _compute_in(pool, work, folders, deadly)
 
 
 def compute_shard(
@@ -202,38 +212,3 @@ def _resident(pickled: bytes) -> tuple[Stage, Callable[[], Any]]:
             " the worker's PYTHONPATH"
         ) from error
     return stage, cache(partial(stage.load, inputs))
-
-
-class Executor:
-    """Chooses who computes a stage, by ``executor`` and ``runtime.workers``."""
-
-    def __init__(self, settings: ExecutorSettings, workers: int):
-        """Starts no worker yet.
-
-        Args:
-            settings: the executor.
-            workers: processes of this machine, unless the settings say it.
-        """
-        self._size = workers
-        self._workers: Workers | None = None
-        self._computes_all = isinstance(settings, WorkerSettings)
-        if isinstance(settings, WorkerSettings):
-            size = settings.workers or workers
-            make_pool = partial(settings.start, size)
-            self._workers = Workers(make_pool, settings.threads_of(size), settings.shard_size)
-
-    def compute(
-        self, stage: Stage, inputs: Inputs, folders: Sequence[StageFolder], items: Sequence[Item]
-    ) -> Done:
-        """Computes and stores results, wherever the stage is to be computed."""
-        if not self._computes_all:
-            size = min(self._size, len(items)) if stage.in_processes else 1
-            if size == 1:
-                return compute_here(stage, cache(partial(stage.load, inputs)), folders, items)
-            self._workers = Workers(partial(ProcessPool, size), shard_size=1)
-        return self._workers.compute(stage, inputs, folders, items)
-
-    def close(self, at_once: bool = False) -> None:
-        """Ends the workers, if there are any."""
-        if self._workers is not None:
-            self._workers.close(at_once)

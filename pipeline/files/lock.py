@@ -111,40 +111,6 @@ class FolderLock:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
                 raise
             has_system_lock = False  # the file system has no such locks
-        acquired = False
-        try:
-            holder = self._living_holder(has_system_lock)
-            acquired = holder is None and self._claim()
-        finally:
-            if not acquired:
-                self._file_lock.release()
-        return None if acquired else holder or {}
-
-    def _living_holder(self, has_system_lock: bool) -> dict[str, Any] | None:
-        """Returns the holder that the holder's file names, if it counts as alive."""
-        holder = read_json(self._holder)
-        if holder is None:
-            return None
-        if holder.get("host") == platform.node():
-            # A process of this machine that held the system's lock before us has ended.
-            is_alive = not has_system_lock and not _is_dead(holder)
-        else:
-            is_alive = self._silence() < _SILENCE
-        return holder if is_alive else None
-
-    def _silence(self) -> float:
-        """Returns the seconds since the holder's last sign of life, by the file system's clock."""
-        probe = self._folder / f"{HOLDER}.{self._token}"
-        try:
-            probe.touch()
-            return probe.stat().st_mtime - self._holder.stat().st_mtime
-        except FileNotFoundError:
-            return float("inf")
-        finally:
-            probe.unlink(missing_ok=True)
-
-    def _claim(self) -> bool:
-        """Writes the holder's file; returns whether no other process was faster."""
         about = {
             "host": platform.node(),
             "process": os.getpid(),
@@ -153,17 +119,40 @@ class FolderLock:
             "token": self._token,
         }
         draft = self._folder / f"{HOLDER}.{self._token}"
+        acquired = False
         try:
             draft.write_text(json.dumps(about), encoding="utf-8")
-            self._holder.unlink(missing_ok=True)
-            try:
-                os.link(draft, self._holder)  # fails if it exists
-            except FileExistsError:
-                return False
-            except OSError:  # a file system without links
-                draft.replace(self._holder)
+            # The file system's clock, which several machines share, says what time it is.
+            holder = self._living_holder(has_system_lock, now=draft.stat().st_mtime)
+            acquired = holder is None and self._claim(draft)
         finally:
+            if not acquired:
+                self._file_lock.release()
             draft.unlink(missing_ok=True)
+        return None if acquired else holder or {}
+
+    def _living_holder(self, has_system_lock: bool, now: float) -> dict[str, Any] | None:
+        """Returns the holder that the holder's file names, if it counts as alive."""
+        holder = read_json(self._holder)
+        if holder is None:
+            return None
+        if holder.get("host") == platform.node():
+            # A process of this machine that held the system's lock before us has ended.
+            return None if has_system_lock or _is_dead(holder) else holder
+        try:
+            return holder if now - self._holder.stat().st_mtime < _SILENCE else None
+        except FileNotFoundError:
+            return None
+
+    def _claim(self, draft: Path) -> bool:
+        """Makes a draft the holder's file; returns whether no other process was faster."""
+        self._holder.unlink(missing_ok=True)
+        try:
+            os.link(draft, self._holder)  # fails if it exists
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            draft.replace(self._holder)
         return self._is_ours()
 
     def _is_ours(self) -> bool:

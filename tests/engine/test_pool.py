@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.pool import DIED, ProcessPool, WorkersDied, in_processes, spread
+from pipeline.engine.pool import DIED, ProcessPool, in_processes, spread
 from pipeline.errors import ImageError, UserError
 
 
@@ -55,7 +55,7 @@ def test_every_item_comes_back_with_its_result(pool):
 
 def test_only_the_item_that_kills_its_workers_is_given_up(pool, trial):
     found = dict(spread(pool, die_of_seven, range(12)))
-    assert isinstance(found.pop(7), WorkersDied)
+    assert isinstance(found.pop(7), ImageError)
     assert found == {n: 2 * n for n in range(12) if n != 7}
     images = dict(in_processes(range(5, 9), die_of_seven, 2))
     assert isinstance(images[7], ImageError) and str(images[7]) == DIED
@@ -121,4 +121,4 @@ class BreakingPool:
 def test_items_are_tried_alone_before_they_are_given_up():
     assert dict(spread(BreakingPool(deaths=4), double, [1, 2])) == {1: 2, 2: 4}
     found = dict(spread(BreakingPool(deaths=5), double, [1]))
-    assert isinstance(found[1], WorkersDied)
+    assert isinstance(found[1], ImageError)

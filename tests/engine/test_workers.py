@@ -12,7 +12,7 @@ from pipeline.clip import frozen
 from pipeline.engine import workers
 from pipeline.engine.run import Run
 from pipeline.engine.scan import open_folder
-from pipeline.engine.workers import Workers, compute_shard
+from pipeline.engine.workers import Executor, WorkerSettings, compute_shard
 from pipeline.errors import UserError
 from pipeline.files.journal import Journal
 from pipeline.stages.config import compose, read_config
@@ -46,13 +46,20 @@ def fresh_worker():
         cache.cache_clear()
 
 
-class HerePool:
-    """Does in this process what workers would."""
+class HerePool(WorkerSettings):
+    """Does in this process what workers would, two images a shard."""
 
     size, deaths = 2, ()
 
     def __init__(self):
+        super().__init__(shard_size=2)
         self.given = []
+
+    def threads_of(self, size):
+        return None
+
+    def start(self, size):
+        return self
 
     def submit(self, work, *arguments):
         self.given.append(arguments)
@@ -65,10 +72,9 @@ class HerePool:
 
 
 def run(pipeline, commands, pool):
-    """Runs stages on a pool, two images a shard."""
     builder = pipeline.builder
-    executor = Workers(lambda: pool, shard_size=2)
-    return list(Run(pipeline.steps(commands), builder.images, builder.store, executor)())
+    steps = pipeline.steps(commands)
+    return list(Run(steps, builder.images, builder.store, Executor(pool, 2))())
 
 
 def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monkeypatch):
