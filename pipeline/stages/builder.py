@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
-from pipeline.cams.method import CamOptions
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
 from pipeline.clip.frozen import FrozenClip, Resources, quirks_of
@@ -18,14 +17,12 @@ from pipeline.engine.registry import Method, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.masks.refiner import MaskOptions
 from pipeline.masks.stage import Masks
 from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags, Tags
-from pipeline.tags.tagger import TagOptions
 
 
 @dataclass(frozen=True)
@@ -104,48 +101,39 @@ class Builder:
 
     def tags(self, split: str, before: Mapping[str, Stage] = {}) -> Tags:
         """Returns the stage of a split's tags."""
-        options: TagOptions = self.config.tags
-        method = method_of(options)
-        common = {
-            "split": split,
-            "vocabulary": self.vocabulary,
-            "method": method,
-            "options": options,
-            "resources": self.resources(method),
-        }
-        return (
-            method.stage(**common) if method.stage else ScoredTags(reading=self.reading, **common)
-        )
-
-    def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
-        """Returns the stage of a split's CAMs, of the tags ``before``."""
-        options: CamOptions = self.config.cams
-        method = method_of(options)
-        common = {
-            "split": split,
-            "vocabulary": self.vocabulary,
-            "method": method,
-            "options": options,
-            "reading": self.reading,
-        }
-        if method.stage:
-            return method.stage(**common)
-        return ComputedCams(
-            resources=self.resources(method), needs={"tags": before["tags"]}, **common
-        )
-
-    def masks(self, split: str, before: Mapping[str, Stage]) -> Masks:
-        """Returns the stage of a split's pseudo masks, of the CAMs ``before``."""
-        options: MaskOptions = self.config.masks
-        method = method_of(options)
-        return Masks(
+        options, method = self.config.tags, method_of(self.config.tags)
+        return (method.stage or partial(ScoredTags, reading=self.reading))(
             split=split,
             vocabulary=self.vocabulary,
             method=method,
             options=options,
             resources=self.resources(method),
-            decode=self.decode,
+        )
+
+    def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
+        """Returns the stage of a split's CAMs, of the tags ``before``."""
+        options, method = self.config.cams, method_of(self.config.cams)
+        needs = {"tags": before["tags"]}
+        computed = partial(ComputedCams, needs=needs, resources=self.resources(method))
+        return (method.stage or computed)(
+            split=split,
+            vocabulary=self.vocabulary,
+            method=method,
+            options=options,
+            reading=self.reading,
+        )
+
+    def masks(self, split: str, before: Mapping[str, Stage]) -> Masks:
+        """Returns the stage of a split's pseudo masks, of the CAMs ``before``."""
+        options, method = self.config.masks, method_of(self.config.masks)
+        return Masks(
+            split=split,
             needs={"cams": before["cams"]},
+            vocabulary=self.vocabulary,
+            method=method,
+            options=options,
+            resources=self.resources(method),
+            decode=self.decode,
         )
 
     # Training and prediction
@@ -162,10 +150,9 @@ class Builder:
         """Returns the images that a segmenter is measured on while it trains, which have masks."""
         if self.config.segmenter.validation_interval:
             for split in self.splits:
-                if split != self.train_split:
-                    labelled = [s for s in self.images.of(split) if s.mask is not None]
-                    if labelled:
-                        return labelled
+                labelled = [s for s in self.images.of(split) if s.mask is not None]
+                if split != self.train_split and labelled:
+                    return labelled
         return ()
 
     def training(self, masks: Stage, number: int) -> Training:
@@ -221,20 +208,10 @@ class Builder:
         """Returns a network and its predictions, and those of a fully supervised one."""
         if not self.config.segmenter.ceiling:
             return [training, *predictions]
-        supervised = replace(
-            training,
-            title="ground truth",
-            needs={},
-            accompanies=training,
-            data=ground_truth_masks(self._train_samples),
-        )
+        title, data = "ground truth", ground_truth_masks(self._train_samples)
+        supervised = replace(training, title=title, needs={}, accompanies=training, data=data)
         beside = [
-            replace(
-                each,
-                title="ground truth",
-                needs={"segmenter": supervised},
-                accompanies=each,
-            )
+            replace(each, title=title, needs={"segmenter": supervised}, accompanies=each)
             for each in predictions
             if each.split != self.train_split
         ]
