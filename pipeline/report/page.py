@@ -141,14 +141,9 @@ def _class_rows(
     if not figures and not tagged:
         return
     for label, name in enumerate((BACKGROUND, *classes)):
-        # The background has no tags, even if a class has its name.
-        of_class = {
-            stage: entry["per_class"].get(name, {})
-            for stage, entry in figures.items()
-            if label or stage != "tags"
-        }
-        if not label and not of_class:
+        if not label and not figures.keys() - {"tags"}:
             continue
+        of_class = {stage: entry["per_class"].get(name, {}) for stage, entry in figures.items()}
         positives = of_class.get("tags", {}).get("positives")
         measures = {stage: entry.get("iou") for stage, entry in of_class.items()}
         if "tags" in of_class:

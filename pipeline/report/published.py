@@ -72,6 +72,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One published figure, in percent, and our experiment that reproduces it, if any."""
+
+    row: Row
+    column: Column
+    value: float
+    experiment: str
+
+    @property
+    def stage(self) -> str | None:
+        """Our stage that it corresponds to."""
+        return self.row.stage or self.column.stage
+
+
+@dataclass(frozen=True)
 class PublishedTable:
     """One table of the field, and which runs of ours belong into it."""
 
@@ -87,18 +102,13 @@ class PublishedTable:
     rows: Sequence[Row]
     remark: str = ""  # a paragraph below the heading
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One published figure, in percent, with the authors' re-run and our experiment, if any."""
-
-    table: str
-    row: Row
-    column: Column
-    stage: str | None
-    value: float
-    rerun: float | None
-    experiment: str
+    @property
+    def figures(self) -> Iterator[Figure]:
+        """All figures of its rows."""
+        columns = {column.name: column for column in self.columns}
+        for row in self.rows:
+            for name, value in row.figures.items():
+                yield Figure(row, columns[name], float(value), row.experiments.get(name, ""))
 
 
 @cache
@@ -116,30 +126,18 @@ def load_published(path: Path = PUBLISHED) -> tuple[PublishedTable, ...]:
 @cache
 def published_experiments() -> frozenset[str]:
     """Returns the names of our experiments that reproduce published figures."""
-    return frozenset(figure.experiment for figure in published_figures()) - {""}
-
-
-def published_figures() -> Iterator[Figure]:
-    """Yields every figure of the tables."""
-    for table in load_published():
-        by_name = {column.name: column for column in table.columns}
-        default = table.lines[0].stage if len(table.lines) == 1 else None
-        for row in table.rows:
-            for name, value in row.figures.items():
-                column, experiment = by_name[name], row.experiments.get(name, "")
-                stage = row.stage or column.stage or default
-                rerun = row.rerun.get(name)
-                yield Figure(table.name, row, column, stage, float(value), rerun, experiment)
+    figures = (figure for table in load_published() for figure in table.figures)
+    return frozenset(figure.experiment for figure in figures) - {""}
 
 
 def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
+    lines = [Line(**line) for line in values["lines"]]
+    usual = {"metric": values["metric"], "stage": lines[0].stage if len(lines) == 1 else None}
     columns = []
     for name, column in values["columns"].items():
         of = splits[column.get("of", name)]
-        given = {"name": name, "label": of.label, "metric": values["metric"], **column, "of": of}
-        columns.append(Column(**given))
+        columns.append(Column(**{"name": name, "label": of.label, **usual, **column, "of": of}))
     rows = [Row(**row) for row in values["rows"]]
-    lines = [Line(**line) for line in values["lines"]]
     table = PublishedTable(**{**values, "lines": lines, "columns": columns, "rows": rows})
     _check(table)
     return table

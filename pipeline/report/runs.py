@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import read_json
+from pipeline.files.atomic import canonical_json, read_json
 from pipeline.files.fingerprints import fingerprint
 from pipeline.report.markdown import Notes, percent
 
@@ -257,10 +257,8 @@ def describe_images(images: int, full_sizes: Sequence[int]) -> str:
 
 def describe_setting(value: object) -> str:
     """Returns a setting as on the command line; for a long list its length and fingerprint."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return canonical_json(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
