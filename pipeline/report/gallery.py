@@ -123,7 +123,7 @@ class Card:
 def build_cards(
     selection: Selection, material: Material, problems: dict[str, str]
 ) -> Iterator[Card]:
-    """Yields the images of a report one after the other, so that few are in memory at a time.
+    """Returns the images of a report one after the other, so that few are in memory at a time.
 
     ``problems`` receives id → reason for those that cannot be shown.
     """
@@ -133,7 +133,7 @@ def build_cards(
         return _build_card(figures[sample.id], material, selection.reasons.get(sample.id, ""))
 
     samples = [image.sample for image in selection.images]
-    yield from for_each_readable(samples, build, material, problems)
+    return for_each_readable(samples, build, material, problems)
 
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:

@@ -15,10 +15,6 @@ class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def as_markdown(self) -> str:
-        """Returns a section of Markdown."""
-        return f"## {self.title}\n\n{markdown_table(self.header, self.rows)}"
-
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table; the first column is aligned left, the others right."""

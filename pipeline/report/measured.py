@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,11 +21,11 @@ from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.masks.mask_files import UNFILTERED
 from pipeline.report.runs import as_number
-from pipeline.tags.scores import decode_scores, read_tags
+from pipeline.tags.scores import decode_scores
 
 _MAX_PREFETCHED = 4
 
-UNREADABLE = (OSError, ImageError, UserError, ValueError)
+_UNREADABLE = (OSError, ImageError, UserError, ValueError)
 """What missing, damaged or mismatched artefacts and ground truth raise."""
 
 Result = TypeVar("Result")
@@ -78,7 +79,7 @@ class Material:
         return self.tags, self.cams, self.masks, self.predictions
 
     def layers(self, sample: Sample) -> Layers:
-        """Reads the labels of an image; raises one of ``UNREADABLE``."""
+        """Reads the labels of an image."""
         layers, name = {}, f"{sample.id}.png"
         if sample.id in self.masks.entries:
             layers["mask"] = layers["unfiltered"] = read_labels(self.masks.path / name)
@@ -130,10 +131,9 @@ def measure_images(material: Material) -> Measured:
     num_labels = len(material.vocabulary.classes) + 1
     measured = Measured([], Confusion(num_labels), Confusion(num_labels))
     samples = [s for s in material.samples if any(s.id in f.entries for f in material.shown)]
+    work = partial(_measure, material=material)
     with track(f"report {material.split}", len(samples)) as advance:
-        results = for_each_readable(
-            samples, lambda sample: _measure(sample, material), material, measured.problems, advance
-        )
+        results = for_each_readable(samples, work, material, measured.problems, advance)
         for figures, masks, predictions in results:
             measured.images.append(figures)
             measured.masks.matrix += masks.matrix
@@ -152,16 +152,15 @@ def for_each_readable(
 
     Args:
         samples: the images.
-        work: called in ``material.workers`` threads; images for which it raises one of
-            ``UNREADABLE`` yield nothing.
-        problems: receives id → reason for these images.
+        work: called in ``material.workers`` threads.
+        problems: receives id → reason for images of which a file is missing or damaged.
         advance: called after each image.
     """
 
     def attempt(sample: Sample) -> Result | Exception:
         try:
             return work(sample)
-        except UNREADABLE as error:
+        except _UNREADABLE as error:
             return error
 
     for sample, result in prefetch(samples, attempt, material.workers, _MAX_PREFETCHED):
@@ -174,14 +173,12 @@ def for_each_readable(
 
 def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusion, Confusion]:
     tags = scores = threshold = None
-    if sample.id in material.tags.entries:
-        tags = read_tags(material.tags, sample)
-        scores = decode_scores(material.tags.entries[sample.id]["scores"]["scores"])
+    if entry := material.tags.entries.get(sample.id):
+        tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"]["scores"])
         threshold = material.threshold(scores) if material.threshold else None
     layers = material.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
-    masks = _compare(layers, "unfiltered", material)
-    predictions = _compare(layers, "prediction", material)
+    masks, predictions = (_compare(layers, of, material) for of in ("unfiltered", "prediction"))
     classes = {*(tags or ()), *(truth or ())}
     for layer in layers.keys() & {"unfiltered", "prediction"}:
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
@@ -201,11 +198,10 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusio
 
 def _compare(layers: Layers, layer: str, material: Material) -> Confusion:
     confusion = Confusion(len(material.vocabulary.classes) + 1)
-    if layer in layers and "truth" in layers:
+    if {layer, "truth"} <= layers.keys():
         truth, labels = layers["truth"], layers[layer]
         if truth.shape == labels.shape:
-            # A mask of which only the filtered version is stored is measured without ignored
-            # pixels.
+            # Where only the filtered mask is stored, it is measured without ignored pixels.
             truth = np.where(labels == IGNORE, np.uint8(IGNORE), truth)
         try:
             confusion.add(truth, labels)
@@ -217,8 +213,8 @@ def _compare(layers: Layers, layer: str, material: Material) -> Confusion:
 def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> float | None:
     if mask is None or prediction is None or mask.shape != prediction.shape:
         return None
-    counted = mask != IGNORE
-    return float((mask != prediction)[counted].mean()) if counted.any() else None
+    different = (mask != prediction)[mask != IGNORE]
+    return float(different.mean()) if different.size else None
 
 
 def _describe(error: Exception) -> str:

@@ -54,7 +54,7 @@ def paint_labels(
     regions: without it a dark colour is lost on a dark photograph.
 
     Args:
-        labels: h×w uint8.
+        labels: the labels.
         palette: n+1 colours, RGB in [0, 255].
         opacity: of the regions, in [0, 1].
         line: width in pixels of the opaque edges of regions; 0 for none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.atomic import write_atomically
-from pipeline.report.measured import UNREADABLE, Material, ReportSettings
+from pipeline.report.measured import Material, ReportSettings, for_each_readable
 from pipeline.report.overlays import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.page import write_page
 from pipeline.report.tables import write_tables
@@ -94,9 +95,12 @@ class Report(Review):
 
 def write_report(material: Material) -> list[Path]:
     """Writes the files of a report, the page last; ``examples.png`` if anything was computed."""
-    root, vocabulary = material.root, material.vocabulary
-    files = []
-    if examples := list(islice(_examples(material), _EXAMPLES)):
+    root, vocabulary, files = material.root, material.vocabulary, []
+    both = material.cams.entries.keys() & material.masks.entries.keys()
+    samples = [sample for sample in material.samples if sample.id in both]
+    # The page says why others cannot be read.
+    readable = for_each_readable(samples, partial(_example, material=material), material, {})
+    if examples := list(islice(readable, _EXAMPLES)):
         files.append(root / "examples.png")
         names = (BACKGROUND, *vocabulary.classes)
         write_atomically(files[0], draw_sheet(examples, names, vocabulary.palette))
@@ -105,17 +109,8 @@ def write_report(material: Material) -> list[Path]:
     return [*files, tables, write_page(root / "report.html", material, metrics)]
 
 
-def _examples(material: Material) -> Iterator[tuple[str, list[Tile | None]]]:
-    """Yields images that have CAMs and masks: a title, and a tile for every result."""
-    for sample in material.samples:
-        if sample.id in material.cams.entries and sample.id in material.masks.entries:
-            try:
-                yield _example(sample, material)
-            except UNREADABLE:
-                continue  # the page says why
-
-
 def _example(sample: Sample, material: Material) -> tuple[str, list[Tile | None]]:
+    """Returns a title, and a tile for every result that the image may have."""
     classes, palette = material.vocabulary.classes, material.vocabulary.palette
     image, _ = material.read(sample)
     cams = read_cams(material.cams.path / f"{sample.id}.npz")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import canonical_json, write_atomically
-from pipeline.report.markdown import Table, percent
+from pipeline.report.markdown import Table, markdown_table, percent
 from pipeline.report.runs import STAGE_TITLES, flatten, has_seen_masks
 
 Settings = Mapping[str, Any]
@@ -30,7 +30,8 @@ _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, bef
 
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
-    sections = [table.as_markdown() for table in collect_tables(metrics)]
+    tables = collect_tables(metrics)
+    sections = [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables]
     text = "\n".join(sections) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path

@@ -35,12 +35,8 @@ def test_rounds_are_found_back_from_the_last_segmenter(tmp_path):
         run("masks", "val", "m2", LATER_MASKS, miou=0.72, kept=0.93),
         run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
     )
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in collect_rounds(metrics).as_markdown().splitlines()
-        if line.startswith("|")
-    ]
-    first, second = (dict(zip(lines[0], line)) for line in lines[2:])
+    table = collect_rounds(metrics)
+    first, second = (dict(zip(table.header, row)) for row in table.rows)
     assert first == {
         "round": "1",
         "tags mAP, val": "90.0",
@@ -60,7 +56,7 @@ def test_a_split_that_was_predicted_earlier_does_not_hide_the_rounds(tmp_path):
         run("predictions", "train", "p0", {"segmenter": FIRST}, miou=0.7),
         run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
     )
-    assert "73.0" in collect_rounds(metrics).as_markdown()
+    assert "73.0" in collect_rounds(metrics).rows[1]
 
 
 def test_a_single_round_has_no_table(tmp_path):
@@ -73,4 +69,4 @@ def test_own_masks_have_rounds_too(tmp_path):
     own = {"name": "demo", "masks": {"from": "files"}}
     later = {"name": "demo", "masks": {"segmenter": own}}
     metrics = metrics_of(tmp_path, run("predictions", "val", "p", {"segmenter": later}, miou=0.5))
-    assert "| 50.0 |" in collect_rounds(metrics).as_markdown()
+    assert "50.0" in collect_rounds(metrics).rows[1]
