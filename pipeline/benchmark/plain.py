@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
+from pipeline.cams.clip_es import ClipEs
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.boxes import minmax_scale, union_of_boxes
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.reidentification import Proposal
+from pipeline.tags.tagclip import TagClip
 
 
 def embed_name(
@@ -50,30 +52,15 @@ def _see(
     return pixels, x, [*attentions, weights[:, 1:, 1:]]
 
 
-def tag(
-    encoder: ClipEncoder,
-    text: torch.Tensor,
-    class_count: int,
-    image: np.ndarray,
-    propose: Callable[[torch.Tensor, torch.Tensor], list[Proposal]],
-    *,
-    window: range,
-    votes: int,
-) -> np.ndarray:
-    """Scores the classes of an image as TagCLIP does, with the quirk ``open_border``.
+def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
+    """Scores the classes of an image as TagCLIP does, with the quirk ``open_border``: n float32.
 
     Args:
         encoder: the image tower.
-        text: C×E class embeddings; n classes, then backgrounds.
-        class_count: n.
+        tagger: what has the class embeddings and the constants, and cuts the crops of CWR.
         image: H×W×3 uint8.
-        propose: cuts out what CWR looks at again, from pixels and the refined scores.
-        window: numbers of the blocks that DMAR averages, from 1.
-        votes: blocks that must have an attention above average.
-
-    Returns:
-        n float32.
     """
+    text, window = tagger.text, tagger.window
     with torch.no_grad():
         pixels, x, attentions = _see(encoder, image)
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
@@ -82,7 +69,7 @@ def tag(
         coarse = _classify(encoder, _block(last, x, itself)[0][0, 1:], text)
         stacked = torch.cat(attentions)
         means = stacked.flatten(1).mean(1).view(-1, 1, 1).repeat(1, *stacked.shape[1:])
-        mask = (stacked > means).float().sum(0) >= votes
+        mask = (stacked > means).float().sum(0) >= tagger.settings.votes
         attention = stacked[window.start - 1 : window.stop - 1].mean(0) * mask.float()
         first = attention @ coarse
         refined = first.clone()
@@ -92,8 +79,8 @@ def tag(
                 box = union_of_boxes(scaled, float(scaled.mean()), open_border=True)
                 of_class = attention * torch.from_numpy(box).float().view(1, -1)
                 refined[:, k] = (of_class @ coarse[:, k : k + 1])[:, 0]
-        scores = refined.amax(0)[:class_count]
-        for proposal in propose(pixels[0], refined):
+        scores = refined.amax(0)[: tagger.num_classes]
+        for proposal in tagger.propose(pixels[0], refined):
             probability = _look_again(encoder, text, proposal)
             k = proposal.class_index
             scores[k] = 0.5 * scores[k] + 0.5 * probability
@@ -101,30 +88,24 @@ def tag(
 
 
 def cams(
-    encoder: ClipEncoder,
-    text: torch.Tensor,
-    image: np.ndarray,
-    tag_count: int,
-    *,
-    blocks: range,
-    threshold: float,
+    encoder: ClipEncoder, method: ClipEs, image: np.ndarray, tags: Sequence[int]
 ) -> np.ndarray:
     """Returns CLIP-ES's refined CAMs of an image, with the quirk ``open_border``: K×h×w float32.
 
     Args:
         encoder: the image tower.
-        text: embeddings of the K tags and then of the backgrounds.
+        method: what has the class embeddings and the constants.
         image: H×W×3 uint8.
-        tag_count: K.
-        blocks: numbers of the blocks of Ā, from 1.
-        threshold: φ.
+        tags: K class indices.
     """
+    text = torch.cat([method.class_text[list(tags)], method.background_text])
+    threshold = method.settings.box_threshold
     with torch.no_grad():
         pixels, x, attentions = _see(encoder, image)
     grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
     last = encoder.visual.transformer.resblocks[-1]
     found = []
-    for k in range(tag_count):
+    for k in range(len(tags)):
         normed = last.ln_1(x).detach().requires_grad_()
         attended = last.attn(normed, normed, normed, need_weights=True)[0]
         y = x + attended
@@ -133,7 +114,7 @@ def cams(
         (encoder.temperature * text @ feature).softmax(0)[k].backward()
         weight, patches = normed.grad[0, 1:].mean(0), normed[0, 1:].detach()
         cam = _normalise(_normalise(torch.relu(patches @ weight)))
-        affinity = torch.stack([attentions[b - 1][0] for b in blocks]).mean(0)
+        affinity = torch.stack([attentions[b - 1][0] for b in method.blocks]).mean(0)
         for _ in range(3):
             affinity = affinity / affinity.sum(0, keepdim=True)
             affinity = affinity / affinity.sum(1, keepdim=True)

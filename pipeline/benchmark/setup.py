@@ -131,29 +131,13 @@ class Setup:
         """Tags images as the plain version does."""
         tagger = self.tagger()
         for image in images:
-            plain.tag(
-                self.plain_encoder,
-                self.text,
-                self.num_classes,
-                image,
-                tagger.propose,
-                window=tagger.window,
-                votes=tagger.settings.votes,
-            )
+            plain.tag(self.plain_encoder, tagger, image)
 
     def plain_cams(self, images: Sequence[np.ndarray]) -> None:
         """Computes the CAMs of two tags an image as the plain version does."""
         method = self.cam_method()
-        text = torch.cat([method.class_text[list(TAGS)], method.background_text])
         for image in images:
-            plain.cams(
-                self.plain_encoder,
-                text,
-                image,
-                len(TAGS),
-                blocks=method.blocks,
-                threshold=method.settings.box_threshold,
-            )
+            plain.cams(self.plain_encoder, method, image, TAGS)
 
 
 def load_photographs(count: int, width: int, height: int) -> list[np.ndarray]:
