@@ -1,4 +1,4 @@
-"""Tags, maps and masks of single images from Python, as the stages compute them.
+"""Tags, CAMs and masks of single images from Python, as the stages compute them.
 
 >>> from pipeline import Labeller, load_image
 >>> labeller = Labeller(["cat", "person", "cup"], clip="vit_b16")
@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.registry import import_plugins, method_of
+from pipeline.engine.registry import import_plugins
 from pipeline.errors import UserError
 from pipeline.files import images
 from pipeline.files.images import limit_longest_side
@@ -33,12 +33,14 @@ _RGB = 3
 def load_image(path: str | Path) -> np.ndarray:
     """Reads a photograph as ``dataset=folder`` does, upright by its EXIF orientation.
 
+    With ``compat=released`` the stages leave the orientation alone, as
+    :func:`pipeline.files.images.load_image` does unless it is told otherwise.
+
     Args:
         path: a JPEG, PNG, WebP, GIF, BMP or TIFF file.
 
     Returns:
-        H×W×3 uint8, RGB. With ``compat=released`` the stages leave the orientation alone:
-        :func:`pipeline.files.images.load_image` does so, too.
+        H×W×3 uint8, RGB.
 
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.
@@ -54,7 +56,7 @@ class Labelling:
         scores: n float32 in [0, 1], one for each class.
         tags: K class indices from 0, sorted; there may be none.
         names: the names of these K classes.
-        cams: K×h×w float16 in [0, 1], a map for each tag on CLIP's grid of patches.
+        cams: K×h×w float16 in [0, 1], a CAM for each tag on CLIP's grid of patches.
         mask: H×W uint8 in the image's size; 0 background, k+1 class k, 255 unsure
             (``masks.confidence``).
     """
@@ -69,7 +71,8 @@ class Labelling:
 class Labeller:
     """TagCLIP, CLIP-ES and the CRF for single images, with the stages' own results to the bit.
 
-    Nothing is written. The CLIP is loaded, and the names embedded, when they are first needed.
+    Images are H×W×3 uint8, RGB, as :func:`pipeline.load_image` gives them. Nothing is written. The
+    CLIP is loaded, and the names embedded, when they are first needed.
 
     Attributes:
         classes: the n class names.
@@ -104,61 +107,42 @@ class Labeller:
         """
         import_plugins(plugins)
         clip = clip or ("file" if checkpoint else "vit_b16")
-        composed = compose(
-            [
-                "dataset=folder",
-                "dataset.root=unused",
-                "dataset.classes=[]",
-                f"clip={clip}",
-                *overrides,
-            ]
-        )
+        dataset = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
+        composed = compose([*dataset, f"clip={clip}", *overrides])
         # Set after composing, since Hydra's grammar restricts what a path or a name may hold.
         if checkpoint is not None:
             composed.clip.checkpoint = str(checkpoint)
         composed.dataset.classes = classes if isinstance(classes, str) else list(classes)
         if backgrounds is not None:
             composed.dataset.backgrounds = list(backgrounds)
-        config = read_config(composed)
-        self._config = config
-        self._builder = Builder(config, build_vocabulary(config.dataset))
-        self._tags = self._builder.tags("")
-        if not isinstance(self._tags, ScoredTags):
+        self._config = read_config(composed)
+        vocabulary = build_vocabulary(self._config.dataset)
+        self._stages = Builder(self._config, vocabulary).per_split("")
+        tags = self._stages["tags"]
+        if not isinstance(tags, ScoredTags):
             raise UserError(
-                f"tags={method_of(config.tags).name} takes tags from elsewhere: give them to cams()"
-                " and mask(), and leave tags=tagclip here"
+                f"tags={tags.method.name} takes tags from elsewhere: give them to cams() and"
+                " mask(), and leave tags=tagclip here"
             )
-        self.classes = self._builder.vocabulary.classes
-        self.palette = self._builder.vocabulary.palette
+        self.classes = vocabulary.classes
+        self.palette = vocabulary.palette
 
     def __call__(self, image: np.ndarray) -> Labelling:
-        """Returns scores, tags, maps and mask of an image.
-
-        Args:
-            image: H×W×3 uint8, RGB, as :func:`pipeline.load_image` gives it.
-        """
+        """Returns scores, tags, CAMs and mask of an image."""
         scores = self.scores(image)
-        tags = self._choose(scores)
+        tags = self._stages["tags"].choose(scores)
         cams = self.cams(image, tags)
         names = tuple(self.classes[tag] for tag in tags)
         return Labelling(scores, tags, names, cams, self._mask(image, tags, cams))
 
     def scores(self, image: np.ndarray) -> np.ndarray:
-        """Returns how much every class is in an image, n float32 in [0, 1].
-
-        Args:
-            image: H×W×3 uint8, RGB.
-        """
+        """Returns how much every class is in an image, n float32 in [0, 1]."""
         ((_, scored),) = self._tagger.stream([((), self._limited(image))])
         return scored.scores["scores"]
 
     def tags(self, image: np.ndarray) -> tuple[int, ...]:
-        """Returns the classes in an image, indices from 0, sorted.
-
-        Args:
-            image: H×W×3 uint8, RGB.
-        """
-        return self._choose(self.scores(image))
+        """Returns the classes in an image, indices from 0, sorted."""
+        return self._stages["tags"].choose(self.scores(image))
 
     def cams(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
         """Returns where classes are, K×h×w float16 in [0, 1] on CLIP's grid of patches.
@@ -175,14 +159,14 @@ class Labeller:
         return cams.astype(np.float16)
 
     def mask(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
-        """Returns the pseudo mask of an image, H×W uint8.
+        """Returns the pseudo mask of an image.
 
         Args:
             image: H×W×3 uint8, RGB.
             tags: the classes in it, by index or name; none asks :meth:`tags`.
 
         Returns:
-            0 background, k+1 class k, and 255 where the CRF is less sure than
+            H×W uint8; 0 background, k+1 class k, and 255 where the CRF is less sure than
             ``masks.confidence``, which is 0 unless it is given.
 
         Raises:
@@ -191,24 +175,19 @@ class Labeller:
         tags = self._indices(image, tags)
         return self._mask(image, tags, self.cams(image, tags))
 
-    # How
-
     @cached_property
     def _tagger(self) -> Any:  # noqa: ANN401
-        tagger, _ = self._tags.load({})
+        tagger, _ = self._stages["tags"].load({})
         return tagger
 
     @cached_property
     def _cam_method(self) -> Any:  # noqa: ANN401
-        return self._builder.cams("", {"tags": self._tags}).load({})
+        return self._stages["cams"].load({})
 
     @cached_property
     def _refine(self) -> Any:  # noqa: ANN401
-        method = method_of(self._config.masks)
-        return method.build(self._config.masks, self._builder.resources(method))
-
-    def _choose(self, scores: np.ndarray) -> tuple[int, ...]:
-        return self._tags.choose(scores)
+        refine, _ = self._stages["masks"].load({"cams": Path()})
+        return refine
 
     def _limited(self, image: np.ndarray) -> np.ndarray:
         """Returns the image at the size at which it is looked at."""

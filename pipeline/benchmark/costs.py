@@ -7,8 +7,8 @@ convolutions and attentions). The peak is that of a matrix product measured in t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,40 +22,29 @@ from pipeline.clip.linear import HAS_ONEDNN, product
 from pipeline.report.markdown import Table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.reidentification import Proposal, reidentify
+from pipeline.tags.reidentification import reidentify
 
 _PEAK_SIDE = 2048  # of the square matrices whose product is taken for the peak
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a step costs for one image.
-
-    Attributes:
-        step: its name.
-        seconds: median over the repetitions.
-        operations: floating-point operations.
-    """
+class Cost(NamedTuple):
+    """What a step costs for one image."""
 
     step: str
-    seconds: float
-    operations: int
-
-
-def _attention_on_cpu(
-    query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
-) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _product_by_onednn(inputs: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-    return 2 * inputs.numel() * weight[0]
+    seconds: float  # median over the repetitions
+    operations: int  # of floating-point numbers
 
 
 # torch counts fused attention on GPUs and MKL's products, and forgets the CPU's and oneDNN's.
-_FORGOTTEN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu}
+_FORGOTTEN: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    )
+}
 if HAS_ONEDNN:
-    _FORGOTTEN[torch.ops.mkldnn._linear_pointwise] = _product_by_onednn
+    _FORGOTTEN[torch.ops.mkldnn._linear_pointwise] = lambda inputs, weight, *_, **__: (
+        2 * inputs.numel() * weight[0]
+    )
 
 
 def measure(step: str, work: Callable[[], object], repeats: int) -> Cost:
@@ -71,13 +60,7 @@ def peak(
     precision: torch.dtype,
     by: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = product,
 ) -> float:
-    """Returns the machine's operations a second in a matrix product of a precision.
-
-    Args:
-        device: where it is taken.
-        precision: of the factors.
-        by: what takes it: by default what the encoder's layers use.
-    """
+    """Returns the machine's operations a second in a matrix product, by default the encoder's."""
     left, right = (torch.rand(_PEAK_SIDE, _PEAK_SIDE).to(device, precision) for _ in range(2))
     cost = measure("peak", lambda: by(left, right), repeats=5)
     return cost.operations / cost.seconds
@@ -116,9 +99,7 @@ def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
     before = encoder.backbone(pixels, voted, mean)
     attention, affinity = voted.result(), mean.result()[0]
     scores = classify(encoder.value_features(before))
-    inside = torch.ones([encoder.native_size // encoder.patch_size] * 2, dtype=torch.bool)
-    inside = inside.to(encoder.device)
-    proposals = [Proposal(k % setup.num_classes, native, inside) for k in range(crops)]
+    proposals = setup.proposals(pixels[0], crops)
     chosen = torch.cat([text[list(TAGS)], text[setup.num_classes :]])
     cams = softmax_gradcam(encoder, before, chosen, len(TAGS))
     work = {

@@ -21,7 +21,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.stage import Stage
-from pipeline.stages.builder import PER_SPLIT, Builder
+from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
 from pipeline.tags.tagclip import TagClip, TagClipSettings
@@ -61,14 +61,9 @@ class Setup:
         *,
         beside_plain: bool,
     ) -> Setup:
-        """Draws random class embeddings.
+        """Draws random embeddings for so many classes and backgrounds.
 
-        Args:
-            clip: the model, on its device.
-            precision: of our image tower.
-            names: how many classes and backgrounds.
-            batches: how much is computed together.
-            beside_plain: whether the plain version will run, too, which needs a CLIP of its own.
+        The plain version, if it will run beside ours, needs a CLIP of its own.
         """
         torch.manual_seed(0)
         plain_encoder = ClipEncoder(deepcopy(clip)) if beside_plain else None
@@ -91,18 +86,16 @@ class Setup:
         tagger = TagClip(self.encoder, self.text, self.num_classes, settings)
         counts = cycle(CROPS_OF_TWO_IMAGES)
         # Random weights propose any number of crops.
-        tagger.propose = lambda pixels, scores: self._propose(pixels, next(counts))
+        tagger.propose = lambda pixels, scores: self.proposals(pixels, next(counts))
         return tagger
 
-    def _propose(self, pixels: torch.Tensor, count: int) -> list[Proposal]:
+    def proposals(self, pixels: torch.Tensor, count: int) -> list[Proposal]:
+        """Returns the whole image, 3×(P·h)×(P·w) float32, so many times as a crop for CWR."""
         patch, side = self.encoder.patch_size, self.encoder.native_size
-        rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
+        box = (0, 0, pixels.shape[1] // patch, pixels.shape[2] // patch)
         inside = torch.ones(side // patch, side // patch, dtype=torch.bool, device=pixels.device)
-        proposals = []
-        for k in range(count):
-            crop = cut(pixels, (0, 0, max(1, rows - k), max(1, columns - k)), patch, side)
-            proposals.append(Proposal(k % self.num_classes, crop, inside))
-        return proposals
+        crops = (cut(pixels, box, patch, side) for _ in range(count))
+        return [Proposal(k % self.num_classes, crop, inside) for k, crop in enumerate(crops)]
 
     def cam_method(self) -> ClipEs:
         """Builds CLIP-ES."""
@@ -152,11 +145,7 @@ def stages_of_run() -> dict[str, Stage]:
     names = ",".join(f"class {k}" for k in range(20))
     dataset = ["dataset=folder", "dataset.root=unused", f"dataset.classes=[{names}]"]
     config = read_config(compose([*dataset, "clip=vit_b16"]))
-    builder = Builder(config, build_vocabulary(config.dataset))
-    stages: dict[str, Stage] = {}
-    for name, build in PER_SPLIT.items():
-        stages[name] = build(builder, "all", stages)
-    return stages
+    return Builder(config, build_vocabulary(config.dataset)).per_split("all")
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -23,7 +23,7 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
 
     Args:
-        run: the tool; receives its arguments.
+        run: the tool; receives the arguments, without the program's name.
         when_interrupted: the message after Ctrl-C.
     """
     try:

@@ -48,9 +48,6 @@ _ONLY_FOR = {
 def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder.
 
-    Args:
-        arguments: the command line, without the program's name.
-
     Raises:
         UserError: the arguments cannot be used, or images were left out.
     """

@@ -27,9 +27,6 @@ _EXAMPLES = """examples:
 def run(arguments: Sequence[str]) -> None:
     """Writes an ONNX file, and prints the shape of its input.
 
-    Args:
-        arguments: those of the command line, without the program's name.
-
     Raises:
         UserError: there is no such checkpoint, or its network cannot be written.
     """

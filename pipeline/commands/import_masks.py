@@ -36,9 +36,6 @@ the reason, nothing is written, and the exit code is 2.
 def run(arguments: Sequence[str]) -> None:
     """Imports a folder of masks.
 
-    Args:
-        arguments: the command line, without the program's name.
-
     Raises:
         UserError: the arguments or some of the masks cannot be used.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something the user can fix, or a figure that is not reproduced.
     """
-    options = _build_parser().parse_args(arguments)
+    options = _parse(arguments)
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)
@@ -53,8 +54,7 @@ def run(arguments: Sequence[str]) -> None:
         # Such runs are compared with the composed experiment, whose methods this registers. It is
         # slow to import.
         import pipeline.stages.config  # noqa: F401
-    output: Path | None = options.output
-    too_far = ""
+    output, too_far = options.output, ""
     if options.check:
         text, too_far = write_check(runs)
     elif options.study is not None:
@@ -65,16 +65,14 @@ def run(arguments: Sequence[str]) -> None:
         others = write_measurements(runs, lambda run: any(is_shown(t, run) for t in tables))
         text = "\n".join(filter(None, [_INTRODUCTION, *sections, others]))
         output = output or _TABLES
-    written = ""
     if output is not None:
         write_atomically(output, text)
-        written = f"\nwritten to {output}\n"
-    print(text + written, end="")
+    print(text, end="" if output is None else f"\nwritten to {output}\n")
     if too_far:
         raise UserError(too_far)
 
 
-def _build_parser() -> Parser:
+def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Writes the field's tables: the published figures beside our own."
     parser = Parser("make_tables.py", title, _EXAMPLES)
     places = (
@@ -87,4 +85,4 @@ def _build_parser() -> Parser:
     mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
     output = f"where to write; default: {_TABLES}, or no file with --check and --study"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
-    return parser
+    return parser.parse_args(arguments)

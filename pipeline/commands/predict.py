@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from pipeline.engine.reading import Name, Reading
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import replacing, write_atomically
 from pipeline.files.images import encode_png
 from pipeline.masks.crf import CrfOptions
 from pipeline.report.painting import overlay
@@ -30,6 +29,8 @@ from pipeline.segmenter.testing import Labels, segment_all
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
+
+Named = Iterator[tuple[Name, np.ndarray]]
 
 _EXAMPLES = """examples:
   python tools/predict.py --checkpoint outputs/folder/segmenter/latest PHOTOS
@@ -52,9 +53,6 @@ _JPEG_QUALITY = 92
 
 def run(arguments: Sequence[str]) -> None:
     """Segments images, and writes labels and overlays.
-
-    Args:
-        arguments: those of the command line, without the program's name.
 
     Raises:
         UserError: an argument cannot be used, or images were skipped.
@@ -98,55 +96,47 @@ def run(arguments: Sequence[str]) -> None:
 
 def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace) -> int:
     """Segments images as the stage ``predict`` does, and returns the number of those written."""
-    decode = ImageReader(
-        apply_exif=True, max_pixels=options.max_pixels, longest_side=options.longest_side
-    )
-    reading = Reading(decode, threads=1, prefetch=_MAX_PREFETCHED)
+    limits = {"max_pixels": options.max_pixels, "longest_side": options.longest_side}
+    reading = Reading(ImageReader(apply_exif=True, **limits), threads=1, prefetch=_MAX_PREFETCHED)
     test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
     images: dict[str, np.ndarray] = {}  # being segmented
 
-    def kept(
-        decoded: Iterator[tuple[Name, np.ndarray]],
-    ) -> Iterator[tuple[Name, np.ndarray]]:
+    def remember(decoded: Named) -> Named:
         for (item, size), image in decoded:
             images[item.sample.id] = image
             yield (item, size), image
 
-    def segment(
-        decoded: Iterator[tuple[Name, np.ndarray]],
-    ) -> Iterator[tuple[Name, Labels | ImageError]]:
-        return segment_all(kept(decoded), lambda: segmenter, test, workers)
+    def segment(decoded: Named) -> Iterator[tuple[Name, Labels | ImageError]]:
+        return segment_all(remember(decoded), lambda: segmenter, test, workers)
 
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     written = 0
     with track("predict", len(samples)) as advance:
         for item, result in reading.through((Item(s, "") for s in samples), segment):
-            sample = item.sample
+            name = item.sample.id
             labels = result if isinstance(result, ImageError) else result[0]
             if isinstance(labels, ImageError):
                 reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
-                print(f"skipped: {sample.image} {reason}", file=sys.stderr)
+                print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)
             else:
                 final = labels[test.steps[-1]]
-                _write(sample.id, images.pop(sample.id), final, segmenter, options)
+                _write(options.output / name, images.pop(name), final, segmenter, options)
                 written += 1
             advance()
     return written
 
 
 def _write(
-    name: str, image: np.ndarray, labels: np.ndarray, segmenter: Segmenter, options: Namespace
+    path: Path, image: np.ndarray, labels: np.ndarray, segmenter: Segmenter, options: Namespace
 ) -> None:
-    palette = segmenter.palette
-    write_atomically(options.output / f"{name}.png", encode_png(labels, palette))
-    if options.no_overlay:
-        return
-    picture = overlay(image, labels, segmenter.class_names, palette, options.opacity)
-    buffer = io.BytesIO()
-    # Chroma subsampling would blur the outlines.
-    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    write_atomically(options.output / f"{name}_overlay.jpg", buffer.getvalue())
+    names, palette = segmenter.class_names, segmenter.palette
+    write_atomically(Path(f"{path}.png"), encode_png(labels, palette))
+    if not options.no_overlay:
+        picture = Image.fromarray(overlay(image, labels, names, palette, options.opacity))
+        with replacing(Path(f"{path}_overlay.jpg")) as file:
+            # Chroma subsampling would blur the outlines.
+            picture.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

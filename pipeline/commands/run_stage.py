@@ -13,10 +13,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,19 +23,21 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from pipeline.commands import command_line
 from pipeline.commands.command_line import next_command
 from pipeline.commands.user_configs import refuse_programs
+from pipeline.datasets.demo import without_writing
 from pipeline.engine.configuration import CONFIGS, explain, register_groups, take_plugins
 from pipeline.engine.registry import import_plugins
+from pipeline.engine.review import Outcome
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pipeline.engine.review import Outcome
-    from pipeline.stages.config import Config
+from pipeline.report.status import plan_table, status_table, total_time
+from pipeline.segmenter.distributed import process_rank
+from pipeline.stages.config import Config, read_config
+from pipeline.stages.pipeline import Pipeline, parse_stages
 
 
 def run(composed: DictConfig, given: Sequence[str]) -> None:
@@ -49,29 +50,21 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can fix.
     """
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    # Of several processes that torchrun started, the first one prints.
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
     if composed.stage == "status":
-        from pipeline.engine.store import Store
-        from pipeline.report.status import status_table
-
         root = Path(composed.output_dir).expanduser().absolute()
         Console(width=max(console.width, 160)).print(status_table(Store(root)))
         return
-
-    from pipeline.segmenter.distributed import process_rank
-    from pipeline.stages.config import read_config
-    from pipeline.stages.pipeline import COMMANDS, Pipeline, parse_stages
-
-    console.quiet = process_rank() > 0  # of several that torchrun started, the first one prints
     hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
+    is_multirun = hydra_config.mode == RunMode.MULTIRUN
+    if is_multirun:
         console.print(f"\n{', '.join(hydra_config.overrides.task)}")
     config = read_config(composed)
     requested = parse_stages(config.stage)
     if config.dry_run:
-        show_plan(config, requested, console, given)
+        show_plan(config, requested, console)
+        console.print(f"next: {next_command(given)}")
         return
     pipeline = Pipeline.open(config)
     for name in pipeline.builder.vocabulary.dropped:
@@ -86,40 +79,34 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
-    if hydra_config.mode == RunMode.MULTIRUN or outcome is None:
+    if is_multirun or outcome is None:
         return
+    every = parse_stages("all")
     if outcome.path.suffix == ".html":
         console.print(f"next: open {outcome.path} in a browser")
-    elif following := COMMANDS[COMMANDS.index(requested[-1]) + 1 :]:
+    elif following := every[every.index(requested[-1]) + 1 :]:
         console.print(f"next: {next_command(given, following[0])}")
 
 
 def describe(outcome: Outcome) -> str:
     """Returns a line on what a stage did for a split, and where the result lies."""
-    left_out = f", {outcome.left_out} left out" if outcome.left_out else ""
-    reused = f", {outcome.reused} reused from other settings" if outcome.reused else ""
-    done = f"{outcome.computed} computed now, {outcome.cached} from the cache{reused}"
-    images = f"{outcome.images} images, {done}{left_out}"
-    if outcome.stage in ("report", "evaluate"):
-        images = f"{outcome.images} images{left_out}" if left_out else ""
-    counted = f"{images}  →  ".lstrip()
+    counts = [f"{outcome.images} images"]
+    if outcome.stage not in ("report", "evaluate"):
+        counts += [f"{outcome.computed} computed now", f"{outcome.cached} from the cache"]
+    if outcome.reused:
+        counts.append(f"{outcome.reused} reused from other settings")
+    if outcome.left_out:
+        counts.append(f"{outcome.left_out} left out")
+    counted = f"{', '.join(counts)}  →  " if len(counts) > 1 else "→  "
     return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
 
 
-def show_plan(
-    config: Config, requested: Sequence[str], console: Console, given: Sequence[str]
-) -> None:
+def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:
     """Shows what stages would compute; loads no model and writes nothing.
 
     Raises:
         UserError: what would stop the run; what comes before it is shown.
     """
-    from rich.console import Console
-
-    from pipeline.datasets.demo import without_writing
-    from pipeline.report.status import plan_table, total_time
-    from pipeline.stages.pipeline import Pipeline
-
     planned = []
     with without_writing(config.dataset):
         try:
@@ -129,7 +116,6 @@ def show_plan(
             if planned:
                 Console(width=max(console.width, 120)).print(plan_table(planned))
     console.print(total_time(planned))
-    console.print(f"next: {next_command(given)}")
 
 
 def main() -> None:
@@ -146,17 +132,15 @@ def main() -> None:
     def start() -> None:
         plugins, arguments = take_plugins(given)
         refuse_programs(arguments)
-        import pipeline.stages.config  # noqa: F401  its methods register themselves
-
         import_plugins(plugins)
         register_groups()
         sys.argv[1:] = arguments
-        with ExitStack() as stack:
-            names = [argument.lstrip("+").lower() for argument in arguments]
-            if "dry_run=true" in names:
+        names = [argument.lstrip("+").lower() for argument in arguments]
+        is_planned = "dry_run=true" in names
+        with TemporaryDirectory() if is_planned else nullcontext() as folder:
+            if is_planned:
                 # Where Hydra writes down what a multirun consists of. Its parser takes settings
                 # only where others are.
-                folder = stack.enter_context(TemporaryDirectory())
                 sys.argv.insert(names.index("dry_run=true") + 1, f"hydra.sweep.dir={folder}")
             compose()
 

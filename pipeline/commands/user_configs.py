@@ -11,7 +11,8 @@ import yaml
 
 from pipeline.errors import UserError
 
-_PROGRAM, _MORE_FOLDERS = "_target_", "searchpath"
+_FORBIDDEN = {"_target_": "a program", "searchpath": "further folders"}
+"""Key → what it names."""
 
 
 def refuse_programs(arguments: Sequence[str]) -> None:
@@ -30,30 +31,25 @@ def refuse_programs(arguments: Sequence[str]) -> None:
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--config-name", "-cn")
     options, others = parser.parse_known_args(list(arguments))
-    for argument in others:
-        if argument.lstrip("+~").startswith(f"hydra.{_MORE_FOLDERS}"):
-            raise UserError("hydra.searchpath is not allowed: name one folder with --config-dir")
+    if any(argument.lstrip("+~").startswith("hydra.searchpath") for argument in others):
+        raise UserError("hydra.searchpath is not allowed: name one folder with --config-dir")
     for folder in filter(None, (options.config_dir, options.config_path)):
         for path in sorted(Path(folder).expanduser().rglob("*.y*ml")):
-            for key, value in _pairs(_read(path)):
-                if key in (_PROGRAM, _MORE_FOLDERS):
-                    what = "a program" if key == _PROGRAM else "further folders"
+            for key, value in _pairs(path):
+                if isinstance(key, str) and key in _FORBIDDEN:
                     raise UserError(
-                        f"{path} names {what} ({key}: {value}), which configurations must not do:"
-                        " remove it"
+                        f"{path} names {_FORBIDDEN[key]} ({key}: {value}), which configurations"
+                        " must not do: remove it"
                     )
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401
+def _pairs(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Yields the keys of a YAML file at any depth, with their values."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        pending = [yaml.safe_load(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, yaml.YAMLError):
-        # Hydra cannot read such a file either, and reports it.
-        return None
-
-
-def _pairs(node: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
-    pending, seen = [node], set()
+        return  # Hydra cannot read such a file either, and reports it
+    seen = set()
     while pending:
         node = pending.pop()
         if not isinstance(node, dict | list) or id(node) in seen:
@@ -61,6 +57,5 @@ def _pairs(node: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
         seen.add(id(node))  # an anchor may contain itself
         if isinstance(node, dict):
             yield from node.items()
-            pending += node.values()
-        else:
-            pending += node
+            node = node.values()
+        pending += node

@@ -25,9 +25,6 @@ _EXAMPLES = """examples:
 def run(arguments: Sequence[str]) -> None:
     """Writes the archive.
 
-    Args:
-        arguments: those of the command line, without the program's name.
-
     Raises:
         UserError: files are missing, or masks cannot be submitted.
     """

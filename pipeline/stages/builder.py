@@ -99,7 +99,14 @@ class Builder:
 
     # From images to pseudo masks
 
-    def tags(self, split: str, before: Mapping[str, Stage] = {}) -> Tags:
+    def per_split(self, split: str) -> dict[str, Stage]:
+        """Returns the stages of a split that :data:`PER_SPLIT` names."""
+        stages: dict[str, Stage] = {}
+        for command, build in PER_SPLIT.items():
+            stages[command] = build(self, split, stages)
+        return stages
+
+    def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
         """Returns the stage of a split's tags."""
         options, method = self.config.tags, method_of(self.config.tags)
         return (method.stage or partial(ScoredTags, reading=self.reading))(

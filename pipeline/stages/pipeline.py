@@ -121,10 +121,7 @@ class Pipeline:
         builder = self.builder
         # A segmenter is trained on the masks of its split, whatever splits the run works on.
         splits = dict.fromkeys([*builder.splits, builder.train_split])
-        first: dict[str, dict[str, Stage]] = {split: {} for split in splits}
-        for command, build in PER_SPLIT.items():
-            for split, before in first.items():
-                before[command] = build(builder, split, before)
+        first = {split: builder.per_split(split) for split in splits}
         stages = [first[split][command] for command in PER_SPLIT for split in builder.splits]
         masks = {split: first[split]["masks"] for split in splits}
         training: Training | None = None
