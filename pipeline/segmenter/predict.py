@@ -23,7 +23,7 @@ _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
 
 class Segmenter:
-    """A trained network with its classes.
+    """A trained network with its classes. Images are H×W×3 uint8, RGB.
 
     Args:
         model: a segmentor of mmsegmentation; it is put into evaluation mode.
@@ -86,26 +86,12 @@ class Segmenter:
         return cls(model, tuple(names), tuple(tuple(colour) for colour in palette), device)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Labels every pixel.
-
-        Args:
-            image: H×W×3 uint8, RGB.
-
-        Returns:
-            H×W uint8; 0 is the background, k+1 the k-th class.
-        """
+        """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class."""
         return self.logits(image).argmax(axis=0).astype(np.uint8)
 
     @torch.inference_mode()
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """Computes the logits of the whole image at its own size.
-
-        Args:
-            image: H×W×3 uint8, RGB.
-
-        Returns:
-            (n+1)×H×W float32.
-        """
+        """Computes the logits of the whole image at its own size, (n+1)×H×W float32."""
         return self._scores(image).cpu().numpy()
 
     @torch.inference_mode()
@@ -132,8 +118,8 @@ class Segmenter:
         resized to the image.
 
         Args:
-            image: H×W×3 uint8, RGB.
-            scales: factors by which the image is resized.
+            image: the image.
+            scales: factors by which it is resized.
             flip: whether the mirror image follows at every scale.
 
         Yields:
@@ -157,15 +143,10 @@ class Segmenter:
         probabilities: np.ndarray,
         crf: CrfOptions = CrfOptions(),  # noqa: B008
     ) -> np.ndarray:
-        """Refines probabilities along the edges of the image with the dense CRF.
+        """Refines probabilities, C×H×W float32, along the edges of the image with the dense CRF.
 
-        Args:
-            image: H×W×3 uint8, RGB.
-            probabilities: C×H×W float32.
-            crf: the CRF's constants; those of CLIP-ES, without the quirks of its released code.
-
-        Returns:
-            C×H×W float32 that sums to 1 over C.
+        The CRF's constants are by default those of CLIP-ES, without the quirks of its released
+        code. The result, of the same shape and type, sums to 1 over C.
         """
         if probabilities.shape[1:] != image.shape[:2]:
             raise ValueError(f"{probabilities.shape} probabilities for an image of {image.shape}")
@@ -199,15 +180,9 @@ class Segmenter:
 
 
 def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resizes an image as mmsegmentation's test pipeline does: bilinearly, with OpenCV.
+    """Resizes an image, H×W×3 uint8, as mmsegmentation's test pipeline does: by OpenCV, bilinearly.
 
-    Args:
-        image: H×W×3 uint8.
-        scale: above 0.
-
-    Returns:
-        h×w×3 uint8. Sides are rounded as in mmcv's ``Resize(scale_factor=…, keep_ratio=True)``
-        and are at least 1.
+    Sides are rounded as in mmcv's ``Resize(scale_factor=…, keep_ratio=True)`` and are at least 1.
     """
     if scale == 1:
         return image

@@ -18,10 +18,7 @@ _NONE, _IMAGENET, _COCO = "none", "imagenet", "coco"
 
 
 def strip_pretrained(model: ConfigDict) -> str | None:
-    """Removes all references to pretrained weights from the config of a model.
-
-    Args:
-        model: changed in place.
+    """Removes all references to pretrained weights from the config of a model, in place.
 
     Returns:
         The source of the backbone's weights: a URL, a path, or a name like
@@ -36,11 +33,7 @@ def strip_pretrained(model: ConfigDict) -> str | None:
 
 
 def check_choice(choice: str | None) -> None:
-    """Checks ``segmenter.pretrained`` before anything is built.
-
-    Raises:
-        UserError: it is neither imagenet, coco or none nor a file.
-    """
+    """Refuses a ``segmenter.pretrained`` that is neither imagenet, coco or none nor a file."""
     if choice in (None, _NONE, _IMAGENET, _COCO) or Path(choice).expanduser().is_file():
         return
     raise UserError(
@@ -68,9 +61,8 @@ def load_pretrained(
         The weights used; None with ``none``.
 
     Raises:
-        UserError: the file is missing, damaged or holds more than tensors; it cannot be downloaded;
-            no such weights are known; or it lacks more than 5 % of the backbone's tensors, or the
-            first one.
+        UserError: weights are unknown, missing, damaged or hold more than tensors, cannot be
+            downloaded, or lack the first tensor of the backbone or more than 5 % of them.
     """
     check_choice(choice)
     if choice in (None, _NONE):

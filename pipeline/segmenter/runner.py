@@ -35,11 +35,19 @@ class QuietRunner(Runner):
 
     Args:
         initialise: sets the initial weights of the model.
-        **settings: arguments of mmengine's Runner.
+        on_iteration: called after each iteration, with its number, that of all, and the loss.
+        **settings: arguments of mmengine's Runner. The loader starts at the first iteration to do.
     """
 
-    def __init__(self, *, initialise: Callable[[], None], **settings: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        initialise: Callable[[], None],
+        on_iteration: Callable[[int, int, float], None] | None,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
         self._initialise = initialise
+        self.on_iteration = on_iteration
         self._log_files: list[logging.Handler] = []
         try:
             with warnings.catch_warnings():
@@ -116,20 +124,7 @@ class BatchInPartsLoop(IterBasedTrainLoop):
 
     mmengine counts each part, so that schedule, checkpoints and ``iterations`` would depend on how
     a batch is split.
-
-    Args:
-        on_iteration: called after each iteration, with its number, that of all, and the loss.
-        **settings: arguments of mmengine's loop. Its loader starts at the first iteration to do.
     """
-
-    def __init__(
-        self,
-        *,
-        on_iteration: Callable[[int, int, float], None] | None = None,
-        **settings: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(**settings)
-        self._on_iteration = on_iteration
 
     def run(self) -> nn.Module:
         """Trains to the last iteration."""
@@ -184,8 +179,8 @@ class BatchInPartsLoop(IterBasedTrainLoop):
             "after_train_iter", batch_idx=self.iter, data_batch=data_batch, outputs=outputs
         )
         self._iter += 1
-        if self._on_iteration is not None:
-            self._on_iteration(self.iter, self.max_iters, loss)
+        if runner.on_iteration is not None:
+            runner.on_iteration(self.iter, self.max_iters, loss)
 
 
 def _seed(seed: int, iteration: int, rank: int) -> None:

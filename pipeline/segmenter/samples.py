@@ -73,10 +73,7 @@ class PseudoLabelled(Dataset):
         """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample).
 
         If the pair has probabilities, ``data_samples`` has ``pixel_weights``, PixelData of 1×h×w
-        float32 in [0, 1].
-
-        Raises:
-            UserError: a file cannot be read.
+        float32 in [0, 1]. A file that cannot be read is a UserError.
         """
         epoch, place = divmod(position, len(self._pairs))
         sample = self._load(self._pairs[self._shuffled(epoch)[place]])

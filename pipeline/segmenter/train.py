@@ -145,15 +145,13 @@ def train(
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=partial(_initialise, model, settings.pretrained, config, work_dir),
+            on_iteration=None if process_rank() else on_iteration,
             model=model,
             work_dir=str(work_dir),
             train_dataloader=build_loader(
                 samples, indices, settings.batch_size // processes, settings.workers
             ),
-            train_cfg={
-                **config.train_cfg,
-                "on_iteration": None if process_rank() else on_iteration,
-            },
+            train_cfg=config.train_cfg,
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,
             **measured,

@@ -45,11 +45,7 @@ _CATALOGUES = {  # scheme of a name in a config → URLs by name
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads the tensors of a file.
-
-    Args:
-        path: safetensors, or a file of ``torch.save``: a state dict, or one under ``state_dict`` or
-            ``model``.
+    """Reads the tensors of safetensors, or of a state dict of ``torch.save``, perhaps nested.
 
     Raises:
         UserError: the file is damaged, holds no tensors, or holds objects that could run code.
