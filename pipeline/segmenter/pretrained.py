@@ -14,8 +14,6 @@ from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
 from pipeline.segmenter.weight_sources import INSTEAD, fetch_coco, fetch_imagenet, read_weights
 
-_NONE, _IMAGENET, _COCO = "none", "imagenet", "coco"
-
 
 def strip_pretrained(model: ConfigDict) -> str | None:
     """Removes all references to pretrained weights from the config of a model, in place.
@@ -34,7 +32,7 @@ def strip_pretrained(model: ConfigDict) -> str | None:
 
 def check_choice(choice: str | None) -> None:
     """Refuses a ``segmenter.pretrained`` that is neither imagenet, coco or none nor a file."""
-    if choice in (None, _NONE, _IMAGENET, _COCO) or Path(choice).expanduser().is_file():
+    if choice in (None, "none", "imagenet", "coco") or Path(choice).expanduser().is_file():
         return
     raise UserError(
         f"segmenter.pretrained={choice} is neither imagenet, coco, none nor a file: give one of"
@@ -65,14 +63,14 @@ def load_pretrained(
             downloaded, or lack the first tensor of the backbone or more than 5 % of them.
     """
     check_choice(choice)
-    if choice in (None, _NONE):
+    if choice in (None, "none"):
         return None
     settings = model["backbone"]
     settings = settings.get("backbone_cfg") or settings
     inner = _inner_network(backbone)
-    if choice == _IMAGENET:
+    if choice == "imagenet":
         weights, origin = fetch_imagenet(inner, settings, source)
-    elif choice == _COCO:
+    elif choice == "coco":
         weights, origin = fetch_coco(inner, settings)
     else:
         weights, origin = read_weights(Path(choice).expanduser()), str(choice)
@@ -107,12 +105,10 @@ def _strip(config: Any) -> list[str]:  # noqa: ANN401
             sources.append(part.get("checkpoint_path"))
             part["pretrained"], part["checkpoint_path"] = False, ""
         for key, value in list(part.items()):
-            if _is_pretrained(value):
-                sources.append(value.get("checkpoint"))
-                part[key] = None
-            elif isinstance(value, (list, tuple)) and any(map(_is_pretrained, value)):
-                sources += [item.get("checkpoint") for item in value if _is_pretrained(item)]
-                part[key] = [item for item in value if not _is_pretrained(item)] or None
+            items = value if isinstance(value, list | tuple) else [value]
+            if given := [item["checkpoint"] for item in items if _is_pretrained(item)]:
+                sources += given
+                part[key] = [item for item in items if not _is_pretrained(item)] or None
     return [place for place in sources if isinstance(place, str) and place]
 
 

@@ -74,13 +74,21 @@ class Training(Whole):
         """Returns what the weights depend on: the images and masks, too."""
         return {
             **training_facts(self.options),
-            **_initial_weights(self.options.pretrained),
+            **self._initial_weights(),
             "seed": self.seed,
             **self.decode.facts,
             "classes": list(self.vocabulary.classes),
             "data": training_data_key(self.pairs),
             **self.data.facts,
         }
+
+    def _initial_weights(self) -> dict[str, Any]:
+        """Returns the name of the initial weights, and the fingerprint of their file if given."""
+        if self.options.starts_from_scratch:
+            return {"pretrained": None}
+        path = Path(self.options.pretrained).expanduser()
+        content = {"weights": fingerprint_file(path)} if path.is_file() else {}
+        return {"pretrained": path.name, **content}
 
     @property
     def expected(self) -> Mapping[str, Any]:
@@ -178,15 +186,6 @@ class Training(Whole):
             f"{len(problems)} masks cannot be trained on: correct them, or run stage=masks again."
             f" They are: {shown}"
         )
-
-
-def _initial_weights(pretrained: str | None) -> dict[str, Any]:
-    """Returns the name of the initial weights, and the fingerprint of the file that holds them."""
-    if pretrained in (None, "none"):
-        return {"pretrained": None}
-    path = Path(pretrained).expanduser()
-    content = {"weights": fingerprint_file(path)} if path.is_file() else {}
-    return {"pretrained": path.name, **content}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
