@@ -70,7 +70,8 @@ def train(
 
     Args:
         settings: all settings of the segmenter.
-        pairs: images and masks. Call :func:`pipeline.segmenter.data.check_pairs` first.
+        pairs: images and masks; probabilities weight their pixels. Call
+            :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         work_dir: receives the configuration, checkpoints and logs; one training per directory.
