@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _MAX_SHOWN = 160
 """Characters of a user's input that an error repeats."""
@@ -46,3 +46,15 @@ def did_you_mean(wrong: object, known: Iterable[str], count: int = 1, cutoff: fl
     names = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(str(wrong).lower(), names, count, cutoff)
     return f"did you mean {' or '.join(names[name] for name in nearest)}? " if nearest else ""
+
+
+def check_choice(wrong: str, given: object, known: Collection[str]) -> None:
+    """Raises a UserError with the nearest known name, and all of them, unless one was given.
+
+    Args:
+        wrong: what is wrong otherwise, such as "there is no executor local2".
+        given: what the user gave.
+        known: the names that exist.
+    """
+    if given not in known:
+        raise UserError(f"{wrong}: {did_you_mean(given, known)}choose from {', '.join(known)}")

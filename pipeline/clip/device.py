@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError, check_choice
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Name in the configuration → torch's type."""
@@ -44,10 +44,7 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
     Raises:
         UserError: an unknown precision, or one that is slow on the device.
     """
-    if wanted not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        hint = did_you_mean(wanted, PRECISIONS)
-        raise UserError(f"runtime.precision={wanted} is not a precision: {hint}choose from {known}")
+    check_choice(f"runtime.precision={wanted} is not a precision", wanted, PRECISIONS)
     if wanted == "fp16" and torch.device(device).type == "cpu":
         raise UserError(
             "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"

@@ -29,7 +29,7 @@ from pipeline.clip.device import (
 )
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError, check_choice
 
 _DESCRIPTION = (
     "Measures what tagging and CAMs cost on this machine, against a plain version in the same run."
@@ -56,9 +56,9 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = _parse(arguments)
     wanted = options.sections.split(",")
-    if unknown := [name for name in wanted if name not in (*_SECTIONS, _PEAK_MEMORY)]:
-        known = f"{did_you_mean(unknown[0], _SECTIONS)}choose from {', '.join(_SECTIONS)}"
-        raise UserError(f"there is no section {unknown[0]}: {known}")
+    for name in wanted:
+        if name != _PEAK_MEMORY:
+            check_choice(f"there is no section {name}", name, _SECTIONS)
     device = torch.device(choose_device(options.device))
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # whose work is waited for

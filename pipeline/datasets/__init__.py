@@ -16,7 +16,7 @@ from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc
 from pipeline.engine.sample import Dataset
 from pipeline.engine.settings import check
-from pipeline.errors import UserError, did_you_mean, shown
+from pipeline.errors import check_choice, shown
 
 Reader = Callable[[Any], Dataset]
 
@@ -39,11 +39,7 @@ def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
     Raises:
         UserError: there is no such data set.
     """
-    if name not in READERS:
-        hint = did_you_mean(name, READERS)
-        raise UserError(
-            f"there is no data set {shown(name)}: {hint}choose from {', '.join(READERS)}"
-        )
+    check_choice(f"there is no data set {shown(name)}", name, READERS)
     return READERS[name]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engine.settings import setting
-from pipeline.errors import UserError
+from pipeline.errors import check_choice
 
 GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"
 """Why settings of the ground truth are not part of a cache key."""
@@ -161,8 +161,7 @@ def splits_of_run(settings: DatasetSettings, available: Collection[str]) -> list
     defaults = [split for split in settings.default_splits if split in available]
     chosen = split_names(settings.split) or defaults or list(available)
     for split in chosen:
-        if split not in available:
-            raise UserError(f"there is no split {split}: choose from {', '.join(available)}")
+        check_choice(f"there is no split {split}", split, available)
     return chosen
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pipeline.engine.settings import setting
 from pipeline.engine.versions import commit
 from pipeline.engine.workers import WorkerSettings
-from pipeline.errors import UserError
+from pipeline.errors import UserError, check_choice
 
 Result = TypeVar("Result")
 
@@ -137,11 +137,7 @@ def _start_cluster(batch: Mapping[str, Any] | None, size: int) -> Any:  # noqa: 
     arguments = {key: value for key, value in batch.items() if value is not None}
     name = str(arguments.pop("class", "SLURMCluster"))
     known = [each for each in dir(dask_jobqueue) if each.endswith("Cluster")]
-    if name not in known:
-        raise UserError(
-            f"executor.cluster.class={name} is none of dask_jobqueue: choose from"
-            f" {', '.join(known)}"
-        )
+    check_choice(f"executor.cluster.class={name} is none of dask_jobqueue", name, known)
     try:
         cluster = getattr(dask_jobqueue, name)(**arguments)
     except (TypeError, ValueError) as error:

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 from joblib.externals.loky import get_reusable_executor
 
@@ -130,13 +130,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-@dataclass
-class _Attempt(Generic[Item]):
-    item: Item
-    is_alone: bool = False
-    deaths: int = 0
-
-
 def spread(
     pool: Pool,
     work: Callable[[Item], Result],
@@ -158,33 +151,33 @@ def spread(
         Items with their results in the order of completion, or with an error if processes died.
     """
     max_pending = max_pending or 2 * pool.size
-    waiting = map(_Attempt, items)
-    suspects: deque[_Attempt[Item]] = deque()
-    under_way: dict[Future[Result], _Attempt[Item]] = {}
+    # Items, each with the number of workers that died while they processed it alone.
+    waiting = ((item, 0) for item in items)
+    suspects: deque[tuple[Item, int]] = deque()
+    under_way: dict[Future[Result], tuple[Item, int]] = {}
     try:
         while True:
-            if suspects:
-                if not under_way:
-                    attempt = suspects.popleft()
-                    attempt.is_alone = True
-                    under_way[pool.submit(work, attempt.item)] = attempt
+            is_alone = bool(suspects) and not under_way
+            if is_alone:
+                chosen = [suspects.popleft()]
             else:
-                while len(under_way) < max_pending and (attempt := next(waiting, None)) is not None:
-                    under_way[pool.submit(work, attempt.item)] = attempt
+                chosen = islice(waiting, 0 if suspects else max_pending - len(under_way))
+            for item, deaths in chosen:
+                under_way[pool.submit(work, item)] = item, deaths
             if not under_way:
                 return
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
-                attempt = under_way.pop(future)
+                item, deaths = under_way.pop(future)
                 try:
                     result = future.result()
                 except pool.deaths:
-                    attempt.deaths += attempt.is_alone
-                    if attempt.deaths < MAX_DEATHS:
-                        suspects.append(attempt)
+                    deaths += is_alone
+                    if deaths < MAX_DEATHS:
+                        suspects.append((item, deaths))
                         continue
                     result = ImageError(DIED)
-                yield attempt.item, result
+                yield item, result
     finally:
         for future in under_way:
             future.cancel()
@@ -193,19 +186,11 @@ def spread(
 def in_processes(
     items: Iterable[Item], work: Callable[[Item], Result], workers: int
 ) -> Iterator[tuple[Item, Result | ImageError]]:
-    """Processes items in processes of this machine, while this process produces further items.
+    """Processes items as :func:`spread` does, in processes of this machine.
 
     This serves pydensecrf, which holds Python's global lock, so that threads would wait for each
-    other and for the network.
-
-    Args:
-        items: consumed one by one, just enough ahead to keep the processes busy, since the
-            probabilities of a photograph take many megabytes.
-        work: a function that can be pickled; its errors are raised here.
-        workers: the number of processes; 1 computes in this process.
-
-    Yields:
-        Items with their results in the order of completion, or with an error if processes died.
+    other and for the network. Items are taken just enough ahead to keep the processes busy, since
+    the probabilities of a photograph take many megabytes. With one worker, this process computes.
     """
     if workers <= 1:
         for item in items:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, check_choice
 from pipeline.files.images import limit_longest_side, load_image
 from pipeline.files.label_images import IGNORE
 
@@ -136,9 +136,7 @@ class Images:
         Raises:
             UserError: the data set does not have the split.
         """
-        if split not in self.dataset.splits:
-            known = ", ".join(self.dataset.splits)
-            raise UserError(f"there is no split {split}: choose from {known}")
+        check_choice(f"there is no split {split}", split, self.dataset.splits)
         return self.dataset.splits[split][: self.limit]
 
     def rejected(self, split: str) -> dict[str, str]:

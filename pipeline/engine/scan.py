@@ -56,8 +56,8 @@ Scans = Mapping[str, Scan]
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
     """Returns a stage's folder as it is now."""
-    is_latest = stage.accompanies is None
-    return store.folder(stage.split, stage.name, stage.settings, is_latest, stage.recipe)
+    options = {"becomes_latest": stage.accompanies is None, "recipe": stage.recipe}
+    return store.folder(stage.split, stage.name, stage.settings, **options)
 
 
 def scan(

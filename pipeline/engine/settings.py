@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.errors import UserError, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, shown
 
 Changes = Literal["result", "rounding", "images", "nothing"]
 """What a setting changes: a result, its rounding alone, which images are processed, or neither."""
@@ -105,11 +105,8 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
         if dataclasses.is_dataclass(value):
             check(value, key)
         for each in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(each, str) and rule.choices and each not in rule.choices:
-                hint = did_you_mean(each, rule.choices)
-                raise UserError(
-                    f"{key}={shown(each)} is unknown: {hint}choose from {', '.join(rule.choices)}"
-                )
+            if isinstance(each, str) and rule.choices:
+                check_choice(f"{key}={shown(each)} is unknown", each, rule.choices)
             is_number = isinstance(each, int | float) and not isinstance(each, bool)
             if is_number and not rule.allows(each):
                 raise UserError(f"{key}={each} is out of range: give {rule}")

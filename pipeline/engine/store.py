@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,18 +44,9 @@ class Store:
                 f" reads {FORMAT}): choose another output_dir, or use that version"
             )
 
-    def folder(
-        self,
-        split: str,
-        stage: str,
-        configuration: Mapping,
-        becomes_latest: bool = True,
-        recipe: str = "",
-    ) -> StageFolder:
+    def folder(self, split: str, stage: str, configuration: Mapping, **options: Any) -> StageFolder:
         """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
-        return StageFolder(
-            self.root, split, stage, configuration, becomes_latest, recipe, self._wait
-        )
+        return StageFolder(self.root, split, stage, configuration, wait=self._wait, **options)
 
     def begin(self) -> None:
         """Begins a run: removes remains of killed runs, and records the version of the layout."""

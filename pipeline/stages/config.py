@@ -19,7 +19,7 @@ from pipeline.engine.configuration import compose_config, to_config
 from pipeline.engine.dask_pool import DaskSettings
 from pipeline.engine.settings import setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import check_choice
 from pipeline.report.measured import ReportSettings
 from pipeline.segmenter.self_training import SelfTrainingSettings
 from pipeline.segmenter.settings import SegmenterSettings
@@ -61,9 +61,7 @@ def executor_settings(name: str) -> type[ExecutorSettings]:
         UserError: there is no such executor.
     """
     known = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise UserError(f"there is no executor {name}: {hint}choose from {', '.join(known)}")
+    check_choice(f"there is no executor {name}", name, known)
     return known[name]
 
 

@@ -23,7 +23,7 @@ from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError, check_choice
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
@@ -45,13 +45,10 @@ def parse_stages(requested: str | Iterable[str]) -> list[str]:
         UserError: a name that is not a stage.
     """
     names = [requested] if isinstance(requested, str) else list(requested)
-    known = (*COMMANDS, "all")
     for name in names:
         if name == "status":
             raise UserError("stage=status stands alone: leave the other stages out")
-        if name not in known:
-            hint = did_you_mean(name, (*known, "status"))
-            raise UserError(f"there is no stage {name}: {hint}choose from {', '.join(known)}")
+        check_choice(f"there is no stage {name}", name, (*COMMANDS, "all", "status"))
     return [command for command in COMMANDS if command in names or "all" in names]
 
 
