@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.clip.device import choose_device
 from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
 from pipeline.commands.inputs import find_inputs
+from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.progress import track
 from pipeline.engine.reading import Name, Reading
 from pipeline.engine.sample import ImageReader, Sample
@@ -22,7 +23,6 @@ from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import replacing, write_atomically
 from pipeline.files.images import encode_png
-from pipeline.masks.crf import CrfOptions
 from pipeline.report.painting import overlay
 from pipeline.segmenter.settings import TestSettings, check_scales
 from pipeline.segmenter.testing import Labels, segment_all

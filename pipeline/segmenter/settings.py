@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.settings import facts, setting
 from pipeline.errors import UserError
-from pipeline.masks.crf import CrfOptions
 
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 

@@ -1,10 +1,12 @@
 """What is done around a network when it is tested."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from tiny_segmenters import noise
 
-from pipeline.masks.crf import CrfOptions
+from pipeline.datasets.settings import CrfOptions
 from pipeline.segmenter.predict import Segmenter, scale_image
 
 
@@ -27,7 +29,14 @@ def test_no_side_vanishes(shape):
 
 
 def test_the_constants_are_those_of_the_literature():
-    assert CrfOptions(10, 1, 3, 67, 3, 4) == CrfOptions()
+    assert asdict(CrfOptions()) == {
+        "iterations": 10,
+        "gaussian_sxy": 1,
+        "gaussian_compat": 3,
+        "bilateral_sxy": 67,
+        "bilateral_srgb": 3,
+        "bilateral_compat": 4,
+    }
 
 
 def test_a_single_class_is_certain():
