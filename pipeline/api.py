@@ -31,16 +31,10 @@ _RGB = 3
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Reads a photograph as ``dataset=folder`` does, upright by its EXIF orientation.
+    """Reads a JPEG, PNG, WebP, GIF, BMP or TIFF file as ``dataset=folder`` does: H×W×3 uint8, RGB.
 
-    With ``compat=released`` the stages leave the orientation alone, as
-    :func:`pipeline.files.images.load_image` does unless it is told otherwise.
-
-    Args:
-        path: a JPEG, PNG, WebP, GIF, BMP or TIFF file.
-
-    Returns:
-        H×W×3 uint8, RGB.
+    It is turned upright by its EXIF orientation, which the stages ignore with ``compat=released``,
+    as :func:`pipeline.files.images.load_image` does.
 
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.
@@ -147,9 +141,7 @@ class Labeller:
     def cams(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
         """Returns where classes are, K×h×w float16 in [0, 1] on CLIP's grid of patches.
 
-        Args:
-            image: H×W×3 uint8, RGB.
-            tags: K classes, by index or name; none asks :meth:`tags`.
+        The K ``tags`` are indices or names; none asks :meth:`tags`.
 
         Raises:
             UserError: a class that is not among the names.
@@ -159,15 +151,10 @@ class Labeller:
         return cams.astype(np.float16)
 
     def mask(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
-        """Returns the pseudo mask of an image.
+        """Returns the pseudo mask of an image, H×W uint8, from ``tags`` as :meth:`cams` takes them.
 
-        Args:
-            image: H×W×3 uint8, RGB.
-            tags: the classes in it, by index or name; none asks :meth:`tags`.
-
-        Returns:
-            H×W uint8; 0 background, k+1 class k, and 255 where the CRF is less sure than
-            ``masks.confidence``, which is 0 unless it is given.
+        0 is the background, k+1 class k, and 255 where the CRF is less sure than
+        ``masks.confidence``, which is 0 unless it is given.
 
         Raises:
             UserError: a class that is not among the names.

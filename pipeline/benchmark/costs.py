@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from pipeline.benchmark.setup import TAGS, Setup, load_photographs, timed
+from pipeline.benchmark.setup import TAGS, Setup, load_photographs, section, timed
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.linear import HAS_ONEDNN, product
-from pipeline.report.markdown import Table
 from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import reidentify
@@ -132,4 +131,4 @@ def cost_table(costs: Sequence[Cost], machine_peak: float) -> str:
         for cost in costs
     ]
     header = ["step", "ms", "GFLOP", "× CLIP, time", "× CLIP, arithmetic", "% of peak"]
-    return Table("Steps, for one image", header, rows).as_markdown()
+    return section("Steps, for one image", header, rows)

@@ -35,11 +35,7 @@ def embed_name(
 def _see(
     encoder: ClipEncoder, image: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Runs the backbone.
-
-    Returns:
-        The pixels, the tokens that enter block L, and the attentions between patches of all blocks.
-    """
+    """Returns pixels, the tokens that enter block L, and all blocks' attentions between patches."""
     pixels = encoder.prepare(image)[None]
     x = encoder.embed_patches(pixels)
     attentions = []

@@ -18,6 +18,7 @@ from pipeline.benchmark.setup import (
     Setup,
     load_photographs,
     seconds_an_image,
+    section,
     stages_of_run,
     timed,
 )
@@ -34,7 +35,7 @@ from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.report.markdown import Table, markdown_table
+from pipeline.report.markdown import markdown_table
 from pipeline.tags.scores import encode_scores
 
 _IMAGES = 2000  # that files are written and read for
@@ -43,12 +44,7 @@ _SIZES = (10_582, 1_300_000, 100_000_000)
 
 
 def scale(setup: Setup, size: tuple[int, int]) -> str:
-    """Returns what was measured of one image, and what many of them come to.
-
-    Args:
-        setup: the models.
-        size: width and height of the images.
-    """
+    """Returns what an image of width and height ``size`` takes, and what many of them come to."""
     keep_freed_memory()  # as the stages do
     computing = seconds_an_image(setup.tag_and_cams, load_photographs(4, *size))
     (photograph,), cams = load_photographs(1, *size), random_cams(size, seed=0)
@@ -86,7 +82,7 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
     ]
     header = ["images", "hours on this machine", "machines for a weekend (48 h)", "files", "disk"]
     header += ["memory", "hours of checks when all is there", "messages to workers"]
-    of_one = Table("Scale", ["one image", ""], rates).as_markdown()
+    of_one = section("Scale", ["one image", ""], rates)
     return f"{of_one}\n{markdown_table(header, rows)}"
 
 

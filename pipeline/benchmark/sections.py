@@ -18,6 +18,7 @@ from pipeline.benchmark.setup import (
     Setup,
     load_photographs,
     seconds_an_image,
+    section,
     stages_of_run,
     timed,
 )
@@ -30,7 +31,6 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.files.images import encode_png
-from pipeline.report.markdown import Table
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _MASKS = 64
@@ -52,7 +52,7 @@ def stages(setup: Setup, size: tuple[int, int], count: int) -> str:
         now = seconds_an_image(work, images)
         rows.append([name, f"{before:.3f}", f"{now:.3f}", f"{1 / now:.2f}", f"{before / now:.2f}"])
     header = ["", "plain, s an image", "ours, s an image", "ours, images/s", "times as fast"]
-    return Table(f"Stages, over {count} images", header, rows).as_markdown()
+    return section(f"Stages, over {count} images", header, rows)
 
 
 def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
@@ -81,7 +81,7 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
         ["ours, from the disk", f"{warm:.4f}", ""],
     ]
     title = f"Class embeddings of {len(names)} names × {len(templates)} prompts"
-    return Table(title, ["", "seconds", "times as fast"], rows).as_markdown()
+    return section(title, ["", "seconds", "times as fast"], rows)
 
 
 def growth(setup: Setup, size: tuple[int, int]) -> str:
@@ -99,7 +99,7 @@ def growth(setup: Setup, size: tuple[int, int]) -> str:
         [name, f"{seconds_an_image(partial(of.tag, reidentify=False), images):.3f}"]
         for name, of, images in cases
     ]
-    return Table("Growth of tagging, without CWR", ["", "s an image"], rows).as_markdown()
+    return section("Growth of tagging, without CWR", ["", "s an image"], rows)
 
 
 def masks(size: tuple[int, int]) -> str:
@@ -130,7 +130,7 @@ def masks(size: tuple[int, int]) -> str:
             figures = (seconds, 1 / seconds, alone / seconds)
             rows.append([str(workers), *(f"{figure:.3f}" for figure in figures)])
     header = ["processes", "s an image", "images/s", "times as fast"]
-    return Table("Masks, two tags an image", header, rows).as_markdown()
+    return section("Masks, two tags an image", header, rows)
 
 
 def random_cams(size: tuple[int, int], seed: int) -> Cams:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.benchmark.costs import Cost, measure
-from pipeline.benchmark.setup import load_photographs
+from pipeline.benchmark.setup import load_photographs, section
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.report.markdown import Table
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.settings import SegmenterSettings
@@ -33,22 +32,28 @@ def segmenters(
     Args:
         names: the presets; "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny.
         size: width and height of the image that is segmented.
-        device: where.
+        device: torch's name of the device.
         precision: of the training; images are segmented in fp32.
         machine_peak: operations a second of a matrix product in that precision.
         repeats: runs that a median is taken of.
     """
     rows = []
     for name in names:
-        settings = _settings_of(name, precision)
+        preset, _, backbone = name.partition(":")
+        overrides = [f"segmenter={preset}", f"segmenter.precision={precision}"]
+        overrides += [f"segmenter.batch_size={_BATCH}", f"segmenter.crop_size={_CROP}"]
+        overrides += ["segmenter.pretrained=null"]
+        overrides += [f"segmenter.backbone={backbone}"] if backbone else []
+        settings = read_config(compose(overrides)).segmenter
         training, prediction, parameters = _costs(settings, size, device, repeats)
+        share = training.operations / training.seconds / machine_peak
         rows.append(
             [
                 name,
                 f"{parameters / 1e6:.1f}",
                 f"{training.operations / _BATCH / 1e9:.1f}",
                 f"{_BATCH / training.seconds:.2f}",
-                f"{100 * training.operations / training.seconds / machine_peak:.0f}%",
+                f"{100 * share:.0f}%",
                 f"{prediction.operations / 1e9:.1f}",
                 f"{1 / prediction.seconds:.2f}",
             ]
@@ -56,16 +61,7 @@ def segmenters(
     header = ["segmenter", "M parameters", "GFLOP a crop, training", "crops/s", "of the peak"]
     header += ["GFLOP an image", "images/s"]
     title = f"Segmenters: training in batches of {_BATCH} crops of {_CROP}², {precision}; one image"
-    return Table(title, header, rows).as_markdown()
-
-
-def _settings_of(name: str, precision: str) -> SegmenterSettings:
-    preset, _, backbone = name.partition(":")
-    overrides = [f"segmenter={preset}", f"segmenter.precision={precision}"]
-    overrides += [f"segmenter.batch_size={_BATCH}", f"segmenter.crop_size={_CROP}"]
-    overrides += ["segmenter.pretrained=null"]
-    overrides += [f"segmenter.backbone={backbone}"] if backbone else []
-    return read_config(compose(overrides)).segmenter
+    return section(title, header, rows)
 
 
 def _costs(

@@ -1,4 +1,4 @@
-"""What is measured: tagging and CAMs with random class embeddings, and the clock."""
+"""What the sections of the benchmark share: the models, with random class embeddings; the clock."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.stage import Stage
+from pipeline.report.markdown import markdown_table
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
@@ -99,9 +100,9 @@ class Setup:
 
     def cam_method(self) -> ClipEs:
         """Builds CLIP-ES."""
-        count = self.num_classes
+        classes, backgrounds = self.text[: self.num_classes], self.text[self.num_classes :]
         settings = CamSettings(batch_size=self.batches.images)
-        return ClipEs(self.encoder, self.text[:count], self.text[count:], settings)
+        return ClipEs(self.encoder, classes, backgrounds, settings)
 
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
         """Tags images."""
@@ -168,3 +169,8 @@ def seconds_an_image(
     """Returns how long an image takes; the first two are done before, to warm up."""
     work(images[:2])
     return timed(lambda: work(images)) / len(images)
+
+
+def section(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a section of the report as Markdown."""
+    return f"## {title}\n\n{markdown_table(header, rows)}"

@@ -42,15 +42,10 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:
-    """Makes sure that an argument is a folder.
-
-    Args:
-        path: its value.
-        option: its name; "" for an argument without one.
-        remedy: what to give instead.
+    """Makes sure that an argument is a folder; ``option`` is "" for one without a name.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not; ``remedy`` says what to give instead.
     """
     if not path.is_dir():
         raise UserError(f"{option} {path} is not a folder: give {remedy}".lstrip())
@@ -84,11 +79,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Reports wrong usage.
-
-        Raises:
-            UserError: always.
-        """
+        """Raises a UserError for wrong usage."""
         raise UserError(f"{message}; --help shows the options")
 
 

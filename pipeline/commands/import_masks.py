@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.colour_tables import read_colours, voc_colours
+from pipeline.exchange.exporting import Export
 from pipeline.exchange.masks import read_foreign_mask
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import SUFFIXES, encode_png
@@ -57,13 +58,21 @@ def run(arguments: Sequence[str]) -> None:
     masks = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not masks:
         raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
-    problems = _check(masks, read)
-    for path, reason in problems.items():
+    checked, taken = Export(), {}
+
+    def check(path: Path) -> None:
+        other = taken.setdefault(path.with_suffix(""), path)
+        read(path)
+        if other != path:
+            raise ImageError(f"has the same name as {other.name}: keep one of them")
+
+    list(checked.each(masks, check, "check", "cannot be used"))
+    for path, reason in checked.left_out.items():
         print(f"{path.relative_to(options.folder)}: {reason}", file=sys.stderr)
-    if problems:
+    if count := len(checked.left_out):
         raise UserError(
-            f"{len(problems)} of {len(masks)} masks cannot be imported, and nothing was written:"
-            " fix those that are named above"
+            f"{count} of {len(masks)} masks cannot be imported, and nothing was written: fix those"
+            " that are named above"
         )
     with track("import", len(masks)) as advance:
         for path in masks:  # read again, since all may not fit into memory
@@ -82,23 +91,6 @@ def _classes(given: str) -> str | list[str]:
     if "," not in given and Path(given).suffix:  # a file that is not there
         return given
     return [name.strip() for name in given.split(",")]
-
-
-def _check(masks: Sequence[Path], read: Callable[[Path], np.ndarray]) -> dict[Path, str]:
-    """Returns the masks that cannot be used, with the reasons."""
-    problems: dict[Path, str] = {}
-    taken: dict[Path, Path] = {}
-    with track("check", len(masks)) as advance:
-        for path in masks:
-            try:
-                read(path)
-            except ImageError as error:
-                problems[path] = str(error)
-            other = taken.setdefault(path.with_suffix(""), path)
-            if other != path and path not in problems:
-                problems[path] = f"has the same name as {other.name}: keep one of them"
-            advance(note=f"{len(problems)} cannot be used" if problems else "")
-    return problems
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

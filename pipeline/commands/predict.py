@@ -63,12 +63,10 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(
             f"--opacity {options.opacity:g} is not between 0 and 1: give a number such as 0.5"
         )
-    for name in ("longest_side", "max_pixels"):
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} {getattr(options, name)} is not a size: give pixels above 0"
-            )
+    sizes = {"--longest-side": options.longest_side, "--max-pixels": options.max_pixels}
+    for option, pixels in sizes.items():
+        if pixels < 1:
+            raise UserError(f"{option} {pixels} is not a size: give pixels above 0")
     inputs = find_inputs(options.images, options.output)
     for text in inputs.remarks:
         print(f"note: {text}", file=sys.stderr)
@@ -99,6 +97,8 @@ def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace
     limits = {"max_pixels": options.max_pixels, "longest_side": options.longest_side}
     reading = Reading(ImageReader(apply_exif=True, **limits), threads=1, prefetch=_MAX_PREFETCHED)
     test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
+    # Starting processes takes longer than a few images.
+    workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     images: dict[str, np.ndarray] = {}  # being segmented
 
     def remember(decoded: Named) -> Named:
@@ -109,8 +109,6 @@ def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace
     def segment(decoded: Named) -> Iterator[tuple[Name, Labels | ImageError]]:
         return segment_all(remember(decoded), lambda: segmenter, test, workers)
 
-    # Starting processes takes longer than a few images.
-    workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     written = 0
     with track("predict", len(samples)) as advance:
         for item, result in reading.through((Item(s, "") for s in samples), segment):

@@ -41,15 +41,7 @@ from pipeline.stages.pipeline import Pipeline, parse_stages
 
 
 def run(composed: DictConfig, given: Sequence[str]) -> None:
-    """Runs what ``stage`` asks for and prints what was written where.
-
-    Args:
-        composed: the configuration.
-        given: the arguments of the command line.
-
-    Raises:
-        UserError: something that the user can fix.
-    """
+    """Runs what ``stage`` asks for and prints what was written where; ``given`` was typed."""
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
     if composed.stage == "status":
@@ -102,16 +94,12 @@ def describe(outcome: Outcome) -> str:
 
 
 def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:
-    """Shows what stages would compute; loads no model and writes nothing.
-
-    Raises:
-        UserError: what would stop the run; what comes before it is shown.
-    """
+    """Shows what stages would compute, up to what would stop the run; loads and writes nothing."""
     planned = []
     with without_writing(config.dataset):
         try:
             for row in Pipeline.open(config).plan(requested):
-                planned.append(row)  # an error leaves those before it
+                planned.append(row)
         finally:
             if planned:
                 Console(width=max(console.width, 120)).print(plan_table(planned))

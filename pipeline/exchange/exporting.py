@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from pipeline.files import label_images
 from pipeline.files.label_images import IGNORE
 from pipeline.report.artefacts import Artefact
 
+Name = TypeVar("Name")
 Result = TypeVar("Result")
 
 
@@ -24,43 +25,48 @@ class Export:
 
     Attributes:
         written: the number of images that were written.
-        left_out: id → why an image was not.
+        left_out: the id, or another name, of each image that was not → why.
         notes: what the user has to know about the result, a sentence each.
     """
 
     written: int = 0
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[Any, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def each(
-        self, image_ids: Sequence[str], convert: Callable[[str], Result], title: str = "export"
-    ) -> Iterator[tuple[str, Result]]:
+        self,
+        images: Sequence[Name],
+        convert: Callable[[Name], Result],
+        title: str = "export",
+        note: str = "left out",
+    ) -> Iterator[tuple[Name, Result]]:
         """Converts images one after the other.
 
         Args:
-            image_ids: the images.
-            convert: receives an id; raises an :class:`ImageError`, a :class:`UserError`, a
+            images: the ids, or other names, of the images.
+            convert: receives a name; raises an :class:`ImageError`, a :class:`UserError`, a
                 :class:`ValueError` or an :class:`OSError` for an image that is left out.
-            title: what the progress bar is named.
+            title: what stands before the progress bar.
+            note: what stands behind it, after the number of images that are left out.
 
         Yields:
-            Ids with their results.
+            Names with their results.
         """
-        with track(title, len(image_ids)) as advance:
-            for image_id in image_ids:
+        with track(title, len(images)) as advance:
+            for name in images:
                 try:
-                    result = convert(image_id)
+                    result = convert(name)
                 except FileNotFoundError as error:
-                    self.left_out[image_id] = f"{error.filename} is missing"
+                    self.left_out[name] = f"{error.filename} is missing"
                 except OSError as error:
                     reason = f"{error.filename or 'a file'}: {error.strerror or error}"
-                    self.left_out[image_id] = reason
+                    self.left_out[name] = reason
                 except (ImageError, UserError, ValueError) as error:
-                    self.left_out[image_id] = str(error)
+                    self.left_out[name] = str(error)
                 else:
-                    yield image_id, result
+                    yield name, result
                     self.written += 1
-                advance(note=f"{len(self.left_out)} left out" if self.left_out else "")
+                advance(note=f"{len(self.left_out)} {note}" if self.left_out else "")
 
 
 def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:
