@@ -95,7 +95,7 @@ class Panel:
     title: str  # the words above it
     picture: str  # a data: address; "" for the photograph alone
     facts: str  # the words below it, also read out instead of it
-    places: Sequence[painting.Place] = ()  # positions of names in it
+    places: Sequence[tuple[int, float, float]] = ()  # of names in it, see painting.find_places
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,6 @@ def _describe_kinds(kinds: np.ndarray, first: str, second: str) -> str:
         painting.EXTRA: f"only in the {first}",
         painting.CONFUSED: "another class",
     }
-    shares = {text: float((kinds == kind).sum()) / counted for kind, text in texts.items()}
-    parts = [
-        f"{painting.percent_of_pixels(share)} {text}" for text, share in shares.items() if share
-    ]
+    shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
+    parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
     return ", ".join(parts) or "no difference"

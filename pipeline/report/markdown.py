@@ -44,22 +44,17 @@ def percent(value: float | None, missing: str = "–") -> str:
     return missing if value is None else f"{100 * value:.1f}"
 
 
-class Notes:
-    """The notes below a table, each with the mark that refers to it."""
-
-    def __init__(self) -> None:
-        """Starts without notes."""
-        self._marks: dict[str, str] = {}
+class Notes(dict[str, str]):
+    """The notes below a table → the mark that refers to each."""
 
     def mark(self, note: str) -> str:
         """Returns the mark of a note; equal notes share one."""
-        count = len(self._marks)
-        mark = _MARKS[count % len(_MARKS)] * (1 + count // len(_MARKS))
-        return self._marks.setdefault(note, mark)
+        mark = _MARKS[len(self) % len(_MARKS)] * (1 + len(self) // len(_MARKS))
+        return self.setdefault(note, mark)
 
     def lines(self) -> str:
         """Returns the notes, a paragraph each, after an empty line; nothing without notes."""
-        return "".join(f"\n{mark} {note}\n" for note, mark in self._marks.items())
+        return "".join(f"\n{mark} {note}\n" for note, mark in self.items())
 
 
 def _line(cells: Iterable[str]) -> str:

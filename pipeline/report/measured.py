@@ -33,6 +33,8 @@ Layers = dict[str, np.ndarray]
 """The labels of an image, H×W uint8 each, as far as there are any: "mask", "unfiltered" (the mask
 before the confidence filter, as it is measured), "prediction" and "truth"."""
 
+_MEASURED = {"masks": "unfiltered", "predictions": "prediction"}
+"""What is compared with the ground truth → the layer that holds it."""
 
 _WHY = "a report shows results and changes none"
 
@@ -121,23 +123,22 @@ class Measured:
     """All images of a split for which anything was computed, in figures and in their order."""
 
     images: list[ImageFigures]
-    masks: Confusion  # pixels of ground truth and pseudo masks; empty without ground truth
-    predictions: Confusion
+    confusions: dict[str, Confusion]  # "masks" and "predictions"; empty without ground truth
     problems: dict[str, str] = field(default_factory=dict)  # id → why an image is missing
 
 
 def measure_images(material: Material) -> Measured:
     """Measures the images of a split for which anything was computed, a few at a time."""
     num_labels = len(material.vocabulary.classes) + 1
-    measured = Measured([], Confusion(num_labels), Confusion(num_labels))
+    measured = Measured([], {name: Confusion(num_labels) for name in _MEASURED})
     samples = [s for s in material.samples if any(s.id in f.entries for f in material.shown)]
     work = partial(_measure, material=material)
     with track(f"report {material.split}", len(samples)) as advance:
         results = for_each_readable(samples, work, material, measured.problems, advance)
-        for figures, masks, predictions in results:
+        for figures, confusions in results:
             measured.images.append(figures)
-            measured.masks.matrix += masks.matrix
-            measured.predictions.matrix += predictions.matrix
+            for name, confusion in confusions.items():
+                measured.confusions[name].matrix += confusion.matrix
     return measured
 
 
@@ -171,16 +172,16 @@ def for_each_readable(
             yield result
 
 
-def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusion, Confusion]:
+def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = scores = threshold = None
     if entry := material.tags.entries.get(sample.id):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"]["scores"])
         threshold = material.threshold(scores) if material.threshold else None
     layers = material.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
-    masks, predictions = (_compare(layers, of, material) for of in ("unfiltered", "prediction"))
+    confusions = {name: _compare(layers, of, material) for name, of in _MEASURED.items()}
     classes = {*(tags or ()), *(truth or ())}
-    for layer in layers.keys() & {"unfiltered", "prediction"}:
+    for layer in layers.keys() & _MEASURED.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
     figures = ImageFigures(
         sample=sample,
@@ -188,12 +189,12 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, Confusio
         truth=truth,
         scores=scores,
         threshold=threshold,
-        mask_iou=as_number(masks.miou()),
-        prediction_iou=as_number(predictions.miou()),
+        mask_iou=as_number(confusions["masks"].miou()),
+        prediction_iou=as_number(confusions["predictions"].miou()),
         disagreement=_disagreement(layers.get("unfiltered"), layers.get("prediction")),
         classes=frozenset(classes),
     )
-    return figures, masks, predictions
+    return figures, confusions
 
 
 def _compare(layers: Layers, layer: str, material: Material) -> Confusion:

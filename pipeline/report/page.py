@@ -76,7 +76,6 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
     figures = {stage: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in material.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
-    pixels = {"masks": measured.masks, "predictions": measured.predictions}
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return {
         "style": (_HERE / "page.css").read_text(encoding="utf-8"),
@@ -96,7 +95,9 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "versions": _versions(manifest for _, manifest in stages),
         "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
         "class_rows": list(_class_rows(figures, material.vocabulary.classes, measured.images)),
-        "confusions": {name: pixels for name, pixels in pixels.items() if pixels.matrix.any()},
+        "confusions": {
+            k: pixels for k, pixels in measured.confusions.items() if pixels.matrix.any()
+        },
         "draw_confusion": draw_confusion,
         "find_confused": find_confused,
         "margins": draw_margins(measured.images),

@@ -11,7 +11,6 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -192,14 +191,6 @@ def percent_of_pixels(share: float) -> str:
 # Layers of a page
 
 
-class Place(NamedTuple):
-    """The position of the name of a label, in percent of the picture's width and height."""
-
-    label: int
-    left: float
-    top: float
-
-
 def encode_photograph(image: np.ndarray) -> str:
     """Returns an image, h×w×3 uint8, as a ``data:`` address."""
     return _embed(image, quality=_PHOTOGRAPH_QUALITY)
@@ -238,8 +229,11 @@ def encode_difference(kinds: np.ndarray) -> str:
     return _embed(pixels, lossless=True, quality=_EFFORT)
 
 
-def find_places(labels: np.ndarray) -> list[Place]:
-    """Returns where the names of labels have most room; tiny and ignored regions get no name."""
+def find_places(labels: np.ndarray) -> list[tuple[int, float, float]]:
+    """Returns where the names of labels have most room; tiny and ignored regions get no name.
+
+    A place is a label, and how far it is from left and top in percent of the width and height.
+    """
     small = resize_labels(labels, *_fit(labels, _PLACE_SIDE))
     places = []
     for label in np.unique(small).tolist():
@@ -249,7 +243,7 @@ def find_places(labels: np.ndarray) -> list[Place]:
         room = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(room.argmax(), room.shape)
         left, top = 100 * (column + 0.5) / small.shape[1], 100 * (row + 0.5) / small.shape[0]
-        places.append(Place(label, round(left, 1), round(top, 1)))
+        places.append((label, round(left, 1), round(top, 1)))
     return places
 
 

@@ -77,7 +77,8 @@ def _table(runs: list[Run]) -> str:
     if len(settings) == 1 and len(runs) > _MAX_ROWS:
         ((name, values),) = settings.items()
         pairs = [json.loads(value or "null") for value in values]
-        if all(map(_is_pair, pairs)):
+        # First and last blocks
+        if all(isinstance(p, list) and [*map(type, p)] == [int, int] for p in pairs):
             return _matrix(runs, name, pairs)
     if len(set(zip(*settings.values()))) < len(runs):
         settings["key"] = [canonical_json(run.key) for run in runs]
@@ -196,11 +197,6 @@ def _embolden(values: Sequence[float | None]) -> list[str]:
     if len(set(texts)) == 1:
         return texts
     return [f"**{text}**" if text == best else text for text in texts]
-
-
-def _is_pair(value: object) -> bool:
-    """Tells whether a value is a first and a last block."""
-    return isinstance(value, list) and [type(block) for block in value] == [int, int]
 
 
 def _matrix(runs: Sequence[Run], name: str, pairs: Sequence[list[int]]) -> str:

@@ -49,8 +49,9 @@ def test_images_are_measured_like_the_data_set(build):
     assert later.prediction_iou == pytest.approx((20 / 24 + background) / 2)
     assert later.disagreement == pytest.approx(4 * 32 / (48 * 64))
     assert later.iou == later.prediction_iou and later.classes == {0, 1}
-    assert measured.masks.matrix.sum() == measured.predictions.matrix.sum() == 6 * 48 * 64
-    assert measured.masks.miou() == 1 and not measured.problems
+    masks, predictions = measured.confusions["masks"], measured.confusions["predictions"]
+    assert masks.matrix.sum() == predictions.matrix.sum() == 6 * 48 * 64
+    assert masks.miou() == 1 and not measured.problems
 
 
 @pytest.mark.parametrize("min_score", [0.0, 0.4])
@@ -161,9 +162,9 @@ def test_maps_are_clear_where_they_are_cold():
 def test_names_stand_inside_their_regions():
     labels = np.zeros((300, 400), np.uint8)
     labels[200:280, 20:380], labels[10:12, 10:12], labels[50:100, :] = 3, 4, 255
-    (place,) = painting.find_places(labels)
-    assert place.label == 3, "neither what is tiny nor what is ignored"
-    assert labels[int(3 * place.top), int(4 * place.left)] == 3
+    ((label, left, top),) = painting.find_places(labels)
+    assert label == 3, "neither what is tiny nor what is ignored"
+    assert labels[int(3 * top), int(4 * left)] == 3
 
 
 def test_the_matrix_names_its_labels_and_escapes_them():
