@@ -14,9 +14,8 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.colour_tables import read_colours, voc_colours
 from pipeline.exchange.exporting import Export
-from pipeline.exchange.masks import read_foreign_mask
+from pipeline.exchange.masks import read_colours, read_foreign_mask, voc_colours
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import SUFFIXES, encode_png
 

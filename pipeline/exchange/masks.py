@@ -2,20 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import ImageError
-from pipeline.exchange.colour_tables import Colour
+from pipeline.datasets.vocabulary import BACKGROUND, same_name, voc_palette
+from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, decode_png
+from pipeline.files.text import read_text
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, from 0 to 255."""
+
+_IGNORE_NAMES = ("ignore", "void")
+"""The names of label 255 in a table of colours."""
+
+_COLOUR = r"(?P<colour>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
+_COLOUR_FIRST = re.compile(rf"{_COLOUR}[\s,]+(?P<name>\S.*)")
+_NAME_FIRST = re.compile(rf"(?P<name>\S.*?)\s*[\s,:]\s*{_COLOUR}\s*(?::.*)?")
+_HEADER = re.compile(r"name\s*,\s*r\s*,\s*g\s*,\s*b", re.IGNORECASE)
 
 _MAX_NAMED = 3
 _OPAQUE = 255
 _ONE_NUMBER = (PALETTE, GREY, "1", *MODES_OF_16_BITS)
 _SEVERAL = ("LA", "RGB", "RGBA")
+
+
+def voc_colours(num_classes: int) -> dict[Colour, int]:
+    """Returns the labels of PASCAL VOC's colours: 0 to n, and 255."""
+    palette = voc_palette(256)
+    return {palette[label]: label for label in (*range(num_classes + 1), IGNORE)}
+
+
+def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
+    """Reads a table of colours.
+
+    A line is a colour and a name, in one of three usual forms: ``64 128 64 cat`` (CamVid's
+    ``label_colors.txt``), ``cat,64,128,64`` (its ``class_dict.csv``), ``cat:64,128,64::`` (CVAT's
+    ``labelmap.txt``). A name is that of a class, ``background``, ``ignore`` or ``void``; several
+    colours may share a name. Black is the background unless the table says otherwise.
+
+    Args:
+        path: the file; lines that begin with ``#`` are comments.
+        classes: the n class names.
+
+    Returns:
+        Colour → label: 0 background, k+1 class k, 255 ignore.
+
+    Raises:
+        UserError: the file is missing, or a line is not a colour and a known name.
+    """
+    labels = dict.fromkeys(_IGNORE_NAMES, IGNORE)
+    labels |= {same_name(name): k + 1 for k, name in enumerate(classes)}
+    labels[BACKGROUND] = 0
+    text = read_text(path, f"--colours {shown(path)}", "give a table with a colour a line")
+    colours: dict[Colour, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line, where = line.strip(), f"{path}, line {number}"
+        if not line or line.startswith("#") or _HEADER.fullmatch(line):
+            continue
+        match = _COLOUR_FIRST.fullmatch(line) or _NAME_FIRST.fullmatch(line)
+        if match is None:
+            raise UserError(
+                f"{where}: {shown(line)} is not a colour and a name: write it like 64 128 64 cat"
+            )
+        colour = tuple(map(int, re.findall(r"\d+", match["colour"])))
+        if max(colour) > 255:
+            raise UserError(f"{where}: {colour} is not a colour: give three numbers from 0 to 255")
+        if (label := labels.get(same_name(match["name"]))) is None:
+            raise UserError(
+                f"{where}: {shown(match['name'])} is not among --classes: add it there, or call it"
+                f" {_IGNORE_NAMES[0]}"
+            )
+        if colours.setdefault(colour, label) != label:
+            raise UserError(f"{where}: {colour} has another name above: give each colour one name")
+    if not colours:
+        raise UserError(f"{path} names no colour: give a table with a colour a line")
+    return {(0, 0, 0): 0} | colours
 
 
 def read_foreign_mask(

@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
-from pipeline.exchange.colour_tables import read_colours
+from pipeline.exchange.masks import read_colours
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.data import TrainingPair, check_pairs
 from tests.exchange.conftest import draw_labels
