@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import open_folder
+from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures
+from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
+
+if TYPE_CHECKING:
+    from pipeline.stages.config import Config
 
 _KINDS = ("scores", "cams", "pseudo masks", "predictions")
 """The kinds of results that are measured."""
@@ -30,19 +35,15 @@ class Evaluation(Review):
 
     Attributes:
         stages: the stages of the round.
-        betas: β of the background when CAMs are measured.
-        float16_argmax: whether they are measured in float16, a quirk of the released code.
-        describe: returns what a table says beside the figures of a stage.
+        config: the whole configuration.
     """
 
     command = "evaluate"
     stages: Sequence[Stage]
     images: Images
     vocabulary: Vocabulary
-    betas: Sequence[float | None]
-    describe: Callable[[Stage], Mapping[str, str]]
+    config: Config
     store: Store
-    float16_argmax: bool = False
     round: int = 1
 
     def refuse_nothing(self, planned: Collection[str]) -> None:
@@ -76,7 +77,7 @@ class Evaluation(Review):
                 )
             results = measures.Results(samples, folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
-            about = dict(self.describe(stage))
+            about = describe(stage, self.config)
             if self.round > 1:
                 about["round"] = str(self.round)
             measured.append((folder, folder.input_key(ids), figures, about))
@@ -124,7 +125,8 @@ class Evaluation(Review):
         if stage.kind == "scores":
             return measures.evaluate_tags(results)
         if stage.kind == "cams":
-            return measures.evaluate_cams(results, self.betas, self.float16_argmax)
+            betas = plain(self.config.cams.background_betas)
+            return measures.evaluate_cams(results, betas, self.config.compat.float16_argmax)
         if stage.kind == "pseudo masks":
             return measures.evaluate_masks(results)
         ceiling = next((self.folder(s) for s in self.stages if s.accompanies is stage), None)

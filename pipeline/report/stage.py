@@ -15,6 +15,7 @@ from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
+from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.atomic import write_atomically
@@ -86,7 +87,7 @@ class Report(Review):
             stages=list({folder.path: folder for folder in folders.values()}.values()),
             threshold=tags.threshold,
             beta=getattr(masks.options, "beta", 1.0),
-            about=reviewed.describe(predictions),
+            about=describe(predictions, reviewed.config),
             workers=self.workers,
             settings=self.settings,
             **titles,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,12 +19,10 @@ from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
-from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, check_choice
-from pipeline.evaluation.about import describe
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
 from pipeline.report.stage import Report
@@ -140,10 +138,8 @@ class Pipeline:
                 stages=[stage for stage in self.stages if stage.round == number],
                 images=self.builder.images,
                 vocabulary=self.builder.vocabulary,
-                betas=plain(self.builder.config.cams.background_betas),
-                describe=partial(describe, config=self.builder.config),
+                config=self.builder.config,
                 store=self.builder.store,
-                float16_argmax=self.builder.config.compat.float16_argmax,
                 round=number,
             )
             for number in range(1, self.builder.config.rounds + 1)
