@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.ground_truth import InstanceMask
-from pipeline.datasets.layout import existing_folder, find_splits, first_existing
+from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.settings import SELECTION, BenchmarkSettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Dataset, Sample
@@ -44,11 +44,11 @@ def load_coco(settings: CocoSettings) -> Dataset:
         UserError: the layout differs; the message gives what was expected and what is there.
     """
     vocabulary = build_vocabulary(settings)
-    root = existing_folder(settings.root, "root", settings.guide)
+    root = find_root(settings)
 
     def read(path: Path) -> list[Sample]:
         name = path.stem.removeprefix("instances_")
-        images = find_images(root, name, settings.guide)
+        images = find_images(settings, root, name)
         samples = _read_instances(path, images, Path(settings.cache) / name, vocabulary.classes)
         return [s for s in samples if s.labels or not settings.only_annotated]
 
@@ -57,13 +57,13 @@ def load_coco(settings: CocoSettings) -> Dataset:
     return Dataset(vocabulary, splits, settings.train_split)
 
 
-def find_images(root: Path, name: str, guide: str) -> Path:
+def find_images(settings: BenchmarkSettings, root: Path, name: str) -> Path:
     """Returns the image folder of a split, in any of the usual places below COCO's folder.
 
     Raises:
         UserError: there is none.
     """
-    return first_existing(root, [name, f"images/{name}", f"JPEGImages/{name}"], guide)
+    return first_existing(settings, root, [name, f"images/{name}", f"JPEGImages/{name}"])
 
 
 def _read_instances(path: Path, images: Path, kept: Path, classes: Sequence[str]) -> list[Sample]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.coco import find_images
 from pipeline.datasets.ground_truth import RelabelledMask
-from pipeline.datasets.layout import existing_folder, find_root, find_splits, first_existing
+from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.lists import value_table
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -24,13 +25,9 @@ def load_cocostuff(settings: LabelMapSettings) -> Dataset:
     Raises:
         UserError: the layout differs; the message gives what was expected and what is there.
     """
-    root = existing_folder(settings.root, "root", settings.guide)
-    return _load(
-        settings,
-        root,
-        ["stuffthingmaps", "annotations"],
-        lambda name: find_images(root, name, settings.guide),
-    )
+    root = find_root(settings)
+    folders = ["stuffthingmaps", "annotations"]
+    return _load(settings, root, folders, partial(find_images, settings, root))
 
 
 def load_ade20k(settings: LabelMapSettings) -> Dataset:
@@ -43,14 +40,12 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset:
     Raises:
         UserError: the layout differs; the message gives what was expected and what is there.
     """
-    below = ["ADEChallengeData2016"]
-    root = find_root(settings.root, "root", below, "annotations", settings.guide)
-    return _load(
-        settings,
-        root,
-        ["annotations"],
-        lambda name: first_existing(root / "images", [name], settings.guide),
-    )
+    root = find_root(settings, "root", "annotations", ["ADEChallengeData2016"])
+
+    def images_of(name: str) -> Path:
+        return first_existing(settings, root / "images", [name])
+
+    return _load(settings, root, ["annotations"], images_of)
 
 
 def _load(

@@ -32,33 +32,28 @@ def existing_folder(folder: str, key: str, guide: str = "") -> Path:
     except OSError:  # not a valid file name
         exists = False
     if not exists:
-        more = f"; {_pointer(guide)}" if guide else ""
+        more = f"; {how_to_get(guide)}" if guide else ""
         name = f"dataset.{key}={shown(folder)}"
         raise UserError(f"{name} is not a folder: give an existing one{more}")
     return path
 
 
-def find_root(given: str, key: str, below: Iterable[str], marker: str, guide: str) -> Path:
-    """Returns the first folder that holds ``marker``: the given one, or one of some below it.
-
-    Args:
-        given: the value of the setting.
-        key: its name, such as "root".
-        below: paths of the other folders below the given one.
-        marker: a path below the folder.
-        guide: the heading in ``data/README.md`` that says how to get it.
+def find_root(
+    settings: BenchmarkSettings, key: str = "root", marker: str = "", below: Iterable[str] = ()
+) -> Path:
+    """Returns the first folder that holds ``marker``: the one of the setting, or one ``below`` it.
 
     Raises:
         UserError: no folder holds it.
     """
-    root = existing_folder(given, key, guide)
+    root = existing_folder(getattr(settings, key), key, settings.guide)
     for candidate in (root, *(root / name for name in below)):
         if (candidate / marker).exists():
             return candidate
-    raise _wrong_layout(root, [marker], guide)
+    raise _wrong_layout(settings, root, [marker])
 
 
-def first_existing(root: Path, names: Sequence[str], guide: str) -> Path:
+def first_existing(settings: BenchmarkSettings, root: Path, names: Sequence[str]) -> Path:
     """Returns the first of several paths below a folder that exists.
 
     Raises:
@@ -67,7 +62,7 @@ def first_existing(root: Path, names: Sequence[str], guide: str) -> Path:
     for name in names:
         if (root / name).exists():
             return root / name
-    raise _wrong_layout(root, names, guide)
+    raise _wrong_layout(settings, root, names)
 
 
 def find_splits(
@@ -87,8 +82,7 @@ def find_splits(
         derived: split → its reader if it has no file.
 
     Raises:
-        UserError: there is no split, or one that ``dataset.split`` names is not there; gives what
-            was expected and what is there.
+        UserError: there is no split, or one that ``dataset.split`` names is not there.
     """
     readers = dict(derived or {})
     for split, paths in places.items():
@@ -99,18 +93,12 @@ def find_splits(
     missing = [split for split in wanted if split not in readers]
     if missing or not readers:
         names = [places[split][0] for split in missing or places]
-        raise _wrong_layout(folder, names, settings.guide)
+        raise _wrong_layout(settings, folder, names)
     return Splits({split: readers[split] for split in places if split in readers})
 
 
-def _wrong_layout(folder: Path, wanted: Iterable[str], guide: str) -> UserError:
-    """Returns the error for a layout that differs from the expected one.
-
-    Args:
-        folder: the folder that was searched; if it does not exist, its parent is described.
-        wanted: the paths that were expected, any of them.
-        guide: the heading in ``data/README.md`` that says how to get them.
-    """
+def _wrong_layout(settings: BenchmarkSettings, folder: Path, wanted: Iterable[str]) -> UserError:
+    """Returns the error that says which paths were expected, any of them, and what is there."""
     wanted = dict.fromkeys(wanted)
     while not folder.is_dir() and folder != folder.parent:
         wanted = [f"{folder.name}/{name}" for name in wanted]
@@ -118,16 +106,13 @@ def _wrong_layout(folder: Path, wanted: Iterable[str], guide: str) -> UserError:
     names = sorted(path.name for path in folder.iterdir())
     held = ", ".join(names[:_MAX_NAMED]) + (", …" if len(names) > _MAX_NAMED else "")
     return UserError(
-        f"{folder} holds no {' or '.join(wanted)} (found: {held or 'nothing'}): {_pointer(guide)}"
+        f"{folder} holds no {' or '.join(wanted)} (found: {held or 'nothing'}):"
+        f" {how_to_get(settings.guide)}"
     )
 
 
-def _pointer(guide: str) -> str:
-    line = guide_line(guide)
-    return f"data/README.md, line {line} ({guide}), says how to get and lay it out"
-
-
-def guide_line(guide: str) -> int:
-    """Returns the number of the line in ``data/README.md`` at which a section begins."""
+def how_to_get(guide: str) -> str:
+    """Returns where ``data/README.md`` says how to get a data set: the section ``guide``."""
     lines = _README.read_text(encoding="utf-8").splitlines()
-    return lines.index(f"## {guide}") + 1
+    line = lines.index(f"## {guide}") + 1
+    return f"data/README.md, line {line} ({guide}), says how to get and lay it out"

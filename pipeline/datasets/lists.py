@@ -29,10 +29,6 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
 
     The images keep the order of the list. Labels and masks replace those of the data set.
 
-    Args:
-        dataset: as its reader returned it.
-        settings: of the data set.
-
     Returns:
         The changed data set. If it has a single split, names in ``labels`` without an image are in
         ``rejected``; with several splits, the list may be of another one.
@@ -41,8 +37,6 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         UserError: a file is missing or does not fit.
     """
     listed, labels, masks = settings.image_list, settings.labels, settings.masks
-    if listed is None and labels is None and masks is None:
-        return dataset
     classes = dataset.vocabulary.classes
     chosen = splits_of_run(settings, dataset.splits)
     if listed is not None and len(chosen) != 1:
@@ -50,12 +44,13 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
     known = folder = table = None
-    if labels is not None:
-        known = read_labels(given_path(labels, "dataset.labels"), classes, settings.values)
-    if masks is not None:
-        folder = existing_folder(masks, "masks")
     if settings.values is not None:
         table = value_table(settings.values, classes)
+    if labels is not None:
+        numbers = None if table is None else [value for value, _ in table]
+        known = read_labels(given_path(labels, "dataset.labels"), classes, numbers)
+    if masks is not None:
+        folder = existing_folder(masks, "masks")
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
         path = folder / f"{sample.id}.png"
@@ -151,7 +146,7 @@ def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[in
 
 
 def read_labels(
-    path: Path, classes: Sequence[str], values: Sequence[int] | None = None
+    path: Path, classes: Sequence[str], numbers: Sequence[int] | None = None
 ) -> dict[str, Labels]:
     """Reads the classes of images: name of an image in the file → class indices.
 
@@ -161,7 +156,7 @@ def read_labels(
     Args:
         path: the file.
         classes: the n class names.
-        values: the number of each class in a list with indices; none for 0 to n-1.
+        numbers: the number of each class in a list with indices; none for 0 to n-1.
 
     Raises:
         UserError: no such file, a line with an unknown class, or two lines that give an image
@@ -169,9 +164,7 @@ def read_labels(
     """
     if path.suffix.lower() == ".csv":
         return _collect(path, _table_lines(path, classes))
-    numbers = (
-        range(len(classes)) if values is None else (v for v, _ in value_table(values, classes))
-    )
+    numbers = range(len(classes)) if numbers is None else numbers
     known = {str(number): k for k, number in enumerate(numbers)}
     return read_class_list(path, "dataset.labels", known)
 

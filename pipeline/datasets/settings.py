@@ -5,7 +5,7 @@ A reader declares what it needs beyond that in a subclass beside it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,18 +148,15 @@ def split_names(split: Any) -> list[str]:  # noqa: ANN401
     return [str(name) for name in (split if isinstance(split, list | tuple) else [split])]
 
 
-def splits_of_run(settings: DatasetSettings, available: Collection[str]) -> list[str]:
+def splits_of_run(settings: DatasetSettings, splits: Iterable[str]) -> list[str]:
     """Returns ``dataset.split``, else those of ``dataset.default_splits`` that exist, else all.
-
-    Args:
-        settings: of the data set.
-        available: the splits of the data set.
 
     Raises:
         UserError: a split that the data set does not have.
     """
+    available = list(splits)  # to ask the splits themselves for one would read it
     defaults = [split for split in settings.default_splits if split in available]
-    chosen = split_names(settings.split) or defaults or list(available)
+    chosen = split_names(settings.split) or defaults or available
     for split in chosen:
         check_choice(f"there is no split {split}", split, available)
     return chosen

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, MatlabMask
-from pipeline.datasets.layout import find_root, find_splits, first_existing, guide_line
+from pipeline.datasets.layout import find_root, find_splits, first_existing, how_to_get
 from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Dataset, Labels, Sample
@@ -57,11 +57,11 @@ def load_voc(settings: VocSettings) -> Dataset:
     """
     vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
-    root = find_root(settings.root, "root", below, "JPEGImages", settings.guide)
+    root = find_root(settings, "root", "JPEGImages", below)
     sbd = None
     if settings.sbd_root is not None:
         below = ["dataset", "benchmark_RELEASE/dataset"]
-        sbd = find_root(settings.sbd_root, "sbd_root", below, "cls", settings.guide)
+        sbd = find_root(settings, "sbd_root", "cls", below)
     # The files hold the devkit's names, even where dataset.classes differ.
     names = settings.annotated_as or vocabulary.classes
     if len(names) != len(vocabulary.classes):
@@ -112,7 +112,7 @@ class _Devkit:
         """Returns train_aug: the images of VOC's training split and of SBD, without VOC's val."""
 
         def listed(folder: Path, name: str) -> set[str]:
-            return set(_read_ids(first_existing(folder, [f"{name}.txt"], self.settings.guide)))
+            return set(_read_ids(first_existing(self.settings, folder, [f"{name}.txt"])))
 
         # The lists in Main hold other images, most of which have no mask.
         voc = self.root / "ImageSets" / "Segmentation"
@@ -160,8 +160,8 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
         objects = ElementTree.parse(path, parser).getroot().findall("object")
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} is missing: get it (data/README.md, line {guide_line(guide)}, {guide}),"
-            " or take the classes in the masks, dataset.label_source=masks"
+            f"{path} is missing: {how_to_get(guide)}, or take the classes in the masks,"
+            " dataset.label_source=masks"
         ) from error
     # Unknown encodings raise LookupError, and those that XML does not allow ValueError.
     except (ElementTree.ParseError, OSError, LookupError, ValueError) as error:

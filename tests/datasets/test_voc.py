@@ -109,7 +109,7 @@ def test_a_missing_annotation_is_not_replaced_by_the_mask(voc2012, cache, tmp_pa
     (root / "Annotations" / "2007_000032.xml").unlink()
     sample = load("voc2012", root, cache, label_source="xml").splits["train"][0]
     with pytest.raises(
-        UserError, match=r"000032.xml is missing: get it \(data/README.md, line \d+, VOC 2012\)"
+        UserError, match=r"000032.xml is missing: data/README.md, line \d+ \(VOC 2012\), says how"
     ):
         _ = sample.ground_truth_labels
 
