@@ -65,13 +65,18 @@ class PredictionSettings:
     checkpoint: str = setting("last", choices=("last", "best"))
     test: TestSettings = field(default_factory=TestSettings)
 
+    @property
+    def prediction_facts(self) -> dict[str, Any]:
+        """The settings on which predictions depend beside the weights."""
+        return facts(PredictionSettings(checkpoint=self.checkpoint, test=self.test))
+
 
 @dataclass(kw_only=True)
 class SegmenterSettings(PredictionSettings):
     """The group ``segmenter``. Fields without a default come from its presets or the data set.
 
     What this class adds to :class:`PredictionSettings` changes the weights, unless it is declared
-    otherwise. Hence :func:`training_facts` and :func:`prediction_facts` need no list of names.
+    otherwise. Hence :attr:`training_facts` and :attr:`prediction_facts` need no list of names.
 
     Attributes:
         name: the network's name in tables.
@@ -155,12 +160,7 @@ class SegmenterSettings(PredictionSettings):
         """Whether the backbone starts from random weights."""
         return self.pretrained in (None, "none")
 
-
-def training_facts(settings: SegmenterSettings) -> dict[str, Any]:
-    """Returns the settings on which the weights depend, as plain values for a cache key."""
-    return facts(settings, without=[declared.name for declared in fields(PredictionSettings)])
-
-
-def prediction_facts(settings: PredictionSettings) -> dict[str, Any]:
-    """Returns the settings on which predictions depend beside the weights."""
-    return facts(PredictionSettings(checkpoint=settings.checkpoint, test=settings.test))
+    @property
+    def training_facts(self) -> dict[str, Any]:
+        """The settings on which the weights depend, as plain values for a cache key."""
+        return facts(self, without=[declared.name for declared in fields(PredictionSettings)])

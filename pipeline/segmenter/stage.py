@@ -22,12 +22,7 @@ from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import process_rank
-from pipeline.segmenter.settings import (
-    PredictionSettings,
-    SegmenterSettings,
-    prediction_facts,
-    training_facts,
-)
+from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
 from pipeline.segmenter.testing import segment_all
 
 PROBLEMS = "problems.txt"
@@ -73,7 +68,7 @@ class Training(Whole):
     def own_settings(self) -> dict[str, Any]:
         """Returns what the weights depend on: the images and masks, too."""
         return {
-            **training_facts(self.options),
+            **self.options.training_facts,
             **self._initial_weights(),
             "seed": self.seed,
             **self.decode.facts,
@@ -93,7 +88,7 @@ class Training(Whole):
     @property
     def expected(self) -> Mapping[str, Any]:
         """The settings that decide how long a training takes."""
-        return training_facts(self.options)
+        return self.options.training_facts
 
     def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
         """Returns how many seconds a training takes, by the manifest of one like it."""
@@ -211,12 +206,13 @@ class Predictions(Stage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what predictions depend on besides the network."""
-        return {**self.reading.decode.facts, **prediction_facts(self.options)}
+        return {**self.reading.decode.facts, **self.options.prediction_facts}
 
     @property
     def expected(self) -> Mapping[str, Any]:
         """The settings that decide how long an image takes."""
-        return {**prediction_facts(self.options), "segmenter": self.needs["segmenter"].expected}
+        network = self.needs["segmenter"].expected
+        return {**self.options.prediction_facts, "segmenter": network}
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network."""

@@ -12,7 +12,7 @@ from pipeline.engine.settings import check, to_settings
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model
-from pipeline.segmenter.settings import SegmenterSettings, prediction_facts, training_facts
+from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import compose
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -104,8 +104,8 @@ def test_every_setting_has_a_key_and_changes_weights_or_predictions_or_neither()
     keys = compose([]).segmenter.keys()
     assert sorted(field.name for field in fields(SegmenterSettings)) == sorted(keys)
     training, prediction = (
-        training_facts(settings_of("demo")),
-        prediction_facts(settings_of("demo")),
+        settings_of("demo").training_facts,
+        settings_of("demo").prediction_facts,
     )
     neither = {"ceiling", "masks", "workers", "checkpoint_interval", "validation_interval"}
     assert prediction.keys() == {"checkpoint", "test"}
