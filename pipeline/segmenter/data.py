@@ -83,11 +83,11 @@ def masks_in_folder(
     given: str, samples: Callable[[], Sequence[Sample]], weighted: bool
 ) -> TrainingData:
     """Returns the masks <id>.png of a folder: ``segmenter.masks``. They have no probabilities."""
-    folder = Path(given).expanduser().absolute()
 
     def pairs() -> list[TrainingPair]:
         if weighted:
             raise _no_probabilities()
+        folder = Path(given).expanduser().absolute()
         if not folder.is_dir():
             raise UserError(
                 f"segmenter.masks={given} is not a folder: give one that holds <id>.png"
