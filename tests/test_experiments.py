@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from pipeline.cams.clip_es import competitors_of
-from pipeline.clip.blocks import block_window
+from pipeline.clip.block import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import methods
 from pipeline.stages.config import compose, read_config

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.files.images import load_image
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.tags.patches import class_probabilities
 from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagclip import TagClip, TagClipOptions
 from pipeline.tags.tagger import choose_tags
+from tests.methods import ALONE, cams_of, scores_of
 
 CLASSES = 10
 
@@ -54,10 +54,10 @@ def tag_text(golden: dict) -> torch.Tensor:
 def test_class_embeddings_are_the_released_ones(clip, golden):
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     names = [*golden["classes"].tolist(), *golden["backgrounds"].tolist()]
-    cams = class_embeddings(clip, tokenizer, names, TEMPLATES["clip_es"])
+    cams = class_embeddings(clip, tokenizer, [*zip(names)], TEMPLATES["clip_es"])
     np.testing.assert_allclose(cams, golden["cam_text_features"], atol=1e-5)
     few = [0, 9, 15]
-    tags = class_embeddings(clip, tokenizer, [names[k] for k in few], TEMPLATES["tagclip"])
+    tags = class_embeddings(clip, tokenizer, [(names[k],) for k in few], TEMPLATES["tagclip"])
     np.testing.assert_allclose(tags, golden["tag_text_features"][few], atol=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_scores_before_and_after_dmar_are_the_released_ones(encoder, images, gol
         pixels = encoder.prepare(image).unsqueeze(0)
         attention = VotedAttention(range(9, 12), votes=4)
         tokens = encoder.backbone(pixels, attention)
-        coarse = class_probabilities(encoder.value_features(tokens), tag_text, encoder.temperature)
+        coarse = encoder.classify(encoder.value_features(tokens), tag_text)
         np.testing.assert_allclose(coarse[0], golden[f"{image_id}/coarse"], atol=1e-5)
         grid = (pixels.shape[2] // 16, pixels.shape[3] // 16)
         refined = refine(attention.result(), coarse, grid, open_border=True)
@@ -77,8 +77,8 @@ def test_scores_before_and_after_dmar_are_the_released_ones(encoder, images, gol
 
 
 def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, tag_text):
-    tagger = TagClip(encoder, tag_text, CLASSES, TagClipSettings())
-    results = tagger(list(images.values()), ["dmar"])
+    tagger = TagClip(encoder, tag_text, CLASSES, TagClipOptions(), ALONE)
+    results = scores_of(tagger, list(images.values()), ["dmar"])
     local = np.array([r["dmar"] for r in results])
     final = np.array([r["scores"] for r in results])
     assert (np.abs(local - golden["scores_local"]) < 1e-5).mean() >= 0.99
@@ -89,12 +89,12 @@ def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, ta
 
 def test_maps_and_masks_are_the_released_ones(encoder, images, golden):
     text = torch.from_numpy(golden["cam_text_features"])
-    method = ClipEs(encoder, text[:CLASSES], text[CLASSES:], CamSettings())
+    method = ClipEs(encoder, text[:CLASSES], text[CLASSES:], ClipEsOptions(), ALONE)
     agreeing = {"released": 0, "clean": 0}
     pixels = 0
     for image_id, image in images.items():
         tags = golden[f"{image_id}/tags"]
-        maps = method(image, tags.tolist())
+        maps = cams_of(method, image, tags.tolist())
         assert (np.abs(maps - golden[f"{image_id}/cams"]) < 1e-3).mean() >= 0.99
         cams = Cams(tags, maps.astype(np.float16), image.shape[:2])
         for compat in agreeing:

@@ -11,16 +11,17 @@ import pytest
 import yaml
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.datasets.scenes import render_scene
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagclip import TagClip, TagClipOptions
 from pipeline.tags.tagger import choose_tags
 from tests import REPOSITORY
+from tests.methods import ALONE, cams_of, scores_of
 
 SCORES = {
     "coarse": [0.00110, 0.00013, 0.00028, 0.01792, 0.99970]
@@ -40,15 +41,16 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     names = settings["classes"] + settings["backgrounds"]
     clip = load_clip(REPOSITORY / "data/demo/clip.safetensors")
     encoder, tokenizer = ClipEncoder(clip, position_fp16=True), load_tokenizer(None)
-    text = class_embeddings(clip, tokenizer, names, TEMPLATES["tagclip"])
-    (scores,) = TagClip(encoder, text, 10, TagClipSettings())([scene], ["coarse", "dmar"])
+    text = class_embeddings(clip, tokenizer, [*zip(names)], TEMPLATES["tagclip"])
+    tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE)
+    (scores,) = scores_of(tagger, [scene], ["coarse", "dmar"])
     for step, expected in SCORES.items():
         np.testing.assert_allclose(scores[step], expected, atol=2e-5, err_msg=step)
     tags = choose_tags(scores["scores"], 0.5)
     assert tags == (4,)
 
-    text = class_embeddings(clip, tokenizer, names, TEMPLATES["clip_es"])
-    maps = ClipEs(encoder, text[:10], text[10:], CamSettings())(scene, tags)
+    text = class_embeddings(clip, tokenizer, [*zip(names)], TEMPLATES["clip_es"])
+    maps = cams_of(ClipEs(encoder, text[:10], text[10:], ClipEsOptions(), ALONE), scene, tags)
     assert maps.shape == (1, 15, 20) and maps.mean() == pytest.approx(0.53651, abs=1e-4)
     cams = Cams(np.array(tags), maps.astype(np.float16), scene.shape[:2])
     labels, _ = pseudo_mask(scene, cams, CrfOptions(), bgr=True, fp16=True)

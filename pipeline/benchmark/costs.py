@@ -19,7 +19,7 @@ from pipeline.cams.affinity import refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.linear import HAS_ONEDNN, product
-from pipeline.tags.patches import class_probabilities
+from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import reidentify
 
@@ -89,12 +89,12 @@ def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
     grid = encoder.patch_grid(image)
 
     def voted_attention() -> VotedAttention:
-        return VotedAttention(tagger.window, tagger.settings.votes)
+        return VotedAttention(tagger.window, tagger.options.votes)
 
     def classify(features: torch.Tensor) -> torch.Tensor:
-        return class_probabilities(features, text, encoder.temperature)
+        return encoder.classify(features, text)
 
-    voted, mean = voted_attention(), cam_method.attention_recorder()
+    voted, mean = voted_attention(), MeanAttention(cam_method.blocks)
     before = encoder.backbone(pixels, voted, mean)
     attention, affinity = voted.result(), mean.result()[0]
     scores = classify(encoder.value_features(before))
@@ -110,7 +110,7 @@ def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
         f"CWR, {crops} crops": lambda: reidentify(encoder, text, proposals, crops),
         "softmax Grad-CAM, 2 tags": lambda: softmax_gradcam(encoder, before, chosen, len(TAGS)),
         "class-aware attention affinity": lambda: refine_cams(
-            cams, affinity, grid, threshold=cam_method.settings.box_threshold, open_border=True
+            cams, affinity, grid, threshold=cam_method.options.box_threshold, open_border=True
         ),
     }
     return [measure(step, run, repeats) for step, run in work.items()]

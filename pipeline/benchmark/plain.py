@@ -65,7 +65,7 @@ def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
         coarse = _classify(encoder, _block(last, x, itself)[0][0, 1:], text)
         stacked = torch.cat(attentions)
         means = stacked.flatten(1).mean(1).view(-1, 1, 1).repeat(1, *stacked.shape[1:])
-        mask = (stacked > means).float().sum(0) >= tagger.settings.votes
+        mask = (stacked > means).float().sum(0) >= tagger.options.votes
         attention = stacked[window.start - 1 : window.stop - 1].mean(0) * mask.float()
         first = attention @ coarse
         refined = first.clone()
@@ -95,7 +95,7 @@ def cams(
         tags: K class indices.
     """
     text = torch.cat([method.class_text[list(tags)], method.background_text])
-    threshold = method.settings.box_threshold
+    threshold = method.options.box_threshold
     with torch.no_grad():
         pixels, x, attentions = _see(encoder, image)
     grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])

@@ -68,7 +68,7 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
             plain.embed_name(clip, tokenizer, name, templates)
 
     def embed() -> np.ndarray:
-        return class_embeddings(clip, tokenizer, names, templates).cpu().numpy()
+        return class_embeddings(clip, tokenizer, [*zip(names)], templates).cpu().numpy()
 
     before = timed(embed_plainly) * len(names) / _PLAIN_NAMES
     keep_freed_memory()

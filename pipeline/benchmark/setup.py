@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 
 from pipeline.benchmark import plain
-from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
@@ -25,7 +25,7 @@ from pipeline.report.markdown import markdown_table
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagclip import TagClip, TagClipOptions
 
 CROPS_OF_TWO_IMAGES = (4, 5)
 """How many classes CWR looks at again, image by image: 4.5 on average, as on VOC."""
@@ -79,12 +79,8 @@ class Setup:
 
     def tagger(self, reidentify: bool = True) -> TagClip:
         """Builds TagCLIP with a fixed number of crops an image, or without CWR."""
-        settings = TagClipSettings(
-            reidentify=reidentify,
-            batch_size=self.batches.images,
-            crop_batch_size=self.batches.crops,
-        )
-        tagger = TagClip(self.encoder, self.text, self.num_classes, settings)
+        options = TagClipOptions(reidentify=reidentify)
+        tagger = TagClip(self.encoder, self.text, self.num_classes, options, self.batches)
         counts = cycle(CROPS_OF_TWO_IMAGES)
         # Random weights propose any number of crops.
         tagger.propose = lambda pixels, scores: self.proposals(pixels, next(counts))
@@ -101,12 +97,12 @@ class Setup:
     def cam_method(self) -> ClipEs:
         """Builds CLIP-ES."""
         classes, backgrounds = self.text[: self.num_classes], self.text[self.num_classes :]
-        settings = CamSettings(batch_size=self.batches.images)
-        return ClipEs(self.encoder, classes, backgrounds, settings)
+        return ClipEs(self.encoder, classes, backgrounds, ClipEsOptions(), self.batches)
 
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
         """Tags images."""
-        self.tagger(reidentify)(list(images))
+        for _ in self.tagger(reidentify).stream(enumerate(images)):
+            pass
 
     def cams(self, images: Sequence[np.ndarray]) -> None:
         """Computes the CAMs of two tags an image."""
@@ -117,8 +113,7 @@ class Setup:
     def tag_and_cams(self, images: Sequence[np.ndarray]) -> None:
         """Tags images and computes the CAMs of two tags an image from the same pass."""
         method = self.cam_method()
-        results = self.tagger().stream(enumerate(images), listen=method.attention_recorder)
-        for _, scored in results:
+        for _, scored in self.tagger().stream(enumerate(images), cam_blocks=method.blocks):
             method.cams_of_pass(scored.shared_pass, TAGS)
 
     def plain_tag(self, images: Sequence[np.ndarray]) -> None:

@@ -12,42 +12,16 @@ from pipeline.clip.linear import product
 _SINKHORN_STEPS = 3
 
 
-class MeanAttention:
-    """An attention hook that averages the attention of some blocks without storing each."""
+def affinity(attention: torch.Tensor) -> torch.Tensor:
+    """Returns the affinity of patches, N×N: Ā after Sinkhorn, made symmetric and squared.
 
-    def __init__(self, blocks: range):
-        """Starts with no block; ``blocks`` are numbers counted from 1."""
-        self.blocks = blocks
-        self._sum: torch.Tensor | None = None
-
-    def __call__(self, block: int, attention: torch.Tensor) -> None:
-        """Takes in a block's attention between patches, B×N×N float32, averaged over heads."""
-        if block in self.blocks:
-            self._sum = attention.clone() if self._sum is None else self._sum.add_(attention)
-
-    def result(self) -> torch.Tensor:
-        """Returns Ā, B×N×N float32."""
-        return self._sum / len(self.blocks)
-
-
-def sinkhorn(attention: torch.Tensor, steps: int = _SINKHORN_STEPS) -> torch.Tensor:
-    """Makes rows and columns sum to about one: divides by column sums and then by row sums.
-
-    Args:
-        attention: …×N×N, positive.
-        steps: number of repetitions.
+    Sinkhorn divides by the column sums and then by the row sums, so that both become about one.
     """
-    for _ in range(steps):
+    for _ in range(_SINKHORN_STEPS):
         attention = attention / attention.sum(-2, keepdim=True)
         attention = attention / attention.sum(-1, keepdim=True)
-    return attention
-
-
-def affinity(attention: torch.Tensor) -> torch.Tensor:
-    """Returns the affinity of patches, N×N: Ā after Sinkhorn, made symmetric and squared."""
-    balanced = sinkhorn(attention)
-    balanced = (balanced + balanced.mT) / 2
-    return product(balanced, balanced)  # product transposes its second argument, symmetric here
+    symmetric = (attention + attention.mT) / 2
+    return product(symmetric, symmetric)  # product transposes its second argument
 
 
 def refine_cams(

@@ -50,18 +50,14 @@ def read_clip_es(
     """
     try:
         refuse_special_file(path)
-        content = read_object_file(path)
+        keys, cams = _parse(read_object_file(path), size, num_classes)
     except FileNotFoundError as error:
         raise ImageError(f"has no CAMs: {path} is missing") from error
     except (ImageError, NotPlain) as error:
-        raise ImageError(f"its CAMs cannot be read: {path} {error}") from error
+        raise ImageError(f"its CAMs cannot be used: {path} {error}") from error
     except Exception as error:  # NumPy, pickle and PyTorch each have errors of their own
         reason = f"is damaged, or not a file of CLIP-ES ({type(error).__name__})"
-        raise ImageError(f"its CAMs cannot be read: {path} {reason}") from error
-    try:
-        keys, cams = _parse(content, size, num_classes)
-    except ValueError as error:
-        raise ImageError(f"its CAMs cannot be used: {path} {error}") from error
+        raise ImageError(f"its CAMs cannot be used: {path} {reason}") from error
     return Cams(keys, _to_grid(cams, grid), size)
 
 
@@ -93,31 +89,31 @@ def _parse(
     """Returns K int64 class indices, and K×h×w float32 in [0, 1].
 
     Raises:
-        ValueError: they are invalid; says why in a phrase that follows the file's name.
+        ImageError: they are invalid; says why in a phrase that follows the file's name.
     """
     content = content if isinstance(content, Mapping) else {}
     name = next((name for name in CAMS if name in content), None)
     if name is None or KEYS not in content:
-        raise ValueError(f"does not hold a dictionary with {KEYS} and {' or '.join(CAMS[:2])}")
+        raise ImageError(f"does not hold a dictionary with {KEYS} and {' or '.join(CAMS[:2])}")
     keys, given = _to_keys(content[KEYS], num_classes), content[name]
     if isinstance(given, np.ndarray) and (given.ndim == 3 or not given.size):
         given = list(given)
     if not isinstance(given, list):
-        raise ValueError("holds CAMs that are not rows and columns of floating-point numbers")
+        raise ImageError("holds CAMs that are not rows and columns of floating-point numbers")
     if len(given) != len(keys):
-        raise ValueError(f"holds {len(given)} CAMs for {len(keys)} classes")
+        raise ImageError(f"holds {len(given)} CAMs for {len(keys)} classes")
     if not len(keys):
         return keys, np.zeros((0, *size), np.float32)
     for cam in given:
         _check_shape(cam, size)
     if len({cam.shape for cam in given}) > 1:
-        raise ValueError("holds CAMs of several sizes")
+        raise ImageError("holds CAMs of several sizes")
     cams = np.array(given, np.float32)
     if not np.isfinite(cams).all():
-        raise ValueError("holds values that are NaN or infinite")
+        raise ImageError("holds values that are NaN or infinite")
     low, high = float(cams.min()), float(cams.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(f"holds values from {low:.3g} to {high:.3g}, where 0 to 1 is expected")
+        raise ImageError(f"holds values from {low:.3g} to {high:.3g}, where 0 to 1 is expected")
     return keys, cams.clip(0, 1)
 
 
@@ -125,24 +121,24 @@ def _to_keys(given: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401
     if isinstance(given, Sequence) and all(isinstance(k, int) for k in given):
         given = np.array(given, np.int64)
     if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "iu":
-        raise ValueError("holds keys that are not class indices")
+        raise ImageError("holds keys that are not class indices")
     unknown = given[(given < 0) | (given >= num_classes)]
     if len(unknown):
-        raise ValueError(f"holds class {unknown[0]}: the classes are 0 to {num_classes - 1}")
+        raise ImageError(f"holds class {unknown[0]}: the classes are 0 to {num_classes - 1}")
     if len(np.unique(given)) < len(given):
-        raise ValueError("holds two CAMs of one class")
+        raise ImageError("holds two CAMs of one class")
     return given.astype(np.int64)
 
 
 def _check_shape(cam: Any, size: tuple[int, int]) -> None:  # noqa: ANN401
     """Accepts the CAM of an image of this size, whole or at a fraction of it."""
     if not isinstance(cam, np.ndarray) or cam.ndim != 2 or cam.dtype.kind != "f" or not cam.size:
-        raise ValueError("holds CAMs that are not rows and columns of floating-point numbers")
+        raise ImageError("holds CAMs that are not rows and columns of floating-point numbers")
     (height, width), (rows, columns) = size, cam.shape
     # Both sides are the same fraction of the image's, up to a row or a column of rounding.
     fits = abs(rows / height - columns / width) <= 1 / height + 1 / width
     if rows > height or columns > width or not fits:
-        raise ValueError(f"holds CAMs of {columns}×{rows} for an image of {width}×{height} pixels")
+        raise ImageError(f"holds CAMs of {columns}×{rows} for an image of {width}×{height} pixels")
 
 
 def _to_grid(cams: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

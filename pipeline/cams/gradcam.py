@@ -88,9 +88,7 @@ def attention_vjp_sums(
         gradients: g of each of K scores, K×heads×T×d float32.
         attended: O, heads×T×d.
         attention: A, heads×T×T.
-        query: heads×T×d.
-        key: heads×T×d.
-        value: heads×T×d.
+        query: heads×T×d, as ``key`` and ``value``.
 
     Returns:
         K×3D float32, the sums for queries, keys and values, heads side by side.

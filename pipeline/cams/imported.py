@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.cams.method import CamOptions
-from pipeline.cams.stage import CamStage, cams_output
+from pipeline.cams.stage import CamStage
 from pipeline.clip.pixels import patch_grid
 from pipeline.engine.registry import register
 from pipeline.engine.sample import Sample
@@ -37,6 +37,7 @@ class CamFileOptions(CamOptions):
     cell_size: int = setting(4, at_least=1)
 
 
+@register("cams", "file", CamFileOptions)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImportedCams(CamStage):
     """CAMs that are taken from files.
@@ -50,62 +51,44 @@ class ImportedCams(CamStage):
     @property
     def note(self) -> str:
         """The folder that the CAMs are from."""
-        return f"CAMs of {self.own_settings()['folder']}"
+        return f"CAMs of {self._path.name}"
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the CAMs depend on, except the files."""
         settings = super().own_settings()
-        path = Path(given_path(settings.pop("path"), "cams.path")).absolute()
-        return {
-            **settings,
-            "folder": path.name,
-            "classes": list(self.vocabulary.classes),
-        }
+        del settings["path"]
+        classes = list(self.vocabulary.classes)
+        return {**settings, "folder": self._path.name, "classes": classes}
 
     @cached_property
-    def _folder(self) -> Path:
-        """The folder of the files.
-
-        Raises:
-            UserError: it does not exist.
-        """
-        path = given_path(self.options.path, "cams.path").absolute()
-        if not path.is_dir():
-            raise UserError(
-                f"cams.path={shown(self.options.path)} is not a folder: give one that holds"
-                " <id>.npy"
-            )
-        return path
+    def _path(self) -> Path:
+        return given_path(self.options.path, "cams.path").absolute()
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image with its file."""
-        path = self._folder / f"{sample.id}.npy"
+        """Returns an image with its file.
+
+        Raises:
+            UserError: there is no folder of files.
+        """
+        path = self._path / f"{sample.id}.npy"
         if not path.is_file():
+            if not self._path.is_dir():
+                raise UserError(
+                    f"cams.path={shown(self.options.path)} is not a folder: give one that holds"
+                    " <id>.npy"
+                )
             raise ImageError(f"has no CAMs: {path} is missing")
         key = join_keys(fingerprint_file(sample.image), fingerprint_file(path))
         return Item(sample, key, path)
-
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Builds the reader of a file."""
-        return self.method.build(self.options, len(self.vocabulary.classes))
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Reads CAMs and brings them to a grid."""
         for item in items:
             try:
                 image, size = self.reading.decode(item.sample)
-                cams = model()(item.given, size, image.shape[:2])
+                grid = patch_grid(*image.shape[:2], self.options.cell_size)
+                cams = read_clip_es(item.given, size, grid, self.resources.num_classes)
             except ImageError as error:
                 yield item, error
             else:
-                yield item, [cams_output(item.sample.id, cams)]
-
-
-@register("cams", "file", CamFileOptions, stage=ImportedCams)
-def build_reader(settings: CamFileOptions, num_classes: int) -> Callable[..., Any]:
-    """Returns a function of a file, the image's full size, and its size for the CAMs."""
-
-    def read(path: Path, size: tuple[int, int], shrunk: tuple[int, int]) -> Any:  # noqa: ANN401
-        return read_clip_es(path, size, patch_grid(*shrunk, settings.cell_size), num_classes)
-
-    return read
+                yield item, [self.cams_file(item.sample.id, cams)]

@@ -29,14 +29,6 @@ REMEDY = (
 )
 """The end of a message that says what a CLIP is instead."""
 
-_CUSTOM_ATTENTION = (
-    "qk_norm",
-    "scaled_cosine_attn",
-    "scale_heads",
-    "scale_attn_inner",
-    "scale_attn",
-    "scale_fc",
-)
 _BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.")
 _RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.(\d+)\.conv1\.weight$")
 
@@ -48,13 +40,10 @@ class Training:
     Attributes:
         normalisation: of the pixels.
         quick_gelu: whether the activation is QuickGELU, OpenAI's approximation of GELU.
-        forces_quick_gelu: whether it is QuickGELU although the architecture's configuration says
-            otherwise, as that of ViT-B-16 does for OpenAI's weights.
     """
 
     normalisation: Normalisation = OPENAI_NORMALISATION
     quick_gelu: bool = True
-    forces_quick_gelu: bool = False
 
 
 def find_architecture(model: str) -> dict[str, Any]:
@@ -74,7 +63,10 @@ def find_architecture(model: str) -> dict[str, Any]:
         )
     config = open_clip.get_model_config(model)
     if config is None:
-        raise UserError(f"open_clip has no model {model}: {_suggest(model)}")
+        hint = did_you_mean(model, open_clip.list_models(), count=3)
+        raise UserError(
+            f"open_clip has no model {model}: {hint}open_clip.list_models() shows all names"
+        )
     if reason := _unsuitable(config):
         raise UserError(f"clip.model={model} {reason}, but {REMEDY}")
     text = config["text_cfg"]
@@ -125,38 +117,30 @@ def find_training(model: str | None, pretrained: str | None) -> Training:
                 f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
             )
         return Training()
-    by_architecture = bool(find_architecture(model).get("quick_gelu"))
+    quick_gelu = bool(find_architecture(model).get("quick_gelu"))
     if pretrained is None:
-        return Training(quick_gelu=by_architecture)
+        return Training(quick_gelu=quick_gelu)
     settings = find_pretrained(model, pretrained)
-    quick_gelu = by_architecture or bool(settings.get("quick_gelu"))
     normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
-    return Training(normalisation, quick_gelu, forces_quick_gelu=quick_gelu != by_architecture)
+    return Training(normalisation, quick_gelu or bool(settings.get("quick_gelu")))
 
 
 def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:
     """Describes the image tower of a state dict in a few words."""
-    if other := describe_other_tower(weights):
-        return other
-    kernel = weights.get("visual.conv1.weight")
-    if kernel is None or kernel.ndim != 4:
-        return "no vision transformer"
-    width, patch = kernel.shape[0], kernel.shape[-1]
-    return f"a ViT of width {width}, patch {patch} and {count_blocks(weights)} blocks"
-
-
-def describe_other_tower(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Describes a state dict's image tower if it is another of open_clip's towers; else none."""
     blocks = {m.groups() for m in map(_RESNET_BLOCK.match, weights) if m}
     if blocks:
         counts = "-".join(str(sum(stage == b[0] for b in blocks)) for stage in "1234")
         return f"a ResNet with {counts} blocks"
     if any(key.startswith("visual.trunk.") for key in weights):
         return "an image tower of timm"
-    return None
+    kernel = weights.get("visual.conv1.weight")
+    if kernel is None or kernel.ndim != 4:
+        return "no vision transformer"
+    width, patch = kernel.shape[0], kernel.shape[-1]
+    return f"a ViT of width {width}, patch {patch} and {_count_blocks(weights)} blocks"
 
 
-def count_blocks(weights: Mapping[str, torch.Tensor]) -> int:
+def _count_blocks(weights: Mapping[str, torch.Tensor]) -> int:
     """Returns the depth of a state dict's vision transformer."""
     return len({m[1] for m in map(_BLOCK.match, weights) if m})
 
@@ -172,7 +156,7 @@ def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:
     width, _, _, patch = weights["visual.conv1.weight"].shape
     tokens = len(weights["visual.positional_embedding"])
     vocabulary = len(weights["token_embedding.weight"])
-    shape = (width, patch, count_blocks(weights), tokens, vocabulary)
+    shape = (width, patch, _count_blocks(weights), tokens, vocabulary)
     models = []
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
@@ -187,7 +171,7 @@ def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _unsuitable(config: Mapping[str, Any]) -> str | None:
-    """Says why the method cannot use a model; none if it can."""
+    """Says why the method cannot use a model of open_clip's; none if it can."""
     vision = CLIPVisionCfg(**config["vision_cfg"])
     if vision.timm_model_name:
         return f"has an image tower of timm ({vision.timm_model_name})"
@@ -195,18 +179,6 @@ def _unsuitable(config: Mapping[str, Any]) -> str | None:
         return "has a ResNet as its image tower"
     if "multimodal_cfg" in config:
         return "is a CoCa, which writes captions"
-    if vision.attentional_pool:
-        return "pools its patches by attention"
     if vision.pool_type != "tok" or vision.final_ln_after_pool:
         return "averages its patches"
-    if vision.block_type == "custom" or any(getattr(vision, name) for name in _CUSTOM_ATTENTION):
-        return "has attention of another kind"
-    if not isinstance(vision.patch_size, int) or not isinstance(vision.image_size, int):
-        return "has patches or images that are not square"
     return None
-
-
-def _suggest(model: str) -> str:
-    """Names the models that are spelt nearly like a name that open_clip does not know."""
-    hint = did_you_mean(model, open_clip.list_models(), count=3)
-    return f"{hint}open_clip.list_models() shows all names"

@@ -84,8 +84,8 @@ def attend_with_weights(
 
     Args:
         query: B×heads×T×d.
-        key: B×heads×T×d.
-        value: B×heads×T×d; none if only the attention is needed.
+        key: the same shape.
+        value: the same shape; none if only the attention is needed.
 
     Returns:
         The output, B×heads×T×d, and the attention between patches averaged over heads, B×N×N

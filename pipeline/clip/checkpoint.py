@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.model import build_model_from_openai_state_dict, convert_to_custom_text_state_dict
 
 from pipeline.clip.architectures import (
     REMEDY,
     ClipModel,
     describe_architecture,
-    describe_other_tower,
     find_pretrained,
     find_training,
     models_of_other_heads,
@@ -27,22 +28,13 @@ from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.weight_files import read_weights_file
 
-_SCRIPT_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-_ARCHITECTURE_KEYS = (
-    "visual.conv1.weight",
-    "visual.class_embedding",
-    "visual.ln_pre.weight",
-    "visual.proj",
-    "visual.positional_embedding",
-    "positional_embedding",
-    "token_embedding.weight",
-    "text_projection",
-    "ln_final.weight",
-    "logit_scale",
+_EXTRAS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "text.transformer.embeddings.position_ids",
 )
-_PARALLEL_PREFIX = "module."
-_POSITION_IDS = "text.transformer.embeddings.position_ids"
-"""A buffer that older versions of transformers stored with the weights of text towers."""
+"""What OpenAI's archives and files of older versions hold beside the weights."""
 
 
 def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
@@ -80,6 +72,28 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
         ) from error
 
 
+def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None) -> bool:
+    """Tells, without the network, whether weights are here or would be downloaded.
+
+    The arguments are those of :func:`resolve_checkpoint`. A given file counts as here even if it is
+    missing or damaged; loading it reports that.
+
+    Raises:
+        UserError: the model has no weights of that name.
+    """
+    if checkpoint is not None or model is None:
+        return True
+    published = find_pretrained(model, pretrained)
+    if "file" in published:
+        return True
+    if hub := published.get("hf_hub"):
+        repository, _, name = hub.rpartition("/")
+        alternative = PurePosixPath(name).with_suffix(".safetensors").name if name else ""
+        names = [alternative, name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+        return any(isinstance(try_to_load_from_cache(repository, n), str) for n in names)
+    return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
+
+
 def load_clip(
     path: Path, model_name: str | None = None, pretrained: str | None = None
 ) -> ClipModel:
@@ -101,7 +115,7 @@ def load_clip(
     """
     # Checked first, since a large file takes long to read.
     training = find_training(model_name, pretrained)
-    weights = {k: v for k, v in read_weights(path).items() if k not in _SCRIPT_EXTRAS}
+    weights = read_weights(path)
     if model_name is None:
         model = _build_from_weights(path, weights)
     else:
@@ -118,23 +132,23 @@ def load_clip(
 
 def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
     """Builds the architecture of a state dict with OpenAI's names, and loads it."""
-    if tower := describe_other_tower(weights):
-        raise UserError(f"{path} holds {tower}, but {REMEDY}")
-    missing = [key for key in _ARCHITECTURE_KEYS if key not in weights]
-    if missing:
-        raise UserError(
-            f"{path} does not hold a CLIP with a vision transformer and OpenAI's names"
-            f" ({missing[0]} is missing): give clip.model=NAME along with the file"
-        )
-    if others := models_of_other_heads(weights):
-        raise UserError(
-            f"{path} holds {describe_architecture(weights)}; the number of its heads and its"
-            f" activation are not in the file: give clip.model along with it, {' or '.join(others)}"
-        )
+    if "visual.proj" not in weights:
+        raise UserError(f"{path} holds {describe_architecture(weights)}, but {REMEDY}")
     try:
+        if others := models_of_other_heads(weights):
+            raise UserError(
+                f"{path} holds {describe_architecture(weights)}; the number of its heads and its"
+                " activation are not in the file: give clip.model along with it,"
+                f" {' or '.join(others)}"
+            )
         return build_model_from_openai_state_dict(
             dict(weights), quick_gelu=True, cast_dtype=torch.float32
         )
+    except KeyError as error:
+        raise UserError(
+            f"{path} does not hold a CLIP with a vision transformer and OpenAI's names"
+            f" ({error.args[0]} is missing): give clip.model=NAME along with the file"
+        ) from error
     except RuntimeError as error:
         raise UserError(
             f"{path} holds a CLIP that is incomplete or not built as OpenAI's are"
@@ -161,14 +175,12 @@ def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
 
 
 def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, torch.Tensor]:
-    """Renames weights of older files to the model's current names."""
-    renamed = dict(weights)
+    """Returns the weights of a file, also an older one, by the model's current names."""
     if hasattr(model, "text"):
         # The parts of the text tower used to be parts of the model itself.
-        renamed = convert_to_custom_text_state_dict(renamed)
-    if _POSITION_IDS not in model.state_dict():
-        renamed.pop(_POSITION_IDS, None)
-    return renamed
+        weights = convert_to_custom_text_state_dict(dict(weights))
+    known = model.state_dict()
+    return {k: v for k, v in weights.items() if k in known or k not in _EXTRAS}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -193,10 +205,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Returns the weights of a state dict, or of open_clip's training checkpoint."""
     weights = checkpoint.get("state_dict", checkpoint)
-    # Training in several processes adds a prefix to all names.
-    is_prefixed = all(name.startswith(_PARALLEL_PREFIX) for name in weights)
     tensors = {
-        name.removeprefix(_PARALLEL_PREFIX) if is_prefixed else name: value
+        name.removeprefix("module."): value  # the prefix of training in several processes
         for name, value in weights.items()
         if isinstance(value, torch.Tensor)
     }

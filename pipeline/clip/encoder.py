@@ -8,7 +8,7 @@ class token first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,15 +30,10 @@ _MAX_PATCHES_OF_FULL_BATCH = 1600
 _MASKED_LOGIT = -1000.0  # added to the attention logits from the class token to masked patches
 
 
-@dataclass(frozen=True)
-class LastBlockInput:
+class LastBlockInput(NamedTuple):
     """The tokens that enter block L, with that block's queries, keys and values.
 
-    Attributes:
-        tokens: B×(1+N)×D float32.
-        query: B×heads×(1+N)×d, in the encoder's precision.
-        key: the same shape and type.
-        value: the same shape and type.
+    Tokens are B×(1+N)×D float32, the others B×heads×(1+N)×d in the encoder's precision.
     """
 
     tokens: torch.Tensor
@@ -50,13 +45,6 @@ class LastBlockInput:
     def projections(self) -> Projections:
         """Queries, keys and values."""
         return self.query, self.key, self.value
-
-    def row(self, index: int) -> LastBlockInput:
-        """Returns one image as a batch of its own, copied so that it does not keep the others."""
-        if len(self.tokens) == 1:
-            return self
-        row = slice(index, index + 1)
-        return LastBlockInput(*(whole[row].clone() for whole in (self.tokens, *self.projections)))
 
 
 class ClipEncoder:
@@ -96,15 +84,9 @@ class ClipEncoder:
             UserError: the image tower is not a plain vision transformer with a class token.
         """
         visual = clip.visual
-        is_plain = (
-            isinstance(visual, VisionTransformer)
-            and visual.attn_pool is None
-            and visual.pool_type == "tok"
-            and not visual.final_ln_after_pool
-            and all(
-                type(b) is ResidualAttentionBlock and type(b.attn) is nn.MultiheadAttention
-                for b in visual.transformer.resblocks
-            )
+        is_plain = isinstance(visual, VisionTransformer) and all(
+            type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
+            for block in visual.transformer.resblocks
         )
         if not is_plain:
             raise UserError(
@@ -146,14 +128,9 @@ class ClipEncoder:
         return max(1, min(batch_size, most))
 
     def prepare(self, image: np.ndarray, *, squeeze: bool = False) -> torch.Tensor:
-        """Resizes an image to its patch grid and normalises it.
+        """Normalises an image, H×W×3 uint8, RGB: 3×(P·h)×(P·w) float32 on the CPU.
 
-        Args:
-            image: H×W×3 uint8, RGB.
-            squeeze: resize it to the native square instead.
-
-        Returns:
-            3×(P·h)×(P·w) float32 on the CPU.
+        It is resized to its patch grid; with ``squeeze``, to the native square.
         """
         side = self.native_size
         rows, columns = self.patch_grid(image)
@@ -161,14 +138,7 @@ class ClipEncoder:
         return to_pixels(image, *size, self.normalisation)
 
     def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turns pixels into the tokens that enter the first block.
-
-        Args:
-            pixels: B×3×(P·h)×(P·w) float32, normalised.
-
-        Returns:
-            B×(1+N)×D.
-        """
+        """Turns normalised pixels, B×3×(P·h)×(P·w) float32, into the first block's tokens."""
         visual = self.visual
         patches = visual.conv1(pixels)
         positions = self.position_embedding(*patches.shape[-2:])
@@ -189,41 +159,26 @@ class ClipEncoder:
     def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook) -> LastBlockInput:
         """Runs blocks 1 to L−1 and calls hooks with the attention of all L; without gradients.
 
+        Block L itself does not run; its attention is computed from its own queries and keys.
+
         Args:
             pixels: B×3×(P·h)×(P·w) float32, normalised.
-            hooks: called with the attention of each block. Block L itself does not run; its
-                attention is computed from its own queries and keys.
-
-        Returns:
-            The input of block L.
+            hooks: called with the attention of each block.
         """
         tokens = self.embed_patches(pixels)
         for number, block in enumerate(self._blocks, 1):
-            projections = block.project(block.ln_1(tokens))
-            if wanting := _hooks_of_block(hooks, number):
-                attended, between_patches = attend_with_weights(*projections)
-                for hook in wanting:
-                    hook(number, between_patches)
-            else:
-                attended = attend(*projections)
+            attended = _attend(hooks, number, *block.project(block.ln_1(tokens)))
             tokens = block.finish(tokens, attended)
         query, key, value = self.last_block.project(self.last_block.ln_1(tokens))
-        if wanting := _hooks_of_block(hooks, self.depth):
-            _, between_patches = attend_with_weights(query, key, None)
-            for hook in wanting:
-                hook(self.depth, between_patches)
+        _attend(hooks, self.depth, query, key, None)
         return LastBlockInput(tokens, query, key, value)
 
     def value_features(self, inputs: LastBlockInput) -> torch.Tensor:
         """Runs block L with the identity as its attention, so that every patch keeps to itself.
 
-        These are the features of TagCLIP's patch-level classification (section 3.2).
-
-        Args:
-            inputs: of block L.
-
         Returns:
-            The patches' embeddings, B×N×E float32, of length 1.
+            The patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
+            classification (section 3.2).
         """
         return self._embed(self.last_block.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
 
@@ -234,6 +189,22 @@ class ClipEncoder:
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features, …×D, into CLIP's embedding space: …×E float32, of length 1."""
         return F.normalize((features @ self.visual.proj).float(), dim=-1)
+
+    def classify(self, features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Returns the softmax of τ·f·t over all names, …×C float32; for patch features this is S⁰.
+
+        Args:
+            features: f, …×E, of length 1.
+            text: t, C×E class embeddings, of length 1; classes first, then backgrounds.
+        """
+        return (self.temperature * features @ text.mT).softmax(-1)
+
+    def classify_images(
+        self, pixels: torch.Tensor, text: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Classifies whole images by their class tokens, B×C; see :meth:`image_features`."""
+        features = self.image_features(pixels, inside)
+        return one_by_one(lambda rows: self.classify(rows, text), features)
 
     def image_features(
         self, pixels: torch.Tensor, inside: torch.Tensor | None = None
@@ -246,12 +217,12 @@ class ClipEncoder:
                 block (TagCLIP's class-wise reidentification).
         """
         tokens = self.embed_patches(pixels)
-        bias = class_bias = None
+        bias, class_bias = None, []
         if inside is not None:
             count = tokens.shape[1]
             bias = tokens.new_zeros(len(tokens), 1, count, count)
             bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
-            class_bias = bias[:, :, :1]
+            class_bias = [bias[:, :, :1]]
         for block in self._blocks:
             tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens)), bias))
         # Of block L only the class token is needed.
@@ -260,13 +231,25 @@ class ClipEncoder:
         def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
             return self._embed(self.last_block.finish(token, attend(*attention)))[:, 0]
 
-        bias = [] if class_bias is None else [class_bias]
         projections = self.last_block.project_for(normed, normed[:, :1])
-        return one_by_one(finish, tokens[:, :1], *projections, *bias)
+        return one_by_one(finish, tokens[:, :1], *projections, *class_bias)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.project(self.visual.ln_post(tokens))
 
 
-def _hooks_of_block(hooks: Sequence[AttentionHook], number: int) -> list[AttentionHook]:
-    return [hook for hook in hooks if number in getattr(hook, "blocks", (number,))]
+def _attend(
+    hooks: Sequence[AttentionHook],
+    number: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """Returns a block's attention output, if there are values, and calls the block's hooks."""
+    wanting = [hook for hook in hooks if number in getattr(hook, "blocks", (number,))]
+    if not wanting:
+        return None if value is None else attend(query, key, value)
+    attended, between_patches = attend_with_weights(query, key, value)
+    for hook in wanting:
+        hook(number, between_patches)
+    return attended

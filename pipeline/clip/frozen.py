@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +12,10 @@ import numpy as np
 import torch
 
 from pipeline.clip.architectures import ClipModel, find_training
-from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.checkpoint import is_on_disk, load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
-from pipeline.clip.downloads import is_on_disk
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.pixels import OPENAI_NORMALISATION
-from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, load_tokenizer, name_embeddings
+from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.store import Store
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
@@ -53,7 +50,7 @@ class FrozenClip:
     @property
     def is_on_disk(self) -> bool:
         """Whether its weights are on this machine."""
-        return is_on_disk(vars(self))
+        return is_on_disk(self.model, self.pretrained, self.checkpoint)
 
     @property
     def weights(self) -> Path:
@@ -63,14 +60,10 @@ class FrozenClip:
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
         training = find_training(self.model, self.pretrained)
-        facts: dict[str, Any] = {}
-        if training.normalisation != OPENAI_NORMALISATION:
-            facts["mean"] = list(training.normalisation.mean)
-            facts["std"] = list(training.normalisation.std)
-        if training.forces_quick_gelu:
-            facts["quick_gelu"] = True
         return {
-            **facts,
+            "mean": list(training.normalisation.mean),
+            "std": list(training.normalisation.std),
+            "quick_gelu": training.quick_gelu,
             "model": self.model,
             "weights": fingerprint_file(self.weights),
             "precision": self.precision,
@@ -96,10 +89,10 @@ class FrozenClip:
 
         def make() -> np.ndarray:
             tokenizer, clip = load_tokenizer(self.model), _clip(self, facts["weights"])
-            return name_embeddings(clip, tokenizer, every, prompts).cpu().numpy()
+            return class_embeddings(clip, tokenizer, every, prompts).cpu().numpy()
 
-        quick = facts.get("quick_gelu")
-        key = fingerprint(TEXT_ALGORITHM, facts["weights"], self.model, quick, every, prompts)
+        of_tower = (facts["weights"], self.model, facts["quick_gelu"])
+        key = fingerprint(TEXT_ALGORITHM, *of_tower, every, prompts)
         array = make() if self.root is None else Store(self.root).array("text", key, make)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.
@@ -147,36 +140,3 @@ class Resources:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.vocabulary.classes)
-
-    def facts(self, names: Names, backgrounds: Sequence[str]) -> dict[str, Any]:
-        """Returns what a method that is built from this depends on, for a cache key.
-
-        Args:
-            names: what CLIP reads for each class.
-            backgrounds: names of things that are not a class.
-        """
-        if self.clip is None:
-            return vars(self.quirks)
-        read = [several[0] if len(several) == 1 else list(several) for several in names]
-        return {
-            **vars(self.quirks),
-            "names": read,
-            "backgrounds": list(backgrounds),
-            "clip": self.clip.facts(),
-        }
-
-    @property
-    def unknown_until(self) -> str:
-        """What has to happen before the key is known: "download", or "" for nothing."""
-        return "" if self.clip is None or self.clip.is_on_disk else "download"
-
-    @property
-    def shard_size(self) -> int:
-        """The number of images that fill the batches of a worker."""
-        images = self.clip.batches.images if self.clip else 1
-        return 4 if images == 1 else 16 * images
-
-
-def quirks_of(quirks: Any, names: Sequence[str]) -> SimpleNamespace:  # noqa: ANN401
-    """Returns some quirks of the released code; to read any other is an error."""
-    return SimpleNamespace(**{name: getattr(quirks, name) for name in names})

@@ -32,15 +32,7 @@ def _suits_onednn(tensor: torch.Tensor) -> bool:
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Returns left·rightᵀ; without gradients.
-
-    Args:
-        left: T×I, in any precision.
-        right: S×I, of the same type.
-
-    Returns:
-        T×S.
-    """
+    """Returns left·rightᵀ, T×S, of T×I and S×I in the same precision; without gradients."""
     return _by_onednn(left, right, None) if _suits_onednn(left) else left @ right.mT
 
 
@@ -81,16 +73,15 @@ class Linear:
             RuntimeError: the inputs require gradients, but the layer is not differentiable.
         """
         if self._packed is None:
-            return self._activate(F.linear(inputs, self._weight, self._bias))
-        if torch.is_grad_enabled() and inputs.requires_grad:
+            outputs = F.linear(inputs, self._weight, self._bias)
+        elif torch.is_grad_enabled() and inputs.requires_grad:
             if self._weight is None:
                 raise RuntimeError("gradients need a layer with differentiable=True")
-            return self._activate(_Product.apply(inputs, self._packed, self._bias, self._weight))
-        if self._fused is None:
-            return self._activate(_by_onednn(inputs, self._packed, self._bias))
-        return _by_onednn(inputs, self._packed, self._bias, *self._fused)
-
-    def _activate(self, outputs: torch.Tensor) -> torch.Tensor:
+            outputs = _Product.apply(inputs, self._packed, self._bias, self._weight)
+        elif self._fused is not None:
+            return _by_onednn(inputs, self._packed, self._bias, *self._fused)
+        else:
+            outputs = _by_onednn(inputs, self._packed, self._bias)
         return outputs if self._activation is None else self._activation(outputs)
 
 

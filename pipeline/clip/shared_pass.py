@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from pipeline.clip.encoder import AttentionHook, ClipEncoder, LastBlockInput
 
-Name = TypeVar("Name")
-"""The caller's identifier of an image, of any type."""
-
 Named = TypeVar("Named", bound=tuple)
 """A tuple of a name, an image, H×W×3 uint8, and anything else."""
 
 
-class AttentionRecorder(Protocol):
-    """An attention hook for one batch that reduces the attention of its blocks to one matrix."""
+class MeanAttention:
+    """An attention hook that averages the attention of some blocks without storing each."""
+
+    def __init__(self, blocks: range):
+        """Starts with no block; ``blocks`` are numbers counted from 1."""
+        self.blocks = blocks
+        self._sum: torch.Tensor | None = None
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
-        """Takes in a block's attention between patches, B×N×N float32."""
+        """Takes in a block's attention between patches, B×N×N float32, averaged over heads."""
+        if block in self.blocks:
+            self._sum = attention.clone() if self._sum is None else self._sum.add_(attention)
 
     def result(self) -> torch.Tensor:
-        """Returns B×N×N float32."""
+        """Returns Ā, B×N×N float32."""
+        return self._sum / len(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,11 @@ class SharedPass:
     def from_batch(
         cls, grid: tuple[int, int], inputs: LastBlockInput, attention: torch.Tensor, row: int
     ) -> SharedPass:
-        """Copies one image out of a batch, so that it does not keep the others in memory.
-
-        Args:
-            grid: h, w of all images of the batch.
-            inputs: of block L.
-            attention: B×N×N.
-            row: index of the image in the batch.
-        """
-        own = attention[row] if len(attention) == 1 else attention[row].clone()
-        return cls(grid, inputs.row(row), own)
+        """Copies image ``row`` out of a batch, so that it does not keep the others in memory."""
+        if len(attention) == 1:
+            return cls(grid, inputs, attention[0])
+        own = LastBlockInput(*(whole[row : row + 1].clone() for whole in inputs))
+        return cls(grid, own, attention[row].clone())
 
 
 def batch_by_grid(
@@ -92,14 +92,14 @@ def run_shared_pass(
     *hooks: AttentionHook,
     squeeze: bool = False,
 ) -> tuple[torch.Tensor, LastBlockInput]:
-    """Runs blocks 1 to L−1 over images of one patch grid.
+    """Runs blocks 1 to L−1 over a batch of :func:`batch_by_grid`.
 
     The batch is padded to its full size, so that an image's result does not depend on the others.
 
     Args:
         encoder: the image tower.
-        images: a batch of :func:`batch_by_grid`, each H×W×3 uint8.
-        batch_size: images in a batch; fewer if they are large.
+        images: each H×W×3 uint8, all of one patch grid.
+        batch_size: as for :func:`batch_by_grid`.
         hooks: called with the attention of the blocks.
         squeeze: resize images to the native square instead.
 

@@ -1,4 +1,9 @@
-"""Class embeddings: CLIP's text features of a name, averaged over prompt templates."""
+"""Class embeddings: CLIP's text features of a name, averaged over prompt templates.
+
+The prompts of one template differ only in the name and the words after it. Since the tower is
+causal, a template's prefix, such as "a bad photo of a", is computed once for all names. The padding
+after the end of a prompt, up to the 77 tokens of the context, is never computed.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,13 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
+from open_clip.model import CLIP
+from open_clip.transformer import TextTransformer
+from torch import nn
 
 from pipeline.clip.architectures import ClipModel
-from pipeline.clip.prompts import encode_prompts, end_of_text
+from pipeline.clip.attention import attend
+from pipeline.clip.block import Block
 from pipeline.errors import UserError
 
 IMAGENET_TEMPLATES = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
@@ -35,6 +44,8 @@ TEMPLATES = {
 """The template sets, by their names in the configuration."""
 
 _OPENAI_MODEL = "ViT-B-16"
+_BATCH_SIZE = 512  # prompts in a batch
+_WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefixes of prompts
 
 
 def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
@@ -62,45 +73,13 @@ def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
 def class_embeddings(
     clip: ClipModel,
     tokenizer: Callable[[list[str]], torch.Tensor],
-    names: Sequence[str],
-    templates: Sequence[str],
-    batch_size: int = 256,
-) -> torch.Tensor:
-    """Embeds names by prompt ensembling (CLIP, section 3.1.4; docs/algorithms.md, section 1).
-
-    Each prompt's embedding is L2-normalised, the embeddings of a name are averaged, and the mean is
-    normalised again.
-
-    Args:
-        clip: the model; its text tower runs on the device of its weights.
-        tokenizer: see :func:`load_tokenizer`.
-        names: C names.
-        templates: prompts with one ``{}``.
-        batch_size: prompts in a batch, for text towers that cannot share the prefixes of prompts.
-
-    Returns:
-        C×E float32, each row of length 1.
-    """
-    prompts = [template.format(name) for template in templates for name in names]
-    tokens = tokenizer(prompts).to(clip.logit_scale.device)
-    tokens = tokens.unflatten(0, (len(templates), len(names)))
-    ends = end_of_text(clip, tokens)
-    if ends is not None:
-        features = encode_prompts(clip, tokens, ends)
-    else:
-        batches = tokens.flatten(0, 1).split(batch_size)
-        features = torch.cat([F.normalize(clip.encode_text(b).float(), dim=-1) for b in batches])
-        features = features.unflatten(0, tokens.shape[:2])
-    return F.normalize(features.mean(0), dim=-1)
-
-
-def name_embeddings(
-    clip: ClipModel,
-    tokenizer: Callable[[list[str]], torch.Tensor],
     names: Sequence[Sequence[str]],
     templates: Sequence[str],
 ) -> torch.Tensor:
-    """Embeds classes with one or several names; several are averaged and normalised again.
+    """Embeds classes by prompt ensembling (CLIP, section 3.1.4; docs/algorithms.md, section 1).
+
+    Each prompt's embedding is L2-normalised, the embeddings of a name are averaged, and the mean is
+    normalised again. Those of several names of a class are averaged and normalised once more.
 
     Args:
         clip: the model; its text tower runs on the device of its weights.
@@ -112,8 +91,119 @@ def name_embeddings(
         C×E float32, each row of length 1.
     """
     flat = [name for of_class in names for name in of_class]
-    embeddings = class_embeddings(clip, tokenizer, flat, templates)
+    prompts = [template.format(name) for template in templates for name in flat]
+    tokens = tokenizer(prompts).to(clip.logit_scale.device)
+    tokens = tokens.unflatten(0, (len(templates), len(flat)))
+    ends = end_of_text(clip, tokens)
+    if ends is not None:
+        features = encode_prompts(clip, tokens, ends)
+    else:
+        batches = tokens.flatten(0, 1).split(_WHOLE_BATCH_SIZE)
+        features = torch.cat([F.normalize(clip.encode_text(b).float(), dim=-1) for b in batches])
+        features = features.unflatten(0, tokens.shape[:2])
+    embeddings = F.normalize(features.mean(0), dim=-1)
     parts = embeddings.split([len(of_class) for of_class in names])
     return torch.stack(
         [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
     )
+
+
+def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Returns where prompts end, if their embeddings are read there and no later token matters.
+
+    Args:
+        clip: the model.
+        tokens: …×context int64, from its tokenizer.
+
+    Returns:
+        Positions counted from 0, … int64; none if the embeddings depend on the whole context.
+    """
+    tower = _text_tower(clip)
+    if isinstance(tower, CLIP):
+        pool, end = tower.text_pool_type, tower.text_eos_id
+    elif isinstance(tower, TextTransformer):
+        pool, end = tower.pool_type, tower.eos_id
+    else:  # a text tower of Hugging Face
+        return None
+    if pool == "argmax":
+        return tokens.argmax(-1)
+    return (tokens == end).int().argmax(-1) if pool == "eos" else None
+
+
+def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Embeds prompts, computing the prefix of each template once.
+
+    Args:
+        clip: the model, for which :func:`end_of_text` returns positions.
+        tokens: templates×names×context int64.
+        ends: templates×names int64, the end of each prompt.
+
+    Returns:
+        templates×names×E float32, each of length 1.
+    """
+    common = (tokens == tokens[:, :1]).all(1).long().cumprod(-1).sum(-1)
+    # The embedding is read at the end, which therefore cannot be part of the prefix.
+    prefixes = torch.minimum(common, ends.min(1).values)
+    blocks = [Block(block) for block in _text_tower(clip).transformer.resblocks]
+    by_template: list[torch.Tensor | None] = [None] * len(tokens)
+    for length in prefixes.unique().tolist():
+        group = torch.nonzero(prefixes == length).flatten()
+        # Batches of prompts of similar length need little padding.
+        order = ends[group[0]].argsort(stable=True)
+        names_in_batch = max(1, _BATCH_SIZE // len(group))
+        parts = [
+            _encode_group(clip, blocks, tokens[group][:, names], ends[group][:, names], length)
+            for names in order.split(names_in_batch)
+        ]
+        for template, features in zip(group.tolist(), torch.cat(parts, 1)[:, order.argsort()]):
+            by_template[template] = features
+    return torch.stack(by_template)
+
+
+def _encode_group(
+    clip: ClipModel,
+    blocks: Sequence[Block],
+    tokens: torch.Tensor,
+    ends: torch.Tensor,
+    length: int,
+) -> torch.Tensor:
+    """Embeds prompts whose first ``length`` tokens are the prefix of their template."""
+    tower = _text_tower(clip)
+    templates, names = ends.shape
+    stop = int(ends.max()) + 1
+    mask, positions = tower.attn_mask[:stop, :stop], tower.positional_embedding[:stop]
+    prefix = tower.token_embedding(tokens[:, 0, :length]) + positions[:length]
+    rest = tower.token_embedding(tokens[:, :, length:stop].flatten(0, 1)) + positions[length:]
+    *others, last_block = blocks
+    for block in others:
+        query, key, value = block.project(block.ln_1(prefix))
+        query_of_rest, *of_rest = block.project(block.ln_1(rest))
+        keys, values = _prepend(names, (key, value), of_rest)
+        prefix = block.finish(prefix, attend(query, key, value, mask[:length, :length]))
+        rest = block.finish(rest, attend(query_of_rest, keys, values, mask[length:]))
+    # Of the last block only the ends are needed.
+    _, *of_prefix = last_block.project(last_block.ln_1(prefix))
+    row, end = torch.arange(len(rest)), ends.flatten()
+    normed = last_block.ln_1(rest)
+    at_end = normed[row, end - length].unsqueeze(1)
+    query, *of_rest = last_block.project_for(normed, at_end)
+    keys, values = _prepend(names, of_prefix, of_rest)
+    attended = attend(query, keys, values, mask[end][:, None, None])
+    features = last_block.finish(rest[row, end - length].unsqueeze(1), attended)[:, 0]
+    features = tower.ln_final(features) @ tower.text_projection
+    return F.normalize(features.float(), dim=-1).unflatten(0, (templates, names))
+
+
+def _prepend(
+    names: int, of_prefix: Sequence[torch.Tensor], of_rest: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Prepends a template's keys and values to those of each of its prompts, along the tokens."""
+    return [
+        torch.cat([prefix.repeat_interleave(names, 0), rest], 2)
+        for prefix, rest in zip(of_prefix, of_rest)
+    ]
+
+
+def _text_tower(clip: ClipModel) -> nn.Module:
+    """Returns the module that holds the text tower: the model itself, or a module of its own."""
+    return clip if isinstance(clip, CLIP) else clip.text

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.storage import _storage_type_to_dtype_map
 
 from pipeline.errors import UserError
 from pipeline.files.weight_files import check_archive, check_extent
 
 _MAX_MODULES = 100_000
 """Modules allowed in an archive; the largest CLIPs have a few thousand."""
+
+_STORAGE_DTYPES = _storage_type_to_dtype_map()
+"""The name of a class of storages, such as "HalfStorage" → the type of its values."""
 
 
 def is_torchscript(path: Path) -> bool:
@@ -78,37 +82,20 @@ class _ScriptReader(pickle.Unpickler):
             return _rebuild_tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if module == "torch" and name.endswith("Storage"):
-            return name
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
         if module == "torch.jit._pickle":  # typed containers; the container is enough
             return lambda value=None, *_: value
         raise UserError(f"{self._path} refers to {module}.{name}, which weights do not need")
 
     def persistent_load(self, reference: tuple) -> torch.Tensor:
         """Returns the flat tensor of a storage record."""
-        _, kind, key, _, _ = reference
-        if kind not in _STORAGE_DTYPES:
-            raise UserError(f"{self._path} holds a {kind}, which weights do not need")
-        dtype = _STORAGE_DTYPES[kind]
+        _, dtype, key, _, _ = reference
         if key not in self._storages:
             data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
             empty = torch.empty(0, dtype=torch.uint8)
             self._storages[key] = torch.frombuffer(data, dtype=torch.uint8) if data else empty
         return self._storages[key].view(dtype)
-
-
-_STORAGE_DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
 
 
 def _rebuild_tensor(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pipeline.engine.stage import Stage
 from pipeline.errors import UserError, shown
 
 Build = TypeVar("Build", bound=Callable[..., Any])
@@ -33,13 +34,13 @@ class Method:
         name: the choice.
         settings: the dataclass of its settings.
         build: a class or function that takes the settings and the
-            :class:`~pipeline.clip.resources.Resources` that the method declares.
+            :class:`~pipeline.clip.frozen.Resources` that the method declares; or a stage that
+            takes the place of the group's own.
         algorithm: raised when the same settings give another result than before.
         uses_clip: whether it looks at images with CLIP.
         quirks: the keys of ``compat`` that it reads.
         variants: further results that it can return, by name.
         shares_pass: whether it takes part in a pass that tags and CAMs share.
-        stage: the stage that runs it, if it is not the group's own.
     """
 
     group: str
@@ -51,13 +52,18 @@ class Method:
     quirks: Sequence[str] = ()
     variants: Sequence[str] = ()
     shares_pass: bool = False
-    stage: type | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key."""
         code = f"{self.build.__module__}.{self.build.__qualname__}"
         return {"method": self.name, "code": code, "method_algorithm": self.algorithm}
+
+    @property
+    def stage(self) -> type[Stage] | None:
+        """The stage that is built instead of the group's own."""
+        is_stage = isinstance(self.build, type) and issubclass(self.build, Stage)
+        return self.build if is_stage else None
 
 
 _METHODS: dict[tuple[str, str], Method] = {}

@@ -22,8 +22,7 @@ from pipeline.evaluation.metrics import (
     to_indicator,
 )
 from pipeline.files.label_images import IGNORE, read_labels
-from pipeline.masks.labels import stack_background, to_labels
-from pipeline.masks.mask_files import UNFILTERED
+from pipeline.masks.labels import UNFILTERED, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS

@@ -10,12 +10,6 @@ _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
 _MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
 
 
-def unary_energy(scores: np.ndarray) -> np.ndarray:
-    """Returns −log of the scores, C×H×W, clipped to [1e-5, 1]; of the same shape and type."""
-    kind = scores.dtype.type
-    return -np.log(np.clip(scores, kind(_MIN_SCORE), kind(_MAX_SCORE)))
-
-
 def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
     """Returns the image that the appearance kernel compares, H×W×3 uint8."""
     if not bgr:
@@ -31,7 +25,8 @@ def dense_crf(
 
     Args:
         image: H×W×3 uint8, RGB.
-        scores: C×H×W float in [0, 1]; they do not have to sum to one.
+        scores: C×H×W float in [0, 1]; they do not have to sum to one. Their logarithm is computed
+            in their own type.
         options: the CRF's constants.
         bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, cast to bytes with wrap-around.
 
@@ -44,8 +39,9 @@ def dense_crf(
         return np.ones(scores.shape, np.float32)
     count, height, width = scores.shape
     crf = densecrf.DenseCRF2D(width, height, count)
-    unary = unary_energy(scores).astype(np.float32).reshape(count, -1)
-    crf.setUnaryEnergy(np.ascontiguousarray(unary))
+    kind = scores.dtype.type
+    unary = -np.log(np.clip(scores, kind(_MIN_SCORE), kind(_MAX_SCORE)))
+    crf.setUnaryEnergy(np.ascontiguousarray(unary.astype(np.float32).reshape(count, -1)))
     crf.addPairwiseGaussian(sxy=options.gaussian_sxy, compat=options.gaussian_compat)
     crf.addPairwiseBilateral(
         sxy=options.bilateral_sxy,

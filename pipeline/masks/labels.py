@@ -1,12 +1,21 @@
-"""From class activation maps to labels (docs/algorithms.md, section 4)."""
+"""From class activation maps to labels (docs/algorithms.md, section 4), and their files."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
+
+UNFILTERED = ".unfiltered"
+"""Folder of the masks before the confidence filter; these are measured."""
+
+PROBABILITY = ".probability"
+"""Folder of the probability of each pixel's label, as 8-bit grey PNGs of round(255 p)."""
 
 
 def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
@@ -26,15 +35,12 @@ def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
 
 
 def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True) -> np.ndarray:
-    """Turns channels into labels, uint8 of the same shape.
+    """Turns channels into labels, uint8 of the same shape: 0 background, k+1 class k.
 
     Args:
         channels: H×W indices; 0 is the background, if there is one, and the tags follow.
         keys: K class indices.
         background: whether there is a background.
-
-    Returns:
-        0 for the background, k+1 for class k.
     """
     return np.concatenate([[0] * background, keys + 1]).astype(np.uint8)[channels]
 
@@ -72,6 +78,31 @@ def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float
     return np.where(probability < confidence, np.uint8(IGNORE), labels)
 
 
-def to_grey(probability: np.ndarray) -> np.ndarray:
-    """Rounds probabilities, H×W float in [0, 1], to multiples of 1/255: H×W uint8."""
-    return np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)
+def mask_files(
+    image_id: str,
+    labels: np.ndarray,
+    probability: np.ndarray | None,
+    palette: Sequence[tuple[int, int, int]],
+    *,
+    confidence: float,
+    keep_probability: bool,
+) -> dict[str, bytes]:
+    """Returns the files of an image's mask, by their names below the stage's folder.
+
+    Args:
+        image_id: the image.
+        labels: H×W uint8, before the filter.
+        probability: H×W float32, of those labels; none where it is not known.
+        palette: n+1 colours.
+        confidence: pixels below this probability become 255.
+        keep_probability: whether the probabilities are stored too.
+    """
+    unsure = probability is not None and confidence > 0
+    filtered = ignore_unsure(labels, probability, confidence) if unsure else labels
+    files = {f"{image_id}.png": encode_png(filtered, palette)}
+    if keep_probability:
+        grey = np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)
+        files[f"{PROBABILITY}/{image_id}.png"] = encode_png(grey)
+    if confidence > 0:
+        files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
+    return files

@@ -8,50 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cams.cams import read_cams
-from pipeline.clip.frozen import Resources
-from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import Method
-from pipeline.engine.sample import ImageReader, Sample
-from pipeline.engine.settings import facts
-from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
+from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.sample import Sample
+from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
-from pipeline.masks.mask_files import mask_files
-from pipeline.masks.refiner import MaskOptions
+from pipeline.masks.labels import mask_files
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Masks(Stage):
-    """The pseudo masks of a split.
-
-    Attributes:
-        vocabulary: the class names.
-        method: the refiner.
-        options: its settings.
-        resources: what it is built from.
-        decode: decodes images.
-    """
+class Masks(MethodStage):
+    """The pseudo masks of a split."""
 
     name = command = "masks"
     kind = "pseudo masks"
     decisive = ("method", "crf")
     in_processes = True  # pydensecrf holds Python's global lock
-    vocabulary: Vocabulary
-    method: Method
-    options: MaskOptions
-    resources: Resources
-    decode: ImageReader
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the CAMs."""
-        used = self.resources.facts(self.vocabulary.cam_names, self.vocabulary.backgrounds)
-        return {
-            **self.method.facts,
-            **facts(self.options),
-            **used,
-            **self.decode.facts,
-            "num_classes": len(self.vocabulary.classes),
-        }
+        return {**super().own_settings(), "num_classes": self.resources.num_classes}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""
@@ -60,7 +36,7 @@ class Masks(Stage):
 
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
         """Builds the refiner, and returns it with the folder of the CAMs."""
-        return self.method.build(self.options, self.resources), inputs["cams"]
+        return super().load(inputs), inputs["cams"]
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
@@ -68,7 +44,7 @@ class Masks(Stage):
         for item in items:
             image_id = item.sample.id
             try:
-                image, _ = self.decode(item.sample)
+                image, _ = self.reading.decode(item.sample)
                 labels, probability = refine(image, read_cams(folder / f"{image_id}.npz"))
             except ImageError as error:
                 yield item, error

@@ -19,7 +19,7 @@ from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE, read_labels
-from pipeline.masks.mask_files import UNFILTERED
+from pipeline.masks.labels import UNFILTERED
 from pipeline.report.runs import as_number
 from pipeline.tags.scores import decode_scores
 

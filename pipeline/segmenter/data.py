@@ -17,7 +17,7 @@ from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
-from pipeline.masks.mask_files import PROBABILITY
+from pipeline.masks.labels import PROBABILITY
 
 _ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 

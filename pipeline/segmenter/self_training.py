@@ -23,8 +23,7 @@ from pipeline.engine.settings import facts, setting
 from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
-from pipeline.masks.labels import resized_argmax, to_labels
-from pipeline.masks.mask_files import mask_files
+from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import TestSettings
 from pipeline.tags.scores import read_tags, summarise, tags_output
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
-from pipeline.clip.frozen import FrozenClip, Resources, quirks_of
+from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, method_of
@@ -94,7 +97,7 @@ class Builder:
             vocabulary=self.vocabulary,
             device=self.device,
             clip=self.clip if method.uses_clip else None,
-            quirks=quirks_of(self.config.compat, method.quirks),
+            quirks=SimpleNamespace(**{n: getattr(self.config.compat, n) for n in method.quirks}),
         )
 
     # From images to pseudo masks
@@ -106,42 +109,31 @@ class Builder:
             stages[command] = build(self, split, stages)
         return stages
 
-    def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
-        """Returns the stage of a split's tags."""
-        options, method = self.config.tags, method_of(self.config.tags)
-        return (method.stage or partial(ScoredTags, reading=self.reading))(
-            split=split,
-            vocabulary=self.vocabulary,
+    def _from_method(self, own: type[MethodStage], options: Any, **parts: Any) -> Any:  # noqa: ANN401
+        """Builds the stage of the method that settings belong to: the group's own, or its."""
+        method = method_of(options)
+        return (method.stage or own)(
             method=method,
             options=options,
             resources=self.resources(method),
+            reading=self.reading,
+            **parts,
         )
+
+    def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
+        """Returns the stage of a split's tags."""
+        return self._from_method(ScoredTags, self.config.tags, split=split)
 
     def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""
-        options, method = self.config.cams, method_of(self.config.cams)
-        needs = {"tags": before["tags"]}
-        computed = partial(ComputedCams, needs=needs, resources=self.resources(method))
-        return (method.stage or computed)(
-            split=split,
-            vocabulary=self.vocabulary,
-            method=method,
-            options=options,
-            reading=self.reading,
-        )
+        options = self.config.cams
+        needs = {} if method_of(options).stage else {"tags": before["tags"]}
+        return self._from_method(ComputedCams, options, split=split, needs=needs)
 
     def masks(self, split: str, before: Mapping[str, Stage]) -> Masks:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before``."""
-        options, method = self.config.masks, method_of(self.config.masks)
-        return Masks(
-            split=split,
-            needs={"cams": before["cams"]},
-            vocabulary=self.vocabulary,
-            method=method,
-            options=options,
-            resources=self.resources(method),
-            decode=self.decode,
-        )
+        needs = {"cams": before["cams"]}
+        return self._from_method(Masks, self.config.masks, split=split, needs=needs)
 
     # Training and prediction
 

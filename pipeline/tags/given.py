@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING
 
-from pipeline.clip.frozen import Resources
 from pipeline.datasets.lists import read_class_list
 from pipeline.engine.registry import register
 from pipeline.engine.sample import Labels, Sample
@@ -23,9 +23,6 @@ from pipeline.tags.scores import tags_output
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import TagOptions
 
-TagsOf = Callable[[Sample], Labels]
-"""Returns the tags of an image, or raises an ImageError where it has none."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GivenTags(Tags):
@@ -33,34 +30,31 @@ class GivenTags(Tags):
 
     The key names where they come from. The tags of an image are part of its input, so that a
     corrected line costs one image.
-
-    Attributes:
-        resources: what the reader of tags is built from.
     """
 
-    resources: Resources
-
     def own_settings(self) -> dict[str, Any]:
-        """Returns what tags depend on, except the tags."""
-        settings = {**super().own_settings(), **vars(self.resources.quirks)}
-        if path := settings.pop("path", None):
-            settings["list"] = Path(path).name
-        del settings["min_score"]  # there are no scores to compare with it
-        return settings
+        """Returns what tags depend on, except the tags: there are no scores and no pixels."""
+        unused = ("min_score", *self.reading.decode.facts)
+        return {k: v for k, v in super().own_settings().items() if k not in unused}
 
-    @cached_property
-    def _tags_of(self) -> TagsOf:
-        return self.method.build(self.options, self.resources)
+    @abstractmethod
+    def tags_of(self, sample: Sample) -> Labels:
+        """Returns the tags of an image.
+
+        Raises:
+            ImageError: it has none.
+            UserError: no image has any.
+        """
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
-        tags = self._tags_of(sample)
+        tags = self.tags_of(sample)
         return Item(sample, join_keys(fingerprint_file(sample.image), fingerprint(tags)), tags)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Yields what is given."""
         for item in items:
-            scores = np.zeros(len(self.vocabulary.classes), np.float32)
+            scores = np.zeros(self.resources.num_classes, np.float32)
             scores[list(item.given)] = 1
             yield item, [tags_output(item.given, {"scores": scores})]
 
@@ -70,20 +64,20 @@ class GroundTruthOptions(TagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
-@register("tags", "ground_truth", GroundTruthOptions, quirks=("tag_order",), stage=GivenTags)
-def read_ground_truth(options: GroundTruthOptions, resources: Resources) -> TagsOf:
-    """Returns a reader of the data set's labels."""
-    keep_order = resources.quirks.tag_order
+@register("tags", "ground_truth", GroundTruthOptions, quirks=("tag_order",))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroundTruthTags(GivenTags):
+    """The data set's labels."""
 
-    def tags_of(sample: Sample) -> Labels:
+    def tags_of(self, sample: Sample) -> Labels:
+        """Returns an image's labels."""
+        keep_order = self.resources.quirks.tag_order
         try:
             return sample.listed_labels if keep_order else sample.ground_truth_labels
         except UserError as error:
             if not sample.has_ground_truth:
                 raise
             raise ImageError(str(error)) from error
-
-    return tags_of
 
 
 @dataclass
@@ -97,19 +91,23 @@ class TagListOptions(TagOptions):
     path: str = MISSING
 
 
-@register("tags", "file", TagListOptions, stage=GivenTags)
-def read_list(options: TagListOptions, resources: Resources) -> TagsOf:
-    """Returns a reader of a list.
+@register("tags", "file", TagListOptions)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListedTags(GivenTags):
+    """The tags of a list. The key holds its file's name."""
 
-    Raises:
-        UserError: the file is missing, or names a class that the vocabulary does not have.
-    """
-    path = given_path(options.path, "tags.path")
-    listed = read_class_list(path, "tags.path", {str(k): k for k in range(resources.num_classes)})
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what tags depend on, except the tags."""
+        settings = super().own_settings()
+        return {**settings, "list": Path(settings.pop("path")).name}
 
-    def tags_of(sample: Sample) -> Labels:
-        if sample.id not in listed:
-            raise ImageError(f"has no line in {path}")
-        return listed[sample.id]
+    @cached_property
+    def _listed(self) -> Mapping[str, Labels]:
+        indices = {str(k): k for k in range(self.resources.num_classes)}
+        return read_class_list(given_path(self.options.path, "tags.path"), "tags.path", indices)
 
-    return tags_of
+    def tags_of(self, sample: Sample) -> Labels:
+        """Returns the tags on an image's line."""
+        if sample.id not in self._listed:
+            raise ImageError(f"has no line in {given_path(self.options.path, 'tags.path')}")
+        return self._listed[sample.id]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.boxes import minmax_scale, union_of_boxes
+from pipeline.clip.shared_pass import MeanAttention
 
 
 class VotedAttention:
@@ -21,15 +22,9 @@ class VotedAttention:
     """
 
     def __init__(self, window: range, votes: int):
-        """Starts with no block.
-
-        Args:
-            window: numbers of the blocks to average, counted from 1.
-            votes: number of blocks, of all, in which an entry must be above average.
-        """
-        self.window = window
+        """Starts with no block; ``window`` holds the numbers of the blocks to average, from 1."""
         self.votes = votes
-        self._sum: torch.Tensor | None = None
+        self._mean = MeanAttention(window)
         self._count: torch.Tensor | None = None
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
@@ -38,36 +33,11 @@ class VotedAttention:
         # threads, and some votes depend on that digit.
         above = attention > attention.flatten(1).mean(1)[:, None, None]
         self._count = above.to(torch.int16) if self._count is None else self._count.add_(above)
-        if block in self.window:
-            self._sum = attention.clone() if self._sum is None else self._sum.add_(attention)
+        self._mean(block, attention)
 
     def result(self) -> torch.Tensor:
         """Returns A, B×N×N float32; its rows do not sum to 1."""
-        return self._sum / len(self.window) * (self._count >= self.votes)
-
-
-def propagate(attention: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Returns S¹ = A·S⁰, B×N×C."""
-    return attention @ scores
-
-
-def class_masks(scores: torch.Tensor, grid: tuple[int, int], *, open_border: bool) -> torch.Tensor:
-    """Returns the second mask: for every class, the boxes around its strong regions.
-
-    Args:
-        scores: S¹ of one image, N×C.
-        grid: h, w.
-        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
-
-    Returns:
-        N×C bool on the device of the scores.
-    """
-    by_class = scores.mT.reshape(-1, *grid).float().cpu().numpy()
-    masks = np.zeros(by_class.shape, bool)
-    for scaled, mask in zip(map(minmax_scale, by_class), masks):
-        if scaled.any():
-            mask[:] = union_of_boxes(scaled, float(scaled.mean()), open_border=open_border)
-    return torch.from_numpy(masks.reshape(len(masks), -1)).to(scores.device).mT
+        return self._mean.result() * (self._count >= self.votes)
 
 
 def refine(
@@ -78,7 +48,7 @@ def refine(
     *,
     open_border: bool,
 ) -> torch.Tensor:
-    """Applies DMAR.
+    """Applies DMAR; the second mask has the boxes around each class's strong regions.
 
     Args:
         attention: A, B×N×N.
@@ -90,8 +60,12 @@ def refine(
     Returns:
         S², B×N×C; one matrix product serves all classes.
     """
-    first = propagate(attention, scores)
-    masks = torch.zeros_like(first, dtype=torch.bool)
-    for row in range(len(first) if num_images is None else num_images):
-        masks[row] = class_masks(first[row], grid, open_border=open_border)
-    return propagate(attention, scores * masks)
+    first = attention @ scores  # S¹
+    masks = np.zeros((first.shape[0], first.shape[2], *grid), bool)
+    by_class = first[:num_images].mT.unflatten(-1, grid).float().cpu().numpy()
+    for of_image, mask_of_image in zip(by_class, masks):
+        for scaled, mask in zip(map(minmax_scale, of_image), mask_of_image):
+            if scaled.any():
+                mask[:] = union_of_boxes(scaled, float(scaled.mean()), open_border=open_border)
+    boxes = torch.from_numpy(masks).flatten(2).mT.contiguous().to(scores.device)
+    return attention @ (scores * boxes)

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.attention import one_by_one
 from pipeline.clip.boxes import Box, bounding_box, minmax_scale
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.tags.patches import class_probabilities
 
 _OBJECT_THRESHOLD = 0.5  # patches with a scaled score above it belong to the object
 
@@ -32,12 +30,6 @@ class Proposal:
     class_index: int
     crop: torch.Tensor
     inside: torch.Tensor
-
-
-def score_threshold(scores: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Returns θ = min + α·(max − min) over all of the scores."""
-    low, high = scores.min(), scores.max()
-    return low + alpha * (high - low)
 
 
 def propose(
@@ -65,9 +57,10 @@ def propose(
             score; without it only the class with the empty box does.
     """
     grid = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
-    native_grid = (native_size // patch_size,) * 2
+    native_side = native_size // patch_size
     local = scores[:, :num_classes].amax(0)
-    threshold = score_threshold(scores, alpha)
+    low, high = scores.min(), scores.max()
+    threshold = low + alpha * (high - low)
     proposals = []
     for index in torch.nonzero(local > threshold).flatten().tolist():
         scaled = minmax_scale(scores[:, index].reshape(grid).float().cpu().numpy())
@@ -78,7 +71,7 @@ def propose(
                 break
             continue
         inside = torch.from_numpy(mask[top:bottom, left:right]).float()
-        inside = F.interpolate(inside[None, None], native_grid, mode="nearest")[0, 0] > 0
+        inside = F.interpolate(inside[None, None], native_side, mode="nearest")[0, 0] > 0
         crop = cut(pixels, box, patch_size, native_size)
         proposals.append(Proposal(index, crop, inside.to(pixels.device)))
     return proposals
@@ -88,9 +81,7 @@ def cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> to
     """Cuts a box, in patches, out of 3×H×W pixels and resizes it to the native square."""
     top, left, bottom, right = (edge * patch_size for edge in box)
     part = pixels[:, top:bottom, left:right].unsqueeze(0)
-    return F.interpolate(
-        part, (native_size, native_size), mode="bilinear", align_corners=False, antialias=False
-    )[0]
+    return F.interpolate(part, native_size, mode="bilinear", align_corners=False)[0]
 
 
 def reidentify(
@@ -98,26 +89,19 @@ def reidentify(
 ) -> torch.Tensor:
     """Classifies crops with the whole CLIP, whose class token attends to the object only.
 
-    Every batch is padded to ``batch_size``, so that a crop's result does not depend on the others.
-
     Args:
         encoder: the image tower.
         text: C×E class embeddings.
-        proposals: crops, of any number of images.
+        proposals: at least one and at most ``batch_size``, of any number of images. The batch is
+            padded to its full size, so that a crop's result does not depend on the others.
         batch_size: crops in a batch.
 
     Returns:
         The probability of each proposal's class, float32 in [0, 1] on the CPU.
     """
-    results = []
-    for start in range(0, len(proposals), batch_size):
-        batch = proposals[start : start + batch_size]
-        padded = batch + batch[-1:] * (batch_size - len(batch))
-        features = encoder.image_features(
-            torch.stack([p.crop for p in padded]), torch.stack([p.inside for p in padded])
-        )
-        probabilities = one_by_one(
-            lambda rows: class_probabilities(rows, text, encoder.temperature), features
-        )
-        results += [probabilities[row, p.class_index] for row, p in enumerate(batch)]
-    return torch.stack(results).float().cpu() if results else torch.empty(0)
+    padded = proposals + proposals[-1:] * (batch_size - len(proposals))
+    crops = torch.stack([proposal.crop for proposal in padded])
+    inside = torch.stack([proposal.inside for proposal in padded])
+    probabilities = encoder.classify_images(crops, text, inside)
+    chosen = [proposal.class_index for proposal in proposals]
+    return probabilities[range(len(chosen)), chosen].float().cpu()

@@ -4,77 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import AttentionRecorder, SharedPass
-from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.clip.method_stage import MethodStage
+from pipeline.datasets.vocabulary import Names
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.reading import Name, Reading, Size
-from pipeline.engine.registry import Method
-from pipeline.engine.settings import facts
-from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
+from pipeline.engine.reading import Name
+from pipeline.engine.stage import Computed, Folders, Item, Stage
 from pipeline.errors import ImageError
 from pipeline.tags.scores import decode_scores, summarise, tags_output
-from pipeline.tags.tagger import ScoredTagOptions, choose_tags, image_threshold
+from pipeline.tags.tagger import choose_tags, image_threshold
 
-
-class OfSharedPass(Protocol):
-    """A model that also works from the backbone's pass in which an image is tagged."""
-
-    def attention_recorder(self) -> AttentionRecorder:
-        """Returns the recorder of one batch's attention."""
-
-    def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:
-        """Returns the result of an image whose tags are known."""
-
-
-class FollowsTags(Protocol):
-    """A stage whose results can come from the same pass of the backbone as tags."""
-
-    name: str
-
-    def input_key(self, image: str, tags: Sequence[int]) -> str:
-        """Returns the fingerprint of an image's input, from that of the image and its tags."""
-
-    def output(
-        self, image_id: str, input_key: str, tags: Sequence[int], result: np.ndarray, size: Size
-    ) -> Output:
-        """Returns what is stored for an image."""
-
-    def load(self, inputs: Mapping[str, Path]) -> OfSharedPass:
-        """Loads the model."""
+if TYPE_CHECKING:
+    from pipeline.cams.stage import ComputedCams
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tags(Stage):
-    """The tags of a split, wherever they come from.
-
-    Attributes:
-        vocabulary: the class names.
-        method: what finds the tags.
-        options: the method's settings.
-    """
+class Tags(MethodStage):
+    """The tags of a split, wherever they come from."""
 
     name = command = "tags"
     kind = "scores"
-    vocabulary: Vocabulary
-    method: Method
-    options: Any
+    threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
+    """Returns what an image's scores must exceed to be tags; none where tags are given."""
+
+    @property
+    def names(self) -> Names:
+        """What CLIP reads for each class."""
+        return self.vocabulary.tag_names
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on."""
-        classes = list(self.vocabulary.classes)
-        return {**self.method.facts, **facts(self.options), "classes": classes}
-
-    @property
-    def threshold(self) -> Callable[[np.ndarray], float] | None:
-        """What an image's scores must exceed to be tags; none where tags are given."""
-        return None
+        return {**super().own_settings(), "classes": list(self.vocabulary.classes)}
 
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns ``scores.npz`` and ``tags.txt``."""
@@ -83,30 +47,23 @@ class Tags(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredTags(Tags):
-    """Tags that follow from the scores of a tagger.
+    """Tags that follow from the scores of a tagger, whose options have ``alpha``.
 
     Attributes:
-        resources: what the tagger is built from.
-        reading: how images are read.
-        follower: a stage that is computed in the same pass, if it is run as well.
+        follower: the stage of CAMs that is computed in the same pass, if it is run as well.
     """
 
     decisive = ("method", "clip", "reidentify", "squeeze")
-    options: ScoredTagOptions
-    resources: Resources
-    reading: Reading
-    follower: Stage | None = None
+    follower: ComputedCams | None = None
 
     @property
     def serves(self) -> Sequence[Stage]:
         """The stage that is computed in the same pass."""
         return [self.follower] if self.follower else []
 
-    @property
-    def threshold(self) -> Callable[[np.ndarray], float]:
-        """What an image's scores must exceed to be tags."""
-        alpha, min_score = self.options.alpha, self.options.min_score
-        return partial(image_threshold, alpha=alpha, min_score=min_score)
+    def threshold(self, scores: np.ndarray) -> float:
+        """Returns what an image's scores must exceed to be tags."""
+        return image_threshold(scores, self.options.alpha, self.options.min_score)
 
     @property
     def thresholds(self) -> Collection[str]:
@@ -118,21 +75,6 @@ class ScoredTags(Tags):
     def variants(self) -> list[str]:
         """The further rows of scores that are asked for, of those that the method has."""
         return [name for name in self.options.variants if name in self.method.variants]
-
-    def own_settings(self) -> dict[str, Any]:
-        """Returns what tags depend on."""
-        vocabulary = self.vocabulary
-        used = self.resources.facts(vocabulary.tag_names, vocabulary.backgrounds)
-        return {**super().own_settings(), **self.reading.decode.facts, **used}
-
-    @property
-    def uses_clip(self) -> bool:
-        """Whether the method looks at images with CLIP."""
-        return self.method.uses_clip
-
-    def unknown_until(self) -> str:
-        """Returns "download" where the weights, which are in the key, are not on this machine."""
-        return self.resources.unknown_until
 
     def covers(self, entry: Mapping[str, Any]) -> bool:
         """Tells whether the scores of every variant exist."""
@@ -150,19 +92,17 @@ class ScoredTags(Tags):
         known = folders[self.follower.name].inputs(item.sample.id)
         return Item(item.sample, item.input, frozenset(known))
 
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, OfSharedPass | None]:
-        """Builds the tagger, and the follower's model."""
-        tagger = self.method.build(self.options, self.resources)
-        return tagger, self.follower and self.follower.load(inputs)
+    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
+        """Builds the tagger, and the follower's method."""
+        return super().load(inputs), self.follower and self.follower.load(inputs)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        follower: FollowsTags | None = self.follower
-        options = self.options
+        follower, options = self.follower, self.options
 
         def score(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
-            tagger, shared = model()
-            more = {"listen": shared.attention_recorder} if shared else {}
+            tagger, cam_method = model()
+            more = {"cam_blocks": cam_method.blocks} if cam_method else {}
             return tagger.stream(images, self.variants, **more)
 
         for item, result in self.reading.through(items, score):
@@ -176,11 +116,6 @@ class ScoredTags(Tags):
                 cams = model()[1].cams_of_pass(scored.shared_pass, tags)
                 outputs.append(follower.output(item.sample.id, key, tags, cams, size))
             yield item, outputs
-
-    @property
-    def shard_size(self) -> int:
-        """The number of images that fill a worker's batches."""
-        return self.resources.shard_size
 
     def choose(self, scores: np.ndarray) -> tuple[int, ...]:
         """Returns the tags that follow from an image's scores."""

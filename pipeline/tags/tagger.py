@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.clip.shared_pass import SharedPass
 from pipeline.engine.settings import setting
-from pipeline.tags.scored import Scored
-
-_SCORES_STAY = "further rows of scores, beside those that count"
 
 
 @dataclass
@@ -24,7 +22,9 @@ class TagOptions:
     """
 
     min_score: float = setting(0.0, at_least=0, at_most=1)
-    variants: list[str] = setting([], changes="nothing", why=_SCORES_STAY)
+    variants: list[str] = setting(
+        [], changes="nothing", why="further rows of scores, beside those that count"
+    )
 
 
 @dataclass
@@ -36,6 +36,19 @@ class ScoredTagOptions(TagOptions):
     """
 
     alpha: float = setting(0.5, at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one image.
+
+    Attributes:
+        scores: "scores", n float32 in [0, 1], and the same for each requested variant.
+        shared_pass: what CAMs can be computed from; none unless it was requested.
+    """
+
+    scores: dict[str, np.ndarray]
+    shared_pass: SharedPass | None = None
 
 
 class Tagger:
@@ -56,6 +69,9 @@ class Tagger:
     ) -> Iterator[tuple[Any, Scored]]:
         """Yields a name and its scores for each name and image, in any order.
 
+        A tagger that shares a pass with CAMs also takes ``cam_blocks``, as
+        :meth:`pipeline.tags.tagclip.TagClip.stream` does.
+
         Args:
             images: names, and H×W×3 uint8, RGB.
             variants: further rows of scores to compute, of those that the method declares.
@@ -65,7 +81,7 @@ class Tagger:
 
 
 def image_threshold(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> float:
-    """Returns what one of an image's n scores must exceed to be a tag."""
+    """Returns what one of an image's scores, n float32 in [0, 1], must exceed to be a tag."""
     low, high = float(scores.min()), float(scores.max())
     return max(low + alpha * (high - low), min_score)
 
@@ -75,11 +91,6 @@ def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tup
 
     If no class is above it, the best class is the tag. With a ``min_score`` above 0, tags must also
     exceed that, so that an image without any of the classes has no tag.
-
-    Args:
-        scores: n float32 in [0, 1].
-        alpha: α.
-        min_score: in [0, 1].
     """
     low, high = scores.min(), scores.max()
     chosen = np.flatnonzero(scores > low + alpha * (high - low))

@@ -8,11 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.benchmark import plain
-from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagclip import TagClip, TagClipOptions
+from tests.methods import cams_of, scores_of
 from tests.small_runs import draw_photograph
+
+BATCHES = Batches(images=2, crops=3, waiting=32)
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +32,25 @@ def text() -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(4))
 def test_scores_are_those_of_the_plain_version(encoder, text, seed):
     image = draw_photograph(seed, 70 + 16 * seed, 96)
-    settings = TagClipSettings(attention_blocks=(-2, -1), votes=2, batch_size=2, crop_batch_size=3)
-    tagger = TagClip(encoder, text, 4, settings)
+    options = TagClipOptions(attention_blocks=[-2, -1], votes=2)
+    tagger = TagClip(encoder, text, 4, options, BATCHES)
     expected = plain.tag(encoder, tagger, image)
-    (found,) = tagger([image])
+    (found,) = scores_of(tagger, [image])
     np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cams_are_those_of_the_plain_version(encoder, text, seed):
     image, tags = draw_photograph(seed, 80, 64 + 16 * seed), [0, 2]
-    settings = CamSettings(affinity_blocks=(-2, 0), batch_size=2)
-    method = ClipEs(encoder, text[:4], text[4:], settings)
+    options = ClipEsOptions(affinity_blocks=[-2, 0])
+    method = ClipEs(encoder, text[:4], text[4:], options, BATCHES)
     expected = plain.cams(encoder, method, image, tags)
-    np.testing.assert_allclose(method(image, tags), expected, atol=1e-4)
+    np.testing.assert_allclose(cams_of(method, image, tags), expected, atol=1e-4)
 
 
 def test_names_are_embedded_as_by_the_plain_version(tiny_clip):
     tokenizer, names = load_tokenizer(None), ["cat", "traffic light"]
-    found = class_embeddings(tiny_clip, tokenizer, names, TEMPLATES["tagclip"])
+    found = class_embeddings(tiny_clip, tokenizer, [*zip(names)], TEMPLATES["tagclip"])
     for name, embedding in zip(names, found):
         expected = plain.embed_name(tiny_clip, tokenizer, name, TEMPLATES["tagclip"])
         torch.testing.assert_close(embedding, expected, atol=2e-6, rtol=0)

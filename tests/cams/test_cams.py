@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.cams.affinity import MeanAttention, affinity, refine_cams, sinkhorn
+from pipeline.cams.affinity import affinity, refine_cams
 from pipeline.cams.cams import Cams, encode_cams, read_cams
-from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.cams.gradcam import normalise, softmax_gradcam
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import MeanAttention
 from pipeline.errors import ImageError
 from tests.clip.naive_boxes import naive_union
+from tests.methods import ALONE, cams_of
 from tests.small_runs import draw_photograph
 
 
@@ -57,18 +59,24 @@ def test_no_parameter_gets_a_gradient(tiny_clip, encoder, text):
     assert all(p.grad is None for p in tiny_clip.parameters())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_sinkhorn_is_the_naive_one(seed: int):
-    matrix = np.random.default_rng(seed).random((6, 6)) + 0.01
-    expected = matrix.copy()
+def naive_affinity(attention: np.ndarray) -> np.ndarray:
+    balanced, count = attention.astype(float), len(attention)
     for _ in range(3):
-        for j in range(6):
-            expected[:, j] /= sum(expected[i, j] for i in range(6))
-        for i in range(6):
-            expected[i] /= sum(expected[i, j] for j in range(6))
-    balanced = sinkhorn(torch.from_numpy(matrix))
-    np.testing.assert_allclose(balanced, expected, rtol=1e-12)
+        for j in range(count):
+            balanced[:, j] /= sum(balanced[i, j] for i in range(count))
+        for i in range(count):
+            balanced[i] /= sum(balanced[i, j] for j in range(count))
     np.testing.assert_allclose(balanced.sum(1), 1, rtol=1e-12)
+    together = (balanced + balanced.T) / 2
+    return together @ together
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_affinity_is_the_naive_one(seed: int):
+    matrix = np.random.default_rng(seed).random((6, 6)).astype(np.float32) + 0.01
+    np.testing.assert_allclose(
+        affinity(torch.from_numpy(matrix)), naive_affinity(matrix), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("open_border", [True, False])
@@ -78,9 +86,7 @@ def test_refined_cams_are_the_naive_ones(open_border: bool):
     attention = torch.from_numpy(rng.random((12, 12))).float()
     refined = refine_cams(cams, attention, grid, threshold=0.4, open_border=open_border)
 
-    balanced = sinkhorn(attention).numpy()
-    together = (balanced + balanced.T) / 2
-    together = together @ together
+    together = naive_affinity(attention.numpy())
     for k in range(2):
         box = naive_union(cams[k].numpy().reshape(grid), 0.4, open_border).reshape(-1)
         expected = np.array(
@@ -104,12 +110,13 @@ def test_mean_attention_takes_its_blocks_only():
 
 
 def test_cams_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, text):
-    method = ClipEs(encoder, text[:3], text[3:], CamSettings(affinity_blocks=(-2, -1)))
+    options = ClipEsOptions(affinity_blocks=[-2, -1])
+    method = ClipEs(encoder, text[:3], text[3:], options, ALONE)
     image = draw_photograph(0, 64, 96)
-    both = method(image, [0, 2])
+    both = cams_of(method, image, [0, 2])
     assert both.shape == (2, 4, 6)
-    np.testing.assert_allclose(both[::-1], method(image, [2, 0]), atol=1e-5)
-    assert method(image, []).shape == (0, 4, 6)
+    np.testing.assert_allclose(both[::-1], cams_of(method, image, [2, 0]), atol=1e-5)
+    assert cams_of(method, image, []).shape == (0, 4, 6)
 
 
 def test_stored_cams_are_read_back(tmp_path):

@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-from pipeline.cams.clip_es import CamSettings, ClipEs
-from pipeline.clip.blocks import block_window
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.clip.block import block_window
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.pixels import patch_grid
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.errors import UserError
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagclip import TagClip, TagClipOptions
+from tests.methods import ALONE, cams_of, scores_of
 from tests.small_runs import draw_photograph
 
 # As in open_clip's models, but narrow: B/32, B/16, L/14, L/14 at 336, H/14 at 378, g/14,
@@ -154,7 +156,7 @@ def test_class_embeddings_of_every_kind_are_open_clips(model, pool, quick_gelu):
     )
     tokenizer, templates = load_tokenizer(None), TEMPLATES["tagclip"][::12]
     names = ["cat", "traffic light", "potted plant"]
-    embeddings = class_embeddings(clip, tokenizer, names, templates, batch_size=5)
+    embeddings = class_embeddings(clip, tokenizer, [*zip(names)], templates)
     expected = build_zero_shot_classifier(clip, tokenizer, names, templates).T
     torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
     assert (expected[0] - expected[1]).norm() > 0.02, "names have to differ in this test"
@@ -170,14 +172,13 @@ def test_both_methods_run_at_every_patch_size(kind, tower):
     text = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
     image = draw_photograph(0, 150, 210)
     variants = ("clip", "clip_native", "coarse", "coarse_last", "dmar", "cwr")
-    [result] = TagClip(encoder, text, 4, TagClipSettings(votes=2, crop_batch_size=1))(
-        [image], variants
-    )
+    tagger = TagClip(encoder, text, 4, TagClipOptions(votes=2), Batches(1, crops=1, waiting=8))
+    [result] = scores_of(tagger, [image], variants)
     assert result.keys() == {"scores", *variants}
     for name, scores in result.items():
         assert scores.shape == (4,) and np.isfinite(scores).all(), name
         assert (scores >= 0).all() and (scores <= 1).all() and scores.any(), name
-    cams = ClipEs(encoder, text[:4], text[4:], CamSettings())(image, [0, 3])
+    cams = cams_of(ClipEs(encoder, text[:4], text[4:], ClipEsOptions(), ALONE), image, [0, 3])
     assert cams.shape == (2, *patch_grid(150, 210, encoder.patch_size))
     assert np.isfinite(cams).all() and cams.min() >= 0 and 0.9 < cams.max() <= 1
 
@@ -222,9 +223,11 @@ def test_a_window_without_blocks_is_named_with_the_depth(window, message):
 
 def test_both_methods_average_existing_blocks_only(tower):
     encoder, text = ClipEncoder(tower("b16_448")), torch.eye(3, 16)
-    assert list(TagClip(encoder, text, 2, TagClipSettings()).window) == [1, 2]
-    assert list(ClipEs(encoder, text[:2], text[2:], CamSettings()).blocks) == [1, 2]
+    tag_options, cam_options = TagClipOptions(), ClipEsOptions()
+    assert list(TagClip(encoder, text, 2, tag_options, ALONE).window) == [1, 2]
+    assert list(ClipEs(encoder, text[:2], text[2:], cam_options, ALONE).blocks) == [1, 2]
+    tag_options.attention_blocks, cam_options.affinity_blocks = [9, 11], [5, 11]
     with pytest.raises(UserError, match=r"tags.attention_blocks=\[9,11\].*has 3"):
-        TagClip(encoder, text, 2, TagClipSettings(attention_blocks=(9, 11)))
+        TagClip(encoder, text, 2, tag_options, ALONE)
     with pytest.raises(UserError, match=r"cams.affinity_blocks=\[5,11\].*has 3"):
-        ClipEs(encoder, text[:2], text[2:], CamSettings(affinity_blocks=(5, 11)))
+        ClipEs(encoder, text[:2], text[2:], cam_options, ALONE)

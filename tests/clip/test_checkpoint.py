@@ -113,7 +113,7 @@ def test_a_truncated_file_is_named(name, share, files, tmp_path):
 def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "resnet.pt"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
-    with pytest.raises(UserError, match="does not hold a CLIP with a vision transformer"):
+    with pytest.raises(UserError, match="resnet.pt holds no vision transformer, but TagCLIP needs"):
         load_clip(path)
 
 

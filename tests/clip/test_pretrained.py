@@ -13,7 +13,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
-from pipeline.cams.clip_es import CamSettings, ClipEs
+from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches
@@ -23,8 +23,9 @@ from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline import global_scores
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.tagclip import TagClip, TagClipOptions
 from tests import REPOSITORY
+from tests.methods import ALONE, cams_of, scores_of
 from tests.small_runs import draw_photograph
 
 PRESETS = {
@@ -200,18 +201,18 @@ def test_the_training_of_published_weights_is_open_clips():
     assert find_training(None, None).quick_gelu
     large = find_training("ViT-L-14", "laion2b_s32b_b82k")
     assert large.normalisation == Normalisation(HALF, HALF) and not large.quick_gelu
-    for model, pretrained, quick_gelu, forced in [
-        ("ViT-B-16", "openai", True, True),
-        ("ViT-B-16", "metaclip_400m", True, True),
-        ("ViT-B-16", "dfn2b", True, True),
-        ("ViT-B-16-quickgelu", "openai", True, False),
-        ("ViT-B-16-quickgelu", None, True, False),
-        ("ViT-B-16", "laion2b_s34b_b88k", False, False),
-        ("ViT-B-16", None, False, False),
+    for model, pretrained, quick_gelu in [
+        ("ViT-B-16", "openai", True),
+        ("ViT-B-16", "metaclip_400m", True),
+        ("ViT-B-16", "dfn2b", True),
+        ("ViT-B-16-quickgelu", "openai", True),
+        ("ViT-B-16-quickgelu", None, True),
+        ("ViT-B-16", "laion2b_s34b_b88k", False),
+        ("ViT-B-16", None, False),
     ]:
         training = find_training(model, pretrained)
         assert training.normalisation == OPENAI_NORMALISATION
-        assert (training.quick_gelu, training.forces_quick_gelu) == (quick_gelu, forced), model
+        assert training.quick_gelu == quick_gelu, model
 
 
 def test_unknown_weights_are_refused_with_a_file_too(published):
@@ -234,7 +235,6 @@ def test_presets_name_existing_weights(name):
     config = find_architecture(preset["model"])
     settings = find_pretrained(preset["model"], preset["pretrained"])
     assert config.get("quick_gelu", False) == settings.get("quick_gelu", False)
-    assert not find_training(preset["model"], preset["pretrained"]).forces_quick_gelu
 
 
 def by_hand(image: np.ndarray, side: tuple[int, int], mean: tuple, std: tuple) -> np.ndarray:
@@ -256,8 +256,8 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
     for normalisation in (OPENAI_NORMALISATION, training):
         recorded.clear()
         encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
-        TagClip(encoder, text, 3, TagClipSettings(reidentify=False))([image])
-        ClipEs(encoder, text[:3], text[3:], CamSettings())(image, [1])
+        scores_of(TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE), [image])
+        cams_of(ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE), image, [1])
         global_scores(encoder, text, 3, [image])
         sizes = [(48, 80), (48, 80), (64, 64)]
         for pixels, side in zip(recorded, sizes, strict=True):
@@ -304,7 +304,7 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
         np.testing.assert_allclose(pixels[0], by_hand(image, (96, 80), mean, std), atol=1e-5)
 
 
-def test_results_keep_their_key_unless_the_training_was_another(published, tmp_path):
+def test_the_training_of_the_weights_is_in_the_key(published, tmp_path):
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"weights")
 
@@ -321,7 +321,7 @@ def test_results_keep_their_key_unless_the_training_was_another(published, tmp_p
         ).facts()
 
     usual = facts("tiny-ViT", "plain")
-    assert usual.keys() == facts(None, None).keys() == facts("tiny-ViT", None).keys()
-    assert not {"mean", "std", "quick_gelu"} & usual.keys()
+    assert usual == facts("tiny-ViT", None) and not usual["quick_gelu"]
+    assert facts(None, None) == {**usual, "model": None, "quick_gelu": True}
     assert facts("tiny-ViT", "half") == {**usual, "mean": [*HALF], "std": [*HALF]}
     assert facts("tiny-ViT", "quick") == {**usual, "quick_gelu": True}

@@ -7,8 +7,13 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
-from pipeline.clip.prompts import encode_prompts, end_of_text
-from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer, name_embeddings
+from pipeline.clip.text import (
+    TEMPLATES,
+    class_embeddings,
+    encode_prompts,
+    end_of_text,
+    load_tokenizer,
+)
 
 TOKENIZER = load_tokenizer(None)
 
@@ -56,13 +61,14 @@ def test_a_prefix_is_computed_once_for_all_names(tiny_clip, monkeypatch):
 
     monkeypatch.setattr(type(first.ln_1), "forward", count)
     names = ["cat", "dog", "bird", "horse"]
-    class_embeddings(tiny_clip, TOKENIZER, names, ["a bad photo of a {}.", "a good photo of a {}."])
+    templates = ["a bad photo of a {}.", "a good photo of a {}."]
+    class_embeddings(tiny_clip, TOKENIZER, [*zip(names)], templates)
     # Two prefixes of six tokens, and for each prompt the name, the full stop and the end.
     assert computed == [2 * 6, 2 * 4 * 3]
 
 
 def test_a_name_does_not_depend_on_the_others(tiny_clip):
-    names = ["a very long name of a class that nobody uses", "cat"]
+    names = [("a very long name of a class that nobody uses",), ("cat",)]
     embeddings = class_embeddings(tiny_clip, TOKENIZER, names, TEMPLATES["tagclip"])
     alone = class_embeddings(tiny_clip, TOKENIZER, names[1:], TEMPLATES["tagclip"])
     torch.testing.assert_close(embeddings[1:], alone, atol=1e-6, rtol=0)
@@ -70,8 +76,8 @@ def test_a_name_does_not_depend_on_the_others(tiny_clip):
 
 def test_several_names_of_a_class_are_averaged(tiny_clip):
     templates = TEMPLATES["photo"]
-    single = class_embeddings(tiny_clip, TOKENIZER, ["cat", "kitten", "dog"], templates)
-    embeddings = name_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
+    single = class_embeddings(tiny_clip, TOKENIZER, [("cat",), ("kitten",), ("dog",)], templates)
+    embeddings = class_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
     mean = (single[0] + single[1]) / 2
     torch.testing.assert_close(embeddings[0], mean / mean.norm())
     torch.testing.assert_close(embeddings[1], single[2])

@@ -11,12 +11,13 @@ from PIL import Image
 from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import encode_png
-from pipeline.masks.crf import CrfOptions, crf_image, dense_crf, unary_energy
+from pipeline.masks.crf import CrfOptions, crf_image, dense_crf
 from pipeline.masks.labels import (
+    PROBABILITY,
     ignore_unsure,
+    mask_files,
     resized_argmax,
     stack_background,
-    to_grey,
     to_labels,
 )
 from pipeline.masks.pseudo_mask import pseudo_mask
@@ -69,7 +70,7 @@ def naive_crf(image: np.ndarray, scores: np.ndarray, options: CrfOptions) -> np.
     appearance = kernel(
         np.concatenate([position / options.bilateral_sxy, colour / options.bilateral_srgb], 1)
     )
-    unary = unary_energy(scores).reshape(count, -1)
+    unary = -np.log(np.clip(scores, 1e-5, 1)).reshape(count, -1)
     probability = np.exp(-unary) / np.exp(-unary).sum(0)
     for _ in range(options.iterations):
         energy = -unary.copy()
@@ -125,8 +126,12 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
 
 
 def test_probabilities_are_rounded_to_bytes():
-    grey = to_grey(np.array([[0, 0.001, 0.002, 0.5, 0.9999, 1, 1.00001]], np.float32))
-    assert grey.dtype == np.uint8 and grey.tolist() == [[0, 0, 1, 128, 255, 255, 255]]
+    probability = np.array([[0, 0.001, 0.002, 0.5, 0.9999, 1, 1.00001]], np.float32)
+    labels = np.zeros(probability.shape, np.uint8)
+    files = mask_files("a", labels, probability, [], confidence=0, keep_probability=True)
+    with Image.open(io.BytesIO(files[f"{PROBABILITY}/a.png"])) as image:
+        assert image.mode == "L"
+        assert np.asarray(image).tolist() == [[0, 0, 1, 128, 255, 255, 255]]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 254])

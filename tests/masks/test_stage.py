@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
@@ -26,7 +27,7 @@ from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
 from pipeline.masks.crf import CrfOptions
-from pipeline.masks.mask_files import PROBABILITY, UNFILTERED
+from pipeline.masks.labels import PROBABILITY, UNFILTERED
 from pipeline.masks.pseudo_mask import PseudoMaskOptions, pseudo_mask
 from pipeline.masks.stage import Masks
 from pipeline.segmenter.data import TrainingPair, check_pairs
@@ -75,11 +76,10 @@ def make_masks(out, maps, workers=1, **options):
     quirks = SimpleNamespace(crf_bgr=True, crf_fp16=True)
     stage = Masks(
         split="all",
-        vocabulary=vocabulary,
         method=method_of(chosen),
         options=chosen,
         resources=Resources(vocabulary, "cpu", None, quirks),
-        decode=ImageReader(),
+        reading=Reading(ImageReader(), 1, 8),
         needs={"cams": Maps(split="all")},
     )
     images = Images(Dataset(vocabulary, {"all": samples}, "all"))

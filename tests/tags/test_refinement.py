@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.tags.refinement import VotedAttention, class_masks, refine
+from pipeline.tags.refinement import VotedAttention, refine
 from tests.clip.naive_boxes import naive_union
 
 GRID = (5, 7)
@@ -83,5 +83,5 @@ def test_images_of_a_batch_are_independent():
 
 
 def test_a_class_without_foreground_has_no_mask():
-    masks = class_masks(torch.zeros(PATCHES, 2), GRID, open_border=False)
-    assert not masks.any()
+    attention, scores = torch.ones(1, PATCHES, PATCHES), torch.ones(1, PATCHES, 2)
+    assert not refine(attention, scores, GRID, open_border=False).any()

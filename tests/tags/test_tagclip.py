@@ -9,11 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.baseline import GlobalClip, global_scores
-from pipeline.tags.reidentification import Proposal, propose, reidentify, score_threshold
-from pipeline.tags.tagclip import TagClip, TagClipSettings
+from pipeline.tags.reidentification import Proposal, propose, reidentify
+from pipeline.tags.tagclip import TagClip, TagClipOptions
 from pipeline.tags.tagger import choose_tags
+from tests.methods import ALONE, scores_of
 from tests.small_runs import draw_photograph
 
 
@@ -28,23 +31,24 @@ def text() -> torch.Tensor:
     return F.normalize(torch.randn(6, 32, generator=generator), dim=-1)
 
 
-def settings(**changes) -> TagClipSettings:
-    return TagClipSettings(**{"attention_blocks": (-2, -1), "votes": 2, **changes})
+def build(encoder: ClipEncoder, text: torch.Tensor, batches: Batches = ALONE, **changes) -> TagClip:
+    options = TagClipOptions(attention_blocks=[-2, -1], votes=2, **changes)
+    return TagClip(encoder, text, 4, options, batches)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_result_does_not_depend_on_the_other_images(encoder, text, batch_size):
     images = [draw_photograph(s, 64, 96) for s in range(5)] + [draw_photograph(9, 50, 40)]
-    tagger = TagClip(encoder, text, 4, settings(batch_size=batch_size, crop_batch_size=3))
-    together = tagger(images, ["coarse", "dmar"])
+    tagger = build(encoder, text, Batches(batch_size, crops=3, waiting=32))
+    together = scores_of(tagger, images, ["coarse", "dmar"])
     for image, result in zip(images, together):
-        alone = tagger([image], ["coarse", "dmar"])[0]
+        [alone] = scores_of(tagger, [image], ["coarse", "dmar"])
         for name, values in result.items():
             np.testing.assert_array_equal(values, alone[name], err_msg=name)
 
 
 def recorded(propose: Callable, proposals: list[Proposal]) -> Callable:
-    """Wraps :meth:`TagClip.propose` so that it also appends to ``proposals``."""
+    """Wraps a tagger's ``propose`` so that it also appends to ``proposals``."""
 
     def propose_and_record(*arguments: object) -> list[Proposal]:
         new = propose(*arguments)
@@ -54,15 +58,15 @@ def recorded(propose: Callable, proposals: list[Proposal]) -> Callable:
     return propose_and_record
 
 
-def test_reidentification_averages_with_the_crops_probability(encoder, text, monkeypatch):
+def test_reidentification_averages_with_the_crops_probability(encoder, text):
     image = draw_photograph(1, 96, 96)
-    tagger = TagClip(encoder, text, 4, settings())
+    tagger = build(encoder, text)
     proposals = []
-    monkeypatch.setattr(TagClip, "propose", recorded(TagClip.propose, proposals))
-    tagger([image])
+    tagger.propose = recorded(tagger.propose, proposals)
+    scores_of(tagger, [image])
     assert proposals, "this image has to propose a class"
     probabilities = reidentify(encoder, text, proposals, 8)
-    [result] = tagger([image], ["dmar"])
+    [result] = scores_of(tagger, [image], ["dmar"])
     expected = result["dmar"].copy()
     for proposal, probability in zip(proposals, probabilities):
         k = proposal.class_index
@@ -72,9 +76,8 @@ def test_reidentification_averages_with_the_crops_probability(encoder, text, mon
 
 
 def test_without_reidentification_local_scores_are_final(encoder, text):
-    [result] = TagClip(encoder, text, 4, settings(reidentify=False))(
-        [draw_photograph(1, 64, 64)], ["dmar"]
-    )
+    tagger = build(encoder, text, reidentify=False)
+    [result] = scores_of(tagger, [draw_photograph(1, 64, 64)], ["dmar"])
     np.testing.assert_array_equal(result["scores"], result["dmar"])
 
 
@@ -122,8 +125,21 @@ def test_a_crop_shows_the_box_and_a_mask_the_object():
     assert proposal.inside.shape == (4, 4) and proposal.inside.all()
 
 
-def test_the_threshold_is_taken_over_all_scores():
-    assert score_threshold(torch.tensor([[0.0, 0.2], [0.4, 1.0]]), 0.1) == pytest.approx(0.1)
+@pytest.mark.parametrize(("background", "expected"), [(0.7, [0]), (0.9, [])])
+def test_the_threshold_is_taken_over_all_scores(background, expected):
+    scores = torch.zeros(9, 2)
+    scores[4] = torch.tensor([0.4, background])
+    proposals = propose(
+        torch.zeros(3, 48, 48),
+        scores,
+        1,
+        alpha=0.5,
+        patch_size=16,
+        native_size=64,
+        open_border=False,
+        cwr_stop=False,
+    )
+    assert [proposal.class_index for proposal in proposals] == expected
 
 
 @pytest.mark.parametrize(
@@ -176,10 +192,10 @@ def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, m
 
     monkeypatch.setattr(ClipEncoder, "backbone", spy_on_backbone)
     monkeypatch.setattr(ClipEncoder, "image_features", spy_on_crops)
-    monkeypatch.setattr(TagClip, "propose", recorded(TagClip.propose, proposals))
     sizes = [(64, 96), (50, 40), (64, 96), (50, 40), (64, 96), (50, 40)]
     images = [draw_photograph(s, *size) for s, size in enumerate(sizes)]
-    tagger = TagClip(encoder, text, 4, settings(batch_size=3, crop_batch_size=4))
+    tagger = build(encoder, text, Batches(3, crops=4, waiting=32))
+    tagger.propose = recorded(tagger.propose, proposals)
     assert sorted(dict(tagger.stream(enumerate(images)))) == list(range(6))
     assert batches == [(3, 3, 64, 96), (3, 3, 64, 48)]
     assert set(crops) == {4}
@@ -187,32 +203,21 @@ def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, m
 
 
 def test_the_shared_pass_is_kept_only_if_its_attention_is_recorded(encoder, text):
-    class Sum:
-        blocks = range(2, 4)
-
-        def __init__(self):
-            self.recorded = []
-
-        def __call__(self, block, attention):
-            self.recorded.append((block, attention))
-
-        def result(self):
-            assert [block for block, _ in self.recorded] == [2, 3]
-            return sum(attention for _, attention in self.recorded)
-
     image = draw_photograph(1, 64, 96)
-    tagger = TagClip(encoder, text, 4, settings())
+    tagger = build(encoder, text)
     ((_, without),) = tagger.stream([("a", image)])
-    ((_, scored),) = tagger.stream([("a", image)], listen=Sum)
+    ((_, scored),) = tagger.stream([("a", image)], cam_blocks=range(2, 4))
     assert without.shared_pass is None
     assert scored.shared_pass.grid == (4, 6)
     assert scored.shared_pass.last_block_input.tokens.shape == (1, 25, 64)
-    assert scored.shared_pass.attention.shape == (24, 24)
+    mean = MeanAttention(range(2, 4))
+    encoder.backbone(encoder.prepare(image)[None], mean)
+    torch.testing.assert_close(scored.shared_pass.attention, mean.result()[0], atol=1e-5, rtol=0)
     np.testing.assert_array_equal(without.scores["scores"], scored.scores["scores"])
 
 
 def test_images_without_proposals_do_not_pile_up_behind_one_that_has_some(encoder, text):
-    tagger = TagClip(encoder, text, 4, settings(crop_batch_size=4))
+    tagger = build(encoder, text)
     propose_all, taken = tagger.propose, []
     tagger.propose = lambda pixels, scores: (
         propose_all(pixels, scores)[:1] if len(taken) == 1 else []

@@ -1,0 +1,80 @@
+"""What the stages of tags, CAMs and masks share: a registered method computes their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.clip.frozen import Resources
+from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import Method
+from pipeline.engine.settings import facts
+from pipeline.engine.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MethodStage(Stage):
+    """A stage on one split that a method computes.
+
+    Attributes:
+        method: the method.
+        options: its settings.
+        resources: what it is built from.
+        reading: how images are read.
+    """
+
+    decisive = ("method", "clip")
+    method: Method
+    options: Any
+    resources: Resources
+    reading: Reading
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The class names."""
+        return self.resources.vocabulary
+
+    @property
+    def names(self) -> Names:
+        """What CLIP reads for each class."""
+        return self.vocabulary.cam_names
+
+    @property
+    def uses_clip(self) -> bool:
+        """Whether the method looks at images with CLIP."""
+        return self.method.uses_clip
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the results depend on besides the images and the stages before."""
+        clip, quirks = self.resources.clip, vars(self.resources.quirks)
+        settings = {**self.method.facts, **facts(self.options), **self.reading.decode.facts}
+        if clip is None:
+            return {**settings, **quirks}
+        backgrounds = settings.get("backgrounds")
+        if backgrounds is None:
+            backgrounds = self.vocabulary.backgrounds
+        return {
+            **settings,
+            **quirks,
+            "names": [list(several) for several in self.names],
+            "backgrounds": list(backgrounds),
+            "clip": clip.facts(),
+        }
+
+    def unknown_until(self) -> str:
+        """Returns "download" where the weights, which are in the key, are not on this machine."""
+        clip = self.resources.clip
+        return "" if clip is None or clip.is_on_disk else "download"
+
+    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+        """Builds the method."""
+        return self.method.build(self.options, self.resources)
+
+    @property
+    def shard_size(self) -> int:
+        """The number of images that fill a worker's batches."""
+        images = self.resources.clip.batches.images if self.resources.clip else 1
+        return 4 if images == 1 else 16 * images
