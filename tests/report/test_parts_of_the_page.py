@@ -80,7 +80,7 @@ def test_given_tags_have_no_threshold_and_later_rounds_their_own():
 def tags_of(overrides: list[str]) -> Tags:
     """Returns the stage of tags of a configuration."""
     config = read_config(compose(overrides))
-    return Builder(config, build_vocabulary(config.dataset)).tags("val")
+    return Builder(config, build_vocabulary(config.dataset)).tags("val", {})
 
 
 def test_tags_are_right_wrong_missed_or_not_judged():
