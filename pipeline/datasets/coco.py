@@ -17,8 +17,7 @@ from pipeline.engine.sample import Dataset, Sample
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 
-_MAX_SIDE = 1 << 15
-"""The longest side of an image in pixels. A damaged file may claim more than fits into memory."""
+_MAX_SIDE = 1 << 15  # pixels; a damaged file may claim more than fits into memory
 
 
 @dataclass(kw_only=True)

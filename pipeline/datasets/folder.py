@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.datasets.layout import existing_folder
@@ -15,8 +16,7 @@ from pipeline.files.images import SUFFIXES, refuse_special_file
 
 SPLIT = "all"
 
-_RESULT_SUFFIXES = (".npz", ".png")
-"""Suffixes that are added to an id to name the files of its results."""
+_RESULT_SUFFIXES = (".npz", ".png")  # added to an id to name the files of its results
 
 
 def load_folder(settings: DatasetSettings) -> Dataset:
@@ -113,12 +113,11 @@ def _leads_elsewhere(folder: Path, root: Path) -> bool:
 
 def _is_special(path: Path) -> str | None:
     """Returns why a file must not be opened; errors of opening are reported when it is read."""
-    try:
-        refuse_special_file(path)
-    except ImageError as error:
-        return str(error)
-    except OSError:
-        pass
+    with suppress(OSError):
+        try:
+            refuse_special_file(path)
+        except ImageError as error:
+            return str(error)
     return None
 
 

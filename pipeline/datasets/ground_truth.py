@@ -21,8 +21,7 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE, read_labels
 
-_MIN_COORDINATES = 6
-"""Coordinates of a polygon with three corners."""
+_MIN_COORDINATES = 6  # of a polygon with three corners
 
 
 class GroundTruthMask(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,15 +28,11 @@ def existing_folder(folder: str, key: str, guide: str = "") -> Path:
         UserError: it is not a folder.
     """
     path = given_path(folder, f"dataset.{key}").absolute()
-    try:
-        exists = path.is_dir()
-    except OSError:  # not a valid file name
-        exists = False
-    if not exists:
-        more = f"; {how_to_get(guide)}" if guide else ""
-        name = f"dataset.{key}={shown(folder)}"
-        raise UserError(f"{name} is not a folder: give an existing one{more}")
-    return path
+    with suppress(OSError):  # not a valid file name
+        if path.is_dir():
+            return path
+    more = f"; {how_to_get(guide)}" if guide else ""
+    raise UserError(f"dataset.{key}={shown(folder)} is not a folder: give an existing one{more}")
 
 
 def find_root(
@@ -76,7 +73,7 @@ def find_splits(
 
     Args:
         settings: of the data set.
-        folder: the folder that is searched.
+        folder: where they are.
         places: split → the paths below it at which its file or folder may be.
         read: reads a split from its file or folder.
         derived: split → its reader if it has no file.

@@ -20,8 +20,7 @@ from pipeline.engine.sample import Dataset, Labels, Sample, Splits
 from pipeline.errors import UserError, shown
 from pipeline.files.text import given_path, read_text
 
-_NOT_UTF8 = "surrogateescape"
-"""The error handler by which file names keep bytes that are not UTF-8, see os.fsdecode."""
+_NOT_UTF8 = "surrogateescape"  # keeps bytes of file names that are not UTF-8, see os.fsdecode
 
 
 def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:

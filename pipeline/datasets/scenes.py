@@ -19,11 +19,9 @@ import skimage.color
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.datasets.grounds import GROUNDS
+from pipeline.datasets.grounds import GROUNDS, Rng
 
 RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.yaml"
-
-Rng = np.random.Generator
 
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
 _REACH = 1.3  # of an object from its centre, in units of its radius

@@ -28,17 +28,10 @@ _FILE_KEYS = frozenset({"classes", "backgrounds"})
 BACKGROUND = "background"
 """The name of label 0, which no class may have."""
 
-_MAX_BYTES = 1 << 20
-"""The largest size of a file with class names."""
-
-_MAX_CHARACTERS = 300
-"""The longest name. CLIP reads 77 tokens and would not see what distinguishes longer names."""
-
-_MAX_NAMED = 3
-"""The number of names that an error repeats."""
-
-_UNREADABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control characters, surrogates, and line separators."""
+_MAX_BYTES = 1 << 20  # of a file with class names
+_MAX_CHARACTERS = 300  # of a name; CLIP reads 77 tokens
+_MAX_NAMED = 3  # names that an error repeats
+_UNREADABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, separators
 
 
 @dataclass(frozen=True)
@@ -140,25 +133,18 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
 
 def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
     """Returns the entries of the classes, and the backgrounds if a YAML file has them."""
+    wanted = (
+        "give the path of a text file with one name per line, or a list, dataset.classes=[cat,dog]"
+    )
     if given is None:
-        raise UserError(
-            "dataset.classes is missing: give a list, dataset.classes=[cat,dog],"
-            " or the path of a text file with one name per line"
-        )
-    if not isinstance(given, str):
-        if not isinstance(given, list | tuple):
-            raise UserError(
-                f"dataset.classes={_brief(given)} is not a list: give one, dataset.classes=[cat]"
-            )
+        raise UserError(f"dataset.classes is missing: {wanted}")
+    if isinstance(given, list | tuple):
         return given, None
+    if not isinstance(given, str):
+        raise UserError(f"dataset.classes={_brief(given)} is not a list: {wanted}")
     name = f"dataset.classes={shown(given)}"
     path = given_path(given, "dataset.classes")
-    text = read_text(
-        path,
-        name,
-        "give the path of a text file with one name per line, or a list, dataset.classes=[cat,dog]",
-        _MAX_BYTES,
-    )
+    text = read_text(path, name, wanted, _MAX_BYTES)
     if path.suffix.lower() not in (".yaml", ".yml"):
         # splitlines() would also break lines at characters at which editors do not.
         return [line.strip() for line in text.split("\n") if line.strip()], None
@@ -184,7 +170,7 @@ def _entry(given: Any) -> dict[str, Any]:
         raise UserError(f"an entry of dataset.classes has no name: add name to {_brief(given)}")
     where = f"{_brief(given)} in dataset.classes"
     return {
-        "name": _name(given["name"]).strip(),
+        "name": _name(given["name"]),
         "names": _tuple(given.get("names"), where),
         "cam_names": _tuple(given.get("cam_names"), where),
         "parent": given.get("parent"),
@@ -215,15 +201,15 @@ def _name(given: Any) -> str:
     """Returns a name as text; YAML reads some words as other types, such as "no" as false."""
     if isinstance(given, bool | list | tuple | Mapping) or given is None:
         raise UserError(f"{_brief(given)} is not a name: if it is one, write it in quotes, as 'no'")
-    name = str(given)
-    if any(unicodedata.category(character) in _UNREADABLE for character in name.strip()):
+    name = str(given).strip()
+    if any(unicodedata.category(character) in _UNREADABLE for character in name):
         raise UserError(
             f"the name {shown(name)} holds a tab, a line break or another control character: remove"
             " it"
         )
-    if len(name.strip()) > _MAX_CHARACTERS:
+    if len(name) > _MAX_CHARACTERS:
         raise UserError(
-            f"the name {shown(name)} has {len(name.strip())} characters: give one of at most"
+            f"the name {shown(name)} has {len(name)} characters: give one of at most"
             f" {_MAX_CHARACTERS}, since CLIP does not read more"
         )
     return name
@@ -245,20 +231,21 @@ def _check(names: Sequence[str]) -> None:
             f"dataset.classes holds {len(names)} names: leave some out, since 8-bit masks have"
             f" room for {MAX_CLASSES}"
         )
-    first: dict[str, str] = {}
-    repeated = []
+    written: dict[str, list[str]] = {}
     for name in names:
-        if (same := same_name(name)) in first:
-            other = first[same]
-            repeated.append(name if name == other else f"{other} (also as {name})")
-        first.setdefault(same, name)
+        written.setdefault(same_name(name), []).append(name)
+    repeated = [
+        name if name == first else f"{first} (also as {name})"
+        for first, *others in written.values()
+        for name in others
+    ]
     if repeated:
         more = f" and {len(repeated) - _MAX_NAMED} more" if len(repeated) > _MAX_NAMED else ""
         few = shown(", ".join(repeated[:_MAX_NAMED]))
         raise UserError(f"dataset.classes names {few}{more} twice: keep one of each")
-    if same_name(BACKGROUND) in first:
+    if BACKGROUND in written:
         raise UserError(
-            f"dataset.classes names {first[BACKGROUND]}, which is label 0 without being named:"
+            f"dataset.classes names {written[BACKGROUND][0]}, which is label 0 without being named:"
             " leave it out"
         )
 

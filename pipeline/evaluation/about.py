@@ -13,8 +13,7 @@ from pipeline.engine.stage import Stage
 if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
-_IN_NO_PRESET = ("float16_argmax", "tag_order")
-"""Quirks that the preset ``released`` does not keep, either."""
+_IN_NO_PRESET = ("float16_argmax", "tag_order")  # quirks that ``released`` does not keep either
 
 
 def describe(stage: Stage, config: Config) -> dict[str, str]:

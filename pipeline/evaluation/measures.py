@@ -27,8 +27,7 @@ from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
 
-_MAIN = "main"
-"""The alternative of an image's labels that is the result itself."""
+_MAIN = "main"  # the alternative of an image's labels that is the result itself
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,11 @@ class MetricsFile:
         return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
 
     def put(
-        self,
-        folder: StageFolder,
-        input_key: str,
-        figures: Mapping | None,
-        about: Mapping[str, str],
+        self, folder: StageFolder, input_key: str, figures: Mapping | None, about: Mapping[str, str]
     ) -> None:
         """Records a folder's figures as the latest of its stage and split.
 
         Args:
-            folder: the folder.
             input_key: the fingerprint of the inputs of the images that were measured.
             figures: what was measured; none, for want of ground truth, leaves no latest figures.
             about: see :func:`pipeline.evaluation.about.describe`.

@@ -23,9 +23,7 @@ from pipeline.files.atomic import write_json_lines
 if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
-_KINDS = ("scores", "cams", "pseudo masks", "predictions")
-"""The kinds of results that are measured."""
-
+_KINDS = ("scores", "cams", "pseudo masks", "predictions")  # of results that are measured
 _NOTHING = "there is nothing to evaluate: run stage=tags first"
 
 

@@ -17,8 +17,7 @@ from pipeline.files.text import read_text
 Colour = tuple[int, int, int]
 """Red, green and blue, from 0 to 255."""
 
-_IGNORE_NAMES = ("ignore", "void")
-"""The names of label 255 in a table of colours."""
+_IGNORE_NAMES = ("ignore", "void")  # of label 255 in a table of colours
 
 _COLOUR = r"(?P<colour>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 _COLOUR_FIRST = re.compile(rf"{_COLOUR}[\s,]+(?P<name>\S.*)")
