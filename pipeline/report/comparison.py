@@ -69,10 +69,10 @@ def _published_cells(
     table: PublishedTable, row: Row, sources: dict[str, int]
 ) -> Iterator[list[str]]:
     mark = f"[{sources.setdefault(row.source, len(sources) + 1)}]"
-    for method, figures in (("", row.figures), (", authors' re-run", row.rerun)):
-        if figures or not method:
+    for suffix, figures in (("", row.figures), (", authors' re-run", row.rerun)):
+        if figures or not suffix:
             values = [f"{figures[c.name]:.1f}" if c.name in figures else "" for c in table.columns]
-            yield [row.method + method, row.backbone, row.supervision, *values, mark]
+            yield [row.method + suffix, row.backbone, row.supervision, *values, mark]
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:

@@ -76,11 +76,9 @@ def label_tile(
     Raises:
         ValueError: a label has no colour.
     """
-    occurring = frozenset(np.unique(labels).tolist()) - {0}
-    if max(occurring - {IGNORE}, default=0) >= len(palette):
-        raise ValueError(f"labels {sorted(occurring)} for {len(palette) - 1} classes")
     small = Image.fromarray(photograph_tile(image, caption).picture)
     grey = np.asarray(small.convert("L").convert("RGB"))
+    occurring = frozenset(np.unique(labels).tolist()) - {0}
     return Tile(overlay_labels(grey, labels, palette), caption, occurring)
 
 

@@ -95,9 +95,7 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "versions": _versions(manifest for _, manifest in stages),
         "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
         "class_rows": list(_class_rows(figures, material.vocabulary.classes, measured.images)),
-        "confusions": {
-            k: pixels for k, pixels in measured.confusions.items() if pixels.matrix.any()
-        },
+        "confusions": {n: found for n, found in measured.confusions.items() if found.matrix.any()},
         "draw_confusion": draw_confusion,
         "find_confused": find_confused,
         "margins": draw_margins(measured.images),

@@ -53,7 +53,6 @@ def paint_labels(
     regions: without it a dark colour is lost on a dark photograph.
 
     Args:
-        labels: the labels.
         palette: n+1 colours, RGB in [0, 255].
         opacity: of the regions, in [0, 1].
         line: width in pixels of the opaque edges of regions; 0 for none.
@@ -91,7 +90,13 @@ def overlay_labels(
     opacity: float = _FILL,
     line: int = 0,
 ) -> np.ndarray:
-    """Lays :func:`paint_labels` over a photograph, h×w×3 uint8; labels are resized to it."""
+    """Lays :func:`paint_labels` over a photograph, h×w×3 uint8; labels are resized to it.
+
+    Raises:
+        ValueError: a label has no colour.
+    """
+    if labels.max(initial=0, where=labels != IGNORE) >= len(palette):
+        raise ValueError(f"labels {np.unique(labels).tolist()} for {len(palette)} names")
     layer = paint_labels(resize_labels(labels, *image.shape[:2]), palette, opacity, line)
     picture, layer = Image.fromarray(image), Image.fromarray(layer)
     picture.paste(layer, mask=layer)
@@ -126,8 +131,6 @@ def overlay(
     shares = label_shares(labels)
     if len(class_names) != len(palette):
         raise ValueError(f"{len(palette)} colours for {len(class_names)} names")
-    if max(shares.keys() - {IGNORE}, default=0) >= len(class_names):
-        raise ValueError(f"labels {sorted(shares)} for {len(class_names)} names")
     factor = max(1, math.ceil(_MIN_SIDE / max(image.shape[:2])))
     photograph = np.asarray(ImageOps.scale(Image.fromarray(image), factor))
     line = max(1, round(max(photograph.shape[:2]) / 500))

@@ -29,24 +29,15 @@ _EXAMPLES = 6
 
 @dataclass(frozen=True)
 class Report(Review):
-    """Writes ``examples.png``, ``tables.md`` and ``report.html`` of all rounds.
-
-    Attributes:
-        stages: those of all rounds.
-        reviewed: the evaluation of the last round.
-        settings: how much is shown.
-        read: reads images.
-        workers: threads that read files.
-        round: the last round.
-    """
+    """Writes ``examples.png``, ``tables.md`` and ``report.html`` of all rounds."""
 
     command = "report"
-    stages: Sequence[Stage]
-    reviewed: Evaluation
+    stages: Sequence[Stage]  # of all rounds
+    reviewed: Evaluation  # of the last round
     settings: ReportSettings
     read: ImageReader
-    workers: int
-    round: int = 1
+    workers: int  # threads that read files
+    round: int = 1  # the last one
 
     def review(self, store: Store) -> Iterator[Outcome]:
         """Writes the files; yields them, the page last."""
@@ -55,20 +46,22 @@ class Report(Review):
 
     def _gather(self) -> Material:
         """Returns what the report is made from: the last split of which anything was computed."""
-        reviewed = self.reviewed
-        every = [each for stage in self.stages if stage.applies() for each in (*stage.parts, stage)]
-        folders = {e: folder for e in every if (folder := reviewed.folder(e)) is not None}
-        folders = {e: f for e, f in folders.items() if e.kind != "network" or f.manifest()}
-        splits = list(dict.fromkeys(e.split for e in every if e.split))
-        done = {e.split for e, folder in folders.items() if folder.entries}
-        split = next((s for s in reversed(splits) if s in done), splits[-1])
-
-        def newest(kind: str) -> Stage | None:
-            own = [e for e in every if e.kind == kind and e.split == split and not e.accompanies]
-            return max(own, key=lambda stage: stage.round, default=None)
-
+        reviewed, folders = self.reviewed, {}
+        applied = [stage for stage in self.stages if stage.applies()]
+        stages = [each for stage in applied for each in (*stage.parts, stage)]
+        for stage in stages:
+            folder = reviewed.folder(stage)
+            if folder is not None and (stage.kind != "network" or folder.manifest()):
+                folders[stage] = folder
+        splits = list(dict.fromkeys(stage.split for stage in stages if stage.split))
+        done = {stage.split for stage, folder in folders.items() if folder.entries}
+        split = next((split for split in reversed(splits) if split in done), splits[-1])
+        own = [stage for stage in stages if stage.split == split and not stage.accompanies]
+        newest: dict[str, Stage] = {}
+        for stage in sorted(own, key=lambda stage: stage.round, reverse=True):
+            newest.setdefault(stage.kind, stage)
         kinds = ("scores", "cams", "pseudo masks", "predictions")
-        shown = tags, _, masks, predictions = [newest(kind) for kind in kinds]
+        shown = tags, _, masks, predictions = [newest.get(kind) for kind in kinds]
         # The key of a folder may not be known yet.
         empty = StageFolder(Path(), "", "", {})
         titles = {}

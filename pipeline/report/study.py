@@ -77,8 +77,7 @@ def _table(runs: list[Run]) -> str:
     if len(settings) == 1 and len(runs) > _MAX_ROWS:
         ((name, values),) = settings.items()
         pairs = [json.loads(value or "null") for value in values]
-        # First and last blocks
-        if all(isinstance(p, list) and [*map(type, p)] == [int, int] for p in pairs):
+        if all(isinstance(pair, list) and [type(b) for b in pair] == [int, int] for pair in pairs):
             return _matrix(runs, name, pairs)
     if len(set(zip(*settings.values()))) < len(runs):
         settings["key"] = [canonical_json(run.key) for run in runs]
