@@ -1,12 +1,11 @@
-"""The configuration: composed by Hydra, checked against dataclasses, and errors as sentences."""
+"""The configuration as Hydra composes it, and its errors as sentences."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -17,13 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.engine.registry import methods
-from pipeline.engine.settings import check, to_settings
 from pipeline.errors import UserError, did_you_mean, shown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PLUGINS = "plugins"
-
-Config = TypeVar("Config")
 
 
 def register_groups() -> None:
@@ -36,8 +32,7 @@ def register_groups() -> None:
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the modules that ``plugins=[…]`` names, and the other arguments.
 
-    Only the command line can name code; in a file, ``plugins`` is refused by
-    :func:`to_config`.
+    Only the command line can name code; in a file, ``plugins`` is refused.
 
     Raises:
         UserError: what it names is not a list of words.
@@ -77,53 +72,6 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise UserError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = before
-
-
-def to_config(
-    composed: DictConfig,
-    kind: type[Config],
-    by_name: Mapping[str, Callable[[str], type]] = {},
-) -> Config:
-    """Returns a composed configuration as typed settings, after all checks.
-
-    Args:
-        composed: the configuration, without Hydra's own keys.
-        kind: a dataclass with a field for each group; a field of type ``Any`` is typed by the
-            composed node, if that has a type.
-        by_name: group → a function that returns the dataclass for what its ``name`` says.
-
-    Raises:
-        UserError: an unknown key, a value of another type or outside its range, or ``plugins``,
-            which a file cannot name.
-    """
-    try:
-        if PLUGINS in composed:
-            raise UserError(
-                "a file of settings cannot name code: give plugins=[MODULE] on the command line"
-            )
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        names = [declared.name for declared in dataclasses.fields(kind)]
-        if unknown := plain.keys() - {*names}:
-            raise UserError(_no_such_key(min(unknown), names))
-        groups = {}
-        for name, declared in get_type_hints(kind).items():
-            group = declared
-            if name in by_name:
-                group = by_name[name](plain[name]["name"])
-            elif declared is Any and isinstance(node := composed._get_node(name), DictConfig):
-                group = OmegaConf.get_type(node)
-            if dataclasses.is_dataclass(group):
-                try:
-                    groups[name] = to_settings(group, plain.pop(name))
-                except OmegaConfBaseException as error:  # whose key is relative to the group
-                    key = f"{name}.{error.full_key}" if error.full_key else name
-                    raise UserError(_sentence(key, error)) from error
-        typed = OmegaConf.merge(OmegaConf.structured(kind), plain)
-        config = kind(**{name: typed[name] for name in plain}, **groups)
-    except (OmegaConfBaseException, AssertionError) as error:
-        raise UserError(explain(error)) from error
-    check(config)
-    return config
 
 
 def _sentence(key: str, error: OmegaConfBaseException) -> str:

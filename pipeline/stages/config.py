@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import pipeline.cams.clip_es
 import pipeline.cams.imported
@@ -15,11 +16,11 @@ import pipeline.tags.given
 import pipeline.tags.tagclip  # noqa: F401  these register their methods
 from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import find_reader
-from pipeline.engine.configuration import compose_config, to_config
+from pipeline.engine.configuration import PLUGINS, compose_config, explain
 from pipeline.engine.dask_pool import DaskSettings
-from pipeline.engine.settings import setting
+from pipeline.engine.settings import check, setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
-from pipeline.errors import check_choice
+from pipeline.errors import UserError, check_choice
 from pipeline.report.measured import ReportSettings
 from pipeline.segmenter.self_training import SelfTrainingSettings
 from pipeline.segmenter.settings import SegmenterSettings
@@ -69,7 +70,22 @@ def read_config(composed: DictConfig) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
     Raises:
-        UserError: an unknown key, or a value of another type or outside its range.
+        UserError: an unknown key, a value of another type or outside its range, or ``plugins``,
+            which a file cannot name.
     """
-    by_name = {"dataset": lambda name: find_reader(name)[1], "executor": executor_settings}
-    return to_config(composed, Config, by_name)
+    if PLUGINS in composed:
+        raise UserError(
+            "a file of settings cannot name code: give plugins=[MODULE] on the command line"
+        )
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        typed = OmegaConf.structured(Config)
+        typed.dataset = find_reader(plain["dataset"]["name"])[1]
+        typed.executor = executor_settings(plain["executor"]["name"])
+        for group in ("tags", "cams", "masks"):
+            typed[group] = OmegaConf.get_type(composed, group)
+        config = OmegaConf.to_object(OmegaConf.merge(typed, plain))
+    except (OmegaConfBaseException, AssertionError) as error:
+        raise UserError(explain(error)) from error
+    check(config)
+    return config
