@@ -14,16 +14,12 @@ import math
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any, Literal
 
 from pipeline.errors import UserError, check_choice, shown
 
 Changes = Literal["result", "rounding", "images", "nothing"]
 """What a setting changes: a result, its rounding alone, which images are processed, or neither."""
-
-Settings = TypeVar("Settings")
 
 _RULE = "rule"
 
@@ -139,18 +135,3 @@ def plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return str(value) if isinstance(value, Path) else value
-
-
-def to_settings(kind: type[Settings], node: Any) -> Settings:  # noqa: ANN401
-    """Returns settings of a kind from plain values, which OmegaConf checks and converts.
-
-    Args:
-        kind: a dataclass.
-        node: a mapping, or a configuration.
-
-    Raises:
-        OmegaConfBaseException: an unknown key, or a value of another type.
-    """
-    merged = OmegaConf.merge(OmegaConf.structured(kind), node)
-    assert isinstance(merged, DictConfig)
-    return OmegaConf.to_object(merged)

@@ -17,10 +17,10 @@ from scipy.sparse import csc_matrix
 from pipeline.datasets import find_reader, load_dataset
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.sample import Dataset
-from pipeline.engine.settings import to_settings
 from pipeline.files.images import encode_png
 from pipeline.stages.config import compose
 from tests.small_runs import draw_photograph
+from tests.typed import to_settings
 
 SIZES = ((64, 96), (80, 56), (48, 72), (64, 64), (56, 88))
 """Height and width of the first, second, … image of a data set."""

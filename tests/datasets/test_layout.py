@@ -13,10 +13,10 @@ from pipeline.datasets import find_reader
 from pipeline.datasets.layout import how_to_get
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.voc import VocSettings
-from pipeline.engine.settings import to_settings
 from pipeline.errors import UserError
 from tests import REPOSITORY
 from tests.datasets.miniatures import contents, copy_of, load, settings_of
+from tests.typed import to_settings
 
 PRESETS = sorted(path.stem for path in (REPOSITORY / "configs" / "dataset").glob("*.yaml"))
 MINIATURES = {

@@ -8,12 +8,13 @@ import torch
 from omegaconf import OmegaConf
 from tiny_training import CLASS_NAMES, PALETTE
 
-from pipeline.engine.settings import check, to_settings
+from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import compose
+from tests.typed import to_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = sorted(path.stem for path in (CONFIGS / "segmenter").glob("*.yaml"))

@@ -11,8 +11,8 @@ PALETTE = [(0, 0, 0), (255, 0, 0), (0, 0, 255)]
 
 def tiny_settings(**changes):
     """A DeepLabV3+ with a ResNet-18 of 8 channels on crops of 32 pixels."""
-    from pipeline.engine.settings import to_settings
     from pipeline.segmenter.settings import SegmenterSettings
+    from tests.typed import to_settings
 
     settings = {
         "name": "tiny",
