@@ -86,8 +86,17 @@ def adapt_model(
                 f"segmenter.config={settings.config} uses {part.type}, which"
                 f" {_REFUSED[part.type]}: choose another segmenter.config"
             )
-    for name in ("decode_head", "auxiliary_head"):
-        _adapt_heads(model.get(name), num_classes)
+    for part in dictionaries([model.get("decode_head"), model.get("auxiliary_head")]):
+        if "num_classes" in part:
+            part.num_classes = num_classes
+            if part.get("type") not in _INSIDE_HEADS:
+                part.ignore_index = IGNORE
+                part.pop("out_channels", None)  # only binary heads with one channel have it
+        if part.get("type") == "CrossEntropyLoss":
+            # The default mean divides by the number of all pixels, ignored ones included.
+            part.avg_non_ignore = True
+        # Class weights belong to the data set of the config.
+        part.pop("class_weight", None)
     return model
 
 
@@ -127,20 +136,6 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     if statistics := timm.get_pretrained_cfg(name):
         model.data_preprocessor.mean = [255 * value for value in statistics.mean]
         model.data_preprocessor.std = [255 * value for value in statistics.std]
-
-
-def _adapt_heads(heads: Any, num_classes: int) -> None:  # noqa: ANN401
-    for part in dictionaries(heads):
-        if "num_classes" in part:
-            part.num_classes = num_classes
-            if part.get("type") not in _INSIDE_HEADS:
-                part.ignore_index = IGNORE
-                part.pop("out_channels", None)  # only binary heads with one channel have it
-        if part.get("type") == "CrossEntropyLoss":
-            # The default mean divides by the number of all pixels, ignored ones included.
-            part.avg_non_ignore = True
-        # Class weights belong to the data set of the config.
-        part.pop("class_weight", None)
 
 
 def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401

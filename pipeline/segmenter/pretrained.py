@@ -67,7 +67,9 @@ def load_pretrained(
         return None
     settings = model["backbone"]
     settings = settings.get("backbone_cfg") or settings
-    inner = _inner_network(backbone)
+    # Backbones like ICNet and BiSeNet have a network of that name inside.
+    names = (name for name, _ in backbone.named_modules() if name.split(".")[-1] == "backbone")
+    inner = backbone.get_submodule(next(names, ""))
     if choice == "imagenet":
         weights, origin = fetch_imagenet(inner, settings, source)
     elif choice == "coco":
@@ -86,12 +88,6 @@ def load_pretrained(
     part.load_state_dict(tensors, strict=False)
     backbone.is_init = True  # otherwise mmengine would initialise it again
     return fit
-
-
-def _inner_network(backbone: nn.Module) -> nn.Module:
-    """Returns the network inside a backbone like ICNet or BiSeNet, or the backbone itself."""
-    inner = (part for name, part in backbone.named_modules() if name.split(".")[-1] == "backbone")
-    return next(inner, backbone)
 
 
 def _strip(config: Any) -> list[str]:  # noqa: ANN401

@@ -63,18 +63,6 @@ class Relabelled:
     probability: np.ndarray
 
 
-def image_scores(probabilities: np.ndarray, region: float) -> np.ndarray:
-    """Returns the score of each class, n float32 in [0, 1], as in :class:`SelfTrainingSettings`.
-
-    Args:
-        probabilities: (n+1)×H×W float32, the background first.
-        region: the share of the pixels that is averaged over; at least one pixel is.
-    """
-    flat = probabilities[1:].reshape(len(probabilities) - 1, -1)
-    count = max(1, round(region * flat.shape[1]))
-    return np.partition(flat, -count, axis=1)[:, -count:].mean(1)
-
-
 def relabel(
     probabilities: np.ndarray,
     size: tuple[int, int],
@@ -91,7 +79,9 @@ def relabel(
         settings: how they become tags.
         tags: those to keep; none takes what the segmenter sees.
     """
-    scores = image_scores(probabilities, settings.tag_region)
+    flat = probabilities[1:].reshape(len(probabilities) - 1, -1)
+    surest = max(1, round(settings.tag_region * flat.shape[1]))
+    scores = np.partition(flat, -surest, axis=1)[:, -surest:].mean(1)
     if tags is None:
         tags = tuple(int(k) for k in np.flatnonzero(scores >= settings.tag_threshold))
     keys = np.array(tags, np.int64)

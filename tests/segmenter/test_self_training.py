@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pipeline.segmenter.self_training import SelfTrainingSettings, image_scores, relabel
+from pipeline.segmenter.self_training import SelfTrainingSettings, relabel
 
 SETTINGS = SelfTrainingSettings(tag_region=0.1, tag_threshold=0.5, confidence=0.5, keep_tags=False)
 
@@ -14,8 +16,10 @@ def probabilities_of(seed=0, classes=3, size=(10, 12)):
 def test_scores_are_means_of_the_surest_pixels():
     probabilities = probabilities_of()
     expected = [np.sort(p.ravel())[-12:].mean() for p in probabilities[1:]]
-    assert image_scores(probabilities, 0.1) == pytest.approx(expected)
-    assert image_scores(probabilities, 0.0) == pytest.approx(probabilities[1:].max((1, 2)))
+    assert relabel(probabilities, (10, 12), SETTINGS).scores == pytest.approx(expected)
+    one_pixel = replace(SETTINGS, tag_region=0.0)
+    surest = relabel(probabilities, (10, 12), one_pixel).scores
+    assert surest == pytest.approx(probabilities[1:].max((1, 2)))
 
 
 def test_labels_are_the_best_of_background_and_tags():
