@@ -6,8 +6,8 @@ No code in a file is run. mmengine's own loader is not used, since it may unpick
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -130,30 +130,25 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
 def _fetch_from_hub(known: timm.models.PretrainedCfg) -> tuple[Weights, str]:
     """Returns timm's weights from Hugging Face, through the cache of its client, and their URL."""
     repository, _, revision = known.hf_hub_id.partition("@")
+    revision = revision or None
     files = [known.hf_hub_filename] if known.hf_hub_filename else _HUB_FILES
-    url = hf_hub_url(repository, files[0], revision=revision or None)
-    try:
-        with _network_timeout():
-            path = _download_from_hub(repository, revision or None, files, url)
-    except Exception as error:  # the clients of the hub raise many types
-        raise _not_downloaded(url, "imagenet", error) from error
-    return read_weights(Path(path)), url
-
-
-def _download_from_hub(
-    repository: str, revision: str | None, files: Sequence[str], url: str
-) -> str:
-    """Returns the path of the first of some files that the hub has, through its cache."""
+    url = hf_hub_url(repository, files[0], revision=revision)
     for file in files:
         cached = try_to_load_from_cache(repository, file, revision=revision)
         if isinstance(cached, str):
-            return cached
-    # Fails at once without a network; the hub's client would try six times, for half a minute.
-    get_session().head(url, timeout=_TIMEOUT)
-    for file in files[:-1]:
-        with suppress(EntryNotFoundError):
-            return hf_hub_download(repository, file, revision=revision)
-    return hf_hub_download(repository, files[-1], revision=revision)
+            return read_weights(Path(cached)), url
+    try:
+        with _network_timeout():
+            # Fails at once without a network; the hub's client would try six times, for half a
+            # minute.
+            get_session().head(url, timeout=_TIMEOUT)
+            try:
+                path = hf_hub_download(repository, files[0], revision=revision)
+            except EntryNotFoundError:
+                path = hf_hub_download(repository, files[-1], revision=revision)
+    except Exception as error:  # the clients of the hub raise many types
+        raise _not_downloaded(url, "imagenet", error) from error
+    return read_weights(Path(path)), url
 
 
 def _torchvision_name(backbone: nn.Module) -> str | None:
