@@ -104,7 +104,7 @@ class StageFolder(ResultFolder):
             ) from error
         try:
             # Another run may have written since the folder was looked at.
-            self._journal.forget()
+            self._journal = Journal(self.path / ENTRIES)
             self.__dict__.pop("failures", None)
             for stale in self.path.rglob(f"{TEMPORARY}*"):
                 stale.unlink(missing_ok=True)
@@ -131,11 +131,6 @@ class StageFolder(ResultFolder):
     def is_whole(self, image_id: str) -> bool:
         """Tells whether the files of an image's entry are those that were written."""
         return holds(self.path, self.entries[image_id])
-
-    def is_of_image(self, image_id: str, image: str) -> bool:
-        """Tells whether an image has a result that was made from this fingerprint of it."""
-        entry = self.entries.get(image_id)
-        return entry is not None and entry["input"].split("-")[0] == image
 
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""

@@ -19,9 +19,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Advance = Callable[..., None]
-"""Called with the number of steps done, 1 unless it is given, and by name a note to show."""
-
 
 class _Speed(ProgressColumn):
     """Steps a second over the last minute."""
@@ -32,8 +29,11 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def track(description: str, total: int) -> Iterator[Advance]:
-    """Shows a bar while the block runs; silent where stderr is no terminal."""
+def track(description: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows a bar while the block runs; silent where stderr is no terminal.
+
+    The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
+    """
     console = Console(file=sys.stderr)
     columns = (
         TextColumn("{task.description}"),

@@ -18,9 +18,6 @@ from typing import Any, Literal
 
 from pipeline.errors import UserError, check_choice, shown
 
-Changes = Literal["result", "rounding", "images", "nothing"]
-"""What a setting changes: a result, its rounding alone, which images are processed, or neither."""
-
 _RULE = "rule"
 
 
@@ -29,7 +26,8 @@ class Rule:
     """What a field declares.
 
     Attributes:
-        changes: what the setting changes; only "result" is part of a cache key.
+        changes: what the setting changes: a result, its rounding alone, which images are
+            processed, or neither; only "result" is part of a cache key.
         why: the reason why the setting is not part of the key; required unless it is.
         at_least: the smallest number allowed, in a list as well.
         above: a number that the value must exceed.
@@ -37,7 +35,7 @@ class Rule:
         choices: the words allowed.
     """
 
-    changes: Changes = "result"
+    changes: Literal["result", "rounding", "images", "nothing"] = "result"
     why: str = ""
     at_least: float | None = None
     above: float | None = None

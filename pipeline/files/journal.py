@@ -43,10 +43,6 @@ class Journal:
         lines = (line for path in (self.path, *self._parts()) for line in read_lines(path))
         return {line["id"]: line for line in lines}
 
-    def forget(self) -> None:
-        """Drops the lines in memory; the next use reads them again."""
-        self.__dict__.pop("entries", None)
-
     def append(self, entry: dict) -> None:
         """Adds an image's line.
 

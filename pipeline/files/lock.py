@@ -9,7 +9,6 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,13 @@ class FolderLock:
             # The children of a process that was killed hold its lock until they end.
             until = max(deadline, orphans_until) if _is_dead(holder) else deadline
             if time.monotonic() >= until:
-                raise self._refusal(holder)
+                elsewhere = holder.get("host") not in (None, platform.node())
+                expiry = "; if it was killed, its lock expires after two minutes"
+                raise UserError(
+                    f"{self._folder} is being written by process {holder.get('process', '?')} on"
+                    f" {holder.get('host', '?')} since {holder.get('since', '?')}: stop it, or wait"
+                    f" for it with runtime.wait=SECONDS{expiry * elsewhere}"
+                )
             time.sleep(_POLL)
         self._released.clear()
         threading.Thread(target=self._show_life, daemon=True).start()
@@ -90,15 +95,6 @@ class FolderLock:
                 f"{self._folder} was taken over by another process while this one was silent: run"
                 " the same command again when the other process has ended"
             )
-
-    def _refusal(self, holder: Mapping[str, Any]) -> UserError:
-        elsewhere = holder.get("host") not in (None, platform.node())
-        killed = "; if it was killed, its lock expires after two minutes" if elsewhere else ""
-        return UserError(
-            f"{self._folder} is being written by process {holder.get('process', '?')} on"
-            f" {holder.get('host', '?')} since {holder.get('since', '?')}: stop it, or wait for it"
-            f" with runtime.wait=SECONDS{killed}"
-        )
 
     def _try(self) -> dict[str, Any] | None:
         """Acquires the lock and returns None, or returns what is known of its holder."""

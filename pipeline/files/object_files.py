@@ -64,7 +64,10 @@ def read_object_file(path: Path) -> Any:  # noqa: ANN401
     root = _Reader(io.BytesIO(data), encoding="latin1").load()  # also of pickles of Python 2
     if not isinstance(root, _Array):
         raise NotPlain("does not hold an array")
-    return _resolve(root.only_object())
+    _, shape, dtype, _, objects = root.state
+    if not dtype.is_object or shape != () or len(objects) != 1:
+        raise NotPlain("does not hold a single object")
+    return _resolve(objects[0])
 
 
 def _check_operations(data: bytes) -> None:
@@ -120,25 +123,18 @@ class _Array(_StandIn):
     """A NumPy array."""
 
     def __init__(self, *_: Any):
-        self._state: tuple | None = None
+        self.state: tuple | None = None
 
     def __setstate__(self, state: tuple) -> None:
-        self._state = state
+        self.state = state
 
     def content(self) -> np.ndarray:
         """Returns the array, read-only."""
-        _, shape, dtype, fortran, data = self._state
+        _, shape, dtype, fortran, data = self.state
         data, dtype = _to_bytes(data), dtype.resolve()
         if math.prod(shape) * dtype.itemsize != len(data):
             raise NotPlain("holds an array whose shape does not fit its bytes")
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-    def only_object(self) -> Any:  # noqa: ANN401
-        """Returns the object of a zero-dimensional array."""
-        _, shape, dtype, _, objects = self._state
-        if not dtype.is_object or shape != () or len(objects) != 1:
-            raise NotPlain("does not hold a single object")
-        return objects[0]
 
 
 class _Storage(_StandIn):
