@@ -10,23 +10,18 @@ import numpy as np
 from pipeline.files.label_images import IGNORE
 
 
-def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Returns the sum over hits of the precision at their rank, over the number of positives.
-
-    Images of equal score are ranked in their given order. Without positives it is 0, as released.
-
-    Args:
-        scores: N float.
-        positive: N bool.
-    """
-    hits = positive[np.argsort(-scores, kind="stable")]
-    ranks = np.flatnonzero(hits) + 1
-    return float((np.arange(1, len(ranks) + 1) / ranks).sum() / max(len(ranks), 1))
-
-
 def average_precisions(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Returns the average precision of each class, n float64, from N×n scores and ground truth."""
-    return np.array([average_precision(s, p) for s, p in zip(scores.T, positive.T)])
+    """Returns each class's sum over hits of the precision at their rank, over its positives.
+
+    Takes N×n float and N×n bool, and returns n float64. Images of equal score are ranked in their
+    given order. Without positives the value is 0, as released.
+    """
+    values = []
+    for class_scores, present in zip(scores.T, positive.T):
+        hits = present[np.argsort(-class_scores, kind="stable")]
+        ranks = np.flatnonzero(hits) + 1
+        values.append((np.arange(1, len(ranks) + 1) / ranks).sum() / max(len(ranks), 1))
+    return np.array(values)
 
 
 def tagging_figures(

@@ -84,10 +84,7 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
 
 
 def read_foreign_mask(
-    path: Path,
-    num_classes: int,
-    colours: Mapping[Colour, int],
-    palette_by_colour: bool = False,
+    path: Path, num_classes: int, colours: Mapping[Colour, int], palette_by_colour: bool = False
 ) -> np.ndarray:
     """Reads the labels of a mask from any kind of PNG.
 

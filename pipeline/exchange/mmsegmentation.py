@@ -92,7 +92,8 @@ def export_mmsegmentation(
             raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
         image_path = target_path(target / image_dir, f"{image_id}{suffix}")
         if link and data is None:
-            _link(image_path, path)
+            with appearing(image_path) as temporary:
+                temporary.symlink_to(path.resolve())
         else:
             write_atomically(image_path, data or path.read_bytes())
         mask = encode_png(labels, None if grey else artefact.palette)
@@ -150,11 +151,6 @@ def _image_data(path: Path, suffix: str, apply_exif: bool) -> tuple[tuple[int, i
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind, **options)
     return image.shape[:2], buffer.getvalue()
-
-
-def _link(path: Path, image: Path) -> None:
-    with appearing(path) as temporary:
-        temporary.symlink_to(image.resolve())
 
 
 def _config(artefact: Artefact, split: str, suffix: str) -> str:

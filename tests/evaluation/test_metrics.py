@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.evaluation.metrics import (
     Confusion,
-    average_precision,
     average_precisions,
     tagging_figures,
     to_indicator,
@@ -33,7 +32,8 @@ def test_average_precision_is_the_naive_one(seed: int):
     scores = rng.random(count).round(1 if seed % 2 else 6)  # every other time with ties
     positive = rng.random(count) < 0.3
     expected = naive_average_precision(scores.tolist(), positive.tolist())
-    assert average_precision(scores, positive) == pytest.approx(expected, abs=1e-12)
+    [measured] = average_precisions(scores[:, None], positive[:, None])
+    assert measured == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_class_without_positives_counts_zero():
