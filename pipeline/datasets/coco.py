@@ -51,8 +51,8 @@ def load_coco(settings: CocoSettings) -> Dataset:
         samples = _read_instances(path, images, Path(settings.cache) / name, vocabulary.classes)
         return [s for s in samples if s.labels or not settings.only_annotated]
 
-    places = {split: [f"instances_{name}.json"] for split, name in settings.splits.items()}
-    splits = find_splits(settings, root / "annotations", places, read)
+    annotations = root / "annotations"
+    splits = find_splits(settings, annotations, lambda name: [f"instances_{name}.json"], read)
     return Dataset(vocabulary, splits, settings.train_split)
 
 

@@ -103,12 +103,11 @@ def find_images(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
 
 def _leads_elsewhere(folder: Path, root: Path) -> bool:
     """Tells whether a folder is a link to a place neither below the root nor above it."""
-    try:
-        target = folder.resolve() if folder.is_symlink() else None
-    except OSError:  # os.walk reports why it cannot be entered
-        return False
-    root = root.resolve()
-    return target is not None and not (target.is_relative_to(root) or root.is_relative_to(target))
+    with suppress(OSError):  # os.walk reports why it cannot be entered
+        if folder.is_symlink():
+            target, root = folder.resolve(), root.resolve()
+            return not (target.is_relative_to(root) or root.is_relative_to(target))
+    return False
 
 
 def _is_special(path: Path) -> str | None:

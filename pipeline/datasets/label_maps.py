@@ -67,9 +67,8 @@ def _load(
             for p in paths
         ]
 
-    places = {
-        split: [f"{folder}/{name}" for folder in map_folders]
-        for split, name in settings.splits.items()
-    }
-    splits = find_splits(settings, root, places, read)
+    def paths_of(name: str) -> list[str]:
+        return [f"{folder}/{name}" for folder in map_folders]
+
+    splits = find_splits(settings, root, paths_of, read)
     return Dataset(vocabulary, splits, settings.train_split)

@@ -65,7 +65,7 @@ def first_existing(settings: BenchmarkSettings, root: Path, names: Sequence[str]
 def find_splits(
     settings: BenchmarkSettings,
     folder: Path,
-    places: Mapping[str, Sequence[str]],
+    paths_of: Callable[[str], Sequence[str]],
     read: Callable[[Path], list[Sample]],
     derived: Mapping[str, Callable[[], list[Sample]]] | None = None,
 ) -> Splits:
@@ -74,7 +74,7 @@ def find_splits(
     Args:
         settings: of the data set.
         folder: where they are.
-        places: split → the paths below it at which its file or folder may be.
+        paths_of: name of a split in the files → the paths at which its file or folder may be.
         read: reads a split from its file or folder.
         derived: split → its reader if it has no file.
 
@@ -82,6 +82,7 @@ def find_splits(
         UserError: there is no split, or one that ``dataset.split`` names is not there.
     """
     readers = dict(derived or {})
+    places = {split: paths_of(name) for split, name in settings.splits.items()}
     for split, paths in places.items():
         found = [folder / path for path in paths if (folder / path).exists()]
         if found:

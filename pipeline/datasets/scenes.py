@@ -140,12 +140,7 @@ def _rasterise(
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
     """Rasterises an outline in the window of the image that the object can reach.
 
-    Args:
-        outline: see ``OUTLINES``.
-        centre: x and y of the object in pixels.
-        radius: its radius in pixels.
-        angle: its rotation in radians.
-        size: width and height of the image.
+    ``centre`` is x and y of the object, ``size`` the width and height of the image.
 
     Returns:
         The window's rows and columns; the coordinates u and v of every pixel in the object's frame,

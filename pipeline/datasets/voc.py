@@ -70,15 +70,11 @@ def load_voc(settings: VocSettings) -> Dataset:
             " give one for each class, in the same order"
         )
     devkit = _Devkit(settings, root, sbd, names)
-    # train_aug is distributed as trainaug too.
-    places = {
-        split: [f"{name}.txt", f"{name.replace('_', '')}.txt"]
-        for split, name in settings.splits.items()
-    }
     splits = find_splits(
         settings,
         root / "ImageSets" / settings.image_set,
-        places,
+        # train_aug is distributed as trainaug too.
+        lambda name: [f"{name}.txt", f"{name.replace('_', '')}.txt"],
         read=lambda path: devkit.samples(_read_ids(path)),
         derived={} if sbd is None else {"train_aug": lambda: devkit.samples(devkit.augmented())},
     )
