@@ -75,13 +75,11 @@ class DerivedMask(GroundTruthMask):
 
     def file(self) -> Path:
         """Implements the base class."""
-        origin = {name: value for name, value in vars(self).items() if name != "kept"}
-        for name, value in origin.items():
-            if isinstance(value, Path):
-                try:
-                    origin[name] = fingerprint_file(value)
-                except OSError as error:
-                    raise _missing(value) from error
+        values = [value for name, value in vars(self).items() if name != "kept"]
+        try:
+            origin = [fingerprint_file(v) if isinstance(v, Path) else v for v in values]
+        except OSError as error:
+            raise _missing(error.filename) from error
         kept = self.kept.with_stem(f"{self.kept.stem}-{fingerprint(origin)}")
         if not kept.is_file():
             write_atomically(kept, encode_png(self.read(), voc_palette(256)))
@@ -192,7 +190,7 @@ def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np
     return labels
 
 
-def _missing(path: Path) -> UserError:
+def _missing(path: Path | str) -> UserError:
     return UserError(f"{path} is missing: every image of the split needs its mask")
 
 
