@@ -51,10 +51,7 @@ def did_you_mean(wrong: object, known: Iterable[str], count: int = 1, cutoff: fl
 def check_choice(wrong: str, given: object, known: Collection[str]) -> None:
     """Raises a UserError with the nearest known name, and all of them, unless one was given.
 
-    Args:
-        wrong: what is wrong otherwise, such as "there is no executor local2".
-        given: what the user gave.
-        known: the names that exist.
+    ``wrong`` says what is wrong otherwise, such as "there is no executor local2".
     """
     if given not in known:
         raise UserError(f"{wrong}: {did_you_mean(given, known)}choose from {', '.join(known)}")

@@ -56,11 +56,7 @@ class DaskPool:
     """
 
     def __init__(self, settings: DaskSettings, size: int):
-        """Connects.
-
-        Args:
-            settings: the cluster.
-            size: workers to start, unless a scheduler is named.
+        """Connects, and starts ``size`` workers unless a scheduler is named.
 
         Raises:
             UserError: dask or its scheduler is not there, no worker comes, or one has another

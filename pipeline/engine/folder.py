@@ -251,9 +251,7 @@ class StageFolder(ResultFolder):
     def write_manifest(self, *, complete: bool, **facts: Any) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.
 
-        Args:
-            complete: whether every image of the run has been processed.
-            **facts: further items.
+        It is complete when every image of the run has been processed.
         """
         known = self.manifest().get("accompanies")
         manifest = {

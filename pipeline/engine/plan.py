@@ -89,16 +89,10 @@ def _in_round(where: str, number: int) -> str:
 def estimate(
     stage: Stage, settings: Mapping[str, Any], images: int, folders: Sequence[tuple[Path, Mapping]]
 ) -> float | None:
-    """Returns how long a stage would take, by the last run like it.
+    """Returns how many seconds a stage would take, by the last run like it; none without one.
 
-    Args:
-        stage: the stage.
-        settings: those of :attr:`Stage.decisive`, and others.
-        images: how many would be computed.
-        folders: :meth:`Store.folders`, whose manifests tell times.
-
-    Returns:
-        Seconds, or none where nothing like it was ever measured.
+    Runs are alike in the settings that :attr:`Stage.decisive` names. The manifests of ``folders``,
+    which :meth:`Store.folders` returns, tell their times.
     """
     if not images:
         return 0.0

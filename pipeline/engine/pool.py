@@ -38,11 +38,8 @@ def prefetch(
 ) -> Iterator[tuple[Item, Result]]:
     """Processes items in threads before their results are needed; yields them in order.
 
-    Args:
-        items: what to process.
-        work: processes one item; an error is raised where the result is taken.
-        workers: number of threads.
-        max_pending: results that may be computed or wait at a time, which bounds the memory.
+    At most ``max_pending`` results are computed or wait at a time, which bounds the memory. An
+    error is raised where its result is taken.
     """
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -88,12 +85,7 @@ class ProcessPool:
     deaths = (BrokenProcessPool,)
 
     def __init__(self, size: int, threads: int = 1):
-        """Starts no process yet.
-
-        Args:
-            size: processes.
-            threads: of torch, in each.
-        """
+        """Starts no process yet; ``threads`` are torch's, in each process."""
         self.size = size
         self._threads = threads
 
@@ -139,16 +131,11 @@ def spread(
     """Processes items by workers; others take over the items of a worker that dies.
 
     It is not known which item a worker died of. All items in progress are then tried one by one, so
-    that none is blamed for another. An item is given up when its workers die even so.
+    that none is blamed for another. An item is given up when its workers die even so. Errors of
+    ``work``, which can be pickled, are raised here.
 
-    Args:
-        pool: the workers.
-        work: a function that can be pickled; its errors are raised here.
-        items: consumed at most ``max_pending`` ahead of the results.
-        max_pending: items in progress at a time; by default two per worker.
-
-    Yields:
-        Items with their results in the order of completion, or with an error if processes died.
+    Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
+    are yielded with their results in the order of completion, or with an error if workers died.
     """
     max_pending = max_pending or 2 * pool.size
     # Items, each with the number of workers that died while they processed it alone.

@@ -51,11 +51,7 @@ class Review(ABC):
     round: int
 
     def refuse_nothing(self, planned: Collection[str]) -> None:
-        """Raises a UserError where there is nothing to read, in a dry run.
-
-        Args:
-            planned: the commands of the stages of the run.
-        """
+        """Raises a UserError in a dry run of these commands if there is nothing to read."""
         return
 
     @abstractmethod

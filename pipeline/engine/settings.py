@@ -86,9 +86,7 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
 
     Settings with a method ``validate(prefix)`` check there what depends on several of them.
 
-    Args:
-        settings: a dataclass.
-        prefix: its key in the configuration, such as "tags"; "" for the whole configuration.
+    ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
 
     Raises:
         UserError: a number outside its range, or a word that is not a choice.
@@ -109,12 +107,7 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
 
 
 def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # noqa: ANN401
-    """Returns what changes a result, as plain values for a cache key.
-
-    Args:
-        settings: a dataclass.
-        without: names of fields to leave out.
-    """
+    """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
     return {
         declared.name: plain(getattr(settings, declared.name))
         for declared in dataclasses.fields(settings)

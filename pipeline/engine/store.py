@@ -27,9 +27,8 @@ class Store:
     def __init__(self, root: Path, wait: float = 0.0):
         """Checks the version of the layout.
 
-        Args:
-            root: the output directory; it need not exist.
-            wait: seconds to wait for another run that writes to the same folder.
+        The directory need not exist. ``wait`` are the seconds to wait for another run that writes
+        to the same folder.
 
         Raises:
             UserError: a version of this program with another layout wrote it.
@@ -63,12 +62,9 @@ class Store:
                     path.unlink(missing_ok=True)
 
     def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Returns an array that is computed once and kept in the folder ``kind``.
+        """Returns an array that is made once and kept in the folder ``kind`` below the root.
 
-        Args:
-            kind: the folder below the root.
-            key: the fingerprint of all that the array depends on.
-            make: computes it.
+        ``key`` is the fingerprint of all that it depends on.
         """
         path = self.root / kind / f"{key}.npy"
         try:

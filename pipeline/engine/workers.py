@@ -75,11 +75,7 @@ def compute_here(
 ) -> Done:
     """Computes and stores results in this process; a thread writes files as the model goes on.
 
-    Args:
-        stage: the stage.
-        model: returns what the stage loads.
-        folders: those of ``stage.outputs``.
-        items: the images.
+    ``model`` returns what the stage loads, and ``folders`` are those of its outputs.
     """
 
     def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
@@ -105,12 +101,7 @@ class Executor:
     """
 
     def __init__(self, settings: ExecutorSettings, workers: int):
-        """Starts no worker yet.
-
-        Args:
-            settings: the executor.
-            workers: processes of this machine, unless the settings say it.
-        """
+        """Starts no worker yet; ``workers`` is their number unless the settings say it."""
         self._settings = settings
         self._size = getattr(settings, "workers", None) or workers
         self._pool: Pool | None = None

@@ -80,13 +80,10 @@ def _read_once(path: Path, size: int, changed: int) -> str:
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:
-    """Keeps the fingerprints of files from run to run, in a journal in a folder.
+    """Keeps the fingerprints of files from run to run, in a journal in the output directory.
 
-    A journal that is lost, or cannot be written, only means that files are read again.
-
-    Args:
-        folder: the output directory, which may not exist yet; None keeps nothing.
-        write: whether to add to the journal, or only to read it.
+    A journal that is lost, or cannot be written, only means that files are read again. Without
+    ``write`` it is only read, and without a folder nothing is kept.
     """
     if (memory := _memory.get()) is not None:
         memory[0].close()

@@ -88,11 +88,7 @@ def to_image_error(
 ) -> ImageError:
     """Returns the error to report for one that was raised while an image file was decoded.
 
-    Args:
-        error: the error.
-        path: the file.
-        formats: Pillow's names of the formats that are accepted.
-        max_pixels: ``dataset.max_pixels``, if it applies.
+    ``formats`` are those that Pillow accepted, ``max_pixels`` the data set's limit if it applies.
     """
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * Image.MAX_IMAGE_PIXELS  # what Pillow refuses; it warns above half of that

@@ -29,11 +29,7 @@ class Journal:
     """
 
     def __init__(self, path: Path):
-        """Prepares a journal; it is read on first use.
-
-        Args:
-            path: ``entries.jsonl``; it need not exist.
-        """
+        """Prepares a journal, which need not exist; it is read on first use."""
         self.path = path
         self._file: int | None = None
 

@@ -40,11 +40,7 @@ class Png(NamedTuple):
 
 
 def decode_png(path: Path, modes: Collection[str]) -> Png:
-    """Decodes a PNG without converting it.
-
-    Args:
-        path: the file.
-        modes: Pillow's names of the modes that are accepted.
+    """Decodes a PNG of one of Pillow's ``modes`` without converting it.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -74,14 +70,7 @@ def decode_png(path: Path, modes: Collection[str]) -> Png:
 
 
 def read_labels(path: Path, modes: Collection[str] = (PALETTE, GREY)) -> np.ndarray:
-    """Reads a palette or grey PNG.
-
-    Args:
-        path: the file.
-        modes: the modes that are accepted.
-
-    Returns:
-        The stored values, H×W uint8.
+    """Reads the stored values of a palette or grey PNG, H×W uint8.
 
     Raises:
         FileNotFoundError: the file is missing.

@@ -36,12 +36,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, wait: float = 0.0):
-        """Prepares the lock without acquiring it.
-
-        Args:
-            folder: the folder to lock.
-            wait: seconds to wait for another holder.
-        """
+        """Prepares the lock without acquiring it; ``wait`` are seconds to wait for a holder."""
         self._folder = folder
         self._wait = wait
         # filelock's own fallback is a file that stays when its process is killed, and then blocks

@@ -27,12 +27,8 @@ class Oversized(ValueError):
 def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     """Reads a safetensors file, or a file of ``torch.save``, whatever PyTorch's defaults are.
 
-    Args:
-        path: the file; ``.safetensors`` marks safetensors.
-        device: where tensors go.
-
-    Returns:
-        The saved object: usually a dictionary of tensors, or one that holds such a dictionary.
+    The suffix ``.safetensors`` marks safetensors. The saved object is usually a dictionary of
+    tensors, or one that holds such a dictionary.
 
     Raises:
         Exception: the file is damaged or holds more than tensors and plain values; every format
@@ -49,13 +45,9 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 
 
 def read_storage(data: bytes) -> torch.Tensor:
-    """Reads a tensor's storage as PyTorch writes it into another object's pickle.
+    """Returns the values of a tensor's storage, in the older format of ``torch.save``, as a tensor.
 
-    Args:
-        data: the storage in the older format of ``torch.save``.
-
-    Returns:
-        The storage's values as a flat tensor.
+    PyTorch writes it so into another object's pickle.
 
     Raises:
         Oversized: it claims more memory than it has bytes.
