@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -49,30 +50,28 @@ def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Sel
     """
     if max_images is None or len(images) <= max_images:
         return Selection(list(images), {}, f"All {len(images):,} images are shown.")
-    indices = range(len(images))
-    measured = [index for index in indices if images[index].iou is not None]
-    compared = [index for index in indices if images[index].disagreement is not None]
-    by_iou = sorted(measured, key=lambda index: images[index].iou)
-    by_disagreement = sorted(compared, key=lambda index: images[index].disagreement)
-    rankings = {WORST: by_iou, BEST: by_iou[::-1], DISAGREEING: by_disagreement[::-1]}
+
+    def ranked(name: str) -> list[ImageFigures]:
+        known = [image for image in images if getattr(image, name) is not None]
+        return sorted(known, key=attrgetter(name))
+
+    rankings = {WORST: ranked("iou"), BEST: ranked("iou")[::-1]}
+    rankings[DISAGREEING] = ranked("disagreement")[::-1]
     rankings = {reason: ranking for reason, ranking in rankings.items() if ranking}
     share = max_images // (len(rankings) + 1)
-    chosen: dict[int, str] = {}
+    chosen: dict[str, str] = {}
     for reason, ranking in rankings.items():
-        new = [index for index in ranking if index not in chosen]
+        new = [image.sample.id for image in ranking if image.sample.id not in chosen]
         chosen |= dict.fromkeys(new[:share], reason)
-    rest = [index for index in indices if index not in chosen]
+    rest = [image.sample.id for image in images if image.sample.id not in chosen]
     places = np.linspace(0, len(rest) - 1, max_images - len(chosen)).round().astype(int)
     chosen |= {rest[place]: SAMPLE for place in places.tolist()}
     counts = Counter(chosen.values())
     phrases = [f"{counts[reason]} {_PHRASES[reason]}" for reason in (*rankings, SAMPLE)]
     listed = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
-    return Selection(
-        [images[index] for index in sorted(chosen)],
-        {images[index].sample.id: reason for index, reason in chosen.items()},
-        f"{len(chosen):,} of {len(images):,} images are shown: {listed}; report.images=null shows"
-        " all.",
-    )
+    description = f"{len(chosen):,} of {len(images):,} images are shown: {listed}"
+    shown = [image for image in images if image.sample.id in chosen]
+    return Selection(shown, chosen, f"{description}; report.images=null shows all.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -38,6 +39,8 @@ _MAX_SIDE = 960  # pixels of the longer side of a photograph in a figure
 _MAX_COLUMNS = 4
 _MAX_BARS = 12
 _MAX_TITLE = 30  # characters
+
+_shorten = partial(textwrap.shorten, placeholder=" …")
 
 
 @dataclass(frozen=True)
@@ -120,17 +123,13 @@ def _draw_row(images: Sequence[tuple[str, Sequence[Tile | None]]], width: int) -
     pen, font = ImageDraw.Draw(row), load_font(_TEXT)
     left = _GAP
     for title, of_image in images:
-        pen.text((left, _GAP), _shorten(title, len(of_image)), INK, font)
+        pen.text((left, _GAP), _shorten(title, len(of_image) * _CAPTION), INK, font)
         for tile in of_image:
             if tile is not None:
-                pen.text((left, _GAP + _LINE), _shorten(tile.caption), INK, font)
+                pen.text((left, _GAP + _LINE), _shorten(tile.caption, _CAPTION), INK, font)
                 row.paste(Image.fromarray(tile.picture), (left, _GAP + 2 * _LINE))
             left += _SIDE + _GAP
     return np.asarray(row)
-
-
-def _shorten(words: str, tiles: int = 1) -> str:
-    return textwrap.shorten(words, tiles * _CAPTION, placeholder=" …")
 
 
 def draw_overlay(
@@ -180,8 +179,7 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
         picture, bars = figure.subplots(1, 2)
         picture.set_axis_off()
         picture.imshow(limit_longest_side(image, _MAX_SIDE))
-        title = textwrap.shorten(image_id, _MAX_TITLE, placeholder=" …")
-        picture.set_title(title, fontsize=8, loc="left")
+        picture.set_title(_shorten(image_id, _MAX_TITLE), fontsize=8, loc="left")
         drawn = bars.barh(names, scores[order], color=colours, edgecolor="black", linewidth=0.5)
         bars.bar_label(drawn, fmt="%.2f", padding=3)
         for k, bar, text in zip(order, drawn, bars.get_yticklabels()):

@@ -32,9 +32,6 @@ from pipeline.report.tables import collect_tables
 _HERE = Path(__file__).parent
 _HEAT_STOPS = 9
 
-Figures = Mapping[str, Mapping[str, Any]]
-"""Stage → its entry of ``metrics.json``."""
-
 
 def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     """Writes the page and returns its path; images are rendered as they are written.
@@ -130,7 +127,7 @@ def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _class_rows(
-    figures: Figures, classes: Sequence[str], images: Sequence[ImageFigures]
+    figures: Mapping[str, Mapping[str, Any]], classes: Sequence[str], images: Sequence[ImageFigures]
 ) -> Iterator[dict[str, Any]]:
     """Yields how often every class was tagged, and its AP and IoU if they were measured.
 
