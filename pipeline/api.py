@@ -27,8 +27,6 @@ from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.stage import ScoredTags
 
-_RGB = 3
-
 
 def load_image(path: str | Path) -> np.ndarray:
     """Reads a JPEG, PNG, WebP, GIF, BMP or TIFF file as ``dataset=folder`` does: H×W×3 uint8, RGB.
@@ -178,7 +176,7 @@ class Labeller:
 
     def _limited(self, image: np.ndarray) -> np.ndarray:
         """Returns the image at the size at which it is looked at."""
-        if image.ndim != _RGB or image.shape[2] != _RGB or image.dtype != np.uint8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UserError(
                 f"an image is H×W×3 uint8, and this is {'×'.join(map(str, image.shape))}"
                 f" {image.dtype}: read it with pipeline.load_image"

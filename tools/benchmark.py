@@ -8,6 +8,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,6 +30,7 @@ from pipeline.clip.device import (
     choose_precision,
     keep_freed_memory,
 )
+from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser, answer
 from pipeline.errors import UserError, check_choice
@@ -72,7 +74,8 @@ def run(arguments: Sequence[str]) -> None:
     size = _two_numbers(options.size, "x", "--size", "500x375")
     names = _two_numbers(options.names, ",", "--names", "20,25")
     batches = choose_batches({**vars(options), "most_waiting": None}, device.type)
-    setup = Setup.build(clip, precision, names, batches, beside_plain="stages" in wanted)
+    plain_encoder = ClipEncoder(deepcopy(clip)) if "stages" in wanted else None
+    setup = Setup(ClipEncoder(clip, precision=precision), names, batches, plain_encoder)
     if wanted == [_PEAK_MEMORY]:
         keep_freed_memory()
         setup.tag_and_cams(load_photographs(2 * batches.images, *size))

@@ -54,11 +54,7 @@ def measure(step: str, work: Callable[[], object], repeats: int) -> Cost:
     return Cost(step, seconds, counter.get_total_flops())
 
 
-def peak(
-    device: torch.device,
-    precision: torch.dtype,
-    by: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = product,
-) -> float:
+def peak(device: torch.device, precision: torch.dtype, by: Callable = product) -> float:
     """Returns the machine's operations a second in a matrix product, by default the encoder's."""
     left, right = (torch.rand(_PEAK_SIDE, _PEAK_SIDE).to(device, precision) for _ in range(2))
     cost = measure("peak", lambda: by(left, right), repeats=5)
@@ -99,7 +95,7 @@ def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
     attention, affinity = voted.result(), mean.result()[0]
     scores = classify(encoder.value_features(before))
     proposals = setup.proposals(pixels[0], crops)
-    chosen = torch.cat([text[list(TAGS)], text[setup.num_classes :]])
+    chosen = torch.cat([text[list(TAGS)], text[setup.names[0] :]])
     cams = softmax_gradcam(encoder, before, chosen, len(TAGS))
     work = {
         "CLIP's class token, native size": lambda: encoder.image_features(native[None]),

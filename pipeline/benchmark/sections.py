@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from pipeline.files.images import encode_png
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _MASKS = 64
+_SIDES = (256, 384, 512, 768, 1024)  # pixels of images that tagging grows with
 
 
 def stages(setup: Setup, size: tuple[int, int], count: int) -> str:
@@ -87,18 +89,15 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
 def growth(setup: Setup, size: tuple[int, int]) -> str:
     """Returns how tagging, without CWR's crops, grows with the image, classes and images."""
     keep_freed_memory()
-    cases = [
-        (f"{side}×{side} pixels", setup, load_photographs(3, side, side))
-        for side in (256, 384, 512, 768, 1024)
-    ]
+    cases = [(f"{side}×{side} pixels", setup, 3, (side, side)) for side in _SIDES]
     for count in (20, 40, 80, 171, 1000):
-        cases.append((f"{count} classes", setup.with_names(count), load_photographs(4, *size)))
-    for count in (2, 4, 8):
-        cases.append((f"{count} images", setup, load_photographs(count, *size)))
-    rows = [
-        [name, f"{seconds_an_image(partial(of.tag, reidentify=False), images):.3f}"]
-        for name, of, images in cases
-    ]
+        cases.append((f"{count} classes", replace(setup, names=(count, 0)), 4, size))
+    cases += [(f"{count} images", setup, count, size) for count in (2, 4, 8)]
+    rows = []
+    for name, of_case, count, size_of_case in cases:
+        images = load_photographs(count, *size_of_case)
+        seconds = seconds_an_image(partial(of_case.tag, reidentify=False), images)
+        rows.append([name, f"{seconds:.3f}"])
     return section("Growth of tagging, without CWR", ["", "s an image"], rows)
 
 

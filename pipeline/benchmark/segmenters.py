@@ -40,11 +40,10 @@ def segmenters(
     rows = []
     for name in names:
         preset, _, backbone = name.partition(":")
-        overrides = [f"segmenter={preset}", f"segmenter.precision={precision}"]
-        overrides += [f"segmenter.batch_size={_BATCH}", f"segmenter.crop_size={_CROP}"]
-        overrides += ["segmenter.pretrained=null"]
-        overrides += [f"segmenter.backbone={backbone}"] if backbone else []
-        settings = read_config(compose(overrides)).segmenter
+        given = {"batch_size": _BATCH, "crop_size": _CROP, "precision": precision}
+        given |= {"pretrained": "null", **({"backbone": backbone} if backbone else {})}
+        overrides = [f"segmenter.{key}={value}" for key, value in given.items()]
+        settings = read_config(compose([f"segmenter={preset}", *overrides])).segmenter
         training, prediction, parameters = _costs(settings, size, device, repeats)
         share = training.operations / training.seconds / machine_peak
         rows.append(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle
 
 import numpy as np
@@ -16,7 +16,6 @@ from skimage import data
 
 from pipeline.benchmark import plain
 from pipeline.cams.clip_es import ClipEs, ClipEsOptions
-from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -39,48 +38,29 @@ class Setup:
 
     Attributes:
         encoder: the image tower.
-        text: C×E class embeddings; n classes, then backgrounds.
-        num_classes: n.
+        names: how many classes and backgrounds.
         batches: how much is computed together.
         plain_encoder: the image tower of the plain version, in float32; none where that is not
             measured.
     """
 
     encoder: ClipEncoder
-    text: torch.Tensor
-    num_classes: int
+    names: tuple[int, int]
     batches: Batches
     plain_encoder: ClipEncoder | None = None
 
-    @classmethod
-    def build(
-        cls,
-        clip: ClipModel,
-        precision: torch.dtype,
-        names: tuple[int, int],
-        batches: Batches,
-        *,
-        beside_plain: bool,
-    ) -> Setup:
-        """Draws random embeddings for so many classes and backgrounds.
-
-        The plain version, if it will run beside ours, needs a CLIP of its own.
-        """
-        torch.manual_seed(0)
-        plain_encoder = ClipEncoder(deepcopy(clip)) if beside_plain else None
-        encoder = ClipEncoder(clip, precision=precision)
-        text = torch.randn(sum(names), encoder.visual.proj.shape[1], device=encoder.device)
-        return cls(encoder, F.normalize(text, dim=-1), names[0], batches, plain_encoder)
-
-    def with_names(self, count: int) -> Setup:
-        """Returns the same with other numbers of classes and no backgrounds."""
-        text = torch.randn(count, self.text.shape[1], device=self.text.device)
-        return replace(self, text=F.normalize(text, dim=-1), num_classes=count)
+    @cached_property
+    def text(self) -> torch.Tensor:
+        """Random embeddings of the classes and then of the backgrounds, C×E."""
+        generator = torch.Generator().manual_seed(0)
+        size = (sum(self.names), self.encoder.visual.proj.shape[1])
+        text = torch.randn(size, generator=generator).to(self.encoder.device)
+        return F.normalize(text, dim=-1)
 
     def tagger(self, reidentify: bool = True) -> TagClip:
         """Builds TagCLIP with a fixed number of crops an image, or without CWR."""
         options = TagClipOptions(reidentify=reidentify)
-        tagger = TagClip(self.encoder, self.text, self.num_classes, options, self.batches)
+        tagger = TagClip(self.encoder, self.text, self.names[0], options, self.batches)
         counts = cycle(CROPS_OF_TWO_IMAGES)
         # Random weights propose any number of crops.
         tagger.propose = lambda pixels, scores: self.proposals(pixels, next(counts))
@@ -92,11 +72,11 @@ class Setup:
         box = (0, 0, pixels.shape[1] // patch, pixels.shape[2] // patch)
         inside = torch.ones(side // patch, side // patch, dtype=torch.bool, device=pixels.device)
         crops = (cut(pixels, box, patch, side) for _ in range(count))
-        return [Proposal(k % self.num_classes, crop, inside) for k, crop in enumerate(crops)]
+        return [Proposal(k % self.names[0], crop, inside) for k, crop in enumerate(crops)]
 
     def cam_method(self) -> ClipEs:
         """Builds CLIP-ES."""
-        classes, backgrounds = self.text[: self.num_classes], self.text[self.num_classes :]
+        classes, backgrounds = self.text.split(self.names)
         return ClipEs(self.encoder, classes, backgrounds, ClipEsOptions(), self.batches)
 
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
@@ -158,9 +138,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def seconds_an_image(
-    work: Callable[[Sequence[np.ndarray]], object], images: Sequence[np.ndarray]
-) -> float:
+def seconds_an_image(work: Callable[[Sequence], object], images: Sequence[np.ndarray]) -> float:
     """Returns how long an image takes; the first two are done before, to warm up."""
     work(images[:2])
     return timed(lambda: work(images)) / len(images)

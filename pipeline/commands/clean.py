@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     root = options.output_dir.expanduser().absolute()
     check_folder(options.output_dir.expanduser(), "", "an output_dir such as outputs/demo")
-    store = Store(root)
+    store, console = Store(root), Console(soft_wrap=True, highlight=False)
     removable = find_removable(store)
     chosen = {
         path: (manifest, folder_size(path))
@@ -52,7 +52,6 @@ def run(arguments: Sequence[str]) -> None:
         if options.unfinished or is_complete(manifest)
     }
     temporary = find_temporary(store)
-    console = Console(soft_wrap=True, highlight=False)
     if skipped := len(removable) - len(chosen):
         console.print(f"{skipped} unfinished runs stay; --unfinished removes them too")
     if not chosen and not temporary:
@@ -73,18 +72,18 @@ def run(arguments: Sequence[str]) -> None:
         if input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
             console.print("nothing was removed")
             return
-    busy = 0
     for path in temporary:
         path.unlink(missing_ok=True)
+    removed = 0
     for folder in chosen:
         try:
             remove(folder)
+            removed += 1
         except UserError as error:
-            busy += 1
             print(f"not removed: {error}", file=sys.stderr)
         except OSError as error:
             raise UserError(f"cannot remove {error.filename}: {error.strerror}") from error
-    console.print(f"{len(chosen) - busy} folders removed")
+    console.print(f"{removed} folders removed")
 
 
 def _table(folders: Mapping[Path, tuple[Mapping, int]], root: Path) -> Table:

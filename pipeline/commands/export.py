@@ -55,17 +55,11 @@ def run(arguments: Sequence[str]) -> None:
     artefact = read_artefact(options.folder)
     _check(options, artefact)
     export = _export(options, artefact)
-    for image_id, reason in export.left_out.items():
-        print(f"left out: {image_id}: {reason}", file=sys.stderr)
     for note in export.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{export.written} {artefact.stage} written to {options.output}")
-    if export.left_out:
-        count = len(export.left_out)
-        raise UserError(
-            f"{count} of {len(artefact.entries)} images could not be exported: fix those that are"
-            " named above"
-        )
+    remedy = "could not be exported: fix those that are named above"
+    export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")
 
 
 def _check(options: Namespace, artefact: Artefact) -> None:

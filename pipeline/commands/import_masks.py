@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,15 +45,18 @@ def run(arguments: Sequence[str]) -> None:
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes)
 
+    by_colour = options.palette == "colour"
+
     def read(path: Path) -> np.ndarray:
-        return read_foreign_mask(path, num_classes, colours, options.palette == "colour")
+        return read_foreign_mask(options.folder / path, num_classes, colours, by_colour)
 
     check_folder(options.folder, "", "the one that holds the masks")
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise UserError(f"--output {options.output} lies in the folder of the masks: give another")
     if options.output.exists():
         check_folder(options.output, "--output", "another")
-    masks = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    files = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    masks = [path.relative_to(options.folder) for path in files]
     if not masks:
         raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
     checked, taken = Export(), {}
@@ -66,16 +68,11 @@ def run(arguments: Sequence[str]) -> None:
             raise ImageError(f"has the same name as {other.name}: keep one of them")
 
     list(checked.each(masks, check, "check", "cannot be used"))
-    for path, reason in checked.left_out.items():
-        print(f"{path.relative_to(options.folder)}: {reason}", file=sys.stderr)
-    if count := len(checked.left_out):
-        raise UserError(
-            f"{count} of {len(masks)} masks cannot be imported, and nothing was written: fix those"
-            " that are named above"
-        )
+    remedy = "cannot be imported, and nothing was written: fix those that are named above"
+    checked.refuse_left_out(f"of {len(masks)} masks {remedy}", prefix="")
     with track("import", len(masks)) as advance:
         for path in masks:  # read again, since all may not fit into memory
-            target = options.output / path.relative_to(options.folder).with_suffix(".png")
+            target = options.output / path.with_suffix(".png")
             write_atomically(target, encode_png(read(path), vocabulary.palette))
             advance()
     print(f"{len(masks)} masks written to {options.output}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -54,14 +53,10 @@ def run(arguments: Sequence[str]) -> None:
     for path, data in _draw(artefacts, ids, options, drawing):
         write_atomically(path, data)
         written += 1
-    for image_id, reason in drawing.left_out.items():
-        print(f"left out: {image_id}: {reason}", file=sys.stderr)
     what = "sheet" if options.sheet else "overlay"
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")
-    if count := len(drawing.left_out):
-        raise UserError(
-            f"{count} of {len(ids)} images could not be drawn: repair those listed above"
-        )
+    remedy = "could not be drawn: repair those listed above"
+    drawing.refuse_left_out(f"of {len(ids)} images {remedy}")
 
 
 def _choose(artefacts: Sequence[Artefact], wanted: Sequence[str], limit: int | None) -> list[str]:

@@ -16,12 +16,9 @@ _FORBIDDEN = {"_target_": "a program", "searchpath": "further folders"}
 
 
 def refuse_programs(arguments: Sequence[str]) -> None:
-    """Makes sure that no configuration file makes Hydra run a program.
+    """Makes sure that no file in ``--config-dir`` or ``--config-path`` makes Hydra run a program.
 
     Hydra calls the ``_target_`` of callbacks, launchers and sweepers.
-
-    Args:
-        arguments: the command line; ``--config-dir`` and ``--config-path`` name the folders.
 
     Raises:
         UserError: a file names a program, or further folders that could hold such files.

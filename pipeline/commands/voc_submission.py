@@ -42,12 +42,12 @@ def run(arguments: Sequence[str]) -> None:
     if not options.list.is_file():
         raise UserError(f"--list {options.list} is not a file: give VOC's ImageSets/…/test.txt")
     check_folder(options.predictions, "--predictions", "an existing one")
+    beside = options.list.resolve().parent.parent.parent / "JPEGImages"  # in the devkit
     if options.images is not None:
         check_folder(options.images, "--images", "an existing one")
+    elif beside.is_dir():
+        options.images = beside
     else:
-        beside = options.list.resolve().parent.parent.parent / "JPEGImages"  # in the devkit
-        options.images = beside if beside.is_dir() else None
-    if options.images is None:
         print("note: sizes were not checked: give the images with --images", file=sys.stderr)
     ids = [line.split()[0] for line in read_lines(options.list)]
     write_submission(options.predictions, ids, options.output, options.competition, options.images)

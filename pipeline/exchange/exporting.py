@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,17 @@ class Export:
                     yield name, result
                     self.written += 1
                 advance(note=f"{len(self.left_out)} {note}" if self.left_out else "")
+
+    def refuse_left_out(self, sentence: str, prefix: str = "left out: ") -> None:
+        """Names every image that was left out on stderr.
+
+        Raises:
+            UserError: there is any: their number, and then the sentence.
+        """
+        for name, reason in self.left_out.items():
+            print(f"{prefix}{name}: {reason}", file=sys.stderr)
+        if self.left_out:
+            raise UserError(f"{len(self.left_out)} {sentence}")
 
 
 def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from pipeline.benchmark.costs import Cost, cost_of_steps, cost_table
 from pipeline.benchmark.setup import Setup
@@ -15,9 +13,8 @@ from pipeline.clip.encoder import ClipEncoder
 
 def test_arithmetic_is_that_of_a_transformer(tiny_clip):
     encoder = ClipEncoder(tiny_clip)
-    text = F.normalize(torch.randn(6, 32), dim=-1)
     image = np.zeros((64, 64, 3), np.uint8)
-    costs = cost_of_steps(Setup(encoder, text, 4, Batches(1, 4, 8)), image, repeats=1)
+    costs = cost_of_steps(Setup(encoder, (4, 2), Batches(1, 4, 8)), image, repeats=1)
     by_step = {cost.step: cost.operations for cost in costs}
     width, depth, patches, embedding = 64, 4, 16, 32
     tokens = patches + 1
@@ -30,7 +27,7 @@ def test_arithmetic_is_that_of_a_transformer(tiny_clip):
     assert plain == expected
     assert by_step["CLIP's class token, own size"] == plain  # the image has the native size
     crops = by_step["CWR, 4 crops"]
-    assert crops == 4 * plain + 4 * 2 * len(text) * embedding
+    assert crops == 4 * plain + 4 * 2 * 6 * embedding
     assert all(cost.seconds > 0 for cost in costs)
 
 
@@ -38,7 +35,7 @@ def test_the_growth_of_tagging_leaves_out_cwr(tiny_clip, monkeypatch):
     def refuse(*_):
         raise AssertionError("a crop is classified")
 
-    setup = Setup.build(tiny_clip, torch.float32, (4, 2), Batches(1, 4, 8), beside_plain=False)
+    setup = Setup(ClipEncoder(tiny_clip), (4, 2), Batches(1, 4, 8))
     monkeypatch.setattr("pipeline.tags.tagclip.reidentify", refuse)
     images = [np.zeros((64, 64, 3), np.uint8)]
     setup.tag(images, reidentify=False)
