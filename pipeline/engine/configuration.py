@@ -40,8 +40,7 @@ def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     names: list[str] = []
     others = []
     for argument in arguments:
-        key, separator, _ = argument.partition("=")
-        if key.lstrip("+") != PLUGINS or not separator:
+        if not re.match(rf"\+*{PLUGINS}=", argument):
             others.append(argument)
             continue
         try:

@@ -70,13 +70,7 @@ _METHODS: dict[tuple[str, str], Method] = {}
 
 
 def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[Build], Build]:  # noqa: ANN401
-    """Makes a method a choice of its group.
-
-    Args:
-        group: "tags", "cams" or "masks".
-        name: the choice.
-        settings: the dataclass of its settings, of its own.
-        **traits: further attributes of :class:`Method`.
+    """Makes a method a choice of its group; the arguments are attributes of :class:`Method`.
 
     Raises:
         UserError: the name is taken, or the settings belong to another method.
@@ -115,8 +109,7 @@ def method_of(settings: Any) -> Method:  # noqa: ANN401
 def import_plugins(names: Iterable[str]) -> None:
     """Imports modules that register methods, and those of installed packages.
 
-    Args:
-        names: of modules on Python's search path, such as ``my_package.my_tagger``.
+    The names are of modules on Python's search path, such as ``my_package.my_tagger``.
 
     Raises:
         UserError: there is no such module, or it cannot be imported.

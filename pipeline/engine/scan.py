@@ -50,8 +50,7 @@ class Scan:
         return self.waiting | {item.sample.id for item in self.missing}
 
 
-Scans = Mapping[str, Scan]
-"""By the labels of their stages."""
+Scans = Mapping[str, Scan]  # by the labels of their stages
 
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
@@ -70,9 +69,6 @@ def scan(
     """Returns what exists of a stage and what is missing.
 
     Args:
-        stage: the stage.
-        images: those of the run.
-        store: the output directory.
         earlier: scans of stages that run before this one; of others the disk tells.
         opened: folders of ``stage.outputs`` that are open already, by name.
 

@@ -179,9 +179,7 @@ class Stage(ABC):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of what its result is made from.
 
-        Args:
-            sample: the image.
-            folders: those of ``needs`` and of ``outputs``.
+        The ``folders`` are those of :attr:`needs` and of :attr:`outputs`.
 
         Raises:
             ImageError: the image cannot have a result.
@@ -201,21 +199,12 @@ class Stage(ABC):
         return dict(entry)
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Loads the models, in the process that computes.
-
-        Args:
-            inputs: the folders of ``needs``.
-        """
+        """Loads the models in the process that computes; ``inputs`` are the folders of needs."""
         return None
 
     @abstractmethod
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
-        """Computes results, in batches as it likes.
-
-        Args:
-            items: the images.
-            model: returns what :meth:`load` returned, which is called when this is first called.
-        """
+        """Computes results, in batches as it likes; ``model`` loads on its first call."""
 
     @property
     def shard_size(self) -> int:
@@ -266,8 +255,7 @@ class Whole(Stage):
     def run(self, folder: StageFolder) -> int:
         """Computes the result, resuming an interrupted run.
 
-        Returns:
-            The number of images that it was computed from, 0 where it existed.
+        Returns the number of images that it was computed from, 0 where it existed.
         """
 
     @abstractmethod
@@ -277,7 +265,3 @@ class Whole(Stage):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Computes nothing image by image."""
         yield from ()
-
-    def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
-        """Returns how many seconds it takes, by the manifest of a run like it; or none."""
-        return measured.get("seconds")

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -131,15 +131,11 @@ def read_json_lines(path: Path) -> list[dict]:
     """Reads a file of JSON lines, each an object with an id; other lines are skipped."""
     if not path.is_file():
         return []
-    lines = []
+    values = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict) and "id" in value:
-            lines.append(value)
-    return lines
+        with suppress(json.JSONDecodeError):
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict) and "id" in value]
 
 
 def write_json_lines(path: Path, values: Sequence[Mapping]) -> None:

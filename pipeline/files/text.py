@@ -14,7 +14,6 @@ def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -
     """Reads a text file in UTF-8, with or without a byte-order mark.
 
     Args:
-        path: the file.
         name: its name in errors, such as ``dataset.labels=list.txt``.
         wanted: the remedy in errors, such as "give a list with an image a line".
         max_bytes: larger files are refused.
@@ -50,12 +49,8 @@ def read_lines(path: Path) -> list[str]:
 def given_path(given: str, name: str) -> Path:
     """Returns a path from the configuration, with ``~`` replaced by the home folder.
 
-    Args:
-        given: the path.
-        name: its key in the configuration.
-
     Raises:
-        UserError: the path names the home folder of an unknown user.
+        UserError: the path names the home folder of an unknown user; ``name`` is its key.
     """
     try:
         return Path(given).expanduser()
