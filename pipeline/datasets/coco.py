@@ -35,9 +35,8 @@ class CocoSettings(BenchmarkSettings):
 def load_coco(settings: CocoSettings) -> Dataset:
     """Reads the splits of COCO from its instance annotations.
 
-    Args:
-        settings: ``splits`` gives the names of the image folders, which are also those of the
-            annotation files; ``classes`` are in the order of COCO's category ids.
+    ``splits`` gives the names of the image folders, which are also those of the annotation files;
+    ``classes`` are in the order of COCO's category ids.
 
     Raises:
         UserError: the layout differs; the message gives what was expected and what is there.

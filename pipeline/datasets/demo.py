@@ -28,9 +28,7 @@ def load_demo(settings: DatasetSettings) -> Dataset:
     They follow the vocabulary: an object whose name is not a class is background, and if the name
     of a ground is a class, its pixels are of that class. An interrupted rendering continues.
 
-    Args:
-        settings: ``root`` keeps the PNG files; ``cache`` keeps masks if the vocabulary is not that
-            of the scenes.
+    ``root`` keeps the PNG files; ``cache`` keeps masks if the vocabulary is not that of the scenes.
     """
     vocabulary = build_vocabulary(settings)
     images = _images(settings)
@@ -90,10 +88,7 @@ def without_writing(settings: DatasetSettings) -> Iterator[None]:
     """Has a data set read without a trace, for a dry run.
 
     Masks that have to be drawn, and the demo's scenes if they were never rendered, go to a
-    temporary folder while the block runs.
-
-    Args:
-        settings: of any data set; they are changed.
+    temporary folder while the block runs: the settings, of any data set, are changed.
     """
     with TemporaryDirectory() as folder:
         settings.cache = str(Path(folder) / "masks")

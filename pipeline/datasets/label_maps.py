@@ -18,9 +18,7 @@ from pipeline.engine.sample import Dataset, Sample
 def load_cocostuff(settings: LabelMapSettings) -> Dataset:
     """Reads the splits of COCO-Stuff, the images of COCO 2017 with pixel maps.
 
-    Args:
-        settings: ``splits`` gives the names of the image folders, which are also those of the pixel
-            maps.
+    ``splits`` gives the names of the image folders, which are also those of the pixel maps.
 
     Raises:
         UserError: the layout differs; the message gives what was expected and what is there.
@@ -33,9 +31,8 @@ def load_cocostuff(settings: LabelMapSettings) -> Dataset:
 def load_ade20k(settings: LabelMapSettings) -> Dataset:
     """Reads the splits of ADEChallengeData2016, ADE20K's scene parsing benchmark (150 classes).
 
-    Args:
-        settings: ``root`` is the folder that holds ``images`` and ``annotations``, or its parent;
-            ``splits`` gives the names of their subfolders. In ``values``, 0 ("other") is left out.
+    ``root`` is the folder that holds ``images`` and ``annotations``, or its parent; ``splits``
+    gives the names of their subfolders. In ``values``, 0 ("other") is left out.
 
     Raises:
         UserError: the layout differs; the message gives what was expected and what is there.

@@ -48,9 +48,8 @@ class VocSettings(BenchmarkSettings):
 def load_voc(settings: VocSettings) -> Dataset:
     """Reads the splits of ``ImageSets/Segmentation`` or ``ImageSets/Main`` from a VOC folder.
 
-    Args:
-        settings: ``root`` is the folder that holds ``JPEGImages``, or one above it; ``splits``
-            gives the names of the lists.
+    ``root`` is the folder that holds ``JPEGImages``, or one above it; ``splits`` gives the names of
+    the lists.
 
     Raises:
         UserError: the layout differs; the message gives what was expected and what is there.
