@@ -69,14 +69,7 @@ class ClipEs(CamMethod):
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]
     ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Computes the CAMs of images as they arrive, in batches of one patch grid.
-
-        Args:
-            images: names, images, H×W×3 uint8, RGB, and their tags.
-
-        Yields:
-            Names and results of :meth:`cams_of_pass`; images of one patch grid keep their order.
-        """
+        """Computes the CAMs of images in batches of one patch grid, whose order is kept."""
         encoder, batches = self.encoder, self.batches
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
             pictures = [image for _, image, _ in batch]

@@ -58,7 +58,11 @@ def read_clip_es(
     except Exception as error:  # NumPy, pickle and PyTorch each have errors of their own
         reason = f"is damaged, or not a file of CLIP-ES ({type(error).__name__})"
         raise ImageError(f"its CAMs cannot be used: {path} {reason}") from error
-    return Cams(keys, _to_grid(cams, grid), size)
+    if not len(keys):
+        return Cams(keys, np.zeros((0, *grid), np.float16), size)
+    finest = (min(grid[0], cams.shape[1]), min(grid[1], cams.shape[2]))
+    averaged = F.adaptive_avg_pool2d(torch.from_numpy(cams).unsqueeze(0), finest)[0]
+    return Cams(keys, averaged.numpy().astype(np.float16), size)
 
 
 def encode_clip_es(cams: Cams) -> bytes:
@@ -139,12 +143,3 @@ def _check_shape(cam: Any, size: tuple[int, int]) -> None:  # noqa: ANN401
     fits = abs(rows / height - columns / width) <= 1 / height + 1 / width
     if rows > height or columns > width or not fits:
         raise ImageError(f"holds CAMs of {columns}×{rows} for an image of {width}×{height} pixels")
-
-
-def _to_grid(cams: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Averages K×h×w CAMs over a grid's cells where they are finer; K×rows×columns float16."""
-    if not len(cams):
-        return np.zeros((0, *grid), np.float16)
-    target = (min(grid[0], cams.shape[1]), min(grid[1], cams.shape[2]))
-    averaged = F.adaptive_avg_pool2d(torch.from_numpy(cams).unsqueeze(0), target)[0]
-    return averaged.numpy().astype(np.float16)

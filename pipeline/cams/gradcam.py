@@ -37,13 +37,13 @@ def softmax_gradcam(
         K×N float32 in [0, 1].
     """
     with torch.no_grad():
-        normed = encoder.last_block.ln_1(inputs.tokens)  # Grad-CAM's target layer
-        query, key, value = inputs.projections
+        tokens, query, key, value = inputs
+        normed = encoder.last_block.ln_1(tokens)  # Grad-CAM's target layer
         attention = attention_weights(query, key)
         attended = attention.to(value.dtype) @ value
     with torch.enable_grad():
         leaf = attended.detach().requires_grad_()
-        features = encoder.visual.ln_post(encoder.last_block.finish(inputs.tokens, leaf))
+        features = encoder.visual.ln_post(encoder.last_block.finish(tokens, leaf))
         image = encoder.project(features[0, 1:].mean(0))
         scores = (encoder.temperature * text @ image).softmax(-1)[:num_tags]
         # A row of the identity for each tag: vmap runs the backward passes of all tags at once.

@@ -29,8 +29,8 @@ REMEDY = (
 )
 """The end of a message that says what a CLIP is instead."""
 
-_BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.")
-_RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.(\d+)\.conv1\.weight$")
+_BLOCK = re.compile(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight")
+_RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.\d+\.conv1\.weight")
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,6 @@ class Training:
 
 def find_architecture(model: str) -> dict[str, Any]:
     """Returns open_clip's configuration of a model, without downloading or building it.
-
-    Args:
-        model: open_clip's name of the architecture.
 
     Raises:
         UserError: the model is unknown, the method cannot use its image tower, or its text tower
@@ -127,10 +124,8 @@ def find_training(model: str | None, pretrained: str | None) -> Training:
 
 def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:
     """Describes the image tower of a state dict in a few words."""
-    blocks = {m.groups() for m in map(_RESNET_BLOCK.match, weights) if m}
-    if blocks:
-        counts = "-".join(str(sum(stage == b[0] for b in blocks)) for stage in "1234")
-        return f"a ResNet with {counts} blocks"
+    if resnet := [m[1] for m in map(_RESNET_BLOCK.fullmatch, weights) if m]:
+        return f"a ResNet with {'-'.join(str(resnet.count(layer)) for layer in '1234')} blocks"
     if any(key.startswith("visual.trunk.") for key in weights):
         return "an image tower of timm"
     kernel = weights.get("visual.conv1.weight")
@@ -142,7 +137,7 @@ def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:
 
 def _count_blocks(weights: Mapping[str, torch.Tensor]) -> int:
     """Returns the depth of a state dict's vision transformer."""
-    return len({m[1] for m in map(_BLOCK.match, weights) if m})
+    return sum(bool(_BLOCK.fullmatch(name)) for name in weights)
 
 
 def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:

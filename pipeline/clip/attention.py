@@ -1,7 +1,8 @@
 """Multi-head attention, softmax(QKᵀ/√d)·V, computed in the way that is fastest on each device.
 
-Queries, keys and values may have a lower precision; softmax and averages stay in float32. B images,
-T queries and S keys, N = T − 1 patches, d channels of a head.
+Queries are B×heads×T×d, keys and values B×heads×S×d: B images, T queries, S keys, d channels of a
+head; where S = T, N = T − 1 patches. They may have a lower precision; softmax and averages stay in
+float32.
 """
 
 from __future__ import annotations
@@ -23,12 +24,8 @@ def attend(
 ) -> torch.Tensor:
     """Returns the attention output, B×heads×T×d; without gradients.
 
-    Args:
-        query: B×heads×T×d.
-        key: B×heads×S×d.
-        value: B×heads×S×d.
-        bias: added to the attention logits, the same for all heads: T×S, or B×1×T×S, where B may
-            be 1.
+    The ``bias`` is added to the attention logits, the same for all heads: T×S, or B×1×T×S, where B
+    may be 1.
     """
     if query.device.type == "cpu":
         if bias is None and query.shape[-2] * key.shape[-2] > _MIN_WEIGHTS_BY_HEAD:
@@ -57,11 +54,8 @@ def one_by_one(work: Callable[..., torch.Tensor], *batches: torch.Tensor) -> tor
     position in the batch, which would change the last digits of its result.
 
     Args:
-        work: computes the result of a batch, or of a part of it.
+        work: computes the results of a batch, or of a part of it, along the first dimension.
         batches: arguments of ``work``, B×….
-
-    Returns:
-        The results of all rows, along the first dimension.
     """
     if batches[0].device.type != "cpu":
         return work(*batches)
@@ -82,10 +76,7 @@ def attend_with_weights(
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Returns the attention output and the attention between patches; without gradients.
 
-    Args:
-        query: B×heads×T×d.
-        key: the same shape.
-        value: the same shape; none if only the attention is needed.
+    Without values, only the attention is computed. S = T.
 
     Returns:
         The output, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
@@ -116,14 +107,8 @@ def head_by_head(
     The weights of all heads of a 500×375 image take 28 MB, which softmax, average and product
     would each read from memory.
 
-    Args:
-        query: B×heads×T×d.
-        key: B×heads×S×d.
-        value: B×heads×S×d; none if only the attention is needed.
-        average: whether the averaged attention is needed; if so, S = T.
-
     Returns:
-        As :func:`attend_with_weights`; none instead of an average that is not needed.
+        As :func:`attend_with_weights`; none instead of an ``average`` that is not needed.
     """
     batch, heads, count, width = query.shape
     num_keys = key.shape[-2]

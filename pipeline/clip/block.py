@@ -18,9 +18,6 @@ from pipeline.errors import UserError
 
 _QUICK = 1.702  # QuickGELU(x) = x·sigmoid(1.702·x) = SiLU(1.702·x) / 1.702
 
-Projections = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Queries, keys and values, each B×heads×T×d."""
-
 
 class Block:
     """A residual attention block that leaves the attention itself to its caller."""
@@ -32,13 +29,10 @@ class Block:
         *,
         differentiable: bool = False,
     ):
-        """Packs a block's weights on their device.
+        """Packs the weights of open_clip's block, which is not modified, on their device.
 
-        Args:
-            block: open_clip's block; it is not modified.
-            precision: of the weights.
-            differentiable: whether :meth:`finish` can be differentiated with respect to the
-                attention output.
+        If ``differentiable``, :meth:`finish` can be differentiated with respect to the attention
+        output.
         """
         attn, activation, scale = block.attn, block.mlp.gelu, 1.0
         if type(activation) is QuickGELU and precision != torch.float32:
@@ -67,12 +61,13 @@ class Block:
         self._contract = pack(scaled(contract.weight, 1 / scale), contract.bias)
         self._block = block
 
-    def project(self, normed: torch.Tensor) -> Projections:
-        """Returns queries, keys and values of the output of ln_1, B×T×D."""
-        query, key, value = self._split_heads(self._in(normed.to(self.precision)), 3)
-        return query, key, value
+    def project(self, normed: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Returns queries, keys and values of the output of ln_1, B×T×D: each B×heads×T×d."""
+        return self._split_heads(self._in(normed.to(self.precision)), 3).unbind()
 
-    def project_for(self, normed: torch.Tensor, normed_of_queries: torch.Tensor) -> Projections:
+    def project_for(
+        self, normed: torch.Tensor, normed_of_queries: torch.Tensor
+    ) -> Sequence[torch.Tensor]:
         """Returns the queries of some tokens, and the keys and values of all.
 
         Args:
@@ -138,12 +133,10 @@ def block_window(key: str, window: Sequence[int], depth: int) -> range:
         Numbers of at least one block, counted from 1.
 
     Raises:
-        UserError: the window is not two integers, exceeds the last block or is empty.
+        UserError: the window does not have two ends, exceeds the last block or is empty.
     """
-    is_list = isinstance(window, list | tuple)
-    is_pair = is_list and len(window) == 2
-    given = f"{key}={list(window) if is_list else window}".replace(" ", "")
-    if not is_pair or any(type(block) is not int for block in window):
+    given = f"{key}={list(window)}".replace(" ", "")
+    if len(window) != 2:
         raise UserError(
             f"{given} is not a window of blocks: give its first and last block, {key}=[-3,-1]"
         )

@@ -102,9 +102,9 @@ def load_clip(
     Args:
         path: OpenAI's TorchScript archive, a PyTorch state dict (alone, or in open_clip's training
             checkpoint) or safetensors.
-        model_name: open_clip's name of the architecture; none infers it from a file with OpenAI's
-            names, whose activation is then QuickGELU.
-        pretrained: the name under which the weights were published; it decides the activation.
+        model_name: as for :func:`resolve_checkpoint`; none infers the architecture from a file with
+            OpenAI's names, whose activation is then QuickGELU.
+        pretrained: as for :func:`resolve_checkpoint`; it decides the activation.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode, without gradients.

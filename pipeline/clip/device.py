@@ -37,10 +37,6 @@ def choose_device(wanted: str) -> str:
 def choose_precision(wanted: str, device: str) -> torch.dtype:
     """Returns the type of the image tower's weights, in which its matrix products are computed.
 
-    Args:
-        wanted: a key of :data:`PRECISIONS`.
-        device: torch's name of the device.
-
     Raises:
         UserError: the precision is slow on the device.
     """

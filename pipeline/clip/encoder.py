@@ -1,8 +1,8 @@
 """CLIP's vision transformer with access to the tokens and the attention of every block.
 
 Notation, as in docs/algorithms.md: B images, patch grid h×w, N = h·w patches, width D, L blocks
-counted from 1, d channels of each attention head, embedding size E. Tokens are B×(1+N)×D, the
-class token first.
+counted from 1, d channels of each attention head, embedding size E. Pixels are B×3×(P·h)×(P·w)
+float32, normalised; tokens are B×(1+N)×D, the class token first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, attend_with_weights, one_by_one
-from pipeline.clip.block import Block, Projections
+from pipeline.clip.block import Block
 from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
 from pipeline.errors import UserError
 
@@ -41,11 +41,6 @@ class LastBlockInput(NamedTuple):
     key: torch.Tensor
     value: torch.Tensor
 
-    @property
-    def projections(self) -> Projections:
-        """Queries, keys and values."""
-        return self.query, self.key, self.value
-
 
 class ClipEncoder:
     """The frozen image tower of a CLIP whose vision transformer has a class token.
@@ -56,7 +51,6 @@ class ClipEncoder:
         depth: L.
         last_block: block L.
         temperature: τ = exp(logit_scale), which multiplies cosine similarities before the softmax.
-        normalisation: mean and standard deviation of the pixels.
     """
 
     def __init__(
@@ -71,8 +65,7 @@ class ClipEncoder:
         """Wraps a model that is already on its device, and converts its blocks to a precision.
 
         Args:
-            clip: open_clip's model, frozen. Its blocks' weights are packed here; later changes of
-                them have no effect.
+            clip: open_clip's model, frozen; later changes of its blocks' weights have no effect.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one used in training, see
                 :func:`pipeline.clip.architectures.find_training`.
@@ -138,7 +131,7 @@ class ClipEncoder:
         return to_pixels(image, *size, self.normalisation)
 
     def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turns normalised pixels, B×3×(P·h)×(P·w) float32, into the first block's tokens."""
+        """Turns pixels into the tokens that enter the first block."""
         visual = self.visual
         patches = visual.conv1(pixels)
         positions = self.position_embedding(*patches.shape[-2:])
@@ -160,10 +153,6 @@ class ClipEncoder:
         """Runs blocks 1 to L−1 and calls hooks with the attention of all L; without gradients.
 
         Block L itself does not run; its attention is computed from its own queries and keys.
-
-        Args:
-            pixels: B×3×(P·h)×(P·w) float32, normalised.
-            hooks: called with the attention of each block.
         """
         tokens = self.embed_patches(pixels)
         for number, block in enumerate(self._blocks, 1):
@@ -176,15 +165,15 @@ class ClipEncoder:
     def value_features(self, inputs: LastBlockInput) -> torch.Tensor:
         """Runs block L with the identity as its attention, so that every patch keeps to itself.
 
-        Returns:
-            The patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
-            classification (section 3.2).
+        This gives the patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
+        classification (section 3.2).
         """
         return self._embed(self.last_block.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
 
     def attended_features(self, inputs: LastBlockInput) -> torch.Tensor:
         """Runs block L unchanged: embeddings of class token and patches, B×(1+N)×E, of length 1."""
-        return self._embed(self.last_block.finish(inputs.tokens, attend(*inputs.projections)))
+        tokens, *projections = inputs
+        return self._embed(self.last_block.finish(tokens, attend(*projections)))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features, …×D, into CLIP's embedding space: …×E float32, of length 1."""
@@ -211,10 +200,8 @@ class ClipEncoder:
     ) -> torch.Tensor:
         """Returns the class token's embedding from the whole model, B×E float32, of length 1.
 
-        Args:
-            pixels: B×3×(P·h)×(P·w) float32, normalised.
-            inside: B×h×w bool; if given, the class token attends to these patches only, in every
-                block (TagCLIP's class-wise reidentification).
+        If ``inside``, B×h×w bool, is given, the class token attends to these patches only, in every
+        block (TagCLIP's class-wise reidentification).
         """
         tokens = self.embed_patches(pixels)
         bias, class_bias = None, []

@@ -47,11 +47,9 @@ class Linear:
         *,
         differentiable: bool = False,
     ):
-        """Packs a layer for the device of its weight.
+        """Packs a layer, W of O×I and b of the same type, for the device of its weight.
 
         Args:
-            weight: W, O×I.
-            bias: b, O, of the same type, or none.
             activation: applied to W·x + b.
             differentiable: whether gradients with respect to the inputs can be computed, which
                 keeps a second copy of the weight.

@@ -49,20 +49,13 @@ class MethodStage(Stage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the results depend on besides the images and the stages before."""
-        clip, quirks = self.resources.clip, vars(self.resources.quirks)
         settings = {**self.method.facts, **facts(self.options), **self.reading.decode.facts}
-        if clip is None:
-            return {**settings, **quirks}
-        backgrounds = settings.get("backgrounds")
-        if backgrounds is None:
-            backgrounds = self.vocabulary.backgrounds
-        return {
-            **settings,
-            **quirks,
-            "names": [list(several) for several in self.names],
-            "backgrounds": list(backgrounds),
-            "clip": clip.facts(),
-        }
+        settings |= vars(self.resources.quirks)
+        if clip := self.resources.clip:
+            settings |= {"names": [list(several) for several in self.names], "clip": clip.facts()}
+            if settings.get("backgrounds") is None:
+                settings["backgrounds"] = list(self.vocabulary.backgrounds)
+        return settings
 
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""

@@ -19,7 +19,6 @@ class MeanAttention:
     """An attention hook that averages the attention of some blocks without storing each."""
 
     def __init__(self, blocks: range):
-        """Starts with no block; ``blocks`` are numbers counted from 1."""
         self.blocks = blocks
         self._sum: torch.Tensor | None = None
 
@@ -61,17 +60,14 @@ class SharedPass:
 def batch_by_grid(
     encoder: ClipEncoder, images: Iterable[Named], batch_size: int, max_waiting: int
 ) -> Iterator[list[Named]]:
-    """Collects images of one patch grid until they fill a batch.
+    """Collects images of one patch grid, in their original order, until they fill a batch.
 
     Args:
-        encoder: the image tower.
+        encoder: gives the patch grids.
         images: names, images, H×W×3 uint8, and anything else.
         batch_size: images in a batch; fewer if they are large.
         max_waiting: images that may wait for others of their grid. Beyond it, the grid that has
             waited longest is yielded as an incomplete batch.
-
-    Yields:
-        Images of one grid, in their original order.
     """
     waiting: dict[tuple[int, int], list[Named]] = {}  # in the order of their oldest images
     for image in images:

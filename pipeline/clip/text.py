@@ -22,26 +22,23 @@ from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
 from pipeline.errors import UserError
 
-IMAGENET_TEMPLATES = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
-"""The 80 templates of CLIP's ImageNet prompts, in their published order."""
-
-SCENE_TEMPLATES = (
-    "there is a {} in the scene.",
-    "there is the {} in the scene.",
-    "this is a {} in the scene.",
-    "this is the {} in the scene.",
-    "this is one {} in the scene.",
-)
-
 TEXT_ALGORITHM = 1
 """Version of the embeddings; raise it when they change by more than rounding."""
 
 TEMPLATES = {
-    "tagclip": IMAGENET_TEMPLATES + SCENE_TEMPLATES,
+    "tagclip": (
+        *(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES),
+        "there is a {} in the scene.",
+        "there is the {} in the scene.",
+        "this is a {} in the scene.",
+        "this is the {} in the scene.",
+        "this is one {} in the scene.",
+    ),
     "clip_es": ("a clean origami {}.",),
     "photo": ("a photo of a {}.",),
 }
-"""The template sets, by their names in the configuration."""
+"""The template sets, by their names in the configuration. That of TagCLIP begins with the 80 of
+CLIP's ImageNet prompts, in their published order."""
 
 _OPENAI_MODEL = "ViT-B-16"
 _BATCH_SIZE = 512  # prompts in a batch
@@ -51,9 +48,7 @@ _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefix
 def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
     """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.
 
-    Args:
-        model: open_clip's name of the architecture; none for a file in OpenAI's format, which uses
-            OpenAI's tokenizer.
+    Without a model, which is a file in OpenAI's format, it is OpenAI's tokenizer.
 
     Raises:
         UserError: the tokenizer comes from Hugging Face, and a package or its files are missing.
@@ -111,12 +106,8 @@ def class_embeddings(
 def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
     """Returns where prompts end, if their embeddings are read there and no later token matters.
 
-    Args:
-        clip: the model.
-        tokens: …×context int64, from its tokenizer.
-
-    Returns:
-        Positions counted from 0, … int64; none if the embeddings depend on the whole context.
+    For tokens of …×context int64 these are positions, … int64, counted from 0; none if the
+    embeddings depend on the whole context.
     """
     tower = _text_tower(clip)
     if isinstance(tower, CLIP):

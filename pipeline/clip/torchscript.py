@@ -39,8 +39,7 @@ def is_torchscript(path: Path) -> bool:
 def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
     """Reads the parameters and buffers of a TorchScript archive without running its code.
 
-    Returns:
-        Name → tensor; tensors of one storage share their memory.
+    Tensors of one storage share their memory.
 
     Raises:
         UserError: the archive refers to something that is neither a module nor a tensor.

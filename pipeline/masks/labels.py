@@ -52,12 +52,11 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
 
     Args:
         scores: C×h×w float32, C at most 256.
-        height: of the result, in pixels.
-        width: of the result, in pixels.
+        height: of the result in pixels.
+        width: of the result in pixels.
 
     Returns:
-        The channels, height×width uint8, and their scores, height×width float32; of equal scores,
-        the first channel.
+        The channels, height×width uint8, of equal scores the first, and their scores, float32.
     """
     best = channel = None
     for index, score in enumerate(torch.from_numpy(scores)):
@@ -90,7 +89,6 @@ def mask_files(
     """Returns the files of an image's mask, by their names below the stage's folder.
 
     Args:
-        image_id: the image.
         labels: H×W uint8, before the filter.
         probability: H×W float32, of those labels; none where it is not known.
         palette: n+1 colours.

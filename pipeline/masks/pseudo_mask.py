@@ -80,7 +80,6 @@ class PseudoMask(Refiner):
     """Labels images by :func:`pseudo_mask`."""
 
     def __init__(self, options: PseudoMaskOptions, resources: Resources):
-        """Takes the constants; there is nothing to load."""
         self._options = options
         self._quirks = resources.quirks
 

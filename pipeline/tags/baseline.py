@@ -28,7 +28,7 @@ def global_scores(
         encoder: the image tower.
         text: C×E class embeddings on the encoder's device; n classes, then backgrounds.
         num_classes: n.
-        images: B images, H×W×3 uint8, RGB, of any sizes.
+        images: each H×W×3 uint8, RGB, of any size.
     """
     pixels = torch.stack([encoder.prepare(image, squeeze=True) for image in images])
     probabilities = encoder.classify_images(pixels.to(encoder.device), text)

@@ -39,12 +39,7 @@ class GivenTags(Tags):
 
     @abstractmethod
     def tags_of(self, sample: Sample) -> Labels:
-        """Returns the tags of an image.
-
-        Raises:
-            ImageError: it has none.
-            UserError: no image has any.
-        """
+        """Returns an image's tags, or raises an ImageError where it has none."""
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""

@@ -17,12 +17,11 @@ from pipeline.clip.shared_pass import MeanAttention
 class VotedAttention:
     """The first mask: an attention hook that averages the attention of a window of blocks.
 
-    An entry is kept if it is above the mean of the matrix in at least ``votes`` of all blocks. No
-    block's attention is stored.
+    Blocks are counted from 1. An entry is kept if it is above the mean of the matrix in at least
+    ``votes`` of all blocks. No block's attention is stored.
     """
 
     def __init__(self, window: range, votes: int):
-        """Starts with no block; ``window`` holds the numbers of the blocks to average, from 1."""
         self.votes = votes
         self._mean = MeanAttention(window)
         self._count: torch.Tensor | None = None

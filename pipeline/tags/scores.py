@@ -26,12 +26,7 @@ def decode_scores(text: str) -> np.ndarray:
 
 
 def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
-    """Returns what is stored for an image.
-
-    Args:
-        tags: class indices.
-        scores: "scores", and the variants by their names → n float32 each.
-    """
+    """Returns what is stored for an image; "scores" and each variant hold n float32."""
     encoded = {name: encode_scores(values) for name, values in scores.items()}
     return Output(facts={"tags": list(tags), "scores": encoded})
 

@@ -67,10 +67,6 @@ class _AwaitingCwr:
     shared_pass: SharedPass | None
     probabilities: list[float] = field(default_factory=list)
 
-    @property
-    def is_complete(self) -> bool:
-        return len(self.probabilities) == len(self.proposals)
-
     def finish(self, variants: Collection[str]) -> Scored:
         scores = self.scores["dmar"].copy()
         for proposal, probability in zip(self.proposals, self.probabilities):
@@ -125,14 +121,13 @@ class TagClip(Tagger):
 
         The crops of CWR form batches of their own, across images.
 
+        Images of one patch grid keep their order.
+
         Args:
             images: names, and H×W×3 uint8, RGB.
             variants: rows of the ablation to compute as well.
-            cam_blocks: blocks whose averaged attention CAMs need; if given, the results hold the
-                shared pass for the CAMs.
-
-        Yields:
-            Names and results; images of one patch grid keep their order.
+            cam_blocks: blocks, counted from 1, whose averaged attention CAMs need; if given, the
+                results hold the shared pass for the CAMs.
         """
         batches = self.batches
         pending: deque[_AwaitingCwr] = deque()
@@ -146,7 +141,7 @@ class TagClip(Tagger):
             max_pending = max(batches.images, batches.crops)
             while crops and (len(crops) >= batches.crops or len(pending) > max_pending):
                 self._classify_crops(crops)
-            while pending and pending[0].is_complete:
+            while pending and len(pending[0].probabilities) == len(pending[0].proposals):
                 image = pending.popleft()
                 yield image.name, image.finish(variants)
         while crops:

@@ -212,8 +212,6 @@ def test_windows_count_from_one_or_from_the_last_block(window, depth, expected):
         ([-1, -3], r"tags.attention_blocks=\[-1,-3\] is empty, since this CLIP has 12 blocks"),
         ([11, -3], r"block 11 comes after block 9"),
         ([9], r"tags.attention_blocks=\[9\] is not a window"),
-        ([9.0, 11.0], "is not a window"),
-        (9, "tags.attention_blocks=9 is not a window"),
     ],
 )
 def test_a_window_without_blocks_is_named_with_the_depth(window, message):
