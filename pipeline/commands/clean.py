@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.cleaning import find_removable, find_temporary, remove
-from pipeline.engine.store import Store, folder_size, is_complete
+from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 from pipeline.report.status import describe, finished_at, numbers
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     chosen = {
         path: (manifest, folder_size(path))
         for path, manifest in removable
-        if options.unfinished or is_complete(manifest)
+        if options.unfinished or manifest.get("complete")
     }
     temporary = find_temporary(store)
     if skipped := len(removable) - len(chosen):

@@ -89,11 +89,6 @@ class Store:
         return sorted(folders, key=lambda f: f[1].get("finished") or f[1].get("began", ""))
 
 
-def is_complete(manifest: Mapping) -> bool:
-    """Tells whether a stage has processed all images of its last run."""
-    return manifest.get("complete", False)
-
-
 def folder_size(path: Path) -> int:
     """Returns the bytes of all files below a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())

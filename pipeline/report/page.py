@@ -16,7 +16,6 @@ from matplotlib.colors import to_hex
 
 from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.store import is_complete
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
@@ -53,7 +52,6 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         "colour": lambda rgb: "#{:02x}{:02x}{:02x}".format(*rgb),
         "duration": in_words,
         "count": lambda number: "–" if number is None else f"{number:,}",
-        "complete": is_complete,
         "finished": finished_at,
         "choices": describe,
     }
@@ -83,7 +81,6 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "selection": selection,
         "title": material.about.get("dataset") or material.root.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "about": {key: value for key, value in material.about.items() if value},
         "figures": {STAGE_TITLES[stage]: (MAIN_METRIC[stage], figures[stage]) for stage in figures},
         "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.plan import PlannedStage
-from pipeline.engine.store import Store, folder_size, is_complete
+from pipeline.engine.store import Store, folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
 
@@ -27,7 +27,7 @@ def status_table(store: Store) -> Table:
     table = Table(*columns, title=str(store.root))
     for path, manifest in store.folders():
         done = manifest.get("images", "–")
-        if not is_complete(manifest):
+        if not manifest.get("complete"):
             done = f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
         split = path.parent.parent.relative_to(store.root).as_posix()
         table.add_row(

@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from pipeline.engine.store import Store, is_complete
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint
@@ -106,7 +106,7 @@ def test_latest_points_to_the_newest_complete_key(store):
     with reopen(store, {"a": 3}) as unfinished:
         pass
     assert (unfinished.path.parent / "latest").resolve() == folder.path
-    complete = [manifest["key"] for _, manifest in store.folders() if is_complete(manifest)]
+    complete = [manifest["key"] for _, manifest in store.folders() if manifest["complete"]]
     assert complete.count(folder.key) == 1 and len(complete) == 2
 
 
