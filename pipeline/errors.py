@@ -35,13 +35,8 @@ def _escaped(text: str) -> str:
 def did_you_mean(wrong: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
     """Returns the nearest known names as a question and a space, or "" if none is near.
 
-    Upper and lower case count as equal.
-
-    Args:
-        wrong: the name that the user gave.
-        known: the names that exist.
-        count: how many to propose at most.
-        cutoff: the least similarity in [0, 1]; see :func:`difflib.get_close_matches`.
+    Upper and lower case count as equal. At most ``count`` names are proposed, of a similarity in
+    [0, 1] of at least ``cutoff``; see :func:`difflib.get_close_matches`.
     """
     names = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(str(wrong).lower(), names, count, cutoff)

@@ -31,7 +31,6 @@ class ResultFolder:
         """Stores the files of an image, then its journal entry.
 
         Args:
-            image_id: the image.
             input_key: the fingerprint of the content that the result was made from.
             files: name below the folder → bytes.
             facts: further items of the entry, which JSON can hold.

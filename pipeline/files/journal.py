@@ -40,11 +40,7 @@ class Journal:
         return {line["id"]: line for line in lines}
 
     def append(self, entry: dict) -> None:
-        """Adds an image's line.
-
-        Args:
-            entry: with at least ``id``, the image, and ``input``, the fingerprint of what its
-                result was made from.
+        """Adds the line of ``id``, an image; ``input`` names what its result was made from.
 
         Raises:
             UserError: the line cannot be written; it may be torn then, and is skipped.

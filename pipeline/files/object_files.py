@@ -37,10 +37,7 @@ class NotPlain(ValueError):
 
 
 def read_object_file(path: Path) -> Any:  # noqa: ANN401
-    """Reads a Python object from a file of ``np.save``.
-
-    Args:
-        path: a ``.npy`` file of a zero-dimensional array that holds the object.
+    """Reads a Python object from a file of ``np.save``: a zero-dimensional array that holds it.
 
     Returns:
         The object: dictionaries, lists, tuples, numbers, text, and NumPy's arrays of numbers.
