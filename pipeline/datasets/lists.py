@@ -110,12 +110,9 @@ def _listed_labels(known: Mapping[str, Labels], sample: Sample) -> Labels | None
 def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     """Returns the samples that a list names, in its order."""
     by_name = {name: s for s in samples for name in reversed(_names(s))}
-    text = _text(path, "dataset.image_list")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = filter(None, map(str.strip, _text(path, "dataset.image_list").splitlines()))
     # Ids with white space are accepted without the encoding too.
-    named = dict.fromkeys(
-        line.strip() if line.strip() in by_name else unquote(line.split()[0]) for line in lines
-    )
+    named = dict.fromkeys(n if n in by_name else unquote(n.split()[0]) for n in lines)
     unknown = [name for name in named if name not in by_name]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
