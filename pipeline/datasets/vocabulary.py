@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipeline.datasets.settings import VocabularySettings
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.text import given_path, read_text
 
 MAX_CLASSES = 254
@@ -22,8 +22,8 @@ MAX_CLASSES = 254
 Names = tuple[tuple[str, ...], ...]
 """The names that CLIP reads for each class; the embeddings of several names are averaged."""
 
-_ENTRY_KEYS = frozenset({"name", "names", "cam_names", "parent"})
-_FILE_KEYS = frozenset({"classes", "backgrounds"})
+_ENTRY_KEYS = ("name", "names", "cam_names", "parent")
+_FILE_KEYS = ("classes", "backgrounds")
 
 BACKGROUND = "background"
 """The name of label 0, which no class may have."""
@@ -157,7 +157,8 @@ def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
         return content, None
     if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
         raise UserError(f"{name} has no list named classes: add one")
-    _refuse_unknown(content, _FILE_KEYS, name)
+    for key in content:
+        check_choice(f"{name} has {shown(key)}", key, _FILE_KEYS)
     return content["classes"], content.get("backgrounds")
 
 
@@ -165,7 +166,8 @@ def _entry(given: Any) -> dict[str, Any]:
     """Returns an entry of the classes as a mapping with all of its keys."""
     if not isinstance(given, Mapping):
         given = {"name": given}
-    _refuse_unknown(given, _ENTRY_KEYS, "an entry of dataset.classes")
+    for key in given:
+        check_choice(f"an entry of dataset.classes has {shown(key)}", key, _ENTRY_KEYS)
     if given.get("name") is None:
         raise UserError(f"an entry of dataset.classes has no name: add name to {_brief(given)}")
     where = f"{_brief(given)} in dataset.classes"
@@ -180,12 +182,6 @@ def _entry(given: Any) -> dict[str, Any]:
 def _brief(given: Any) -> str:
     """Returns an entry as an error repeats it, cut: a few YAML aliases can expand to gigabytes."""
     return shown(bounded_repr(given))
-
-
-def _refuse_unknown(given: Mapping, known: Iterable[str], where: str) -> None:
-    unknown = sorted(set(map(str, given)) - set(known))
-    if unknown:
-        raise UserError(f"{where} has {shown(unknown[0])}: it may have {', '.join(sorted(known))}")
 
 
 def _tuple(given: Any, where: str) -> tuple[str, ...]:

@@ -98,10 +98,13 @@ def test_a_yaml_file_holds_classes_and_perhaps_backgrounds(tmp_path):
         ("", "has no list named classes"),
         ("classes: {cat: 1}\n", "has no list named classes"),
         ("names: [cat]\n", "has no list named classes"),
-        ("classes: [cat]\nbackground: [a]\n", "has background: it may have backgrounds, classes"),
+        (
+            "classes: [cat]\nbackground: [a]\n",
+            "has background: did you mean backgrounds\\? choose from classes, b",
+        ),
         (
             "classes: [{name: cat, cam_name: x}]\n",
-            "has cam_name: it may have cam_names, name, names, parent",
+            "has cam_name: did you mean cam_names\\? choose from name, names, cam_names, parent",
         ),
         ("classes: [{parent: animal}]\n", "has no name: add name to"),
         (
