@@ -19,20 +19,8 @@ import psutil
 
 from pipeline.errors import UserError
 
-MENDABLE = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EFBIG,
-        errno.ENAMETOOLONG,
-        errno.EMFILE,
-        errno.EIO,
-        errno.ESTALE,
-    }
-)
+_MENDABLE = "ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENAMETOOLONG EMFILE EIO ESTALE"
+MENDABLE = frozenset(getattr(errno, name) for name in _MENDABLE.split())
 """System errors that the user can mend: a full disk, a quota, missing permissions, …"""
 
 TEMPORARY = ".partial-"

@@ -40,7 +40,14 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     # timm and others store the arguments of the training beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location=device, weights_only=True)
-    _check_tensors(content, path.stat().st_size)
+    storages: dict[int, int] = {}
+    for tensor in _tensors(content):
+        check_extent(tensor)
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    # PyTorch enlarges a storage if a tensor reaches beyond it.
+    if sum(storages.values()) > path.stat().st_size + _SLACK:
+        raise Oversized(f"its tensors take {sum(storages.values())} bytes")
     return content
 
 
@@ -87,19 +94,8 @@ def check_extent(tensor: torch.Tensor) -> None:
         raise Oversized(f"a tensor of shape {tuple(tensor.shape)} has fewer values than that")
 
 
-def _check_tensors(content: Any, size: int) -> None:  # noqa: ANN401
-    """Checks that the tensors in nested plain values fit into a file of this size."""
-    storages: dict[int, int] = {}
-    for tensor in _tensors(content):
-        check_extent(tensor)
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-    # PyTorch enlarges a storage if a tensor reaches beyond it.
-    if sum(storages.values()) > size + _SLACK:
-        raise Oversized(f"its tensors take {sum(storages.values())} bytes")
-
-
 def _tensors(content: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
+    """Yields the tensors in nested plain values."""
     pending, seen = [content], set()
     while pending:
         value = pending.pop()
