@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -171,7 +171,8 @@ def _evaluate(
             alternatives = labels_of(sample)
             try:
                 truth = sample.mask.read()
-                _refuse_misfit(truth, alternatives.values())
+                for labels in alternatives.values():
+                    _refuse_misfit(truth.shape, labels.shape)
             except UserError as error:
                 results.unusable[sample.id] = str(error)
             else:
@@ -183,14 +184,13 @@ def _evaluate(
     return {key: {**counts, **_figures(each, vocabulary)} for key, each in confusions.items()}
 
 
-def _refuse_misfit(truth: np.ndarray, alternatives: Iterable[np.ndarray]) -> None:
-    for labels in alternatives:
-        if labels.shape != truth.shape:
-            (height, width), (rows, columns) = labels.shape, truth.shape
-            raise UserError(
-                f"its ground-truth mask has {columns}×{rows} pixels and the image"
-                f" {width}×{height}: replace the mask"
-            )
+def _refuse_misfit(mask: tuple[int, int], image: tuple[int, int]) -> None:
+    if mask != image:
+        (rows, columns), (height, width) = mask, image
+        raise UserError(
+            f"its ground-truth mask has {columns}×{rows} pixels and the image {width}×{height}:"
+            " replace the mask"
+        )
 
 
 def _figures(confusion: Confusion, vocabulary: Vocabulary) -> dict:

@@ -135,7 +135,6 @@ def _to_labels(
     """
     present, positions = np.unique(values, return_inverse=True)
     labels = np.array([known.get(value, -1) for value in present.tolist()])[positions]
-    labels = labels.reshape(values.shape)
     if (labels < 0).any():
         raise ImageError(f"holds {_unknown(values, labels >= 0, name)}{remark}")
     return labels.astype(np.uint8)
