@@ -28,6 +28,8 @@ from pipeline.segmenter.settings import SegmenterSettings
 compose = compose_config
 """Composes a configuration, by the methods that this module registers as well."""
 
+_EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
+
 _SHOWN = "it chooses what is done and shown, not how"
 
 
@@ -55,17 +57,6 @@ class Config:
     seed: int = setting(0, at_least=0)
 
 
-def executor_settings(name: str) -> type[ExecutorSettings]:
-    """Returns the class of an executor's settings.
-
-    Raises:
-        UserError: there is no such executor.
-    """
-    known = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
-    check_choice(f"there is no executor {name}", name, known)
-    return known[name]
-
-
 def read_config(composed: DictConfig) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
@@ -81,7 +72,9 @@ def read_config(composed: DictConfig) -> Config:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         typed = OmegaConf.structured(Config)
         typed.dataset = find_reader(plain["dataset"]["name"])[1]
-        typed.executor = executor_settings(plain["executor"]["name"])
+        executor = plain["executor"]["name"]
+        check_choice(f"there is no executor {executor}", executor, _EXECUTORS)
+        typed.executor = _EXECUTORS[executor]
         for group in ("tags", "cams", "masks"):
             typed[group] = OmegaConf.get_type(composed, group)
         config = OmegaConf.to_object(OmegaConf.merge(typed, plain))

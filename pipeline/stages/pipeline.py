@@ -163,17 +163,14 @@ class Pipeline:
         Stages that can share a pass of the backbone, and are asked for together, do so.
         """
         chosen = [stage for stage in self.stages if stage.command in commands]
-        cams = {stage.split: stage for stage in chosen if isinstance(stage, ComputedCams)}
+        computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]
+        cams = {stage.split: stage for stage in computed if stage.method.shares_pass}
         for index, stage in enumerate(chosen):
-            if isinstance(stage, ScoredTags) and stage.split in cams and _share(stage, cams):
+            shares = isinstance(stage, ScoredTags) and stage.method.shares_pass
+            if shares and stage.split in cams and not getattr(stage.options, "squeeze", False):
                 chosen[index] = replace(stage, follower=cams[stage.split])
         steps: list[Stage | Review] = []
         for evaluation in self.evaluations:
             steps += [stage for stage in chosen if stage.round == evaluation.round]
             steps += [evaluation] if evaluation.command in commands else []
         return steps + ([self.report] if self.report.command in commands else [])
-
-
-def _share(tags: ScoredTags, cams: dict[str, ComputedCams]) -> bool:
-    can_share = tags.method.shares_pass and cams[tags.split].method.shares_pass
-    return can_share and not getattr(tags.options, "squeeze", False)
