@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import Cams
+from pipeline.cams.stage import ComputedCams
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins
 from pipeline.errors import UserError
@@ -110,11 +111,15 @@ class Labeller:
         self._config = read_config(composed)
         vocabulary = build_vocabulary(self._config.dataset)
         self._stages = Builder(self._config, vocabulary).per_split("")
-        tags = self._stages["tags"]
+        tags, cams = self._stages["tags"], self._stages["cams"]
         if not isinstance(tags, ScoredTags):
             raise UserError(
                 f"tags={tags.method.name} takes tags from elsewhere: give them to cams() and"
                 " mask(), and leave tags=tagclip here"
+            )
+        if not isinstance(cams, ComputedCams):
+            raise UserError(
+                f"cams={cams.method.name} takes CAMs from elsewhere: leave cams=clip_es here"
             )
         self.classes = vocabulary.classes
         self.palette = vocabulary.palette

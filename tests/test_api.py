@@ -104,6 +104,7 @@ def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
         (lambda one, image: Labeller(["cat"], clip="vit_b61"), "vit_b61"),
         (lambda one, image: Labeller(["cat"], overrides=["tags.alfa=1"]), "tags.alfa"),
         (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give them to"),
+        (lambda one, image: Labeller(["cat"], overrides=["cams=file", "cams.path=a"]), "elsewhere"),
         (lambda one, image: Labeller(["cat", "cat"]), "twice"),
     ],
 )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.storage import _storage_type_to_dtype_map
 
 from pipeline.errors import UserError
 from pipeline.files.weight_files import check_archive, check_extent
@@ -24,8 +23,17 @@ from pipeline.files.weight_files import check_archive, check_extent
 _MAX_MODULES = 100_000
 """Modules allowed in an archive; the largest CLIPs have a few thousand."""
 
-_STORAGE_DTYPES = _storage_type_to_dtype_map()
-"""The name of a class of storages, such as "HalfStorage" → the type of its values."""
+_STORAGE_DTYPES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+"""The name of a class of storages → the type of its values."""
 
 
 def is_torchscript(path: Path) -> bool:
