@@ -33,7 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.commands.command_line import Parser, answer
-from pipeline.datasets.scenes import Scene, load_recipe, render_scene, write_caption
+from pipeline.datasets.scenes import Scene, load_recipe, render_scene
 
 EXAMPLES = """examples:
   python tools/train_demo_clip.py --steps 2400 --output data/demo/clip.safetensors
@@ -113,6 +113,33 @@ class Batches:
         tokens = tokens[:, : int((tokens > 0).sum(1).max())]
         same = np.array([[a == b for b in contents] for a in contents])
         return np.stack(pictures), tokens, same
+
+
+def write_caption(
+    visible: list[str], ground: str, templates: list[str], rng: np.random.Generator
+) -> tuple[str, frozenset[str]]:
+    """Writes a caption for a scene.
+
+    Args:
+        visible: names of the visible classes, the largest object first; may be empty.
+        ground: name of the ground.
+        templates: prompts with one ``{}``, one of which is drawn at random.
+        rng: the random generator.
+
+    Returns:
+        The caption, and the set of names in it.
+    """
+    recipe = load_recipe()
+    odds = recipe["captions"]
+    named = visible[:1] + [n for n in visible[1:] if rng.random() < odds["name_further"]]
+    template = str(rng.choice(templates))
+    if not named:
+        return template.format(ground), frozenset([ground])
+    words = " and a ".join(named)
+    if rng.random() >= odds["name_ground"]:
+        return template.format(words), frozenset(named)
+    words += f" {recipe['grounds'][ground]} {ground}"
+    return template.format(words), frozenset([*named, ground])
 
 
 # The model

@@ -1,4 +1,4 @@
-"""The demo's images: rendered scenes of simple objects, with labels, masks and captions.
+"""The demo's images: rendered scenes of simple objects, with labels and masks.
 
 Objects of ten classes lie on six grounds. One object dominates, as in most photographs of PASCAL
 VOC; up to three smaller ones may stand beside it, occlude it or be cut off by the border. A scene
@@ -77,33 +77,6 @@ def render_scene(stream: str, index: int) -> Scene:
     canvas += rng.normal(0, recipe["noise"] / 255, canvas.shape)
     image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
     return Scene(image, mask, ground)
-
-
-def write_caption(
-    visible: list[str], ground: str, templates: list[str], rng: Rng
-) -> tuple[str, frozenset[str]]:
-    """Writes a caption for a scene.
-
-    Args:
-        visible: names of the visible classes, the largest object first; may be empty.
-        ground: name of the ground.
-        templates: prompts with one ``{}``, one of which is drawn at random.
-        rng: the random generator.
-
-    Returns:
-        The caption, and the set of names in it.
-    """
-    recipe = load_recipe()
-    odds = recipe["captions"]
-    named = visible[:1] + [n for n in visible[1:] if rng.random() < odds["name_further"]]
-    template = str(rng.choice(templates))
-    if not named:
-        return template.format(ground), frozenset([ground])
-    words = " and a ".join(named)
-    if rng.random() >= odds["name_ground"]:
-        return template.format(words), frozenset(named)
-    words += f" {recipe['grounds'][ground]} {ground}"
-    return template.format(words), frozenset([*named, ground])
 
 
 def _draw(

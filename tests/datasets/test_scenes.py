@@ -15,9 +15,9 @@ from pipeline.datasets.scenes import (
     PATTERNS,
     load_recipe,
     render_scene,
-    write_caption,
 )
 from pipeline.datasets.settings import DatasetSettings
+from tools.train_demo_clip import write_caption
 
 
 def test_the_recipe_names_what_the_code_draws():
