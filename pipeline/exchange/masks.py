@@ -131,24 +131,18 @@ def _to_labels(
     """Returns the labels, H×W uint8, that stand for values.
 
     Raises:
-        ImageError: there are others: calls them by ``name`` and ends with ``remark``.
+        ImageError: there are others: calls them by ``name``, the most frequent first, and ends with
+            ``remark``.
     """
-    present, positions = np.unique(values, return_inverse=True)
-    labels = np.array([known.get(value, -1) for value in present.tolist()])[positions]
-    if (labels < 0).any():
-        raise ImageError(f"holds {_unknown(values, labels >= 0, name)}{remark}")
-    return labels.astype(np.uint8)
-
-
-def _unknown(values: np.ndarray, known: np.ndarray, name: Callable[[int], str]) -> str:
-    """Lists the unknown values, the most frequent first, with their numbers and places."""
-    unknown, counts = np.unique(values[~known], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_MAX_NAMED]
-    parts = [
-        f"{name(value)} ({_count_and_first(values == value)})" for value in unknown[order].tolist()
-    ]
-    more = len(unknown) - _MAX_NAMED
-    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+    present, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
+    labels = np.array([known.get(value, -1) for value in present.tolist()])
+    unknown = np.flatnonzero(labels < 0)
+    if len(unknown):
+        named = unknown[np.argsort(-counts[unknown], kind="stable")][:_MAX_NAMED]
+        parts = [f"{name(v)} ({_count_and_first(values == v)})" for v in present[named].tolist()]
+        more = f" and {len(unknown) - len(named)} more" if len(unknown) > len(named) else ""
+        raise ImageError(f"holds {', '.join(parts)}{more}{remark}")
+    return labels.astype(np.uint8)[positions]
 
 
 def _count_and_first(where: np.ndarray) -> str:
