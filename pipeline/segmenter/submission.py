@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.errors import UserError, check_choice
+from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
@@ -51,7 +51,6 @@ def write_submission(
         UserError: the list is empty or names an image twice, or masks are missing, damaged, of
             another size, or hold labels other than 0 to 20; the message names the first few.
     """
-    check_choice(f"there is no {competition}", competition, COMPETITIONS)
     if not ids:
         raise UserError("the list names no image: give the list of the test set")
     if len(set(ids)) < len(ids):
