@@ -32,17 +32,13 @@ _MAIN = "main"  # the alternative of an image's labels that is the result itself
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a stage on a split.
-
-    Attributes:
-        unusable: receives id → reason, for the images whose ground truth cannot be used; figures
-            count them as "left_out".
-    """
+    """The results of a stage on a split."""
 
     samples: Sequence[Sample]
     folder: StageFolder
     vocabulary: Vocabulary
     unusable: dict[str, str] = field(default_factory=dict)
+    """Receives id → why its ground truth cannot be used; figures count these as "left_out"."""
 
 
 def evaluate_tags(results: Results) -> dict | None:
@@ -172,7 +168,12 @@ def _evaluate(
             try:
                 truth = sample.mask.read()
                 for labels in alternatives.values():
-                    _refuse_misfit(truth.shape, labels.shape)
+                    if truth.shape != labels.shape:
+                        (rows, columns), (height, width) = truth.shape, labels.shape
+                        raise UserError(
+                            f"its ground-truth mask has {columns}×{rows} pixels and the image"
+                            f" {width}×{height}: replace the mask"
+                        )
             except UserError as error:
                 results.unusable[sample.id] = str(error)
             else:
@@ -182,15 +183,6 @@ def _evaluate(
             advance()
     counts = {"images": measured, "left_out": len(wanted) - measured}
     return {key: {**counts, **_figures(each, vocabulary)} for key, each in confusions.items()}
-
-
-def _refuse_misfit(mask: tuple[int, int], image: tuple[int, int]) -> None:
-    if mask != image:
-        (rows, columns), (height, width) = mask, image
-        raise UserError(
-            f"its ground-truth mask has {columns}×{rows} pixels and the image {width}×{height}:"
-            " replace the mask"
-        )
 
 
 def _figures(confusion: Confusion, vocabulary: Vocabulary) -> dict:

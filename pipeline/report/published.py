@@ -79,11 +79,7 @@ class Figure:
     column: Column
     value: float
     experiment: str
-
-    @property
-    def stage(self) -> str | None:
-        """Our stage that it corresponds to."""
-        return self.row.stage or self.column.stage
+    stage: str | None  # ours that it corresponds to
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,8 @@ class PublishedTable:
         columns = {column.name: column for column in self.columns}
         for row in self.rows:
             for name, value in row.figures.items():
-                yield Figure(row, columns[name], float(value), row.experiments.get(name, ""))
+                column, experiment = columns[name], row.experiments.get(name, "")
+                yield Figure(row, column, float(value), experiment, row.stage or column.stage)
 
 
 @cache
