@@ -70,13 +70,10 @@ def steps(setup: Setup, size: tuple[int, int], machine_peak: float, repeats: int
 
 @torch.no_grad()
 def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
-    """Measures the steps of tagging and of two tags' CAMs on one image.
+    """Measures the steps of tagging and of two tags' CAMs on one image, H×W×3 uint8.
 
-    Args:
-        setup: the models; weights may be random, since arithmetic does not depend on them. CWR
-            classifies one batch of crops.
-        image: H×W×3 uint8.
-        repeats: how often each step runs for its seconds.
+    Weights may be random, since arithmetic does not depend on them. CWR classifies one batch of
+    crops. Each step runs ``repeats`` times for its seconds.
     """
     encoder, text, crops = setup.encoder, setup.text, setup.batches.crops
     tagger, cam_method = setup.tagger(), setup.cam_method()

@@ -49,12 +49,9 @@ def _see(
 
 
 def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
-    """Scores the classes of an image as TagCLIP does, with the quirk ``open_border``: n float32.
+    """Scores the classes of an image, H×W×3 uint8, as TagCLIP does with ``open_border``: n float32.
 
-    Args:
-        encoder: the image tower.
-        tagger: what has the class embeddings and the constants, and cuts the crops of CWR.
-        image: H×W×3 uint8.
+    ``tagger`` has the class embeddings and the constants, and cuts the crops of CWR.
     """
     text, window = tagger.text, tagger.window
     with torch.no_grad():
@@ -86,13 +83,9 @@ def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
 def cams(
     encoder: ClipEncoder, method: ClipEs, image: np.ndarray, tags: Sequence[int]
 ) -> np.ndarray:
-    """Returns CLIP-ES's refined CAMs of an image, with the quirk ``open_border``: K×h×w float32.
+    """Returns CLIP-ES's refined CAMs of K tags with the quirk ``open_border``: K×h×w float32.
 
-    Args:
-        encoder: the image tower.
-        method: what has the class embeddings and the constants.
-        image: H×W×3 uint8.
-        tags: K class indices.
+    The image is H×W×3 uint8; ``method`` has the class embeddings and the constants.
     """
     text = torch.cat([method.class_text[list(tags)], method.background_text])
     threshold = method.options.box_threshold

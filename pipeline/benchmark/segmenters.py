@@ -29,13 +29,9 @@ def segmenters(
 ) -> str:
     """Returns what presets of ``configs/segmenter`` cost, with random weights, as Markdown.
 
-    Args:
-        names: the presets; "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny.
-        size: width and height of the image that is segmented.
-        device: torch's name of the device.
-        precision: of the training; images are segmented in fp32.
-        machine_peak: operations a second of a matrix product in that precision.
-        repeats: runs that a median is taken of.
+    The name "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny. ``precision``
+    is that of the training, and of the matrix product of ``machine_peak``, in operations a second;
+    an image of width and height ``size`` is segmented in fp32.
     """
     rows = []
     for name in names:

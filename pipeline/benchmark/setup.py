@@ -34,20 +34,12 @@ TAGS = (0, 1)
 
 @dataclass(frozen=True)
 class Setup:
-    """Models, and what they do to images.
-
-    Attributes:
-        encoder: the image tower.
-        names: how many classes and backgrounds.
-        batches: how much is computed together.
-        plain_encoder: the image tower of the plain version, in float32; none where that is not
-            measured.
-    """
+    """Models, and what they do to images."""
 
     encoder: ClipEncoder
-    names: tuple[int, int]
+    names: tuple[int, int]  # how many classes and backgrounds
     batches: Batches
-    plain_encoder: ClipEncoder | None = None
+    plain_encoder: ClipEncoder | None = None  # in float32; none if not measured
 
     @cached_property
     def text(self) -> torch.Tensor:

@@ -20,12 +20,7 @@ INTERRUPTED = 130
 
 
 def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interrupted") -> None:
-    """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
-
-    Args:
-        run: the tool; receives the arguments, without the program's name.
-        when_interrupted: the message after Ctrl-C.
-    """
+    """Runs a tool on its command line; an error that the user can fix ends with exit code 2."""
     try:
         run(sys.argv[1:])
         return
@@ -52,11 +47,9 @@ def check_folder(path: Path, option: str, remedy: str) -> None:
 
 
 def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
-    """Returns the command line of ``tools/run_stage.py`` to run next.
+    """Returns the command line to run after ``tools/run_stage.py`` with some arguments.
 
-    Args:
-        arguments: those of the finished run.
-        stage: the stage to run next; without it, the run that ``dry_run=true`` only planned.
+    It is that of the next stage, or without one, of the run that ``dry_run=true`` only planned.
     """
     dropped = ("dry_run", "hydra.sweep.dir") if stage is None else ("stage",)
     kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]

@@ -23,13 +23,9 @@ class Inputs(NamedTuple):
 def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
     """Finds the images among files and folders, and names their results.
 
-    The name of a result is the path of its image below the given folder, or the name of the given
-    file. If several images have the same name, all but the first get a number.
-
-    Args:
-        given: files with any suffix; folders, which are searched for JPEG, PNG and WebP files at
-            any depth, as for ``dataset=folder``.
-        output: the folder of the results; images in it are skipped.
+    Files may have any suffix; folders are searched as for ``dataset=folder``, apart from the folder
+    ``output`` of the results. The name of a result is the path of its image below the given folder,
+    or the name of the given file. Of images with the same name all but the first get a number.
 
     Raises:
         UserError: results would lie beside images.

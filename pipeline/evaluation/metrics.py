@@ -27,13 +27,9 @@ def average_precisions(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 def tagging_figures(
     scores: np.ndarray, positive: np.ndarray, tags: np.ndarray, classes: Sequence[str]
 ) -> dict:
-    """Measures scores, and the tags that were chosen by them.
+    """Measures scores, N×n float, and the tags that were chosen by them, N×n bool.
 
-    Args:
-        scores: N×n float.
-        positive: N×n bool, the ground truth.
-        tags: N×n bool, the decisions.
-        classes: n names.
+    ``positive`` is the ground truth, N×n bool; ``classes`` are n names.
 
     Returns:
         As in ``metrics.json``, all in [0, 1] but numbers of images: "map", the mean of the average
@@ -56,11 +52,9 @@ def tagging_figures(
 
 
 def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
-    """Returns the highest score, or any decision, among the members of coarser classes.
+    """Returns the highest score, or any decision, among the members of coarser classes: N×m.
 
-    Args:
-        values: N×n float or bool.
-        groups: the coarse class of each of the n classes, from 0 to m−1; the result is N×m.
+    ``values`` are N×n float or bool; ``groups`` are the coarse classes of the n, from 0 to m−1.
     """
     groups = np.asarray(groups)
     return np.stack([values[:, groups == g].max(1) for g in range(groups.max() + 1)], 1)
@@ -86,11 +80,7 @@ class Confusion:
         self.matrix = np.zeros((num_labels, num_labels), np.int64)
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Adds an image's pixels; those whose ground truth is 255 do not count.
-
-        Args:
-            truth: H×W uint8, labels 0 to n or 255.
-            prediction: H×W uint8, labels 0 to n.
+        """Adds an image's labels, H×W uint8 each; pixels whose ground truth is 255 do not count.
 
         Raises:
             ValueError: sizes differ, or a label is out of range.

@@ -45,10 +45,9 @@ class MetricsFile:
     ) -> None:
         """Records a folder's figures as the latest of its stage and split.
 
-        Args:
-            input_key: the fingerprint of the inputs of the images that were measured.
-            figures: what was measured; none, for want of ground truth, leaves no latest figures.
-            about: see :func:`pipeline.evaluation.about.describe`.
+        ``input_key`` is the fingerprint of the inputs of the images that were measured. For want of
+        ground truth there are no figures, and then no latest ones. For ``about`` see
+        :func:`pipeline.evaluation.about.describe`.
         """
         if figures is None:
             self.latest.get(folder.stage, {}).pop(folder.split, None)

@@ -29,15 +29,10 @@ _NOTHING = "there is nothing to evaluate: run stage=tags first"
 
 @dataclass(frozen=True)
 class Evaluation(Review):
-    """Measures the results of one round of training, where there is ground truth.
-
-    Attributes:
-        stages: the stages of the round.
-        config: the whole configuration.
-    """
+    """Measures the results of one round of training, where there is ground truth."""
 
     command = "evaluate"
-    stages: Sequence[Stage]
+    stages: Sequence[Stage]  # of the round
     images: Images
     vocabulary: Vocabulary
     config: Config

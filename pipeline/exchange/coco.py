@@ -31,12 +31,8 @@ def export_coco(
     height, and ``iscrowd`` 0. Label 255 has no annotation. If all ids are numbers, they are the
     numbers of the images as well, as in COCO; otherwise images are counted from 1.
 
-    Args:
-        artefact: the folder of the stage ``masks`` or ``predictions``.
-        target: the JSON file.
-        images: the image root, whose files give ``file_name`` its suffix; without it, ``.jpg``.
-        components: whether to write an annotation for each connected component of a class,
-            diagonals included.
+    The files of the image root ``images`` give ``file_name`` its suffix; without it, ``.jpg``. With
+    ``components`` there is an annotation for each connected component, diagonals included.
 
     Raises:
         UserError: the file cannot be written.

@@ -22,17 +22,11 @@ Result = TypeVar("Result")
 
 @dataclass
 class Export:
-    """The outcome of an export.
+    """The outcome of an export."""
 
-    Attributes:
-        written: the number of images that were written.
-        left_out: the id, or another name, of each image that was not → why.
-        notes: what the user has to know about the result, a sentence each.
-    """
-
-    written: int = 0
-    left_out: dict[Any, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    written: int = 0  # images
+    left_out: dict[Any, str] = field(default_factory=dict)  # id, or another name → why
+    notes: list[str] = field(default_factory=list)  # what the user has to know, a sentence each
 
     def each(
         self,
@@ -41,17 +35,11 @@ class Export:
         title: str = "export",
         note: str = "left out",
     ) -> Iterator[tuple[Name, Result]]:
-        """Converts images one after the other.
+        """Converts images one after the other, and yields their ids, or other names, with results.
 
-        Args:
-            images: the ids, or other names, of the images.
-            convert: receives a name; raises an :class:`ImageError`, a :class:`UserError`, a
-                :class:`ValueError` or an :class:`OSError` for an image that is left out.
-            title: what stands before the progress bar.
-            note: what stands behind it, after the number of images that are left out.
-
-        Yields:
-            Names with their results.
+        An :class:`ImageError`, a :class:`UserError`, a :class:`ValueError` or an :class:`OSError`
+        of ``convert`` leaves an image out. ``title`` stands before the progress bar, and ``note``
+        behind the number of images that are left out.
         """
         with track(title, len(images)) as advance:
             for name in images:

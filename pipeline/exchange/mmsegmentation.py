@@ -62,16 +62,13 @@ def export_mmsegmentation(
 
     Image files are copied unchanged, with two exceptions. ``BaseSegDataset`` needs one suffix: if
     the images have several, all become PNG. mmsegmentation's reader follows EXIF orientations: an
-    image that has one is written without EXIF, turned as its mask is.
+    image that has one is written without EXIF, turned as its mask is. Other splits in ``target``
+    stay.
 
     Args:
-        artefact: the folder of the stage ``masks`` or ``predictions``.
-        split: the name of the folders and of the config.
-        target: the data set's folder; other splits in it stay.
         images: the image root.
-        link: whether to make symbolic links to unchanged image files instead of copies.
-        grey: whether to write grey PNGs, for programs that read a palette's colours instead of its
-            indices.
+        link: makes symbolic links to unchanged image files instead of copies.
+        grey: writes grey PNGs, for programs that read a palette's colours instead of its indices.
 
     Raises:
         UserError: the target holds other files.

@@ -149,13 +149,10 @@ def for_each_readable(
     problems: dict[str, str],
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """Yields the results of work on images, in order, with a few computed in advance.
+    """Yields the results of work on images, in order, with a few computed in advance in threads.
 
-    Args:
-        samples: the images.
-        work: called in ``material.workers`` threads.
-        problems: receives id → reason for images of which a file is missing or damaged.
-        advance: called after each image.
+    ``problems`` receives id → reason for images of which a file is missing or damaged; ``advance``
+    is called after each image.
     """
 
     def attempt(sample: Sample) -> Result | Exception:

@@ -45,13 +45,10 @@ _shorten = partial(textwrap.shorten, placeholder=" …")
 
 @dataclass(frozen=True)
 class Tile:
-    """A small picture of a contact sheet, h×w×3 uint8, with the words above it.
+    """A small picture of a contact sheet, and what the legend has to explain of it."""
 
-    ``labels`` and ``has_heat`` say what the legend has to explain.
-    """
-
-    picture: np.ndarray
-    caption: str
+    picture: np.ndarray  # h×w×3 uint8
+    caption: str  # the words above it
     labels: frozenset[int] = frozenset()
     has_heat: bool = False
 
@@ -93,12 +90,9 @@ def draw_sheet(
 ) -> bytes:
     """Lays out tiles with captions, and a legend of all colours below: a PNG file.
 
-    Args:
-        images: a title and the tiles of each image, as many tiles each; none leaves a gap, or no
-            column if no image has such a tile.
-        names: n+1 names of labels, the background's first.
-        palette: n+1 colours.
-        columns: tiles in a row, as far as the tiles of an image stay together.
+    Images have a title and equally many tiles; none leaves a gap, or no column if no image has such
+    a tile. ``names`` and ``palette`` are of the n+1 labels, the background's first; ``columns`` are
+    the tiles in a row, as far as the tiles of an image stay together.
     """
     used = [place for place, tiles in enumerate(zip(*(tiles for _, tiles in images))) if any(tiles)]
     images = [(title, [of_image[place] for place in used]) for title, of_image in images]

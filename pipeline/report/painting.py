@@ -50,12 +50,8 @@ def paint_labels(
     """Paints labels, h×w uint8, in their colours: h×w×4 uint8, with the opacity in the last plane.
 
     The background is transparent, and the ignore index hatched. A white line lies outside the
-    regions: without it a dark colour is lost on a dark photograph.
-
-    Args:
-        palette: n+1 colours, RGB in [0, 255].
-        opacity: of the regions, in [0, 1].
-        line: width in pixels of the opaque edges of regions; 0 for none.
+    regions: without it a dark colour is lost on a dark photograph. ``opacity`` is that of the
+    regions, in [0, 1]; their edges, ``line`` pixels wide, are opaque.
     """
     colours = np.zeros((IGNORE + 1, 4), np.uint8)
     colours[1 : len(palette), :3] = palette[1:]
