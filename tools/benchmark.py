@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> None:
     names = _two_numbers(options.names, ",", "--names", "20,25")
     batches = choose_batches({**vars(options), "most_waiting": None}, device.type)
     plain_encoder = ClipEncoder(deepcopy(clip)) if "stages" in wanted else None
-    setup = Setup(ClipEncoder(clip, precision=precision), names, batches, plain_encoder)
+    setup = Setup(ClipEncoder(clip, precision=precision), names, batches)
     if wanted == [_PEAK_MEMORY]:
         keep_freed_memory()
         setup.tag_and_cams(load_photographs(2 * batches.images, *size))
@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> None:
     machine_peak = peak(device, precision)
     work = {
         "steps": lambda: steps(setup, size, machine_peak, options.repeats),
-        "stages": lambda: sections.stages(setup, size, options.images),
+        "stages": lambda: sections.stages(setup, plain_encoder, size, options.images),
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
         "masks": lambda: sections.masks(size),

@@ -26,6 +26,7 @@ from pipeline.benchmark.setup import (
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
+from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.engine.configuration import CONFIGS
 from pipeline.engine.sample import Sample
@@ -38,11 +39,16 @@ _MASKS = 64
 _SIDES = (256, 384, 512, 768, 1024)  # pixels of images that tagging grows with
 
 
-def stages(setup: Setup, size: tuple[int, int], count: int) -> str:
-    """Returns images a second of tags and CAMs, and how many times the plain version's that is."""
-    images = load_photographs(count, *size)
-    plain_tags = seconds_an_image(setup.plain_tag, images)
-    plain_cams = seconds_an_image(setup.plain_cams, images)
+def stages(setup: Setup, encoder: ClipEncoder, size: tuple[int, int], count: int) -> str:
+    """Returns images a second of tags and CAMs, and how many times the plain version's that is.
+
+    ``encoder`` is the image tower of the plain version, in float32.
+    """
+    images, tagger, method = load_photographs(count, *size), setup.tagger(), setup.cam_method()
+    plain_tags = seconds_an_image(lambda few: [plain.tag(encoder, tagger, i) for i in few], images)
+    plain_cams = seconds_an_image(
+        lambda few: [plain.cams(encoder, method, i, TAGS) for i in few], images
+    )
     # The plain version runs as the reference implementation does, so that this comes after it.
     keep_freed_memory()
     rows = []

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage import data
 
-from pipeline.benchmark import plain
 from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
@@ -39,7 +38,6 @@ class Setup:
     encoder: ClipEncoder
     names: tuple[int, int]  # how many classes and backgrounds
     batches: Batches
-    plain_encoder: ClipEncoder | None = None  # in float32; none if not measured
 
     @cached_property
     def text(self) -> torch.Tensor:
@@ -87,18 +85,6 @@ class Setup:
         method = self.cam_method()
         for _, scored in self.tagger().stream(enumerate(images), cam_blocks=method.blocks):
             method.cams_of_pass(scored.shared_pass, TAGS)
-
-    def plain_tag(self, images: Sequence[np.ndarray]) -> None:
-        """Tags images as the plain version does."""
-        tagger = self.tagger()
-        for image in images:
-            plain.tag(self.plain_encoder, tagger, image)
-
-    def plain_cams(self, images: Sequence[np.ndarray]) -> None:
-        """Computes the CAMs of two tags an image as the plain version does."""
-        method = self.cam_method()
-        for image in images:
-            plain.cams(self.plain_encoder, method, image, TAGS)
 
 
 def load_photographs(count: int, width: int, height: int) -> list[np.ndarray]:
