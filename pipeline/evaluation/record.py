@@ -22,7 +22,9 @@ def changing_metrics(path: Path) -> Iterator[MetricsFile]:
     """
     with FileLock(path.with_name(".metrics.lock")):
         yield (file := MetricsFile(path))
-        file.save()
+        latest = {stage: splits for stage, splits in file.latest.items() if splits}
+        content = {"latest": latest, "runs": file.runs}
+        write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 class MetricsFile:
@@ -30,7 +32,6 @@ class MetricsFile:
 
     def __init__(self, path: Path):
         """Reads the file, or starts an empty one."""
-        self.path = path
         content = read_json(path) or {}
         self.latest: dict = content.get("latest", {})
         self.runs: list[dict] = content.get("runs", [])
@@ -67,9 +68,3 @@ class MetricsFile:
             "configuration": folder.configuration,
         }
         self.runs = [r for r in self.runs if r is not old] + [run]
-
-    def save(self) -> None:
-        """Writes the file; see :func:`changing_metrics` for changes that others may make, too."""
-        latest = {stage: splits for stage, splits in self.latest.items() if splits}
-        content = {"latest": latest, "runs": self.runs}
-        write_atomically(self.path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
