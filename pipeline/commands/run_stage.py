@@ -1,12 +1,4 @@
-"""Runs stages of the pipeline; ``--help`` shows the stages, the keys, and examples.
-
-python tools/run_stage.py stage=tags                    one stage
-python tools/run_stage.py stage=[tags,cams]             a list
-python tools/run_stage.py                               all of them, on the demo
-python tools/run_stage.py stage=status                  what is cached
-python tools/run_stage.py dry_run=true                  what would be computed, and how long
-python tools/run_stage.py dataset=folder dataset.root=DIR dataset.classes=[cat,cup] clip=vit_b16
-"""
+"""Runs stages of the pipeline; ``--help`` shows the stages, the keys, and examples."""
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ def evaluate_tags(results: Results) -> dict | None:
     for name in VARIANTS:
         if (of_variant := read_scores(folder, labels, name)) is not None:
             variants[name] = {"map": float(average_precisions(of_variant, positive).mean())}
-    levels = []
-    for coarse, groups in _levels(results.vocabulary):
-        merged = (merge_classes(values, groups) for values in (scores, positive, tags))
-        levels.append(tagging_figures(*merged, coarse))
+    levels = [
+        tagging_figures(*(merge_classes(v, groups) for v in (scores, positive, tags)), coarse)
+        for coarse, groups in _levels(results.vocabulary)
+    ]
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
@@ -187,9 +187,8 @@ def _evaluate(
 
 def _figures(confusion: Confusion, vocabulary: Vocabulary) -> dict:
     """Returns the figures of the classes and, where they have parents, of those above them."""
-    levels = []
-    for coarse, groups in _levels(vocabulary, BACKGROUND):
-        levels.append(confusion.merged(groups).figures(coarse))
+    coarser = _levels(vocabulary, BACKGROUND)
+    levels = [confusion.merged(groups).figures(coarse) for coarse, groups in coarser]
     figures = confusion.figures((BACKGROUND, *vocabulary.classes))
     return {**figures, **({"levels": levels} if levels else {})}
 
