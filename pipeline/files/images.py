@@ -118,13 +118,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def shrunk_size(image: np.ndarray, longest_side: int) -> tuple[int, int]:
+    """Returns the height and width to which a longest side, in pixels, limits an image."""
+    height, width = image.shape[:2]
+    factor = min(1, longest_side / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def limit_longest_side(image: np.ndarray, longest_side: int | None) -> np.ndarray:
     """Shrinks an image whose longer side exceeds ``longest_side``; H×W×3 uint8 in and out."""
-    height, width = image.shape[:2]
-    if longest_side is None or max(height, width) <= longest_side:
+    if longest_side is None or max(image.shape[:2]) <= longest_side:
         return image
-    factor = longest_side / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    size = shrunk_size(image, longest_side)[::-1]
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 

@@ -169,7 +169,7 @@ def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
     while True:
         image = limit_longest_side(full_size, side)
         height, width = image.shape[:2]
-        photograph = painting.encode_photograph(image)
+        photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
         panels = list(_panels(cams, layers, material, height, width))
         size = len(photograph) + sum(len(panel.picture) for panel in panels)
         if size <= MAX_CHARACTERS or max(height, width) <= _MIN_SIDE:
@@ -200,7 +200,7 @@ def _panels(
         # Without a CRF the mask is the argmax of the CAMs, which then has no title.
         if layer in layers and title is not None:
             small = painting.resize_labels(layers[layer], height, width)
-            picture = painting.encode_labels(small, palette)
+            picture = painting.embed(painting.paint_labels(small, palette))
             facts = _describe_labels(layers[layer], classes)
             yield Panel(layer, title, picture, facts, painting.find_places(small))
     pairs = [

@@ -18,6 +18,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
+from pipeline.files.images import shrunk_size
 from pipeline.files.label_images import IGNORE
 
 HEAT = colormaps["inferno"]
@@ -38,7 +39,7 @@ _HATCH = 6  # pixels from line to line
 _MIN_SIDE = 480  # pixels of the longer side; smaller photographs are enlarged
 _MIN_TEXT = 14  # pixels
 _HEAT_SIDE = 200  # pixels; CAMs are smooth, so that larger ones show no more
-_PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
+PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
 _EFFORT = 0  # of lossless compression, up to 100; more takes twice the time and saves 1%
 _PLACE_SIDE = 96  # pixels of the labels in which places for names are sought
 _MIN_NAMED = 0.005  # of the pixels
@@ -190,24 +191,22 @@ def percent_of_pixels(share: float) -> str:
 # Layers of a page
 
 
-def encode_photograph(image: np.ndarray) -> str:
-    """Returns an image, h×w×3 uint8, as a ``data:`` address."""
-    return _embed(image, quality=_PHOTOGRAPH_QUALITY)
+def embed(pixels: np.ndarray, quality: int | None = None) -> str:
+    """Returns a picture, RGB or RGBA in uint8, as a ``data:`` address; lossless without quality."""
+    buffer = io.BytesIO()
+    options = {"lossless": True, "quality": _EFFORT} if quality is None else {"quality": quality}
+    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def encode_heat(cam: np.ndarray) -> str:
     """Returns a CAM, h×w in [0, 1], as heat that is transparent where it is cold."""
-    size = _fit(cam, _HEAT_SIDE)[::-1]
+    size = shrunk_size(cam, _HEAT_SIDE)[::-1]
     small = Image.fromarray(cam.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     values = np.clip(np.asarray(small), 0, 1)
     pixels = HEAT(values, bytes=True)
     pixels[..., 3] = np.rint(225 * np.clip(2 * values, 0, 1))
-    return _embed(pixels, quality=_HEAT_QUALITY)
-
-
-def encode_labels(labels: np.ndarray, palette: Sequence[Colour]) -> str:
-    """Returns painted labels, h×w uint8."""
-    return _embed(paint_labels(labels, palette), lossless=True, quality=_EFFORT)
+    return embed(pixels, _HEAT_QUALITY)
 
 
 def compare_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -225,7 +224,7 @@ def encode_difference(kinds: np.ndarray) -> str:
     for kind, colour in DIFFERENCE_COLOURS.items():
         pixels[kinds == kind] = (*colour, 205)
         pixels[(kinds == kind) & lines[kind]] = (*WHITE, 235)
-    return _embed(pixels, lossless=True, quality=_EFFORT)
+    return embed(pixels)
 
 
 def find_places(labels: np.ndarray) -> list[tuple[int, float, float]]:
@@ -233,7 +232,7 @@ def find_places(labels: np.ndarray) -> list[tuple[int, float, float]]:
 
     A place is a label, and how far it is from left and top in percent of the width and height.
     """
-    small = resize_labels(labels, *_fit(labels, _PLACE_SIDE))
+    small = resize_labels(labels, *shrunk_size(labels, _PLACE_SIDE))
     places = []
     for label in np.unique(small).tolist():
         region = small == label
@@ -244,16 +243,3 @@ def find_places(labels: np.ndarray) -> list[tuple[int, float, float]]:
         left, top = 100 * (column + 0.5) / small.shape[1], 100 * (row + 0.5) / small.shape[0]
         places.append((label, round(left, 1), round(top, 1)))
     return places
-
-
-def _fit(picture: np.ndarray, longest_side: int) -> tuple[int, int]:
-    """Returns the height and width of a picture that is shrunk to a longest side."""
-    height, width = picture.shape
-    factor = min(1, longest_side / max(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def _embed(pixels: np.ndarray, **options: bool | int) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **options)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -125,7 +125,8 @@ def test_without_figures_the_sample_is_even_and_few_images_are_all_shown():
 def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_ignored():
     labels = np.zeros((40, 40), np.uint8)
     labels[10:20, 10:20], labels[25:40, 25:40] = 2, 255
-    layer = picture(painting.encode_labels(labels, [(0, 0, 0), (9, 9, 9), (200, 30, 0)]))
+    palette = [(0, 0, 0), (9, 9, 9), (200, 30, 0)]
+    layer = picture(painting.embed(painting.paint_labels(labels, palette)))
     assert layer[15, 15].tolist() == [200, 30, 0, 168]
     assert layer[2, 2, 3] == 0, "the background is clear"
     assert layer[9, 15].tolist() == [255] * 4, "the outline"
