@@ -134,21 +134,18 @@ def evaluate_predictions(
     scales), and the fully supervised predictions in the folder ``ceiling``.
     """
 
-    def measure(folder: StageFolder, names: Mapping[str, str]) -> dict[str, dict]:
-        return _evaluate(
-            replace(results, folder=folder),
-            lambda sample: {
-                variant: read_labels(folder.path / name.replace("{}", sample.id))
-                for variant, name in names.items()
-            },
-        )
+    def steps_of(sample: Sample) -> dict[str, np.ndarray]:
+        paths = {_MAIN: f"{sample.id}.png"} | {s: variant_path(s, sample.id) for s in steps}
+        return {step: read_labels(results.folder.path / path) for step, path in paths.items()}
 
-    names = {_MAIN: "{}.png", **{step: variant_path(step, "{}") for step in steps}}
-    variants = measure(results.folder, names)
+    def ceiling_of(sample: Sample) -> dict[str, np.ndarray]:
+        return {"ceiling": read_labels(ceiling.path / f"{sample.id}.png")}
+
+    variants = _evaluate(results, steps_of)
     if not variants:
         return None
     if ceiling is not None:
-        variants |= measure(ceiling, {"ceiling": "{}.png"})
+        variants |= _evaluate(replace(results, folder=ceiling), ceiling_of)
     result = variants.pop(_MAIN)
     result["variants"] = {name: {"miou": figures["miou"]} for name, figures in variants.items()}
     return result
