@@ -40,9 +40,7 @@ def write_comparison(table: PublishedTable, runs: Sequence[Run]) -> str:
     rows = [cells for row in table.rows for cells in _published_cells(table, row, sources)]
     for words, shown in own_rows:
         cells = [
-            shown[c.name].cell(c.metric, notes, level=c.level, full_sizes=c.of.images)
-            if c.name in shown
-            else ""
+            shown[c.name].cell(c.metric, notes, c.level) if c.name in shown else ""
             for c in table.columns
         ]
         rows.append([*words, *cells, ""])

@@ -47,7 +47,7 @@ class _Group(NamedTuple):
             "commit": self.each(lambda run: run.about.get("commit", "")),
             "images": self.each(lambda run: f"{run.images:,}"),
             **{
-                label: self.shown[stage].cell(metric, notes, level=level)
+                label: self.shown[stage].cell(metric, notes, level)
                 for label, (stage, metric) in _FIGURES.items()
                 if stage in self.shown
             },

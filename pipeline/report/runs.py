@@ -142,20 +142,20 @@ class Run:
 
 
 class Shown(NamedTuple):
-    """The run that a cell shows, and the number of configurations it was chosen from."""
+    """The run that a cell shows, and what it was chosen from, see :func:`choose_run`."""
 
     run: Run
-    candidates: int
+    candidates: int  # configurations
+    full_sizes: Sequence[int]
 
-    def cell(
-        self, metric: str, notes: Notes, *, level: int = 0, full_sizes: Sequence[int] = ()
-    ) -> str:
+    def cell(self, metric: str, notes: Notes, level: int = 0) -> str:
         """Returns a figure in percent with its marks and remarks, or nothing if not measured."""
         value = self.run.value(metric, level)
         if value is None:
             return ""
         latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
-        remark = ", ".join(filter(None, [describe_images(self.run.images, full_sizes), latest]))
+        images = describe_images(self.run.images, self.full_sizes)
+        remark = ", ".join(filter(None, [images, latest]))
         marks = "".join(map(notes.mark, self.run.notes()))
         return f"{percent(value)}{marks}{f' ({remark})' * bool(remark)}"
 
@@ -187,11 +187,7 @@ def find_files(places: Iterable[Path]) -> list[Path]:
 
 
 def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Reads the runs of metrics files, oldest first.
-
-    Returns:
-        The runs, and a sentence for every file that holds something else.
-    """
+    """Returns the runs of metrics files, oldest first, and a sentence on each damaged file."""
     runs: list[Run] = []
     problems = []
     for file in files:
@@ -242,7 +238,7 @@ def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
         is_whole = run.images in full_sizes
         return is_whole, 0 if is_whole else run.images, run.order
 
-    return Shown(max(runs, key=rank), len({run.key for run in runs}))
+    return Shown(max(runs, key=rank), len({run.key for run in runs}), full_sizes)
 
 
 def describe_images(images: int, full_sizes: Sequence[int]) -> str:
