@@ -37,19 +37,13 @@ def voc_colours(num_classes: int) -> dict[Colour, int]:
 
 
 def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
-    """Reads a table of colours.
+    """Reads a table of colours → label: 0 background, k+1 class k, 255 ignore.
 
     A line is a colour and a name, in one of three usual forms: ``64 128 64 cat`` (CamVid's
     ``label_colors.txt``), ``cat,64,128,64`` (its ``class_dict.csv``), ``cat:64,128,64::`` (CVAT's
     ``labelmap.txt``). A name is that of a class, ``background``, ``ignore`` or ``void``; several
-    colours may share a name. Black is the background unless the table says otherwise.
-
-    Args:
-        path: the file; lines that begin with ``#`` are comments.
-        classes: the n class names.
-
-    Returns:
-        Colour → label: 0 background, k+1 class k, 255 ignore.
+    colours may share a name. Black is the background unless the table says otherwise. Lines that
+    begin with ``#`` are comments.
 
     Raises:
         UserError: the file is missing, or a line is not a colour and a known name.
@@ -86,17 +80,10 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
 def read_foreign_mask(
     path: Path, num_classes: int, colours: Mapping[Colour, int], palette_by_colour: bool = False
 ) -> np.ndarray:
-    """Reads the labels of a mask from any kind of PNG.
+    """Reads a mask from any kind of PNG: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
-    Args:
-        path: the file. Palette and grey PNGs of 1 to 16 bits hold labels; in others, colours stand
-            for labels.
-        num_classes: n; labels are 0 to n, and 255.
-        colours: colour → label.
-        palette_by_colour: whether a palette's colours stand for labels instead of its indices.
-
-    Returns:
-        H×W uint8; 0 background, k+1 class k, 255 ignore.
+    Palette and grey PNGs of 1 to 16 bits hold labels, 0 to ``num_classes`` and 255; in others
+    ``colours`` stand for labels, and in palette PNGs too with ``palette_by_colour``.
 
     Raises:
         ImageError: the file is missing, is not a PNG, is damaged, has transparent pixels, or has

@@ -21,10 +21,8 @@ _REQUIRED = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "p
 def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     """Compares the runs of published experiments with the published figures.
 
-    Of several runs of one experiment in one file, the latest counts.
-
-    Returns:
-        The table as Markdown, and a sentence on the figures that are too far away, or "".
+    Returns the table as Markdown, and a sentence on the figures that are too far away, or "". Of
+    several runs of one experiment in one file, the latest counts.
 
     Raises:
         UserError: nothing can be compared.

@@ -107,10 +107,10 @@ def overlay(
     palette: Sequence[Colour],
     opacity: float = 0.5,
 ) -> np.ndarray:
-    """Tints and outlines the regions of a photograph, with a legend below it.
+    """Tints and outlines the regions of a photograph, with a legend below it: H'×W'×3 uint8.
 
     The background keeps the photograph's colours. The legend names the labels that occur, the
-    largest first, each with its share of the pixels.
+    largest first, each with its share of the pixels, and may be wider than the photograph.
 
     Args:
         image: H×W×3 uint8, RGB; enlarged by a whole number if it is below 480 pixels.
@@ -118,9 +118,6 @@ def overlay(
         class_names: n+1 names, the background's first.
         palette: n+1 colours, RGB in [0, 255].
         opacity: of the tint in [0, 1]; outlines are opaque.
-
-    Returns:
-        H'×W'×3 uint8: the photograph, and the legend, which may be wider.
 
     Raises:
         ValueError: a label has no name, or the numbers of colours and names differ.
