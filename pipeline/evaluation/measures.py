@@ -22,7 +22,7 @@ from pipeline.evaluation.metrics import (
     to_indicator,
 )
 from pipeline.files.label_images import IGNORE, read_labels
-from pipeline.masks.labels import UNFILTERED, stack_background, to_labels
+from pipeline.masks.labels import read_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
@@ -110,13 +110,12 @@ def evaluate_cams(
 
 def evaluate_masks(results: Results) -> dict | None:
     """Measures the masks before the confidence filter, and the share of pixels that it keeps."""
-    path, kept = results.folder.path, {}
+    kept = {}
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:
-        labels = read_labels(path / f"{sample.id}.png")
+        labels, unfiltered = read_mask(results.folder.path, sample.id)
         kept[sample.id] = (labels != IGNORE).mean()
-        unfiltered = path / UNFILTERED / f"{sample.id}.png"
-        return {_MAIN: read_labels(unfiltered) if unfiltered.is_file() else labels}
+        return {_MAIN: unfiltered}
 
     measured = _evaluate(results, labels_of)
     if not measured:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.files.images import encode_png
-from pipeline.files.label_images import IGNORE
+from pipeline.files.label_images import IGNORE, read_labels
 
 UNFILTERED = ".unfiltered"
 """Folder of the masks before the confidence filter; these are measured."""
@@ -104,3 +105,15 @@ def mask_files(
     if confidence > 0:
         files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
     return files
+
+
+def read_mask(folder: Path, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads an image's mask after and before the filter, H×W uint8 each, from a stage's folder.
+
+    Raises:
+        FileNotFoundError: the mask is missing.
+        UserError: a file is damaged.
+    """
+    labels = read_labels(folder / f"{image_id}.png")
+    unfiltered = folder / UNFILTERED / f"{image_id}.png"
+    return labels, read_labels(unfiltered) if unfiltered.is_file() else labels

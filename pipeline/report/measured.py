@@ -19,7 +19,7 @@ from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE, read_labels
-from pipeline.masks.labels import UNFILTERED
+from pipeline.masks.labels import read_mask
 from pipeline.report.runs import as_number
 from pipeline.tags.scores import decode_scores
 
@@ -82,13 +82,11 @@ class Material:
 
     def layers(self, sample: Sample) -> Layers:
         """Reads the labels of an image."""
-        layers, name = {}, f"{sample.id}.png"
+        layers = {}
         if sample.id in self.masks.entries:
-            layers["mask"] = layers["unfiltered"] = read_labels(self.masks.path / name)
-            if (path := self.masks.path / UNFILTERED / name).is_file():
-                layers["unfiltered"] = read_labels(path)
+            layers["mask"], layers["unfiltered"] = read_mask(self.masks.path, sample.id)
         if sample.id in self.predictions.entries:
-            layers["prediction"] = read_labels(self.predictions.path / name)
+            layers["prediction"] = read_labels(self.predictions.path / f"{sample.id}.png")
         if sample.mask is not None:
             layers["truth"] = sample.mask.read()
         return layers
