@@ -40,13 +40,8 @@ _EXTRAS = (
 def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
     """Returns the path of the weights: the given file, or one that open_clip downloads.
 
-    An unsuitable model is refused before anything is downloaded.
-
-    Args:
-        model: open_clip's name of the architecture; none to infer it from the file.
-        pretrained: the name of the weights. With a file, the name under which they were published,
-            which tells their normalisation and activation.
-        checkpoint: path of the file.
+    The arguments are those of :class:`pipeline.clip.settings.ClipSettings`. An unsuitable model is
+    refused before anything is downloaded.
 
     Raises:
         UserError: the file, the model or the weights do not exist, the method cannot use the model,
@@ -102,9 +97,9 @@ def load_clip(
     Args:
         path: OpenAI's TorchScript archive, a PyTorch state dict (alone, or in open_clip's training
             checkpoint) or safetensors.
-        model_name: as for :func:`resolve_checkpoint`; none infers the architecture from a file with
-            OpenAI's names, whose activation is then QuickGELU.
-        pretrained: as for :func:`resolve_checkpoint`; it decides the activation.
+        model_name: open_clip's name of the architecture; none infers it from a file with OpenAI's
+            names, whose activation is then QuickGELU.
+        pretrained: the name under which the weights were published; it decides the activation.
 
     Returns:
         The model in float32 on the CPU, in evaluation mode, without gradients.

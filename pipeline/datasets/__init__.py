@@ -51,7 +51,8 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
         workers: processes that a reader may start with joblib; the demo renders its scenes so.
 
     Raises:
-        UserError: the settings or the data set are not as expected.
+        UserError: the settings or the layout of the data set are not as expected; the message
+            gives what was expected and what is there.
     """
     check(settings, "dataset")
     reader, _ = find_reader(settings.name)

@@ -37,9 +37,6 @@ def load_coco(settings: CocoSettings) -> Dataset:
 
     ``splits`` gives the names of the image folders, which are also those of the annotation files;
     ``classes`` are in the order of COCO's category ids.
-
-    Raises:
-        UserError: the layout differs; the message gives what was expected and what is there.
     """
     vocabulary = build_vocabulary(settings)
     root = find_root(settings)

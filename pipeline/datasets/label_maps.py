@@ -19,9 +19,6 @@ def load_cocostuff(settings: LabelMapSettings) -> Dataset:
     """Reads the splits of COCO-Stuff, the images of COCO 2017 with pixel maps.
 
     ``splits`` gives the names of the image folders, which are also those of the pixel maps.
-
-    Raises:
-        UserError: the layout differs; the message gives what was expected and what is there.
     """
     root = find_root(settings)
     folders = ["stuffthingmaps", "annotations"]
@@ -33,9 +30,6 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset:
 
     ``root`` is the folder that holds ``images`` and ``annotations``, or its parent; ``splits``
     gives the names of their subfolders. In ``values``, 0 ("other") is left out.
-
-    Raises:
-        UserError: the layout differs; the message gives what was expected and what is there.
     """
     root = find_root(settings, "root", "annotations", ["ADEChallengeData2016"])
 

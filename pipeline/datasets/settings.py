@@ -72,17 +72,10 @@ class CrfOptions:
 class TrainingSettings:
     """How segmenters are trained and tested on a data set, the defaults of ``segmenter``.
 
-    The defaults here are the usual ones for pseudo masks of VOC.
+    The defaults here are the usual ones for pseudo masks of VOC. Attributes that are not listed are
+    those of :class:`pipeline.segmenter.settings.SegmenterSettings`.
 
     Attributes:
-        pretrained: "imagenet", "coco" (whose weights have seen masks), "none", or a file.
-        iterations: optimizer steps.
-        batch_size: images per iteration, over all GPUs.
-        crop_size: side of the square training crops in pixels.
-        scale_range: smallest and largest random scale of a training image.
-        checkpoint_interval: iterations between checkpoints.
-        validation_interval: iterations between measurements on a split that is not trained on, if
-            it has masks; null for no measurements.
         test_scales: scales of an image over which predictions are averaged.
         test_flip: whether they are also averaged over the mirrored image.
         test_crf: the CRF on the averaged probabilities; null for none.

@@ -50,9 +50,6 @@ def load_voc(settings: VocSettings) -> Dataset:
 
     ``root`` is the folder that holds ``JPEGImages``, or one above it; ``splits`` gives the names of
     the lists.
-
-    Raises:
-        UserError: the layout differs; the message gives what was expected and what is there.
     """
     vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]

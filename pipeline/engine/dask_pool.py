@@ -6,20 +6,14 @@ import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.engine.settings import setting
 from pipeline.engine.versions import commit
-from pipeline.engine.workers import WorkerSettings
+from pipeline.engine.workers import WorkerSettings, executor_setting
 from pipeline.errors import UserError, check_choice
 
 Result = TypeVar("Result")
-
-_setting = partial(
-    setting, changes="nothing", why="where results are computed does not change them"
-)
 
 
 @dataclass
@@ -34,10 +28,10 @@ class DaskSettings(WorkerSettings):
             processes of this machine.
     """
 
-    name: str = _setting("dask")
-    address: str | None = _setting(None)
-    timeout: float = _setting(60, above=0)
-    cluster: dict[str, Any] | None = _setting(None)
+    name: str = executor_setting("dask")
+    address: str | None = executor_setting(None)
+    timeout: float = executor_setting(60, above=0)
+    cluster: dict[str, Any] | None = executor_setting(None)
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each worker; other machines have as many as they like."""

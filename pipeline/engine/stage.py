@@ -202,9 +202,12 @@ class Stage(ABC):
         """Loads the models in the process that computes; ``inputs`` are the folders of needs."""
         return None
 
-    @abstractmethod
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
-        """Computes results, in batches as it likes; ``model`` loads on its first call."""
+        """Computes results, in batches as it likes; ``model`` loads on its first call.
+
+        A :class:`Whole` and a part of another stage compute nothing image by image.
+        """
+        yield from ()
 
     @property
     def shard_size(self) -> int:
@@ -261,7 +264,3 @@ class Whole(Stage):
     @abstractmethod
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that reads the result, where that does not exist."""
-
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
-        """Computes nothing image by image."""
-        yield from ()

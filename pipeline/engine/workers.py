@@ -27,7 +27,10 @@ Inputs = Mapping[str, Path]
 
 _MAX_UNWRITTEN = 4
 
-_WHO = "who computes does not change what is computed"
+executor_setting = partial(
+    setting, changes="nothing", why="who computes does not change what is computed"
+)
+"""Declares a field of the settings of an executor."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class ExecutorSettings:
         name: the executor.
     """
 
-    name: str = setting("local", changes="nothing", why=_WHO)
+    name: str = executor_setting("local")
 
 
 @dataclass
@@ -51,12 +54,12 @@ class WorkerSettings(ExecutorSettings):
         shard_size: images that a worker is given at a time; none for 4, or 16 batches on a GPU.
     """
 
-    name: str = setting("processes", changes="nothing", why=_WHO)
-    workers: int | None = setting(None, at_least=1, changes="nothing", why=_WHO)
+    name: str = executor_setting("processes")
+    workers: int | None = executor_setting(None, at_least=1)
     threads: int | None = setting(
         None, at_least=1, changes="rounding", why="sums are split by threads"
     )
-    shard_size: int | None = setting(None, at_least=1, changes="nothing", why=_WHO)
+    shard_size: int | None = executor_setting(None, at_least=1)
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, and JSON files that may be torn or missing."""
+"""Files that appear whole or not at all, and JSON files that may be torn or missing.
+
+Whatever writes raises a UserError if the disk is full or the folder cannot be written to.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,6 @@ def appearing(path: Path) -> Iterator[Path]:
     """Yields a path beside another; what the block puts there appears under the other's name.
 
     After an error in the block, it is removed. Its name identifies the process.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to.
     """
     name = f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
     temporary = path.with_name(name)
@@ -70,11 +70,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name, whole, when the block ends without an error.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to.
-    """
+    """Opens a file that appears under its name, whole, when the block ends without an error."""
     with appearing(path) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
@@ -82,11 +78,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Writes a file so that it appears whole or not at all.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to.
-    """
+    """Writes a file so that it appears whole or not at all."""
     with replacing(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
@@ -96,9 +88,6 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     It is a hard link where the file system has these. Files are replaced and never changed in
     place, so neither name notices when the other is removed or written again.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to.
     """
     with appearing(target) as temporary:
         try:

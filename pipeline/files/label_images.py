@@ -72,9 +72,7 @@ def decode_png(path: Path, modes: Collection[str]) -> Png:
 def read_labels(path: Path, modes: Collection[str] = (PALETTE, GREY)) -> np.ndarray:
     """Reads the stored values of a palette or grey PNG, H×W uint8.
 
-    Raises:
-        FileNotFoundError: the file is missing.
-        UserError: it is not a PNG of one of these modes, is damaged, or is too large.
+    Raises a UserError where :func:`decode_png` raises an ImageError.
     """
     try:
         return decode_png(path, modes).values

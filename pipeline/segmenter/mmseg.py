@@ -23,7 +23,6 @@ from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_defa
 from torch import nn
 
 from pipeline.clip.device import choose_precision
-from pipeline.datasets.vocabulary import MAX_CLASSES
 from pipeline.errors import UserError, did_you_mean
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
@@ -130,13 +129,8 @@ def build_config(
 ) -> Config:
     """Builds the configuration of one training from a config of mmsegmentation.
 
-    Args:
-        settings: all settings of the segmenter.
-        class_names: n names without the background, which becomes label 0.
-        palette: n+1 colours, RGB in [0, 255], the background's first.
-        seed: not negative.
-        device: the device that trains.
-        processes: the number of processes that train together, each on a part of every batch.
+    The arguments are those of :func:`pipeline.segmenter.train.train`, and the number of processes
+    that train together, each on a part of every batch.
 
     Returns:
         A config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both with
@@ -147,13 +141,6 @@ def build_config(
         UserError: the config does not exist or cannot be used, or settings do not fit together.
     """
     import_mmseg()
-    if not 1 <= len(class_names) <= MAX_CLASSES:
-        raise UserError(
-            f"the segmenter takes 1 to {MAX_CLASSES} classes, not {len(class_names)}:"
-            " shorten dataset.classes"
-        )
-    if len(palette) != len(class_names) + 1:
-        raise ValueError(f"{len(palette)} colours for {len(class_names)} classes and background")
     parts = processes * settings.accumulate
     if settings.batch_size % parts:
         raise UserError(

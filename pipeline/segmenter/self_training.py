@@ -91,32 +91,42 @@ def relabel(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SegmenterMasks(Stage):
-    """The masks of a later round: the predictions of the segmenter of the round before.
+class _Relabelling(Stage):
+    """What the tags and the masks of a later round share.
 
     Attributes:
         test: the sizes of an image over which probabilities are averaged.
+    """
+
+    options: SelfTrainingSettings
+    test: TestSettings
+    vocabulary: Vocabulary
+    reading: Reading
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the probabilities depend on besides the network."""
+        test = {"scales": list(self.test.scales), "flip": self.test.flip}
+        return {"method": "segmenter", **self.reading.decode.facts, **test}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmenterMasks(_Relabelling):
+    """The masks of a later round: the predictions of the segmenter of the round before.
+
+    Attributes:
         keep_probability: whether the probability of each pixel is stored beside its mask.
     """
 
     name = command = "masks"
     kind = "pseudo masks"
     decisive = ("method",)
-    options: SelfTrainingSettings
-    test: TestSettings
     keep_probability: bool
     device: str
-    vocabulary: Vocabulary
-    reading: Reading
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the masks depend on besides the network and the tags."""
-        return {
-            "method": "segmenter",
-            **facts(self.options),
-            "keep_probability": self.keep_probability,
-            **_prediction(self.test, self.reading),
-        }
+        kept = {"keep_probability": self.keep_probability}
+        return {**super().own_settings(), **facts(self.options), **kept}
 
     @cached_property
     def parts(self) -> Sequence[Stage]:
@@ -139,7 +149,6 @@ class SegmenterMasks(Stage):
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Tags and labels images anew."""
-
         scales, flip = self.test.scales, self.test.flip
 
         def predict(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
@@ -163,24 +172,19 @@ class SegmenterMasks(Stage):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SegmenterTags(Stage):
+class SegmenterTags(_Relabelling):
     """The tags of a later round, which :class:`SegmenterMasks` computes with its masks."""
 
     name = command = "tags"
     kind = "scores"
-    options: SelfTrainingSettings
-    test: TestSettings
-    vocabulary: Vocabulary
-    reading: Reading
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the tags depend on besides the network and the first tags."""
         return {
-            "method": "segmenter",
+            **super().own_settings(),
             "classes": list(self.vocabulary.classes),
             "tag_region": self.options.tag_region,
             "tag_threshold": self.options.tag_threshold,
-            **_prediction(self.test, self.reading),
         }
 
     @property
@@ -192,12 +196,3 @@ class SegmenterTags(Stage):
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns ``scores.npz`` and ``tags.txt``."""
         return summarise(folder, done, self.vocabulary.classes)
-
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
-        """Computes nothing: the tags come with the masks."""
-        yield from ()
-
-
-def _prediction(test: TestSettings, reading: Reading) -> dict[str, Any]:
-    """Returns what a network's probabilities depend on besides its weights."""
-    return {**reading.decode.facts, "scales": list(test.scales), "flip": test.flip}

@@ -107,7 +107,8 @@ class SegmenterSettings(PredictionSettings):
         precision: of the training: fp32, bf16, or fp16 (GPU only).
         workers: processes that load images; 0 loads them in the process that trains.
         checkpoint_interval: iterations between checkpoints.
-        validation_interval: iterations between measurements; none measures nothing.
+        validation_interval: iterations between measurements on a split that is not trained on, if
+            it has masks; none measures nothing.
         size_divisor: sides of images are padded to multiples of this.
         overrides: changes to the config's ``model``.
     """

@@ -31,12 +31,7 @@ from pipeline.segmenter.checkpoints import (
     last_checkpoint,
 )
 from pipeline.segmenter.data import TrainingPair
-from pipeline.segmenter.distributed import (
-    join,
-    local_device,
-    process_count,
-    process_rank,
-)
+from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.pretrained import load_pretrained
@@ -70,7 +65,7 @@ def train(
 
     Args:
         settings: all settings of the segmenter.
-        pairs: images and masks; probabilities weight their pixels. Call
+        pairs: images and masks, at least one; probabilities weight their pixels. Call
             :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
@@ -87,12 +82,10 @@ def train(
         The checkpoint of the last iteration.
 
     Raises:
-        UserError: there are no pairs, a setting cannot be used, the pretrained weights do not fit,
-            an image cannot be read, a loss is not finite, the disk is full or read-only, or a
-            process that loads images was killed.
+        UserError: a setting cannot be used, the pretrained weights do not fit, an image cannot be
+            read, a loss is not finite, the disk is full or read-only, or a process that loads
+            images was killed.
     """
-    if not pairs:
-        raise UserError("there are no masks to train on: run stage=masks first")
     device = local_device(device)
     processes = process_count()
     config = build_config(settings, class_names, palette, seed, device, processes)

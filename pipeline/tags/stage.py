@@ -16,7 +16,7 @@ from pipeline.engine.reading import Name
 from pipeline.engine.stage import Computed, Folders, Item, Stage
 from pipeline.errors import ImageError
 from pipeline.tags.scores import decode_scores, summarise, tags_output
-from pipeline.tags.tagger import choose_tags, image_threshold
+from pipeline.tags.tagger import choose_tags
 
 if TYPE_CHECKING:
     from pipeline.cams.stage import ComputedCams
@@ -62,8 +62,9 @@ class ScoredTags(Tags):
         return [self.follower] if self.follower else []
 
     def threshold(self, scores: np.ndarray) -> float:
-        """Returns what an image's scores must exceed to be tags."""
-        return image_threshold(scores, self.options.alpha, self.options.min_score)
+        """Returns what an image's scores, n float32 in [0, 1], must exceed to be tags."""
+        low, high = float(scores.min()), float(scores.max())
+        return max(low + self.options.alpha * (high - low), self.options.min_score)
 
     @property
     def thresholds(self) -> Collection[str]:

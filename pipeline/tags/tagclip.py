@@ -117,17 +117,11 @@ class TagClip(Tagger):
         variants: Collection[str] = (),
         cam_blocks: range | None = None,
     ) -> Iterator[tuple[Any, Scored]]:
-        """Scores images as they arrive, in batches of one patch grid.
+        """Scores images as they arrive, in batches of one patch grid, whose order is kept.
 
-        The crops of CWR form batches of their own, across images.
-
-        Images of one patch grid keep their order.
-
-        Args:
-            images: names, and H×W×3 uint8, RGB.
-            variants: rows of the ablation to compute as well.
-            cam_blocks: blocks, counted from 1, whose averaged attention CAMs need; if given, the
-                results hold the shared pass for the CAMs.
+        The crops of CWR form batches of their own, across images. See :meth:`Tagger.stream`; if
+        ``cam_blocks`` are given, blocks counted from 1 whose averaged attention CAMs need, the
+        results hold the shared pass for the CAMs.
         """
         batches = self.batches
         pending: deque[_AwaitingCwr] = deque()

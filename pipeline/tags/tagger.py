@@ -80,12 +80,6 @@ class Tagger:
             yield name, Scored({"scores": np.asarray(self.scores(image), np.float32)})
 
 
-def image_threshold(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> float:
-    """Returns what one of an image's scores, n float32 in [0, 1], must exceed to be a tag."""
-    low, high = float(scores.min()), float(scores.max())
-    return max(low + alpha * (high - low), min_score)
-
-
 def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:
     """Returns the classes above θ_img = min + α·(max − min) of an image's scores, sorted.
 
