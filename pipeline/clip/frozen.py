@@ -26,9 +26,7 @@ class FrozenClip:
     """A CLIP whose weights never change; can be pickled, and loads nothing until it is used.
 
     Attributes:
-        model: open_clip's name of the architecture; none reads it off the checkpoint.
-        pretrained: open_clip's name of the weights.
-        checkpoint: a file of weights, in place of a download.
+        model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
         device: torch's name of the device.
         precision: "fp32", "bf16" or "fp16", of the image tower.
         max_patches: larger images are shrunk to this number of patches.

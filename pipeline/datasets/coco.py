@@ -53,11 +53,7 @@ def load_coco(settings: CocoSettings) -> Dataset:
 
 
 def find_images(settings: BenchmarkSettings, root: Path, name: str) -> Path:
-    """Returns the image folder of a split, in any of the usual places below COCO's folder.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Returns the image folder of a split, in any of the usual places below COCO's folder."""
     return first_existing(settings, root, [name, f"images/{name}", f"JPEGImages/{name}"])
 
 

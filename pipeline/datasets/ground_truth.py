@@ -176,11 +176,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np.ndarray:
-    """Returns labels, H×W uint8, after checking that they are 0 to ``num_classes`` or 255.
-
-    Raises:
-        UserError: there is another label.
-    """
+    """Returns labels, H×W uint8, after checking that they are 0 to ``num_classes`` or 255."""
     highest = labels.max(initial=0, where=labels != IGNORE)
     if num_classes is not None and highest > num_classes:
         raise UserError(

@@ -47,7 +47,7 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         table = value_table(settings.values, classes)
     if labels is not None:
         numbers = None if table is None else [value for value, _ in table]
-        known = read_labels(given_path(labels, "dataset.labels"), classes, numbers)
+        known = read_image_classes(given_path(labels, "dataset.labels"), classes, numbers)
     if masks is not None:
         folder = existing_folder(masks, "masks")
 
@@ -141,7 +141,7 @@ def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[in
     return tuple((value, k + 1) for k, value in enumerate(values))
 
 
-def read_labels(
+def read_image_classes(
     path: Path, classes: Sequence[str], numbers: Sequence[int] | None = None
 ) -> dict[str, Labels]:
     """Reads the classes of images: name of an image in the file → class indices.
@@ -155,8 +155,7 @@ def read_labels(
         numbers: the number of each class in a list with indices; none for 0 to n-1.
 
     Raises:
-        UserError: no such file, a line with an unknown class, or two lines that give an image
-            different classes.
+        UserError: as :func:`read_class_list`.
     """
     if path.suffix.lower() == ".csv":
         return _collect(path, _table_lines(path, classes))

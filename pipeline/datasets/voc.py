@@ -175,9 +175,5 @@ class _PlainTree(ElementTree.TreeBuilder):
     """Refuses a document type, which could include other files or expand without limit."""
 
     def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
-        """Handles the start of a document type, before its declarations.
-
-        Raises:
-            ParseError: always; annotations of VOC have no document type.
-        """
+        """Refuses it before its declarations are read; annotations of VOC have none."""
         raise ElementTree.ParseError("a document type")

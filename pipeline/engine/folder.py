@@ -167,11 +167,7 @@ class StageFolder(ResultFolder):
         return found
 
     def reuse(self, entry: dict[str, Any], source: Path) -> None:
-        """Takes over an intact entry from the sibling ``source`` by linking or copying its files.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
+        """Takes over an intact entry of the sibling ``source``; its files are linked or copied."""
         for name in entry.get("files", {}):
             link_or_copy(source / name, self.path / name)
         self.adopt(entry)

@@ -166,19 +166,13 @@ def compute_shard(
     threads: int | None,
     items: Sequence[Item],
 ) -> tuple[list[list[dict]], dict[str, str]]:
-    """Computes images in a worker.
+    """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
-    Args:
-        pickled: the stage, the folders that it reads, and its recipe.
-        places: path and recipe of each folder that receives results.
-        threads: of torch; none leaves the choice to torch.
-        items: the images.
+    ``pickled`` holds the stage, the folders that it reads, and its recipe; ``places`` the path and
+    the recipe of each folder that receives results.
 
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.
-
-    Raises:
-        UserError: what the user can fix, such as a full disk.
     """
     if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -44,9 +44,6 @@ def load_image(
         max_pixels: width × height above which the file is refused before it is decoded; Pillow's
             own limit, about 179 million, always holds.
 
-    Returns:
-        H×W×3 uint8, RGB.
-
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.
     """

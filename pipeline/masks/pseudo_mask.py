@@ -63,11 +63,7 @@ class PseudoMaskOptions(MaskOptions):
     crf: CrfOptions | None = field(default_factory=CrfOptions)
 
     def validate(self, prefix: str) -> None:
-        """Refuses to store probabilities that do not exist.
-
-        Raises:
-            UserError: they are to be stored, but there is no CRF.
-        """
+        """Refuses to store probabilities that do not exist, as there is no CRF."""
         if self.keep_probability and self.crf is None:
             raise UserError(
                 f"{prefix}.keep_probability needs a CRF, which {prefix}.crf=null leaves out: choose"

@@ -57,8 +57,7 @@ def export_onnx(
     Args:
         segmenter: the segmenter.
         path: the file.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        height: of the images, in pixels, as ``width``.
         dynamic: whether to allow any number and size of images. If the network does not, the graph
             takes one image of any size, or else one image of this size.
 

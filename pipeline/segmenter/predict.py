@@ -119,14 +119,11 @@ class Segmenter:
 
         Args:
             image: the image.
-            scales: factors by which it is resized.
+            scales: factors by which it is resized, see :func:`check_scales`.
             flip: whether the mirror image follows at every scale.
 
         Yields:
             Whether the view is the unchanged image; (n+1)×H×W float32 on the device.
-
-        Raises:
-            UserError: the list of scales is empty, or a scale is not above 0.
         """
         check_scales(scales)
         for scale in scales:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.ground_truth import read_mask
-from pipeline.datasets.lists import format_class_line, read_class_list, read_labels
+from pipeline.datasets.lists import format_class_line, read_class_list, read_image_classes
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import coco_names
 from tests.datasets.miniatures import (
@@ -180,9 +180,9 @@ def test_a_table_may_hold_any_unicode(tmp_path, cache, write):
 def test_a_table_with_another_class_is_refused_by_line(write):
     path = write('a.jpg,cat\n\n"b.jpg",dog,person\n', "labels.csv")
     with pytest.raises(UserError, match="line 3: dog is not in dataset.classes: correct it"):
-        read_labels(Path(path), CLASSES)
+        read_image_classes(Path(path), CLASSES)
     with pytest.raises(UserError, match="dataset.labels=/no/labels.csv is not a file"):
-        read_labels(Path("/no/labels.csv"), CLASSES)
+        read_image_classes(Path("/no/labels.csv"), CLASSES)
 
 
 def test_what_is_written_is_read_again(tmp_path):

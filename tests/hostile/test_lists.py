@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.datasets.lists import read_class_list, read_labels
+from pipeline.datasets.lists import read_class_list, read_image_classes
 from pipeline.errors import UserError
 from tests.hostile.conftest import assert_one_sentence, failures, latest, short
 from tests.hostile.examples import SEEDED
@@ -209,7 +209,7 @@ def test_any_bytes_are_labels_or_a_sentence(name, tmp_path, trial):
     def read_them(content):
         path.write_bytes(content)
         try:
-            labels = read_labels(path, CLASSES)
+            labels = read_image_classes(path, CLASSES)
         except UserError as error:
             assert len(str(error)) < 500 and str(error).isprintable()
         else:
