@@ -65,7 +65,7 @@ def train(
 
     Args:
         settings: all settings of the segmenter.
-        pairs: images and masks, at least one; probabilities weight their pixels. Call
+        pairs: images and masks; probabilities weight their pixels. Call
             :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
@@ -82,10 +82,12 @@ def train(
         The checkpoint of the last iteration.
 
     Raises:
-        UserError: a setting cannot be used, the pretrained weights do not fit, an image cannot be
-            read, a loss is not finite, the disk is full or read-only, or a process that loads
-            images was killed.
+        UserError: there are no pairs, a setting cannot be used, the pretrained weights do not fit,
+            an image cannot be read, a loss is not finite, the disk is full or read-only, or a
+            process that loads images was killed.
     """
+    if not pairs:
+        raise UserError("there are no masks to train on: run stage=masks first")
     device = local_device(device)
     processes = process_count()
     config = build_config(settings, class_names, palette, seed, device, processes)
