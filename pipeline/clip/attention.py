@@ -96,11 +96,7 @@ def all_heads(
 
 
 def head_by_head(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor | None,
-    *,
-    average: bool = True,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None, *, average: bool = True
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Computes some rows of one head at a time, so that their weights stay in a CPU's cache.
 

@@ -49,10 +49,7 @@ def patch_grid(
 
 
 def to_pixels(
-    image: np.ndarray,
-    height: int,
-    width: int,
-    normalisation: Normalisation = OPENAI_NORMALISATION,
+    image: np.ndarray, height: int, width: int, normalisation: Normalisation = OPENAI_NORMALISATION
 ) -> torch.Tensor:
     """Resizes an image (Pillow's bicubic filter), scales it to [0, 1] and normalises it.
 

@@ -169,10 +169,7 @@ class Segmenter:
         if scores.shape[1:] == (height, width):
             return scores
         return functional.interpolate(
-            scores[None],
-            (height, width),
-            mode="bilinear",
-            align_corners=self.model.align_corners,
+            scores[None], (height, width), mode="bilinear", align_corners=self.model.align_corners
         )[0]
 
 

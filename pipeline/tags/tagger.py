@@ -63,9 +63,7 @@ class Tagger:
         raise NotImplementedError
 
     def stream(
-        self,
-        images: Iterable[tuple[Any, np.ndarray]],
-        variants: Collection[str] = (),
+        self, images: Iterable[tuple[Any, np.ndarray]], variants: Collection[str] = ()
     ) -> Iterator[tuple[Any, Scored]]:
         """Yields a name and its scores for each name and image, in any order.
 
