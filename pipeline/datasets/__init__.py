@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from joblib import parallel_config
-
 from pipeline.datasets.coco import CocoSettings, load_coco
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.folder import load_folder
@@ -48,7 +46,7 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
 
     Args:
         settings: of the class that :func:`find_reader` gives.
-        workers: processes that a reader may start with joblib; the demo renders its scenes so.
+        workers: the number of processes that render the demo's scenes.
 
     Raises:
         UserError: the settings or the layout of the data set are not as expected; the message
@@ -56,5 +54,6 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
     """
     check(settings, "dataset")
     reader, _ = find_reader(settings.name)
-    with parallel_config(n_jobs=workers):
-        return apply_lists(reader(settings), settings)
+    is_rendered = settings.name == "demo"
+    dataset = load_demo(settings, workers) if is_rendered else reader(settings)
+    return apply_lists(dataset, settings)

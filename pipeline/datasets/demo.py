@@ -9,20 +9,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Dataset, Sample
+from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 
 
-def load_demo(settings: DatasetSettings) -> Dataset:
-    """Returns the demo's splits and renders scenes that are missing.
+def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
+    """Returns the demo's splits and renders scenes that are missing, in processes.
 
     Labels and masks are known because the scenes are drawn; the pipeline only evaluates with them.
     They follow the vocabulary: an object whose name is not a class is background, and if the name
@@ -33,10 +34,10 @@ def load_demo(settings: DatasetSettings) -> Dataset:
     vocabulary = build_vocabulary(settings)
     images = _images(settings)
     if missing := _not_rendered(images):
-        # The caller sets the number of processes, see load_dataset.
-        rendered = Parallel(return_as="generator_unordered")(map(delayed(_render), missing))
         with track("render the demo's scenes", len(missing)) as advance:
-            for _ in rendered:
+            for scene, failure in in_processes(missing, _render, workers):
+                if failure is not None:
+                    raise UserError(f"{scene} was not rendered: {failure}")
                 advance()
     splits: dict[str, list[Sample]] = {}
     for image in images:

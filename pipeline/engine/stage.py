@@ -205,9 +205,9 @@ class Stage(ABC):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Computes results, in batches as it likes; ``model`` loads on its first call.
 
-        A :class:`Whole` and a part of another stage compute nothing image by image.
+        It is never called of a :class:`Whole` or of a part of another stage.
         """
-        yield from ()
+        raise NotImplementedError(f"{type(self).__name__} computes no image")
 
     @property
     def shard_size(self) -> int:

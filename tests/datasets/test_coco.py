@@ -7,12 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
-from joblib import Parallel, delayed
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.draw import polygon2mask
 
 from pipeline.datasets.ground_truth import InstanceMask, read_mask
+from pipeline.engine.pool import in_processes
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import (
     COCO_IDS,
@@ -190,8 +190,8 @@ def test_samples_can_be_sent_to_processes(coco, cocostuff, voc2012, sbd, cache):
         assert (sent.id, sent.image, sent.mask) == (sample.id, sample.image, sample.mask)
         np.testing.assert_array_equal(sent.mask.read(), sample.mask.read())
         assert sent.ground_truth_labels == sample.ground_truth_labels
-    read = Parallel(2)(delayed(lambda s: s.mask.read().sum())(s) for s in samples[:3])
-    assert read == [s.mask.read().sum() for s in samples[:3]]
+    read = {s.id: total for s, total in in_processes(samples[:3], lambda s: s.mask.read().sum(), 2)}
+    assert read == {s.id: s.mask.read().sum() for s in samples[:3]}
 
 
 def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, cache, tmp_path):
