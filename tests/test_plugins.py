@@ -8,14 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.config_store import ConfigStore
 from skimage.measure import regionprops
 
 from pipeline import Labeller
+from pipeline.engine import registry
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.registry import import_plugins, register
 from pipeline.engine.stage import Item, Output, Stage
@@ -24,6 +26,8 @@ from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.label_images import read_labels
 from pipeline.stages import builder, pipeline
 from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from pipeline.tags.tagger import ScoredTagOptions
 from tests import REPOSITORY
 from tests.plugins.colour_tagger import ColourOptions
 from tests.small_runs import Finished
@@ -194,6 +198,33 @@ def test_names_that_are_taken_are_refused():
         register("tags", "colour", Other)(lambda options, resources: None)
     with pytest.raises(UserError, match="give tags=another a dataclass of its own"):
         register("tags", "another", ColourOptions)(lambda options, resources: None)
+
+
+@pytest.mark.parametrize("name", ["longest_side", "classes", "code"])
+def test_a_setting_does_not_hide_another_part_of_the_key(name, monkeypatch, request):
+    """Two facts of one name would be one entry of the key, so that a change could go unseen."""
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    request.addfinalizer(lambda: ConfigStore.instance().repo["tags"].pop("hiding.yaml"))
+    options = make_dataclass("Hiding", [(name, int, field(default=1))], bases=(ScoredTagOptions,))
+    register("tags", "hiding", options)(lambda options, resources: None)
+    given = compose(["dataset=demo", "clip=demo", "tags=hiding", f"tags.{name}=2"])
+    (stage,) = Pipeline.open(read_config(given)).steps(["tags"])[:1]
+    with pytest.raises(UserError, match=f"a method has a setting {name}, .* rename the setting"):
+        _ = stage.key
+
+
+def test_the_class_names_are_part_of_the_key(arguments):
+    """A method may read all of the vocabulary, so a change of any name computes anew."""
+
+    def keys(*more: str) -> list[tuple[str, str]]:
+        import_plugins(take_plugins(arguments)[0])
+        config = read_config(compose([*take_plugins(arguments)[1], *more]))
+        steps = Pipeline.open(config).steps(["tags", "cams", "masks"])
+        return [(step.key, step.recipe) for step in steps]
+
+    for change in ("dataset.classes=[blue,green,red]", "dataset.backgrounds=[sky]"):
+        for before, after in zip(keys(), keys(change), strict=True):
+            assert before[0] != after[0] and before[1] != after[1]
 
 
 def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):

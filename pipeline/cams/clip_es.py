@@ -114,7 +114,13 @@ def competitors_of(options: ClipEsOptions, vocabulary: Vocabulary) -> tuple[str,
 
 
 @register(
-    "cams", "clip_es", ClipEsOptions, uses_clip=True, quirks=("open_border",), shares_pass=True
+    "cams",
+    "clip_es",
+    ClipEsOptions,
+    uses_clip=True,
+    quirks=("open_border",),
+    shares_pass=True,
+    reads=("cam_names", "backgrounds"),
 )
 def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
     """Builds CLIP-ES."""

@@ -37,7 +37,7 @@ class CamFileOptions(CamOptions):
     cell_size: int = setting(4, at_least=1)
 
 
-@register("cams", "file", CamFileOptions)
+@register("cams", "file", CamFileOptions, reads=())
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImportedCams(CamStage):
     """CAMs that are taken from files.

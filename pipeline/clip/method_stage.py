@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method
-from pipeline.engine.settings import facts
+from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Stage
 
 
@@ -38,24 +38,22 @@ class MethodStage(Stage):
         return self.resources.vocabulary
 
     @property
-    def names(self) -> Names:
-        """What CLIP reads for each class."""
-        return self.vocabulary.cam_names
-
-    @property
     def uses_clip(self) -> bool:
         """Whether the method looks at images with CLIP."""
         return self.method.uses_clip
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the results depend on besides the images and the stages before."""
-        settings = {**self.method.facts, **facts(self.options), **self.reading.decode.facts}
-        settings |= vars(self.resources.quirks)
-        if clip := self.resources.clip:
-            settings |= {"names": [list(several) for several in self.names], "clip": clip.facts()}
-            if settings.get("backgrounds") is None:
-                settings["backgrounds"] = list(self.vocabulary.backgrounds)
-        return settings
+        options = facts(self.options)
+        # A method's own backgrounds take the place of the vocabulary's, unless they are null.
+        if options.get("backgrounds", ()) is None:
+            del options["backgrounds"]
+        read = {part: plain(getattr(self.vocabulary, part)) for part in self.method.reads}
+        if "backgrounds" in options:
+            read.pop("backgrounds", None)
+        clip = {"clip": self.resources.clip.facts()} if self.resources.clip else {}
+        quirks, decoding = vars(self.resources.quirks), self.reading.decode.facts
+        return joined(self.method.facts, options, decoding, quirks, read, clip)
 
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""

@@ -41,6 +41,7 @@ class Method:
         quirks: the keys of ``compat`` that it reads.
         variants: further results that it can return, by name.
         shares_pass: whether it takes part in a pass that tags and CAMs share.
+        reads: the parts of the vocabulary that its results depend on; all of them unless declared.
     """
 
     group: str
@@ -52,6 +53,7 @@ class Method:
     quirks: Sequence[str] = ()
     variants: Sequence[str] = ()
     shares_pass: bool = False
+    reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +113,23 @@ def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # no
         for declared in dataclasses.fields(settings)
         if rule_of(declared).changes == "result" and declared.name not in without
     }
+
+
+def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns groups of facts as one group.
+
+    Raises:
+        UserError: two have a name in common, so that one of the values would be lost.
+    """
+    whole: dict[str, Any] = {}
+    for group in groups:
+        if common := whole.keys() & group.keys():
+            raise UserError(
+                f"a method has a setting {sorted(common)[0]}, which is the name of another part of"
+                " its key: rename the setting"
+            )
+        whole |= group
+    return whole
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401

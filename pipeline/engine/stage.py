@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.sample import Sample
+from pipeline.engine.settings import joined
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 
@@ -119,7 +120,7 @@ class Stage(ABC):
     def settings(self) -> dict[str, Any]:
         """All that changes a result, except the images: the stages before included."""
         before = {name: need.settings for name, need in self.needs.items()}
-        return {"algorithm": self.algorithm, **self.own_settings(), **before}
+        return joined({"algorithm": self.algorithm}, self.own_settings(), before)
 
     @cached_property
     def key(self) -> str:

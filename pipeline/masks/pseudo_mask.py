@@ -71,7 +71,7 @@ class PseudoMaskOptions(MaskOptions):
             )
 
 
-@register("masks", "crf", PseudoMaskOptions, quirks=("crf_bgr", "crf_fp16"))
+@register("masks", "crf", PseudoMaskOptions, quirks=("crf_bgr", "crf_fp16"), reads=())
 class PseudoMask(Refiner):
     """Labels images by :func:`pseudo_mask`."""
 

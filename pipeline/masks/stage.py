@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.cams.cams import read_cams
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.sample import Sample
+from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
@@ -27,7 +28,7 @@ class Masks(MethodStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the CAMs."""
-        return {**super().own_settings(), "num_classes": self.resources.num_classes}
+        return joined(super().own_settings(), {"num_classes": self.resources.num_classes})
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""

@@ -68,7 +68,13 @@ class ClassTokenOptions(ScoredTagOptions):
     templates: str = setting("tagclip", choices=TEMPLATES)
 
 
-@register("tags", "clip", ClassTokenOptions, uses_clip=True)
+@register(
+    "tags",
+    "clip",
+    ClassTokenOptions,
+    uses_clip=True,
+    reads=("classes", "tag_names", "backgrounds"),
+)
 def build_class_token(options: ClassTokenOptions, resources: Resources) -> GlobalClip:
     """Builds the baseline."""
     clip, vocabulary = resources.clip, resources.vocabulary

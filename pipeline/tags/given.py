@@ -59,7 +59,7 @@ class GroundTruthOptions(TagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
-@register("tags", "ground_truth", GroundTruthOptions, quirks=("tag_order",))
+@register("tags", "ground_truth", GroundTruthOptions, quirks=("tag_order",), reads=("classes",))
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroundTruthTags(GivenTags):
     """The data set's labels."""
@@ -86,7 +86,7 @@ class TagListOptions(TagOptions):
     path: str = MISSING
 
 
-@register("tags", "file", TagListOptions)
+@register("tags", "file", TagListOptions, reads=("classes",))
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListedTags(GivenTags):
     """The tags of a list. The key holds its file's name."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
-from pipeline.datasets.vocabulary import Names
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.reading import Name
+from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Stage
 from pipeline.errors import ImageError
 from pipeline.tags.scores import decode_scores, summarise, tags_output
@@ -31,14 +31,11 @@ class Tags(MethodStage):
     threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
     """Returns what an image's scores must exceed to be tags; none where tags are given."""
 
-    @property
-    def names(self) -> Names:
-        """What CLIP reads for each class."""
-        return self.vocabulary.tag_names
-
     def own_settings(self) -> dict[str, Any]:
-        """Returns what tags depend on."""
-        return {**super().own_settings(), "classes": list(self.vocabulary.classes)}
+        """Returns what tags depend on; their files hold a score for each class."""
+        settings = super().own_settings()
+        classes = {"classes": list(self.vocabulary.classes)}
+        return settings if "classes" in self.method.reads else joined(settings, classes)
 
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns ``scores.npz`` and ``tags.txt``."""

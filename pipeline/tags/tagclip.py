@@ -197,6 +197,7 @@ class TagClip(Tagger):
     quirks=("open_border", "cwr_stop"),
     variants=VARIANTS,
     shares_pass=True,
+    reads=("classes", "tag_names", "backgrounds"),
 )
 def build_tagclip(options: TagClipOptions, resources: Resources) -> TagClip:
     """Builds TagCLIP."""

@@ -236,7 +236,17 @@ def test_settings_within_the_text_exist(known_keys):
 
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-OTHERS = {"clip", "checkpoint", "overrides", "value", "uses_clip", "algorithm", "plugins", "quirks"}
+OTHERS = {
+    "clip",
+    "checkpoint",
+    "overrides",
+    "value",
+    "uses_clip",
+    "algorithm",
+    "plugins",
+    "quirks",
+    "reads",
+}
 """Arguments of functions and tags, which look like settings."""
 OWN = {"holiday", "tiles", "colour_names", "contrast", "majority"}
 """Choices that a page has its reader write."""
