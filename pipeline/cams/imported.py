@@ -68,7 +68,7 @@ class ImportedCams(CamStage):
         """Returns an image with its file.
 
         Raises:
-            UserError: there is no folder of files.
+            UserError: the folder of CAM files does not exist.
         """
         path = self._path / f"{sample.id}.npy"
         if not path.is_file():

@@ -80,7 +80,7 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
     """Returns open_clip's entry for published weights: their source, mean, std and activation.
 
     Raises:
-        UserError: the model has no weights of that name.
+        UserError: the model has no weights with that name.
     """
     settings = open_clip.get_pretrained_cfg(model, pretrained or "")
     if not settings:

@@ -74,7 +74,7 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
     missing or damaged; loading it reports that.
 
     Raises:
-        UserError: the model has no weights of that name.
+        UserError: the model has no weights with that name.
     """
     if checkpoint is not None or model is None:
         return True

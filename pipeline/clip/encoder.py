@@ -65,7 +65,7 @@ class ClipEncoder:
         """Wraps a model that is already on its device, and converts its blocks to a precision.
 
         Args:
-            clip: open_clip's model, frozen; later changes of its blocks' weights have no effect.
+            clip: open_clip's model, frozen; later changes to its blocks have no effect.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one used in training, see
                 :func:`pipeline.clip.architectures.find_training`.

@@ -89,7 +89,7 @@ def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmente
     """Reads the segmenter that a command line names: a file, its folder, or a run's.
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged or not of a segmenter.
+        UserError: the checkpoint does not exist, is damaged, or is not of a segmenter.
     """
     from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
 

@@ -76,7 +76,7 @@ def find_splits(
         folder: where they are.
         paths_of: name of a split in the files → the paths at which its file or folder may be.
         read: reads a split from its file or folder.
-        derived: split → its reader if it has no file.
+        derived: split → what reads it, for splits without a file of their own.
 
     Raises:
         UserError: there is no split, or one that ``dataset.split`` names is not there.

@@ -55,7 +55,7 @@ class Segmenter:
                 the highest mIoU on validation images, if the training measured it.
 
         Raises:
-            UserError: there is no such checkpoint, or it is damaged or not of a segmenter.
+            UserError: the checkpoint does not exist, is damaged, or is not of a segmenter.
         """
         if which not in _CHOICES:
             raise ValueError(f"which={which} is none of {', '.join(_CHOICES)}")

@@ -149,8 +149,9 @@ class Builder:
         """Returns the images that a segmenter is measured on while it trains, which have masks."""
         if self.config.segmenter.validation_interval:
             for split in self.splits:
-                labelled = [s for s in self.images.of(split) if s.mask is not None]
-                if split != self.train_split and labelled:
+                if split == self.train_split:
+                    continue
+                if labelled := [s for s in self.images.of(split) if s.mask is not None]:
                     return labelled
         return ()
 

@@ -31,6 +31,15 @@ def text() -> torch.Tensor:
     return F.normalize(torch.randn(6, 32, generator=generator), dim=-1)
 
 
+WITHOUT_QUIRKS = {
+    "alpha": 0.5,
+    "patch_size": 16,
+    "native_size": 64,
+    "open_border": False,
+    "cwr_stop": False,
+}
+
+
 def build(encoder: ClipEncoder, text: torch.Tensor, batches: Batches = ALONE, **changes) -> TagClip:
     options = TagClipOptions(attention_blocks=[-2, -1], votes=2, **changes)
     return TagClip(encoder, text, 4, options, batches)
@@ -114,11 +123,7 @@ def test_a_crop_shows_the_box_and_a_mask_the_object():
         pixels,
         scores,
         1,
-        alpha=0.5,
-        patch_size=16,
-        native_size=64,
-        open_border=False,
-        cwr_stop=False,
+        **WITHOUT_QUIRKS,
     )
     expected = F.interpolate(pixels[None, :, 16:32, 16:32], (64, 64), mode="bilinear")
     torch.testing.assert_close(proposal.crop, expected[0])
@@ -133,11 +138,7 @@ def test_the_threshold_is_taken_over_all_scores(background, expected):
         torch.zeros(3, 48, 48),
         scores,
         1,
-        alpha=0.5,
-        patch_size=16,
-        native_size=64,
-        open_border=False,
-        cwr_stop=False,
+        **WITHOUT_QUIRKS,
     )
     assert [proposal.class_index for proposal in proposals] == expected
 
