@@ -35,7 +35,7 @@ class Run:
         self._code: int | None = None
 
     def _answer(self) -> int:
-        readable, _, _ = select.select([self._nursery.stdout], [], [], 120)
+        readable, _, _ = select.select([self._nursery.stdout], [], [], 600)
         assert readable, f"it hangs: {self.output}"
         return int(self._nursery.stdout.readline())
 
@@ -126,7 +126,7 @@ def unfinished_files(root: Path) -> list[Path]:
     return [p for p in root.rglob(".*") if p.name.startswith((".partial-", ".entries-"))]
 
 
-def wait_until(condition, seconds: float = 60.0, poll: float = 0.001) -> None:  # noqa: ANN001
+def wait_until(condition, seconds: float = 300.0, poll: float = 0.001) -> None:  # noqa: ANN001
     """Waits for something to happen in another process."""
     deadline = time.monotonic() + seconds
     while not condition():

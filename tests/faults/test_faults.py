@@ -187,7 +187,7 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
         assert workers
         run.kill()
         run.wait()
-        _, alive = psutil.wait_procs(workers, timeout=10)
+        _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive, "workers end with the run that started them"
         [folder] = out.glob("all/tags/*/")
         done = len(Journal(folder / "entries.jsonl").entries)  # with what workers wrote beside it

@@ -144,7 +144,7 @@ def test_classes_that_grow_as_they_are_named(tmp_path, trial):
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2, done.stderr

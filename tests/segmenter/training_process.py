@@ -47,7 +47,7 @@ class Training:
     def end(self):
         """Waits for the end; returns the exit code and what it said."""
         try:
-            _, errors = self.process.communicate(timeout=60)
+            _, errors = self.process.communicate(timeout=300)
         finally:
             for member in self.members() if self.process.poll() is None else ():
                 os.kill(member, signal.SIGKILL)
