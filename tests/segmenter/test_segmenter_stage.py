@@ -129,21 +129,21 @@ def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
     arguments = [a.replace("batch_size=2", "batch_size=4") for a in own[1]]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def run(*more):
-        return subprocess.run(
-            [*launcher, REPOSITORY / "tools" / "run_stage.py", *arguments, *more],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = run("stage=train")
+    done = subprocess.run(
+        [*launcher, REPOSITORY / "tools" / "run_stage.py", *arguments, "stage=train"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("5 images, 5 computed now") == 1
     assert "UserWarning" not in done.stderr
     manifest = tmp_path / "out" / "segmenter" / "latest" / "manifest.json"
     assert '"checkpoint": "iter_2.pth"' in manifest.read_text()
-    wrong = run("stage=predict")
-    assert wrong.returncode != 0 and "torchrun is for stage=train alone" in wrong.stderr
+
+
+def test_torchrun_is_for_training_alone(run_stage, own, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    wrong = run_stage(*own[1], "stage=predict")
+    assert wrong.code == 2 and "torchrun is for stage=train alone" in wrong.errors

@@ -208,7 +208,7 @@ def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
     folder, work_dir = pairs[0].image.parent, tmp_path / "run"
     chance = random.Random(7)
     arguments = [sys.executable, "-c", SLOW_RUN, HERE, folder, work_dir]
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(
             arguments, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
         )
