@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.metrics import (
     Confusion,
     average_precisions,
+    mean_average_precision,
     merge_classes,
     tagging_figures,
     to_indicator,
@@ -41,8 +42,8 @@ class Results:
     """Receives id → why its ground truth cannot be used; figures count these as "left_out"."""
 
 
-def evaluate_tags(results: Results) -> dict | None:
-    """Measures the scores, the tags and every variant."""
+def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None:
+    """Measures the scores, the tags and every variant; see :func:`tagging_figures`."""
     folder, classes = results.folder, results.vocabulary.classes
     wanted = [s for s in results.samples if s.has_ground_truth and s.id in folder.entries]
     labels = {}
@@ -59,15 +60,16 @@ def evaluate_tags(results: Results) -> dict | None:
     variants = {}
     for name in VARIANTS:
         if (of_variant := read_scores(folder, labels, name)) is not None:
-            variants[name] = {"map": float(average_precisions(of_variant, positive).mean())}
-    levels = [
-        tagging_figures(*(merge_classes(v, groups) for v in (scores, positive, tags)), coarse)
-        for coarse, groups in _levels(results.vocabulary)
-    ]
+            precisions = average_precisions(of_variant, positive)
+            variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}
+    levels = []
+    for coarse, groups in _levels(results.vocabulary):
+        merged = (merge_classes(values, groups) for values in (scores, positive, tags))
+        levels.append(tagging_figures(*merged, coarse, absent_as_zero))
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
-        **tagging_figures(scores, positive, tags, classes),
+        **tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
     }
@@ -98,7 +100,7 @@ def evaluate_cams(
     by_beta = _evaluate(results, labels_by_beta)
     if not by_beta:
         return None
-    best = max(by_beta, key=lambda beta: by_beta[beta]["miou"])
+    best = max(by_beta, key=lambda beta: by_beta[beta]["miou"] or 0)
     if len(by_beta) == 1:
         return by_beta[best]
     return {
@@ -146,7 +148,10 @@ def evaluate_predictions(
     if ceiling is not None:
         variants |= _evaluate(replace(results, folder=ceiling), ceiling_of)
     result = variants.pop(_MAIN)
-    result["variants"] = {name: {"miou": figures["miou"]} for name, figures in variants.items()}
+    result["variants"] = {
+        name: {metric: figures[metric] for metric in ("miou", "miou_union")}
+        for name, figures in variants.items()
+    }
     return result
 
 

@@ -9,44 +9,75 @@ import numpy as np
 
 from pipeline.files.label_images import IGNORE
 
+_VISIBLE = 0.0005  # a difference that a table with one decimal of percent can show
 
-def average_precisions(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+
+def average_precisions(scores: np.ndarray, positive: np.ndarray, ties: int = 0) -> np.ndarray:
     """Returns each class's sum over hits of the precision at their rank, over its positives.
 
-    Takes N×n float and N×n bool, and returns n float64. Images of equal score are ranked in their
-    given order. Without positives the value is 0, as released.
+    Takes N×n float and N×n bool, and returns n float64; NaN for a class without positives. Images
+    of equal score are ranked in their given order, or with ``ties`` of 1 or −1 with the positive
+    ones first or last, which gives the highest and the lowest value of any order.
     """
     values = []
     for class_scores, present in zip(scores.T, positive.T):
-        hits = present[np.argsort(-class_scores, kind="stable")]
+        hits = present[np.lexsort((-ties * present.astype(int), -class_scores))]  # stable
         ranks = np.flatnonzero(hits) + 1
-        values.append((np.arange(1, len(ranks) + 1) / ranks).sum() / max(len(ranks), 1))
+        precisions = np.arange(1, len(ranks) + 1) / ranks
+        values.append(precisions.sum() / len(ranks) if len(ranks) else np.nan)
     return np.array(values)
 
 
+def mean_average_precision(precisions: np.ndarray, absent_as_zero: bool = False) -> float | None:
+    """Returns the mean over the classes that have positives; none if no class has.
+
+    With ``absent_as_zero`` it is the mean over all classes, of which those without count 0.
+    """
+    values = np.nan_to_num(precisions) if absent_as_zero else precisions[~np.isnan(precisions)]
+    return float(values.mean()) if len(values) else None
+
+
+def are_decisions(scores: np.ndarray) -> bool:
+    """Tells whether scores are 0 and 1 alone: they rank nothing, so they have no AP."""
+    return bool(np.isin(scores, (0, 1)).all())
+
+
 def tagging_figures(
-    scores: np.ndarray, positive: np.ndarray, tags: np.ndarray, classes: Sequence[str]
+    scores: np.ndarray,
+    positive: np.ndarray,
+    tags: np.ndarray,
+    classes: Sequence[str],
+    absent_as_zero: bool = False,
 ) -> dict:
     """Measures scores, N×n float, and the tags that were chosen by them, N×n bool.
 
-    ``positive`` is the ground truth, N×n bool; ``classes`` are n names.
+    ``positive`` is the ground truth, N×n bool; ``classes`` are n names. For ``absent_as_zero`` see
+    :func:`mean_average_precision`.
 
     Returns:
-        As in ``metrics.json``, all in [0, 1] but numbers of images: "map", the mean of the average
-        precisions of all classes, in which a class without positives counts 0; "f1", "precision"
-        and "recall" of all decisions, pooled; and the figures of each class.
+        As in ``metrics.json``, all in [0, 1] but numbers of images and classes: "map", the mean
+        average precision, and "map_classes", how many classes it is the mean of, both none if
+        scores are decisions; "map_of_ties", its lowest and highest value for any order of images of
+        equal score, if these differ by 0.05 points or more; "f1", "precision" and "recall" of all
+        decisions, pooled; and the figures of each class.
     """
-    precisions, positives = average_precisions(scores, positive), positive.sum(0)
+    positives, ranked = positive.sum(0), not are_decisions(scores)
+    precisions = average_precisions(scores, positive) if ranked else np.full(len(positives), np.nan)
+    averaged = len(positives) if absent_as_zero else int((positives > 0).sum())
+    extremes = [average_precisions(scores, positive, ties) for ties in (-1, 1)] if ranked else []
+    of_ties = [mean_average_precision(values, absent_as_zero) or 0.0 for values in extremes]
     hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
     return {
-        "map": float(precisions.mean()),
+        "map": mean_average_precision(precisions, absent_as_zero) if ranked else None,
+        "map_classes": averaged if ranked else None,
+        **({"map_of_ties": of_ties} if ranked and np.ptp(of_ties) >= _VISIBLE else {}),
         "f1": float(2 * hits / max(chosen + wanted, 1)),
         "precision": float(hits / max(chosen, 1)),
         "recall": float(hits / max(wanted, 1)),
         "classes_without_positives": int((positives == 0).sum()),
         "per_class": {
-            name: {"ap": float(precision), "positives": int(count)}
-            for name, precision, count in zip(classes, precisions, positives)
+            name: {"ap": _or_none(precision), "positives": int(n)}
+            for name, precision, n in zip(classes, precisions, positives)
         },
     }
 
@@ -114,10 +145,22 @@ class Confusion:
         present = ~np.isnan(iou)
         return float(iou[present].mean()) if present.any() else float("nan")
 
+    def miou_union(self) -> float:
+        """Returns the mean over the classes that occur in the ground truth or in predictions.
+
+        Those that are predicted alone count 0, as in mmsegmentation and torchmetrics. NaN without
+        any pixel.
+        """
+        occurs = self.matrix.sum(1) + self.matrix.sum(0) > 0
+        iou = np.nan_to_num(self.iou()[occurs])
+        return float(iou.mean()) if len(iou) else float("nan")
+
     def figures(self, names: Sequence[str]) -> dict:
-        """Returns the mIoU and the IoU of each of n+1 names, as in ``metrics.json``."""
-        per_class = {
-            name: {"iou": None if math.isnan(iou) else float(iou)}
-            for name, iou in zip(names, self.iou())
-        }
-        return {"miou": self.miou(), "per_class": per_class}
+        """Returns both means and the IoU of each of n+1 names, as in ``metrics.json``."""
+        per_class = {name: {"iou": _or_none(iou)} for name, iou in zip(names, self.iou())}
+        means = {"miou": _or_none(self.miou()), "miou_union": _or_none(self.miou_union())}
+        return {**means, "per_class": per_class}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

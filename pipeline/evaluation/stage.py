@@ -116,7 +116,7 @@ class Evaluation(Review):
 
     def _measure(self, stage: Stage, results: measures.Results) -> dict[str, Any] | None:
         if stage.kind == "scores":
-            return measures.evaluate_tags(results)
+            return measures.evaluate_tags(results, self.config.tags.absent_as_zero)
         if stage.kind == "cams":
             betas = plain(self.config.cams.background_betas)
             return measures.evaluate_cams(results, betas, self.config.compat.float16_argmax)

@@ -14,12 +14,13 @@ class Table(NamedTuple):
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()  # paragraphs below it
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table; the first column is aligned left, the others right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(map(_line, [header, rule, *rows]))
+    return "".join(_line(map(_cell, cells)) for cells in [header, rule, *rows])
 
 
 def padded_table(
@@ -31,7 +32,7 @@ def padded_table(
     """
     columns = []
     for name, *cells in zip(header, *rows):
-        cells = [" ".join(cell.split()).replace("|", "\\|") for cell in (name, *cells)]
+        cells = [_cell(cell) for cell in (name, *cells)]
         width = max(3, *map(len, cells))
         justify = str.ljust if name in words else str.rjust
         first, *others = (justify(cell, width) for cell in cells)
@@ -55,6 +56,10 @@ class Notes(dict[str, str]):
     def lines(self) -> str:
         """Returns the notes, a paragraph each, after an empty line; nothing without notes."""
         return "".join(f"\n{mark} {note}\n" for note, mark in self.items())
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ METRIC_LABELS = {
     "precision": "precision",
     "recall": "recall",
     "miou": "mIoU",
+    "miou_union": "mIoU_union",
 }
 """Metric in ``metrics.json`` → its name for readers."""
 
@@ -36,6 +37,7 @@ STAGE_TITLES = {**STAGE_NAMES, "cams": "class activation maps", "masks": "pseudo
 
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
 _MAX_LIST = 4  # entries
+_MAX_NAMES = 3  # classes that a note lists
 _CHAIN = ("predictions", "segmenter", "masks", "cams", "tags")
 """Stages, the last first; the settings of each hold those of the next."""
 
@@ -96,9 +98,13 @@ class Run:
         """Returns a figure of each class, in their order."""
         return [as_number(of.get(metric)) for of in self.figures.get("per_class", {}).values()]
 
-    def notes(self) -> list[str]:
-        """Returns what a reader must know beside the figures."""
+    def notes(self, level: int = 0) -> list[str]:
+        """Returns what a reader must know beside the figures of a level."""
         notes = [self.about["data"]] if self.about.get("data") else []
+        notes += map_notes(self.levels[level]) if level < len(self.levels) else []
+        means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
+        if means[0] != means[1] and "miou_union" in self.figures:
+            notes.append(f"mIoU_union {means[1]}, where classes that are only predicted count 0")
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"
@@ -149,15 +155,17 @@ class Shown(NamedTuple):
     full_sizes: Sequence[int]
 
     def cell(self, metric: str, notes: Notes, level: int = 0) -> str:
-        """Returns a figure in percent with its marks and remarks, or nothing if not measured."""
-        value = self.run.value(metric, level)
-        if value is None:
+        """Returns a figure in percent with its marks and remarks, or nothing if not measured.
+
+        A dash stands for a figure that the results do not have, such as the mAP of decisions.
+        """
+        if level >= len(self.run.levels) or metric not in self.run.levels[level]:
             return ""
         latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
         images = describe_images(self.run.images, self.full_sizes)
         remark = ", ".join(filter(None, [images, latest]))
-        marks = "".join(map(notes.mark, self.run.notes()))
-        return f"{percent(value)}{marks}{f' ({remark})' * bool(remark)}"
+        marks = "".join(map(notes.mark, self.run.notes(level)))
+        return f"{percent(self.run.value(metric, level))}{marks}{f' ({remark})' * bool(remark)}"
 
 
 def as_number(value: object) -> float | None:
@@ -168,6 +176,26 @@ def as_number(value: object) -> float | None:
 def has_seen_masks(figures: Mapping[str, Any]) -> bool:
     """Tells whether a segmenter started from weights that were trained on masks by people."""
     return bool((figures.get("initial_weights") or {}).get("seen_masks"))
+
+
+def map_notes(figures: Mapping[str, Any]) -> list[str]:
+    """Returns what a reader must know of the mAP among the figures of tags."""
+    if "map_classes" not in figures:
+        return []
+    classes, averaged = figures["per_class"], figures["map_classes"]
+    if averaged is None:
+        return ["no mAP: the scores are decisions, which rank nothing"]
+    notes, absent = [], [name for name, of in classes.items() if not of["positives"]]
+    if absent:
+        more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
+        names = f"{', '.join(absent[:_MAX_NAMES])}{more} {'have' if absent[1:] else 'has'}"
+        count = f", and count{'' if absent[1:] else 's'} 0" if averaged == len(classes) else ""
+        over = f"mAP over {averaged} of {len(classes)} classes"
+        notes.append(f"{over}; {names} no positive{count}")
+    if "map_of_ties" in figures:
+        low, high = map(percent, figures["map_of_ties"])
+        notes.append(f"mAP from {low} to {high} by the order of images of equal score")
+    return notes
 
 
 def find_files(places: Iterable[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import canonical_json, write_atomically
 from pipeline.report.markdown import Table, markdown_table, percent
-from pipeline.report.runs import STAGE_TITLES, flatten, has_seen_masks
+from pipeline.report.runs import STAGE_TITLES, flatten, has_seen_masks, map_notes
 
 Settings = Mapping[str, Any]
 
@@ -28,10 +28,19 @@ _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, bef
 """The steps of testing before the last."""
 
 
+_OF_MEANS = (
+    "mIoU is the mean over the classes of the ground truth; in mIoU_union classes that are only"
+    " predicted count 0, as in mmsegmentation."
+)
+
+
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
     tables = collect_tables(metrics)
-    sections = [f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" for t in tables]
+    sections = [
+        f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" + "".join(f"\n{n}\n" for n in t.notes)
+        for t in tables
+    ]
     text = "\n".join(sections) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
@@ -42,7 +51,7 @@ def collect_tables(metrics: MetricsFile) -> list[Table]:
     tables = [
         _tagging(metrics),
         _ablation(metrics),
-        Table("Segmentation", ["", "split", "images", "mIoU (%)"], list(_segmentation(metrics))),
+        _segmentation(metrics),
         _seeds(metrics),
         collect_rounds(metrics),
     ]
@@ -50,14 +59,13 @@ def collect_tables(metrics: MetricsFile) -> list[Table]:
 
 
 def _tagging(metrics: MetricsFile) -> Table:
-    header = ["split", "images", "mAP", "F1", "precision", "recall"]
-    rows = [
-        [split + level, _images(of_split)]
-        + [percent(figures[metric]) for metric in ("map", "f1", "precision", "recall")]
-        for split, of_split in metrics.latest.get("tags", {}).items()
-        for level, figures in _by_level(of_split)
-    ]
-    return Table("Tags (%)", header, rows)
+    header, rows, notes = ["split", "images", "mAP", "F1", "precision", "recall"], [], []
+    for split, of_split in metrics.latest.get("tags", {}).items():
+        for level, figures in _by_level(of_split):
+            values = (figures[metric] for metric in ("map", "f1", "precision", "recall"))
+            rows.append([split + level, _images(of_split), *map(percent, values)])
+            notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
+    return Table("Tags (%)", header, rows, notes)
 
 
 def _ablation(metrics: MetricsFile) -> Table:
@@ -71,19 +79,28 @@ def _ablation(metrics: MetricsFile) -> Table:
     return Table("Tagging, step by step", header, rows)
 
 
-def _segmentation(metrics: MetricsFile) -> Iterator[list[str]]:
+def _segmentation(metrics: MetricsFile) -> Table:
+    rows = []
     for stage in ("cams", "masks", "predictions"):
         label = STAGE_TITLES[stage] + ", trained on pseudo masks" * (stage == "predictions")
         for split, figures in metrics.latest.get(stage, {}).items():
             where = [split, _images(figures)]
             for level, of_level in _by_level(figures):
-                yield [label + _remark(figures) + level, *where, percent(of_level["miou"])]
+                rows.append([label + _remark(figures) + level, *where, *_means(of_level)])
             variants = figures.get("variants", {})
-            share = figures["miou"] / variants["ceiling"]["miou"] if "ceiling" in variants else None
+            ceiling = variants.get("ceiling", {}).get("miou")
+            share = figures["miou"] / ceiling if ceiling else None
             reached = f"trained on the ground truth (share reached: {percent(share)}%)"
             for step, words in {**_STEPS, "ceiling": reached}.items():
                 if step in variants:
-                    yield [f"the same segmenter, {words}", *where, percent(variants[step]["miou"])]
+                    row = [f"the same segmenter, {words}", *where, *_means(variants[step])]
+                    rows.append(row)
+    header = ["result", "split", "images", "mIoU (%)", "mIoU_union (%)"]
+    return Table("Segmentation", header, rows, [_OF_MEANS])
+
+
+def _means(figures: Mapping[str, Any]) -> list[str]:
+    return [percent(figures.get(metric)) for metric in ("miou", "miou_union")]
 
 
 def _remark(figures: Mapping[str, Any]) -> str:

@@ -115,13 +115,15 @@ def train(
     labelled = Labelled(validation, read, metainfo)
     best, measured = {}, {}
     if settings.validation_interval and len(labelled):
+        from pipeline.segmenter.validation import ValidationIoU
+
         best = {"save_best": METRIC, "rule": "greater"}
         sampler = DefaultSampler(labelled, shuffle=False)
         measured = {
             "val_dataloader": build_loader(labelled, sampler, 1, settings.workers),
             "val_cfg": {"type": "ValLoop"},
             "val_evaluator": {
-                "type": "IoUMetric",
+                "type": ValidationIoU,
                 "ignore_index": IGNORE,
                 "iou_metrics": [METRIC],
                 "collect_device": "gpu",  # sends tensors, on CPUs too; "cpu" writes pickles to disk

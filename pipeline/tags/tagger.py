@@ -19,11 +19,15 @@ class TagOptions:
     Attributes:
         min_score: the score that a tag must exceed in any case.
         variants: rows of the ablation to store as well.
+        absent_as_zero: classes that no image shows count 0 in the mAP; else they are left out.
     """
 
     min_score: float = setting(0.0, at_least=0, at_most=1)
     variants: list[str] = setting(
         [], changes="nothing", why="further rows of scores, beside those that count"
+    )
+    absent_as_zero: bool = setting(
+        False, changes="nothing", why="scores are measured with it, not computed"
     )
 
 

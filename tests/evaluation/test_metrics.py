@@ -22,7 +22,7 @@ def naive_average_precision(scores: list[float], positive: list[bool]) -> float:
         if positive[index]:
             hits += 1
             total += hits / rank
-    return total / hits if hits else 0.0
+    return total / hits if hits else math.nan
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -33,12 +33,58 @@ def test_average_precision_is_the_naive_one(seed: int):
     positive = rng.random(count) < 0.3
     expected = naive_average_precision(scores.tolist(), positive.tolist())
     [measured] = average_precisions(scores[:, None], positive[:, None])
-    assert measured == pytest.approx(expected, abs=1e-12)
+    assert measured == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-def test_a_class_without_positives_counts_zero():
-    scores, positive = np.array([[0.9, 0.1], [0.2, 0.3]]), np.array([[True, False]] * 2)
-    assert average_precisions(scores, positive).mean() == pytest.approx(0.5)
+def test_a_class_without_positives_is_left_out_of_map_alone():
+    scores, positive = np.array([[0.9, 0.1], [0.2, 0.3]]), np.array([[True, False], [False, False]])
+    tags = scores > 0.25
+    found = tagging_figures(scores, positive, tags, ["cat", "cup"])
+    assert (found["map"], found["map_classes"]) == (1, 1)
+    assert found["per_class"]["cup"] == {"ap": None, "positives": 0}
+    # The wrong tag of the absent class counts in all else.
+    assert (found["precision"], found["recall"]) == (pytest.approx(1 / 2), 1)
+    released = tagging_figures(scores, positive, tags, ["cat", "cup"], absent_as_zero=True)
+    assert (released["map"], released["map_classes"]) == (0.5, 2)
+    assert released["per_class"] == found["per_class"] and released["f1"] == found["f1"]
+
+
+def test_without_any_positive_there_is_no_map():
+    found = tagging_figures(np.array([[0.9, 0.1]]), np.zeros((1, 2), bool), np.eye(2)[:1] > 0, "ab")
+    assert (found["map"], found["map_classes"]) == (None, 0) and "map_of_ties" not in found
+
+
+def test_decisions_have_no_map():
+    positive, tags = to_indicator([(0,), (1,), (0, 1)], 2), to_indicator([(0,), (0,), (1,)], 2)
+    found = tagging_figures(tags.astype(np.float32), positive, tags, "ab")
+    assert (found["map"], found["map_classes"]) == (None, None)
+    assert [each["ap"] for each in found["per_class"].values()] == [None, None]
+    assert found["f1"] == pytest.approx(4 / 7) and "map_of_ties" not in found
+
+
+def test_a_map_that_hangs_on_the_order_of_images_has_its_range():
+    positive, scores = np.zeros((10, 1), bool), np.full((10, 1), 0.5)
+    scores[0] = 0.4  # one score alone would be a rank as well
+    positive[-2:] = True
+    tags = scores > 0.9
+    last, first = (
+        tagging_figures(scores[order], positive[order], tags, "a")
+        for order in (slice(None), [9, 8, *range(8)])
+    )
+    assert last["map_of_ties"] == first["map_of_ties"] == [pytest.approx((1 / 8 + 2 / 9) / 2), 1]
+    assert (last["map"], first["map"]) == (last["map_of_ties"][0], 1)
+    distinct = tagging_figures(np.arange(10)[:, None] / 10, positive, tags, "a")
+    assert "map_of_ties" not in distinct
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_order_of_ties_leaves_the_range(seed: int):
+    rng = np.random.default_rng(seed)
+    scores, positive = rng.random((12, 3)).round(1), rng.random((12, 3)) < 0.4
+    low, high = (average_precisions(scores, positive, ties) for ties in (-1, 1))
+    for order in (rng.permutation(12) for _ in range(50)):
+        values = average_precisions(scores[order], positive[order])
+        assert ((low <= values + 1e-12) & (values <= high + 1e-12) | np.isnan(values)).all()
 
 
 def test_decisions_are_pooled():
@@ -81,7 +127,17 @@ def test_miou_is_the_naive_one(seed: int):
 def test_all_ignored_has_no_miou():
     confusion = Confusion(3)
     confusion.add(np.full((2, 2), 255, np.uint8), np.ones((2, 2), np.uint8))
-    assert math.isnan(confusion.miou())
+    assert math.isnan(confusion.miou()) and math.isnan(confusion.miou_union())
+    figures = confusion.figures("abc")
+    assert figures["miou"] is figures["miou_union"] is None, "JSON has no NaN"
+
+
+def test_a_predicted_class_that_is_absent_counts_in_the_union_alone():
+    confusion = Confusion(4)
+    confusion.add(np.array([[0, 0], [1, 1]], np.uint8), np.array([[0, 0], [1, 2]], np.uint8))
+    figures = confusion.figures("abcd")
+    assert figures["miou"] == pytest.approx((1 + 1 / 2) / 2)
+    assert figures["miou_union"] == pytest.approx((1 + 1 / 2 + 0) / 3)
 
 
 def test_what_cannot_be_compared_is_refused():

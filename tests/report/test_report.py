@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipeline.cams.cams import Cams
+from pipeline.evaluation.metrics import tagging_figures
 from pipeline.evaluation.record import MetricsFile
+from pipeline.report.markdown import markdown_table
+from pipeline.report.other_measurements import write_measurements
 from pipeline.report.overlays import cam_tile, draw_sheet, label_tile, photograph_tile
+from pipeline.report.runs import read_runs
+from pipeline.report.study import write_study
 from pipeline.report.tables import write_tables
 
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
@@ -50,16 +57,20 @@ def test_steps_of_testing_and_weights_that_have_seen_masks_stand_beside_the_figu
     predictions = {
         "images": 10,
         "miou": 0.73,
-        "variants": {"single_scale": {"miou": 0.7}, "multi_scale": {"miou": 0.715}},
+        "miou_union": 0.6,
+        "variants": {
+            "single_scale": {"miou": 0.7, "miou_union": 0.55},
+            "multi_scale": {"miou": 0.715, "miou_union": 0.59},
+        },
         "initial_weights": {"source": "coco", "seen_masks": True},
     }
     latest = {"predictions": {"val": predictions}}
     (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
     text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
     lines = [line for line in text.splitlines() if "| val |" in line]
-    assert "seen masks" in lines[0] and lines[0].endswith("| 73.0 |")
-    assert "at one scale" in lines[1] and lines[1].endswith("| 70.0 |")
-    assert "before the CRF" in lines[2] and lines[2].endswith("| 71.5 |")
+    assert "seen masks" in lines[0] and lines[0].endswith("| 73.0 | 60.0 |")
+    assert "at one scale" in lines[1] and lines[1].endswith("| 70.0 | 55.0 |")
+    assert "before the CRF" in lines[2] and lines[2].endswith("| 71.5 | 59.0 |")
 
 
 def test_seeds_are_summed_up(tmp_path):
@@ -69,6 +80,58 @@ def test_seeds_are_summed_up(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"latest": {}, "runs": runs}))
     text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
     assert "| demo | val | 10 | 0, 1, 2 | 60.0 ± 10.0 |" in text
+
+
+def tags(positive: list, scores: list, **options: bool) -> dict:
+    positive, scores = np.array(positive, bool), np.array(scores)
+    found = tagging_figures(scores, positive, scores > 0.5, ["cat", "dog", "cup"], **options)
+    return {"images": len(scores), **found}
+
+
+ABSENT = [[1, 0, 0], [0, 1, 0], [0, 1, 0]], [[0.9, 0.2, 0.7], [0.1, 0.8, 0.6], [0.3, 0.7, 0.1]]
+TIED = [[0, 1, 1], [0, 1, 1], [1, 0, 0]], [[0.3, 0.5, 0.4]] * 3
+GIVEN = ABSENT[0], ABSENT[0]
+
+
+@pytest.mark.parametrize(
+    ("figures", "cell", "note"),
+    [
+        (tags(*ABSENT), "100.0", "mAP over 2 of 3 classes; cup has no positive"),
+        (
+            tags(*ABSENT, absent_as_zero=True),
+            "66.7",
+            "mAP over 3 of 3 classes; cup has no positive, and counts 0",
+        ),
+        (tags(*GIVEN), "–", "no mAP: the scores are decisions, which rank nothing"),
+        (tags(*TIED), "77.8", "mAP from 50.0 to 100.0 by the order of images of equal score"),
+    ],
+)
+def test_a_table_says_what_its_map_is_the_mean_of(figures, cell, note, tmp_path):
+    entry = {"stage": "tags", "split": "val", "key": "k", "configuration": {}, **figures}
+    entry |= {"about": {"dataset": "own", "experiment": "mine", "tags": "file"}}
+    content = {"latest": {"tags": {"val": figures}}, "runs": [entry]}
+    (path := tmp_path / "metrics.json").write_text(json.dumps(content))
+    text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    assert f"| val | 3 | {cell} |" in text and f"\nval: {note}.\n" in text
+    runs, problems = read_runs([path])
+    assert not problems
+    measurements = write_measurements(runs, lambda run: False)
+    assert f" {cell}† |" in measurements and f"† {note}" in measurements
+    assert note in write_study("mine", runs)
+
+
+def test_both_means_stand_where_they_differ(tmp_path):
+    means = {"miou": 0.7, "miou_union": 0.5}
+    entry = {"stage": "masks", "split": "val", "key": "k", "images": 3, "configuration": {}}
+    entry |= {"about": {"dataset": "own"}, **means, "kept": 1}
+    content = {"latest": {"masks": {"val": entry}}, "runs": [entry]}
+    (path := tmp_path / "metrics.json").write_text(json.dumps(content))
+    text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    assert "| split | images | mIoU (%) | mIoU_union (%) |" in text and "| 70.0 | 50.0 |" in text
+    (run,), _ = read_runs([path])
+    assert run.notes() == ["mIoU_union 50.0, where classes that are only predicted count 0"]
+    equal = dataclasses.replace(run, figures={**run.figures, "miou_union": 0.7})
+    assert not equal.notes()
 
 
 def test_nothing_measured_says_so(tmp_path):
@@ -111,3 +174,7 @@ def test_very_narrow_photographs_have_tiles():
     for shape in ((1, 1000), (1000, 1), (1, 1)):
         tile = label_tile(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8), PALETTE, "")
         assert max(tile.picture.shape[:2]) == 240 and min(tile.picture.shape[:2]) >= 1
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert markdown_table(["a|b", "n"], [["x | y", "1"]]).splitlines()[2] == "| x \\| y | 1 |"

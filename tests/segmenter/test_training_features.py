@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_train import assert_same_weights, run, weights
 from tiny_training import frozen_norms, tiny_settings, write_labelled
 
@@ -74,11 +75,28 @@ def test_validation_changes_no_weight_and_keeps_the_best(trained, pairs, tmp_pat
     for sample in labelled:
         confusion.add(sample.mask.read(), segmenter(read(sample)[0]))
     # mmsegmentation rounds percents to two digits.
-    assert 100 * confusion.miou() == pytest.approx(figures[best], abs=0.006)
+    assert 100 * confusion.miou_union() == pytest.approx(figures[best], abs=0.006)
+    assert figures_of(work_dir, "miou_union") == figures
+    of_truth = figures_of(work_dir, "miou")
+    assert 100 * confusion.miou() == pytest.approx(of_truth[best], abs=0.006)
 
 
-def figures_of(work_dir):
-    """Iteration → mIoU, of the curves."""
+def test_validation_reports_both_means_where_they_differ(pairs, tmp_path):
+    labelled = write_labelled(tmp_path / "val")[:1]
+    only = np.where(labelled[0].mask.read() == 1, 1, 255).astype(np.uint8)  # one class is there
+    Image.fromarray(only).save(labelled[0].mask.path)
+    validated(pairs, tmp_path / "run", labelled, iterations=2)
+    (union,) = figures_of(tmp_path / "run", "miou_union").values()
+    (miou,) = figures_of(tmp_path / "run", "miou").values()
+    segmenter, confusion = Segmenter.from_run(tmp_path / "run"), Confusion(3)
+    confusion.add(only, segmenter(ImageReader()(labelled[0])[0]))
+    assert 100 * confusion.miou() == pytest.approx(miou, abs=0.006)
+    assert 100 * confusion.miou_union() == pytest.approx(union, abs=0.006)
+    assert union < miou, "a class is predicted that is not there"
+
+
+def figures_of(work_dir, metric="mIoU"):
+    """Iteration → a mean, of the curves."""
     import json
 
     lines = [
@@ -86,7 +104,7 @@ def figures_of(work_dir):
         for path in sorted(work_dir.glob("**/scalars.json"))
         for line in path.read_text().splitlines()
     ]
-    return {line["step"]: line["mIoU"] for line in lines if "mIoU" in line}
+    return {line["step"]: line[metric] for line in lines if metric in line}
 
 
 def test_resumed_validation_is_not_lost(pairs, tmp_path, capfd):

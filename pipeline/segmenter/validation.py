@@ -1,0 +1,23 @@
+"""What a training measures on validation images; importing this module imports mmsegmentation.
+
+:func:`pipeline.segmenter.mmseg.import_mmseg` has to be called before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmseg.evaluation import IoUMetric
+
+
+class ValidationIoU(IoUMetric):
+    """mmsegmentation's metric, with both means also under their names in ``metrics.json``."""
+
+    def compute_metrics(self, results: Sequence[tuple[torch.Tensor, ...]]) -> dict[str, float]:
+        """Returns percentages with two decimals; ``mIoU`` and ``miou_union`` are the same."""
+        measured = super().compute_metrics(results)
+        intersection, union, _, truth = (sum(areas) for areas in zip(*results))
+        present = truth > 0
+        miou = 100 * float((intersection[present] / union[present]).mean())
+        return {**measured, "miou": round(miou, 2), "miou_union": measured["mIoU"]}
