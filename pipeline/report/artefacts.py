@@ -13,7 +13,8 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
-from pipeline.report.runs import STAGE_NAMES, flatten
+from pipeline.report.configurations import flatten
+from pipeline.report.runs import STAGE_NAMES
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import canonical_json, read_json
-from pipeline.files.fingerprints import fingerprint
+from pipeline.files.atomic import read_json
+from pipeline.report.configurations import compose, describe_setting, differences
 from pipeline.report.markdown import Notes, percent
 
 METRICS = "metrics.json"
@@ -36,7 +35,6 @@ STAGE_TITLES = {**STAGE_NAMES, "cams": "class activation maps", "masks": "pseudo
 """Stage → its name where there is room."""
 
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
-_MAX_LIST = 4  # entries
 _MAX_NAMES = 3  # classes that a note lists
 _CHAIN = ("predictions", "segmenter", "masks", "cams", "tags")
 """Stages, the last first; the settings of each hold those of the next."""
@@ -124,7 +122,7 @@ class Run:
         Raises:
             UserError: the experiment's files cannot be read.
         """
-        experiment, changes = _compose(self.choices.experiment), []
+        experiment, changes = compose(self.choices.experiment), []
         settings: Any = {self.stage: self.configuration}
         for stage in _CHAIN[_CHAIN.index(self.stage) :]:
             settings = settings.get(stage)
@@ -136,7 +134,7 @@ class Run:
                 # Without a list of its own an experiment takes the data set's backgrounds.
                 inherited = name == "backgrounds" and expected is None
                 if name in settings and name not in _NOT_COMPARABLE and not inherited:
-                    changes += _differences(f"{stage}.{name}", settings[name], expected)
+                    changes += differences(f"{stage}.{name}", settings[name], expected)
         if self.stage == "cams":
             # The values of β among which ground truth chose are not part of the key.
             tried = list(self.figures.get("chosen_by_ground_truth") or {})
@@ -274,46 +272,3 @@ def describe_images(images: int, full_sizes: Sequence[int]) -> str:
     if not full_sizes or images in full_sizes:
         return ""
     return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"
-
-
-# Settings
-
-
-def describe_setting(value: object) -> str:
-    """Returns a setting as on the command line; for a long list its length and fingerprint."""
-    if value is None or isinstance(value, bool):
-        return canonical_json(value)
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        if len(value) > _MAX_LIST:
-            return f"{len(value)} entries ({fingerprint(value)[:4]})"
-        return f"[{', '.join(map(describe_setting, value))}]"
-    return "on" if isinstance(value, Mapping) else str(value)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns settings by their dotted names; lists stay whole."""
-    flat = {}
-    for name, value in settings.items():
-        is_group = isinstance(value, Mapping)
-        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
-    return flat
-
-
-def _differences(name: str, value: object, expected: object) -> list[str]:
-    if isinstance(value, Mapping) and isinstance(expected, Mapping):
-        shared = [key for key in expected if key in value]
-        each = (_differences(f"{name}.{key}", value[key], expected[key]) for key in shared)
-        return [difference for differences in each for difference in differences]
-    return [] if value == expected else [f"{name}={describe_setting(value)}"]
-
-
-@cache
-def _compose(experiment: str) -> dict[str, Any]:
-    # Rarely needed, and slow to import.
-    from omegaconf import OmegaConf
-
-    from pipeline.engine.configuration import compose_config
-
-    return OmegaConf.to_container(compose_config([f"experiment={experiment}"]))

@@ -7,21 +7,20 @@ are found by comparing their configurations.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
-from pipeline.report.markdown import padded_table, percent
-from pipeline.report.runs import (
-    MAIN_METRIC,
-    METRIC_LABELS,
-    STAGE_NAMES,
-    Run,
-    as_number,
-    describe_setting,
-    flatten,
+from pipeline.report.configurations import (
+    Values,
+    describe_value,
+    last_part,
+    short_name,
+    varying,
 )
+from pipeline.report.markdown import padded_table, percent
+from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES, Run, as_number
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
@@ -32,18 +31,9 @@ _CHOICES = {
     "tags": ("method", "code"),
     "compat": ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16"),
     "precision": ("precision",),
-    "segmenter": ("name",),
+    "segmenter": ("segmenter.",),
 }
-"""A choice that readers know by name → the settings that it stands for."""
-
-_FINGERPRINTS = ("weights", "data", "list")
-"""Settings that only identify a content; they are left out if others distinguish the runs."""
-
-_MISSING = ""
-"""Stands for the value of a setting that a run lacks."""
-
-Values = list[str]
-"""The values of a setting in each run, as JSON, or missing."""
+"""A choice that readers know by name → the settings that it stands for, or the group of them."""
 
 
 def write_study(name: str, runs: Sequence[Run]) -> str:
@@ -82,7 +72,7 @@ def _table(runs: list[Run]) -> str:
     if len(set(zip(*settings.values()))) < len(runs):
         settings["key"] = [canonical_json(run.key) for run in runs]
     columns = {
-        _short_name(name, settings): [describe_setting(json.loads(v)) if v else "–" for v in values]
+        short_name(name, settings): [describe_value(value) for value in values]
         for name, values in settings.items()
     }
     words = {*columns, "notes"}
@@ -101,66 +91,17 @@ def _table(runs: list[Run]) -> str:
 
 
 def _varying(runs: Sequence[Run]) -> dict[str, Values]:
-    """Returns the settings that differ among runs, each once, by their dotted names."""
+    """Returns the choices and the settings that differ among runs, by their dotted names."""
     # Only predictions depend on the segmenter, but every run names one.
     names = [name for name in _CHOICES if name != "segmenter" or runs[0].stage == "predictions"]
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
-    kept: dict[tuple[str, ...], str] = {}
-    configured = _configured(runs)
-    # A stage's settings include those of the stages before it, some of them twice: short names win.
-    for name in sorted(configured, key=lambda name: name.count(".")):
-        values = configured[name]
-        if not any(_stands_for(c, name) and _follow(values, [choices[c]]) for c in choices):
-            kept.setdefault((_last(name), *values), name)
-    varying = choices | {name: configured[name] for name in kept.values()}
-    for name in [name for name in varying if _last(name) in _FINGERPRINTS]:
-        others = {other: values for other, values in varying.items() if other != name}
-        if others and _follow(varying[name], others.values()):
-            varying = others
-    return varying
-
-
-def _configured(runs: Sequence[Run]) -> dict[str, Values]:
-    """Returns the settings of the configurations that differ among the runs that have them."""
-    flat = [flatten(run.configuration) for run in runs]
-    settings = {}
-    for name in dict.fromkeys(name for configuration in flat for name in configuration):
-        values = []
-        for configuration in flat:
-            # A group that is null in some runs (no CRF) is a value of its own in the others.
-            is_group = any(other.startswith(f"{name}.") for other in configuration)
-            has_value = name in configuration or is_group
-            values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
-        if len(set(values) - {_MISSING}) > 1:
-            settings[name] = values
-    return settings
+    return varying([run.configuration for run in runs], choices, _stands_for)
 
 
 def _stands_for(choice: str, name: str) -> bool:
-    if choice == "segmenter":
-        return name.startswith("segmenter.")  # its preset holds all of them
-    return _last(name) in _CHOICES[choice]
-
-
-def _follow(values: Values, others: Iterable[Values]) -> bool:
-    """Tells whether the values of other settings determine these."""
-    causes = list(zip(*others))
-    return len(set(zip(causes, values))) == len(set(causes))
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _short_name(name: str, names: Iterable[str]) -> str:
-    """Returns the last parts of a dotted name, as few as tell it from all others."""
-    parts = name.split(".")
-    for first in reversed(range(len(parts))):
-        ending = ".".join(parts[first:])
-        if sum(f".{other}".endswith(f".{ending}") for other in names) == 1:
-            return ending
-    return name
+    names = _CHOICES[choice]
+    return last_part(name) in names or f"{name.partition('.')[0]}." in names
 
 
 def _sort_key(value: str) -> tuple[int, Any]:

@@ -8,9 +8,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from pipeline.evaluation.record import MetricsFile
-from pipeline.files.atomic import canonical_json, write_atomically
+from pipeline.files.atomic import write_atomically
+from pipeline.report.configurations import identity
 from pipeline.report.markdown import Table, markdown_table, percent
-from pipeline.report.runs import STAGE_TITLES, flatten, has_seen_masks, map_notes
+from pipeline.report.runs import STAGE_TITLES, has_seen_masks, map_notes
 
 Settings = Mapping[str, Any]
 
@@ -115,9 +116,7 @@ def _seeds(metrics: MetricsFile) -> Table:
     groups: dict[tuple[str, str], list[Mapping]] = {}
     for run in metrics.runs:
         if run["stage"] == "predictions":
-            settings = flatten(run["configuration"]).items()
-            same = canonical_json({k: v for k, v in settings if k.rpartition(".")[2] != "seed"})
-            groups.setdefault((run["split"], same), []).append(run)
+            groups.setdefault((run["split"], identity(run["configuration"])), []).append(run)
     rows = []
     for (split, _), runs in groups.items():
         if len(runs) > 1:

@@ -1,0 +1,155 @@
+"""The settings behind results: as text, by their dotted names, and those that differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pipeline.files.atomic import canonical_json
+from pipeline.files.fingerprints import fingerprint
+
+_MAX_LIST = 4  # entries
+
+_FINGERPRINTS = ("weights", "data", "list", "code")
+"""Settings that only identify a content; they are left out if others distinguish the results."""
+
+_MISSING = ""
+"""Stands for the value of a setting that a configuration lacks."""
+
+Values = list[str]
+"""The values of a setting in each configuration, as JSON, or missing."""
+
+
+def describe_setting(value: object) -> str:
+    """Returns a setting as on the command line; for a long list its length and fingerprint."""
+    if value is None or isinstance(value, bool):
+        return canonical_json(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        if len(value) > _MAX_LIST:
+            return f"{len(value)} entries ({fingerprint(value)[:4]})"
+        return f"[{', '.join(map(describe_setting, value))}]"
+    return "on" if isinstance(value, Mapping) else str(value)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns settings by their dotted names; lists stay whole."""
+    flat = {}
+    for name, value in settings.items():
+        is_group = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if is_group else {prefix + name: value}
+    return flat
+
+
+def differences(name: str, value: object, expected: object) -> list[str]:
+    """Returns what differs from the expected, as on the command line."""
+    if isinstance(value, Mapping) and isinstance(expected, Mapping):
+        shared = [key for key in expected if key in value]
+        each = (differences(f"{name}.{key}", value[key], expected[key]) for key in shared)
+        return [difference for found in each for difference in found]
+    return [] if value == expected else [f"{name}={describe_setting(value)}"]
+
+
+@cache
+def compose(experiment: str) -> dict[str, Any]:
+    """Returns the configuration of an experiment by its name.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    # Rarely needed, and slow to import.
+    from omegaconf import OmegaConf
+
+    from pipeline.engine.configuration import compose_config
+
+    return OmegaConf.to_container(compose_config([f"experiment={experiment}"]))
+
+
+# Several configurations
+
+
+def identity(configuration: Mapping[str, Any]) -> str:
+    """Returns a text that is equal for configurations that differ in nothing but seeds."""
+    settings = flatten(configuration).items()
+    return canonical_json({name: value for name, value in settings if last_part(name) != "seed"})
+
+
+def varying(
+    configurations: Iterable[Mapping[str, Any]],
+    choices: Mapping[str, Values] = {},
+    stands_for: Callable[[str, str], bool] = lambda choice, name: False,
+) -> dict[str, Values]:
+    """Returns the settings that differ, each once, by their dotted names.
+
+    ``choices`` come first, in place of the settings that one of them ``stands_for`` and determines.
+    """
+    kept: dict[tuple[str, ...], str] = {}
+    differing = _differing(configurations)
+    # A stage's settings include those of the stages before it, some of them twice: short names win.
+    for name in sorted(differing, key=lambda name: name.count(".")):
+        values = differing[name]
+        if not any(stands_for(c, name) and _follow(values, [choices[c]]) for c in choices):
+            kept.setdefault((last_part(name), *values), name)
+    found = {**choices, **{name: differing[name] for name in kept.values()}}
+    for name in [name for name in found if last_part(name) in _FINGERPRINTS]:
+        others = {other: values for other, values in found.items() if other != name}
+        if others and _follow(found[name], others.values()):
+            found = others
+    return found
+
+
+def distinguish(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns for each configuration the settings in which it differs from any other."""
+    settings = varying(configurations)
+    return [
+        ", ".join(
+            f"{short_name(name, settings)}={describe_value(values[i])}"
+            for name, values in settings.items()
+        )
+        for i in range(len(configurations))
+    ]
+
+
+def describe_value(value: str) -> str:
+    """Returns one of the :data:`Values` of a setting as on the command line."""
+    return describe_setting(json.loads(value)) if value else "–"
+
+
+def _differing(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Values]:
+    """Returns the settings that differ among the configurations that have them."""
+    flat = [flatten(configuration) for configuration in configurations]
+    settings = {}
+    for name in dict.fromkeys(name for configuration in flat for name in configuration):
+        values = []
+        for configuration in flat:
+            # A group that is null in some (no CRF) is a value of its own in the others.
+            is_group = any(other.startswith(f"{name}.") for other in configuration)
+            has_value = name in configuration or is_group
+            values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
+        if len(set(values) - {_MISSING}) > 1:
+            settings[name] = values
+    return settings
+
+
+def _follow(values: Values, others: Iterable[Values]) -> bool:
+    """Tells whether the values of other settings determine these."""
+    causes = list(zip(*others))
+    return len(set(zip(causes, values))) == len(set(causes))
+
+
+def last_part(name: str) -> str:
+    """Returns the last part of a dotted name."""
+    return name.rpartition(".")[2]
+
+
+def short_name(name: str, names: Iterable[str]) -> str:
+    """Returns the last parts of a dotted name, as few as tell it from all others."""
+    parts = name.split(".")
+    for first in reversed(range(len(parts))):
+        ending = ".".join(parts[first:])
+        if sum(f".{other}".endswith(f".{ending}") for other in names) == 1:
+            return ending
+    return name
