@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.registry import MODELS
 from torch import nn
+
+from pipeline.segmenter.mmseg import import_mmseg
+
+import_mmseg()
+
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
 
 
 @MODELS.register_module()

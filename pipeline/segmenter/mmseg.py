@@ -68,7 +68,9 @@ def import_mmseg() -> None:
         UserError: mmsegmentation or mmcv is not installed.
     """
     try:
-        stand_in_needed = importlib.util.find_spec(_COMPILED_OPS) is None
+        # The heads call this function again while they are imported.
+        is_there = _COMPILED_OPS in sys.modules
+        stand_in_needed = not is_there and importlib.util.find_spec(_COMPILED_OPS) is None
         if stand_in_needed:
             sys.modules[_COMPILED_OPS] = _CompiledOpsStandIn(_COMPILED_OPS)
         try:

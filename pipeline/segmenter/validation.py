@@ -1,14 +1,16 @@
-"""What a training measures on validation images; importing this module imports mmsegmentation.
-
-:func:`pipeline.segmenter.mmseg.import_mmseg` has to be called before.
-"""
+"""What a training measures on validation images; importing this module imports mmsegmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from mmseg.evaluation import IoUMetric
+
+from pipeline.segmenter.mmseg import import_mmseg
+
+import_mmseg()
+
+from mmseg.evaluation import IoUMetric  # noqa: E402
 
 
 class ValidationIoU(IoUMetric):

@@ -1,4 +1,5 @@
 import importlib.metadata
+import subprocess
 import sys
 import types
 
@@ -137,3 +138,9 @@ def test_k_net_builds():
     config = build_config(tiny_settings(config=name, overrides={}), CLASS_NAMES, PALETTE, 0)
     model = build_model(config.model)
     assert model.decode_head.kernel_update_head[-1].num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["heads", "validation"])
+def test_modules_that_need_mmsegmentation_can_be_imported_first(name):
+    program = f"import pipeline.segmenter.{name}"
+    subprocess.run([sys.executable, "-c", program], check=True)
