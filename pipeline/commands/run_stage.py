@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipeline.commands import command_line
 from pipeline.commands.command_line import next_command
-from pipeline.commands.user_configs import refuse_programs
+from pipeline.commands.user_configs import checked_configurations
 from pipeline.datasets.demo import without_writing
 from pipeline.engine.configuration import CONFIGS, explain, register_groups, take_plugins
 from pipeline.engine.registry import import_plugins
@@ -111,7 +111,6 @@ def main() -> None:
 
     def start() -> None:
         plugins, arguments = take_plugins(given)
-        refuse_programs(arguments)
         import_plugins(plugins)
         register_groups()
         sys.argv[1:] = arguments
@@ -122,7 +121,8 @@ def main() -> None:
                 # Where Hydra writes down what a multirun consists of. Its parser takes settings
                 # only where others are.
                 sys.argv.insert(names.index("dry_run=true") + 1, f"hydra.sweep.dir={folder}")
-            compose()
+            with checked_configurations(arguments):
+                compose()
 
     answer(start)
 

@@ -1,58 +1,139 @@
-"""A user's own configurations, in folders that the command line names: data that runs no code."""
+"""A user's own configurations, in a folder that the command line names: data that runs no code.
+
+Hydra runs the ``_target_`` of its callbacks and launchers, sets environment variables and opens log
+files before a job starts. Hence every composed configuration is checked first, those of a multirun
+as well, whatever files it was composed from.
+"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any
 
-import yaml
+import hydra._internal.hydra as hydra_program
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
+from omegaconf.grammar_parser import parse
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
-_FORBIDDEN = {"_target_": "a program", "searchpath": "further folders"}
-"""Key → what it names."""
+_FREE = ("mode", "sweep.dir", "sweeper.params")
+"""The keys of Hydra that a file may set, as the studies in ``configs/experiment`` do."""
+
+_MADE_BY_HYDRA = ("overrides", "runtime", "job.override_dirname", "job.config_name")
+
+_FORBIDDEN = ("config_path", "config_name", "experimental_rerun")
+"""Hydra's options that replace our configuration as a whole."""
 
 
-def refuse_programs(arguments: Sequence[str]) -> None:
-    """Makes sure that no file in ``--config-dir`` or ``--config-path`` makes Hydra run a program.
+@contextmanager
+def checked_configurations(arguments: Sequence[str]) -> Iterator[None]:
+    """Within the block, Hydra composes only configurations in which no file makes it run anything.
 
-    Hydra calls the ``_target_`` of callbacks, launchers and sweepers.
+    ``arguments`` are those of the command line, whose own keys of Hydra are obeyed.
 
     Raises:
-        UserError: a file names a program, or further folders that could hold such files.
+        UserError: the arguments replace the configuration as a whole, or lead to further folders.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd")
-    parser.add_argument("--config-path", "-cp")
-    parser.add_argument("--config-name", "-cn")
-    options, others = parser.parse_known_args(list(arguments))
-    if any(argument.lstrip("+~").startswith("hydra.searchpath") for argument in others):
+    given, _ = get_args_parser().parse_known_args(list(arguments))
+    for option in _FORBIDDEN:
+        if getattr(given, option) is not None:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is not allowed: name a folder with --config-dir")
+    own = [each for each in given.overrides if each.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    if any(each.lstrip("+~").startswith("hydra.searchpath") for each in own):
         raise UserError("hydra.searchpath is not allowed: name one folder with --config-dir")
-    for folder in filter(None, (options.config_dir, options.config_path)):
-        for path in sorted(Path(folder).expanduser().rglob("*.y*ml")):
-            for key, value in _pairs(path):
-                if isinstance(key, str) and key in _FORBIDDEN:
-                    raise UserError(
-                        f"{path} names {_FORBIDDEN[key]} ({key}: {value}), which configurations"
-                        " must not do: remove it"
-                    )
-
-
-def _pairs(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Yields the keys of a YAML file at any depth, with their values."""
+    hydra_program.ConfigLoaderImpl = partial(_CheckedLoader, own)
     try:
-        pending = [yaml.safe_load(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, yaml.YAMLError):
-        return  # Hydra cannot read such a file either, and reports it
-    seen = set()
-    while pending:
-        node = pending.pop()
-        if not isinstance(node, dict | list) or id(node) in seen:
-            continue
-        seen.add(id(node))  # an anchor may contain itself
-        if isinstance(node, dict):
-            yield from node.items()
-            node = node.values()
-        pending += node
+        yield
+    finally:
+        hydra_program.ConfigLoaderImpl = ConfigLoaderImpl
+
+
+class _CheckedLoader(ConfigLoaderImpl):
+    """Composes configurations for Hydra, and refuses those that are more than data."""
+
+    def __init__(self, own: Sequence[str], config_search_path: ConfigSearchPath):
+        super().__init__(config_search_path)
+        self._own = list(own)
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}
+        try:  # a list of defaults could call resolvers
+            config = super().load_configuration(config_name, overrides, *args, **kwargs)
+        except KeyError as error:
+            raise UserError(f"there is no environment variable {error} for hydra.job") from error
+        finally:
+            BaseContainer._resolvers = resolvers
+        plain = OmegaConf.to_container(config)
+        given = plain["hydra"]["overrides"]
+        if sorted(given["hydra"] + given["task"]) != sorted(overrides):
+            raise _refusal("overrides")
+        free = [_pop(plain["hydra"], key) for key in _FREE]
+        _refuse_difference(_without(plain.pop("hydra"), _MADE_BY_HYDRA), self._ours)
+        _refuse_resolvers({**plain, "hydra": free})
+        return config
+
+    @cached_property
+    def _ours(self) -> dict[str, Any]:
+        """What ``hydra`` holds without a user's folder."""
+        path = self.config_search_path.get_path()
+        ours = ConfigSearchPathImpl()
+        ours.config_search_path = [part for part in path if part.provider != "command-line"]
+        loaded = ConfigLoaderImpl(ours).load_configuration("config", self._own, RunMode.RUN)
+        return _without(OmegaConf.to_container(loaded)["hydra"], [*_FREE, *_MADE_BY_HYDRA])
+
+
+def _pop(node: dict[str, Any], key: str) -> Any:  # noqa: ANN401
+    """Removes and returns what a mapping holds under a key such as "sweep.dir"."""
+    *groups, last = key.split(".")
+    for group in groups:
+        node = node[group] or {}
+    return node.pop(last, None)
+
+
+def _without(node: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    for key in keys:
+        _pop(node, key)
+    return node
+
+
+def _refuse_difference(found: Any, ours: Any, key: str = "") -> None:  # noqa: ANN401
+    if isinstance(found, dict) and isinstance(ours, dict):
+        for name in found.keys() | ours.keys():
+            _refuse_difference(found.get(name), ours.get(name), f"{key}.{name}".lstrip("."))
+    elif found != ours:
+        raise _refusal(key)
+
+
+def _refusal(key: str) -> UserError:
+    return UserError(
+        f"a configuration file sets hydra.{key}, but a file is data and decides nothing about what"
+        " Hydra runs, logs or writes: remove it"
+    )
+
+
+def _refuse_resolvers(node: Any, key: str = "") -> None:  # noqa: ANN401
+    """Refuses values such as ${oc.env:HOME}; ${dataset.name} is another key's value."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _refuse_resolvers(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, str) and "${" in node and _calls_resolver(parse(node)):
+        raise UserError(
+            f"{key}={shown(node)} calls a resolver of OmegaConf: write the value itself"
+        )
+
+
+def _calls_resolver(tree: Any) -> bool:  # noqa: ANN401
+    is_call = isinstance(tree, OmegaConfGrammarParser.InterpolationResolverContext)
+    return is_call or any(map(_calls_resolver, getattr(tree, "children", None) or ()))

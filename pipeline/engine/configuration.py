@@ -131,6 +131,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, AssertionError):  # OmegaConf's, for a key below one that is null
         return f"{text or 'a key'} lies below a key that is null"
     cause = error.__cause__
+    if not text and isinstance(cause, Exception):  # Hydra's, around one of OmegaConf's
+        return explain(cause)
     match = re.match(r"Error merging override ([^=]+)=", text)
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)

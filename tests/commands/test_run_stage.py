@@ -322,7 +322,7 @@ def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
     own.write_text(settings + "\nseed: many\n")
     assert "seed=many is not an integer" in run_stage(*given).errors
     own.write_text(settings + "\nhydra: {callbacks: {x: {_target_: os.system}}}\n")
-    assert "names a program" in run_stage(*given).errors
+    assert "sets hydra.callbacks" in run_stage(*given).errors
     own.write_text(settings + "\n")
     finished = run_stage(*given[:-1], "experiment=mien")
     assert "there is no experiment=mien: did you mean mine?" in finished.errors

@@ -158,29 +158,114 @@ def test_resolvers_of_omegaconf_read_and_run_nothing(mark, tmp_path, photographs
             "stage=tags",
         )
         assert finished.code == 2 and not mark.is_left, (text, finished)
+        assert (
+            finished.errors.removeprefix("error: ").strip() and "Traceback" not in finished.errors
+        )
     assert not OmegaConf.has_resolver("eval")
     trial("code", "resolvers in a shared configuration", "exit 2, nothing ran", len(tried))
 
 
-def test_a_shared_configuration_has_no_callbacks(mark, tmp_path):
-    shared = tmp_path / "more" / "experiment" / "shared.yaml"
-    shared.parent.mkdir(parents=True)
-    callback = {"evil": {"_target_": "os.mkdir", "path": str(mark.path)}}
-    shared.write_text("# @package _global_\n" + yaml.safe_dump({"hydra": {"callbacks": callback}}))
-    subprocess.run(
-        [
-            sys.executable,
-            REPOSITORY / "tools" / "run_stage.py",
-            "--config-dir",
-            shared.parents[1],
-            "experiment=shared",
-            "stage=status",
-            f"output_dir={tmp_path / 'out'}",
-        ],
-        capture_output=True,
-        check=False,
-    )
-    assert not mark.is_left
+GLOBAL = "# @package _global_\n"
+
+
+@pytest.fixture
+def shared(tmp_path, run_stage):
+    """Runs a shared configuration, experiment=shared of a folder: shared(text, *arguments)."""
+    path = tmp_path / "more" / "experiment" / "shared.yaml"
+    path.parent.mkdir(parents=True)
+
+    def run(text, *arguments):
+        path.write_text(GLOBAL + text)
+        given = ("stage=status", f"output_dir={tmp_path / 'out'}", *arguments)
+        return run_stage("--config-dir", path.parents[1], "experiment=shared", *given)
+
+    run.folder = path.parents[1]
+    return run
+
+
+def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tmp_path, trial):
+    """However it is written, with one job or several."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    call = f"{{_target_: os.mkdir, path: {mark.path}}}"
+    callback = f"hydra: {{callbacks: {{evil: {call}}}}}\n"
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere / "dataset", elsewhere / "experiment"):
+        folder.mkdir(parents=True)
+        (folder / "evil.yaml").write_text(GLOBAL + callback)
+    # A group of the folder that is a link, which a search for files does not follow.
+    (shared.folder / "executor").symlink_to(elsewhere / "dataset")
+    handler = f"{{class: logging.FileHandler, filename: {precious}, mode: w}}"
+    logging = f"{{version: 1, handlers: {{file: {handler}}}, root: {{handlers: [file]}}}}"
+    tried = {
+        "a callback": callback,
+        "a callback behind a linked folder": "defaults: [override /executor: evil]\n",
+        "a callback behind ../": "defaults: [../../elsewhere/dataset/evil]\n",
+        "a value that safe_load refuses": "seed: 2001-99-99\n" + callback,
+        "oc.create": f"hydra: {{callbacks: '${{oc.create:{{evil: {call}}}}}'}}\n",
+        "an environment variable": "hydra: {job: {env_set: {EVIL_VARIABLE: here}}}\n",
+        "a copied environment variable": "hydra: {job: {env_copy: [NO_SUCH_VARIABLE]}}\n",
+        "a log file": f"hydra: {{job_logging: {logging}}}\n",
+        "a log file of Hydra": f"hydra: {{hydra_logging: {logging}}}\n",
+        "a launcher": f"hydra: {{launcher: {call}}}\n",
+        "a sweeper": f"hydra: {{sweeper: {call}}}\n",
+        "overrides": "hydra: {overrides: {hydra: ['hydra.job.name=evil']}}\n",
+        "a folder of runs": f"hydra: {{run: {{dir: {tmp_path / 'evil'}}}}}\n",
+        "parameters of a sweep": "hydra: {mode: MULTIRUN, sweeper: {params: {hydra.run.dir: x}}}\n",
+    }
+    for what, text in tried.items():
+        for several in ((), ("-m",)):
+            finished = shared(text, *several)
+            assert finished.code == 2 and finished.errors.count("\n") == 1, (what, finished)
+            assert "Traceback" not in finished.errors
+            assert not mark.is_left and "EVIL_VARIABLE" not in os.environ, what
+            assert precious.read_text() == "precious", what
+            assert not list(tmp_path.glob("out/*/")), what
+    second = shared("seed: 1\n", "--config-dir", elsewhere, "+experiment=evil")
+    assert second.code == 2 and not mark.is_left
+    trial("code", "what Hydra does, in a shared configuration", "exit 2, nothing ran", len(tried))
+
+
+@pytest.mark.parametrize("option", ["--config-path", "--config-name", "--experimental-rerun"])
+def test_the_configuration_as_a_whole_is_ours(run_stage, option, tmp_path):
+    finished = run_stage(option, tmp_path, "stage=status")
+    assert finished.code == 2 and finished.errors.startswith(f"error: {option} is not allowed")
+
+
+def test_the_command_line_of_its_owner_may_choose_what_hydra_does(run_stage, tmp_path):
+    given = ("-m", "seed=0,1", "stage=status", f"output_dir={tmp_path}")
+    sweep = tmp_path / "sweep"
+    finished = run_stage(*given, f"hydra.sweep.dir={sweep}", "+hydra.job.env_set.A_B_C=d")
+    assert finished.code == 0, finished.errors
+    assert (sweep / "multirun.yaml").is_file()
+
+
+def test_a_study_of_ones_own_is_data(shared, tmp_path):
+    params = "{seed: '0,1'}"
+    sweep = f"sweep: {{dir: {tmp_path / 's'}}}"
+    finished = shared(f"hydra: {{mode: MULTIRUN, {sweep}, sweeper: {{params: {params}}}}}")
+    assert finished.code == 0, finished.errors
+    assert finished.output.count("left out") == 2  # two tables of stage=status
+
+
+def test_no_value_is_read_from_the_environment(shared, monkeypatch, tmp_path):
+    """A secret must not come into a report, nor choose a file."""
+    monkeypatch.setenv("A_SECRET", "alpha")
+    secret = "${oc.env:A_SECRET}"
+    for text in (
+        f"experiment_name: '{secret}'",
+        "experiment_name: 'a ${dataset.${oc.env:A_SECRET}} b'",
+        f"dataset: {{classes: [cat, '{secret}']}}",
+        f"hydra: {{sweep: {{dir: '{tmp_path}/{secret}'}}}}",
+        f"defaults: [override /masks: '{secret}']",
+    ):
+        finished = shared(text, "dataset=folder", "dataset.root=.", "dataset.classes=[a]")
+        if "classes" in text:
+            finished = shared(text)
+        assert finished.code == 2 and finished.errors.count("\n") == 1, (text, finished)
+        assert "alpha" not in finished.output + finished.errors
+    finished = shared("experiment_name: 'of ${dataset.name}'")
+    assert finished.code == 0, finished.errors
 
 
 def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, tmp_path, trial):
