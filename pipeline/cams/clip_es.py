@@ -36,7 +36,7 @@ class ClipEsOptions(CamOptions):
     """
 
     templates: str = setting("clip_es", choices=TEMPLATES)
-    affinity_blocks: list[int] = setting([-7, -1])
+    affinity_blocks: list[int] = setting([-7, -1], at_least=-99, at_most=99, lengths=(2,))
     box_threshold: float = setting(0.4, at_least=0, at_most=1)
     backgrounds: list[str] | None = None
 

@@ -21,7 +21,11 @@ class CamOptions:
     """
 
     background_betas: list[float | None] = setting(
-        [1], above=0, changes="nothing", why="CAMs are measured with it, not made"
+        [1],
+        above=0,
+        lengths=range(1, 100),
+        changes="nothing",
+        why="CAMs are measured with it, not made",
     )
 
 

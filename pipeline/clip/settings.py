@@ -65,11 +65,11 @@ class RuntimeSettings:
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)
     precision: str = setting("fp32", choices=PRECISIONS)
-    workers: int | None = setting(None, at_least=1, changes="nothing", why=_SPEED)
+    workers: int | None = setting(None, at_least=1, at_most=1024, changes="nothing", why=_SPEED)
     batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     crop_batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     most_waiting: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
-    threads: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
+    threads: int | None = setting(None, at_least=1, at_most=1024, changes="rounding", why=_ROUNDING)
     wait: float = setting(0, at_least=0, changes="nothing", why=_SPEED)
     max_failures: float | None = setting(None, at_least=0, changes="nothing", why=_SPEED)
 

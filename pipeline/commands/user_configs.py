@@ -71,8 +71,11 @@ class _CheckedLoader(ConfigLoaderImpl):
         resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}
         try:  # a list of defaults could call resolvers
             config = super().load_configuration(config_name, overrides, *args, **kwargs)
-        except KeyError as error:
-            raise UserError(f"there is no environment variable {error} for hydra.job") from error
+        except (KeyError, OverflowError, RecursionError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"the configuration cannot be composed ({shown(reason)}): correct it"
+            ) from error
         finally:
             BaseContainer._resolvers = resolvers
         plain = OmegaConf.to_container(config)

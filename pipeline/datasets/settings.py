@@ -51,6 +51,8 @@ class VocabularySettings:
 class CrfOptions:
     """The dense CRF's constants (docs/algorithms.md, section 4); the defaults are CLIP-ES's.
 
+    pydensecrf ends the process where a standard deviation is far below a pixel or a grey level.
+
     Attributes:
         iterations: of mean-field inference.
         gaussian_sxy: standard deviation of the smoothness kernel in pixels.
@@ -60,12 +62,12 @@ class CrfOptions:
         bilateral_compat: its weight.
     """
 
-    iterations: int = setting(10, at_least=0)
-    gaussian_sxy: float = setting(1, above=0)
-    gaussian_compat: float = setting(3, at_least=0)
-    bilateral_sxy: float = setting(67, above=0)
-    bilateral_srgb: float = setting(3, above=0)
-    bilateral_compat: float = setting(4, at_least=0)
+    iterations: int = setting(10, at_least=0, at_most=1000)
+    gaussian_sxy: float = setting(1, at_least=0.01, at_most=1e6)
+    gaussian_compat: float = setting(3, at_least=0, at_most=1e6)
+    bilateral_sxy: float = setting(67, at_least=0.01, at_most=1e6)
+    bilateral_srgb: float = setting(3, at_least=0.01, at_most=1e6)
+    bilateral_compat: float = setting(4, at_least=0, at_most=1e6)
 
 
 @dataclass(kw_only=True)
@@ -84,15 +86,17 @@ class TrainingSettings:
     pretrained: str | None = "imagenet"
     iterations: int = setting(20000, at_least=1)
     batch_size: int = setting(10, at_least=1)
-    crop_size: int = setting(321, at_least=1)
-    scale_range: list[float] = setting([0.5, 1.5], above=0)
+    crop_size: int = setting(321, at_least=1, at_most=16_384)
+    scale_range: list[float] = setting([0.5, 1.5], above=0, at_most=100, lengths=(2,))
     checkpoint_interval: int = setting(
         1000, at_least=1, changes="nothing", why="checkpoints do not change the training"
     )
     validation_interval: int | None = setting(
         2000, at_least=1, changes="nothing", why="measuring does not change the training"
     )
-    test_scales: list[float] = setting([0.5, 0.75, 1.0, 1.25, 1.5], above=0)
+    test_scales: list[float] = setting(
+        [0.5, 0.75, 1.0, 1.25, 1.5], above=0, at_most=100, lengths=range(1, 100)
+    )
     test_flip: bool = True
     test_crf: CrfOptions | None = setting(CrfOptions())
 

@@ -30,7 +30,7 @@ class DaskSettings(WorkerSettings):
 
     name: str = executor_setting("dask")
     address: str | None = executor_setting(None)
-    timeout: float = executor_setting(60, above=0)
+    timeout: float = executor_setting(60, above=0, at_most=1e6)
     cluster: dict[str, Any] | None = executor_setting(None)
 
     def threads_of(self, size: int) -> int | None:

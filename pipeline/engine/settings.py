@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ class Rule:
         above: a number that the value must exceed.
         at_most: the largest number allowed.
         choices: the words allowed.
+        lengths: the numbers of values that a list may have.
     """
 
     changes: Literal["result", "rounding", "images", "nothing"] = "result"
@@ -41,6 +42,7 @@ class Rule:
     above: float | None = None
     at_most: float | None = None
     choices: Collection[str] = ()
+    lengths: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if (self.changes == "result") == bool(self.why):
@@ -49,17 +51,17 @@ class Rule:
     def allows(self, number: float) -> bool:
         """Tells whether a number lies in the range."""
         return (
-            math.isfinite(number)
+            abs(number) <= sys.float_info.max
             and (self.at_least is None or number >= self.at_least)
             and (self.above is None or number > self.above)
             and (self.at_most is None or number <= self.at_most)
         )
 
-    def __str__(self) -> str:
-        """Returns the range in words: "a number above 0 and at most 1"."""
+    @property
+    def bounds(self) -> str:
+        """The range in words, such as "above 0 and at most 1"; "" where there is none."""
         bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most}
-        words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
-        return f"a number {' and '.join(words)}" if words else "a finite number"
+        return " and ".join(f"{word} {b:,}" for word, b in bounds.items() if b is not None)
 
 
 def setting(default: Any = MISSING, **rule: Any) -> Any:  # noqa: ANN401
@@ -89,19 +91,30 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
     ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
 
     Raises:
-        UserError: a number outside its range, or a word that is not a choice.
+        UserError: a number outside its range, a word that is not a choice, an empty text, or a list
+            of another length.
     """
     for declared in dataclasses.fields(settings):
         value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}".lstrip(".")
         rule = rule_of(declared)
         if dataclasses.is_dataclass(value):
             check(value, key)
-        for each in value if isinstance(value, list | tuple) else [value]:
+        if value == "" != declared.default:
+            raise UserError(f"{key} is empty: give it, {key}=…")
+        several = value if isinstance(value, list | tuple) else [value]
+        if rule.lengths and len(several) not in rule.lengths:
+            number = " or more".join([str(rule.lengths[0]), *[""] * (len(rule.lengths) > 1)])
+            raise UserError(f"{key}={shown(value)} has {len(several)} values: give {number}")
+        for each in several:
+            if isinstance(each, list) and rule.bounds:
+                raise UserError(f"{key}={shown(value)} is a list of lists: give numbers")
             if isinstance(each, str) and rule.choices:
                 check_choice(f"{key}={shown(each)} is unknown", each, rule.choices)
             is_number = isinstance(each, int | float) and not isinstance(each, bool)
             if is_number and not rule.allows(each):
-                raise UserError(f"{key}={each} is out of range: give {rule}")
+                raise UserError(
+                    f"{key}={each} is out of range: give a number {rule.bounds}".rstrip()
+                )
     if hasattr(settings, "validate"):
         settings.validate(prefix)
 

@@ -55,9 +55,9 @@ class WorkerSettings(ExecutorSettings):
     """
 
     name: str = executor_setting("processes")
-    workers: int | None = executor_setting(None, at_least=1)
+    workers: int | None = executor_setting(None, at_least=1, at_most=10_000)
     threads: int | None = setting(
-        None, at_least=1, changes="rounding", why="sums are split by threads"
+        None, at_least=1, at_most=1024, changes="rounding", why="sums are split by threads"
     )
     shard_size: int | None = executor_setting(None, at_least=1)
 

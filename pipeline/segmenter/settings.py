@@ -26,13 +26,9 @@ class TestSettings:
 
     __test__ = False  # pytest would take it for tests
 
-    scales: list[float] = setting([1.0], above=0)
+    scales: list[float] = setting([1.0], above=0, at_most=100, lengths=range(1, 100))
     flip: bool = False
     crf: CrfOptions | None = None
-
-    def validate(self, prefix: str) -> None:
-        """Refuses an empty list of scales."""
-        check_scales(self.scales)
 
     @property
     def steps(self) -> list[str]:
@@ -128,8 +124,8 @@ class SegmenterSettings(PredictionSettings):
     iterations: int = setting(at_least=1)
     batch_size: int = setting(at_least=1)
     accumulate: int = setting(1, at_least=1)
-    crop_size: int = setting(at_least=1)
-    scale_range: list[float] = setting([1.0, 1.0], above=0)
+    crop_size: int = setting(at_least=1, at_most=16_384)
+    scale_range: list[float] = setting([1.0, 1.0], above=0, at_most=100, lengths=(2,))
     photometric_distortion: bool = False
 
     optimizer: str | None
@@ -144,7 +140,7 @@ class SegmenterSettings(PredictionSettings):
 
     precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
     workers: int = setting(
-        0, changes="nothing", why="samples depend on the seed and the iteration alone", at_least=0
+        0, at_least=0, at_most=1024, changes="nothing", why="samples depend on seed and iteration"
     )
     checkpoint_interval: int = setting(
         changes="nothing", why="checkpoints are copies of the weights", at_least=1

@@ -54,7 +54,7 @@ class Config:
     output_dir: str = setting("outputs", changes="nothing", why=_SHOWN)
     dry_run: bool = setting(False, changes="nothing", why=_SHOWN)
     rounds: int = setting(1, at_least=1, changes="nothing", why="each round has keys of its own")
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
 
 
 def read_config(composed: DictConfig) -> Config:

@@ -45,7 +45,7 @@ class TagClipOptions(ScoredTagOptions):
     """
 
     templates: str = setting("tagclip", choices=TEMPLATES)
-    attention_blocks: list[int] = setting([-3, -1])
+    attention_blocks: list[int] = setting([-3, -1], at_least=-99, at_most=99, lengths=(2,))
     votes: int = setting(4, at_least=0)
     reidentify: bool = True
     squeeze: bool = False
