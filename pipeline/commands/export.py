@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
-from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.atomic import read_json
+from pipeline.files.own_files import OwnFiles
 from pipeline.report.artefacts import Artefact, read_artefact
 
 _EXAMPLES = """examples:
@@ -101,12 +102,13 @@ def _export(options: Namespace, artefact: Artefact) -> Export:
 
 def _export_clip_es(artefact: Artefact, target: Path) -> Export:
     """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
-    export = Export()
+    export, own = Export(), OwnFiles(target, "export.py")
+    own.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
 
     def write(image_id: str) -> int:
         path = target_path(target, f"{image_id}.npy")
         cams = read_cams(artefact.path / f"{image_id}.npz")
-        write_atomically(path, encode_clip_es(cams))
+        own.write(path, encode_clip_es(cams))
         return len(cams.keys)
 
     without = sum(not count for _, count in export.each(sorted(artefact.entries), write))

@@ -15,8 +15,8 @@ from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.exporting import Export
 from pipeline.exchange.masks import read_colours, read_foreign_mask, voc_colours
-from pipeline.files.atomic import write_atomically
 from pipeline.files.images import SUFFIXES, encode_png
+from pipeline.files.own_files import OwnFiles
 
 _EXAMPLES = """examples:
   python tools/import_masks.py MASKS --classes cat,dog,person --output masks
@@ -59,6 +59,9 @@ def run(arguments: Sequence[str]) -> None:
     masks = [path.relative_to(options.folder) for path in files]
     if not masks:
         raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
+    targets = {path: options.output / path.with_suffix(".png") for path in masks}
+    own = OwnFiles(options.output, "import_masks.py")
+    own.refuse_foreign(targets.values())
     checked, taken = Export(), {}
 
     def check(path: Path) -> None:
@@ -71,9 +74,8 @@ def run(arguments: Sequence[str]) -> None:
     remedy = "cannot be imported, and nothing was written: fix those that are named above"
     checked.refuse_left_out(f"of {len(masks)} masks {remedy}", prefix="")
     with track("import", len(masks)) as advance:
-        for path in masks:  # read again, since all may not fit into memory
-            target = options.output / path.with_suffix(".png")
-            write_atomically(target, encode_png(read(path), vocabulary.palette))
+        for path, target in targets.items():  # read again, since all may not fit into memory
+            own.write(target, encode_png(read(path), vocabulary.palette))
             advance()
     print(f"{len(masks)} masks written to {options.output}")
 

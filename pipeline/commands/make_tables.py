@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
 from pipeline.report.other_measurements import write_measurements
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         text = "\n".join(filter(None, [_INTRODUCTION, *sections, others]))
         output = output or _TABLES
     if output is not None:
-        write_atomically(output, text)
+        OwnFiles(output.parent, "make_tables.py").write(output, text)
     print(text, end="" if output is None else f"\nwritten to {output}\n")
     if too_far:
         raise UserError(too_far)

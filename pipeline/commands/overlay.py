@@ -13,8 +13,8 @@ import numpy as np
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.errors import UserError
 from pipeline.exchange.exporting import Export, target_path
-from pipeline.files.atomic import write_atomically
 from pipeline.files.images import load_image
+from pipeline.files.own_files import OwnFiles
 from pipeline.report.artefacts import Artefact, find_photograph, read_artefact
 from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
 
@@ -50,8 +50,12 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
     ids = _choose(artefacts, options.ids, options.limit)
     drawing, written = Export(), 0
+    own = OwnFiles(options.output, "overlay.py")
+    if not options.sheet:
+        folders = [options.output / artefact.stage for artefact in artefacts]
+        own.refuse_foreign(folder / f"{i}.png" for folder in folders for i in ids)
     for path, data in _draw(artefacts, ids, options, drawing):
-        write_atomically(path, data)
+        own.write(path, data)
         written += 1
     what = "sheet" if options.sheet else "overlay"
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")

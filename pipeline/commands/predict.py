@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,8 @@ from pipeline.engine.reading import Name, Reading
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import replacing, write_atomically
 from pipeline.files.images import encode_png
+from pipeline.files.own_files import OwnFiles
 from pipeline.report.painting import overlay
 from pipeline.segmenter.settings import TestSettings, check_scales
 from pipeline.segmenter.testing import Labels, segment_all
@@ -46,6 +47,7 @@ Results are named by the path below the given folder, or by the name of the give
 names the second ends in _2. Images that cannot be read are skipped and listed; the exit code is
 then 2.
 """
+_LABELS, _OVERLAY = ".png", "_overlay.jpg"  # added to a name
 _MAX_PREFETCHED = 2  # images
 _MAX_PROCESSES = 16  # each holds PyTorch and the probabilities of several images
 _JPEG_QUALITY = 92
@@ -78,12 +80,14 @@ def run(arguments: Sequence[str]) -> None:
         device = choose_device(options.device)
     except UserError as error:
         raise UserError(str(error).replace("runtime.device=", "--device ")) from error
+    endings = [_LABELS] if options.no_overlay else [_LABELS, _OVERLAY]
+    own = OwnFiles(options.output, "predict.py")
+    own.refuse_foreign(options.output / f"{s.id}{e}" for s in inputs.samples for e in endings)
     segmenter = load_segmenter(options, device)
-    written = _segment(segmenter, inputs.samples, options)
-    shown = [f"labels in {options.output / '<name>.png'}"]
-    if not options.no_overlay:
-        shown.append(f"overlays in {options.output / '<name>_overlay.jpg'}")
-    print(f"{written} image{'s' * (written != 1)} segmented: {', '.join(shown)}")
+    written = _segment(segmenter, inputs.samples, own, options)
+    kinds = zip(("labels", "overlays"), endings)
+    shown = ", ".join(f"{kind} in {options.output / f'<name>{end}'}" for kind, end in kinds)
+    print(f"{written} image{'s' * (written != 1)} segmented: {shown}")
     total = len(inputs.samples) + len(inputs.problems)
     if written < total:
         raise UserError(
@@ -92,7 +96,9 @@ def run(arguments: Sequence[str]) -> None:
         )
 
 
-def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace) -> int:
+def _segment(
+    segmenter: Segmenter, samples: Sequence[Sample], own: OwnFiles, options: Namespace
+) -> int:
     """Segments images as the stage ``predict`` does, and returns the number of those written."""
     limits = {"max_pixels": options.max_pixels, "longest_side": options.longest_side}
     reading = Reading(ImageReader(apply_exif=True, **limits), threads=1, prefetch=_MAX_PREFETCHED)
@@ -119,22 +125,28 @@ def _segment(segmenter: Segmenter, samples: Sequence[Sample], options: Namespace
                 print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)
             else:
                 final = labels[test.steps[-1]]
-                _write(options.output / name, images.pop(name), final, segmenter, options)
+                _write(own, options.output / name, images.pop(name), final, segmenter, options)
                 written += 1
             advance()
     return written
 
 
 def _write(
-    path: Path, image: np.ndarray, labels: np.ndarray, segmenter: Segmenter, options: Namespace
+    own: OwnFiles,
+    path: Path,
+    image: np.ndarray,
+    labels: np.ndarray,
+    segmenter: Segmenter,
+    options: Namespace,
 ) -> None:
     names, palette = segmenter.class_names, segmenter.palette
-    write_atomically(Path(f"{path}.png"), encode_png(labels, palette))
+    own.write(Path(f"{path}{_LABELS}"), encode_png(labels, palette))
     if not options.no_overlay:
         picture = Image.fromarray(overlay(image, labels, names, palette, options.opacity))
-        with replacing(Path(f"{path}_overlay.jpg")) as file:
-            # Chroma subsampling would blur the outlines.
-            picture.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        buffer = io.BytesIO()
+        # Chroma subsampling would blur the outlines.
+        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        own.write(Path(f"{path}{_OVERLAY}"), buffer.getvalue())
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

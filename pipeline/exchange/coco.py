@@ -11,8 +11,8 @@ import numpy as np
 from skimage.measure import label as label_components
 
 from pipeline.exchange.exporting import Export, read_labels
-from pipeline.files.atomic import write_atomically
 from pipeline.files.label_images import IGNORE
+from pipeline.files.own_files import OwnFiles
 from pipeline.report.artefacts import Artefact, find_photograph
 
 _DESCRIPTION = (
@@ -35,9 +35,10 @@ def export_coco(
     ``components`` there is an annotation for each connected component, diagonals included.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or is another's.
     """
-    export = Export()
+    export, own = Export(), OwnFiles(target.parent, "export.py")
+    own.refuse_foreign([target])
     numbers = _number(sorted(artefact.entries))
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ def export_coco(
         "annotations": annotations,
         "categories": categories,
     }
-    write_atomically(target, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+    own.write(target, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
     if ignored := sum(image["ignored_area"] for image in described):
         export.notes.append(
             f"{ignored} pixels of label 255 are in no annotation, like the background:"

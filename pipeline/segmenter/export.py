@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
 from pipeline.segmenter.predict import Segmenter
 
@@ -76,6 +76,8 @@ def export_onnx(
         raise UserError(f"{height}×{width} is not a size of images: give pixels above 0")
     fixed = Shape(1, height, width)
     wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
+    own = OwnFiles(path.parent, "export_onnx.py")
+    own.refuse_foreign([path])
     network = _Deployed(segmenter.model).eval()
     for shape in [*wanted, fixed]:
         try:
@@ -90,7 +92,7 @@ def export_onnx(
                 f"the segmenter's network cannot be written as ONNX ({first_line(cause)}): choose"
                 " another segmenter"
             ) from error
-        write_atomically(path, content)
+        own.write(path, content)
         break
     return shape
 

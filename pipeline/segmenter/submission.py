@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
+from pipeline.files.own_files import OwnFiles
 
 COMPETITIONS = ("comp5", "comp6")
 """comp5 allows VOC's training data only; comp6 allows any data."""
@@ -80,7 +80,7 @@ def write_submission(
             entry = tarfile.TarInfo(f"{_FOLDER.format(competition)}/{name}")
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
-    write_atomically(target, buffer.getvalue())
+    OwnFiles(target.parent, "voc_submission.py").write(target, buffer.getvalue())
 
 
 def _read(path: Path, image: Path | None) -> np.ndarray | str:

@@ -417,3 +417,10 @@ def test_wrong_arguments_end_with_one_sentence(make_tables):
     assert finished.code == 2 and len(finished.errors.splitlines()) == 1
     finished = make_tables("--help")
     assert finished.code == 0 and "--study alpha" in finished.output
+
+
+def test_another_file_is_not_replaced(make_tables, tmp_path):
+    (tmp_path / "notes.md").write_text("theirs")
+    finished = make_tables("--output", str(tmp_path / "notes.md"))
+    assert finished.code == 2 and (tmp_path / "notes.md").read_text() == "theirs"
+    assert "notes.md exists, and tools/make_tables.py did not write it" in finished.errors

@@ -73,7 +73,7 @@ def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, m
     monkeypatch.setattr("pipeline.commands.overlay._ROWS", 1)
     finished = draw(material.predictions.path, "--sheet", "--columns", "3")
     assert finished.output.startswith("2 sheets")
-    assert {p.name for p in (tmp_path / "o").iterdir()} == {"sheet_1.png", "sheet_2.png"}
+    assert {p.name for p in (tmp_path / "o").glob("[!.]*")} == {"sheet_1.png", "sheet_2.png"}
 
 
 def test_tiles_show_their_artefact(material):
@@ -142,3 +142,15 @@ def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
 def test_help_has_examples(run_tool):
     finished = run_tool("overlay.py", "--help")
     assert finished.code == 0 and "python tools/overlay.py outputs/" in finished.output
+
+
+def test_other_pictures_are_not_replaced(draw, material, tmp_path):
+    (tmp_path / "o/masks").mkdir(parents=True)
+    for name in ("masks/2.png", "sheet_1.png"):
+        (tmp_path / "o" / name).write_bytes(b"theirs")
+    for arguments in ([], ["--sheet"]):
+        finished = draw(material.masks.path, *arguments)
+        assert finished.code == 2
+        assert ".png exists, and tools/overlay.py did not write it" in finished.errors
+    left = [p for p in (tmp_path / "o").rglob("*.png") if p.read_bytes() != b"theirs"]
+    assert left == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.files.own_files import RECORD
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
@@ -31,7 +32,11 @@ def predict(run_tool, trained, tmp_path):
 
 
 def files_in(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != RECORD
+    )
 
 
 def test_a_folder_of_photographs(predict, photographs, trained, tmp_path):
@@ -146,3 +151,14 @@ def test_images_are_not_touched(predict, photographs):
     assert predict(photographs, output=photographs / "seen").code == 0
     assert predict(photographs, output=photographs / "seen").output.startswith("5 images")
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_photographs_in_the_output_folder_are_not_replaced(predict, photographs):
+    (photographs / "2024").mkdir()
+    kept = photographs / "2024" / "a.png"
+    Image.fromarray(np.full((40, 50, 3), 9, np.uint8)).save(kept)
+    before = kept.read_bytes()
+    finished = predict(photographs, output=photographs / "2024")
+    assert finished.code == 2 and kept.read_bytes() == before
+    assert "2024/a.png exists, and tools/predict.py did not write it" in finished.errors
+    assert files_in(photographs / "2024") == ["a.png"], "nothing is written beside it"

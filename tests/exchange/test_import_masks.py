@@ -206,3 +206,19 @@ def test_wrong_use_is_answered_with_one_sentence(change, message, run_tool, fold
     )
     assert finished.code == 2 and message in finished.errors
     assert len(finished.errors.splitlines()) == 1
+
+
+def test_photographs_are_not_replaced(run_tool, folder, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(LABELS).save(folder / f"{name}.png")
+    photographs = tmp_path / "imported"
+    photographs.mkdir()
+    Image.fromarray(draw_photograph(0, 40, 56)).save(photographs / "b.png")
+    before = (photographs / "b.png").read_bytes()
+    finished = run(run_tool, folder, tmp_path)
+    assert finished.code == 2
+    assert "b.png exists, and tools/import_masks.py did not write it" in finished.errors
+    assert [p.read_bytes() for p in photographs.iterdir()] == [before]
+    (photographs / "b.png").unlink()
+    for _ in range(2):
+        assert run(run_tool, folder, tmp_path).code == 0, "it may be run again"

@@ -27,7 +27,7 @@ def test_any_number_of_images_of_any_size(tmp_path):
     segmenter = balanced_segmenter()
     path = tmp_path / "new" / "model.onnx"
     assert export_onnx(segmenter, path, 40, 48, dynamic=True) == Shape(None, None, None)
-    assert [p.name for p in path.parent.iterdir()] == ["model.onnx"], "weights are inside"
+    assert [p.name for p in path.parent.glob("[!.]*")] == ["model.onnx"], "weights are inside"
     for count, *size in [(1, 40, 48), (1, 33, 57), (2, 71, 20)]:
         assert_same(path, segmenter, np.stack([noise(*size, seed) for seed in range(count)]))
     model = onnx.load(path)
@@ -138,3 +138,11 @@ def test_mistakes_when_exporting_end_in_one_sentence(run_tool, trained, tmp_path
     assert finished.code == 2 and "0×48 is not a size" in finished.errors
     finished = run_tool(*arguments, "--checkpoint", tmp_path / "none")
     assert finished.code == 2 and "does not exist" in finished.errors
+
+
+def test_another_file_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.delattr("pipeline.segmenter.export._export")  # it is refused before the work
+    (tmp_path / "m.onnx").write_bytes(b"theirs")
+    with pytest.raises(UserError, match="exists, and tools/export_onnx.py did not write it"):
+        export_onnx(balanced_segmenter(), tmp_path / "m.onnx", 8, 8)
+    assert (tmp_path / "m.onnx").read_bytes() == b"theirs"

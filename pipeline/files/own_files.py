@@ -1,0 +1,79 @@
+"""What a tool writes where a person says: it replaces no file that it did not write itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.errors import UserError, shown
+from pipeline.files.atomic import appearing, write_atomically
+from pipeline.files.fingerprints import fingerprint
+from pipeline.files.journal import Journal
+
+RECORD = ".written.jsonl"
+"""The record of a folder that tools write to: which tool wrote what content under which name."""
+
+
+class OwnFiles:
+    """The files of one tool in a folder, which it alone may replace.
+
+    A file is the tool's own if the record says that the tool wrote its present content. The record
+    lies in the folder, so both can be moved together.
+    """
+
+    def __init__(self, folder: Path, tool: str):
+        """Prepares a folder, which need not exist; ``tool`` is the name in ``tools/``."""
+        self._folder = folder
+        self._tool = tool
+        self._record = Journal(folder / RECORD)
+
+    def refuse_foreign(self, paths: Iterable[Path]) -> None:
+        """Makes sure that files of these paths may be written.
+
+        Raises:
+            UserError: there is a folder, or a file that the tool did not write, or that was changed
+                since.
+        """
+        for path in paths:
+            if os.path.lexists(path) and not self._is_own(path):
+                raise UserError(
+                    f"{shown(path)} exists, and tools/{self._tool} did not write it: give another"
+                    " --output, or move it away"
+                )
+
+    def write(self, path: Path, data: bytes | str) -> None:
+        """Writes a file below the folder, whole or not at all.
+
+        Raises:
+            UserError: as :meth:`refuse_foreign`, or it cannot be written.
+        """
+        data = data.encode("utf-8") if isinstance(data, str) else data
+        self._prepare(path, data)
+        write_atomically(path, data)
+
+    def link(self, path: Path, target: Path) -> None:
+        """Makes a symbolic link below the folder; raises as :meth:`write`."""
+        self._prepare(path, os.fsencode(target))
+        with appearing(path) as temporary:
+            temporary.symlink_to(target)
+
+    def _prepare(self, path: Path, data: bytes) -> None:
+        self.refuse_foreign([path])
+        # Before the file, so that a run that is killed in between knows its file again.
+        if (entry := self._entry(path, data)) not in self._record.entries:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._record.append({"id": entry})
+
+    def _entry(self, path: Path, data: bytes) -> str:
+        name = path.relative_to(self._folder).as_posix()
+        return f"{self._tool} {fingerprint(data)} {name}"
+
+    def _is_own(self, path: Path) -> bool:
+        if path.is_symlink():
+            data = os.fsencode(path.readlink())
+        elif path.is_file():
+            data = path.read_bytes()
+        else:
+            return False
+        return self._entry(path, data) in self._record.entries

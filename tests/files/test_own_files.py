@@ -1,0 +1,63 @@
+"""No tool replaces a file that it did not write."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files.own_files import RECORD, OwnFiles
+
+
+def test_what_a_tool_wrote_may_be_written_again(tmp_path):
+    for content in ("first", "second", "first"):
+        OwnFiles(tmp_path / "out", "one.py").write(tmp_path / "out/sub/a.txt", content)
+    assert (tmp_path / "out/sub/a.txt").read_text() == "first"
+    assert len((tmp_path / "out" / RECORD).read_text().splitlines()) == 2
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    OwnFiles(moved, "one.py").write(moved / "sub/a.txt", "third")
+
+
+@pytest.mark.parametrize("state", ["foreign", "changed", "of another tool", "folder", "link"])
+def test_other_files_stay(tmp_path, state):
+    path, others = tmp_path / "a.txt", tmp_path / "theirs"
+    others.write_text("theirs")
+    if state == "foreign":
+        path.write_text("theirs")
+    elif state == "folder":
+        path.mkdir()
+    elif state == "link":
+        path.symlink_to(others)
+    else:
+        OwnFiles(tmp_path, "two.py" if "another" in state else "one.py").write(path, "theirs")
+        if state == "changed":
+            path.write_text("theirs, corrected by hand")
+    before = path.is_dir() or path.read_text()
+    own = OwnFiles(tmp_path, "one.py")
+    for act in (
+        lambda: own.write(path, "ours"),
+        lambda: own.link(path, others),
+        lambda: own.refuse_foreign([path]),
+    ):
+        with pytest.raises(UserError, match=r"a\.txt exists, and tools/one\.py did not write it"):
+            act()
+    assert (path.is_dir() or path.read_text()) == before and others.read_text() == "theirs"
+
+
+def test_a_link_of_the_tool_may_be_replaced(tmp_path):
+    (tmp_path / "photograph").write_text("photograph")
+    own = OwnFiles(tmp_path, "one.py")
+    own.link(tmp_path / "a", tmp_path / "photograph")
+    own.write(tmp_path / "a", "copied")
+    assert (tmp_path / "photograph").read_text() == "photograph"
+    assert (tmp_path / "a").read_text() == "copied" and not (tmp_path / "a").is_symlink()
+
+
+def test_a_run_that_was_killed_knows_its_files(tmp_path, monkeypatch):
+    def die(path, data):
+        path.write_bytes(data)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.files.own_files.write_atomically", die)
+        OwnFiles(tmp_path, "one.py").write(tmp_path / "a", "ours")
+    OwnFiles(tmp_path, "one.py").write(tmp_path / "a", "ours again")
