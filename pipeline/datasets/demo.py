@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Dataset, Sample
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files.atomic import write_atomically
 from pipeline.files.images import encode_png
+from pipeline.files.text import given_path
 
 
 def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
@@ -29,7 +31,8 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
     They follow the vocabulary: an object whose name is not a class is background, and if the name
     of a ground is a class, its pixels are of that class. An interrupted rendering continues.
 
-    ``root`` keeps the PNG files; ``cache`` keeps masks if the vocabulary is not that of the scenes.
+    ``root`` keeps the PNG files and nothing else; ``cache`` keeps masks if the vocabulary is not
+    that of the scenes.
     """
     vocabulary = build_vocabulary(settings)
     images = _images(settings)
@@ -47,14 +50,30 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
 
 
 def _images(settings: DatasetSettings) -> list[Path]:
-    """Returns the image files of all splits, ``<split>/<index>.png``."""
+    """Returns the image files of all splits, ``<split>/<index>.png``.
+
+    Raises:
+        UserError: ``root`` is not a folder of the demo's alone, such as one of photographs.
+    """
     recipe = load_recipe()
-    root = Path(settings.root).expanduser().absolute() / f"v{recipe['version']}"
+    given = given_path(settings.root, "dataset.root").absolute()
+    root = given / f"v{recipe['version']}"
+    strange = {name for name in _names(given) if not re.fullmatch(r"v\d+", name)}
+    strange |= {*_names(root)} - {*recipe["splits"]}
+    if strange or given.is_file():
+        raise UserError(
+            f"dataset.root={shown(settings.root)} holds other files than the demo's scenes"
+            f" ({shown(min(strange, default='a file'))}): did you mean dataset=folder?"
+        )
     return [
         root / split / f"{index:05d}.png"
         for split, count in recipe["splits"].items()
         for index in range(min(count, settings.limit or count))
     ]
+
+
+def _names(folder: Path) -> list[str]:
+    return [p.name for p in folder.glob("[!.]*")] if folder.is_dir() else []
 
 
 def _not_rendered(images: Sequence[Path]) -> list[Path]:

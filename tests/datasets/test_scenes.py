@@ -68,7 +68,7 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(load_recipe(), "splits", {"train": 3, "val": 2})
     classes = list(load_recipe()["classes"])
     settings = DatasetSettings(
-        name="demo", root=str(tmp_path), cache=str(tmp_path), classes=classes
+        name="demo", root=str(tmp_path / "scenes"), cache=str(tmp_path), classes=classes
     )
     dataset = load_demo(settings)
     assert {split: len(s) for split, s in dataset.splits.items()} == {"train": 3, "val": 2}
@@ -81,3 +81,15 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     before = sample.image.stat().st_mtime_ns
     load_demo(settings)
     assert sample.image.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "holiday/a.jpg", "v1/a.jpg", ""])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_scenes_are_never_rendered_among_photographs(tmp_path, run_stage, name, dry_run):
+    root = tmp_path / "PHOTOS"
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"theirs")
+    finished = run_stage(f"dataset.root={root}", f"dry_run={dry_run}", f"output_dir={tmp_path}/out")
+    assert finished.code == 2 and "did you mean dataset=folder?" in finished.errors
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
