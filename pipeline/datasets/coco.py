@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ def load_coco(settings: CocoSettings) -> Dataset:
         name = path.stem.removeprefix("instances_")
         images = find_images(settings, root, name)
         samples = _read_instances(path, images, Path(settings.cache) / name, vocabulary.classes)
+        limit = settings.max_pixels
+        samples = [replace(s, mask=replace(s.mask, max_pixels=limit)) for s in samples]
         return [s for s in samples if s.labels or not settings.only_annotated]
 
     annotations = root / "annotations"

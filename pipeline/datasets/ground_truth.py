@@ -75,7 +75,7 @@ class DerivedMask(GroundTruthMask):
 
     def file(self) -> Path:
         """Implements the base class."""
-        values = [value for name, value in vars(self).items() if name != "kept"]
+        values = [v for name, v in vars(self).items() if name not in ("kept", "max_pixels")]
         try:
             origin = [fingerprint_file(v) if isinstance(v, Path) else v for v in values]
         except OSError as error:
@@ -108,7 +108,7 @@ class RelabelledMask(DerivedMask):
 
 @dataclass(frozen=True)
 class InstanceMask(DerivedMask):
-    """The classes of COCO's instances, drawn by pycocotools, the largest first.
+    """The classes of COCO's instances, the largest first; pycocotools draws the polygons.
 
     Smaller objects therefore cover larger ones, as a cup on a table. Crowds are drawn before single
     objects.
@@ -117,19 +117,26 @@ class InstanceMask(DerivedMask):
         height: of the image in pixels.
         width: of the image in pixels.
         instances: (label, crowd, area in pixels, polygons or run lengths) of every instance.
+        max_pixels: larger images are refused before they are drawn.
     """
 
     height: int
     width: int
     instances: Sequence[tuple[int, bool, float, Any]]
+    max_pixels: int | None = None
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
+        if self.max_pixels is not None and self.height * self.width > self.max_pixels:
+            raise UserError(
+                f"the annotations give image {self.kept.stem} {self.width}×{self.height} pixels,"
+                f" more than dataset.max_pixels={self.max_pixels}: correct them, or raise the limit"
+            )
         labels = np.zeros((self.height, self.width), np.uint8, order="F")  # as pycocotools has it
         for label, _, _, shape in sorted(self.instances, key=lambda i: (not i[1], -i[2])):
             try:
                 labels[_rasterise(shape, self.height, self.width)] = label
-            except Exception as error:  # pycocotools raises many types on damaged shapes
+            except Exception as error:  # damaged shapes raise nearly anything
                 raise UserError(
                     f"an instance of image {self.kept.stem} cannot be drawn in {self.width}×"
                     f"{self.height} pixels: download the annotations again"
@@ -191,16 +198,48 @@ def _missing(path: Path | str) -> UserError:
 
 
 def _rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
-    """Returns an instance's pixels, height×width bool, from polygons or COCO's run lengths."""
+    """Returns an instance's pixels, height×width bool, from polygons or COCO's run lengths.
+
+    pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
+    outside the image end the process. It raises many types on other damage.
+
+    Raises:
+        ValueError: the runs are not those of all pixels, or a corner is far from the image.
+    """
+    if isinstance(shape, Mapping):
+        counts = shape["counts"]
+        runs = _unpacked(counts) if isinstance(counts, str) else counts
+        if [*shape["size"]] != [height, width] or min(runs) < 0 or sum(runs) != height * width:
+            raise ValueError("runs that are not those of all pixels")
+        pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        return pixels.reshape((height, width), order="F")
     from pycocotools import mask as coco_mask
 
-    if isinstance(shape, Mapping):
-        packed = isinstance(shape["counts"], str)
-        runs = shape if packed else coco_mask.frPyObjects(dict(shape), height, width)
-    else:
-        # Fewer than three corners cover nothing, but pycocotools would draw a box.
-        polygons = [polygon for polygon in shape if len(polygon) >= _MIN_COORDINATES]
-        if not polygons:
-            return np.zeros((height, width), bool)
-        runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    # Fewer than three corners cover nothing, but pycocotools would draw a box.
+    polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= _MIN_COORDINATES]
+    if not polygons:
+        return np.zeros((height, width), bool)
+    # Annotators leave the image by a few pixels. NaN is not below the limit either.
+    if not all((abs(polygon) < 2 * max(height, width)).all() for polygon in polygons):
+        raise ValueError("a corner far from the image")
+    runs = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width))
     return coco_mask.decode(runs).view(bool)
+
+
+def _unpacked(text: str) -> list[int]:
+    """Returns run lengths from COCO's text: 5 bits a character, from the third the differences."""
+    runs: list[int] = []
+    value = bits = 0
+    for code in text.encode("ascii"):
+        code -= ord("0")
+        if not 0 <= code < 64 or bits > 50:
+            raise ValueError("text that does not hold run lengths")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:  # the last character of a number; its fifth bit is the sign
+            value -= 1 << bits if code & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    if bits:
+        raise ValueError("text that ends within a number")
+    return runs

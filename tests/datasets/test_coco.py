@@ -25,6 +25,7 @@ from tests.datasets.miniature_coco import (
     build_coco,
     coco_names,
     disc,
+    packed,
     run_lengths,
 )
 from tests.datasets.miniatures import copy_of, load, settings_of, size_of
@@ -137,6 +138,58 @@ def test_any_run_lengths_are_drawn_exactly(cache):
         shape = run_lengths(wanted)
         mask = InstanceMask(cache / "x.png", *wanted.shape, ((3, True, 1.0, shape),))
         np.testing.assert_array_equal(mask.read(), np.where(wanted, 3, 0))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"counts": "1"},
+        {"counts": ""},
+        {"counts": "`" * 40},
+        {"counts": "\x01"},
+        {"counts": "h3P"},  # 120 pixels, and the beginning of a further number
+        {"counts": [119]},
+        {"counts": [60, 61]},
+        {"counts": [130, -10]},
+        {"counts": [10**30]},
+        {"counts": []},
+        {"counts": [120], "size": [12, 10]},
+        {"counts": [0, 120], "size": [10**5, 10**5]},
+        [[1e9, 1, 9, 1, 9, 9, 1, 9]],
+        [[1, 1, 9, 1, 9, -1e9, 1, 9]],
+        [[float("nan"), 1, 9, 1, 9, 9, 1, 9]],
+        [[1, 1, 9, 1, float("inf"), 9, 1, 9]],
+    ],
+)
+def test_damaged_shapes_are_refused_before_they_are_drawn(cache, shape):
+    if isinstance(shape, dict):
+        shape = {"size": [10, 12], **shape}
+    mask = InstanceMask(cache / "x.png", 10, 12, ((3, False, 1.0, shape),))
+    with pytest.raises(UserError, match="image x cannot be drawn in 12×10 pixels"):
+        mask.read()
+
+
+def test_runs_and_corners_that_fit_are_drawn(cache):
+    def draw(shape):
+        return InstanceMask(cache / "x.png", 10, 12, ((3, False, 1.0, shape),)).read()
+
+    assert (draw({"size": [10, 12], "counts": "0h3"}) == 3).all()
+    assert not draw({"size": [10, 12], "counts": "h3"}).any()
+    assert (draw([[-5, -5, 20, -5, 20, 20, -5, 20]]) == 3).all(), "a little outside the image"
+
+
+def test_text_of_run_lengths_is_unpacked_as_pycocotools_packs_it(cache):
+    rng = np.random.default_rng(1)
+    for height, width, zoom in [(7, 5, 1), (30, 40, 1), (20, 30, 9)]:
+        wanted = np.kron(rng.random((height, width)) < 0.3, np.ones((zoom, zoom), bool))
+        mask = InstanceMask(cache / "x.png", *wanted.shape, ((1, False, 1.0, packed(wanted)),))
+        np.testing.assert_array_equal(mask.read(), wanted)
+
+
+def test_images_larger_than_the_limit_are_refused_before_they_are_drawn(coco, cache):
+    sample = load("coco2017", coco, cache, max_pixels=4000).splits["val"][0]
+    with pytest.raises(UserError, match=r"image .*139 .* more than dataset.max_pixels=4000"):
+        sample.mask.read()
 
 
 def test_what_has_no_three_corners_covers_nothing(cache):
