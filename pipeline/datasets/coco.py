@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.datasets.ground_truth import InstanceMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
-from pipeline.datasets.settings import SELECTION, BenchmarkSettings
-from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
+from pipeline.datasets.vocabulary import annotated_names, build_vocabulary, same_name
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.engine.settings import setting
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 _MAX_SIDE = 1 << 15  # pixels; a damaged file may claim more than fits into memory
 
@@ -27,24 +27,38 @@ class CocoSettings(BenchmarkSettings):
     Attributes:
         only_annotated: whether images without an instance are left out, as in the lists of the
             published methods.
+        annotated_as: the names of the classes in the annotations; null if they are ``classes``.
     """
 
     only_annotated: bool = setting(True, changes="images", why=SELECTION)
+    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
+
+
+ALIASES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+"""Names of the published methods → the names of COCO's categories."""
 
 
 def load_coco(settings: CocoSettings) -> Dataset:
     """Reads the splits of COCO from its instance annotations.
 
     ``splits`` gives the names of the image folders, which are also those of the annotation files;
-    ``classes`` are in the order of COCO's category ids.
+    the categories of the annotations have the names of ``classes``, or :data:`ALIASES` for them.
     """
     vocabulary = build_vocabulary(settings)
+    names = annotated_names(settings.annotated_as, vocabulary)
     root = find_root(settings)
 
     def read(path: Path) -> list[Sample]:
         name = path.stem.removeprefix("instances_")
         images = find_images(settings, root, name)
-        samples = _read_instances(path, images, Path(settings.cache) / name, vocabulary.classes)
+        samples = _read_instances(path, images, Path(settings.cache) / name, names)
         limit = settings.max_pixels
         samples = [replace(s, mask=replace(s.mask, max_pixels=limit)) for s in samples]
         return [s for s in samples if s.labels or not settings.only_annotated]
@@ -59,27 +73,48 @@ def find_images(settings: BenchmarkSettings, root: Path, name: str) -> Path:
     return first_existing(settings, root, [name, f"images/{name}", f"JPEGImages/{name}"])
 
 
-def _read_instances(path: Path, images: Path, kept: Path, classes: Sequence[str]) -> list[Sample]:
+def _read_instances(path: Path, images: Path, kept: Path, names: Sequence[str]) -> list[Sample]:
     from pycocotools.coco import COCO
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(path))
-        labels = {category: k + 1 for k, category in enumerate(sorted(coco.getCatIds()))}
+        labels = _match({i: coco.cats[i]["name"] for i in coco.getCatIds()}, path, names)
         samples = [
             _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), labels, images, kept)
             for i in sorted(coco.getImgIds())
         ]
+    except UserError:
+        raise
     except Exception as error:  # pycocotools raises many types on other JSON
         raise UserError(f"{path} is not an annotation file of COCO: download it again") from error
-    if len(labels) != len(classes):
-        raise UserError(
-            f"{path} has {len(labels)} categories and dataset.classes {len(classes)}: give the"
-            " annotations of the instances"
-        )
     if len({s.id for s in samples}) < len(samples):
         raise UserError(f"{path} gives two images the same name: download it again")
     return samples
+
+
+def _match(categories: Mapping[int, str], path: Path, names: Sequence[str]) -> dict[int, int]:
+    """Returns category id → label, by the names of classes and categories.
+
+    Raises:
+        UserError: a category or a class has no counterpart.
+    """
+
+    def canonical(name: str) -> str:
+        return ALIASES.get(same_name(name), same_name(name))
+
+    labels = {canonical(name): k + 1 for k, name in enumerate(names)}
+    found = {category: labels.get(canonical(name)) for category, name in categories.items()}
+    without = [categories[category] for category, label in found.items() if label is None]
+    unused = [name for k, name in enumerate(names) if k + 1 not in found.values()]
+    if without or unused or len(found) > len(names):
+        lacks = f"has no category {shown(unused[0])}" if unused else "names one class twice"
+        what = f"names {shown(without[0])}, which is not one of the classes" if without else lacks
+        raise UserError(
+            f"{path} {what}: give the annotations of the instances, or the names of their"
+            f" {len(found)} categories as dataset.annotated_as, in the order of the classes"
+        )
+    return found
 
 
 def _sample(

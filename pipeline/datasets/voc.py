@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, MatlabMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing, how_to_get
 from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
-from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import annotated_names, build_vocabulary
 from pipeline.engine.sample import Dataset, Labels, Sample
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
@@ -59,12 +59,7 @@ def load_voc(settings: VocSettings) -> Dataset:
         below = ["dataset", "benchmark_RELEASE/dataset"]
         sbd = find_root(settings, "sbd_root", "cls", below)
     # The files hold the devkit's names, even where dataset.classes differ.
-    names = settings.annotated_as or vocabulary.classes
-    if len(names) != len(vocabulary.classes):
-        raise UserError(
-            f"dataset.annotated_as holds {len(names)} names for {len(vocabulary.classes)} classes:"
-            " give one for each class, in the same order"
-        )
+    names = annotated_names(settings.annotated_as, vocabulary)
     devkit = _Devkit(settings, root, sbd, names)
     splits = find_splits(
         settings,

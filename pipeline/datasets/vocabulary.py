@@ -78,6 +78,21 @@ class Vocabulary:
         return levels
 
 
+def annotated_names(given: Sequence[str] | None, vocabulary: Vocabulary) -> Sequence[str]:
+    """Returns the names that annotations have for the classes: ``dataset.annotated_as``, or theirs.
+
+    Raises:
+        UserError: there is not one for each class.
+    """
+    names = given or vocabulary.classes
+    if len(names) != len(vocabulary.classes):
+        raise UserError(
+            f"dataset.annotated_as holds {len(names)} names for {len(vocabulary.classes)} classes:"
+            " give one for each class, in the same order"
+        )
+    return names
+
+
 def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     """Parses class names; backgrounds that are also classes are moved to ``dropped``.
 

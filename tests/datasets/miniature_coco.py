@@ -12,6 +12,20 @@ from pycocotools import mask as coco_mask
 from tests.datasets.miniatures import size_of, striped, write_labels, write_photograph
 
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire
+hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
+bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis,
+snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis
+racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich,
+orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
+dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven,
+toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier,
+toothbrush
+"""
+COCO_NAMES = [" ".join(name.split()) for name in _NAMES.split(",")]
+"""As instances_val2017.json has them."""
+
 PERSON, DOG, CUP, TABLE, TOOTHBRUSH = 1, 18, 47, 67, 90
 
 STUFF_VALUES = ([0, 21, 156], [15, 123, 181], [0, 30, 92, 255])
@@ -104,7 +118,7 @@ def build_coco(folder: Path, split: str = "val2017", images: str = "") -> Path:
         # Neither images nor categories are promised to be in order.
         "images": records[::-1],
         "annotations": annotations,
-        "categories": [{"id": i, "name": f"category {i}"} for i in COCO_IDS[::-1]],
+        "categories": [{"id": i, "name": n} for i, n in list(zip(COCO_IDS, COCO_NAMES))[::-1]],
     }
     path = root / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

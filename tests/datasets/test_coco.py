@@ -16,6 +16,7 @@ from pipeline.engine.pool import in_processes
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import (
     COCO_IDS,
+    COCO_NAMES,
     COCO_SHAPES,
     CUP,
     DOG,
@@ -267,8 +268,14 @@ def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, cache, tmp
         (lambda c: c["images"][0].pop("height"), "is not an annotation file of COCO"),
         (
             lambda c: c["categories"].pop(0) and c["annotations"].clear(),
-            "has 79 categories and dataset.classes 80: give the annotations of the instances",
+            "has no category toothbrush: give the annotations of the instances",
         ),
+        (
+            lambda c: c["categories"][0].update(name="tooth brush"),
+            "names tooth brush, which is not one of the classes: .* dataset.annotated_as",
+        ),
+        (lambda c: c["categories"].append({"id": 99, "name": "Cat"}), "names one class twice"),
+        (lambda c: c["categories"][0].update(name=5), "is not an annotation file of COCO"),
     ],
 )
 def test_other_annotations_are_refused(coco, cache, tmp_path, change, message):
@@ -299,8 +306,27 @@ def test_run_lengths_of_another_size_are_named(coco, cache, tmp_path):
 
 def test_the_classes_can_be_renamed_but_not_dropped(coco, cache):
     names = [f"my {k}" for k in range(80)]
-    dataset = load("coco2017", coco, cache, classes=names, cam_names=None)
+    renamed = {"classes": names, "cam_names": None}
+    with pytest.raises(UserError, match=r"names toothbrush, which is not one of the classes"):
+        _ = load("coco2017", coco, cache, **renamed).splits["val"]
+    dataset = load("coco2017", coco, cache, **renamed, annotated_as=COCO_NAMES)
     assert dataset.splits["val"][3].ground_truth_labels == (16,)
     few = settings_of("coco2017", coco, cache)["classes"][:20]
-    with pytest.raises(UserError, match="has 80 categories and dataset.classes 20"):
+    with pytest.raises(UserError, match="names toothbrush, which is not one of the classes"):
         _ = load("coco2017", coco, cache, classes=few, cam_names=None).splits["val"]
+    with pytest.raises(UserError, match="dataset.annotated_as holds 2 names for 80 classes"):
+        load("coco2017", coco, cache, annotated_as=["cat", "dog"])
+
+
+def test_categories_are_matched_by_name_and_not_by_their_numbers(coco, cache, tmp_path):
+    def renumber(content):
+        for item in content["categories"]:
+            item.update(id=1000 - item["id"], name=item["name"].upper())
+        for item in content["annotations"]:
+            item["category_id"] = 1000 - item["category_id"]
+
+    before = load("coco2017", coco, cache).splits["val"]
+    after = load("coco2017", damaged_copy(coco, tmp_path, renumber), cache).splits["val"]
+    assert [s.ground_truth_labels for s in after] == [s.ground_truth_labels for s in before]
+    for one, other in zip(before, after):
+        np.testing.assert_array_equal(one.mask.read(), other.mask.read())
