@@ -14,8 +14,9 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.exporting import Export
-from pipeline.exchange.masks import read_colours, read_foreign_mask, voc_colours
+from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask, voc_colours
 from pipeline.files.images import SUFFIXES, encode_png
+from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
 _EXAMPLES = """examples:
@@ -24,6 +25,8 @@ _EXAMPLES = """examples:
       k, 255 ignore), coloured ones PASCAL VOC's colours
   python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
       coloured PNGs with colours of their own: a line each, as in 64 128 64 cat or cat:64,128,64
+  python tools/import_masks.py MASKS --classes cup --values 255=1 --output masks
+      grey PNGs in which 255 is the object, as brush tools write them
   python tools/run_stage.py … segmenter.masks=masks stage=[train,predict]
       trains on them; dataset.masks=masks evaluates with them
 
@@ -45,10 +48,11 @@ def run(arguments: Sequence[str]) -> None:
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes)
 
+    values = None if options.values is None else parse_values(options.values, num_classes)
     by_colour = options.palette == "colour"
 
     def read(path: Path) -> np.ndarray:
-        return read_foreign_mask(options.folder / path, num_classes, colours, by_colour)
+        return read_foreign_mask(options.folder / path, num_classes, colours, by_colour, values)
 
     check_folder(options.folder, "", "the one that holds the masks")
     if options.output.resolve().is_relative_to(options.folder.resolve()):
@@ -62,17 +66,22 @@ def run(arguments: Sequence[str]) -> None:
     targets = {path: options.output / path.with_suffix(".png") for path in masks}
     own = OwnFiles(options.output, "import_masks.py")
     own.refuse_foreign(targets.values())
-    checked, taken = Export(), {}
+    checked, taken, labels = Export(), {}, set()
 
     def check(path: Path) -> None:
         other = taken.setdefault(path.with_suffix(""), path)
-        read(path)
+        labels.update(np.unique(read(path)).tolist())
         if other != path:
             raise ImageError(f"has the same name as {other.name}: keep one of them")
 
     list(checked.each(masks, check, "check", "cannot be used"))
     remedy = "cannot be imported, and nothing was written: fix those that are named above"
     checked.refuse_left_out(f"of {len(masks)} masks {remedy}", prefix="")
+    if values is None and labels <= {0, IGNORE} and IGNORE in labels:
+        raise UserError(
+            f"{options.folder} holds only 0 and {IGNORE}: is {IGNORE} the object? --values 255=1"
+            " says so, and --values 1=1 that its pixels are ignored"
+        )
     with track("import", len(masks)) as advance:
         for path, target in targets.items():  # read again, since all may not fit into memory
             own.write(target, encode_png(read(path), vocabulary.palette))
@@ -101,6 +110,8 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--output", required=True, type=Path, metavar="FOLDER")
     colours = "a colour and a name a line; default: PASCAL VOC's colours"
     add("--colours", type=Path, metavar="FILE", help=colours)
+    values = "the labels of values in grey and palette PNGs, such as 255=1 for a brush's masks"
+    add("--values", metavar="V=K,…", help=values)
     palette = "whether the indices or the colours of palette PNGs count; default: index"
     add("--palette", choices=("index", "colour"), default="index", help=palette)
     return parser.parse_args(arguments)

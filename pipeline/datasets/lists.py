@@ -14,10 +14,11 @@ from urllib import parse
 
 from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_folder
-from pipeline.datasets.settings import DatasetSettings, splits_of_run
+from pipeline.datasets.settings import DatasetSettings, LabelMapSettings, splits_of_run
 from pipeline.datasets.vocabulary import same_name
 from pipeline.engine.sample import Dataset, Labels, Sample, Splits
 from pipeline.errors import UserError, shown
+from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_text
 
 _NOT_UTF8 = "surrogateescape"  # keeps bytes of file names that are not UTF-8, see os.fsdecode
@@ -45,8 +46,10 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
     known = folder = table = None
     if settings.values is not None:
         table = value_table(settings.values, classes)
+        if not isinstance(settings, LabelMapSettings) and 0 not in settings.values:
+            table = ((0, 0), *table)  # the background, which label maps do not have
     if labels is not None:
-        numbers = None if table is None else [value for value, _ in table]
+        numbers = settings.values
         known = read_image_classes(given_path(labels, "dataset.labels"), classes, numbers)
     if masks is not None:
         folder = existing_folder(masks, "masks")
@@ -71,6 +74,11 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
             given = [mask_of(sample) for sample in samples]
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
+        refuse_brush_masks(
+            (s.mask.path for s in samples if isinstance(s.mask, MaskFile)),
+            "the ground truth" if masks is None else f"dataset.masks={masks}",
+            "dataset.values=[255] says so of a single class, and dataset.values=[1] that it is not",
+        )
         return samples
 
     def refuse_unused(given: Sequence, does: str, split: str) -> None:

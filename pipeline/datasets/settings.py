@@ -114,7 +114,8 @@ class DatasetSettings(VocabularySettings):
         image_list: a file whose lines begin with an image id; only these images are used.
         labels: a file with the classes of images, ``.csv`` or TagCLIP's format.
         masks: a folder with ground-truth masks, ``<id>.png``.
-        values: the value of each class in ``masks`` and ``labels``; null for k+1 and k.
+        values: the value of each class in ``masks`` and ``labels``; null for k+1 and k. In masks, 0
+            is the background unless it is a class's, and pixels of other values are ignored.
         max_pixels: width × height; larger images are refused before they are decoded.
         cache: the folder that keeps masks which have to be drawn.
         training: the defaults of ``segmenter``.

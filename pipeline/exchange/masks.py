@@ -77,13 +77,36 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
     return {(0, 0, 0): 0} | colours
 
 
+def parse_values(given: str, num_classes: int) -> dict[int, int]:
+    """Returns pixel value → label from text like ``255=1,128=2``; 0 and 255 stay unless named.
+
+    Raises:
+        UserError: it is not such text, or a label that does not exist.
+    """
+    values = {0: 0, IGNORE: IGNORE}
+    for pair in given.split(","):
+        match = re.fullmatch(r"\s*(\d{1,5})\s*=\s*(\d{1,3})\s*", pair)
+        if match is None or num_classes < int(match[2]) != IGNORE:
+            raise UserError(
+                f"--values: {shown(pair)} is not a pixel value and a label, 0 to {num_classes} or"
+                f" {IGNORE}: write it like 255=1"
+            )
+        values[int(match[1])] = int(match[2])
+    return values
+
+
 def read_foreign_mask(
-    path: Path, num_classes: int, colours: Mapping[Colour, int], palette_by_colour: bool = False
+    path: Path,
+    num_classes: int,
+    colours: Mapping[Colour, int],
+    palette_by_colour: bool = False,
+    values_of: Mapping[int, int] | None = None,
 ) -> np.ndarray:
     """Reads a mask from any kind of PNG: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
     Palette and grey PNGs of 1 to 16 bits hold labels, 0 to ``num_classes`` and 255; in others
-    ``colours`` stand for labels, and in palette PNGs too with ``palette_by_colour``.
+    ``colours`` stand for labels, and in palette PNGs too with ``palette_by_colour``. ``values_of``
+    replaces the labels of palette and grey PNGs: pixel value → label.
 
     Raises:
         ImageError: the file is missing, is not a PNG, is damaged, has transparent pixels, or has
@@ -100,8 +123,9 @@ def read_foreign_mask(
     if mode == "LA":
         values = values[..., 0]
     if values.ndim == 2:
-        known = {label: label for label in (*range(num_classes + 1), IGNORE)}
+        known = values_of or {label: label for label in (*range(num_classes + 1), IGNORE)}
         remark = f", where labels are 0 to {num_classes} and {IGNORE}"
+        remark = ", which --values does not name" if values_of else remark
         return _to_labels(values, known, "label {}".format, remark)
     encoded = values[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
     known = {int.from_bytes(colour, "big"): label for colour, label in colours.items()}

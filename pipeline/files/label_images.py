@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,3 +79,26 @@ def read_labels(path: Path, modes: Collection[str] = (PALETTE, GREY)) -> np.ndar
         return decode_png(path, modes).values
     except ImageError as error:
         raise UserError(f"{path} {error}") from error
+
+
+def refuse_brush_masks(masks: Iterable[Path], name: str, remedy: str) -> None:
+    """Refuses masks of which all together hold 0 and 255 alone, as brush tools write an object.
+
+    They would be read as "nothing but ignored pixels". Files are read up to the first other value;
+    those that cannot be read are reported where they are used.
+
+    Args:
+        name: the setting that names the masks.
+        remedy: how to say what 255 is.
+
+    Raises:
+        UserError: no mask holds another value, and one holds 255.
+    """
+    found: set[int] = set()
+    for path in masks:
+        with suppress(UserError, OSError):
+            found.update(np.unique(read_labels(path)).tolist())
+        if found - {0, IGNORE}:
+            return
+    if IGNORE in found:
+        raise UserError(f"{name} holds only 0 and {IGNORE}: is {IGNORE} the object? {remedy}")

@@ -16,7 +16,7 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
-from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
+from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
 from pipeline.masks.labels import PROBABILITY
 
 _ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
@@ -92,7 +92,10 @@ def masks_in_folder(
             raise UserError(
                 f"segmenter.masks={given} is not a folder: give one that holds <id>.png"
             )
-        return [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
+        found = [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
+        remedy = "tools/import_masks.py --values 255=1 makes it class 1"
+        refuse_brush_masks((pair.mask for pair in found), f"segmenter.masks={given}", remedy)
+        return found
 
     return TrainingData(samples, pairs, facts={"masks": {"from": "files"}})
 

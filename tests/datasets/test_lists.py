@@ -224,12 +224,29 @@ def test_masks_of_a_folder_may_hold_other_values(photographs, cache, tmp_path):
     changes = {"classes": CLASSES[:2], "masks": str(masks), "values": [24, 11]}
     samples = load("folder", photographs, cache, **changes).splits["all"]
     mask = next(s for s in samples if s.id == "holiday 2026/e f").mask
-    np.testing.assert_array_equal(mask.read(), striped(0, [255, 2, 1, 255]))
+    np.testing.assert_array_equal(mask.read(), striped(0, [0, 2, 1, 255]))
     np.testing.assert_array_equal(read_mask(mask.file()), mask.read())
     assert mask.file().is_relative_to(cache)
     plain = load("folder", photographs, cache, **{**changes, "values": None}).splits["all"]
     with pytest.raises(UserError, match="e f.png holds label 24, but dataset.classes 2 names"):
         plain[-1].mask.read()
+
+
+def test_masks_of_a_brush_are_refused_unless_it_is_said_what_255_is(photographs, cache, tmp_path):
+    def read(**changes):
+        given = {"classes": ["cup"], "masks": str(tmp_path / "masks"), **changes}
+        return load("folder", photographs, cache, **given).splits["all"]
+
+    write_labels(tmp_path / "masks" / "a.png", striped(0, [0]))
+    assert read()[0].ground_truth_labels == (), "background alone is no brush's"
+    write_labels(tmp_path / "masks" / "b.png", striped(1, [0, 255]))
+    with pytest.raises(UserError, match=r"masks holds only 0 and 255: is 255 the object\? "):
+        read()
+    assert read(values=[255])[1].mask.read().max() == 1
+    np.testing.assert_array_equal(read(values=[255])[1].mask.read(), striped(1, [0, 1]))
+    np.testing.assert_array_equal(read(values=[1])[1].mask.read(), striped(1, [0, 255]))
+    write_labels(tmp_path / "masks" / "c.png", striped(2, [0, 1, 255]))
+    np.testing.assert_array_equal(read()[1].mask.read(), striped(1, [0, 255]))
 
 
 def test_kept_masks_are_not_those_of_another_folder(ade20k, cache, tmp_path):

@@ -222,3 +222,29 @@ def test_photographs_are_not_replaced(run_tool, folder, tmp_path):
     (photographs / "b.png").unlink()
     for _ in range(2):
         assert run(run_tool, folder, tmp_path).code == 0, "it may be run again"
+
+
+def test_masks_of_a_brush_are_refused_unless_it_is_said_what_255_is(run_tool, folder, tmp_path):
+    brush = np.where(LABELS == 2, np.uint8(255), np.uint8(0))
+    Image.fromarray(brush).save(folder / "a.png")
+    Image.fromarray(np.zeros_like(brush)).save(folder / "b.png")
+    finished = run(run_tool, folder, tmp_path)
+    assert finished.code == 2 and not (tmp_path / "imported").exists()
+    assert "theirs holds only 0 and 255: is 255 the object? --values 255=1" in finished.errors
+    assert run(run_tool, folder, tmp_path, "--values", "255=2").code == 0
+    assert np.array_equal(imported(tmp_path / "imported/a.png"), np.where(brush, 2, 0))
+    assert run(run_tool, folder, tmp_path, "--values", "1=1").code == 0
+    assert np.array_equal(imported(tmp_path / "imported/a.png"), brush)
+
+
+def test_values_stand_for_labels(run_tool, folder, tmp_path):
+    shades = np.array([0, 90, 5, 250], np.uint8)[np.where(LABELS == IGNORE, 0, LABELS)]
+    Image.fromarray(shades).save(folder / "a.png")
+    assert run(run_tool, folder, tmp_path, "--values", "90=1, 5=2,250=3").code == 0
+    expected = np.where(LABELS == IGNORE, 0, LABELS)
+    assert np.array_equal(imported(tmp_path / "imported/a.png"), expected)
+    finished = run(run_tool, folder, tmp_path, "--values", "90=1,5=2")
+    assert finished.code == 2 and "which --values does not name" in finished.errors
+    for wrong in ("90", "90=4", "x=1", "", "-1=1", "90=1;5=2"):
+        finished = run(run_tool, folder, tmp_path, f"--values={wrong}")
+        assert finished.code == 2 and "write it like 255=1" in finished.errors, wrong

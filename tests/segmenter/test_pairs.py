@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 from tiny_training import write_pairs
 
-from pipeline.segmenter.data import check_pairs
+from pipeline.engine.sample import Sample
+from pipeline.errors import UserError
+from pipeline.segmenter.data import check_pairs, masks_in_folder
 
 
 @pytest.fixture
@@ -109,3 +111,15 @@ def test_turned_image(fresh):
     Image.new("RGB", (40, 48)).save(fresh[0].image, exif=exif)
     assert "its image 40×48" in check_pairs(fresh[:1], 2)[0]
     assert check_pairs(fresh[:1], 2, apply_exif=True) == []
+
+
+def test_masks_of_a_brush_are_not_trained_on(fresh, tmp_path):
+    samples = [Sample(pair.id, pair.image) for pair in fresh]
+    data = masks_in_folder(str(tmp_path), lambda: samples, weighted=False)
+    for sample in samples:
+        (tmp_path / sample.id).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.diag([255] * 8).astype(np.uint8)).save(tmp_path / f"{sample.id}.png")
+    with pytest.raises(UserError, match=r"holds only 0 and 255: is 255 the object\? .* --values"):
+        data.pairs()
+    Image.fromarray(np.full((8, 8), 2, np.uint8)).save(tmp_path / f"{samples[1].id}.png")
+    assert [pair.mask for pair in data.pairs()] == [tmp_path / f"{s.id}.png" for s in samples]
