@@ -22,6 +22,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are decoded, whatever a file's name says. Some of Pillow's other formats start
 programs (EPS starts Ghostscript), and no input may run code."""
 
+_IGNORED = (224, 224, 192)
+
 MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images with 16 bits a pixel."""
 
@@ -135,12 +137,13 @@ def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None
 
     Args:
         image: H×W×3 uint8, or H×W uint8: grey values, or labels if there is a palette.
-        palette: the colours of labels 0, 1, …; at most 256. Further labels are black.
+        palette: the colours of labels 0, 1, …; at most 256. Further labels are black, but for 255,
+            which has the colour of PASCAL VOC's ignored pixels: black would read as background.
     """
     picture = Image.fromarray(image)
     if palette is not None:
         # With fewer than 256 colours Pillow writes fewer bits a pixel, and label 255 is lost.
-        colours = [*palette, *[(0, 0, 0)] * (256 - len(palette))]
+        colours = [*palette, *[(0, 0, 0)] * (255 - len(palette)), _IGNORED][:256]
         picture.putpalette([channel for colour in colours for channel in colour])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

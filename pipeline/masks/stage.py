@@ -23,6 +23,7 @@ class Masks(MethodStage):
 
     name = command = "masks"
     kind = "pseudo masks"
+    algorithm = 2
     decisive = ("method", "crf")
     in_processes = True  # pydensecrf holds Python's global lock
 

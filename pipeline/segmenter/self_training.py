@@ -119,6 +119,7 @@ class SegmenterMasks(_Relabelling):
 
     name = command = "masks"
     kind = "pseudo masks"
+    algorithm = 2
     decisive = ("method",)
     keep_probability: bool
     device: str

@@ -193,7 +193,7 @@ class Predictions(Stage):
     name = "predictions"
     command = "predict"
     kind = "predictions"
-    algorithm = 2
+    algorithm = 3
     decisive = ("test", "segmenter.name")
     options: PredictionSettings
     device: str

@@ -10,6 +10,7 @@ from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
 from pipeline.exchange.masks import read_colours
+from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.data import TrainingPair, check_pairs
 from tests.exchange.conftest import draw_labels
@@ -248,3 +249,13 @@ def test_values_stand_for_labels(run_tool, folder, tmp_path):
     for wrong in ("90", "90=4", "x=1", "", "-1=1", "90=1;5=2"):
         finished = run(run_tool, folder, tmp_path, f"--values={wrong}")
         assert finished.code == 2 and "write it like 255=1" in finished.errors, wrong
+
+
+def test_our_own_masks_read_by_their_colours_are_the_same_labels(run_tool, folder, tmp_path):
+    """A tool that reads colours would take black pixels of 255 as background."""
+    (folder / "a.png").write_bytes(encode_png(LABELS, voc_palette(4)))
+    with Image.open(folder / "a.png") as image:
+        image.convert("RGB").save(folder / "b.png")
+    assert run(run_tool, folder, tmp_path, "--palette", "colour").code == 0
+    for name in "ab":
+        assert np.array_equal(imported(tmp_path / "imported" / f"{name}.png"), LABELS)

@@ -142,6 +142,8 @@ def test_palette_pngs_keep_every_label_and_255(classes: int):
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), labels)
         assert image.getpalette()[3:6] == [128, 0, 0]
+        ignored = voc_palette(256)[255]
+        assert ignored == (224, 224, 192) == image.convert("RGB").getpixel((3, 0))
 
 
 def test_without_a_background_every_pixel_is_a_tag():
