@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,8 @@ from mmengine.runner import Runner
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.files.weight_files import read_weights_file
+from pipeline.files.weight_files import is_whole, read_weights_file
+from pipeline.segmenter.distributed import process_rank
 
 METRIC = "mIoU"
 """The metric that selects the best checkpoint: that of mmsegmentation's IoUMetric, in percent."""
@@ -26,14 +28,10 @@ _BEST = f"best_{METRIC}_{CHECKPOINT}"
 
 
 def last_checkpoint(work_dir: Path) -> Path:
-    """Returns the newest complete checkpoint; raises a UserError if there is none.
-
-    mmengine's marker ``last_checkpoint`` is not used, because a kill can truncate it.
-    """
-    checkpoints = complete_checkpoints(work_dir)
-    if not checkpoints:
-        raise UserError(f"{work_dir} holds no checkpoint of a segmenter: run stage=train first")
-    return max(checkpoints, key=iteration_of)
+    """Returns the newest checkpoint; raises a UserError if there is none."""
+    if found := _checkpoints(work_dir):
+        return max(found, key=iteration_of)
+    raise UserError(f"{work_dir} holds no checkpoint of a segmenter: run stage=train first")
 
 
 def best_checkpoint(work_dir: Path) -> Path:
@@ -41,13 +39,24 @@ def best_checkpoint(work_dir: Path) -> Path:
 
     Ground truth selected it, so its predictions are not annotation-free.
     """
-    checkpoints = best_checkpoints(work_dir)
-    if not checkpoints:
-        raise UserError(
-            f"{work_dir} holds no best checkpoint, because nothing was measured during training:"
-            " train with segmenter.validation_interval, or take the last checkpoint"
-        )
-    return max(checkpoints, key=iteration_of)
+    if found := best_checkpoints(work_dir):
+        return max(found, key=iteration_of)
+    raise UserError(
+        f"{work_dir} holds no best checkpoint, because nothing was measured during training: train"
+        " with segmenter.checkpoint=best, segmenter.validation_interval=N and a split with masks"
+        " that is not trained on, or take the last checkpoint"
+    )
+
+
+def resumable_checkpoint(work_dir: Path) -> Path | None:
+    """Returns the newest whole checkpoint; damaged ones are named and put aside by one process."""
+    for path in sorted(_checkpoints(work_dir), key=iteration_of, reverse=True):
+        if is_whole(path):
+            return path
+        if not process_rank():
+            aside = path.replace(f"{path}.damaged")
+            print(f"note: checkpoint {path} is damaged and is now {aside.name}", file=sys.stderr)
+    return None
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
@@ -60,23 +69,32 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     if not zipfile.is_zipfile(path):
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint: choose another file")
     try:
-        return read_weights_file(path, device)
+        content = read_weights_file(path, device)
     except Exception as error:  # damaged pickles raise nearly anything
         raise UserError(
             f"checkpoint {path} is damaged or holds more than weights: choose another file"
         ) from error
+    if not is_whole(path):  # PyTorch compares no checksum
+        raise UserError(
+            f"checkpoint {path} is damaged: choose another file, or run stage=train again, which"
+            " makes it again"
+        )
+    return content
 
 
-def complete_checkpoints(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
-    """Returns the complete checkpoints."""
-    # A file that was copied in part lacks the zip directory, which is at its end.
-    paths = work_dir.glob(name.format("*"))
-    return [p for p in paths if re.search(r"_\d+$", p.stem) and zipfile.is_zipfile(p)]
+def complete_checkpoints(work_dir: Path) -> list[Path]:
+    """Returns the checkpoints whose end is there; a file that was copied in part has none."""
+    return [path for path in _checkpoints(work_dir) if zipfile.is_zipfile(path)]
 
 
 def best_checkpoints(work_dir: Path) -> list[Path]:
     """Returns the best checkpoint, and an older one if a kill prevented its removal."""
-    return complete_checkpoints(work_dir, _BEST)
+    return _checkpoints(work_dir, _BEST)
+
+
+def _checkpoints(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
+    paths = work_dir.glob(name.format("*"))
+    return [path for path in paths if re.search(r"_\d+$", path.stem)]
 
 
 def iteration_of(path: Path) -> int:
@@ -131,21 +149,22 @@ class KeepCheckpoints(CheckpointHook):
         hub |= {"log_scalars": {}, "runtime_info": plain, "resumed_keys": resumed}
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float]) -> None:
-        """Writes a checkpoint that is better than the best so far, then removes the old one."""
+        """Writes a checkpoint that is better than the best so far, then removes older ones."""
         # mmengine would remove it before the better one is written.
         before, self.best_ckpt_path = self.best_ckpt_path, None
         super().after_val_epoch(runner, metrics)
-        if self.best_ckpt_path is None:
-            self.best_ckpt_path = before
-        elif is_main_process():
-            best = Path(self.best_ckpt_path)
-            for path in set(best_checkpoints(best.parent)) - {best}:
-                path.unlink(missing_ok=True)
+        self.best_ckpt_path = self.best_ckpt_path or before
+        if self.best_ckpt_path is None or not is_main_process():
+            return
+        # Also without a better one: a kill may have prevented the removal. Only the name counts,
+        # since the folder may have been moved.
+        best = Path(runner.work_dir, Path(self.best_ckpt_path).name)
+        for path in set(best_checkpoints(best.parent)) - {best} if best.is_file() else ():
+            path.unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         folder, name = Path(runner.work_dir), self.filename_tmpl.format(step)
-        self.last_ckpt = str(folder / name)
-        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        self.last_ckpt = str(folder / name)  # mmengine writes it again if it is the best
         if is_main_process():
             # Before writing, so that the new file takes the disk space of the oldest.
             others = [path for path in complete_checkpoints(folder) if path.name != name]
@@ -154,5 +173,3 @@ class KeepCheckpoints(CheckpointHook):
         runner.save_checkpoint(
             str(folder), name, meta=meta, by_epoch=False, backend_args=self.backend_args
         )
-        if is_main_process():
-            write_atomically(folder / "last_checkpoint", self.last_ckpt)

@@ -134,20 +134,21 @@ class BatchInPartsLoop(IterBasedTrainLoop):
         runner.call_hook("before_train")
         # Checkpoints are written before they are measured. A kill in between would lose the figure,
         # and perhaps the best checkpoint.
-        if self.iter and self.iter % self.val_interval == 0:
+        if self.iter:
             self._validate()
         runner.call_hook("before_train_epoch")
         for batch in islice(self.dataloader_iterator, self.max_iters - self.iter):
             runner.model.train()
             self.run_iter(batch)
-            if self.iter % self.val_interval == 0 or self.iter == self.max_iters:
-                self._validate()
+            self._validate()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
 
     def _validate(self) -> None:
-        if self.runner.val_loop is not None:
+        """Measures the network if its turn has come."""
+        due = self.iter % self.val_interval == 0 or self.iter == self.max_iters
+        if due and self.runner.val_loop is not None:
             self.runner.val_loop.run()
 
     def run_iter(self, data_batch: Mapping[str, list]) -> None:

@@ -20,6 +20,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
+from pipeline.files.weight_files import is_whole
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
@@ -29,6 +30,7 @@ PROBLEMS = "problems.txt"
 """Lists what prevents masks from being trained on, where a message would be too long."""
 
 _PROBLEMS_SHOWN = 20
+_BEST = "best_*.pth"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,14 +100,32 @@ class Training(Whole):
         return measured["seconds"] * self.options.iterations / iterations
 
     def is_complete(self, folder: StageFolder) -> bool:
-        """Tells whether the training came to its end."""
+        """Tells whether the training came to its end, and its checkpoints are whole."""
         checkpoint = folder.manifest().get("checkpoint")
-        return checkpoint is not None and (folder.path / checkpoint).is_file()
+        found = checkpoint is not None and is_whole(folder.path / checkpoint)
+        return found and not self._lacks_best(folder)
+
+    def _lacks_best(self, folder: StageFolder) -> bool:
+        """Tells whether the best checkpoint is asked for and missing, and can be made."""
+        if self.options.checkpoint != "best" or any(map(is_whole, folder.path.glob(_BEST))):
+            return False
+        return self._is_measured
+
+    @property
+    def _is_measured(self) -> bool:
+        return bool(self.options.validation_interval and self.validation())
 
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that needs the segmenter, where it is not trained."""
         if self.is_complete(folder):
             return
+        checkpoint = folder.manifest().get("checkpoint")
+        if checkpoint is not None:
+            what = "best checkpoint" if is_whole(folder.path / checkpoint) else checkpoint
+            raise UserError(
+                f"{what} in {folder.path} is missing or damaged: run stage=train with the same"
+                " settings, which makes it again"
+            )
         if reader.round > self.round:
             raise UserError(
                 f"round {reader.round} needs the segmenter of round {self.round}: run stage=train"
@@ -122,7 +142,7 @@ class Training(Whole):
             UserError: masks that cannot be used, or a loss that is not finite.
         """
         # mmsegmentation takes seconds to import.
-        from pipeline.segmenter import train
+        from pipeline.segmenter import checkpoints, train
 
         writes = process_rank() == 0
         if self.is_complete(folder):
@@ -132,6 +152,11 @@ class Training(Whole):
         self._refuse_problems(folder)
         began = time.monotonic()
         if writes:
+            if "checkpoint" in folder.manifest() and self._lacks_best(folder):
+                # Its training was not measured. The oldest first: what a kill leaves is no part of
+                # a measured training either.
+                for path in sorted(folder.path.glob("iter_*.pth"), key=checkpoints.iteration_of):
+                    path.unlink()
             folder.begin(len(self.pairs))
         position = 0
 
@@ -167,6 +192,12 @@ class Training(Whole):
         return len(self.pairs)
 
     def _refuse_problems(self, folder: StageFolder) -> None:
+        if self.options.checkpoint == "best" and not self._is_measured:
+            raise UserError(
+                "segmenter.checkpoint=best requires measurements: give"
+                " segmenter.validation_interval=N and a split with masks that is not trained on,"
+                " or segmenter.checkpoint=last"
+            )
         if not self.pairs:
             raise UserError("there is no image to train on: run stage=masks first")
         classes = len(self.vocabulary.classes)

@@ -26,9 +26,9 @@ from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.checkpoints import (
     METRIC,
     KeepCheckpoints,
-    complete_checkpoints,
     iteration_of,
     last_checkpoint,
+    resumable_checkpoint,
 )
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
@@ -90,12 +90,17 @@ def train(
         raise UserError("there are no masks to train on: run stage=masks first")
     device = local_device(device)
     processes = process_count()
+    join(device)
+    barrier()  # until the first process has prepared the folder
     config = build_config(settings, class_names, palette, seed, device, processes)
     iterations = settings.iterations
-    resume_from = last_checkpoint(work_dir) if complete_checkpoints(work_dir) else None
+    resume_from = resumable_checkpoint(work_dir)
     start = iteration_of(resume_from) if resume_from else 0
-    if start == iterations:
-        return resume_from
+    metainfo = {"classes": config.class_names, "palette": config.palette}
+    labelled = Labelled(validation, read, metainfo)
+    is_measured = settings.validation_interval and len(labelled)
+    if start == iterations and not is_measured:
+        return resume_from  # else its last measurement may be missing
     if start > iterations:
         raise UserError(
             f"{work_dir} holds a training of {start} iterations, more than"
@@ -109,12 +114,10 @@ def train(
     if any(pair.probability is not None for pair in pairs):
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
-    metainfo = {"classes": config.class_names, "palette": config.palette}
     samples = PseudoLabelled(pairs, settings, seed, metainfo, read)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
-    labelled = Labelled(validation, read, metainfo)
     best, measured = {}, {}
-    if settings.validation_interval and len(labelled):
+    if is_measured:
         from pipeline.segmenter.validation import ValidationIoU
 
         best = {"save_best": METRIC, "rule": "greater"}
@@ -138,7 +141,6 @@ def train(
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
-    join(device)
     with _explain_faults(work_dir), only_device(device):
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(

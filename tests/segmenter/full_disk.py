@@ -96,8 +96,8 @@ def attempt(learn: Callable[[], None]) -> dict[str, Any]:
 
 
 def contents(work_dir: Path) -> dict[str, Any]:
-    """Returns the checkpoints' weights, as lists, and what the marker says."""
-    written = {"marker": Path((work_dir / "last_checkpoint").read_text()).name}
+    """Returns the checkpoints' weights, as lists."""
+    written = {}
     for path in work_dir.glob("*.pth"):
         weights = torch.load(path, weights_only=True)["state_dict"]
         written[path.name] = {name: value.tolist() for name, value in weights.items()}

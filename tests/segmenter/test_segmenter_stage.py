@@ -1,5 +1,6 @@
 """The stages train and predict from the command line, on masks of one's own."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,11 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tiny_training import CLASS_NAMES, write_pairs
+from tiny_training import CLASS_NAMES, run_stage_in, training_stage, write_labelled, write_pairs
 
 from pipeline.errors import UserError
 from pipeline.segmenter.data import masks_of_stage
+from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
 from tests.small_runs import TINY_SEGMENTER
 
@@ -80,7 +83,6 @@ def test_many_wrong_masks_are_listed_in_a_file(run_stage, own, tmp_path):
 
 def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp_path):
     from pipeline.files.images import load_image
-    from pipeline.segmenter.predict import Segmenter
 
     _, arguments = own
     several = [
@@ -123,6 +125,64 @@ def test_unknown_ways_of_testing(run_stage, own):
     for wrong in ("segmenter.checkpoint=first", "segmenter.test.scales=[]"):
         finished = run_stage(*arguments, wrong, "stage=[train,predict]")
         assert finished.code == 2 and finished.errors.count("\n") == 1, finished.errors
+
+
+def flip_a_bit(path):
+    """Changes a weight, which PyTorch reads as it is."""
+    content = bytearray(path.read_bytes())
+    (first, *_) = torch.load(path, weights_only=True)["state_dict"].values()
+    content[content.index(first.numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_made_again(run_stage, own, tmp_path):
+    assert run_stage(*own[1], "stage=[train,predict]").code == 0
+    last = (tmp_path / "out" / "segmenter" / "latest").resolve() / "iter_2.pth"
+    whole = last.read_bytes()
+    flip_a_bit(last)
+    with pytest.raises(UserError, match=r"iter_2.pth is damaged: choose another file, or run"):
+        Segmenter.from_run(last.parent)
+    refused = run_stage(*own[1], "stage=predict")
+    assert refused.code == 2 and "iter_2.pth in" in refused.errors
+    assert "is missing or damaged: run stage=train with the same settings" in refused.errors
+    again = run_stage(*own[1], "stage=[train,predict]")
+    assert again.code == 0, again.errors
+    assert f"{last} is damaged and is now iter_2.pth.damaged" in again.errors
+    assert read_weights(last) == read_weights(whole)
+
+
+def read_weights(checkpoint):
+    file = io.BytesIO(checkpoint) if isinstance(checkpoint, bytes) else checkpoint
+    weights = torch.load(file, weights_only=True)["state_dict"]
+    return {name: values.tolist() for name, values in weights.items()}
+
+
+def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path):
+    """The training is in the cache and was not measured: it is done once more, and measured."""
+    labelled = write_labelled(tmp_path / "val")
+
+    def stage(**changes):
+        return training_stage(pairs, labelled, iterations=5, checkpoint_interval=2, **changes)
+
+    folder = run_stage_in(stage(), tmp_path / "out")
+    with pytest.raises(UserError, match="best, segmenter.validation_interval=N and a split with"):
+        Segmenter.from_run(folder.path, which="best")
+    last = read_weights(folder.path / "iter_5.pth")
+    assert stage(validation_interval=2).is_complete(folder)  # nobody asks for the best one
+    advised = stage(checkpoint="best", validation_interval=2)
+    assert advised.key == folder.key and not advised.is_complete(folder)
+    with pytest.raises(UserError, match="best checkpoint in .* run stage=train with the same"):
+        advised.refuse_missing(folder, advised)
+    run_stage_in(advised, tmp_path / "out")
+    assert advised.is_complete(folder) and read_weights(folder.path / "iter_5.pth") == last
+    run_stage_in(advised, tmp_path / "undisturbed")
+    (best,) = folder.path.glob("best_*")
+    same = tmp_path / "undisturbed" / "segmenter" / "latest" / best.name
+    assert read_weights(best) == read_weights(same)
+    flip_a_bit(best)
+    assert not advised.is_complete(folder)
+    with pytest.raises(UserError, match="checkpoint=best requires measurements: give"):
+        run_stage_in(stage(checkpoint="best"), tmp_path / "new")
 
 
 def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):

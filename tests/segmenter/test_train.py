@@ -72,7 +72,7 @@ def test_finished_run_is_not_repeated(trained, pairs):
     assert run(pairs, trained[0], on_iteration=never).name == "iter_5.pth"
 
 
-def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path):
+def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path, capfd):
     work_dir = tmp_path / "run"
     folder = pairs[0].image.parent  # the same pairs are written again, to the same bytes
     process = subprocess.run(
@@ -84,10 +84,11 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path):
     assert last_checkpoint(work_dir).name == "iter_2.pth"
     # What a kill in the midst of writing leaves behind is not a checkpoint.
     (work_dir / "iter_4.pth").write_bytes((work_dir / "iter_2.pth").read_bytes()[:-100])
-    (work_dir / "last_checkpoint").write_text("")
 
     resumed = []
     run(pairs, work_dir, on_iteration=lambda *report: resumed.append(report))
+    named = f"note: checkpoint {work_dir}/iter_4.pth is damaged and is now iter_4.pth.damaged\n"
+    assert capfd.readouterr() == ("", named)
     assert resumed == trained[1][2:]
     assert_same_weights(weights(trained[0]), weights(work_dir))
 

@@ -21,7 +21,7 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.segmenter import checkpoints
-from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints, last_checkpoint
+from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
 
 HERE = Path(__file__).parent
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -157,7 +157,6 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, tria
     monkeypatch.setattr(checkpoints, "write_atomically", watch)
     run(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
     assert moments[0] == 0 and min(moments[1:]) >= 1 and max(moments) == 2
-    assert (tmp_path / "last_checkpoint").read_text() == str(last_checkpoint(tmp_path))
     trial("training", "looked at before and after every file", "a whole checkpoint", len(moments))
 
 
@@ -173,9 +172,9 @@ from pipeline.segmenter.train import train
 
 written = []
 def kill(descriptor):
-    # The configuration, a checkpoint, its marker, and then the second checkpoint.
+    # The configuration, a checkpoint, and then the second checkpoint.
     written.append(descriptor)
-    if len(written) == 4:
+    if len(written) == 3:
         os.ftruncate(descriptor, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -198,6 +197,37 @@ def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_
     run(pairs, work_dir)
     assert_same_weights(weights(trained[0]), weights(work_dir))
     trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
+
+
+def killed_at_every_point(tmp_path, step):
+    """Returns the points at which a training with validation was killed, and what differed then."""
+    for name in ("data", "runs"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, HERE / "killed_trainings.py", tmp_path / "data", tmp_path / "runs", step],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    whole, *tried = [json.loads(line) for line in done.stdout.splitlines()]
+    assert whole["points"] > 60 and len(tried) >= 3
+    return tried
+
+
+@LINUX
+@pytest.mark.parametrize("step", ["9", pytest.param("1", marks=pytest.mark.soak)])
+def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(tmp_path, step, trial):
+    tried = killed_at_every_point(tmp_path, step)
+    assert not [line for line in tried if line["differs"]]
+    trial(
+        "training",
+        "killed before any open-for-write, fsync, rename, link, mkdir or remove"
+        + (", after the last iteration" if step != "1" else ""),
+        "equal weights, best checkpoint and figures after the same command; nothing left behind",
+        len(tried),
+    )
 
 
 @pytest.fixture(scope="module")

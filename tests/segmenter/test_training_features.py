@@ -107,16 +107,19 @@ def figures_of(work_dir, metric="mIoU"):
     return {line["step"]: line[metric] for line in lines if metric in line}
 
 
-def test_resumed_validation_is_not_lost(pairs, tmp_path, capfd):
+@pytest.mark.parametrize("measured", [[2], [2, 4]])
+def test_resumed_validation_is_not_lost(pairs, tmp_path, capfd, measured):
     """A kill after the checkpoint and before its measurement costs neither figure nor best one."""
     labelled = write_labelled(tmp_path / "val")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     changes = {"iterations": 6, "checkpoint_interval": 2, "learning_rate": 0.1}
     validated(pairs, whole, labelled, **changes)
-    breaking = [replace(labelled[0], mask=Breaking(labelled[0].mask)), *labelled[1:]]
+    mask = Breaking(labelled[0].mask, len(measured))
+    breaking = [replace(labelled[0], mask=mask), *labelled[1:]]
     with pytest.raises(RuntimeError, match="power cut"):
         validated(pairs, cut, breaking, **changes)
-    assert last_checkpoint(cut).name == "iter_4.pth" and list(figures_of(cut)) == [2]
+    assert last_checkpoint(cut).name == f"iter_{measured[-1] + 2}.pth"
+    assert list(figures_of(cut)) == measured
     capfd.readouterr()
     validated(pairs, cut, labelled, **changes)
     assert capfd.readouterr() == ("", "")
@@ -127,15 +130,15 @@ def test_resumed_validation_is_not_lost(pairs, tmp_path, capfd):
 
 
 class Breaking:
-    """A mask that can be read once."""
+    """A mask that can be read a few times."""
 
-    def __init__(self, mask):
+    def __init__(self, mask, reads):
         self.mask = mask
-        self.reads = 0
+        self.reads = reads
 
     def read(self):
-        self.reads += 1
-        if self.reads > 1:
+        self.reads -= 1
+        if self.reads < 0:
             raise RuntimeError("power cut")
         return self.mask.read()
 

@@ -95,3 +95,35 @@ def write_labelled(folder: Path, count: int = 3):
 
     pairs = write_pairs(folder, count)
     return [Sample(pair.id, pair.image, MaskFile(pair.mask)) for pair in pairs]
+
+
+def training_stage(pairs, labelled, **changes):
+    """The stage that trains the tiny network."""
+    from pipeline.datasets.vocabulary import Vocabulary
+    from pipeline.engine.sample import ImageReader
+    from pipeline.segmenter.data import TrainingData
+    from pipeline.segmenter.stage import Training
+
+    return Training(
+        of_split="train",
+        options=tiny_settings(**changes),
+        seed=3,
+        device="cpu",
+        vocabulary=Vocabulary(tuple(CLASS_NAMES), (), ()),
+        decode=ImageReader(),
+        data=TrainingData(lambda: labelled, lambda: pairs),
+        validation=lambda: labelled,
+    )
+
+
+def run_stage_in(stage, root: Path):
+    """Does what a run of ``stage=train`` does, and returns the folder."""
+    from pipeline.engine.scan import open_folder
+    from pipeline.engine.store import Store
+
+    store = Store(root)
+    store.begin()
+    with open_folder(stage, store) as folder:
+        stage.run(folder)
+    store.sweep_up()
+    return folder

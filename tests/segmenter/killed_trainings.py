@@ -1,0 +1,149 @@
+"""Kills a training with validation at chosen points; test_training_faults.py runs it apart.
+
+A point is an open-for-write, fsync, rename, link, mkdir or remove below the output directory. Every
+training runs in a fork of this process, which has imported everything. Prints a JSON line for each
+point: what was about to happen, and what differs after the same run again.
+
+Arguments: a folder for data, one for results, and a step: 1 takes all points, and n every n-th of
+those after the last iteration.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import ValLoop
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_training import run_stage_in, training_stage, write_labelled, write_pairs
+
+import pipeline.segmenter.train as training
+from pipeline.files.atomic import TEMPORARY
+from pipeline.segmenter.checkpoints import METRIC
+from pipeline.segmenter.mmseg import import_mmseg
+from pipeline.segmenter.stage import Training
+
+FIGURES = {2: 20.0, 4: 10.0, 5: 30.0}
+"""Iteration → mIoU: the tiny network itself finds nothing but background."""
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_EVENTS = ("os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.truncate")
+
+import_mmseg()
+from mmseg.evaluation import IoUMetric  # noqa: E402
+
+
+def in_fork(stage: Training, root: Path, kill_at: int | None = None) -> list[str]:
+    """Trains in a fork, which is killed before a point if one is given; returns the points."""
+    trace = root.with_suffix(".points")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            watch(root, trace, kill_at)
+            run_stage_in(stage, root)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    wanted = 0 if kill_at is None else -signal.SIGKILL
+    assert os.waitstatus_to_exitcode(status) == wanted, (kill_at, status)
+    return trace.read_text().splitlines()
+
+
+def watch(root: Path, trace: Path, kill_at: int | None) -> None:
+    lines, below, count = trace.open("w"), f"{root}{os.sep}", 0
+
+    def reach(what: str, path: object) -> None:
+        nonlocal count
+        lines.write(f"{what} {str(path).removeprefix(below)}\n")
+        lines.flush()
+        if count == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    def hook(event: str, arguments: tuple) -> None:
+        # What is renamed, linked or removed; for two paths, the one that appears.
+        path = arguments[event in ("os.rename", "os.link", "os.symlink")] if arguments else None
+        if not isinstance(path, str | Path) or not str(path).startswith(below):
+            return
+        if event in _EVENTS or (event == "open" and arguments[2] & _WRITES):
+            reach(event.removeprefix("os."), path)
+
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        reach("fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    os.fsync = watched
+    sys.addaudithook(hook)
+
+
+def contents(root: Path) -> dict[str, Any]:
+    """Returns everything that a finished training leaves, but for times and logs."""
+    (work_dir,) = (p for p in (root / "segmenter").iterdir() if p.is_dir() and not p.is_symlink())
+    found: dict[str, Any] = {"latest": (root / "segmenter" / "latest").readlink().name}
+    for path in root.rglob("*"):
+        if path.suffix == ".pth":
+            checkpoint = torch.load(path, weights_only=True)
+            found[path.name] = {n: v.tolist() for n, v in checkpoint["state_dict"].items()}
+        elif path.name.startswith(TEMPORARY) or path.is_symlink():
+            found[path.relative_to(root).as_posix()] = None
+    found["figures"] = figures(work_dir)
+    manifest = json.loads((work_dir / "manifest.json").read_text())
+    found["manifest"] = {k: manifest[k] for k in ("complete", "checkpoint", "images")}
+    return found
+
+
+def figures(work_dir: Path) -> dict[int, float]:
+    """Iteration → mIoU, of the curves of every attempt."""
+    lines = [
+        json.loads(line)
+        for path in sorted(work_dir.rglob("scalars.json"))
+        for line in path.read_text().splitlines()
+    ]
+    return {line["step"]: line["mIoU"] for line in lines if "mIoU" in line}
+
+
+def main(data: Path, results: Path, step: int) -> None:
+    torch.set_num_threads(1)
+    training.LOG_INTERVAL = 1
+    evaluate = ValLoop.run
+
+    def run(loop: ValLoop) -> None:
+        IoUMetric.compute_metrics = lambda *_: {METRIC: FIGURES[loop.runner.iter]}
+        evaluate(loop)
+
+    ValLoop.run = run
+    pairs, labelled = write_pairs(data / "pairs"), write_labelled(data / "val")
+    stage = training_stage(pairs, labelled, iterations=max(FIGURES), validation_interval=2)
+    stage.key  # noqa: B018 (computed once, before the forks)
+    whole = results / "whole"
+    points = in_fork(stage, whole)
+    wanted = contents(whole)
+    print(json.dumps({"points": len(points), "figures": wanted["figures"]}), flush=True)
+    last = next(n for n, point in enumerate(points) if point.endswith(f"iter_{max(FIGURES)}.pth"))
+    for number in range(last if step > 1 else 0, len(points), step):
+        root = results / str(number)
+        in_fork(stage, root, number)
+        in_fork(stage, root)
+        found = contents(root)
+        known = wanted.keys() | found.keys()
+        differs = sorted(k for k in known if wanted.get(k, ...) != found.get(k, ...))
+        print(
+            json.dumps({"point": number, "before": points[number], "differs": differs}), flush=True
+        )
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
