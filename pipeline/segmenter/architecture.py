@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from mmengine.config import Config, ConfigDict
+from torch import nn
 
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files.label_images import IGNORE
@@ -38,6 +39,7 @@ _INSIDE_HEADS = frozenset({"KernelUpdateHead"})
 _SIZE_DIVISORS = {"UNet": 16}
 _BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
 _SLIDING_WINDOW = frozenset({"mode", "crop_size", "stride"})  # unused: images are segmented whole
+_SIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 _MAX_FEATURE_MAPS = 4  # as many as UPerNet and similar heads read
 
 
@@ -136,6 +138,25 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     if statistics := timm.get_pretrained_cfg(name):
         model.data_preprocessor.mean = [255 * value for value in statistics.mean]
         model.data_preprocessor.std = [255 * value for value in statistics.std]
+
+
+@torch.no_grad()
+def smallest_side(model: nn.Module) -> int:
+    """Returns the side, a power of two in pixels, to which smaller images have to be padded.
+
+    It is tried out: SegFormer's attention reduces its keys by convolutions that must fit into the
+    image, and ConvNeXt its feature maps. The model is put into evaluation mode.
+    """
+    device = next(model.eval().parameters()).device
+    for side in _SIDES:
+        size = (side, side)
+        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
+        try:
+            model.encode_decode(torch.zeros(1, 3, *size, device=device), [meta])
+        except MISFITS:
+            continue
+        return side
+    return 1
 
 
 def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.masks.crf import CrfOptions, dense_crf
-from pipeline.segmenter.architecture import MISFITS
+from pipeline.segmenter.architecture import MISFITS, smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.mmseg import build_model, import_mmseg
 from pipeline.segmenter.pretrained import strip_pretrained
@@ -42,7 +42,7 @@ class Segmenter:
         self.class_names = class_names
         self.palette = palette
         self.model = model.to(device).eval()
-        self._min_side = _min_side(model.backbone)
+        self._min_side = smallest_side(self.model)
 
     @classmethod
     def from_run(cls, path: Path, device: str = "cpu", which: str = "last") -> Segmenter:
@@ -187,13 +187,3 @@ def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
     box = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
     size = tuple(max(1, side) for side in rescale_size((width, height), box))
     return imresize(image, size, interpolation="bilinear", backend="cv2")
-
-
-def _min_side(backbone: nn.Module) -> int:
-    """Returns the side, in pixels, below which images must be padded for a network.
-
-    SegFormer's attention reduces its keys by convolutions, which must fit into the image.
-    """
-    if type(backbone).__name__ != "MixVisionTransformer":
-        return 1
-    return int(max(np.cumprod(backbone.strides) * backbone.sr_ratios))

@@ -23,6 +23,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.files.label_images import IGNORE
+from pipeline.segmenter.architecture import smallest_side
 from pipeline.segmenter.checkpoints import (
     METRIC,
     KeepCheckpoints,
@@ -120,6 +121,8 @@ def train(
     if is_measured:
         from pipeline.segmenter.validation import ValidationIoU
 
+        if not model.data_preprocessor.test_cfg and (side := smallest_side(model)) > 1:
+            model.data_preprocessor.test_cfg = {"size": (side, side)}  # pads smaller images
         best = {"save_best": METRIC, "rule": "greater"}
         sampler = DefaultSampler(labelled, shuffle=False)
         measured = {

@@ -3,13 +3,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_segmenters import UNET, balanced_segmenter, noise
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 from pipeline.errors import UserError
-from pipeline.segmenter.checkpoints import last_checkpoint
+from pipeline.segmenter.architecture import smallest_side
+from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.train import train
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +60,39 @@ def test_network_that_needs_whole_strides():
     assert labels.shape == (37, 50)
 
 
-def test_images_that_a_network_would_shrink_to_nothing(segmenter):
+SEGFORMER = {
+    "config": "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    "overrides": {},
+}
+CONVNEXT = {
+    "config": "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    "backbone": "convnext_atto",
+    "overrides": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "side"), [(SEGFORMER, 32), (CONVNEXT, 32), ({}, 1), (UNET, 16)]
+)
+def test_images_that_a_network_would_shrink_to_nothing(changes, side):
     """SegFormer's first attention is over cells of 8×8 of its 4×4 patches."""
-    name = "segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py"
-    config = build_config(tiny_settings(config=name, overrides={}), CLASS_NAMES, PALETTE, 0)
+    config = build_config(tiny_settings(**changes), CLASS_NAMES, PALETTE, 0)
     network = Segmenter(build_model(config.model), ("background", *CLASS_NAMES), tuple(PALETTE))
-    image = np.random.default_rng(0).integers(0, 256, (50, 9, 3), dtype=np.uint8)
-    assert network(image).shape == (50, 9)
-    assert network.probabilities(image, (0.25, 1.0), flip=True).shape == (3, 50, 9)
-    assert segmenter(image[:1, :1]).shape == (1, 1)
+    assert smallest_side(network.model) == side
+    for shape in [(50, 50), (50, 9), (31, 33), (1, 1)]:
+        image = noise(*shape)
+        assert network(image).shape == shape
+        assert network.probabilities(image, (0.25, 0.5), flip=True).shape == (3, *shape)
+
+
+def test_small_images_are_measured_during_training(pairs, tmp_path):
+    labelled = write_labelled(tmp_path / "val", 1)
+    for path in (labelled[0].image, labelled[0].mask.path):
+        with Image.open(path) as image:
+            image.crop((0, 0, 20, 12)).save(path)
+    settings = tiny_settings(**CONVNEXT, iterations=1, validation_interval=1)
+    train(settings, pairs, CLASS_NAMES, PALETTE, tmp_path / "run", 3, validation=labelled)
+    assert best_checkpoint(tmp_path / "run").is_file()
 
 
 def test_one_scale_is_the_softmax_of_the_scores(segmenter):
