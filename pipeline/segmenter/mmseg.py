@@ -12,6 +12,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import timm
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, init_default_scope
+from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
 from torch import nn
 
 from pipeline.clip.device import choose_precision
@@ -59,7 +60,7 @@ class _CompiledOpsStandIn(types.ModuleType):
 
 
 def import_mmseg() -> None:
-    """Imports mmsegmentation and registers its modules in mmengine's scope ``mmseg``.
+    """Imports mmsegmentation, whose modules mmengine knows under the scope ``mmseg``.
 
     It may be called repeatedly. The stand-in is removed again, because mmengine later tests for
     ``mmcv._ext`` to find out whether there are operators.
@@ -86,7 +87,14 @@ def import_mmseg() -> None:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): pip install -r requirements.txt"
         ) from error
-    init_default_scope("mmseg")
+
+
+def in_mmseg() -> AbstractContextManager[None]:
+    """Returns a context in which mmengine looks for modules in mmsegmentation first.
+
+    mmengine's own choice is global to the process, and is restored.
+    """
+    return DefaultScope.overwrite_default_scope("mmseg")
 
 
 def find_config(name: str) -> Path:
@@ -195,7 +203,7 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
 
     _refuse_unregistered(model)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), in_mmseg():
             warnings.simplefilter("ignore")  # mmsegmentation calls deprecated functions of its own
             return MMSEG_MODELS.build(ConfigDict(model))
     except MISFITS as error:

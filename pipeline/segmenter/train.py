@@ -34,7 +34,7 @@ from pipeline.segmenter.checkpoints import (
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
 from pipeline.segmenter.losses import weight_pixels
-from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import QuietRunner, only_device
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
@@ -144,7 +144,7 @@ def train(
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
-    with _explain_faults(work_dir), only_device(device):
+    with _explain_faults(work_dir), only_device(device), in_mmseg():
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=partial(_initialise, model, settings.pretrained, config, work_dir),

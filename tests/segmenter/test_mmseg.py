@@ -3,12 +3,16 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
+from mmengine.registry import DefaultScope
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model, find_config, import_mmseg
+from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.train import train
 
 
 def installed():
@@ -23,6 +27,15 @@ def test_stand_in_is_removed():
     import_mmseg()
     assert "mmseg.models" in sys.modules
     assert type(sys.modules.get("mmcv._ext")) in (type(None), types.ModuleType)
+
+
+def test_the_scope_of_other_programs_stays(trained, pairs, tmp_path):
+    """Another program in this process may use mmengine for something else."""
+    with DefaultScope.overwrite_default_scope("mmengine"):
+        segmenter = Segmenter.from_run(trained[0])
+        segmenter(np.zeros((8, 8, 3), np.uint8))
+        train(tiny_settings(iterations=1), pairs, CLASS_NAMES, PALETTE, tmp_path, 3)
+        assert DefaultScope.get_current_instance().scope_name == "mmengine"
 
 
 @pytest.mark.skipif("mmcv" in installed(), reason="the full mmcv has these operators")

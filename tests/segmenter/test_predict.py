@@ -10,7 +10,7 @@ from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
-from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
 
@@ -123,13 +123,13 @@ def augmented(image, scales, flip):
     from mmcv.transforms import TestTimeAug
     from mmseg.datasets import transforms  # noqa: F401 (registers PackSegInputs)
 
-    pipeline = TestTimeAug(
-        [
-            [{"type": "Resize", "scale_factor": float(s), "keep_ratio": True} for s in scales],
-            [{"type": "RandomFlip", "prob": float(f)} for f in range(1 + flip)],
-            [{"type": "PackSegInputs"}],
-        ]
-    )
+    steps = [
+        [{"type": "Resize", "scale_factor": float(s), "keep_ratio": True} for s in scales],
+        [{"type": "RandomFlip", "prob": float(f)} for f in range(1 + flip)],
+        [{"type": "PackSegInputs"}],
+    ]
+    with in_mmseg():
+        pipeline = TestTimeAug(steps)
     shape = image.shape[:2]
     results = {"img": image[:, :, ::-1].copy(), "img_shape": shape, "ori_shape": shape}
     return pipeline({**results, "img_path": ""})
