@@ -60,7 +60,7 @@ class RuntimeSettings:
         threads: of torch in this process; none leaves the choice to torch.
         wait: seconds to wait for another run that writes to the same folder.
         max_failures: skipped images before a run counts as failed: a number, or a share below 1;
-            none takes 10 images or 1%, whichever is more.
+            none takes 10 images or 1%, whichever is more, but not all.
     """
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)

@@ -17,7 +17,7 @@ class Inputs(NamedTuple):
 
     samples: list[Sample]  # each image once; its id is the path of its results without a suffix
     problems: list[str]  # a sentence for each path without an image
-    remarks: list[str]  # a sentence for each result whose name differs from that of its image
+    remarks: list[str]  # sentences on other files, and on results named unlike their image
 
 
 def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
@@ -34,10 +34,12 @@ def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
     problems, remarks = [], []
     for path in given:
         if path.is_dir():
-            images = _images_outside(path, output)
+            found = find_images(path)
+            images = _outside(found.images, path, output)
+            remarks += found.notes
             named += [(p, p.relative_to(path).with_suffix("").as_posix()) for p in images]
             if not images:
-                problems.append(f"{path} contains no image ({', '.join(sorted(SUFFIXES))})")
+                problems.append(f"{path} contains no image ({', '.join(SUFFIXES)})")
         elif path.is_file():
             named.append((path, path.stem))
         else:
@@ -67,12 +69,12 @@ def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
     return Inputs(list(samples.values()), problems, remarks)
 
 
-def _images_outside(folder: Path, output: Path) -> list[Path]:
-    """Returns the images of a folder, sorted, without those in an output folder below it."""
-    found, place = sorted(find_images(folder)[0]), output.resolve()
+def _outside(images: list[Path], folder: Path, output: Path) -> list[Path]:
+    """Returns the images of a folder without those in an output folder below it."""
+    place = output.resolve()
     if folder.resolve() not in place.parents:
-        return found
-    return [path for path in found if place not in _place(path).parents]
+        return images
+    return [path for path in images if place not in _place(path).parents]
 
 
 def _place(path: Path) -> Path:

@@ -19,6 +19,7 @@ from pipeline.commands.inputs import find_inputs
 from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.progress import track
 from pipeline.engine.reading import Name, Reading
+from pipeline.engine.review import allowed_failures
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Item
 from pipeline.errors import ImageError, UserError
@@ -44,8 +45,8 @@ _EXAMPLES = """examples:
       twelve times as long
 
 Results are named by the path below the given folder, or by the name of the given file; of two equal
-names the second ends in _2. Images that cannot be read are skipped and listed; the exit code is
-then 2.
+names the second ends in _2. Images that cannot be read are skipped and listed. The exit code is 2
+if a given file or folder holds no image, or if more are skipped than --max-failures allows.
 """
 _LABELS, _OVERLAY = ".png", "_overlay.jpg"  # added to a name
 _MAX_PREFETCHED = 2  # images
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str]) -> None:
     shown = ", ".join(f"{kind} in {options.output / f'<name>{end}'}" for kind, end in kinds)
     print(f"{written} image{'s' * (written != 1)} segmented: {shown}")
     total = len(inputs.samples) + len(inputs.problems)
-    if written < total:
+    if inputs.problems or total - written > allowed_failures(options.max_failures, total):
         raise UserError(
             f"{total - written} of {total} could not be segmented: repair or leave out those that"
             " are listed above as skipped"
@@ -166,6 +167,8 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--longest-side", type=int, default=1024, metavar="N", help=side)
     pixels = "skip larger files, which could exhaust the memory"
     add("--max-pixels", type=int, default=105_000_000, metavar="N", help=pixels)
+    failures = "skipped images before the exit code is 2; default: 10 or 1%%, whichever is more"
+    add("--max-failures", type=float, metavar="N", help=failures)
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--no-overlay", action="store_true", help="write labels only")
     opacity = "of the overlay, from 0 to 1; default: 0.5"

@@ -22,14 +22,17 @@ from pipeline.commands.command_line import next_command
 from pipeline.commands.user_configs import checked_configurations
 from pipeline.datasets.demo import without_writing
 from pipeline.engine.configuration import CONFIGS, explain, register_groups, take_plugins
+from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages
+
+_MAX_NAMED = 5  # images that a step left out
 
 
 def run(composed: DictConfig, given: Sequence[str]) -> None:
@@ -51,8 +54,8 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
         console.print(f"next: {next_command(given)}")
         return
     pipeline = Pipeline.open(config)
-    for name in pipeline.builder.vocabulary.dropped:
-        print(f"note: {name} is a class, and is left out of the backgrounds", file=sys.stderr)
+    for note in notes_on(pipeline):
+        print(f"note: {note}", file=sys.stderr)
     is_elsewhere = config.clip.name == "demo" and config.dataset.name != "demo"
     if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
@@ -60,6 +63,7 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     outcome = None
     for outcome in pipeline.run(requested):
         console.print(describe(outcome))
+        name_left_out(outcome)
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
@@ -80,9 +84,24 @@ def describe(outcome: Outcome) -> str:
     if outcome.reused:
         counts.append(f"{outcome.reused} reused from other settings")
     if outcome.left_out:
-        counts.append(f"{outcome.left_out} left out")
+        counts.append(f"{len(outcome.left_out)} left out")
     counted = f"{', '.join(counts)}  →  " if len(counts) > 1 else "→  "
     return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
+
+
+def name_left_out(outcome: Outcome) -> None:
+    """Names the first images that a step left out on stderr, and the file that names them all."""
+    for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
+        print(f"left out: {shown(image_id)}: {reason}", file=sys.stderr)
+    if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
+        print(f"left out: {more} more, see {outcome.path / FAILURES}", file=sys.stderr)
+
+
+def notes_on(pipeline: Pipeline) -> list[str]:
+    """Returns what the user should know of the data set, a sentence each."""
+    dropped = pipeline.builder.vocabulary.dropped
+    of_names = [f"{name} is a class, and is left out of the backgrounds" for name in dropped]
+    return [*of_names, *pipeline.builder.images.dataset.notes]
 
 
 def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:

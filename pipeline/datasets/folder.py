@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings
@@ -12,7 +15,12 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.errors import ImageError, UserError, shown
-from pipeline.files.images import SUFFIXES, refuse_special_file
+from pipeline.files.images import (
+    COMMON_SUFFIXES,
+    HEIF_SUFFIXES,
+    SUFFIXES,
+    refuse_special_file,
+)
 
 SPLIT = "all"
 
@@ -20,7 +28,7 @@ _RESULT_SUFFIXES = (".npz", ".png")  # added to an id to name the files of its r
 
 
 def load_folder(settings: DatasetSettings) -> Dataset:
-    """Finds every JPEG, PNG and WebP file below ``dataset.root``; its only split is "all".
+    """Finds every image file below ``dataset.root``; its only split is "all".
 
     Files that the pipeline wrote are skipped if the output directory lies below the photographs.
     Other files that cannot be samples are in ``rejected``, by their path below the root.
@@ -30,10 +38,11 @@ def load_folder(settings: DatasetSettings) -> Dataset:
     """
     vocabulary = build_vocabulary(settings)
     root = existing_folder(settings.root, "root")
-    paths, rejected = find_images(root)
+    found = find_images(root)
+    rejected = found.skipped
     samples: dict[str, Sample] = {}
     unusable = []
-    for path in sorted(paths):
+    for path in found.images:
         image_id = path.relative_to(root).with_suffix("").as_posix()
         reason = _is_special(path)
         if reason is None and image_id in samples:
@@ -53,22 +62,39 @@ def load_folder(settings: DatasetSettings) -> Dataset:
             rejected.append((image_id, reason))
             del samples[image_id]
     if not samples:
-        endings = ", ".join(sorted(SUFFIXES))
+        endings = ", ".join(SUFFIXES)
         more = f" that can be read ({shown(rejected[0][0])} {rejected[0][1]})" if rejected else ""
         raise UserError(
             f"dataset.root={shown(settings.root)} holds no image{more or f' ({endings})'}: give"
             " another folder"
         )
-    return Dataset(vocabulary, {SPLIT: list(samples.values())}, SPLIT, {SPLIT: rejected})
+    splits, rejected_of = {SPLIT: list(samples.values())}, {SPLIT: rejected}
+    return Dataset(vocabulary, splits, SPLIT, rejected_of, found.notes)
 
 
-def find_images(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Returns the image files below a folder, and (path below it, reason) of skipped folders.
+class Found(NamedTuple):
+    """The files below a folder.
+
+    Attributes:
+        images: the image files, sorted.
+        skipped: (path below the folder, reason) of skipped folders; these paths end in a slash,
+            unlike any id.
+        notes: sentences on the other files.
+    """
+
+    images: list[Path]
+    skipped: list[tuple[str, str]]
+    notes: tuple[str, ...]
+
+
+def find_images(root: Path) -> Found:
+    """Finds the image files below a folder.
 
     Links to folders are not followed, since they may form loops. Hidden files and files that the
-    pipeline wrote are skipped. The paths of skipped folders end in a slash, unlike any id.
+    pipeline wrote are skipped.
     """
     paths: list[Path] = []
+    others: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     named_like_images: list[Path] = []
 
@@ -87,18 +113,43 @@ def find_images(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
                 skipped.append((path, reason))
             elif path.suffix.lower() in SUFFIXES:
                 named_like_images.append(path)
-        paths += [
-            Path(folder, name)
-            for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
+        for path in (Path(folder, name) for name in files if not name.startswith(".")):
+            (paths if path.suffix.lower() in SUFFIXES else others).append(path)
     entered = {folder for path in paths for folder in path.parents} if named_like_images else ()
     skipped += [
         (folder, "is a folder without an image, though named like one: rename it")
         for folder in named_like_images
         if folder not in entered
     ]
-    return paths, [(f"{path.relative_to(root).as_posix()}/", reason) for path, reason in skipped]
+    common = {p.with_suffix("") for p in paths if p.suffix.lower() in COMMON_SUFFIXES}
+    images = [
+        path
+        for path in sorted(paths)
+        if path.suffix.lower() in COMMON_SUFFIXES or path.with_suffix("") not in common
+    ]
+    notes = (*_note_others(others), *_note_seconds(sorted({*paths} - {*images})))
+    reasons = [(f"{path.relative_to(root).as_posix()}/", reason) for path, reason in skipped]
+    return Found(images, reasons, notes)
+
+
+def _note_others(paths: Sequence[Path]) -> Iterator[str]:
+    """Yields a line that counts the files that are not images by their suffix."""
+    if paths:
+        counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+        counted = ", ".join(f"{count} {shown(suffix)}" for suffix, count in counts.most_common())
+        heif = any(suffix in counts for suffix in HEIF_SUFFIXES)
+        advice = "; pip install pillow-heif, and HEIC is read" if heif else ""
+        yield f"files that are not images were left out: {counted}{advice}"
+
+
+def _note_seconds(paths: Sequence[Path]) -> Iterator[str]:
+    """Yields a line on files beside a JPEG, PNG or WebP file of the same name."""
+    if paths:
+        more = f" and {len(paths) - 1} more were" if len(paths) > 1 else " was"
+        yield (
+            f"{shown(paths[0])}{more} left out, since the JPEG, PNG or WebP file of that name is"
+            " used"
+        )
 
 
 def _leads_elsewhere(folder: Path, root: Path) -> bool:

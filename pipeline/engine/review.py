@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ class Outcome:
         split: the split, or "" for a stage that has none.
         images: how many images it covers.
         computed: how many of them were computed now.
-        left_out: how many of them were skipped.
+        left_out: id → reason, of those that were skipped.
         path: where the result lies.
         reused: how many were taken over from results of other settings.
     """
@@ -29,14 +29,25 @@ class Outcome:
     split: str
     images: int
     computed: int
-    left_out: int
+    left_out: Mapping[str, str]
     path: Path
     reused: int = 0
 
     @property
     def cached(self) -> int:
         """How many of them had a result already."""
-        return self.images - self.left_out - self.computed - self.reused
+        return self.images - len(self.left_out) - self.computed - self.reused
+
+
+def allowed_failures(wanted: float | None, images: int) -> float:
+    """Returns how many of some images may be skipped before a run counts as failed.
+
+    ``wanted`` is ``runtime.max_failures``: a number, a share below 1, or none for 10 images or 1%,
+    whichever is more, but not all.
+    """
+    if wanted is None:
+        return min(max(10, 0.01 * images), max(0, images - 1))
+    return wanted * images if 0 < wanted < 1 else wanted
 
 
 class Review(ABC):

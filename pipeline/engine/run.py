@@ -9,7 +9,7 @@ from itertools import groupby
 
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.progress import track
-from pipeline.engine.review import Outcome, Review
+from pipeline.engine.review import Outcome, Review, allowed_failures
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, open_folder, scan
 from pipeline.engine.stage import Stage, Whole
@@ -27,8 +27,7 @@ class Run:
         images: the images.
         store: the output directory.
         executor: chooses who computes.
-        max_failures: ``runtime.max_failures``: how many images may be skipped, a number, a share
-            below 1, or none for the default.
+        max_failures: see :func:`pipeline.engine.review.allowed_failures`.
         writes: whether this process writes; of several that train together, one does.
     """
 
@@ -82,7 +81,7 @@ class Run:
                 before.folder.accompany(stage.accompanies.key)
         self._scans[stage.label] = replace(before, missing=())
         images = len(before.samples)
-        return Outcome(stage.command, stage.where, images, computed, 0, before.folder.path)
+        return Outcome(stage.command, stage.where, images, computed, {}, before.folder.path)
 
     def _per_image(self, stage: Stage) -> Outcome:
         with ExitStack() as locks:
@@ -102,8 +101,8 @@ class Run:
                 self._served[each.label] = opened[each.name].computed
         self._scans[stage.label] = replace(before, missing=(), reusable=(), left_out=failures)
         ids = {s.id for s in before.samples} | before.left_out.keys()
-        left_out = len(folder.failures.keys() & ids)
-        computed = min(folder.computed, len(ids) - left_out)
+        left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
+        computed = min(folder.computed, len(ids) - len(left_out))
         return Outcome(
             stage.name, stage.where, len(ids), computed, left_out, folder.path, folder.reused
         )
@@ -137,14 +136,10 @@ class Run:
 
     def _refuse_failures(self, outcome: Outcome) -> None:
         """Ends a run in which too many images were skipped; all others were processed."""
-        allowed = self.max_failures
-        if allowed is None:
-            allowed = max(10, 0.01 * outcome.images)
-        elif 0 < allowed < 1:
-            allowed *= outcome.images
-        if outcome.left_out > allowed:
+        left_out = len(outcome.left_out)
+        if left_out > allowed_failures(self.max_failures, outcome.images):
             raise UserError(
-                f"{outcome.left_out} of {outcome.images} images of split {outcome.split} were left"
+                f"{left_out} of {outcome.images} images of split {outcome.split} were left"
                 f" out of {outcome.stage}, more than runtime.max_failures allows:"
                 f" {outcome.path / FAILURES} says why"
             )

@@ -86,12 +86,14 @@ class Dataset:
         splits: split → samples, in a fixed order.
         rejected: split → (image id, reason) of the files that cannot be samples.
         train_split: the split that the segmenter is trained on.
+        notes: what the user should know of the files, a sentence each.
     """
 
     vocabulary: Vocabulary
     splits: Mapping[str, list[Sample]]
     train_split: str
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Evaluation(Review):
             place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)
             what = f"{stage.split} {stage.name}"
-            yield Outcome("evaluate", what, images, 0, len(unusable), place)
+            yield Outcome("evaluate", what, images, 0, unusable, place)
         if not measured:
             raise UserError(_NOTHING)
         with changing_metrics(store.root / "metrics.json") as metrics:

@@ -115,7 +115,7 @@ def _common_suffix(artefact: Artefact, images: Path) -> str:
         with contextlib.suppress(ImageError):  # the export of this image reports it
             suffixes.add(find_photograph(images, image_id).suffix.lower())
     suffixes = {".jpg" if suffix == ".jpeg" else suffix for suffix in suffixes}
-    return suffixes.pop() if len(suffixes) == 1 else ".png"
+    return suffixes.pop() if len(suffixes) == 1 and suffixes <= _ENCODINGS.keys() else ".png"
 
 
 def _refuse_others(folder: Path, expected: set[str], own: OwnFiles) -> None:

@@ -17,10 +17,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+COMMON_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+"""Of two files with one name, the one with such a suffix is the image: telephones write both."""
+
+SUFFIXES = (*COMMON_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff")
+"""The suffixes of image files, in the order in which a file is looked for."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are decoded, whatever a file's name says. Some of Pillow's other formats start
 programs (EPS starts Ghostscript), and no input may run code."""
+
+HEIF_SUFFIXES = (".heic", ".heif")
+
+with contextlib.suppress(ImportError):
+    import pillow_heif  # optional: it is not among the requirements
+
+    pillow_heif.register_heif_opener()
+    FORMATS, SUFFIXES = (*FORMATS, "HEIF"), (*SUFFIXES, *HEIF_SUFFIXES)
 
 _IGNORED = (224, 224, 192)
 
@@ -57,6 +70,8 @@ def load_image(
                     f"{image.width}×{image.height} pixels are more than"
                     f" dataset.max_pixels={max_pixels}: shrink it, or raise the limit"
                 )
+            if image.mode == "F":
+                raise ImageError("has floating-point pixels: save it with 8 bits a channel")
             image.load()
             if apply_exif:
                 # Damaged EXIF raises nearly anything, and the picture itself is intact.

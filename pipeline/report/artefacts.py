@@ -66,8 +66,7 @@ def find_photograph(root: Path, image_id: str) -> Path:
     Raises:
         ImageError: there is none.
     """
-    endings = sorted(SUFFIXES)
-    for ending in (e for suffix in endings for e in (suffix, suffix.upper())):
+    for ending in (e for suffix in SUFFIXES for e in (suffix, suffix.upper())):
         if (path := root / f"{image_id}{ending}").is_file():
             return path
-    raise ImageError(f"no image {root / image_id} ({', '.join(endings)})")
+    raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")

@@ -42,7 +42,7 @@ class Report(Review):
     def review(self, store: Store) -> Iterator[Outcome]:
         """Writes the files; yields them, the page last."""
         for path in write_report(self._gather()):
-            yield Outcome("report", "", 0, 0, 0, path)
+            yield Outcome("report", "", 0, 0, {}, path)
 
     def _gather(self) -> Material:
         """Returns what the report is made from: the last split of which anything was computed."""

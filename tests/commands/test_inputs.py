@@ -22,7 +22,8 @@ def test_folders_keep_their_paths_and_files_their_names(tmp_path):
     place(tmp_path, "in/b.JPG", "in/x/y/c.webp", "in/notes.txt", "in/.hidden.png", "other/d.bmp")
     inputs = find_inputs([tmp_path / "in", tmp_path / "other/d.bmp"], tmp_path / "out")
     assert ids(inputs) == ["b", "x/y/c", "d"]
-    assert inputs.problems == [] and inputs.remarks == []
+    assert inputs.problems == []
+    assert inputs.remarks == ["files that are not images were left out: 1 .txt"]
 
 
 def test_results_of_one_name_are_numbered(tmp_path):
@@ -50,7 +51,7 @@ def test_what_is_no_image_is_said(tmp_path):
     inputs = find_inputs([tmp_path / "nowhere.jpg", tmp_path / "empty"], tmp_path / "out")
     assert inputs.samples == []
     assert inputs.problems[0].endswith("nowhere.jpg does not exist")
-    assert "empty contains no image (.jpeg, .jpg, .png, .webp)" in inputs.problems[1]
+    assert "empty contains no image (.jpeg, .jpg, .png, .webp, .bmp, " in inputs.problems[1]
 
 
 def test_earlier_results_are_no_photographs(tmp_path):

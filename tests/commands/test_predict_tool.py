@@ -84,7 +84,8 @@ def test_scales_flips_and_the_crf(predict, photographs, trained, tmp_path):
 def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, monkeypatch):
     (photographs / "broken.jpg").write_bytes(b"nothing")
     monkeypatch.setattr("joblib.cpu_count", lambda: 1)
-    assert predict(photographs, "--crf", output=tmp_path / "one").code == 2
+    finished = predict(photographs, "--crf", output=tmp_path / "one")
+    assert finished.code == 0 and "broken.jpg cannot be decoded" in finished.errors
     asked = []
 
     def send(items, work, workers):
@@ -95,7 +96,8 @@ def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, mon
 
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     monkeypatch.setattr("pipeline.segmenter.testing.in_processes", send)
-    assert predict(photographs, "--crf", output=tmp_path / "many").code == 2
+    many = predict(photographs, "--crf", "--max-failures", 0, output=tmp_path / "many")
+    assert many.code == 2 and "1 of 6 could not be segmented" in many.errors
     assert asked == [3], "no more processes than half as many as images"
     assert len(files_in(tmp_path / "one")) == 10
     assert files_in(tmp_path / "one") == files_in(tmp_path / "many")
@@ -162,3 +164,15 @@ def test_photographs_in_the_output_folder_are_not_replaced(predict, photographs)
     assert finished.code == 2 and kept.read_bytes() == before
     assert "2024/a.png exists, and tools/predict.py did not write it" in finished.errors
     assert files_in(photographs / "2024") == ["a.png"], "nothing is written beside it"
+
+
+def test_the_exit_code_is_that_of_a_stage(predict, run_stage, photographs, arguments, tmp_path):
+    """A few broken images are named and no failure; only broken ones are."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.jpg").write_bytes(b"nothing")
+    shutil.copy(tmp_path / "broken" / "x.jpg", photographs)
+    for folder, code in ((photographs, 0), (tmp_path / "broken", 2)):
+        finished = predict(folder)
+        assert finished.code == code and "x.jpg cannot be decoded" in finished.errors
+        finished = run_stage(*arguments, f"dataset.root={folder}", "stage=tags")
+        assert finished.code == code and "left out: x: cannot be decoded" in finished.errors

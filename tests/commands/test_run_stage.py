@@ -116,6 +116,16 @@ def test_bad_input_is_listed_and_the_rest_is_done(run_stage, arguments, photogra
         assert mask.size == (1, 1)
     assert len(list(latest(tmp_path / "out", "masks").rglob("*.png"))) == 6
 
+    named = [f"left out: {image}: {reasons[image]}" for image in sorted(reasons)]
+    assert [e for e in finished.errors.splitlines() if e.startswith("left out: ")] == named
+    for name in ("y", "z"):
+        (photographs / f"{name}.jpg").write_bytes(b"")
+    again = run_stage(*arguments, "stage=tags")
+    assert again.code == 0 and again.errors.count("left out: ") == 6
+    assert f"left out: 1 more, see {folder.resolve() / 'failures.jsonl'}" in again.errors
+    for name in ("y", "z"):
+        (photographs / f"{name}.jpg").unlink()
+
     strict = run_stage(*arguments, "stage=[tags,cams]", "runtime.max_failures=3")
     assert strict.code == 2
     assert "4 of 10 images of split all were left out of tags" in strict.errors

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
+from pipeline.files.images import COMMON_SUFFIXES, load_image
+from pipeline.report.artefacts import find_photograph
 from tests.datasets.miniatures import contents, load, write_labels
 from tests.small_runs import draw_photograph
 
@@ -61,3 +64,58 @@ def test_files_that_the_pipeline_wrote_are_skipped(photographs, cache):
     (masks / "entries.jsonl").touch()
     within = load("folder", photographs / "out", cache, classes=["x"]).splits["all"]
     assert [s.id for s in within] == ["examples"]
+
+
+def test_tiff_bmp_and_the_first_picture_of_a_gif_are_read(tmp_path, cache):
+    first, second = (Image.fromarray(draw_photograph(k, 40, 56)) for k in (0, 1))
+    for name in ("a.bmp", "b.tif", "c.TIFF"):
+        first.save(tmp_path / name)
+    shown = first.quantize(200)
+    shown.save(tmp_path / "d.gif", save_all=True, append_images=[second])
+    samples = load("folder", tmp_path, cache, classes=["x"]).splits["all"]
+    assert [s.id for s in samples] == ["a", "b", "c", "d"]
+    for sample, wanted in zip(samples, [first, first, first, shown.convert("RGB")]):
+        np.testing.assert_array_equal(load_image(sample.image), np.asarray(wanted))
+
+
+def test_pixels_that_are_not_integers_are_refused(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="has floating-point pixels: save it with 8 bits"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_a_jpeg_wins_over_another_format_of_its_name(photographs, cache):
+    """Telephones write HEIC beside JPEG; that is no failure."""
+    for name in ("a.tiff", "b.gif", "holiday 2026/e f.bmp", "new.bmp"):
+        Image.fromarray(draw_photograph(9, 8, 8)).save(photographs / name)
+    dataset = load("folder", photographs, cache, classes=["x"])
+    names = [s.image.name for s in dataset.splits["all"]]
+    assert names == ["a.jpg", "b.png", "c.webp", "d.jpeg", "e f.jpg", "new.bmp"]
+    assert dataset.rejected == {"all": []}
+    [note] = dataset.notes
+    assert note == (
+        f"{photographs / 'a.tiff'} and 2 more were left out, since the JPEG, PNG or WebP file of"
+        " that name is used"
+    )
+    assert find_photograph(photographs, "a").name == "a.jpg"
+    assert find_photograph(photographs, "new").name == "new.bmp"
+
+
+def test_files_that_are_not_images_are_counted_by_suffix(photographs, cache, monkeypatch):
+    monkeypatch.setattr("pipeline.datasets.folder.SUFFIXES", COMMON_SUFFIXES)
+    for name in ("1.heic", "2.HEIC", "holiday 2026/3.heic", "notes.txt", "README", ".DS_Store"):
+        (photographs / name).write_bytes(b"")
+    [note] = load("folder", photographs, cache, classes=["x"]).notes
+    assert note == (
+        "files that are not images were left out: 3 .heic, 1 without a suffix, 1 .txt;"
+        " pip install pillow-heif, and HEIC is read"
+    )
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, cache):
+    pytest.importorskip("pillow_heif")
+    image = Image.fromarray(draw_photograph(0, 48, 64))
+    image.save(tmp_path / "a.heic", quality=-1)
+    [sample] = load("folder", tmp_path, cache, classes=["x"]).splits["all"]
+    difference = load_image(sample.image).astype(int) - np.asarray(image)
+    assert abs(difference).mean() < 15  # of noise, whose colours HEIC blurs
