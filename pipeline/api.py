@@ -22,7 +22,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins
 from pipeline.errors import UserError
 from pipeline.files import images
-from pipeline.files.images import limit_longest_side
+from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
@@ -64,8 +64,9 @@ class Labelling:
 class Labeller:
     """TagCLIP, CLIP-ES and the CRF for single images, with the stages' own results to the bit.
 
-    Images are H×W×3 uint8, RGB, as :func:`pipeline.load_image` gives them. Nothing is written. The
-    CLIP is loaded, and the names embedded, when they are first needed.
+    An image is a path, a picture of Pillow, or a uint8 array: grey, RGB or RGBA; see
+    :func:`pipeline.files.images.to_image`, which raises a UserError for anything else. Nothing is
+    written. The CLIP is loaded, and the names embedded, when they are first needed.
 
     Attributes:
         classes: the n class names.
@@ -124,24 +125,27 @@ class Labeller:
         self.classes = vocabulary.classes
         self.palette = vocabulary.palette
 
-    def __call__(self, image: np.ndarray) -> Labelling:
-        """Returns scores, tags, CAMs and mask of an image."""
+    def __call__(self, image: AnyImage | Sequence[AnyImage]) -> Labelling | list[Labelling]:
+        """Returns scores, tags, CAMs and mask of an image, or of each in a list."""
+        if isinstance(image, list | tuple):
+            return [self(each) for each in image]
+        image = to_image(image)
         scores = self.scores(image)
         tags = self._stages["tags"].choose(scores)
         cams = self.cams(image, tags)
         names = tuple(self.classes[tag] for tag in tags)
         return Labelling(scores, tags, names, cams, self._mask(image, tags, cams))
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
+    def scores(self, image: AnyImage) -> np.ndarray:
         """Returns how much every class is in an image, n float32 in [0, 1]."""
-        ((_, scored),) = self._tagger.stream([((), self._limited(image))])
+        ((_, scored),) = self._tagger.stream([((), self._limited(to_image(image)))])
         return scored.scores["scores"]
 
-    def tags(self, image: np.ndarray) -> tuple[int, ...]:
+    def tags(self, image: AnyImage) -> tuple[int, ...]:
         """Returns the classes in an image, indices from 0, sorted."""
         return self._stages["tags"].choose(self.scores(image))
 
-    def cams(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
+    def cams(self, image: AnyImage, tags: Sequence[int | str] | None = None) -> np.ndarray:
         """Returns where classes are, K×h×w float16 in [0, 1] on CLIP's grid of patches.
 
         The K ``tags`` are indices or names; none asks :meth:`tags`.
@@ -149,11 +153,12 @@ class Labeller:
         Raises:
             UserError: a class that is not among the names.
         """
+        image = to_image(image)
         tags = self._indices(image, tags)
         ((_, cams),) = self._cam_method.stream([((), self._limited(image), tags)])
         return cams.astype(np.float16)
 
-    def mask(self, image: np.ndarray, tags: Sequence[int | str] | None = None) -> np.ndarray:
+    def mask(self, image: AnyImage, tags: Sequence[int | str] | None = None) -> np.ndarray:
         """Returns the pseudo mask of an image, H×W uint8, from ``tags`` as :meth:`cams` takes them.
 
         0 is the background, k+1 class k, and 255 where the CRF is less sure than
@@ -162,6 +167,7 @@ class Labeller:
         Raises:
             UserError: a class that is not among the names.
         """
+        image = to_image(image)
         tags = self._indices(image, tags)
         return self._mask(image, tags, self.cams(image, tags))
 
@@ -181,18 +187,13 @@ class Labeller:
 
     def _limited(self, image: np.ndarray) -> np.ndarray:
         """Returns the image at the size at which it is looked at."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UserError(
-                f"an image is H×W×3 uint8, and this is {'×'.join(map(str, image.shape))}"
-                f" {image.dtype}: read it with pipeline.load_image"
-            )
         return limit_longest_side(image, self._config.images.longest_side)
 
     def _indices(self, image: np.ndarray, tags: Sequence[int | str] | None) -> tuple[int, ...]:
         if tags is None:
             return self.tags(image)
         indices = []
-        for tag in tags:
+        for tag in [tags] if isinstance(tags, str | int) else tags:
             index = self.classes.index(tag) if tag in self.classes else tag
             if not isinstance(index, int | np.integer) or not 0 <= index < len(self.classes):
                 known = ", ".join(self.classes)

@@ -73,6 +73,18 @@ def test_a_segmenter_sees_what_the_stage_stores(run_stage, arguments, photograph
             assert np.array_equal(labels, np.asarray(mask))
 
 
+def test_images_in_every_form_are_labelled_alike(labeller, photographs):
+    path = photographs / "a.jpg"
+    image = load_image(path)
+    wanted = labeller(image).mask
+    with Image.open(path) as picture:
+        for labelling in labeller([path, str(path), picture]):
+            assert np.array_equal(labelling.mask, wanted)
+    (name,) = labeller.classes[:1]
+    assert np.array_equal(labeller.mask(path, name), labeller.mask(image, [0]))
+    assert np.array_equal(labeller.scores(path), labeller.scores(image))
+
+
 def test_nothing_is_written(labeller, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -99,8 +111,9 @@ def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
     [
         (lambda one, image: one.mask(image, ["dog"]), "there is no class dog: give names or"),
         (lambda one, image: one.cams(image, [4]), "there is no class 4"),
-        (lambda one, image: one.scores(image[..., 0]), "an image is H×W×3 uint8, and this is"),
-        (lambda one, image: one.scores(image / 255), "float64: read it with"),
+        (lambda one, image: one.scores(image / 255), "float64: convert it, or read it with"),
+        (lambda one, image: one.tags([image]), "this is list: convert"),
+        (lambda one, image: one(str(REPOSITORY / "LICENSE")), "LICENSE cannot be decoded"),
         (lambda one, image: Labeller(["cat"], clip="vit_b61"), "vit_b61"),
         (lambda one, image: Labeller(["cat"], overrides=["tags.alfa=1"]), "tags.alfa"),
         (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give them to"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import stat
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError, shown
 
 COMMON_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """Of two files with one name, the one with such a suffix is the image: telephones write both."""
@@ -39,6 +40,9 @@ _IGNORED = (224, 224, 192)
 
 MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images with 16 bits a pixel."""
+
+AnyImage = str | os.PathLike | Image.Image | np.ndarray
+"""What :func:`to_image` takes."""
 
 # Pillow warns of much that is odd in a file; all that matters is raised as an error or refused.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -84,6 +88,44 @@ def load_image(
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise to_image_error(error, path, FORMATS, max_pixels) from error
+
+
+def to_image(given: AnyImage) -> np.ndarray:
+    """Returns an image, H×W×3 uint8, RGB, in whatever form Python code holds it.
+
+    Args:
+        given: a path, a picture of Pillow, or a uint8 array: H×W or H×W×1 (grey), H×W×3 (RGB) or
+            H×W×4 (RGBA). Paths and pictures are turned upright by their EXIF orientation;
+            transparent pixels become white.
+
+    Raises:
+        UserError: it is something else, has no pixel, or cannot be decoded.
+    """
+    if isinstance(given, str | os.PathLike):
+        try:
+            return load_image(Path(given), apply_exif=True)
+        except ImageError as error:
+            raise UserError(f"image {shown(given)} {error}") from error
+    what = type(given).__name__
+    if isinstance(given, np.ndarray):
+        what = f"{'×'.join(map(str, given.shape)) or 'a number'} {given.dtype}"
+        channels = given.shape[2:]
+        usable = given.ndim in (2, 3) and channels in [(), (1,), (3,), (4,)] and given.size
+        if usable and given.dtype == np.uint8:
+            if channels == (3,):
+                return given
+            given = Image.fromarray(given[:, :, 0] if channels == (1,) else given)
+    if isinstance(given, Image.Image) and min(given.size) and given.mode != "F":
+        try:
+            with contextlib.suppress(Exception):
+                given = ImageOps.exif_transpose(given)
+            return np.asarray(_to_rgb(given))
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise UserError(f"a picture cannot be decoded ({error}): replace it") from error
+    raise UserError(
+        f"an image is a path, a picture of Pillow, or a uint8 array of H×W, H×W×3 or H×W×4, and"
+        f" this is {what}: convert it, or read it with pipeline.load_image"
+    )
 
 
 def refuse_special_file(path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.segmenter.predict import Segmenter
 OPSET = 18
 """The oldest opset of ONNX that PyTorch's exporter writes without a conversion."""
 
+_MAX_PIXELS = 4096 * 4096
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = ("batch", "height", "width")
 # Input or output → its batch, height and width axes.
@@ -65,7 +66,8 @@ def export_onnx(
         The shape of the graph's input.
 
     Raises:
-        UserError: packages are missing, the size is not positive, or the network cannot be written.
+        UserError: packages are missing, the size is not positive or too large, or the network
+            cannot be written.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -74,6 +76,11 @@ def export_onnx(
         )
     if min(height, width) < 1:
         raise UserError(f"{height}×{width} is not a size of images: give pixels above 0")
+    if height * width > _MAX_PIXELS:
+        raise UserError(
+            f"{height}×{width} pixels are more than the {_MAX_PIXELS} for which a graph can be"
+            " tried: give a smaller size, and let the graph be dynamic for larger images"
+        )
     fixed = Shape(1, height, width)
     wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
     own = OwnFiles(path.parent, "export_onnx.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,19 +12,27 @@ from mmengine.config import ConfigDict
 from torch import nn
 from torch.nn import functional
 
-from pipeline.errors import UserError
+from pipeline.clip.device import choose_device
+from pipeline.errors import UserError, check_choice
+from pipeline.files.images import AnyImage, to_image
+from pipeline.files.label_images import IGNORE
 from pipeline.masks.crf import CrfOptions, dense_crf
 from pipeline.segmenter.architecture import MISFITS, smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.mmseg import build_model, import_mmseg
 from pipeline.segmenter.pretrained import strip_pretrained
-from pipeline.segmenter.settings import check_scales
+from pipeline.segmenter.settings import MAX_SIZE_DIVISOR, check_scales
+
+Colour = tuple[int, int, int]
 
 _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
 
 class Segmenter:
-    """A trained network with its classes. Images are H×W×3 uint8, RGB.
+    """A trained network with its classes.
+
+    An image is a path, a picture of Pillow, or a uint8 array: grey, RGB or RGBA; see
+    :func:`pipeline.files.images.to_image`, which raises a UserError for anything else.
 
     Args:
         model: a segmentor of mmsegmentation; it is put into evaluation mode.
@@ -36,7 +45,7 @@ class Segmenter:
         self,
         model: nn.Module,
         class_names: tuple[str, ...],
-        palette: tuple[tuple[int, int, int], ...],
+        palette: tuple[Colour, ...],
         device: str = "cpu",
     ) -> None:
         self.class_names = class_names
@@ -57,8 +66,8 @@ class Segmenter:
         Raises:
             UserError: the checkpoint does not exist, is damaged, or is not of a segmenter.
         """
-        if which not in _CHOICES:
-            raise ValueError(f"which={which} is none of {', '.join(_CHOICES)}")
+        check_choice(f"there is no checkpoint which={which}", which, _CHOICES)
+        device = choose_device(device)
         path = Path(path)
         path = _CHOICES[which](path) if path.is_dir() else path
         if not path.is_file():
@@ -66,37 +75,42 @@ class Segmenter:
                 f"checkpoint {path} does not exist: give the file of a trained segmenter"
             )
         checkpoint = read_checkpoint(path)
+        foreign = UserError(
+            f"checkpoint {path} is not a segmenter of stage=train: choose another file"
+        )
         try:
-            described = checkpoint["meta"]["segmenter"]
-            names, palette = described["class_names"], described["palette"]
-            # The pretrained weights may no longer exist.
-            architecture, weights = ConfigDict(described["model"]), checkpoint["state_dict"]
-            strip_pretrained(architecture)
+            architecture, names, palette = _read_description(checkpoint["meta"]["segmenter"])
+            weights = checkpoint["state_dict"]
         except MISFITS as error:
-            raise UserError(
-                f"checkpoint {path} is not a segmenter of stage=train: choose another file"
-            ) from error
+            raise foreign from error
         model = build_model(architecture)
+        if model.num_classes != len(names):
+            raise foreign
         try:
             model.load_state_dict(weights)
         except MISFITS as error:
             raise UserError(
                 f"checkpoint {path} does not fit the network that it describes: train it again"
             ) from error
-        return cls(model, tuple(names), tuple(tuple(colour) for colour in palette), device)
+        return cls(model, names, palette, device)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class."""
+    def __call__(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray | list[np.ndarray]:
+        """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class.
+
+        A list of images gives a list.
+        """
+        if isinstance(image, list | tuple):
+            return [self(each) for each in image]
         return self.logits(image).argmax(axis=0).astype(np.uint8)
 
     @torch.inference_mode()
-    def logits(self, image: np.ndarray) -> np.ndarray:
+    def logits(self, image: AnyImage) -> np.ndarray:
         """Computes the logits of the whole image at its own size, (n+1)×H×W float32."""
-        return self._scores(image).cpu().numpy()
+        return self._scores(to_image(image)).cpu().numpy()
 
     @torch.inference_mode()
     def probabilities(
-        self, image: np.ndarray, scales: Sequence[float] = (1.0,), flip: bool = False
+        self, image: AnyImage, scales: Sequence[float] = (1.0,), flip: bool = False
     ) -> np.ndarray:
         """Computes class probabilities: the mean of :meth:`views`, with the same arguments.
 
@@ -105,7 +119,7 @@ class Segmenter:
             of the result at the largest scale; ``longest_side`` of
             :class:`pipeline.engine.sample.ImageReader` bounds it.
         """
-        total = sum(view for _, view in self.views(image, scales, flip))
+        total = sum(view for _, view in self.views(to_image(image), scales, flip))
         return (total / (len(scales) * (1 + flip))).cpu().numpy()
 
     @torch.inference_mode()
@@ -118,7 +132,7 @@ class Segmenter:
         resized to the image.
 
         Args:
-            image: the image.
+            image: the image, H×W×3 uint8, RGB.
             scales: factors by which it is resized, see :func:`check_scales`.
             flip: whether the mirror image follows at every scale.
 
@@ -136,7 +150,7 @@ class Segmenter:
 
     @staticmethod
     def refine(
-        image: np.ndarray,
+        image: AnyImage,
         probabilities: np.ndarray,
         crf: CrfOptions = CrfOptions(),  # noqa: B008
     ) -> np.ndarray:
@@ -144,9 +158,16 @@ class Segmenter:
 
         The CRF's constants are by default those of CLIP-ES, without the quirks of its released
         code. The result, of the same shape and type, sums to 1 over C.
+
+        Raises:
+            UserError: the probabilities are not those of an image of this size.
         """
-        if probabilities.shape[1:] != image.shape[:2]:
-            raise ValueError(f"{probabilities.shape} probabilities for an image of {image.shape}")
+        image = to_image(image)
+        if np.shape(probabilities)[1:] != image.shape[:2]:
+            raise UserError(
+                f"probabilities of shape {np.shape(probabilities)} are not C×H×W for an image of"
+                f" {image.shape[0]}×{image.shape[1]} pixels: give those of this image"
+            )
         return dense_crf(image, probabilities, crf)
 
     def _scores(self, image: np.ndarray) -> torch.Tensor:
@@ -187,3 +208,29 @@ def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
     box = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
     size = tuple(max(1, side) for side in rescale_size((width, height), box))
     return imresize(image, size, interpolation="bilinear", backend="cv2")
+
+
+def _read_description(described: Any) -> tuple[ConfigDict, tuple[str, ...], tuple[Colour, ...]]:  # noqa: ANN401
+    """Returns the architecture, the names and the colours that a checkpoint describes.
+
+    Raises:
+        ValueError: they have another form than those of a training; or another of MISFITS.
+    """
+    names, palette = described["class_names"], np.array(described["palette"])
+    architecture = ConfigDict(described["model"])
+    strip_pretrained(architecture)  # the pretrained weights may no longer exist
+    padding = dict(architecture.data_preprocessor.get("test_cfg") or {})
+    divisor = padding.pop("size_divisor", 1)
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or len(names) > IGNORE
+        or palette.shape != (len(names), 3)
+        or palette.dtype.kind != "i"
+        or not 0 <= palette.min() <= palette.max() <= 255
+        or padding
+        or type(divisor) is not int
+        or not 1 <= divisor <= MAX_SIZE_DIVISOR
+    ):
+        raise ValueError("it was not written by a training")
+    return architecture, tuple(names), tuple(map(tuple, palette.tolist()))

@@ -11,6 +11,9 @@ from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.settings import facts, setting
 from pipeline.errors import UserError
 
+MAX_SIZE_DIVISOR = 1024
+"""Sides of images are padded to a multiple of at most so many pixels."""
+
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
 
@@ -149,7 +152,7 @@ class SegmenterSettings(PredictionSettings):
         None, changes="nothing", why="no weight depends on a measurement", at_least=1
     )
 
-    size_divisor: int | None = setting(None, at_least=1)
+    size_divisor: int | None = setting(None, at_least=1, at_most=MAX_SIZE_DIVISOR)
     overrides: dict[str, Any] = setting({})
 
     @property

@@ -98,6 +98,11 @@ def test_what_the_exporter_refuses_ends_in_one_sentence(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_graph_larger_than_the_memory_is_not_tried(tmp_path):
+    with pytest.raises(UserError, match="100000×100000 pixels are more than the 16777216"):
+        export_onnx(balanced_segmenter(), tmp_path / "m.onnx", 100_000, 100_000)
+
+
 def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
     segmenter = balanced_segmenter()
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)

@@ -7,6 +7,7 @@ import pytest
 from tiny_segmenters import noise
 
 from pipeline.datasets.settings import CrfOptions
+from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter, scale_image
 
 
@@ -53,5 +54,5 @@ def test_certain_pixels_stay_finite():
 
 
 def test_an_image_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="for an image of"):
+    with pytest.raises(UserError, match="for an image of 5×6 pixels: give those of this image"):
         Segmenter.refine(noise(5, 6), np.ones((2, 6, 5), np.float32))

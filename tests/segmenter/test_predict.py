@@ -186,7 +186,7 @@ def test_the_best_checkpoint_is_taken_when_asked_for(trained, tmp_path):
     torch.save(better, tmp_path / "best_mIoU_iter_4.pth")
     assert Segmenter.from_run(tmp_path, which="best").class_names[1] == "best"
     assert Segmenter.from_run(tmp_path).class_names[1] == "red"
-    with pytest.raises(ValueError, match="none of last, best"):
+    with pytest.raises(UserError, match="no checkpoint which=first: .*choose from last, best"):
         Segmenter.from_run(tmp_path, which="first")
 
 
@@ -233,3 +233,62 @@ def test_unusable_checkpoint_ends_in_one_sentence(trained, tmp_path, kind):
     with pytest.raises(UserError) as caught:
         Segmenter.from_run(damaged(tmp_path, last_checkpoint(trained[0]), kind))
     assert "\n" not in str(caught.value)
+
+
+def changed(change):
+    """A change of what a checkpoint says of itself."""
+
+    def apply(described):
+        for path, value in change.items():
+            *parents, name = path.split(".")
+            part = described
+            for parent in parents:
+                part = part[parent]
+            part[name] = value
+
+    return apply
+
+
+TEST_CFG = "model.data_preprocessor.test_cfg"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"class_names": value} for value in (None, 3, "abc", [1, 2, 3], ["a"], [["a"]] * 3)),
+        *({"palette": value} for value in (None, 5, [0, 1, 2], [[0, 0]] * 3, [[0] * 3])),
+        *({"palette": [[0, 0, value]] * 3} for value in (999, -1, 0.5, "red", float("nan"))),
+        *({TEST_CFG: {"size_divisor": value}} for value in (0, -1, "x", [3], 1.5, 10**9, None)),
+        *({TEST_CFG: value} for value in ([1], "x", {"size": (10**6, 10**6)})),
+        {"class_names": ["a"] * 4, "palette": [[0] * 3] * 4},
+    ],
+    ids=lambda change: " ".join(f"{name}={value}" for name, value in change.items()),
+)
+def test_a_checkpoint_that_describes_itself_in_another_way_is_refused(trained, tmp_path, change):
+    checkpoint = torch.load(last_checkpoint(trained[0]), weights_only=True)
+    changed(change)(checkpoint["meta"]["segmenter"])
+    torch.save(checkpoint, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="c.pth is not a segmenter of stage=train: choose another"):
+        Segmenter.from_run(tmp_path / "c.pth")
+
+
+def test_a_device_that_does_not_exist_is_refused(trained):
+    with pytest.raises(UserError, match="device=gpu is not a device: give cpu, cuda or auto"):
+        Segmenter.from_run(trained[0], device="gpu")
+
+
+def test_images_in_every_form_are_segmented_alike(segmenter, tmp_path):
+    image = noise(30, 45)
+    Image.fromarray(image).save(tmp_path / "i.png")
+    path = tmp_path / "i.png"
+    wanted = segmenter(image)
+    for form in (path, str(path), Image.fromarray(image), np.dstack([image, image[..., 0] | 255])):
+        assert np.array_equal(segmenter(form), wanted)
+    assert np.array_equal(segmenter.logits(path).argmax(0), wanted)
+    several = segmenter([image, path])
+    assert isinstance(several, list) and all(np.array_equal(each, wanted) for each in several)
+    averaged = segmenter.probabilities(image)
+    assert np.array_equal(segmenter.probabilities(path), averaged)
+    assert np.array_equal(segmenter.refine(path, averaged), segmenter.refine(image, averaged))
+    with pytest.raises(UserError, match="this is 30×45×3 float64: convert it, or read it with"):
+        segmenter(image / 255)
