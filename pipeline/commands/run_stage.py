@@ -64,6 +64,8 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     for outcome in pipeline.run(requested):
         console.print(describe(outcome))
         name_left_out(outcome)
+        if outcome.note:
+            print(f"note: {outcome.note}", file=sys.stderr)
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")

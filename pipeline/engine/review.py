@@ -23,6 +23,7 @@ class Outcome:
         left_out: id → reason, of those that were skipped.
         path: where the result lies.
         reused: how many were taken over from results of other settings.
+        note: a sentence without its full stop on what is remarkable about the results, or "".
     """
 
     stage: str
@@ -32,6 +33,7 @@ class Outcome:
     left_out: Mapping[str, str]
     path: Path
     reused: int = 0
+    note: str = ""
 
     @property
     def cached(self) -> int:

@@ -3,38 +3,91 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
-from filelock import FileLock
-
 from pipeline.engine.folder import StageFolder
-from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.atomic import cannot_write, link_or_copy, read_json, write_atomically
+from pipeline.files.lock import FolderLock
+
+_STAGES = ("tags", "cams", "masks", "predictions")
+_NUMBER = int | float | None
+_NUMBERS = {str: {str: _NUMBER}}
+_LEVEL = {
+    **dict.fromkeys(("map", "f1", "precision", "recall", "miou", "miou_union", "kept"), _NUMBER),
+    **dict.fromkeys(("map_classes", "left_out", "background_beta"), _NUMBER),
+    **dict.fromkeys(("per_class", "variants"), _NUMBERS),
+    "map_of_ties": [int | float],
+    "chosen_by_ground_truth": {str: _NUMBER},
+    "initial_weights": dict,
+}
+_FIGURES = {**_LEVEL, "images": int, "levels": [_LEVEL]}
+_RUN = {**_FIGURES, "split": str, "key": str, "about": dict, "configuration": dict}
+_REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
+
+_WAIT = 60.0  # seconds for another run, which takes a moment
 
 
 @contextmanager
 def changing_metrics(path: Path) -> Iterator[MetricsFile]:
     """Gives ``metrics.json`` as it is now, which other runs may have written to, and writes it.
 
+    A damaged file is kept beside it under another name, which its ``damage`` then says.
+
     Raises:
         UserError: it cannot be written.
     """
-    with FileLock(path.with_name(".metrics.lock")):
-        yield (file := MetricsFile(path))
+    lock = FolderLock(path.parent, _WAIT)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        file = MetricsFile(path)
+        if file.damage:
+            names = (path.with_name(f"{path.name}.damaged{n}") for n in chain([""], count(2)))
+            aside = next(name for name in names if not name.exists())
+            link_or_copy(path, aside)
+            file.damage += f": it was put aside as {aside.name}, and what is intact was kept"
+        yield file
         latest = {stage: splits for stage, splits in file.latest.items() if splits}
         content = {"latest": latest, "runs": file.runs}
         write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    finally:
+        lock.release()
 
 
 class MetricsFile:
-    """``metrics.json``: the latest figures, and every run's with its configuration."""
+    """``metrics.json``: the latest figures, and every run's with its configuration.
+
+    Attributes:
+        latest: stage → split → figures.
+        runs: figures with the configuration that led to them; see :meth:`put`.
+        damage: says what of the file is damaged and left out, or "".
+    """
 
     def __init__(self, path: Path):
         """Reads the file, or starts an empty one."""
-        content = read_json(path) or {}
-        self.latest: dict = content.get("latest", {})
-        self.runs: list[dict] = content.get("runs", [])
+        content = read_json(path)
+        found = content if isinstance(content, dict) else {}
+        latest, runs = found.get("latest", {}), found.get("runs", [])
+        is_whole = found is content or not path.exists()
+        if not _fits(latest, {str: dict}) or not isinstance(runs, list):
+            is_whole, latest = False, latest if _fits(latest, {str: dict}) else {}
+            runs = runs if isinstance(runs, list) else []
+        self.latest: dict = {
+            stage: {split: f for split, f in splits.items() if _fits(f, _FIGURES, ["images"])}
+            for stage, splits in latest.items()
+            if stage in _STAGES
+        }
+        runs_kept = (run for run in runs if _fits(run, _RUN, _REQUIRED))
+        self.runs: list[dict] = [run for run in runs_kept if run["stage"] in _STAGES]
+        kept = len(self.runs) + sum(map(len, self.latest.values()))
+        damaged = len(runs) + sum(map(len, latest.values())) - kept
+        entries = "1 damaged entry" if damaged == 1 else f"{damaged} damaged entries"
+        self.damage = f"{path} has {entries}" * bool(damaged) if is_whole else f"{path} is damaged"
 
     def find(self, stage: str, split: str, key: str) -> dict | None:
         """Returns the run of a key, if it was measured."""
@@ -54,8 +107,9 @@ class MetricsFile:
             self.latest.get(folder.stage, {}).pop(folder.split, None)
             return
         old = self.find(folder.stage, folder.split, folder.key) or {}
-        # One configuration may belong to several experiments; a later one must not take it away.
-        experiments = {*old.get("experiments", ()), about["experiment"]} - {""}
+        # One configuration may belong to several experiments, and to none ("") as well; a later one
+        # must not take it away.
+        experiments = {*old.get("experiments", ()), about["experiment"]}
         self.latest.setdefault(folder.stage, {})[folder.split] = {"key": folder.key, **figures}
         run = {
             "stage": folder.stage,
@@ -68,3 +122,17 @@ class MetricsFile:
             "configuration": folder.configuration,
         }
         self.runs = [r for r in self.runs if r is not old] + [run]
+
+
+def _fits(value: object, shape: object, required: Collection[str] = ()) -> bool:
+    """Tells whether a value has a shape: a type, [the shape of each], or the shape of each key.
+
+    The key ``str`` stands for all; keys that are not ``required`` may be missing.
+    """
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(each, shape[0]) for each in value)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict) or not {*required} <= value.keys():
+            return False
+        return all(_fits(each, shape.get(str, shape.get(k, object))) for k, each in value.items())
+    return isinstance(value, shape) and (shape is object or not isinstance(value, bool))

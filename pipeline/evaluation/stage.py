@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Vocabulary
@@ -56,7 +56,7 @@ class Evaluation(Review):
         Raises:
             UserError: there is nothing to measure, or none of the ground truth can be used.
         """
-        measured, unmeasured = [], []
+        measured, unmeasured, outcomes = [], [], []
         failures: dict[tuple[str, str], str] = {}
         for stage, folder in self._folders():
             if not folder.entries or stage.accompanies:
@@ -83,7 +83,7 @@ class Evaluation(Review):
             place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)
             what = f"{stage.split} {stage.name}"
-            yield Outcome("evaluate", what, images, 0, unusable, place)
+            outcomes.append(Outcome("evaluate", what, images, 0, unusable, place))
         if not measured:
             raise UserError(_NOTHING)
         with changing_metrics(store.root / "metrics.json") as metrics:
@@ -92,6 +92,8 @@ class Evaluation(Review):
         reasons = store.root / FAILURES
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
         write_json_lines(reasons, lines)
+        for outcome in outcomes:
+            yield replace(outcome, note=metrics.damage if outcome is outcomes[0] else "")
         if unmeasured:
             raise UserError(
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from statistics import mean, stdev
 from typing import NamedTuple
 
 _MARKS = "†‡§¶"
@@ -43,6 +44,12 @@ def padded_table(
 def percent(value: float | None, missing: str = "–") -> str:
     """Returns a share in percent with one decimal."""
     return missing if value is None else f"{100 * value:.1f}"
+
+
+def percent_of_several(values: Sequence[float]) -> str:
+    """Returns the mean of shares in percent, and the standard deviation of several."""
+    spread = f" ± {percent(stdev(values))}" if len(values) > 1 else ""
+    return percent(mean(values)) + spread
 
 
 class Notes(dict[str, str]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import read_json
+from pipeline.evaluation.record import MetricsFile
 from pipeline.report.configurations import compose, describe_setting, differences
 from pipeline.report.markdown import Notes, percent
 
@@ -217,41 +217,21 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
     runs: list[Run] = []
     problems = []
     for file in files:
-        content = read_json(file)
-        entries = content.get("runs", []) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            problems.append(f"{file} is damaged and was skipped: run stage=evaluate again")
-            continue
-        damaged = 0
-        for entry in entries:
-            try:
-                runs += list(_read_entry(file, len(runs), entry))
-            except (KeyError, TypeError, ValueError):
-                damaged += 1
-        if damaged:
-            counted = "1 entry is" if damaged == 1 else f"{damaged} entries are"
-            problems.append(f"{counted} damaged in {file} and skipped: run stage=evaluate again")
+        metrics = MetricsFile(file)
+        if metrics.damage:
+            problems.append(f"{metrics.damage}, which is skipped: run stage=evaluate again")
+        for entry in metrics.runs:
+            runs += _read_entry(file, len(runs), entry)
     return runs, problems
 
 
 def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Run]:
     """Yields a run for every experiment that an entry belongs to."""
-    about = {name: str(value or "") for name, value in dict(entry["about"]).items()}
-    levels = [dict(level) for level in entry.get("levels", [])]
-    if entry["stage"] not in MAIN_METRIC:
-        raise ValueError(f"{entry['stage']} is not measured")
+    about = {name: str(value or "") for name, value in entry["about"].items()}
     for experiment in entry.get("experiments") or [about.get("experiment", "")]:
-        yield Run(
-            file=file,
-            order=order,
-            stage=entry["stage"],
-            split=str(entry["split"]),
-            key=str(entry["key"]),
-            images=int(entry["images"]),
-            about={**about, "experiment": experiment},
-            configuration=dict(entry["configuration"]),
-            figures={**entry, "levels": levels},
-        )
+        names = ("stage", "split", "key", "images", "configuration")
+        named = {**about, "experiment": str(experiment)}
+        yield Run(file, order, about=named, figures=entry, **{name: entry[name] for name in names})
 
 
 def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:

@@ -22,6 +22,7 @@ from pipeline.files.atomic import write_atomically
 from pipeline.report.measured import Material, ReportSettings, for_each_readable
 from pipeline.report.overlays import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.page import write_page
+from pipeline.report.runs import METRICS
 from pipeline.report.tables import write_tables
 
 _EXAMPLES = 6
@@ -41,8 +42,11 @@ class Report(Review):
 
     def review(self, store: Store) -> Iterator[Outcome]:
         """Writes the files; yields them, the page last."""
+        damage = MetricsFile(store.root / METRICS).damage
+        note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""
         for path in write_report(self._gather()):
-            yield Outcome("report", "", 0, 0, {}, path)
+            yield Outcome("report", "", 0, 0, {}, path, note=note)
+            note = ""
 
     def _gather(self) -> Material:
         """Returns what the report is made from: the last split of which anything was computed."""
@@ -98,7 +102,7 @@ def write_report(material: Material) -> list[Path]:
         files.append(root / "examples.png")
         names = (BACKGROUND, *vocabulary.classes)
         write_atomically(files[0], draw_sheet(examples, names, vocabulary.palette))
-    metrics = MetricsFile(root / "metrics.json")
+    metrics = MetricsFile(root / METRICS)
     tables = write_tables(root / "tables.md", metrics)
     return [*files, tables, write_page(root / "report.html", material, metrics)]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
-from pipeline.report.configurations import identity
-from pipeline.report.markdown import Table, markdown_table, percent
+from pipeline.report.configurations import flatten, identity
+from pipeline.report.markdown import Table, markdown_table, percent, percent_of_several
 from pipeline.report.runs import STAGE_TITLES, has_seen_masks, map_notes
 
 Settings = Mapping[str, Any]
@@ -63,7 +62,7 @@ def _tagging(metrics: MetricsFile) -> Table:
     header, rows, notes = ["split", "images", "mAP", "F1", "precision", "recall"], [], []
     for split, of_split in metrics.latest.get("tags", {}).items():
         for level, figures in _by_level(of_split):
-            values = (figures[metric] for metric in ("map", "f1", "precision", "recall"))
+            values = (figures.get(metric) for metric in ("map", "f1", "precision", "recall"))
             rows.append([split + level, _images(of_split), *map(percent, values)])
             notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
     return Table("Tags (%)", header, rows, notes)
@@ -90,7 +89,7 @@ def _segmentation(metrics: MetricsFile) -> Table:
                 rows.append([label + _remark(figures) + level, *where, *_means(of_level)])
             variants = figures.get("variants", {})
             ceiling = variants.get("ceiling", {}).get("miou")
-            share = figures["miou"] / ceiling if ceiling else None
+            share = (figures.get("miou") or 0) / ceiling if ceiling else None
             reached = f"trained on the ground truth (share reached: {percent(share)}%)"
             for step, words in {**_STEPS, "ceiling": reached}.items():
                 if step in variants:
@@ -106,32 +105,33 @@ def _means(figures: Mapping[str, Any]) -> list[str]:
 
 def _remark(figures: Mapping[str, Any]) -> str:
     if "chosen_by_ground_truth" in figures:
-        return f", background chosen by ground truth (β={figures['background_beta']})"
+        return f", background chosen by ground truth (β={figures.get('background_beta')})"
     kept = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
     return kept + " (its initial weights have seen masks)" * has_seen_masks(figures)
 
 
 def _seeds(metrics: MetricsFile) -> Table:
     """Returns the mean of the runs of a segmenter that differ in nothing but the seed."""
-    groups: dict[tuple[str, str], list[Mapping]] = {}
+    groups: dict[tuple[str, str, str], list[Mapping]] = {}
     for run in metrics.runs:
         if run["stage"] == "predictions":
-            groups.setdefault((run["split"], identity(run["configuration"])), []).append(run)
+            key = (run["split"], _images(run), identity(run["configuration"]))
+            groups.setdefault(key, []).append(run)
     rows = []
-    for (split, _), runs in groups.items():
-        if len(runs) > 1:
-            values = [100 * run["miou"] for run in runs]
-            segmenters = [run["configuration"]["segmenter"] for run in runs]
-            seeds = ", ".join(str(segmenter["seed"]) for segmenter in segmenters)
-            spread = f"{mean(values):.1f} ± {stdev(values):.1f}"
-            rows.append([segmenters[0]["name"], split, _images(runs[0]), seeds, spread])
+    for (split, images, _), runs in groups.items():
+        values = [run.get("miou") for run in runs]
+        if len(runs) > 1 and None not in values:
+            settings = [flatten(run["configuration"]) for run in runs]
+            seeds = ", ".join(str(each.get("segmenter.seed")) for each in settings)
+            name = str(settings[0].get("segmenter.name"))
+            rows.append([name, split, images, seeds, percent_of_several(values)])
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
     return Table("Over seeds", header, rows)
 
 
 def _by_level(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     levels = enumerate(figures.get("levels", []), 1)
-    above = [(f", level {n} ({len(f['per_class'])} names)", f) for n, f in levels]
+    above = [(f", level {n} ({len(f.get('per_class', ()))} names)", f) for n, f in levels]
     return [("", figures), *above]
 
 
@@ -153,9 +153,10 @@ def collect_rounds(metrics: MetricsFile) -> Table:
     # Splits may have been predicted by different segmenters: the newest run counts.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     rounds: list[tuple[Settings, Settings]] = []  # the settings of segmenter and masks
-    segmenter = newest["configuration"]["segmenter"] if newest else None
-    while segmenter is not None:
-        masks = segmenter["masks"] if isinstance(segmenter["masks"], Mapping) else {}
+    segmenter = newest["configuration"].get("segmenter") if newest else None
+    while isinstance(segmenter, Mapping):
+        masks = segmenter.get("masks")
+        masks = masks if isinstance(masks, Mapping) else {}
         rounds.insert(0, (segmenter, masks))
         segmenter = masks.get("segmenter")  # none in the first round
     columns: dict[str, list[str]] = {}
@@ -169,25 +170,27 @@ def collect_rounds(metrics: MetricsFile) -> Table:
     return Table("Rounds of self-training (%)", ["round", *columns], rows)
 
 
-def _figures(runs: list[dict], segmenter: Settings, masks: Settings) -> Iterator[tuple[str, float]]:
+def _figures(
+    runs: list[dict], segmenter: Settings, masks: Settings
+) -> Iterator[tuple[str, float | None]]:
     """Yields the figures of a round on one split, each with the name of its column."""
     latest = {run["stage"]: run for run in runs if _is_of_round(run, segmenter, masks)}
     if tags := latest.get("tags"):
-        yield "tags mAP", tags["map"]
+        yield "tags mAP", tags.get("map")
         for number, level in enumerate(tags.get("levels", []), 1):
-            yield f"tags mAP level {number}", level["map"]
-        yield "tags F1", tags["f1"]
+            yield f"tags mAP level {number}", level.get("map")
+        yield "tags F1", tags.get("f1")
     if "masks" in latest:
-        yield "masks mIoU", latest["masks"]["miou"]
-        yield "pixels kept", latest["masks"]["kept"]
+        yield "masks mIoU", latest["masks"].get("miou")
+        yield "pixels kept", latest["masks"].get("kept")
     if "predictions" in latest:
-        yield "segmenter mIoU", latest["predictions"]["miou"]
+        yield "segmenter mIoU", latest["predictions"].get("miou")
 
 
 def _is_of_round(run: Mapping, segmenter: Settings, masks: Settings) -> bool:
     settings = run["configuration"]
     if run["stage"] == "predictions":
-        return settings["segmenter"] == segmenter
+        return settings.get("segmenter") == segmenter
     if run["stage"] == "tags" and "segmenter" in masks:
         return all(settings.get(key) == masks.get(key) for key in ("segmenter", "first_tags"))
     return settings == (masks if run["stage"] == "masks" else masks.get("cams", {}).get("tags"))

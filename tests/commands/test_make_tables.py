@@ -298,7 +298,7 @@ def test_damaged_entries_and_files_are_skipped_and_named(make_tables, tmp_path):
     notes = finished.errors.splitlines()
     assert sum("torn/metrics.json is damaged" in note for note in notes) == 1
     assert sum("list/metrics.json is damaged" in note for note in notes) == 1
-    assert sum("4 entries are damaged in" in note for note in notes) == 1
+    assert sum("demo/metrics.json has 4 damaged entries" in note for note in notes) == 1
     assert len(notes) == 3
 
 

@@ -158,9 +158,10 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
         "images": 6, "map": 0.9, "f1": 0.8, "precision": 0.7, "recall": 0.6,
         "per_class": {"cat": {"ap": 0.912, "positives": 2}, "dog": {"ap": 0.0, "positives": 0}},
     }  # fmt: skip
+    named = {"stage": "tags", "split": "val", "about": {}, "configuration": {}}
     runs = [
-        {"stage": "tags", "split": "val", "key": material.tags.key, **figures},
-        {"stage": "tags", "split": "val", "key": "another", **figures, "map": 0.111},
+        {**named, "key": material.tags.key, **figures},
+        {**named, "key": "another", **figures, "map": 0.111},
     ]
     content = {"latest": {"tags": {"val": figures}}, "runs": runs}
     (material.root / "metrics.json").write_text(json.dumps(content))

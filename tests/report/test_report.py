@@ -31,6 +31,7 @@ def run(seed: int, miou: float) -> dict:
         "key": f"k{seed}",
         "images": 10,
         "miou": miou,
+        "about": {},
         "configuration": {"segmenter": segmenter},
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.report.html_page import Page
 from tests.small_runs import TINY_SEGMENTER
 
@@ -58,3 +60,21 @@ def test_every_round_is_told_of(run_stage, arguments, tmp_path):
     assert {"argmax", "mask", "prediction", "mask-prediction"} <= layers(page)
     assert "mask, seen by the segmenter before" in page.text
     assert "argmax of the first round's CAMs" in page.text
+
+
+def test_damaged_figures_are_named_and_put_aside(run_stage, arguments, tmp_path):
+    labels = tmp_path / "labels.txt"
+    ids = (path.stem.replace(" ", "%20") for path in (tmp_path / "photographs").rglob("*.*"))
+    labels.write_text("".join(f"{i} 0\n" for i in ids))
+    arguments = [*arguments, f"dataset.labels={labels}"]
+    assert run_stage(*arguments, "stage=[tags,evaluate]").code == 0
+    metrics = tmp_path / "out" / "metrics.json"
+    whole = json.loads(metrics.read_text())
+    metrics.write_text("[1, 2")
+    finished = run_stage(*arguments, "stage=report")
+    assert finished.code == 0
+    assert f"note: {metrics} is damaged, which is skipped: run stage=evaluate" in finished.errors
+    finished = run_stage(*arguments, "stage=[evaluate,report]")
+    assert finished.code == 0
+    assert "is damaged: it was put aside as metrics.json.damaged" in finished.errors
+    assert json.loads(metrics.read_text()) == whole
