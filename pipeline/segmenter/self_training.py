@@ -186,6 +186,7 @@ class SegmenterTags(_Relabelling):
             "classes": list(self.vocabulary.classes),
             "tag_region": self.options.tag_region,
             "tag_threshold": self.options.tag_threshold,
+            "keep_tags": self.options.keep_tags,
         }
 
     @property

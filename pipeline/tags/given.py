@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from pipeline.datasets.lists import read_class_list
 from pipeline.engine.registry import register
 from pipeline.engine.sample import Labels, Sample
+from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Folders, Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
@@ -22,6 +23,15 @@ from pipeline.files.text import given_path
 from pipeline.tags.scores import tags_output
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import TagOptions
+
+
+@dataclass
+class GivenTagOptions(TagOptions):
+    """What every choice of ``tags=`` has whose tags are given."""
+
+    min_score: float = setting(
+        0.0, at_least=0, at_most=1, changes="nothing", why="given tags have no scores"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,8 +44,8 @@ class GivenTags(Tags):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags: there are no scores and no pixels."""
-        unused = ("min_score", *self.reading.decode.facts)
-        return {k: v for k, v in super().own_settings().items() if k not in unused}
+        decoding = self.reading.decode.facts
+        return {k: v for k, v in super().own_settings().items() if k not in decoding}
 
     @abstractmethod
     def tags_of(self, sample: Sample) -> Labels:
@@ -55,7 +65,7 @@ class GivenTags(Tags):
 
 
 @dataclass
-class GroundTruthOptions(TagOptions):
+class GroundTruthOptions(GivenTagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
@@ -76,7 +86,7 @@ class GroundTruthTags(GivenTags):
 
 
 @dataclass
-class TagListOptions(TagOptions):
+class TagListOptions(GivenTagOptions):
     """``tags=file``: a list with an image id and class indices from 0 on each line.
 
     Attributes:

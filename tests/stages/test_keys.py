@@ -1,0 +1,347 @@
+"""Keys are complete by construction: every setting of every group changes what it declares."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import shutil
+import typing
+from collections import defaultdict
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any
+
+import pytest
+
+from pipeline.clip.settings import Quirks
+from pipeline.datasets import READERS
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.registry import import_plugins, methods
+from pipeline.engine.sample import Dataset, Images, Sample
+from pipeline.engine.settings import Rule, check, rule_of
+from pipeline.engine.store import Store
+from pipeline.masks.crf import CrfOptions
+from pipeline.segmenter.data import TrainingData, TrainingPair
+from pipeline.stages import builder
+from pipeline.stages.builder import Builder
+from pipeline.stages.config import Config, compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from pipeline.tags.given import GivenTagOptions
+from tests import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "reliability.md"
+BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
+PLUGINS = ("colour_tagger", "colour_cams", "superpixels")
+DATASETS = ("folder", "voc2012", "coco2014", "ade20k")
+
+CHAIN = ("tags", "cams", "masks", "segmenter", "relabelled", "retrained")
+LEAVES = {"predictions": "segmenter", "retagged": "segmenter", "repredicted": "retrained"}
+"""Stages that no later one needs → the last one before them."""
+
+ALL, CLIP = (*CHAIN, *LEAVES), ("tags", "cams")
+TRAINING, TESTING = ("segmenter", "retrained"), ("predictions", "repredicted")
+SEEN = ("relabelled", "retagged")
+BELONGS: dict[str, tuple[str, ...]] = {
+    "dataset.classes": (*CLIP, *TRAINING, "retagged"),
+    "dataset.tag_names": CLIP,  # the names for CAMs follow unless they are given
+    "dataset.cam_names": ("cams",),
+    "dataset.backgrounds": CLIP,
+    "images.longest_side": ALL,
+    "images.most_patches": CLIP,
+    "runtime.precision": CLIP,
+    "clip.model": CLIP,
+    "clip.pretrained": CLIP,
+    "compat.exif": ALL,
+    "compat.position_fp16": CLIP,
+    "compat.open_border": CLIP,
+    "compat.cwr_stop": ("tags",),
+    "compat.crf_bgr": ("masks",),
+    "compat.crf_fp16": ("masks",),
+    "compat.tag_order": ("tags",),
+    "tags": ("tags",),
+    "cams": ("cams",),
+    "masks": ("masks",),
+    "masks.keep_probability": ("masks", "relabelled"),
+    "segmenter": TRAINING,
+    "segmenter.checkpoint": TESTING,
+    "segmenter.test": (*TESTING, *SEEN),
+    "segmenter.test.crf": TESTING,
+    "self_training": SEEN,
+    "self_training.confidence": ("relabelled",),
+    "seed": TRAINING,
+}
+"""A setting that changes a result, or the group of it → the stages that it belongs to."""
+
+Setting = tuple[str, Rule, Any]
+"""A key of the configuration, what it declares, and its type."""
+
+
+@pytest.fixture
+def keys(tmp_path, monkeypatch, tiny_checkpoint):
+    """Returns the key and the recipe of every stage of a configuration.
+
+    The images are always the same; so are their masks, as if every change led to the same ones.
+    """
+    for name in ("image.png", "mask.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    for name in ("one", "two"):
+        shutil.copy(tiny_checkpoint, tmp_path / f"{name}.safetensors")
+        (tmp_path / name).mkdir()
+    pairs = [TrainingPair("image", tmp_path / "image.png", tmp_path / "mask.png")]
+    data = TrainingData(list, lambda: pairs)
+    monkeypatch.setattr(builder, "masks_of_stage", lambda *_: data)
+    samples = {split: [Sample("image", tmp_path / "image.png")] for split in ("all", "val")}
+
+    def keys(config: Config) -> dict[str, tuple[str, str]]:
+        check(config)
+        vocabulary = build_vocabulary(config.dataset)
+        images = Images(Dataset(vocabulary, samples, "all"), config.dataset.limit)
+        pipeline = Pipeline(Builder(config, vocabulary, images, ["all"], Store(tmp_path)))
+        found = {}
+        for stage in pipeline.stages:
+            if stage.round > 2 or stage.title:
+                continue
+            first, second = {
+                "masks": ("masks", "relabelled"),
+                "segmenter": TRAINING,
+                "predictions": TESTING,
+            }.get(stage.name, (stage.name, ""))
+            found[first if stage.round == 1 else second] = stage
+            if stage.parts:
+                (found["retagged"],) = stage.parts
+        assert {*found} == {*ALL}
+        return {name: (stage.key, stage.recipe) for name, stage in found.items()}
+
+    return keys
+
+
+def base(tmp_path, *choices: str) -> Config:
+    """Returns a configuration of two rounds in which every setting has an effect."""
+    chosen = {"dataset": "dataset=folder", "tags": "tags=tagclip", "cams": "cams=clip_es"}
+    chosen |= {choice.partition("=")[0]: choice for choice in choices}
+    given = [*chosen.values(), "clip=file", "rounds=2", "segmenter.test.scales=[1.0,0.5]"]
+    given += [f"clip.checkpoint={tmp_path / 'one.safetensors'}", f"output_dir={tmp_path / 'out'}"]
+    given += [] if "dataset=demo" in choices else [f"dataset.root={tmp_path}"]
+    given += ["dataset.classes=[cat,person,cup]"] if "folder" in chosen["dataset"] else []
+    given += [f"{c}.path={tmp_path / 'one'}" for c in CLIP if chosen[c] == f"{c}=file"]
+    config = read_config(compose(given))
+    config.masks.crf = CrfOptions() if hasattr(config.masks, "crf") else None
+    config.segmenter.test.crf = CrfOptions()
+    config.dataset.cam_names = None
+    return config
+
+
+def settings_of(settings: Any, prefix: str = "", outer: Rule | None = None) -> Iterator[Setting]:
+    """Yields all settings, those within others too; what is outside a key is so as a whole."""
+    types = typing.get_type_hints(type(settings))
+    for declared in dataclasses.fields(settings):
+        key, value = f"{prefix}.{declared.name}".lstrip("."), getattr(settings, declared.name)
+        rule, kind = outer or rule_of(declared), types[declared.name]
+        if not dataclasses.is_dataclass(value) or NoneType in typing.get_args(kind):
+            yield key, rule, kind
+        if dataclasses.is_dataclass(value):
+            yield from settings_of(value, key, rule if rule.why else None)
+
+
+def another(key: str, value: Any, rule: Rule, kind: Any) -> Any:
+    """Returns another valid value of a setting."""
+    if rule.choices:
+        other = next(c for c in rule.choices if c != value and [c] != value)
+        return [other] if isinstance(value, list) else other
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        found = (type(value)(n) for n in (value + 1, value / 3 + 0.25, value - 1))
+        return next(n for n in found if rule.allows(n) and n != value)
+    if isinstance(value, list):
+        return (
+            [*value[:-1], "other"] if key == "dataset.classes" else [*value, *(value[:1] or ["x"])]
+        )
+    if isinstance(value, dict):
+        return {**value, "other": 1}
+    if isinstance(value, str):
+        return f"{value}x"
+    if dataclasses.is_dataclass(value):
+        return None
+    types = {getattr(t, "__name__", str(t)) for t in typing.get_args(kind)}
+    examples = {"int": 7, "float": 0.5, "str": "other", "list": ["other"], "dict": {"other": 1}}
+    return next((v for k, v in examples.items() if any(t.startswith(k) for t in types)), "other")
+
+
+def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
+    """Returns a configuration in which a setting has an effect, and another value, if not any."""
+    config = copy.deepcopy(config)
+    names = len(config.dataset.classes)
+    if key == "clip.checkpoint":  # of the same content
+        return config, str(tmp_path / "two.safetensors")
+    if key == "segmenter.masks":  # the same, with masks of one's own already
+        config.segmenter.masks = str(tmp_path / "one")
+        return config, str(tmp_path / "two")
+    if key == "clip.model":
+        return config, "ViT-B-32"
+    if key == "clip.pretrained":
+        config.clip.model = "ViT-B-32"
+        return config, "openai"
+    if key == "segmenter.config":
+        return config, "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py"
+    if key in ("dataset.tag_names", "dataset.cam_names", "dataset.parents"):
+        return config, [f"a thing {k}" for k in range(names)]
+    if key == "runtime.device":
+        return config, "cpu"
+    if key == "rounds":
+        return config, 3
+    if key == "dataset.name":
+        return config, next(n for n in READERS if n != config.dataset.name)
+    return config, None
+
+
+def changed(config: Config, key: str, rule: Rule, kind: Any, value: Any) -> Config:
+    """Returns a configuration with another value of one setting."""
+    config = copy.deepcopy(config)
+    *path, name = key.split(".")
+    owner = config
+    for part in path:
+        owner = getattr(owner, part)
+    setattr(owner, name, another(key, getattr(owner, name), rule, kind) if value is None else value)
+    return config
+
+
+def owners(key: str) -> tuple[str, ...]:
+    """Returns the stages that a setting belongs to, by the longest line for it."""
+    parts = key.split(".")
+    lines = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    found = [line for line in lines if line in BELONGS]
+    assert found, f"{key} changes a result: say in BELONGS which stages it belongs to"
+    return BELONGS[found[0]]
+
+
+def with_later(stages: tuple[str, ...]) -> set[str]:
+    """Returns stages and all that come after them."""
+    first = min((CHAIN.index(stage) for stage in stages if stage in CHAIN), default=len(CHAIN))
+    later = {*stages, *CHAIN[first:]}
+    return later | {leaf for leaf, before in LEAVES.items() if before in CHAIN[first:]}
+
+
+def choices() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Returns choices of methods, data sets and executors → the groups to walk through with them.
+
+    The first has the other groups as well. A quirk is changed where a method reads it.
+    """
+    import_plugins([f"tests.plugins.{name}" for name in PLUGINS])
+    every = tuple(declared.name for declared in dataclasses.fields(Config))
+    found = {("dataset=folder",): every}
+    found |= {(f"dataset={name}",): ("dataset",) for name in DATASETS[1:]}
+    found |= {(f"executor={name}",): ("executor",) for name in ("processes", "dask")}
+    for method in methods():
+        if method.build.__module__.startswith(("pipeline.", "tests.plugins.")):
+            found[f"{method.group}={method.name}",] = (method.group,)
+    return found
+
+
+@pytest.fixture
+def walked(tmp_path) -> Iterator[tuple[Config, Setting]]:
+    """Every setting of every group, with a configuration that has it."""
+
+    def walk() -> Iterator[tuple[Config, Setting]]:
+        for chosen, groups in choices().items():
+            config = base(tmp_path, *chosen)
+            for setting in settings_of(config):
+                if setting[0].partition(".")[0] in groups:
+                    used = config
+                    if setting[0] == "compat.tag_order":  # which TagCLIP does not read
+                        used = base(tmp_path, "tags=ground_truth")
+                    yield used, setting
+
+    return walk()
+
+
+def computes_with(config: Config, key: str) -> bool:
+    """Tells whether a setting takes part in a computation, and not only in what follows from it."""
+    return key != "tags.min_score" and (key != "tags.alpha" or _runs_cwr(config.tags))
+
+
+def _runs_cwr(tags: Any) -> bool:
+    return getattr(tags, "reidentify", False)
+
+
+def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
+    wrong, used, before = [], set(), ("", {})
+    for config, (key, rule, kind) in walked:
+        config, value = prepared(config, key, tmp_path)
+        if before[0] != repr(config):
+            before = repr(config), keys(config)
+        after = keys(changed(config, key, rule, kind, value))
+        in_keys, in_recipes = set(), set()
+        if rule.changes == "result":
+            used |= {line for line in BELONGS if f"{key}.".startswith(f"{line}.")}
+            in_keys = with_later(owners(key))
+            in_recipes = {*owners(key)} if computes_with(config, key) else set()
+            # What a network predicts depends on all that the network does.
+            in_recipes |= in_keys & {"relabelled", *LEAVES}
+        for part, expected in ((0, in_keys), (1, in_recipes - {*TRAINING})):
+            found = {name for name in after if after[name][part] != before[1][name][part]}
+            found -= {*TRAINING} if part else set()  # nothing reads the recipe of a network
+            if found != expected:
+                what = ("key", "recipe")[part]
+                wrong.append(f"{key}: the {what} of {sorted(found)}, not of {sorted(expected)}")
+    assert not wrong, "\n".join(wrong)
+    assert used == {*BELONGS}, "lines for settings that do not exist"
+
+
+def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
+    quirks = [declared for declared in dataclasses.fields(Quirks) if declared.type == "bool"]
+    seen = set()
+    for (choice,) in choices():
+        group, _, name = choice.partition("=")
+        method = next((m for m in methods() if (m.group, m.name) == (group, name)), None)
+        if method is None:
+            continue
+        config = base(tmp_path, choice)
+        before = keys(config)
+        for declared in quirks:
+            key = f"compat.{declared.name}"
+            after = keys(changed(config, key, rule_of(declared), bool, None))
+            read = {*method.quirks, *(["position_fp16"] if method.uses_clip else [])}
+            read |= set() if issubclass(method.settings, GivenTagOptions) else {"exif"}
+            # The recipe holds what this stage itself computes with.
+            assert (after[group][1] != before[group][1]) == (declared.name in read), (choice, key)
+            seen |= {declared.name} & read
+    left = {declared.name for declared in quirks if rule_of(declared).changes == "result"} - seen
+    assert not left, "quirks that no method reads"
+
+
+def test_settings_outside_the_keys_are_listed(walked):
+    """How many settings there are, and why some are outside: docs/reliability.md has the table."""
+    inside, reasons = set(), defaultdict(set)
+    for config, (key, rule, _) in walked:
+        if type(getattr(config, key.partition(".")[0])).__module__.startswith("tests."):
+            continue
+        inside |= {key} if rule.changes == "result" else set()
+        if rule.why:
+            reasons[rule.changes, rule.why].add(key)
+    outside = set().union(*reasons.values())
+    both = ", ".join(f"`{key}`" for key in sorted(inside & outside))
+    lines = [
+        f"There are {len(inside | outside)} settings: {len(inside)} are part of a key, and"
+        f" {len(outside)} are not. It depends on the method for {both}.",
+        "",
+        "| changes | settings | why they are outside |",
+        "|---|---|---|",
+    ]
+    for (changes, why), found in sorted(reasons.items()):
+        short = {re.sub(r"(dataset\.training)\..*", r"\1.*", key) for key in found}
+        names = ", ".join(f"`{key}`" for key in sorted(short))
+        lines.append(f"| {changes} | {names} | {why} |")
+    table = "\n".join(lines)
+    page = PAGE.read_text(encoding="utf-8")
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == table, table
+
+
+def test_equal_numbers_are_one_key(keys, tmp_path):
+    def with_beta(*given: str) -> dict[str, tuple[str, str]]:
+        config = base(tmp_path)
+        config.masks.beta = read_config(compose(["dataset=demo", *given])).masks.beta
+        return keys(config)
+
+    assert with_beta("masks.beta=1") == with_beta("masks.beta=1.0") != with_beta("masks.beta=2")
