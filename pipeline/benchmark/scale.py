@@ -30,7 +30,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
 from pipeline.engine.store import Store
 from pipeline.files import fingerprints
-from pipeline.files.fingerprints import fingerprint_file, remember_in
+from pipeline.files.fingerprints import fingerprint_image, remember_in
 from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
@@ -103,7 +103,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
 
     for name in ("first", "known"):
         remember_in(store.root)
-        rate(name, lambda sample: fingerprint_file(sample.image))
+        rate(name, lambda sample: fingerprint_image(sample.image))
     remember_in(None)
     folders = [store.folder("train", name, {"stage": name}) for name in ("tags", "cams", "masks")]
     scores = {"scores": encode_scores(np.zeros(20, np.float32))}

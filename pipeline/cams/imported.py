@@ -19,7 +19,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Folders, Item
 from pipeline.errors import ImageError, UserError, shown
-from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
 from pipeline.files.text import given_path
 
 
@@ -78,7 +78,7 @@ class ImportedCams(CamStage):
                     " <id>.npy"
                 )
             raise ImageError(f"has no CAMs: {path} is missing")
-        key = join_keys(fingerprint_file(sample.image), fingerprint_file(path))
+        key = join_keys(fingerprint_image(sample.image), fingerprint_file(path))
         return Item(sample, key, path)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:

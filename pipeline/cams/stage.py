@@ -15,7 +15,7 @@ from pipeline.engine.reading import Name, Size
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import read_tags
 
 
@@ -38,7 +38,7 @@ class ComputedCams(CamStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
         tags = read_tags(folders["tags"], sample)
-        return Item(sample, self.input_key(fingerprint_file(sample.image), tags), tags)
+        return Item(sample, self.input_key(fingerprint_image(sample.image), tags), tags)
 
     def input_key(self, image: str, tags: Sequence[int]) -> str:
         """Returns the fingerprint of an image's input, from that of the image and its tags."""

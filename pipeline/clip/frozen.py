@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.store import Store
+from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 
 
@@ -55,6 +56,11 @@ class FrozenClip:
         """The file of its weights, which is downloaded if need be."""
         return resolve_checkpoint(self.model, self.pretrained, self.checkpoint)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of that file, which is read once in a run; workers are given it."""
+        return fingerprint_file(self.weights)
+
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
         training = find_training(self.model, self.pretrained)
@@ -63,7 +69,7 @@ class FrozenClip:
             "std": list(training.normalisation.std),
             "quick_gelu": training.quick_gelu,
             "model": self.model,
-            "weights": fingerprint_file(self.weights),
+            "weights": self.fingerprint,
             "precision": self.precision,
             "most_patches": self.max_patches,
             "position_fp16": self.position_fp16,
@@ -72,7 +78,7 @@ class FrozenClip:
     @property
     def encoder(self) -> ClipEncoder:
         """The image tower."""
-        return _encoder(self, fingerprint_file(self.weights))
+        return _encoder(self, self.fingerprint)
 
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
         """Returns the text embeddings of classes, then of backgrounds: C×E on the device.
@@ -86,7 +92,7 @@ class FrozenClip:
         prompts, facts = TEMPLATES[templates], self.facts()
 
         def make() -> np.ndarray:
-            tokenizer, clip = load_tokenizer(self.model), _clip(self, facts["weights"])
+            tokenizer, clip = load_tokenizer(self.model), _clip(self, self.fingerprint)
             return class_embeddings(clip, tokenizer, every, prompts).cpu().numpy()
 
         of_tower = (facts["weights"], self.model, facts["quick_gelu"])
@@ -102,6 +108,11 @@ class FrozenClip:
 
 @lru_cache(maxsize=1)
 def _clip(clip: FrozenClip, weights: str) -> ClipModel:
+    if fingerprint_file(clip.weights) != weights:
+        raise UserError(
+            f"{clip.weights} does not hold the weights that the run began with: run the same"
+            " command again, and give all workers the same file"
+        )
     if torch.device(clip.device).type == "cpu":
         keep_freed_memory()
     return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)

@@ -12,7 +12,7 @@ from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Item, Stage, Whole
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,14 @@ Scans = Mapping[str, Scan]  # by the labels of their stages
 
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
-    """Returns a stage's folder as it is now."""
-    options = {"becomes_latest": stage.accompanies is None, "recipe": stage.recipe}
+    """Returns a stage's folder as it is now.
+
+    What a trained network computes is known by the content of its file as well.
+    """
+    wholes = {n: need for n, need in stage.needs.items() if isinstance(need, Whole)}
+    files = stage.loaded({n: open_folder(need, store).path for n, need in wholes.items()})
+    recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
+    options = {"becomes_latest": stage.accompanies is None, "recipe": recipe}
     return store.folder(stage.split, stage.name, stage.settings, **options)
 
 
@@ -166,8 +172,12 @@ def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
             before += need.needs.values()
     expected = [s for s in samples if s.id not in left_out]
     # An input begins with the fingerprint of the image.
-    made_from = {i: entry["input"].split("-")[0] for i, entry in folder.entries.items()}
-    finished = [s for s in expected if made_from.get(s.id) == fingerprint_file(s.image)]
+    made_from = {
+        i: entry["input"].split("-")[0]
+        for i, entry in folder.entries.items()
+        if entry.get("recipe") == folder.recipe
+    }
+    finished = [s for s in expected if made_from.get(s.id) == fingerprint_image(s.image)]
     name, split = stage.name, stage.split
     if not finished and expected:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")

@@ -14,7 +14,7 @@ from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.fingerprints import fingerprint, fingerprint_image
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Stage(ABC):
         Raises:
             ImageError: the image cannot have a result.
         """
-        return Item(sample, fingerprint_file(sample.image))
+        return Item(sample, fingerprint_image(sample.image))
 
     def covers(self, entry: Mapping[str, Any]) -> bool:
         """Tells whether a journal entry holds everything that is asked for."""
@@ -198,6 +198,10 @@ class Stage(ABC):
     def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Returns an entry of the same recipe and input with this stage's thresholds applied."""
         return dict(entry)
+
+    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+        """Returns the files of a :class:`Whole` that :meth:`load` reads, as far as they exist."""
+        return ()
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the models in the process that computes; ``inputs`` are the folders of needs."""

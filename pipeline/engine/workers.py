@@ -124,7 +124,7 @@ class Executor:
                 return compute_here(stage, cache(partial(stage.load, inputs)), folders, items)
             self._pool = ProcessPool(size)
         places = [(folder.path, folder.recipe) for folder in folders]
-        pickled = pickle.dumps((stage, inputs, stage.recipe))
+        pickled = pickle.dumps((stage, inputs, folders[0].recipe))
         work = partial(compute_shard, pickled, places, threads)
         shards = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
         return _compute_in(self._pool, work, folders, shards)
@@ -168,8 +168,8 @@ def compute_shard(
 ) -> tuple[list[list[dict]], dict[str, str]]:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
-    ``pickled`` holds the stage, the folders that it reads, and its recipe; ``places`` the path and
-    the recipe of each folder that receives results.
+    ``pickled`` holds the stage, the folders that it reads, and the recipe of its own folder;
+    ``places`` the path and the recipe of each folder that receives results.
 
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import stat
 import time
 from contextvars import ContextVar
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from pipeline.files.journal import Journal
 FILE = ".fingerprints.jsonl"
 """The journal of the fingerprints of files, in the output directory."""
 
-_SETTLED = 2_000_000_000  # nanoseconds
+_RESOLUTION = 2_000_000_000  # nanoseconds, of the coarsest file systems
 
 _memory: ContextVar[tuple[Journal, bool] | None] = ContextVar("fingerprints", default=None)
 """The journal of the run, and whether to add to it."""
@@ -40,47 +38,51 @@ def join_keys(image: str, *others: str) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """Returns the fingerprint of a file's bytes; an unchanged file is read once.
-
-    Like git, this takes a file as unchanged while its size and its time of last change stay the
-    same. :func:`remember_in` keeps what is known from run to run.
+    """Returns the fingerprint of a file's bytes, which are read every time.
 
     Raises:
         OSError: the file cannot be read.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
+    if not path.is_file() and path.exists():  # reading a pipe would block
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    name, size, changed = str(path), status.st_size, status.st_mtime_ns
-    # A file that was written just now may change again within the clock's resolution.
-    is_settled = time.time_ns() - changed > _SETTLED
-    if (memory := _memory.get()) is None:
-        return _read_once(path, size, changed) if is_settled else _read(path)
-    journal, writes = memory
-    known = journal.entries.get(name)
-    if known is not None and (known["size"], known["changed"]) == (size, changed):
-        return known["input"]
-    entry = {"id": name, "input": _read(path), "size": size, "changed": changed}
-    if is_settled:
-        journal.entries[name] = entry
-        if writes:
-            with contextlib.suppress(UserError):
-                journal.append(entry)
-    return entry["input"]
-
-
-def _read(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
-@lru_cache(maxsize=64)  # workers keep no journal, and ask for the same weights several times
-def _read_once(path: Path, size: int, changed: int) -> str:
-    return _read(path)
+def fingerprint_image(path: Path) -> str:
+    """Returns the fingerprint of a photograph's bytes; an unchanged photograph is read once.
+
+    Like git, this takes a file as unchanged while its size and the times of its last changes stay
+    the same, and does not trust what was read about when the file was written, since it may have
+    changed again within the resolution of the file system's clock. :func:`remember_in` keeps what
+    is known from run to run.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if (memory := _memory.get()) is None:
+        return fingerprint_file(path)
+    journal, writes = memory
+    status = path.stat()
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    known = journal.entries.get(str(path), {})
+    if known.get("state") == state and known["read"] - status.st_mtime_ns > _RESOLUTION:
+        return known["input"]
+    read = time.time_ns()
+    if writes:
+        with contextlib.suppress(OSError):  # a file server has a clock of its own
+            journal.path.touch()
+            read = journal.path.stat().st_mtime_ns
+    entry = {"id": str(path), "input": fingerprint_file(path), "state": state, "read": read}
+    journal.entries[str(path)] = entry
+    if writes:
+        with contextlib.suppress(UserError):
+            journal.append(entry)
+    return entry["input"]
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:
-    """Keeps the fingerprints of files from run to run, in a journal in the output directory.
+    """Keeps the fingerprints of photographs from run to run, in a journal in the output directory.
 
     A journal that is lost, or cannot be written, only means that files are read again. Without
     ``write`` it is only read, and without a folder nothing is kept.

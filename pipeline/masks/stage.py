@@ -13,7 +13,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files
 
 
@@ -34,7 +34,7 @@ class Masks(MethodStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""
         cams = folders["cams"].output_key(sample.id)
-        return Item(sample, join_keys(fingerprint_file(sample.image), cams))
+        return Item(sample, join_keys(fingerprint_image(sample.image), cams))
 
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
         """Builds the refiner, and returns it with the folder of the CAMs."""

@@ -15,7 +15,7 @@ from pipeline.engine.scan import available, open_folder
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
 from pipeline.masks.labels import PROBABILITY
 
@@ -113,13 +113,17 @@ def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
 def training_data_key(pairs: Sequence[TrainingPair]) -> str:
     """Returns the fingerprint of the contents of all files that a training reads."""
 
-    def content(path: Path) -> str | None:
+    def content(path: Path, read: Callable[[Path], str] = fingerprint_file) -> str | None:
         # Missing files are listed, all of them, before the training begins.
-        return fingerprint_file(path) if path.is_file() else None
+        return read(path) if path.is_file() else None
 
     return fingerprint(
         [
-            [pair.id, *(content(f) for f in (pair.image, pair.mask, pair.probability) if f)]
+            [
+                pair.id,
+                content(pair.image, fingerprint_image),
+                *(content(path) for path in (pair.mask, pair.probability) if path),
+            ]
             for pair in pairs
         ]
     )

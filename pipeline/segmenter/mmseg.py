@@ -129,6 +129,21 @@ def find_config(name: str) -> Path:
     )
 
 
+def read_config(name: str) -> Config:
+    """Reads a config of mmsegmentation with all that it inherits from; see :func:`find_config`.
+
+    Raises:
+        UserError: it does not exist, or cannot be read.
+    """
+    try:
+        return Config.fromfile(find_config(name))
+    except (ImportError, KeyError, SyntaxError, OSError) as error:
+        raise UserError(
+            f"segmenter.config={name} cannot be read ({first_line(error)}): install what it needs"
+            " or choose another segmenter.config"
+        ) from error
+
+
 def build_config(
     settings: SegmenterSettings,
     class_names: Sequence[str],
@@ -159,13 +174,7 @@ def build_config(
         )
     check_choice(settings.pretrained)
     choose_precision(settings.precision, device)
-    try:
-        base = Config.fromfile(find_config(settings.config))
-    except (ImportError, KeyError, SyntaxError, OSError) as error:
-        raise UserError(
-            f"segmenter.config={settings.config} cannot be read ({first_line(error)}): install"
-            " what it needs or choose another segmenter.config"
-        ) from error
+    base = read_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
     source = strip_pretrained(model)

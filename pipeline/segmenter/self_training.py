@@ -22,9 +22,10 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, setting
 from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import TestSettings
+from pipeline.segmenter.stage import network_files
 from pipeline.tags.scores import read_tags, summarise, tags_output
 
 
@@ -108,6 +109,10 @@ class _Relabelling(Stage):
         test = {"scales": list(self.test.scales), "flip": self.test.flip}
         return {"method": "segmenter", **self.reading.decode.facts, **test}
 
+    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+        """Returns the checkpoint of the round before."""
+        return network_files(inputs["segmenter"], "last")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SegmenterMasks(_Relabelling):
@@ -136,7 +141,7 @@ class SegmenterMasks(_Relabelling):
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with its tags of the first round if these are kept."""
-        image = fingerprint_file(sample.image)
+        image = fingerprint_image(sample.image)
         if "first_tags" not in folders:
             return Item(sample, image)
         tags = read_tags(folders["first_tags"], sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.weight_files import is_whole
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
@@ -71,6 +72,7 @@ class Training(Whole):
         """Returns what the weights depend on: the images and masks, too."""
         return {
             **self.options.training_facts,
+            "config_content": self._config_content(),
             **self._initial_weights(),
             "seed": self.seed,
             **self.decode.facts,
@@ -78,6 +80,16 @@ class Training(Whole):
             "data": training_data_key(self.pairs),
             **self.data.facts,
         }
+
+    def _config_content(self) -> str:
+        """Returns the fingerprint of what the config holds, with all that it inherits."""
+        from pipeline.segmenter.mmseg import read_config
+
+        def name(value: object) -> str:  # of a class or function, which JSON cannot hold
+            return getattr(value, "__qualname__", type(value).__qualname__)
+
+        content = read_config(self.options.config).to_dict()
+        return fingerprint(json.dumps(content, default=name))
 
     def _initial_weights(self) -> dict[str, Any]:
         """Returns the name of the initial weights, and the fingerprint of their file if given."""
@@ -245,6 +257,10 @@ class Predictions(Stage):
         network = self.needs["segmenter"].expected
         return {**self.options.prediction_facts, "segmenter": network}
 
+    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+        """Returns the checkpoint that predicts."""
+        return network_files(inputs["segmenter"], self.options.checkpoint)
+
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
@@ -266,6 +282,16 @@ class Predictions(Stage):
             for step in before:
                 files[variant_path(step, item.sample.id)] = partial(encode, labels[step])
             yield item, [Output(files)]
+
+
+def network_files(folder: Path, which: str) -> list[Path]:
+    """Returns the checkpoint, "last" or "best", in the folder of a training; perhaps none yet."""
+    from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
+
+    try:
+        return [best_checkpoint(folder) if which == "best" else last_checkpoint(folder)]
+    except UserError:  # of a reader that finds none
+        return []
 
 
 def variant_path(step: str, image_id: str) -> str:

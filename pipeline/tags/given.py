@@ -18,7 +18,7 @@ from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Folders, Item
 from pipeline.errors import ImageError, UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.files.text import given_path
 from pipeline.tags.scores import tags_output
 from pipeline.tags.stage import Tags
@@ -54,7 +54,7 @@ class GivenTags(Tags):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
         tags = self.tags_of(sample)
-        return Item(sample, join_keys(fingerprint_file(sample.image), fingerprint(tags)), tags)
+        return Item(sample, join_keys(fingerprint_image(sample.image), fingerprint(tags)), tags)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Yields what is given."""

@@ -1,4 +1,4 @@
-"""Fingerprints of files, kept from run to run."""
+"""Fingerprints of files, kept from run to run for photographs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from pipeline.files.fingerprints import FILE, fingerprint_file, remember_in
+from pipeline.files.fingerprints import FILE, fingerprint_file, fingerprint_image, remember_in
+from pipeline.files.journal import Journal
 
 
 @pytest.fixture(autouse=True)
@@ -16,53 +17,131 @@ def own_memory():
     remember_in(None)
 
 
-def settle(path):
-    """Makes a file look as if it was written a minute ago."""
-    past = time.time() - 60
-    os.utime(path, (past, past))
-
-
-def test_a_known_file_is_not_read_again_until_it_changes(tmp_path, monkeypatch):
+@pytest.fixture
+def path(tmp_path):
+    """A photograph that was written a minute ago."""
     path = tmp_path / "a b.jpg"
     path.write_bytes(b"one")
     settle(path)
+    return path
+
+
+def settle(path, seconds=60):
+    past = time.time() - seconds
+    os.utime(path, (past, past))
+
+
+def not_read(monkeypatch):
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("it was read"))
+
+
+def test_a_known_photograph_is_not_read_again_until_it_changes(path, tmp_path, monkeypatch):
     remember_in(tmp_path)
-    first = fingerprint_file(path)
+    first = fingerprint_image(path)
+    assert first == fingerprint_file(path)
 
     remember_in(tmp_path)  # the next run
     with monkeypatch.context() as patched:
-        patched.setattr("hashlib.file_digest", lambda *_: pytest.fail("it was read"))
-        assert fingerprint_file(path) == first
+        not_read(patched)
+        assert fingerprint_image(path) == first
     path.write_bytes(b"two")
-    assert fingerprint_file(path) != first
+    assert fingerprint_image(path) != first
     path.write_bytes(b"one")
-    assert fingerprint_file(path) == first
+    assert fingerprint_image(path) == first
 
 
-def test_a_file_that_was_just_written_is_not_trusted(tmp_path):
+def test_size_and_time_hide_no_change(path, tmp_path, monkeypatch):
+    """As of a file that was copied with its time over another one."""
+    remember_in(tmp_path)
+    first, status = fingerprint_image(path), path.stat()
+    other = tmp_path / "other.jpg"
+    # A file system whose clock has not moved since tells them apart by nothing.
+    while True:
+        other.write_bytes(b"two")
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if other.stat().st_ctime_ns != status.st_ctime_ns:
+            break
+    other.rename(path)
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    remember_in(tmp_path)
+    assert fingerprint_image(path) != first
+
+
+def test_other_files_are_read_every_time(path, tmp_path, monkeypatch):
+    remember_in(tmp_path)
+    first, status = fingerprint_file(path), path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint_file(path) != first
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_file_as_young_as_its_entry_is_not_trusted(tmp_path, monkeypatch):
     """It may change again within the resolution of the file system's clock."""
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     remember_in(tmp_path)
-    first = fingerprint_file(path)
+    first = fingerprint_image(path)
+    monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
+    remember_in(tmp_path)
+    assert fingerprint_image(path) == "read again" != first
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_only_the_clock_of_the_file_system_counts(hours, path, tmp_path, monkeypatch):
+    """This machine's may differ from a file server's: by hours, where a time zone is wrong."""
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + hours * 3600 * 10**9)
+    young = tmp_path / "young.jpg"
+    young.write_bytes(b"one")
+    remember_in(tmp_path)
+    first = fingerprint_image(path)
+    fingerprint_image(young)
+    remember_in(tmp_path)
+    monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
+    assert fingerprint_image(path) == first
+    assert fingerprint_image(young) == "read again"
+
+
+def test_a_file_server_has_a_clock_of_its_own(path, tmp_path, monkeypatch):
+    """An hour behind this machine, it writes a file and then an entry at the same time."""
+    settle(path, 3600)
+    remember_in(tmp_path)
+    touch = type(path).touch
+    monkeypatch.setattr(
+        type(path), "touch", lambda self: touch(self) or settle(self, 3599) if self != path else 0
+    )
+    fingerprint_image(path)
+    (entry,) = Journal(tmp_path / FILE).entries.values()
+    assert entry["read"] < time.time_ns() - 3500 * 10**9
+    monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
+    remember_in(tmp_path)
+    assert fingerprint_image(path) == "read again"
+
+
+def test_a_dry_run_remembers_and_writes_nothing(path, tmp_path, monkeypatch):
+    remember_in(tmp_path, write=False)
+    first = fingerprint_image(path)
+    not_read(monkeypatch)
+    assert fingerprint_image(path) == first
     assert not (tmp_path / FILE).exists()
-    written = path.stat().st_mtime_ns
-    path.write_bytes(b"two")
-    os.utime(path, ns=(written, written))
-    assert fingerprint_file(path) != first
 
 
-def test_without_a_journal_files_are_read_again(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(b"one")
-    settle(path)
+def test_without_a_journal_files_are_read_again(path, tmp_path):
     (tmp_path / FILE).write_text('{"id": "x", "input": "y"}\nnonsense\n')
     remember_in(tmp_path)
-    first = fingerprint_file(path)
+    first = fingerprint_image(path)
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
     remember_in(tmp_path)
-    assert fingerprint_file(path) == first
+    assert fingerprint_image(path) == first
     (tmp_path / FILE).unlink()
     (tmp_path / FILE).mkdir()
     remember_in(tmp_path)
-    assert fingerprint_file(path) == first
+    assert fingerprint_image(path) == first
+
+
+def test_what_is_not_a_file_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "missing", "."):
+        with pytest.raises(OSError):
+            fingerprint_file(tmp_path / name)

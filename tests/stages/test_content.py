@@ -1,0 +1,162 @@
+"""What a result was made from is in its key, or in that of its image, by content."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.engine.run import Run
+from pipeline.engine.sample import Images, Sample
+from pipeline.engine.scan import available
+from pipeline.engine.stage import Stage
+from pipeline.engine.store import Store
+from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.errors import UserError
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from tests.small_runs import TINY_SEGMENTER, draw_photograph
+
+
+@pytest.fixture
+def opened(tmp_path: Path, tiny_checkpoint: Path) -> Callable[..., Pipeline]:
+    """Returns the stages of a run on three photographs, with masks of one's own."""
+    for folder in ("photographs", "masks"):
+        (tmp_path / folder).mkdir()
+    for index in range(3):
+        name = f"{index}.png"
+        Image.fromarray(draw_photograph(index, 40, 48)).save(tmp_path / "photographs" / name)
+        labels = np.full((40, 48), index % 2, np.uint8)
+        Image.fromarray(labels).save(tmp_path / "masks" / name)
+
+    def opened(*more: str) -> Pipeline:
+        given = [
+            "dataset=folder",
+            f"dataset.root={tmp_path / 'photographs'}",
+            "dataset.classes=[cat,cup]",
+            "clip=file",
+            f"clip.checkpoint={tiny_checkpoint}",
+            f"segmenter.masks={tmp_path / 'masks'}",
+            f"output_dir={tmp_path / 'out'}",
+            "runtime.workers=1",
+            *TINY_SEGMENTER,
+            *more,
+        ]
+        return Pipeline.open(read_config(compose(given)))
+
+    return opened
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Changes a file's content, and neither its size nor its time."""
+    status = path.stat()
+    assert len(content) == status.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def key_of(pipeline: Pipeline, name: str) -> str:
+    return next(stage.key for stage in pipeline.stages if stage.name == name)
+
+
+def test_a_training_has_its_config_in_its_key_with_all_that_it_inherits(opened, tmp_path):
+    original = opened().builder.config.segmenter.config
+    root = Path(importlib.util.find_spec("mmseg").origin).parent / ".mim" / "configs"
+    mine, inherited = tmp_path / "mine.py", tmp_path / "inherited.py"
+    inherited.write_text(f"_base_ = [{str(root / original)!r}]\nmodel = dict(a=1)\n")
+    mine.write_text("_base_ = ['./inherited.py']\nmodel = dict(b=1)\n")
+
+    def key() -> str:
+        return key_of(opened(f"segmenter.config={mine}"), "segmenter")
+
+    first = key()
+    assert key() == first
+    for path in (mine, inherited):
+        before = path.read_bytes()
+        rewrite(path, before.replace(b"=1", b"=2"))
+        assert key() != first
+        rewrite(path, before)
+        assert key() == first
+
+
+@pytest.mark.parametrize("folder", ["photographs", "masks"])
+def test_a_training_has_its_photographs_and_masks_in_its_key(folder, opened, tmp_path):
+    first = key_of(opened(), "segmenter")
+    assert key_of(opened(), "segmenter") == first
+    path = tmp_path / folder / "1.png"
+    content = path.read_bytes()
+    rewrite(path, content[:-1] + bytes([content[-1] ^ 1]))
+    assert key_of(opened(), "segmenter") != first
+    rewrite(path, content)
+    assert key_of(opened(), "segmenter") == first
+    assert key_of(opened("dataset.limit=2"), "segmenter") != first
+
+
+def test_another_network_under_the_same_key_predicts_anew(opened, tmp_path):
+    def computed(*more: str) -> list[int]:
+        return [outcome.computed for outcome in opened(*more).run(["train", "predict"])]
+
+    assert computed() == [3, 3]
+    assert computed() == [0, 0]
+    (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
+    content = checkpoint.read_bytes()
+    network = torch.load(checkpoint, weights_only=True)
+    for weight in network["state_dict"].values():
+        weight.zero_()
+    torch.save(network, checkpoint)
+    assert computed() == [0, 3]
+    labels = tmp_path / "out" / "all" / "predictions" / "latest" / "1.png"
+    assert not np.asarray(Image.open(labels)).any()
+    assert computed() == [0, 0]
+    # The one before again.
+    checkpoint.write_bytes(content)
+    assert computed() == [0, 3]
+    # The best one is another file.
+    best = checkpoint.with_name("best_mIoU_iter_1.pth")
+    torch.save(network, best)
+    assert computed("segmenter.checkpoint=best") == [0, 3]
+    assert not np.asarray(Image.open(labels)).any()
+    best.write_bytes(content)
+    assert computed("segmenter.checkpoint=best") == [0, 3]
+    assert computed() == computed("segmenter.checkpoint=best") == [0, 0]
+
+
+def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
+    assert [o.computed for o in opened().run(["train"])] == [3]
+
+    def masks() -> tuple[Stage, Images, Store]:
+        pipeline = opened("rounds=2", "self_training.keep_tags=false")
+        (stage,) = [s for s in pipeline.stages if s.name == "masks" and s.round == 2]
+        return stage, pipeline.builder.images, pipeline.builder.store
+
+    stage, *place = masks()
+    (outcome,) = Run([stage], *place, Executor(ExecutorSettings(), 1))()
+    assert outcome.computed == 3
+    assert len(available(*masks())) == 3
+    (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
+    network = torch.load(checkpoint, weights_only=True)
+    torch.save({**network, "more": 1}, checkpoint)
+    with pytest.raises(UserError, match="no masks for split all: run stage=masks first"):
+        available(*masks())
+
+
+def test_a_later_round_has_the_tags_that_it_keeps_in_its_inputs(opened, tmp_path):
+    def inputs(tags: list[int], *more: str) -> str:
+        stages = opened("rounds=2", *more).stages
+        (relabelled,) = [s for s in stages if s.name == "masks" and s.round == 2]
+        sample = Sample("1", tmp_path / "photographs" / "1.png")
+        folders = {
+            name: SimpleNamespace(entries={"1": {"tags": tags}}) for name in relabelled.needs
+        }
+        return relabelled.item(sample, folders).input
+
+    assert inputs([0]) == inputs([0]) != inputs([1])
+    anew = "self_training.keep_tags=false"
+    assert inputs([0], anew) == inputs([1], anew) != inputs([0])
