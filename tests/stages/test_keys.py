@@ -154,10 +154,10 @@ def another(key: str, value: Any, rule: Rule, kind: Any) -> Any:
     if isinstance(value, int | float):
         found = (type(value)(n) for n in (value + 1, value / 3 + 0.25, value - 1))
         return next(n for n in found if rule.allows(n) and n != value)
+    if isinstance(value, list) and value and isinstance(value[-1], int | float):
+        return [*value[:-1], another(key, value[-1], rule, kind)]
     if isinstance(value, list):
-        return (
-            [*value[:-1], "other"] if key == "dataset.classes" else [*value, *(value[:1] or ["x"])]
-        )
+        return [*(value[:-1] if key == "dataset.classes" else value), "other"]
     if isinstance(value, dict):
         return {**value, "other": 1}
     if isinstance(value, str):
