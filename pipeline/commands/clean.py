@@ -11,7 +11,13 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.engine.cleaning import find_removable, find_temporary, remove
+from pipeline.engine.cleaning import (
+    find_orphans,
+    find_removable,
+    find_temporary,
+    remove,
+    remove_orphans,
+)
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 from pipeline.report.status import describe, finished_at, numbers
@@ -32,7 +38,8 @@ def run(arguments: Sequence[str]) -> None:
     """
     parser = Parser(
         "clean.py",
-        "Removes the results of other and older configurations, which no current result depends on."
+        "Removes the results of other and older configurations, which no current result depends on,"
+        " and those of images that are no longer in the data set."
         " Figures in metrics.json stay.",
         _EXAMPLES,
     )
@@ -51,15 +58,22 @@ def run(arguments: Sequence[str]) -> None:
         for path, manifest in removable
         if options.unfinished or manifest.get("complete")
     }
+    kept = [path for path, _ in store.folders() if path not in dict(removable)]
+    orphans = {path: found for path in kept if (found := find_orphans(path))}
     temporary = find_temporary(store)
     if skipped := len(removable) - len(chosen):
         console.print(f"{skipped} unfinished runs stay; --unfinished removes them too")
-    if not chosen and not temporary:
+    if not chosen and not orphans and not temporary:
         console.print(f"nothing to remove below {root}")
         return
-    Console(width=max(console.width, 140)).print(_table(chosen, root))
+    if chosen:
+        Console(width=max(console.width, 140)).print(_table(chosen, root))
+    files = [file for found in orphans.values() for each in found.values() for file in each]
     total = sum(size for _, size in chosen.values())
-    total += sum(path.stat().st_size for path in temporary)
+    total += sum(path.stat().st_size for path in [*temporary, *filter(Path.is_file, files)])
+    for folder, found in orphans.items():
+        where = folder.relative_to(root).as_posix()
+        console.print(f"{where}: results of {len(found)} images that are no longer in the data set")
     partial = f" and {len(temporary)} unfinished files" if temporary else ""
     console.print(f"{len(chosen)} folders{partial}, {decimal(total)}")
     if options.dry_run:
@@ -74,16 +88,20 @@ def run(arguments: Sequence[str]) -> None:
             return
     for path in temporary:
         path.unlink(missing_ok=True)
-    removed = 0
-    for folder in chosen:
+    removed = images = 0
+    for folder in (*chosen, *orphans):
         try:
-            remove(folder)
-            removed += 1
+            if folder in orphans:
+                images += remove_orphans(folder)
+            else:
+                remove(folder)
+                removed += 1
         except UserError as error:
             print(f"not removed: {error}", file=sys.stderr)
         except OSError as error:
             raise UserError(f"cannot remove {error.filename}: {error.strerror}") from error
-    console.print(f"{removed} folders removed")
+    more = f", and results of removed images: {images}" if orphans else ""
+    console.print(f"{removed} folders removed{more}")
 
 
 def _table(folders: Mapping[Path, tuple[Mapping, int]], root: Path) -> Table:

@@ -46,7 +46,9 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
     for image in images:
         kept = Path(settings.cache) / image.parent.name
         splits.setdefault(image.parent.name, []).append(_sample(image, vocabulary.classes, kept))
-    return Dataset(vocabulary, splits, "train")
+    counts = load_recipe()["splits"].items()
+    whole = {split: [_name(index) for index in range(count)] for split, count in counts}
+    return Dataset(vocabulary, splits, "train", whole=whole)
 
 
 def _images(settings: DatasetSettings) -> list[Path]:
@@ -66,10 +68,14 @@ def _images(settings: DatasetSettings) -> list[Path]:
             f" ({shown(min(strange, default='a file'))}): did you mean dataset=folder?"
         )
     return [
-        root / split / f"{index:05d}.png"
+        root / split / f"{_name(index)}.png"
         for split, count in recipe["splits"].items()
         for index in range(min(count, settings.limit or count))
     ]
+
+
+def _name(index: int) -> str:
+    return f"{index:05d}"
 
 
 def _names(folder: Path) -> list[str]:

@@ -81,6 +81,9 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         )
         return samples
 
+    def ids_of(split: str) -> list[str]:
+        return [sample.id for sample in dataset.splits[split]]
+
     def refuse_unused(given: Sequence, does: str, split: str) -> None:
         # With several splits, a list may be of another one.
         if chosen == [split] and all(each is None for each in given):
@@ -95,7 +98,8 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         reason = f"has a line in {Path(labels).name}, but there is no such image: correct the name"
         rejected[split] = [*before, *((name, reason) for name in known if name not in names)]
     splits = Splits({split: partial(read, split) for split in dataset.splits})
-    return replace(dataset, splits=splits, rejected=rejected)
+    whole = dataset.whole or Splits({split: partial(ids_of, split) for split in dataset.splits})
+    return replace(dataset, splits=splits, rejected=rejected, whole=whole)
 
 
 def _names(sample: Sample) -> tuple[str, str]:

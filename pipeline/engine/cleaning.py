@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import LATEST, key_of
+from pipeline.engine.folder import ENTRIES, LATEST, REMOVED, key_of
 from pipeline.engine.store import Store
-from pipeline.files.atomic import TEMPORARY
+from pipeline.files.atomic import TEMPORARY, read_json_lines
+from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
 
@@ -56,6 +58,44 @@ def remove(folder: Path) -> None:
     lock.acquire()
     try:
         shutil.rmtree(folder)
+    finally:
+        lock.release()
+
+
+def find_orphans(folder: Path) -> dict[str, list[Path]]:
+    """Returns id → files, of the results of images that the data set no longer has."""
+    entries, root = Journal(folder / ENTRIES).entries, folder.resolve()
+    removed = {line["id"] for line in read_json_lines(folder / REMOVED)}
+    return {
+        image_id: [
+            folder / name
+            for name in entries[image_id].get("files", {})
+            if (folder / name).resolve().is_relative_to(root)
+        ]
+        for image_id in sorted(removed & entries.keys())
+    }
+
+
+def remove_orphans(folder: Path) -> int:
+    """Removes the results of images that the data set no longer has; returns their number.
+
+    Raises:
+        UserError: another process holds the folder's lock.
+        OSError: a file cannot be removed.
+    """
+    lock = FolderLock(folder)
+    lock.acquire()
+    try:
+        journal, orphans = Journal(folder / ENTRIES), find_orphans(folder)
+        for image_id, files in orphans.items():
+            for path in files:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # other results are beside it
+                    path.parent.rmdir()
+            del journal.entries[image_id]
+        journal.compact()
+        (folder / REMOVED).unlink(missing_ok=True)
+        return len(orphans)
     finally:
         lock.release()
 

@@ -42,6 +42,9 @@ from pipeline.files.lock import FolderLock
 ENTRIES, FAILURES = "entries.jsonl", "failures.jsonl"
 MANIFEST, LATEST = "manifest.json", "latest"
 
+REMOVED = "removed.jsonl"
+"""The ids of images that have results, and that the data set no longer has."""
+
 
 def key_of(configuration: Mapping) -> str:
     """Returns the name of the folder for a configuration."""
@@ -204,13 +207,17 @@ class StageFolder(ResultFolder):
         Args:
             image_ids: the images of this run, skipped ones included.
             files: name → contents of the summaries.
-            known: all images of the split. Failures of other, removed images are dropped.
+            known: all images of the split. Others were removed: their failures are dropped, and
+                those with results are listed in ``removed.jsonl``.
         """
         for name, data in files.items():
             write_atomically(self.path / name, data)
         self._journal.compact()
-        for gone in self.failures.keys() - known if known is not None else ():
-            del self.failures[gone]
+        if known is not None:
+            for gone in self.failures.keys() - known:
+                del self.failures[gone]
+            removed = sorted(self.entries.keys() - known)
+            write_json_lines(self.path / REMOVED, [{"id": image_id} for image_id in removed])
         lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
         write_json_lines(self.path / FAILURES, lines)
         old = self.manifest()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,13 +65,13 @@ class Sample:
         return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
 
 
-class Splits(UserDict[str, list[Sample]]):
-    """Split → samples in a fixed order, or a function that reads them on first access.
+class Splits(UserDict[str, Any]):
+    """Split → samples in a fixed order, or their ids, or a function that reads on first access.
 
     Annotation files have hundreds of megabytes, and most runs need one of them.
     """
 
-    def __getitem__(self, split: str) -> list[Sample]:
+    def __getitem__(self, split: str) -> Any:  # noqa: ANN401
         if callable(samples := self.data[split]):
             samples = self.data[split] = samples()
         return samples
@@ -87,6 +87,7 @@ class Dataset:
         rejected: split → (image id, reason) of the files that cannot be samples.
         train_split: the split that the segmenter is trained on.
         notes: what the user should know of the files, a sentence each.
+        whole: split → the ids of all its images, where ``splits`` hold a selection.
     """
 
     vocabulary: Vocabulary
@@ -94,6 +95,7 @@ class Dataset:
     train_split: str
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    whole: Mapping[str, Collection[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,5 +148,7 @@ class Images:
         return dict(self.dataset.rejected.get(split, []))
 
     def known_ids(self, split: str) -> set[str]:
-        """Returns the ids of all images of a split, beyond the limit as well."""
-        return {s.id for s in self.dataset.splits[split]} | self.rejected(split).keys()
+        """Returns the ids of all images of a split, whatever the limit or the list of images."""
+        whole = self.dataset.whole
+        ids = whole[split] if whole else [sample.id for sample in self.dataset.splits[split]]
+        return {*ids, *self.rejected(split)}

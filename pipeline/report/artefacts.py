@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
-from pipeline.engine.folder import ENTRIES, MANIFEST
+from pipeline.engine.folder import ENTRIES, MANIFEST, REMOVED
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import read_json
+from pipeline.files.atomic import read_json, read_json_lines
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.report.configurations import flatten
@@ -25,7 +25,7 @@ class Artefact:
     stage: str  # tags, cams, masks or predictions
     classes: tuple[str, ...]
     apply_exif: bool  # whether its images were rotated as their EXIF orientation says
-    entries: Mapping[str, Mapping[str, Any]]  # id → what the stage recorded of the image
+    entries: Mapping[str, Mapping[str, Any]]  # id → what was recorded of each image that exists
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,7 +56,8 @@ def read_artefact(path: Path) -> Artefact:
     if not isinstance(settings.get("classes"), list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
     classes = tuple(map(str, settings["classes"]))
-    entries = Journal(path / ENTRIES).entries
+    removed = {line["id"] for line in read_json_lines(path / REMOVED)}
+    entries = {i: e for i, e in Journal(path / ENTRIES).entries.items() if i not in removed}
     return Artefact(path, stage, classes, settings.get("exif") is False, entries)
 
 

@@ -393,3 +393,32 @@ def test_maps_may_be_deleted_when_the_masks_are_there(run_stage, arguments, tmp_
     assert re.search(r"cams +all +5 images, 5 computed now", again.output)
     assert re.search(r"masks +all +5 images, 0 computed now", again.output), "of the same maps"
     assert artefacts(tmp_path / "out" / "all" / "masks") == before
+
+
+def test_results_of_a_removed_photograph_are_no_longer_exported(
+    run_stage, run_tool, arguments, photographs, tmp_path
+):
+    out, images = tmp_path / "out", ["--images", photographs]
+    stages = [*arguments, "stage=[tags,cams,masks]"]
+    assert run_stage(*stages).code == 0
+
+    def exported() -> list[str]:
+        target = ["--output", out.with_name("a.json"), *images]
+        finished = run_tool("export.py", latest(out, "masks"), "--format", "coco", *target)
+        assert finished.code == 0, finished.errors
+        names = json.loads((tmp_path / "a.json").read_text())["images"]
+        return sorted(name["file_name"] for name in names)
+
+    assert len(exported()) == 5
+    (tmp_path / "few.txt").write_text("c\n")
+    for selection in ("dataset.limit=1", f"dataset.image_list={tmp_path / 'few.txt'}"):
+        assert run_stage(*stages, selection).code == 0
+        assert len(exported()) == 5, "these images are not removed"
+    (photographs / "b.png").unlink()
+    assert run_stage(*stages).code == 0
+    assert exported() == ["a.jpg", "c.webp", "d.jpeg", "holiday 2026/e f.jpg"]
+    drawn = run_tool("overlay.py", latest(out, "tags"), *images, "--output", tmp_path / "o")
+    assert drawn.code == 0 and drawn.output.startswith("4 overlays")
+    assert run_tool("clean.py", out, "--yes").output.endswith("results of removed images: 3\n")
+    assert not (latest(out, "masks") / "b.png").exists()
+    assert "5 from the cache" not in run_stage(*stages).output

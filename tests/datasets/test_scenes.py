@@ -17,6 +17,7 @@ from pipeline.datasets.scenes import (
     render_scene,
 )
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.engine.sample import Images
 from tools.train_demo_clip import write_caption
 
 
@@ -81,6 +82,10 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     before = sample.image.stat().st_mtime_ns
     load_demo(settings)
     assert sample.image.stat().st_mtime_ns == before
+    settings.limit = 1
+    limited = Images(load_demo(settings), 1)
+    assert [s.id for s in limited.of("val")] == ["00000"]
+    assert limited.known_ids("val") == {"00000", "00001"}, "the others are not removed"
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "holiday/a.jpg", "v1/a.jpg", ""])

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engine.cleaning import find_removable, find_temporary
+from pipeline.engine.cleaning import (
+    find_orphans,
+    find_removable,
+    find_temporary,
+    remove_orphans,
+)
 from pipeline.engine.store import Store, folder_size
 
 
@@ -89,3 +94,34 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
 def test_a_folder_that_is_not_there_is_said(run_tool, tmp_path):
     finished = run_tool("clean.py", tmp_path / "no")
     assert finished.code == 2 and "is not a folder: give an output_dir" in finished.errors
+
+
+def test_results_of_images_that_are_gone_are_offered(store, run_tool):
+    with store.folder("val", "masks", {"beta": 1}) as folder:
+        for image_id in ("a", "b/c", "b/d", "e"):
+            files = {f"{image_id}.png": b"x" * 1000, f".unfiltered/{image_id}.png": b"y"}
+            folder.write(image_id, "1", files)
+        folder.finish(["a"], known={"a", "e"})
+    assert not find_removable(store)
+    shown = run_tool("clean.py", store.root, "--dry-run")
+    line = f"val/masks/{folder.key}: results of 2 images that are no longer in the data set"
+    assert line in shown.output and "0 folders, 2.0 kB" in shown.output
+    assert (folder.path / "b/c.png").is_file()
+    with folder:
+        assert "not removed: " in run_tool("clean.py", store.root, "--yes").errors
+    cleaned = run_tool("clean.py", store.root, "--yes")
+    assert "results of removed images: 2" in cleaned.output
+    files = {p.relative_to(folder.path).as_posix() for p in folder.path.rglob("*.png")}
+    assert files == {f"{below}{name}.png" for below in ("", ".unfiltered/") for name in "ae"}
+    with store.folder("val", "masks", {"beta": 1}) as again:
+        assert again.entries.keys() == {"a", "e"} and again.is_done("a", "1")
+    assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
+
+
+def test_files_outside_the_folder_are_never_orphans(store, tmp_path):
+    (tmp_path / "theirs.png").write_bytes(b"theirs")
+    with store.folder("val", "masks", {"beta": 1}) as folder:
+        folder.adopt({"id": "a", "input": "1", "files": {"../../../../theirs.png": "0"}})
+        folder.finish([], known=set())
+    assert find_orphans(folder.path) == {"a": []}
+    assert remove_orphans(folder.path) == 1 and (tmp_path / "theirs.png").is_file()
