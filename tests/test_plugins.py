@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from pipeline.engine.stage import Item, Output, Stage
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.label_images import read_labels
+from pipeline.masks.refiner import MaskOptions
 from pipeline.stages import builder, pipeline
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.tagger import ScoredTagOptions
+from pipeline.tags.tagger import ScoredTagOptions, TagOptions
 from tests import REPOSITORY
 from tests.plugins.colour_tagger import ColourOptions
 from tests.small_runs import Finished
@@ -200,13 +202,56 @@ def test_names_that_are_taken_are_refused():
         register("tags", "another", ColourOptions)(lambda options, resources: None)
 
 
-@pytest.mark.parametrize("name", ["longest_side", "classes", "code"])
-def test_a_setting_does_not_hide_another_part_of_the_key(name, monkeypatch, request):
-    """Two facts of one name would be one entry of the key, so that a change could go unseen."""
+@pytest.fixture
+def registered(monkeypatch, request):
+    """Registers a method for the time of a test: registered(group, name, **fields of settings)."""
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    request.addfinalizer(lambda: ConfigStore.instance().repo["tags"].pop("hiding.yaml"))
-    options = make_dataclass("Hiding", [(name, int, field(default=1))], bases=(ScoredTagOptions,))
-    register("tags", "hiding", options)(lambda options, resources: None)
+
+    def add(group, name, *bases, **given):
+        defaults = [(key, type(value), field(default=value)) for key, value in given.items()]
+        options = make_dataclass("Options", defaults, bases=bases)
+        register(group, name, options)(lambda options, resources: None)
+        repo = ConfigStore.instance().repo
+        request.addfinalizer(lambda: repo.get(group, {}).pop(f"{name}.yaml", None))
+
+    return add
+
+
+def test_a_method_has_a_group_and_a_name_that_is_free(registered):
+    registered("tag", "colours", ScoredTagOptions)
+    with pytest.raises(UserError, match="a method of a group tag: did you mean tags?"):
+        compose([])
+
+
+def test_a_method_does_not_take_the_name_of_a_preset(registered):
+    registered("masks", "argmax", MaskOptions)
+    with pytest.raises(UserError, match="masks=argmax, which .*argmax.yaml is already"):
+        compose([])
+
+
+def test_a_method_has_the_settings_that_its_stage_reads(registered):
+    registered("tags", "hiding", TagOptions)
+    config = read_config(compose(["dataset=demo", "tags=hiding"]))
+    with pytest.raises(UserError, match="of tags=hiding, .* derive them from ScoredTagOptions"):
+        Pipeline.open(config).steps(["tags"])
+
+
+def test_a_setting_may_be_a_choice_of_python(registered):
+    registered("tags", "hiding", ScoredTagOptions, colour=Enum("Colour", "RED BLUE").RED)
+
+    def key(*more):
+        config = read_config(compose(["dataset=demo", "tags=hiding", *more]))
+        return Pipeline.open(config).steps(["tags"])[0].key
+
+    assert key() == key("tags.colour=RED") != key("tags.colour=BLUE")
+    with pytest.raises(UserError, match="^tags.colour"):
+        key("tags.colour=GREEN")
+
+
+@pytest.mark.parametrize("name", ["longest_side", "classes", "code"])
+def test_a_setting_does_not_hide_another_part_of_the_key(name, registered):
+    """Two facts of one name would be one entry of the key, so that a change could go unseen."""
+    registered("tags", "hiding", ScoredTagOptions, **{name: 1})
     given = compose(["dataset=demo", "clip=demo", "tags=hiding", f"tags.{name}=2"])
     (stage,) = Pipeline.open(read_config(given)).steps(["tags"])[:1]
     with pytest.raises(UserError, match=f"a method has a setting {name}, .* rename the setting"):

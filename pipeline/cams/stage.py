@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import Cams, encode_cams
+from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.reading import Name, Size
 from pipeline.engine.sample import Sample
@@ -24,6 +25,7 @@ class CamStage(MethodStage):
     """The CAMs of a split, wherever they come from."""
 
     name = command = "cams"
+    options_base = CamOptions
     kind = "cams"
 
     def cams_file(self, image_id: str, cams: Cams, input_key: str | None = None) -> Output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
@@ -13,6 +13,7 @@ from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Stage
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,13 +25,25 @@ class MethodStage(Stage):
         options: its settings.
         resources: what it is built from.
         reading: how images are read.
+        options_base: what the settings of every method of the stage are derived from.
+
+    Raises:
+        UserError: the settings of the method are not.
     """
 
     decisive = ("method", "clip")
+    options_base: ClassVar[type] = object
     method: Method
     options: Any
     resources: Resources
     reading: Reading
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.options, self.options_base):
+            raise UserError(
+                f"{type(self.options).__name__}, the settings of {self.command}={self.method.name},"
+                f" lack what the stage reads: derive them from {self.options_base.__name__}"
+            )
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -47,6 +47,8 @@ def run(arguments: Sequence[str]) -> None:
         UserError: something the user can fix, or a figure that is not reproduced.
     """
     options = _parse(arguments)
+    if options.output is not None and options.output.is_dir():
+        raise UserError(f"--output {options.output} is a folder: give the name of a file in it")
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)

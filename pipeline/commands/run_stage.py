@@ -40,6 +40,8 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
     if composed.stage == "status":
+        if not isinstance(composed.output_dir, str) or not composed.output_dir:
+            raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
         root = Path(composed.output_dir).expanduser().absolute()
         Console(width=max(console.width, 160)).print(status_table(Store(root)))
         return
@@ -142,7 +144,7 @@ def main() -> None:
                 # Where Hydra writes down what a multirun consists of. Its parser takes settings
                 # only where others are.
                 sys.argv.insert(names.index("dry_run=true") + 1, f"hydra.sweep.dir={folder}")
-            with checked_configurations(arguments):
+            with checked_configurations(sys.argv[1:]) as sys.argv[1:]:
                 compose()
 
     answer(start)

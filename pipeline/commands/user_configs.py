@@ -23,6 +23,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
+from pipeline.engine.configuration import COMPOSING, explain, readable
 from pipeline.errors import UserError, shown
 
 _FREE = ("mode", "sweep.dir", "sweeper.params")
@@ -35,25 +36,31 @@ _FORBIDDEN = ("config_path", "config_name", "experimental_rerun")
 
 
 @contextmanager
-def checked_configurations(arguments: Sequence[str]) -> Iterator[None]:
+def checked_configurations(arguments: Sequence[str]) -> Iterator[list[str]]:
     """Within the block, Hydra composes only configurations in which no file makes it run anything.
 
-    ``arguments`` are those of the command line, whose own keys of Hydra are obeyed.
+    ``arguments`` are those of the command line, whose own keys of Hydra are obeyed. Yields them as
+    Hydra's grammar can read them.
 
     Raises:
-        UserError: the arguments replace the configuration as a whole, or lead to further folders.
+        UserError: the arguments replace the configuration as a whole, lead to further folders, or
+            cannot be read.
     """
     given, _ = get_args_parser().parse_known_args(list(arguments))
     for option in _FORBIDDEN:
         if getattr(given, option) is not None:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is not allowed: name a folder with --config-dir")
-    own = [each for each in given.overrides if each.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    overrides = readable(given.overrides)
+    own = [each for each in overrides if each.lstrip("+~").startswith(("hydra.", "hydra/"))]
     if any(each.lstrip("+~").startswith("hydra.searchpath") for each in own):
         raise UserError("hydra.searchpath is not allowed: name one folder with --config-dir")
     hydra_program.ConfigLoaderImpl = partial(_CheckedLoader, own)
+    # Hydra's parser takes overrides only in one place.
+    first = arguments.index(given.overrides[0]) if given.overrides else 0
+    before, after = arguments[:first], arguments[first + len(given.overrides) :]
     try:
-        yield
+        yield [*before, *overrides, *after]
     finally:
         hydra_program.ConfigLoaderImpl = ConfigLoaderImpl
 
@@ -71,11 +78,10 @@ class _CheckedLoader(ConfigLoaderImpl):
         resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}
         try:  # a list of defaults could call resolvers
             config = super().load_configuration(config_name, overrides, *args, **kwargs)
-        except (KeyError, OverflowError, RecursionError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(
-                f"the configuration cannot be composed ({shown(reason)}): correct it"
-            ) from error
+        except KeyError as error:
+            raise UserError(f"hydra.job.env_copy: there is no variable {error}") from error
+        except COMPOSING as error:
+            raise UserError(explain(error)) from error
         finally:
             BaseContainer._resolvers = resolvers
         plain = OmegaConf.to_container(config)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,43 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.engine.registry import methods
-from pipeline.errors import UserError, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, did_you_mean, shown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PLUGINS = "plugins"
 
+COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
+"""What Hydra and OmegaConf raise for a configuration that cannot be composed."""
+
 
 def register_groups() -> None:
-    """Makes every registered method a choice of its group for Hydra."""
+    """Makes every registered method a choice of its group for Hydra.
+
+    Raises:
+        UserError: the name of a method is that of a preset, or there is no such group.
+    """
     store = ConfigStore.instance()
+    groups = [group for group in _groups() if (CONFIGS / group).is_dir()]
     for method in methods():
+        code, group = method.facts["code"], method.group
+        check_choice(f"{code} is a method of a group {shown(group)}", group, groups)
+        if (preset := CONFIGS / method.group / f"{method.name}.yaml").is_file():
+            raise UserError(
+                f"{code} wants to be {group}={method.name}, which {preset} is"
+                " already: choose another name"
+            )
         store.store(group=method.group, name=method.name, node=method.settings)
+
+
+def _groups() -> dict[str, None]:
+    """Returns the groups that have methods."""
+    return dict.fromkeys(method.group for method in methods())
 
 
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -54,6 +77,55 @@ def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, others
 
 
+def readable(overrides: Sequence[str]) -> list[str]:
+    """Returns overrides that Hydra's grammar can read: values that it cannot read are quoted.
+
+    A list that the shell split at its spaces is joined.
+
+    Raises:
+        UserError: an argument is not KEY=VALUE, or cannot be read in quotes either; or a group is
+            given something that is not a choice.
+    """
+    parser, rest, read = OverridesParser.create(), deque(overrides), []
+    while rest:
+        text = rest.popleft()
+        while "=[" in text and text.count("[") > text.count("]") and rest:
+            text += f" {rest.popleft()}"
+        if not re.match("[^=]+=|~", text):
+            whole = shlex.quote(" ".join([*read[-1:], text]))
+            hint = f"quote a value that has spaces, {whole}" if read else "give, say, seed=1"
+            raise UserError(f"{shown(text)} is not KEY=VALUE: {hint}")
+        for form in _forms(text):
+            try:
+                override = parser.parse_override(form)
+            except (HydraException, ValueError):
+                continue
+            value, group = override.value(), override.key_or_group
+            is_choice = override.is_sweep_override() or isinstance(value, str | list)
+            changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
+            if changes and not is_choice:
+                raise UserError(f"{shown(text)} is not a choice: give the name of one")
+            read.append(form)
+            break
+        else:
+            raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
+    return read
+
+
+def _forms(text: str) -> Iterator[str]:
+    """Yields an override as it is, with each value of a list in quotes, and as one text."""
+    yield text
+    key, _, value = text.partition("=")
+    if value.startswith("[") and value.endswith("]"):
+        values = [_quoted(each.strip()) for each in value[1:-1].split(",")]
+        yield f"{key}=[{','.join(values)}]"
+    yield f"{key}={_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.single).with_quotes()
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Returns the configuration that the command line would compose from these overrides.
 
@@ -66,8 +138,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     before, shared.hydra = shared.hydra, None
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("config", list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+            return compose("config", readable(overrides))
+    except COMPOSING as error:
         raise UserError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = before
@@ -132,9 +204,13 @@ def explain(error: Exception) -> str:
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
     if isinstance(error, AssertionError):  # OmegaConf's, for a key below one that is null
         return f"{text or 'a key'} lies below a key that is null"
+    if isinstance(error, RecursionError):
+        return "the configuration is nested too deeply: give flatter values"
     cause = error.__cause__
     if not text and isinstance(cause, Exception):  # Hydra's, around one of OmegaConf's
         return explain(cause)
+    if match := re.match(r"Error merging override ~(\S+)", text):
+        return f"{match[1]} cannot be removed: give a value for it"
     match = re.match(r"Error merging override ([^=]+)=", text)
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
@@ -142,10 +218,19 @@ def explain(error: Exception) -> str:
         return _no_such_key(match[1], [*_siblings(match[1], cause), *_all_keys()])
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
-    choices = r"Could not find '(\w+)/([^']+)' Available options in '\w+': (.*?) Config search"
+    if match := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):
+        key, _, value = match[1].partition("=")
+        quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+        return (
+            f"{shown(match[1])} has several values: give -m to run each of them, {key}=[…] for a"
+            f" list, or {quoted} for one value"
+        )
+    choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"
     if match := re.search(choices, text):
         group, choice, known = match.groups()
         names = [name for name in known.split() if name != "default"]  # what the others build on
+        own = ", or give plugins=[MODULE] for a method of your own" * (group in _groups())
         hint = nearest(choice, names)
-        return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}"
-    return text
+        return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
+    reason, _, key = text.partition(" See https://hydra.cc")[0].partition(" full_key: ")
+    return f"{key.split()[0]}: {reason}" if key else reason or type(error).__name__

@@ -13,6 +13,7 @@ import dataclasses
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,4 +156,6 @@ def plain(value: Any) -> Any:  # noqa: ANN401
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if isinstance(value, Enum):
+        return value.name
     return str(value) if isinstance(value, Path) else value

@@ -31,8 +31,11 @@ class Store:
         to the same folder.
 
         Raises:
-            UserError: a version of this program with another layout wrote it.
+            UserError: it is not a folder, or a version of this program with another layout wrote
+                it.
         """
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root} is not a folder: choose another output_dir")
         self.root = root
         self._wait = wait
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)

@@ -15,6 +15,7 @@ from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files
+from pipeline.masks.refiner import MaskOptions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,6 +26,7 @@ class Masks(MethodStage):
     kind = "pseudo masks"
     algorithm = 2
     decisive = ("method", "crf")
+    options_base = MaskOptions
     in_processes = True  # pydensecrf holds Python's global lock
 
     def own_settings(self) -> dict[str, Any]:

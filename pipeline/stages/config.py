@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +29,8 @@ compose = compose_config
 """Composes a configuration, by the methods that this module registers as well."""
 
 _EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
+
+_METHODS = ("tags", "cams", "masks")
 
 _SHOWN = "it chooses what is done and shown, not how"
 
@@ -68,6 +70,11 @@ def read_config(composed: DictConfig) -> Config:
         raise UserError(
             "a file of settings cannot name code: give plugins=[MODULE] on the command line"
         )
+    groups = [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]
+    for group in groups:
+        is_there = OmegaConf.is_dict(composed.get(group))
+        if not is_there or (group in _METHODS and OmegaConf.get_type(composed, group) is dict):
+            raise UserError(f"{group} is missing: give a choice or its keys, and not null")
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         typed = OmegaConf.structured(Config)
@@ -75,7 +82,7 @@ def read_config(composed: DictConfig) -> Config:
         executor = plain["executor"]["name"]
         check_choice(f"there is no executor {executor}", executor, _EXECUTORS)
         typed.executor = _EXECUTORS[executor]
-        for group in ("tags", "cams", "masks"):
+        for group in _METHODS:
             typed[group] = OmegaConf.get_type(composed, group)
         config = OmegaConf.to_object(OmegaConf.merge(typed, plain))
     except (OmegaConfBaseException, AssertionError) as error:

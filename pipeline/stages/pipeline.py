@@ -5,7 +5,7 @@ image → tags → cams → masks → train → predict → evaluate → report
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.engine.sample import Images
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
-from pipeline.errors import UserError, check_choice
+from pipeline.errors import UserError, check_choice, shown
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
 from pipeline.report.stage import Report
@@ -36,17 +36,21 @@ COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
 """What ``stage=`` takes, in the order of the pipeline."""
 
 
-def parse_stages(requested: str | Iterable[str]) -> list[str]:
+def parse_stages(requested: str | Sequence[str]) -> list[str]:
     """Returns the requested stages in their order; "all" stands for every one.
 
     Raises:
         UserError: a name that is not a stage.
     """
-    names = [requested] if isinstance(requested, str) else list(requested)
+    names = [requested] if isinstance(requested, str) else requested
+    if not isinstance(names, list | tuple) or not names:
+        raise UserError(
+            f"stage={shown(requested or [])} names no stage: choose from {', '.join(COMMANDS)}"
+        )
     for name in names:
         if name == "status":
             raise UserError("stage=status stands alone: leave the other stages out")
-        check_choice(f"there is no stage {name}", name, (*COMMANDS, "all", "status"))
+        check_choice(f"there is no stage {shown(name)}", name, (*COMMANDS, "all", "status"))
     return [command for command in COMMANDS if command in names or "all" in names]
 
 

@@ -16,7 +16,7 @@ from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Stage
 from pipeline.errors import ImageError
 from pipeline.tags.scores import decode_scores, summarise, tags_output
-from pipeline.tags.tagger import choose_tags
+from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags
 
 if TYPE_CHECKING:
     from pipeline.cams.stage import ComputedCams
@@ -28,6 +28,7 @@ class Tags(MethodStage):
 
     name = command = "tags"
     kind = "scores"
+    options_base = TagOptions
     threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
     """Returns what an image's scores must exceed to be tags; none where tags are given."""
 
@@ -51,6 +52,7 @@ class ScoredTags(Tags):
     """
 
     decisive = ("method", "clip", "reidentify", "squeeze")
+    options_base = ScoredTagOptions
     follower: ComputedCams | None = None
 
     @property

@@ -243,6 +243,26 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
         (["executor=proceses"], "no executor=proceses: did you mean processes? choose from dask"),
         (["tags=tagclp"], "there is no tags=tagclp: did you mean tagclip"),
         (["stage=statsu"], "there is no stage statsu: did you mean status?"),
+        (["stage=null"], "names no stage: choose from tags, cams"),
+        (["stage=1"], "stage=1 names no stage"),
+        (["stage=[]"], "stage=[] names no stage"),
+        (["tags=null"], "tags=null is not a choice"),
+        (["clip=null"], "clip=null is not a choice"),
+        (["runtime=null"], "runtime is missing: give a choice or its keys"),
+        (["~tags"], "tags is missing: give a choice or its keys"),
+        (["tags="], "there is no tags=: choose from clip, file"),
+        (["tags=colour"], "or give plugins=[MODULE] for a method of your own"),
+        (["stage=status", "output_dir=null"], "output_dir is not the name of a folder"),
+        (["stage=status", "output_dir=[]"], "output_dir is not the name of a folder"),
+        (["stage=status", "output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
+        (["output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
+        (["tags.alpha=" + "9" * 400], "tags.alpha: int too large"),
+        (["tags.alpha=1,2"], "or 'tags.alpha=\"1,2\"' for one value"),
+        (["dataset=folder", "dataset.root=my", "photographs"], "'dataset.root=my photographs'"),
+        (
+            ["dataset=folder", "dataset.root=.", "dataset.classes={a: 1}"],
+            "dataset.classes={'a': 1} is not a list",
+        ),
         (["stage=[tags,status]"], "stage=status stands alone"),
         (["dry_run=ture"], "dry_run=ture is neither true nor false: did you mean true?"),
         (
@@ -336,6 +356,21 @@ def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
     own.write_text(settings + "\n")
     finished = run_stage(*given[:-1], "experiment=mien")
     assert "there is no experiment=mien: did you mean mine?" in finished.errors
+
+
+@pytest.mark.parametrize("name", ["Fotos (2024), Süd", "it's = [a]", "~x {y}", "a b"])
+def test_a_path_need_not_suit_the_grammar_of_hydra(run_stage, arguments, photographs, name):
+    elsewhere = photographs.with_name(name)
+    photographs.rename(elsewhere)
+    given = [a for a in arguments if not a.startswith(("dataset.root", "dataset.classes"))]
+    classes = ["dataset.classes=[Müller's cat,", "person (tall),", "cup]"]
+    stages = ("stage=[tags,cams]", "dry_run=true")
+    finished = run_stage(*given, f"dataset.root={elsewhere}", *classes, *stages)
+    assert finished.code == 0, finished.errors
+    next_line = finished.output.splitlines()[-1].removeprefix("next: ")
+    finished = run_stage(*shlex.split(next_line)[2:])
+    assert finished.code == 0, finished.errors
+    assert len(list((elsewhere.parent / "out" / "all" / "cams").rglob("*.npz"))) >= 5
 
 
 def test_a_missing_input_names_the_command(run_stage, arguments):

@@ -1,0 +1,43 @@
+"""Overrides as a person types them, and as Hydra's grammar can read them."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from pipeline.engine.configuration import readable
+from pipeline.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        (["a.b=Fotos (2024), Süd"], "Fotos (2024), Süd"),
+        (["a.b=~/photographs"], "~/photographs"),
+        (["a.b=x=y"], "x=y"),
+        (["a.b=it's"], "it's"),
+        (["a.b=a{b"], "a{b"),
+        (["a.b=C:\\x y\\"], "C:\\x y\\"),
+        (["a.b=[disc,", "square]"], ["disc", "square"]),
+        (["a.b=[disc, square (old), it's]"], ["disc", "square (old)", "it's"]),
+        (["a.b=[2024] x"], "[2024] x"),
+        (["a.b=0.5"], 0.5),
+        (["a.b='x y'"], "x y"),
+        (["a.b=null"], None),
+    ],
+)
+def test_values_that_the_grammar_refuses_are_quoted(typed, value):
+    (text,) = readable(typed)
+    assert OverridesParser.create().parse_override(text).value() == value
+
+
+def test_what_can_be_read_stays_as_it_is():
+    typed = ["seed=1,2", "tags.alpha=choice(1,2)", "+x=[a,b]", "~dataset.limit", "clip=vit_b16"]
+    assert readable(typed) == typed
+
+
+@pytest.mark.parametrize("typed", [["x"], ["a=1", "b c"], ["=3"], ["clip=1.5"], ["clip=null"]])
+def test_what_is_not_an_override_is_a_sentence(typed):
+    with pytest.raises(UserError) as error:
+        readable(typed)
+    assert "\n" not in str(error.value)
