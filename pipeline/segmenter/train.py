@@ -108,6 +108,13 @@ def train(
             f" segmenter.iterations={iterations}: delete it to train anew"
         )
 
+    # What mmsegmentation's own tools segment images with; decoded as by ``read``.
+    color_type = "color" if read.apply_exif else "color_ignore_orientation"
+    config.test_pipeline = [
+        {"type": "LoadImageFromFile", "imdecode_backend": "pillow", "color_type": color_type},
+        {"type": "PackSegInputs"},
+    ]
+
     # Modules draw random weights when they are built, before the runner seeds anything.
     torch.manual_seed(seed)
     model = build_model(config.model)

@@ -8,10 +8,12 @@ from tiny_segmenters import UNET, balanced_segmenter, noise
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 from pipeline.errors import UserError
+from pipeline.files.images import load_image
 from pipeline.segmenter.architecture import smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
-from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
+from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg, in_mmseg
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.train import train
 
 
@@ -50,6 +52,20 @@ def test_matches_mmsegmentation(segmenter):
     with torch.no_grad():
         result = model.test_step({"inputs": [bgr], "data_samples": [sample]})[0]
     assert np.allclose(result.seg_logits.data.numpy(), segmenter.logits(image), atol=1e-5)
+
+
+def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter):
+    """Its own tools read it, with the checkpoint beside it, and label images alike."""
+    import_mmseg()
+    from mmseg.apis import inference_model, init_model
+
+    checkpoint = last_checkpoint(trained[0])
+    with in_mmseg():
+        model = init_model(str(checkpoint.with_name(CONFIG_FILE)), str(checkpoint), device="cpu")
+        for pair in pairs:
+            labelled = inference_model(model, str(pair.image)).pred_sem_seg.data[0].numpy()
+            assert np.array_equal(labelled, segmenter(load_image(pair.image)))
+    assert model.dataset_meta["classes"] == ["background", *CLASS_NAMES]
 
 
 def test_network_that_needs_whole_strides():
