@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +69,29 @@ class Store:
     def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns an array that is made once and kept in the folder ``kind`` below the root.
 
-        ``key`` is the fingerprint of all that it depends on.
+        The file is an archive, which has a checksum of the array and of its shape. One that is
+        damaged, or another's, is put aside with a sentence, and the array is made again.
+
+        Args:
+            kind: the folder's name.
+            key: the fingerprint of all that the array depends on.
+            make: makes it.
         """
-        path = self.root / kind / f"{key}.npy"
+        path = self.root / kind / f"{key}.npz"
         try:
-            kept = np.load(path, allow_pickle=False)
-            if isinstance(kept, np.ndarray):  # not an archive of several
-                return kept
-        except (OSError, ValueError, EOFError, MemoryError):  # missing or damaged
+            with np.load(path, allow_pickle=False) as kept:
+                return kept[key]
+        except FileNotFoundError:
             pass
+        except Exception as error:  # zipfile, zlib and numpy each have errors of their own
+            aside = path.with_suffix(".damaged")
+            with suppress(OSError):
+                path.replace(aside)
+            reason = type(error).__name__
+            note = f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again"
+            print(note, file=sys.stderr)
         buffer = io.BytesIO()
-        np.save(buffer, array := make(), allow_pickle=False)
+        np.savez(buffer, **{key: (array := make())})
         write_atomically(path, buffer.getvalue())
         return array
 

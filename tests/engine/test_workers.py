@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline.clip import frozen
 from pipeline.engine import workers
@@ -17,31 +21,31 @@ from pipeline.errors import UserError
 from pipeline.files.journal import Journal
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
+from tests.small_runs import folder_options
 
 
 @pytest.fixture
-def pipeline(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Pipeline:
-    return Pipeline.open(
-        read_config(
-            compose(
-                [
-                    "dataset=folder",
-                    f"dataset.root={photographs}",
-                    "dataset.classes=[cat,person,rocket,cup]",
-                    "clip=file",
-                    f"clip.checkpoint={tiny_checkpoint}",
-                    "tags.templates=photo",
-                    "tags.votes=2",
-                    "tags.min_score=0",
-                    f"output_dir={tmp_path / 'out'}",
-                ]
-            )
-        )
-    )
+def opened(photographs: Path, tmp_path: Path) -> Callable[[Path, str], Pipeline]:
+    """Returns a run with the weights of a file that writes to a folder."""
+
+    def opened(checkpoint: Path, out: str) -> Pipeline:
+        given = [*folder_options(photographs, checkpoint)[:-1], f"output_dir={tmp_path / out}"]
+        return Pipeline.open(read_config(compose(given)))
+
+    return opened
+
+
+@pytest.fixture
+def pipeline(opened, tiny_checkpoint) -> Pipeline:
+    return opened(tiny_checkpoint, "out")
 
 
 @pytest.fixture(autouse=True)
-def fresh_worker():
+def fresh_caches_before():
+    fresh_caches()
+
+
+def fresh_caches():
     for cache in (workers._resident, frozen._clip, frozen._encoder):
         cache.cache_clear()
 
@@ -109,7 +113,7 @@ def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
 def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photographs):
     (photographs / "a.jpg").write_bytes(b"nothing")
     [outcome] = run(pipeline, ["tags"], HerePool())
-    assert (outcome.images, outcome.computed, outcome.left_out) == (5, 4, 1)
+    assert (outcome.images, outcome.computed, len(outcome.left_out)) == (5, 4, 1)
     (stage,) = pipeline.steps(["tags"])
     assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
 
@@ -126,6 +130,44 @@ def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, t
     for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
         compute_shard(pickle.dumps((stage, {}, recipe)), [place], None, items[:1])
         assert len(loaded) == times
+
+
+@pytest.fixture
+def weights(tiny_checkpoint, tmp_path) -> tuple[Path, Callable[[], None]]:
+    """A file of weights, and what puts others into it that have its size and time."""
+    path = tmp_path / "weights.safetensors"
+    shutil.copy(tiny_checkpoint, path)
+
+    def exchange() -> None:
+        status, tensors = path.stat(), load_file(path)
+        save_file({k: v.flip(0).contiguous() for k, v in tensors.items()}, path)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert path.stat().st_size == status.st_size
+
+    return path, exchange
+
+
+def test_a_worker_that_outlives_a_run_takes_the_weights_of_the_next(weights, opened):
+    path, exchange = weights
+
+    def scores(out: str) -> bytes:
+        (outcome,) = run(opened(path, out), ["tags"], HerePool())
+        return (outcome.path / "scores.npz").read_bytes()
+
+    first = scores("first")
+    exchange()
+    second = scores("second")
+    fresh_caches()
+    assert scores("alone") == second != first
+
+
+def test_weights_that_change_during_a_run_are_refused(weights, opened):
+    path, exchange = weights
+    pipeline = opened(path, "out")
+    assert all(stage.key for stage in pipeline.steps(["tags"]))
+    exchange()
+    with pytest.raises(UserError, match="does not hold the weights that the run began with"):
+        run(pipeline, ["tags"], HerePool())
 
 
 @pytest.mark.parametrize("key", ["workers", "threads", "shard_size"])
