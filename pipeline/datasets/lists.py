@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,8 +31,8 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
     The images keep the order of the list. Labels and masks replace those of the data set.
 
     Returns:
-        The changed data set. If it has a single split, names in ``labels`` without an image are in
-        ``rejected``; with several splits, the list may be of another one.
+        The changed data set. If it has a single split, its ``notes`` count the names in ``labels``
+        without an image; with several splits, the list may be of another one.
 
     Raises:
         UserError: a file is missing or does not fit.
@@ -89,17 +90,17 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         if chosen == [split] and all(each is None for each in given):
             raise UserError(f"{does} none of the images of split {split}: give another or correct")
 
-    rejected = dict(dataset.rejected)
+    notes = dataset.notes
     if known is not None and len(dataset.splits) == 1:
         [split] = dataset.splits
-        before = rejected.get(split, [])
         names = {name for sample in dataset.splits[split] for name in _names(sample)}
-        names |= {name for name, _ in before}
-        reason = f"has a line in {Path(labels).name}, but there is no such image: correct the name"
-        rejected[split] = [*before, *((name, reason) for name in known if name not in names)]
+        names |= {name for name, _ in dataset.rejected.get(split, [])}
+        if others := [name for name in known if name not in names]:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            notes += (f"{Path(labels).name} names {shown(others[0])}{more}, which are not images",)
     splits = Splits({split: partial(read, split) for split in dataset.splits})
     whole = dataset.whole or Splits({split: partial(ids_of, split) for split in dataset.splits})
-    return replace(dataset, splits=splits, rejected=rejected, whole=whole)
+    return replace(dataset, splits=splits, notes=notes, whole=whole)
 
 
 def _names(sample: Sample) -> tuple[str, str]:
@@ -158,8 +159,8 @@ def read_image_classes(
 ) -> dict[str, Labels]:
     """Reads the classes of images: name of an image in the file → class indices.
 
-    A ``.csv`` file has an image and the names of its classes on every line; any other file is a
-    list in TagCLIP's format, with indices.
+    A ``.csv`` file has an image and the names of its classes on every line, a ``.json`` file is one
+    of COCO's annotations, and any other file is a list in TagCLIP's format, with indices.
 
     Args:
         path: the file.
@@ -169,11 +170,36 @@ def read_image_classes(
     Raises:
         UserError: as :func:`read_class_list`.
     """
+    if path.suffix.lower() == ".json":
+        return _json_labels(path, classes)
     if path.suffix.lower() == ".csv":
         return _collect(path, _table_lines(path, classes))
     numbers = range(len(classes)) if numbers is None else numbers
     known = {str(number): k for k, number in enumerate(numbers)}
     return read_class_list(path, "dataset.labels", known)
+
+
+def _json_labels(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
+    """Returns name of an image → classes, from annotations in COCO's format."""
+    indices = {same_name(name): k for k, name in enumerate(classes)}
+    try:
+        content = json.loads(_text(path, "dataset.labels"))
+        names = {item["id"]: str(item["name"]) for item in content["categories"]}
+        found = {item["id"]: (str(item["file_name"]), set()) for item in content["images"]}
+        for item in content["annotations"]:
+            found[item["image_id"]][1].add(names[item["category_id"]])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"dataset.labels={shown(path)} is JSON, but not annotations in COCO's format: give"
+            " these, a .csv file or a list in TagCLIP's format"
+        ) from error
+    for name in sorted({name for _, of_image in found.values() for name in of_image}):
+        if same_name(name) not in indices:
+            raise UserError(f"{path}: {shown(name)} is not in dataset.classes: add or rename it")
+    return {
+        image: tuple(sorted({indices[same_name(name)] for name in of_image}))
+        for image, of_image in found.values()
+    }
 
 
 def _table_lines(path: Path, classes: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:

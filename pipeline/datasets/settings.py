@@ -112,7 +112,7 @@ class DatasetSettings(VocabularySettings):
         default_splits: the splits that a run works on unless ``split`` is given.
         limit: the first N images of each split; null for all.
         image_list: a file whose lines begin with an image id; only these images are used.
-        labels: a file with the classes of images, ``.csv`` or TagCLIP's format.
+        labels: a file with the classes of images: ``.csv``, COCO's ``.json`` or TagCLIP's format.
         masks: a folder with ground-truth masks, ``<id>.png``.
         values: the value of each class in ``masks`` and ``labels``; null for k+1 and k. In masks, 0
             is the background unless it is a class's, and pixels of other values are ignored.

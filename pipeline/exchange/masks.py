@@ -22,6 +22,7 @@ _IGNORE_NAMES = ("ignore", "void")  # of label 255 in a table of colours
 _COLOUR = r"(?P<colour>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 _COLOUR_FIRST = re.compile(rf"{_COLOUR}[\s,]+(?P<name>\S.*)")
 _NAME_FIRST = re.compile(rf"(?P<name>\S.*?)\s*[\s,:]\s*{_COLOUR}\s*(?::.*)?")
+_NO_COLOUR = re.compile(r"([^:]*[^:\s])\s*:\s*:.*")
 _HEADER = re.compile(r"name\s*,\s*r\s*,\s*g\s*,\s*b", re.IGNORECASE)
 
 _MAX_NAMED = 3
@@ -43,7 +44,8 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
     ``label_colors.txt``), ``cat,64,128,64`` (its ``class_dict.csv``), ``cat:64,128,64::`` (CVAT's
     ``labelmap.txt``). A name is that of a class, ``background``, ``ignore`` or ``void``; several
     colours may share a name. Black is the background unless the table says otherwise. Lines that
-    begin with ``#`` are comments.
+    begin with ``#`` are comments. In ``labelmap.txt`` all colours may be missing (``cat:::``): then
+    the first name is that of the background, and line k has PASCAL VOC's colour k.
 
     Raises:
         UserError: the file is missing, or a line is not a colour and a known name.
@@ -52,11 +54,22 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
     labels |= {same_name(name): k + 1 for k, name in enumerate(classes)}
     labels[BACKGROUND] = 0
     text = read_text(path, f"--colours {shown(path)}", "give a table with a colour a line")
+    lines = {
+        number: line.strip()
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and line.strip()[0] != "#" and not _HEADER.fullmatch(line.strip())
+    }
+    bare = [_NO_COLOUR.fullmatch(line) for line in lines.values()]
+    if bare and all(bare):
+        if same_name(bare[0][1]) != BACKGROUND or len(bare) > 256:
+            raise UserError(
+                f"{path} has no colours, and its first name is not background: add them"
+            )
+        colours_of = zip(lines, bare, voc_palette(len(bare)))
+        lines = {n: f"{match[1]}:{r},{g},{b}" for n, match, (r, g, b) in colours_of}
     colours: dict[Colour, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line, where = line.strip(), f"{path}, line {number}"
-        if not line or line.startswith("#") or _HEADER.fullmatch(line):
-            continue
+    for number, line in lines.items():
+        where = f"{path}, line {number}"
         match = _COLOUR_FIRST.fullmatch(line) or _NAME_FIRST.fullmatch(line)
         if match is None:
             raise UserError(

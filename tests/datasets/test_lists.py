@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +257,47 @@ def test_kept_masks_are_not_those_of_another_folder(ade20k, cache, tmp_path):
         dataset = load("ade20k", ade20k, cache, split="val", masks=str(tmp_path / name))
         values.append(read_mask(dataset.splits["val"][0].mask.file()).max())
     assert values == [1, 2] and ADE20K_VALUES[0][0] == 1
+
+
+def annotations(**changes) -> str:
+    content = {
+        "categories": [{"id": 7, "name": "Person"}, {"id": 3, "name": "cat"}],
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "holiday 2026/e f.jpg"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 7},
+            {"image_id": 1, "category_id": 3},
+            {"image_id": 1, "category_id": 7},
+        ],
+    }
+    return json.dumps({**content, **changes})
+
+
+def test_labels_may_be_annotations_of_coco(photographs, cache, write):
+    labels = write(annotations(), "annotations.json")
+    given = {"classes": CLASSES, "labels": str(labels)}
+    samples = load("folder", photographs, cache, **given).splits["all"]
+    assert [s.labels for s in samples] == [(0, 1), None, None, None, ()]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "is JSON, but not annotations in COCO's format"),
+        ("{", "is JSON, but not annotations"),
+        ("[" * 100_000, "is JSON, but not annotations"),
+        (annotations(annotations=[{"image_id": 9, "category_id": 7}]), "is JSON, but not"),
+        (annotations(categories=[{"id": 7, "name": "bird"}, {"id": 3, "name": "cat"}]), "bird is"),
+    ],
+)
+def test_other_json_is_named(photographs, cache, write, text, message):
+    labels = write(text, "annotations.json")
+    with pytest.raises(UserError, match=message):
+        load("folder", photographs, cache, classes=CLASSES, labels=str(labels))
+
+
+def test_labels_of_further_images_are_a_note(photographs, cache, write):
+    lines = "".join(f"x{k} 1\n" for k in range(30))
+    labels = write(f"a 0\n{lines}", "labels.txt")
+    dataset = load("folder", photographs, cache, classes=CLASSES, labels=str(labels))
+    assert dataset.rejected == {"all": []} and dataset.splits["all"][0].labels == (0,)
+    assert dataset.notes == ("labels.txt names x0 and 29 more, which are not images",)

@@ -176,6 +176,9 @@ def test_what_was_imported_is_what_the_pipeline_takes(run_tool, folder, tmp_path
         ("10 20 cat", "line 1: 10 20 cat is not a colour and a name"),
         ("10 20 300 cat", "not a colour: give three numbers from 0 to 255"),
         ("1 2 3 cat\n1 2 3 dog", "line 2: .* has another name above"),
+        ("background:::\ncat:1,2,3::", "line 1: background::: is not a colour and a name"),
+        ("cat:::\ndog:::", "has no colours, and its first name is not background"),
+        ("background:::\nbird:::", "line 2: bird is not among --classes"),
         ("1 2 3 bird", "bird is not among --classes: add it there, or call it ignore"),
     ],
 )
@@ -259,3 +262,10 @@ def test_our_own_masks_read_by_their_colours_are_the_same_labels(run_tool, folde
     assert run(run_tool, folder, tmp_path, "--palette", "colour").code == 0
     for name in "ab":
         assert np.array_equal(imported(tmp_path / "imported" / f"{name}.png"), LABELS)
+
+
+def test_a_labelmap_without_colours_has_those_of_voc_in_its_order(tmp_path):
+    path = tmp_path / "labelmap.txt"
+    path.write_text("# label:color_rgb:parts:actions\nbackground:::\ndog:::\ncat::body,head:run\n")
+    black, red, green = voc_palette(3)
+    assert read_colours(path, CLASSES) == {black: 0, red: 2, green: 1}
