@@ -139,6 +139,14 @@ def refuse_special_file(path: Path) -> None:
         raise ImageError("is not a file but a folder, a pipe or a device: remove or rename it")
 
 
+def too_large(image: Image.Image, max_pixels: int) -> ImageError:
+    """Returns the error for an image above the data set's limit."""
+    return ImageError(
+        f"{image.width}×{image.height} pixels are more than dataset.max_pixels={max_pixels}:"
+        " shrink it, or raise the limit"
+    )
+
+
 def to_image_error(
     error: Exception, path: Path, formats: Sequence[str], max_pixels: int | None = None
 ) -> ImageError:

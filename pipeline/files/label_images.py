@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files.images import refuse_special_file, to_image_error
+from pipeline.files.images import refuse_special_file, to_image_error, too_large
 
 IGNORE = 255
 """The ignore index: pixels of a mask with this label are not counted."""
@@ -40,8 +40,10 @@ class Png(NamedTuple):
     palette: np.ndarray | None
 
 
-def decode_png(path: Path, modes: Collection[str]) -> Png:
+def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None) -> Png:
     """Decodes a PNG of one of Pillow's ``modes`` without converting it.
+
+    Above ``max_pixels``, width × height, it is refused before it is decoded.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -54,6 +56,8 @@ def decode_png(path: Path, modes: Collection[str]) -> Png:
             if mode not in modes:
                 wanted = "palette or grey PNG" if PALETTE in modes else "grey PNG"
                 raise ImageError(f"is a PNG of mode {mode}: convert it to a {wanted} of 8 bits")
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise too_large(image, max_pixels)
             values = np.asarray(image)
             if mode == PALETTE:
                 colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
@@ -64,19 +68,21 @@ def decode_png(path: Path, modes: Collection[str]) -> Png:
     except (FileNotFoundError, ImageError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise to_image_error(error, path, ["PNG"]) from error
+        raise to_image_error(error, path, ["PNG"], max_pixels) from error
     if colour_type == _GREY_COLOUR_TYPE and depth in (2, 4):
         values = values // (255 // (2**depth - 1))
     return Png(mode, values, palette)
 
 
-def read_labels(path: Path, modes: Collection[str] = (PALETTE, GREY)) -> np.ndarray:
+def read_labels(
+    path: Path, modes: Collection[str] = (PALETTE, GREY), max_pixels: int | None = None
+) -> np.ndarray:
     """Reads the stored values of a palette or grey PNG, H×W uint8.
 
     Raises a UserError where :func:`decode_png` raises an ImageError.
     """
     try:
-        return decode_png(path, modes).values
+        return decode_png(path, modes, max_pixels).values
     except ImageError as error:
         raise UserError(f"{path} {error}") from error
 

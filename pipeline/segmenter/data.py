@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from pipeline.engine.sample import Images, Sample
+from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available, open_folder
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
+from pipeline.files.images import too_large
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
 from pipeline.masks.labels import PROBABILITY
 
+_ORIENTATION = ExifTags.Base.Orientation
 _ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
@@ -137,14 +139,16 @@ def _no_probabilities() -> UserError:
 
 
 def check_pairs(
-    pairs: Sequence[TrainingPair], num_classes: int, *, apply_exif: bool = False
+    pairs: Sequence[TrainingPair],
+    num_classes: int,
+    decode: ImageReader = ImageReader(),  # noqa: B008
 ) -> list[str]:
     """Finds everything that would end or spoil a training; decodes masks but not images.
 
     Args:
         pairs: the pairs to check.
         num_classes: n classes without the background; labels 0 to n and 255 are allowed.
-        apply_exif: whether images will be rotated by their EXIF orientation.
+        decode: what will decode the images: its ``max_pixels`` holds for masks, too.
 
     Returns:
         One sentence for each problem, beginning with the id.
@@ -152,20 +156,23 @@ def check_pairs(
     return [
         f"{pair.id}: {problem}"
         for pair in pairs
-        for problem in _problems(pair, num_classes, apply_exif)
+        for problem in _problems(pair, num_classes, decode)
     ]
 
 
-def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterator[str]:
-    size = None
+def _problems(pair: TrainingPair, num_classes: int, decode: ImageReader) -> Iterator[str]:
+    size, limit = None, decode.max_pixels
     if not pair.image.is_file():
         yield f"image {pair.image} is missing"
     else:
         try:
             with Image.open(pair.image) as image:  # reads the header alone
-                orientation = image.getexif().get(ExifTags.Base.Orientation)
-                turned = apply_exif and orientation in _ROTATED_BY_90
-                size = image.size[::-1] if turned else image.size
+                size = image.size
+                if limit is not None and image.width * image.height > limit:
+                    yield f"image {pair.image} {too_large(image, limit)}"
+                # A PNG is decoded to find its orientation.
+                elif decode.apply_exif and image.getexif().get(_ORIENTATION) in _ROTATED_BY_90:
+                    size = image.size[::-1]
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
@@ -174,7 +181,7 @@ def _problems(pair: TrainingPair, num_classes: int, apply_exif: bool) -> Iterato
         if path is None:
             continue
         try:
-            pixels = read_labels(path, modes)
+            pixels = read_labels(path, modes, limit)
         except FileNotFoundError:
             yield f"{kind} {path} is missing"
             continue

@@ -115,9 +115,13 @@ class PseudoLabelled(Dataset):
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
             size = image.shape[1::-1]
-            arrays = {"img": image[:, :, ::-1], "gt_seg_map": _read_resized(pair.mask, size)}
+            limit = self._read.max_pixels
+            arrays = {
+                "img": image[:, :, ::-1],
+                "gt_seg_map": _read_resized(pair.mask, size, limit),
+            }
             if pair.probability is not None:
-                arrays[_WEIGHTS] = _read_resized(pair.probability, size)
+                arrays[_WEIGHTS] = _read_resized(pair.probability, size, limit)
         except (ImageError, UserError, OSError) as error:
             what = "mask" if pair.probability is None else "mask or probability"
             raise UserError(
@@ -156,12 +160,23 @@ class Labelled(Dataset):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample)."""
+        """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample).
+
+        A file that cannot be read, or a mask of another size, is a UserError.
+        """
         from mmseg.structures import SegDataSample
 
         sample = self._samples[index]
-        image, size = self._read(sample)
-        truth = torch.from_numpy(sample.mask.read().astype(np.int64))
+        try:
+            image, size = self._read(sample)
+            truth = torch.from_numpy(sample.mask.read().astype(np.int64))
+            if tuple(truth.shape) != size:
+                raise ImageError("the mask is not of the image's size")
+        except (ImageError, UserError, OSError) as error:
+            raise UserError(
+                f"validation image {sample.id} or its mask cannot be read ({error}): repair or"
+                " remove it"
+            ) from error
         labelled = SegDataSample(gt_sem_seg=PixelData(data=truth[None]))
         # mmsegmentation resizes predictions to ori_shape, also if the image was shrunk.
         labelled.set_metainfo(
@@ -202,9 +217,9 @@ def positions(
     return [first + place for first in firsts for place in range(share)]
 
 
-def _read_resized(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _read_resized(path: Path, size: tuple[int, int], max_pixels: int | None) -> np.ndarray:
     """Reads a mask or probabilities, h×w uint8, at the (width, height) of the image."""
-    picture = Image.fromarray(read_labels(path))
+    picture = Image.fromarray(read_labels(path, max_pixels=max_pixels))
     return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
 

@@ -213,7 +213,7 @@ class Training(Whole):
         if not self.pairs:
             raise UserError("there is no image to train on: run stage=masks first")
         classes = len(self.vocabulary.classes)
-        problems = check_pairs(self.pairs, classes, apply_exif=self.decode.apply_exif)
+        problems = check_pairs(self.pairs, classes, self.decode)
         if not problems:
             return
         shown = "; ".join(problems[:_PROBLEMS_SHOWN])

@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from tiny_training import write_pairs
 
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.segmenter.data import check_pairs, masks_in_folder
 
@@ -110,7 +111,7 @@ def test_turned_image(fresh):
     exif[0x0112] = 6
     Image.new("RGB", (40, 48)).save(fresh[0].image, exif=exif)
     assert "its image 40×48" in check_pairs(fresh[:1], 2)[0]
-    assert check_pairs(fresh[:1], 2, apply_exif=True) == []
+    assert check_pairs(fresh[:1], 2, ImageReader(apply_exif=True)) == []
 
 
 def test_masks_of_a_brush_are_not_trained_on(fresh, tmp_path):
@@ -123,3 +124,21 @@ def test_masks_of_a_brush_are_not_trained_on(fresh, tmp_path):
         data.pairs()
     Image.fromarray(np.full((8, 8), 2, np.uint8)).save(tmp_path / f"{samples[1].id}.png")
     assert [pair.mask for pair in data.pairs()] == [tmp_path / f"{s.id}.png" for s in samples]
+
+
+def test_files_above_the_limit_are_listed_before_they_are_decoded(fresh, monkeypatch):
+    large = np.zeros((100, 60), np.uint8)
+    Image.fromarray(large).save(fresh[0].mask)
+    Image.fromarray(large).save(fresh[1].image)
+    load = PngImageFile.load
+    loaded = []
+    monkeypatch.setattr(
+        PngImageFile, "load", lambda image: (loaded.append(image.size), load(image))
+    )
+    above = "60×100 pixels are more than dataset.max_pixels=2000: shrink it, or raise the limit"
+    assert check_pairs(fresh, 2, ImageReader(max_pixels=2000)) == [
+        f"s/0: mask {fresh[0].mask} {above}",
+        f"s/1: image {fresh[1].image} {above}",
+        "s/1: mask is 48×40, its image 60×100 pixels",
+    ]
+    assert (60, 100) not in loaded

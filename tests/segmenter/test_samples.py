@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_training import tiny_settings
+from tiny_training import tiny_settings, write_labelled
 
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.data import TrainingPair
-from pipeline.segmenter.samples import PseudoLabelled
+from pipeline.segmenter.samples import Labelled, PseudoLabelled
 
 
 def test_large_images_and_their_masks_are_shrunk_alike(tmp_path):
@@ -123,3 +123,27 @@ def test_unreadable_probability_is_named(pairs, tmp_path):
     broken = [dataclasses.replace(pairs[0], probability=damaged)]
     with pytest.raises(UserError, match="s/0 or its mask or probability cannot be read"):
         PseudoLabelled(broken, tiny_settings(), 0, {})[0]
+
+
+ABOVE = "60×100 pixels are more than dataset.max_pixels=2000"
+
+
+def test_the_limit_on_pixels_holds_for_masks_of_a_training(tmp_path):
+    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(tmp_path / "i.png")
+    Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / "m.png")
+    pair = TrainingPair("the/one", tmp_path / "i.png", tmp_path / "m.png")
+    dataset = PseudoLabelled([pair], tiny_settings(), 0, {}, ImageReader(max_pixels=2000))
+    with pytest.raises(UserError, match=f"training image the/one or its mask.*{ABOVE}"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("0.png", ABOVE), ("0_mask.png", "the mask is not of the image's size")],
+)
+def test_a_validation_image_that_cannot_be_used_is_named(tmp_path, file, reason):
+    labelled = write_labelled(tmp_path, 1)
+    assert Labelled(labelled, ImageReader(max_pixels=2000), {})[0]
+    Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / file)
+    with pytest.raises(UserError, match=f"validation image s/0 or its mask .*{reason}.*: repair"):
+        Labelled(labelled, ImageReader(max_pixels=2000), {})[0]
