@@ -27,6 +27,7 @@ from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.stage import ScoredTags
+from pipeline.tags.tagger import problem_with
 
 
 def load_image(path: str | Path) -> np.ndarray:
@@ -139,6 +140,8 @@ class Labeller:
     def scores(self, image: AnyImage) -> np.ndarray:
         """Returns how much every class is in an image, n float32 in [0, 1]."""
         ((_, scored),) = self._tagger.stream([((), self._limited(to_image(image)))])
+        if problem := problem_with(scored.scores, len(self.classes)):
+            raise self._stages["tags"].wrong(problem)
         return scored.scores["scores"]
 
     def tags(self, image: AnyImage) -> tuple[int, ...]:
@@ -156,7 +159,7 @@ class Labeller:
         image = to_image(image)
         tags = self._indices(image, tags)
         ((_, cams),) = self._cam_method.stream([((), self._limited(image), tags)])
-        return cams.astype(np.float16)
+        return self._stages["cams"].checked(cams, tags).astype(np.float16)
 
     def mask(self, image: AnyImage, tags: Sequence[int | str] | None = None) -> np.ndarray:
         """Returns the pseudo mask of an image, H×W uint8, from ``tags`` as :meth:`cams` takes them.
@@ -203,7 +206,8 @@ class Labeller:
 
     def _mask(self, image: np.ndarray, tags: Sequence[int], cams: np.ndarray) -> np.ndarray:
         stored = Cams(np.array(tags, np.int64), cams, image.shape[:2])
-        labels, probability = self._refine(self._limited(image), stored)
+        refined = self._refine(self._limited(image), stored)
+        labels, probability = self._stages["masks"].checked(*refined, image.shape[:2])
         confidence = self._config.masks.confidence
         if probability is None or not confidence:
             return labels

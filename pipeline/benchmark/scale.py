@@ -36,7 +36,7 @@ from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import markdown_table
-from pipeline.tags.scores import encode_scores
+from pipeline.tags.scores import tags_output
 
 _IMAGES = 2000  # that files are written and read for
 _PHOTOGRAPH = 80_000  # bytes, as VOC's and ImageNet's have
@@ -106,7 +106,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
         rate(name, lambda sample: fingerprint_image(sample.image))
     remember_in(None)
     folders = [store.folder("train", name, {"stage": name}) for name in ("tags", "cams", "masks")]
-    scores = {"scores": encode_scores(np.zeros(20, np.float32))}
+    scores = tags_output([], {"scores": np.zeros(20, np.float32)}).facts["scores"]
     with folders[0] as tags, folders[1] as cams, folders[2] as masks:
         for sample in samples:
             tags.write(sample.id, "0" * 16, {}, tags=[0, 14], scores=scores)

@@ -18,6 +18,7 @@ from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import read_tags
+from pipeline.tags.tagger import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,10 +47,27 @@ class ComputedCams(CamStage):
         """Returns the fingerprint of an image's input, from that of the image and its tags."""
         return join_keys(image, fingerprint(list(tags)))
 
+    def checked(self, cams: np.ndarray, tags: Sequence[int], image_id: str = "") -> np.ndarray:
+        """Returns the CAMs of an image's tags as they are.
+
+        Raises:
+            UserError: there is not one of each tag, or values are not in [0, 1].
+        """
+        if np.ndim(cams) != 3 or len(cams) != len(tags) or 0 in np.shape(cams)[1:]:
+            shape = "×".join(map(str, np.shape(cams)))
+            raise self.wrong(f"CAMs of shape {shape} for {len(tags)} tags,", image_id)
+        if not np.isfinite(cams).all():
+            raise self.wrong("CAMs that are not finite", image_id)
+        if cams.size and not -TOLERANCE <= cams.min() <= cams.max() <= 1 + TOLERANCE:
+            found = f"from {cams.min():.3g} to {cams.max():.3g}"
+            raise self.wrong(f"CAMs {found}, which are not in [0, 1],", image_id)
+        return cams
+
     def output(
         self, image_id: str, input_key: str, tags: Sequence[int], cams: np.ndarray, size: Size
     ) -> Output:
         """Returns what is stored for an image."""
+        cams = self.checked(cams, tags, image_id)
         return self.cams_file(image_id, Cams(np.array(tags, np.int64), cams, size), input_key)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
@@ -58,7 +76,7 @@ class ComputedCams(CamStage):
         def cams_of(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
             return model().stream((name, image, name[0].given) for name, image in images)
 
-        for item, result in self.reading.through(items, cams_of):
+        for item, result in self.reading.through(items, cams_of, self.chosen):
             if not isinstance(result, ImageError):
                 result = [self.output(item.sample.id, item.input, item.given, *result)]
             yield item, result

@@ -68,6 +68,19 @@ class MethodStage(Stage):
         quirks, decoding = vars(self.resources.quirks), self.reading.decode.facts
         return joined(self.method.facts, options, decoding, quirks, read, clip)
 
+    @property
+    def chosen(self) -> str:
+        """The method as the configuration chooses it, such as "tags=tagclip"."""
+        return f"{self.method.group}={self.method.name}"
+
+    def wrong(self, what: str, image_id: str = "") -> UserError:
+        """Returns the error for a result of the method that cannot be used."""
+        image = f"image {image_id}" if image_id else "an image"
+        return UserError(
+            f"{self.chosen} returned {what} for {image}: correct the method, its settings or its"
+            " weights"
+        )
+
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""
         clip = self.resources.clip

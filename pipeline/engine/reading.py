@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.engine.pool import prefetch
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import Item
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -39,6 +39,7 @@ class Reading:
         self,
         items: Iterable[Item],
         model: Callable[[Iterator[tuple[Name, np.ndarray]]], Iterable[tuple[Name, Any]]],
+        name: str = "the model",
     ) -> Iterator[tuple[Item, tuple[Any, Size] | ImageError]]:
         """Yields a model's result and the size of each image, or why it cannot be read.
 
@@ -46,8 +47,13 @@ class Reading:
             items: the images.
             model: receives names and images, H×W×3 uint8, perhaps shrunk, and yields names and
                 results in any order. It is called only if an image can be read.
+            name: what an error calls the model; it names the images that it was given, too.
+
+        Raises:
+            UserError: the model returned nothing for an image.
         """
         unreadable: list[tuple[Item, ImageError]] = []
+        given: dict[str, None] = {}
 
         def readable() -> Iterator[tuple[Name, np.ndarray]]:
             for item, decoded in prefetch(items, self._try, self.threads, self.prefetch):
@@ -55,14 +61,22 @@ class Reading:
                     unreadable.append((item, decoded))
                 else:
                     image, size = decoded
+                    given[item.sample.id] = None
                     yield (item, size), image
 
         images = readable()
         if (first := next(images, None)) is not None:
-            for (item, size), result in model(chain([first], images)):
-                while unreadable:
-                    yield unreadable.pop(0)
-                yield item, (result, size)
+            try:
+                for (item, size), result in model(chain([first], images)):
+                    given.pop(item.sample.id, None)
+                    while unreadable:
+                        yield unreadable.pop(0)
+                    yield item, (result, size)
+            except Exception as error:
+                error.add_note(f"{name} failed on image {', '.join(given)}")
+                raise
+            if given:
+                raise UserError(f"{name} returned nothing for image {', '.join(given)}")
         yield from unreadable
 
     def _try(self, item: Item) -> tuple[np.ndarray, Size] | ImageError:

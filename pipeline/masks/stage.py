@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.cams.cams import read_cams
 from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.reading import Size
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
+from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files
 from pipeline.masks.refiner import MaskOptions
 
@@ -42,17 +46,44 @@ class Masks(MethodStage):
         """Builds the refiner, and returns it with the folder of the CAMs."""
         return super().load(inputs), inputs["cams"]
 
+    def checked(
+        self, labels: np.ndarray, probability: np.ndarray | None, size: Size, image_id: str = ""
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the labels of an image and their probability as they are.
+
+        Raises:
+            UserError: they are not of the image's ``size``, are no labels, or are not finite.
+        """
+        for what, array in (("labels", labels), ("probabilities", probability)):
+            if array is not None and np.shape(array) != tuple(size):
+                found, wanted = ("×".join(map(str, s)) for s in (np.shape(array), size))
+                raise self.wrong(f"{what} of shape {found}, not {wanted},", image_id)
+        if labels.dtype != np.uint8:
+            raise self.wrong(f"labels of type {labels.dtype}, not uint8,", image_id)
+        last = self.resources.num_classes
+        if (unknown := labels[(labels > last) & (labels != IGNORE)]).size:
+            raise self.wrong(f"label {unknown[0]}, where the last one is {last},", image_id)
+        if probability is None and self.options.keep_probability:
+            raise self.wrong("no probabilities, which masks.keep_probability stores,", image_id)
+        if probability is not None and not np.isfinite(probability).all():
+            raise self.wrong("probabilities that are not finite", image_id)
+        return labels, probability
+
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         refine, folder = model()
         for item in items:
             image_id = item.sample.id
             try:
-                image, _ = self.reading.decode(item.sample)
-                labels, probability = refine(image, read_cams(folder / f"{image_id}.npz"))
+                image, size = self.reading.decode(item.sample)
+                cams = read_cams(folder / f"{image_id}.npz")
+                labels, probability = self.checked(*refine(image, cams), size, image_id)
             except ImageError as error:
                 yield item, error
                 continue
+            except Exception as error:
+                error.add_note(f"{self.chosen} failed on image {image_id}")
+                raise
             files = mask_files(
                 image_id,
                 labels,

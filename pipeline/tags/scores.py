@@ -15,19 +15,17 @@ from pipeline.engine.stage import Output
 from pipeline.errors import ImageError
 
 
-def encode_scores(scores: np.ndarray) -> str:
-    """Writes float32 scores, exactly, as text."""
-    return base64.b64encode(np.asarray(scores, "<f4").tobytes()).decode()
-
-
 def decode_scores(text: str) -> np.ndarray:
-    """Reads what :func:`encode_scores` wrote."""
+    """Reads float32 scores as :func:`tags_output` writes them: exactly, as text."""
     return np.frombuffer(base64.b64decode(text), "<f4")
 
 
 def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
     """Returns what is stored for an image; "scores" and each variant hold n float32."""
-    encoded = {name: encode_scores(values) for name, values in scores.items()}
+    encoded = {
+        name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
+        for name, values in scores.items()
+    }
     return Output(facts={"tags": list(tags), "scores": encoded})
 
 

@@ -16,7 +16,7 @@ from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Stage
 from pipeline.errors import ImageError
 from pipeline.tags.scores import decode_scores, summarise, tags_output
-from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags
+from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
 
 if TYPE_CHECKING:
     from pipeline.cams.stage import ComputedCams
@@ -105,11 +105,13 @@ class ScoredTags(Tags):
             more = {"cam_blocks": cam_method.blocks} if cam_method else {}
             return tagger.stream(images, self.variants, **more)
 
-        for item, result in self.reading.through(items, score):
+        for item, result in self.reading.through(items, score, self.chosen):
             if isinstance(result, ImageError):
                 yield item, result
                 continue
             scored, size = result
+            if problem := problem_with(scored.scores, self.resources.num_classes):
+                raise self.wrong(problem, item.sample.id)
             tags = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
             outputs = [tags_output(tags, scored.scores)]
             if follower and (key := follower.input_key(item.input, tags)) not in item.given:

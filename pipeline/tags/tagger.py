@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.engine.settings import setting
+
+TOLERANCE = 1e-3
+"""By which rounding may lift a score or a CAM above 1."""
 
 
 @dataclass
@@ -80,6 +83,19 @@ class Tagger:
         """
         for name, image in images:
             yield name, Scored({"scores": np.asarray(self.scores(image), np.float32)})
+
+
+def problem_with(scores: Mapping[str, np.ndarray], num_classes: int) -> str:
+    """Returns what is wrong with an image's scores, "scores" and each variant; "" if nothing is."""
+    for name, row in scores.items():
+        if np.shape(row) != (num_classes,):
+            shape = "×".join(map(str, np.shape(row))) or "one"
+            return f"{shape} {name} for {num_classes} classes"
+        if not np.isfinite(row).all():
+            return f"{name} that are not finite"
+        if row.min() < 0 or row.max() > 1 + TOLERANCE:
+            return f"{name} from {row.min():.3g} to {row.max():.3g}, which are not in [0, 1],"
+    return "" if "scores" in scores else "no scores"
 
 
 def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.evaluation.measures import Results, evaluate_cams, evaluate_tags
-from pipeline.tags.scores import encode_scores
+from pipeline.tags.scores import tags_output
 
 VOCABULARY = build_vocabulary(
     VocabularySettings(
@@ -72,7 +72,7 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
     truth = {"a": (0,), "b": (0,), "c": (2,)}
     with folder:
         for image_id, values in scores.items():
-            encoded = {"scores": encode_scores(np.array(values))}
+            encoded = tags_output([], {"scores": np.array(values)}).facts["scores"]
             tags = [int(np.argmax(values))]
             folder.write(image_id, "input", {}, tags=tags, scores=encoded)
     samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]

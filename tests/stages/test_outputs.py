@@ -1,0 +1,124 @@
+"""What methods return is checked before it is stored, and a method that fails is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import Labeller
+from pipeline.engine.registry import import_plugins
+from pipeline.errors import UserError
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from tests.plugins.colour_cams import ChannelCams
+from tests.plugins.colour_tagger import ColourTagger
+from tests.plugins.superpixels import Superpixels
+
+PLUGINS = [f"tests.plugins.{name}" for name in ("colour_tagger", "colour_cams", "superpixels")]
+CHOICES = ["tags=colour", "cams=channel", "masks=superpixels"]
+STAGES = ["tags", "cams", "masks"]
+
+
+@pytest.fixture
+def run(photographs: Path, tmp_path: Path) -> Callable[[], None]:
+    """Runs three methods of one's own on five photographs."""
+    import_plugins(PLUGINS)
+    given = ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[red,green,blue]"]
+    given += ["clip=file", "clip.checkpoint=none", *CHOICES, f"output_dir={tmp_path / 'out'}"]
+    config = read_config(compose([*given, "runtime.workers=1"]))
+
+    def run() -> None:
+        pipeline = Pipeline.open(config)
+        for _ in pipeline.run(STAGES):
+            pass
+
+    return run
+
+
+def scores(*values: float) -> Callable[..., np.ndarray]:
+    return lambda self, image: np.array(values, np.float32)
+
+
+def cams(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
+    return lambda self, image, tags: change(np.full((len(tags), 4, 4), 0.5, np.float32))
+
+
+def masks(change: Callable[[np.ndarray], Any], probability: Any = None) -> Callable[..., Any]:
+    return lambda self, image, cams: (change(np.zeros(cams.size, np.uint8)), probability)
+
+
+WRONG = {
+    "too few scores": (ColourTagger, "scores", scores(0.5, 1), "2 scores for 3 classes"),
+    "a score alone": (ColourTagger, "scores", lambda *_: np.float32(1), "one scores for 3"),
+    "NaN scores": (ColourTagger, "scores", scores(0, np.nan, 1), "scores that are not finite"),
+    "infinite scores": (ColourTagger, "scores", scores(0, np.inf, 1), "scores that are not finite"),
+    "large scores": (ColourTagger, "scores", scores(0, 3, 1), "scores from 0 to 3, which"),
+    "too few CAMs": (ChannelCams, "cams", cams(lambda c: c[1:]), "CAMs of shape "),
+    "flat CAMs": (ChannelCams, "cams", cams(lambda c: c[..., 0]), "CAMs of shape "),
+    "no cells": (ChannelCams, "cams", cams(lambda c: c[..., :0]), "CAMs of shape "),
+    "NaN CAMs": (ChannelCams, "cams", cams(lambda c: c * np.nan), "CAMs that are not finite"),
+    "large CAMs": (ChannelCams, "cams", cams(lambda c: c * 20), "CAMs from 10 to 10, which"),
+    "negative CAMs": (ChannelCams, "cams", cams(lambda c: -c), "CAMs from -0.5 to -0.5, which"),
+    "a small mask": (Superpixels, "__call__", masks(lambda m: m[1:]), "labels of shape 89×70, not"),
+    "a mask of floats": (Superpixels, "__call__", masks(lambda m: m / 1), "labels of type float64"),
+    "a fourth class": (Superpixels, "__call__", masks(lambda m: m + np.uint8(4)), "label 4, where"),
+    "NaN probabilities": (
+        Superpixels,
+        "__call__",
+        lambda self, image, cams: (np.zeros(cams.size, np.uint8), np.full(cams.size, np.nan)),
+        "probabilities that are not finite",
+    ),
+    "a single probability": (
+        Superpixels,
+        "__call__",
+        masks(lambda m: m, np.ones((1, 1))),
+        "probabilities of shape 1×1, not 90×70",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_used_is_not_stored(name, run, monkeypatch, tmp_path):
+    method, function, wrong, sentence = WRONG[name]
+    monkeypatch.setattr(method, function, wrong)
+    choice = dict(zip((ColourTagger, ChannelCams, Superpixels), CHOICES))[method]
+    with pytest.raises(UserError, match=f"{choice} returned {sentence}.* for image a: correct the"):
+        run()
+    stage = choice.partition("=")[0]
+    journals = list((tmp_path / "out" / "all" / stage).glob("*/entries.jsonl"))
+    assert not any(journal.read_bytes() for journal in journals)
+    # Python's single images take the same way.
+    overrides = [*CHOICES, "images.longest_side=null"]
+    labeller = Labeller(["red", "green", "blue"], clip="demo", plugins=PLUGINS, overrides=overrides)
+    with pytest.raises(UserError, match=f"{choice} returned {sentence.partition(' of shape')[0]}"):
+        labeller(np.full((90, 70, 3), 200, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [(ColourTagger, "scores"), (ChannelCams, "cams"), (Superpixels, "__call__")],
+)
+def test_a_method_that_fails_is_named_with_its_image(method, function, run, monkeypatch):
+    right, seen = getattr(method, function), []
+
+    def fail(self, *given):
+        seen.append(given)
+        if len(seen) == 3:
+            raise ZeroDivisionError("of its own")
+        return right(self, *given)
+
+    monkeypatch.setattr(method, function, fail)
+    choice = dict(zip((ColourTagger, ChannelCams, Superpixels), CHOICES))[method]
+    with pytest.raises(ZeroDivisionError) as caught:
+        run()
+    assert caught.value.__notes__ == [f"{choice} failed on image c"]
+
+
+def test_a_tagger_that_passes_over_an_image_is_refused(run, monkeypatch):
+    monkeypatch.setattr(ColourTagger, "stream", lambda self, images, variants: list(images)[:0])
+    with pytest.raises(UserError, match="tags=colour returned nothing for image a, b, c, d, hol"):
+        run()
