@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> None:
             if folder in orphans:
                 images += remove_orphans(folder)
             else:
-                remove(folder)
+                remove(store, folder, chosen[folder][0])
                 removed += 1
         except UserError as error:
             print(f"not removed: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.engine.folder import ENTRIES, LATEST, REMOVED, key_of
 from pipeline.engine.store import Store
+from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, read_json_lines
 from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
@@ -47,16 +48,20 @@ def _keys_in(configuration: Mapping[str, Any]) -> Iterator[str]:
             yield from _keys_in(value)
 
 
-def remove(folder: Path) -> None:
-    """Removes a stage's folder, unless a run is writing to it.
+def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Removes a stage's folder, unless a run is writing to it, or wrote to it or needs it by now.
+
+    ``manifest`` is the one that :func:`find_removable` gave.
 
     Raises:
-        UserError: another process holds its lock.
+        UserError: another process holds its lock, or it is not as it was.
         OSError: it cannot be removed.
     """
     lock = FolderLock(folder)
     lock.acquire()
     try:
+        if (folder, manifest) not in find_removable(store):
+            raise UserError(f"{folder} was used by a run in the meantime")
         shutil.rmtree(folder)
     finally:
         lock.release()

@@ -8,9 +8,11 @@ from pipeline.engine.cleaning import (
     find_orphans,
     find_removable,
     find_temporary,
+    remove,
     remove_orphans,
 )
 from pipeline.engine.store import Store, folder_size
+from pipeline.errors import UserError
 
 
 def complete(store: Store, stage: str, configuration: dict, split: str = "val", latest=True):
@@ -125,3 +127,24 @@ def test_files_outside_the_folder_are_never_orphans(store, tmp_path):
         folder.finish([], known=set())
     assert find_orphans(folder.path) == {"a": []}
     assert remove_orphans(folder.path) == 1 and (tmp_path / "theirs.png").is_file()
+
+
+def test_what_a_run_used_in_the_meantime_stays(store, folders):
+    """Between the list and the answer to it, a run may finish, or point to older results."""
+    removable = dict(find_removable(store))
+    tags, cams = folders["tags", 1], folders["cams", 1]
+    for what, folder in (("latest", tags), ("an input of the latest", cams)):
+        assert folder.path in removable, what
+    folders["masks", 1].point_latest()  # as a cached run with the older settings does
+    for folder in (folders["masks", 1], tags, cams):
+        with pytest.raises(UserError, match="was used by a run in the meantime"):
+            remove(store, folder.path, removable[folder.path])
+        assert folder.path.is_dir()
+    stopped = folders["stopped", 3]
+    with stopped:
+        stopped.finish(["a"])
+    with pytest.raises(UserError, match="was used by a run in the meantime"):
+        remove(store, stopped.path, removable[stopped.path])
+    network = folders["ceiling", 1].path
+    remove(store, network, removable[network])
+    assert not network.exists()
