@@ -10,12 +10,11 @@ from pathlib import Path
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.engine.folder import MANIFEST
+from pipeline.engine.folder import MANIFEST, read_manifest
 from pipeline.errors import UserError
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
-from pipeline.files.atomic import read_json
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.artefacts import Artefact, read_artefact
 
@@ -93,7 +92,7 @@ def _export(options: Namespace, artefact: Artefact) -> Export:
         return _export_clip_es(artefact, options.output)
     if options.format == "coco":
         return export_coco(artefact, options.output, options.images, options.components)
-    split = (read_json(artefact.path / MANIFEST) or {}).get("split")
+    split = read_manifest(artefact.path).get("split")
     if not isinstance(split, str) or not split or Path(split).name != split:
         raise UserError(f"{artefact.path / MANIFEST} names no split: run the stage again")
     kinds = {"link": options.link, "grey": options.grey}

@@ -19,7 +19,7 @@ from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 
@@ -83,12 +83,18 @@ def _names(folder: Path) -> list[str]:
 
 
 def _not_rendered(images: Sequence[Path]) -> list[Path]:
-    return [image for image in images if not image.with_suffix(".json").is_file()]
+    return [image for image in images if _facts(image) is None]
+
+
+def _facts(image: Path) -> dict | None:
+    """Returns the labels of a rendered scene, and its ground; none if it is not whole."""
+    shape = {"labels": [int], "ground": str}
+    return read_json(image.with_suffix(".json"), shape, ["labels", "ground"])
 
 
 def _sample(image: Path, classes: Sequence[str], kept: Path) -> Sample:
     """Returns a rendered scene, labelled by the names of the vocabulary."""
-    facts = json.loads(image.with_suffix(".json").read_text())
+    facts = _facts(image) or {}
     drawn = [facts["ground"], *load_recipe()["classes"]]
     labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
     present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}

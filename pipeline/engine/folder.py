@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -44,6 +45,23 @@ MANIFEST, LATEST = "manifest.json", "latest"
 
 REMOVED = "removed.jsonl"
 """The ids of images that have results, and that the data set no longer has."""
+
+
+_SHAPE = {
+    **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
+    **dict.fromkeys(("finished", "began"), str),
+    **dict.fromkeys(("images", "computed", "left_out"), int),
+    **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
+    "complete": bool,
+    "seconds": int | float,
+    "versions": {str: str},
+    "accompanies": [str],
+}
+
+
+def read_manifest(folder: Path) -> dict:
+    """Returns the manifest of a stage's folder; {} where there is none, or a damaged one."""
+    return read_json(folder / MANIFEST, _SHAPE) or {}
 
 
 def key_of(configuration: Mapping) -> str:
@@ -98,6 +116,8 @@ class StageFolder(ResultFolder):
         return {line["id"]: str(line.get("reason", "unknown")) for line in lines}
 
     def __enter__(self) -> StageFolder:
+        if (latest := self.path.parent / LATEST).is_dir() and not latest.is_symlink():
+            raise UserError(f"{latest} is a folder, not a link to one: rename it, or remove it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -112,6 +132,9 @@ class StageFolder(ResultFolder):
             for stale in self.path.rglob(f"{TEMPORARY}*"):
                 stale.unlink(missing_ok=True)
             self._journal.compact()
+            if damaged := self._journal.damaged:
+                lines = "1 damaged line" if damaged == 1 else f"{damaged} damaged lines"
+                print(f"note: {lines} in {self.path / ENTRIES} dropped", file=sys.stderr)
         except BaseException:
             self._lock.release()
             raise
@@ -249,7 +272,7 @@ class StageFolder(ResultFolder):
 
     def manifest(self) -> dict:
         """Returns the manifest; {} where there is none yet."""
-        return read_json(self.path / MANIFEST) or {}
+        return read_manifest(self.path)
 
     def write_manifest(self, *, complete: bool, **facts: Any) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.

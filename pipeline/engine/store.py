@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.folder import MANIFEST, StageFolder
+from pipeline.engine.folder import StageFolder, read_manifest
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, is_stale, read_json, write_atomically
 from pipeline.files.lock import LOCK
@@ -98,7 +98,7 @@ class Store:
     def folders(self) -> list[tuple[Path, dict]]:
         """Returns every stage's folder with its manifest, which may be empty; oldest first."""
         folders = [
-            (path, read_json(path / MANIFEST) or {})
+            (path, read_manifest(path))
             for pattern in ("*/*", "*/*/*")  # without a split, and with one
             for path in self.root.glob(pattern)
             if (path / LOCK).is_file() and not path.is_symlink()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
-from pipeline.files.atomic import cannot_write, link_or_copy, read_json, write_atomically
+from pipeline.files.atomic import cannot_write, fits, link_or_copy, read_json, write_atomically
 from pipeline.files.lock import FolderLock
 
 _STAGES = ("tags", "cams", "masks", "predictions")
@@ -74,15 +74,15 @@ class MetricsFile:
         found = content if isinstance(content, dict) else {}
         latest, runs = found.get("latest", {}), found.get("runs", [])
         is_whole = found is content or not path.exists()
-        if not _fits(latest, {str: dict}) or not isinstance(runs, list):
-            is_whole, latest = False, latest if _fits(latest, {str: dict}) else {}
+        if not fits(latest, {str: dict}) or not isinstance(runs, list):
+            is_whole, latest = False, latest if fits(latest, {str: dict}) else {}
             runs = runs if isinstance(runs, list) else []
         self.latest: dict = {
-            stage: {split: f for split, f in splits.items() if _fits(f, _FIGURES, ["images"])}
+            stage: {split: f for split, f in splits.items() if fits(f, _FIGURES, ["images"])}
             for stage, splits in latest.items()
             if stage in _STAGES
         }
-        runs_kept = (run for run in runs if _fits(run, _RUN, _REQUIRED))
+        runs_kept = (run for run in runs if fits(run, _RUN, _REQUIRED))
         self.runs: list[dict] = [run for run in runs_kept if run["stage"] in _STAGES]
         kept = len(self.runs) + sum(map(len, self.latest.values()))
         damaged = len(runs) + sum(map(len, latest.values())) - kept
@@ -122,17 +122,3 @@ class MetricsFile:
             "configuration": folder.configuration,
         }
         self.runs = [r for r in self.runs if r is not old] + [run]
-
-
-def _fits(value: object, shape: object, required: Collection[str] = ()) -> bool:
-    """Tells whether a value has a shape: a type, [the shape of each], or the shape of each key.
-
-    The key ``str`` stands for all; keys that are not ``required`` may be missing.
-    """
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(each, shape[0]) for each in value)
-    if isinstance(shape, dict):
-        if not isinstance(value, dict) or not {*required} <= value.keys():
-            return False
-        return all(_fits(each, shape.get(str, shape.get(k, object))) for k, each in value.items())
-    return isinstance(value, shape) and (shape is object or not isinstance(value, bool))

@@ -13,8 +13,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +30,11 @@ TEMPORARY = ".partial-"
 """The prefix of the names of temporary files."""
 
 _ABANDONED = 3600.0  # seconds
+
+_MAX_DEPTH = 50
+"""Levels of nesting in JSON that is read."""
+
+_ANY: Mapping = {}
 
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Returns JSON in which equal values have equal text."""
@@ -104,15 +109,52 @@ def cannot_write(path: Path | str | None, error: OSError) -> UserError:
     )
 
 
+def fits(value: object, shape: object, required: Collection[str] = ()) -> bool:
+    """Tells whether a value has a shape: a type, [the shape of each], or the shape of each key.
+
+    The key ``str`` stands for all; keys that are not ``required`` may be missing. Integers have at
+    most 64 bits.
+    """
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(each, shape[0]) for each in value)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict) or not {*required} <= value.keys():
+            return False
+        return all(fits(each, shape.get(str, shape.get(k, object))) for k, each in value.items())
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return False
+    return isinstance(value, shape) and (shape in (object, bool) or not isinstance(value, bool))
+
+
+def parse_object(
+    text: str | bytes, shape: Mapping = _ANY, required: Collection[str] = ()
+) -> dict | None:
+    """Returns the object in a JSON text; None if it is damaged, or does not fit a shape.
+
+    See :func:`fits`. Objects that are nested too deeply for other code count as damaged.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    return value if not level and fits(value, {**shape}, required) else None
+
+
 def read_json_lines(path: Path) -> list[dict]:
     """Reads a file of JSON lines, each an object with an id; other lines are skipped."""
     if not path.is_file():
         return []
-    values = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with suppress(json.JSONDecodeError):
-            values.append(json.loads(line))
-    return [value for value in values if isinstance(value, dict) and "id" in value]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    values = (parse_object(line, {"id": str}, ["id"]) for line in lines)
+    return [value for value in values if value is not None]
 
 
 def write_json_lines(path: Path, values: Sequence[Mapping]) -> None:
@@ -123,9 +165,9 @@ def write_json_lines(path: Path, values: Sequence[Mapping]) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict | None:
-    """Reads a JSON file; returns None if it is missing or damaged."""
+def read_json(path: Path, shape: Mapping = _ANY, required: Collection[str] = ()) -> dict | None:
+    """Reads an object from a JSON file; None if it is missing, see also :func:`parse_object`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_object(path.read_bytes(), shape, required)
+    except OSError:
         return None

@@ -1,11 +1,10 @@
 """Journals: what was done with each image, in JSON lines that survive kills and damage.
 
-Each line ends with a checksum of itself, ``"sum"``. Torn and damaged lines are skipped.
+Each line ends with a checksum of itself, ``"sum"``. Torn and damaged lines are skipped and counted.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import zlib
@@ -13,10 +12,18 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.files.atomic import cannot_write, canonical_json, write_atomically
+from pipeline.files.atomic import cannot_write, canonical_json, parse_object, write_atomically
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
+_SHAPE = {
+    **dict.fromkeys(("id", "input", "recipe"), str),
+    **dict.fromkeys(("files", "scores"), {str: str}),
+    **dict.fromkeys(("tags", "state"), [int]),
+    "read": int,
+}
+"""What entries hold, of images and of fingerprints."""
+
 _PARTS = ".entries-*.jsonl"
 
 
@@ -26,18 +33,24 @@ class Journal:
     The process that holds the folder's lock writes ``entries.jsonl``. Workers, in other processes
     and on other machines, write files of their own beside it. If a run is killed, the next one
     takes their lines over.
+
+    Attributes:
+        path: the file.
+        damaged: how many lines were skipped when the entries were read.
     """
 
     def __init__(self, path: Path):
         """Prepares a journal, which need not exist; it is read on first use."""
         self.path = path
         self._file: int | None = None
+        self.damaged = 0
 
     @cached_property
     def entries(self) -> dict[str, dict]:
         """Image id → the image's last line, without the checksum."""
-        lines = (line for path in (self.path, *self._parts()) for line in read_lines(path))
-        return {line["id"]: line for line in lines}
+        found = [read_lines(path) for path in (self.path, *self._parts())]
+        self.damaged = sum(damaged for _, damaged in found)
+        return {line["id"]: line for lines, _ in found for line in lines}
 
     def append(self, entry: dict) -> None:
         """Adds the line of ``id``, an image; ``input`` names what its result was made from.
@@ -88,14 +101,16 @@ def encode_line(entry: Mapping) -> bytes:
     return text[:-1] + _SUM + _END % zlib.crc32(text) + b"\n"
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Returns the intact lines of a journal, without their checksums."""
+def read_lines(path: Path) -> tuple[list[dict], int]:
+    """Returns the intact lines of a journal, without checksums, and the number of the others."""
     if not path.is_file():
-        return []
+        return [], 0
     lines = []
-    for line in path.read_bytes().split(b"\n"):
+    written = [line for line in path.read_bytes().split(b"\n") if line]
+    for line in written:
         text, _, end = line.rpartition(_SUM)
         text += b"}"
         if end == _END % zlib.crc32(text):
-            lines.append(json.loads(text))
-    return lines
+            lines.append(parse_object(text, _SHAPE, ["id", "input"]))
+    intact = [line for line in lines if line is not None]
+    return intact, len(written) - len(intact)

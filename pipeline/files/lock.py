@@ -21,6 +21,8 @@ from pipeline.files.atomic import read_json
 
 LOCK, HOLDER = ".lock", ".holder.json"
 
+_SHAPE = {"host": str, "process": int, "started": int | float, "since": str, "token": str}
+
 _SIGN_OF_LIFE = 15.0  # seconds between two signs of life of a holder
 _SILENCE = 120.0  # seconds without one after which a holder on another machine counts as dead
 _ORPHANS = 15.0  # seconds in which the children of a killed holder end
@@ -91,13 +93,16 @@ class FolderLock:
                 " the same command again when the other process has ended"
             )
 
+    def _read_holder(self) -> dict[str, Any] | None:
+        return read_json(self._holder, _SHAPE, ["host", "process"])
+
     def _try(self) -> dict[str, Any] | None:
         """Acquires the lock and returns None, or returns what is known of its holder."""
         has_system_lock = True
         try:
             self._file_lock.acquire(timeout=0)
         except Timeout:
-            return read_json(self._holder) or {}
+            return self._read_holder() or {}
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
                 raise
@@ -114,8 +119,12 @@ class FolderLock:
         try:
             draft.write_text(json.dumps(about), encoding="utf-8")
             # The file system's clock, which several machines share, says what time it is.
-            holder = self._living_holder(has_system_lock, now=draft.stat().st_mtime)
+            now = draft.stat().st_mtime
+            holder = self._living_holder(has_system_lock, now)
             acquired = holder is None and self._claim(draft)
+            for other in self._folder.glob(f"{HOLDER}.*"):  # of processes that were killed
+                if acquired and other != draft and now - other.stat().st_mtime > _ORPHANS:
+                    other.unlink(missing_ok=True)
         finally:
             if not acquired:
                 self._file_lock.release()
@@ -124,7 +133,7 @@ class FolderLock:
 
     def _living_holder(self, has_system_lock: bool, now: float) -> dict[str, Any] | None:
         """Returns the holder that the holder's file names, if it counts as alive."""
-        holder = read_json(self._holder)
+        holder = self._read_holder()
         if holder is None:
             return None
         if holder.get("host") == platform.node():
@@ -147,7 +156,7 @@ class FolderLock:
         return self._is_ours()
 
     def _is_ours(self) -> bool:
-        return (read_json(self._holder) or {}).get("token") == self._token
+        return (self._read_holder() or {}).get("token") == self._token
 
     def _show_life(self) -> None:
         while not self._released.wait(_SIGN_OF_LIFE):
@@ -170,5 +179,5 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return process.create_time() != holder.get("started", process.create_time()) or (
             process.status() == psutil.STATUS_ZOMBIE
         )
-    except psutil.NoSuchProcess:
+    except (psutil.Error, OverflowError, ValueError):
         return True

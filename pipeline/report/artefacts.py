@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
-from pipeline.engine.folder import ENTRIES, MANIFEST, REMOVED
+from pipeline.engine.folder import ENTRIES, MANIFEST, REMOVED, read_manifest
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import read_json, read_json_lines
+from pipeline.files.atomic import read_json_lines
 from pipeline.files.images import SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.report.configurations import flatten
@@ -44,7 +44,7 @@ def read_artefact(path: Path) -> Artefact:
     Raises:
         UserError: it is not such a folder.
     """
-    manifest = read_json(path / MANIFEST) or {}
+    manifest = read_manifest(path)
     stage, configuration = manifest.get("stage"), manifest.get("configuration")
     if stage not in tuple(STAGE_NAMES) or not isinstance(configuration, Mapping):
         *stages, last = STAGE_NAMES
