@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.engine.folder import MANIFEST, read_manifest
+from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import UserError
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path

@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.engine.result_folder import ResultFolder, holds
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
@@ -31,7 +32,6 @@ from pipeline.files.atomic import (
     TEMPORARY,
     appearing,
     link_or_copy,
-    read_json,
     read_json_lines,
     write_atomically,
     write_json_lines,
@@ -41,27 +41,10 @@ from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
 ENTRIES, FAILURES = "entries.jsonl", "failures.jsonl"
-MANIFEST, LATEST = "manifest.json", "latest"
+LATEST = "latest"
 
 REMOVED = "removed.jsonl"
 """The ids of images that have results, and that the data set no longer has."""
-
-
-_SHAPE = {
-    **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
-    **dict.fromkeys(("finished", "began"), str),
-    **dict.fromkeys(("images", "computed", "left_out"), int),
-    **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
-    "complete": bool,
-    "seconds": int | float,
-    "versions": {str: str},
-    "accompanies": [str],
-}
-
-
-def read_manifest(folder: Path) -> dict:
-    """Returns the manifest of a stage's folder; {} where there is none, or a damaged one."""
-    return read_json(folder / MANIFEST, _SHAPE) or {}
 
 
 def key_of(configuration: Mapping) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.folder import StageFolder, read_manifest
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.manifest import read_manifest
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, is_stale, read_json, write_atomically
 from pipeline.files.lock import LOCK

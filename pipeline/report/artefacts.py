@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
-from pipeline.engine.folder import ENTRIES, MANIFEST, REMOVED, read_manifest
+from pipeline.engine.folder import ENTRIES, REMOVED
+from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json_lines
 from pipeline.files.images import SUFFIXES

@@ -10,7 +10,8 @@ import zlib
 
 import pytest
 
-from pipeline.engine.folder import MANIFEST, StageFolder, read_manifest
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.engine.result_folder import holds
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
