@@ -26,7 +26,7 @@ from pipeline.clip.architectures import (
 )
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
-from pipeline.files.weight_files import read_weights_file
+from pipeline.files.weight_files import check_finite, read_weights_file
 
 _EXTRAS = (
     "input_resolution",
@@ -105,8 +105,8 @@ def load_clip(
         The model in float32 on the CPU, in evaluation mode, without gradients.
 
     Raises:
-        UserError: a damaged file, one for another architecture (names both), or an architecture
-            that the method cannot use.
+        UserError: a damaged file, one for another architecture (names both), an architecture that
+            the method cannot use, or weights that are not finite.
     """
     # Checked first, since a large file takes long to read.
     training = find_training(model_name, pretrained)
@@ -122,6 +122,7 @@ def load_clip(
                 f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
                 f" ({_first_mismatch(error)}): give that model's file, or that file's model"
             ) from error
+    check_finite(model.state_dict(), path)
     return model.float().eval().requires_grad_(False)
 
 

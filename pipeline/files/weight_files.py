@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from pipeline.errors import UserError
+
 _SLACK = 2**24
 """Bytes allowed beyond a file's own size: code and names may be compressed, weights never are."""
 
@@ -101,6 +103,19 @@ def check_extent(tensor: torch.Tensor) -> None:
     """
     if tensor.is_meta or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         raise Oversized(f"a tensor of shape {tuple(tensor.shape)} has fewer values than that")
+
+
+def check_finite(weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Checks that weights, which come from ``origin``, are numbers.
+
+    Raises:
+        UserError: one is NaN or infinite.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{origin} holds weights that are not finite ({name}): give another file"
+            )
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401

@@ -16,6 +16,7 @@ from pipeline.clip.device import choose_device
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, to_image
 from pipeline.files.label_images import IGNORE
+from pipeline.files.weight_files import check_finite
 from pipeline.masks.crf import CrfOptions, dense_crf
 from pipeline.segmenter.architecture import MISFITS, smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
@@ -92,6 +93,7 @@ class Segmenter:
             raise UserError(
                 f"checkpoint {path} does not fit the network that it describes: train it again"
             ) from error
+        check_finite(model.state_dict(), path)
         return cls(model, names, palette, device)
 
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray | list[np.ndarray]:
@@ -184,6 +186,8 @@ class Segmenter:
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
         scores = self._resized(self.model.encode_decode(inputs, [meta])[0], *size)
+        if not scores.isfinite().all():
+            raise UserError("the segmenter's scores of an image are not finite: train it again")
         return scores[:, :height, :width].float()
 
     def _resized(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -134,3 +134,13 @@ def test_a_missing_file_and_an_unknown_model_are_named():
         resolve_checkpoint(None, None, None)
     with pytest.raises(UserError, match=r"clip.model=ViT-B-16"):
         resolve_checkpoint("ViT-B-16", "no_such_tag", None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_name_their_file(value, weights, tmp_path):
+    path = tmp_path / "broken.safetensors"
+    broken = weights["visual.proj"].clone()
+    broken[3, 4] = value
+    save_file({**weights, "visual.proj": broken}, path)
+    with pytest.raises(UserError, match=r"broken.safetensors holds .* not finite \(visual.proj\)"):
+        load_clip(path)

@@ -308,3 +308,20 @@ def test_images_in_every_form_are_segmented_alike(segmenter, tmp_path):
     assert np.array_equal(segmenter.refine(path, averaged), segmenter.refine(image, averaged))
     with pytest.raises(UserError, match="this is 30×45×3 float64: convert it, or read it with"):
         segmenter(image / 255)
+
+
+def test_weights_that_are_not_finite_name_their_file(trained, tmp_path):
+    checkpoint = torch.load(last_checkpoint(trained[0]), weights_only=True)
+    name = "decode_head.conv_seg.bias"
+    checkpoint["state_dict"][name][0] = float("nan")
+    torch.save(checkpoint, tmp_path / "iter_1.pth")
+    with pytest.raises(UserError, match=rf"iter_1.pth holds weights .* not finite \({name}\)"):
+        Segmenter.from_run(tmp_path)
+
+
+def test_scores_that_are_not_finite_are_an_error(trained):
+    segmenter = Segmenter.from_run(trained[0])
+    with torch.no_grad():
+        segmenter.model.decode_head.conv_seg.bias.fill_(float("inf"))
+    with pytest.raises(UserError, match="scores of an image are not finite"):
+        segmenter(np.zeros((40, 48, 3), np.uint8))

@@ -223,3 +223,12 @@ def test_report_of_weights_that_have_seen_masks():
     assert str(report) == (
         "torchvision ResNet from a.pth: 520 of 520 tensors matched (these weights have seen masks)"
     )
+
+
+def test_weights_that_are_not_finite_name_their_file(tmp_path):
+    weights = get_model("resnet18").state_dict()
+    weights["conv1.weight"][0] = float("inf")
+    weights["fc.bias"][0] = float("nan")  # which no backbone has
+    path = saved(tmp_path, weights)
+    with pytest.raises(UserError, match=rf"{path} holds weights that are not finite \(conv1.wei"):
+        load(path, type="ResNet", depth=18)
