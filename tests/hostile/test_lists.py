@@ -135,7 +135,7 @@ def test_images_that_a_list_does_not_have_are_named(read, out, trial):
     assert named.keys() == {"b", "two words", "é"}
     assert all("has no line in" in reason for reason in named.values())
     finished = read("tags.path", "list.txt", "")
-    assert finished.code == 0 and failures(latest(out, "tags")).keys() == set(NAMES)
+    assert finished.code == 2 and failures(latest(out, "tags")).keys() == set(NAMES)
     trial("input", "tags.path without lines of some or all images", "in failures.jsonl", 7)
 
 
