@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.datasets.folder import find_images
 from pipeline.engine.sample import Sample
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files.images import SUFFIXES
+
+_MAX_NAME = 255  # bytes of a file's name
 
 
 class Inputs(NamedTuple):
@@ -17,11 +20,14 @@ class Inputs(NamedTuple):
 
     samples: list[Sample]  # each image once; its id is the path of its results without a suffix
     problems: list[str]  # a sentence for each path without an image
+    left_out: list[str]  # a sentence for each image that cannot have results
     remarks: list[str]  # sentences on other files, and on results named unlike their image
 
 
-def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
+def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()) -> Inputs:
     """Finds the images among files and folders, and names their results.
+
+    The files of the results end in ``endings``.
 
     Files may have any suffix; folders are searched as for ``dataset=folder``, apart from the folder
     ``output`` of the results. The name of a result is the path of its image below the given folder,
@@ -31,12 +37,13 @@ def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
         UserError: results would lie beside images.
     """
     named: list[tuple[Path, str]] = []
-    problems, remarks = [], []
+    problems, remarks, left_out = [], [], []
     for path in given:
         if path.is_dir():
             found = find_images(path)
             images = _outside(found.images, path, output)
             remarks += found.notes
+            left_out += [f"{path / below} {reason}" for below, reason in found.skipped]
             named += [(p, p.relative_to(path).with_suffix("").as_posix()) for p in images]
             if not images:
                 problems.append(f"{path} contains no image ({', '.join(SUFFIXES)})")
@@ -66,7 +73,21 @@ def find_inputs(given: Sequence[Path], output: Path) -> Inputs:
                 f"the results of {sample.image} would lie among the images in {folder}: give"
                 " another --output"
             )
-    return Inputs(list(samples.values()), problems, remarks)
+    parents = {str(p).casefold() for s in samples.values() for p in PurePosixPath(s.id).parents}
+    kept = []
+    for sample in samples.values():
+        results = [f"{sample.id}{ending}" for ending in endings]
+        long = max((len(os.fsencode(Path(name).name)) for name in results), default=0)
+        if long > _MAX_NAME:
+            left_out.append(
+                f"{shown(sample.image)} has too long a name for its results: shorten it"
+            )
+        elif clash := [name for name in results if name.casefold() in parents]:
+            reason = f"has the result {clash[0]}, which is also the name of a folder: rename one"
+            left_out.append(f"{sample.image} {reason}")
+        else:
+            kept.append(sample)
+    return Inputs(kept, problems, left_out, remarks)
 
 
 def _outside(images: list[Path], folder: Path, output: Path) -> list[Path]:

@@ -70,10 +70,11 @@ def run(arguments: Sequence[str]) -> None:
     for option, pixels in sizes.items():
         if pixels < 1:
             raise UserError(f"{option} {pixels} is not a size: give pixels above 0")
-    inputs = find_inputs(options.images, options.output)
+    endings = [_LABELS] if options.no_overlay else [_LABELS, _OVERLAY]
+    inputs = find_inputs(options.images, options.output, endings)
     for text in inputs.remarks:
         print(f"note: {text}", file=sys.stderr)
-    for text in inputs.problems:
+    for text in [*inputs.problems, *inputs.left_out]:
         print(f"skipped: {text}", file=sys.stderr)
     if not inputs.samples:
         raise UserError("there is nothing to segment: give images, or folders of images")
@@ -81,7 +82,6 @@ def run(arguments: Sequence[str]) -> None:
         device = choose_device(options.device)
     except UserError as error:
         raise UserError(str(error).replace("runtime.device=", "--device ")) from error
-    endings = [_LABELS] if options.no_overlay else [_LABELS, _OVERLAY]
     own = OwnFiles(options.output, "predict.py")
     own.refuse_foreign(options.output / f"{s.id}{e}" for s in inputs.samples for e in endings)
     segmenter = load_segmenter(options, device)
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> None:
     kinds = zip(("labels", "overlays"), endings)
     shown = ", ".join(f"{kind} in {options.output / f'<name>{end}'}" for kind, end in kinds)
     print(f"{written} image{'s' * (written != 1)} segmented: {shown}")
-    total = len(inputs.samples) + len(inputs.problems)
+    total = len(inputs.samples) + len(inputs.problems) + len(inputs.left_out)
     if inputs.problems or total - written > allowed_failures(options.max_failures, total):
         raise UserError(
             f"{total - written} of {total} could not be segmented: repair or leave out those that"

@@ -176,3 +176,22 @@ def test_the_exit_code_is_that_of_a_stage(predict, run_stage, photographs, argum
         assert finished.code == code and "x.jpg cannot be decoded" in finished.errors
         finished = run_stage(*arguments, f"dataset.root={folder}", "stage=tags")
         assert finished.code == code and "left out: x: cannot be decoded" in finished.errors
+
+
+def test_one_image_whose_results_cannot_be_named_does_not_stop_the_others(
+    predict, photographs, tmp_path
+):
+    for name in ("x" * 247 + ".jpg", "a.png/f.jpg", "B_overlay.jpg/g.jpg"):
+        (photographs / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photographs / "d.jpeg", photographs / name)
+    (tmp_path / "other").mkdir()
+    (photographs / "elsewhere").symlink_to(tmp_path / "other")
+    finished = predict(photographs)
+    assert finished.code == 0, finished.errors
+    assert finished.output.startswith("5 images segmented")
+    skipped = [e for e in finished.errors.splitlines() if e.startswith("skipped: ")]
+    assert len(skipped) == 4 and "elsewhere/ is a link to a folder" in skipped[0]
+    assert "a.jpg has the result a.png, which is also the name of a folder" in skipped[1]
+    assert "b.png has the result b_overlay.jpg, which is also" in skipped[2]
+    assert "xxx.jpg has too long a name for its results: shorten it" in skipped[3]
+    assert predict(photographs, "--max-failures", 3, output=tmp_path / "again").code == 2
