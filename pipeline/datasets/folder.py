@@ -109,7 +109,7 @@ def find_images(root: Path) -> Found:
         ]
         for path in (Path(folder, name) for name in folders):
             if _leads_elsewhere(path, root):
-                reason = "is a link to a folder, which is not followed: give it as dataset.root"
+                reason = "is a link to a folder, which is not followed: give the folder itself"
                 skipped.append((path, reason))
             elif path.suffix.lower() in SUFFIXES:
                 named_like_images.append(path)

@@ -190,7 +190,7 @@ def test_one_image_whose_results_cannot_be_named_does_not_stop_the_others(
     assert finished.code == 0, finished.errors
     assert finished.output.startswith("5 images segmented")
     skipped = [e for e in finished.errors.splitlines() if e.startswith("skipped: ")]
-    assert len(skipped) == 4 and "elsewhere/ is a link to a folder" in skipped[0]
+    assert len(skipped) == 4 and "elsewhere is a link to a folder" in skipped[0]
     assert "a.jpg has the result a.png, which is also the name of a folder" in skipped[1]
     assert "b.png has the result b_overlay.jpg, which is also" in skipped[2]
     assert "xxx.jpg has too long a name for its results: shorten it" in skipped[3]

@@ -122,7 +122,7 @@ def test_links_do_not_loop_and_none_is_passed_over(root, tmp_path, trial):
     # That a link is broken shows when it is read, as for any file that went away.
     assert samples.keys() == {"a/x", "linked", "self", "dangling"}
     assert rejected == {
-        "album/": "is a link to a folder, which is not followed: give it as dataset.root"
+        "album/": "is a link to a folder, which is not followed: give the folder itself"
     }
     trial("input", "links to their own folder, to the one above, to each other", "walked once", 3)
     trial("input", "a link to a folder elsewhere", "in failures.jsonl")
