@@ -3,6 +3,7 @@
 Reads a JSON line for each run: ``arguments``, and perhaps ``calls``, a file that receives a byte
 "<" when CLIP's backbone is called and ">" when it has returned. Answers with a line when the run
 has begun, its process, and with another when it has ended, its exit code (negative for a signal).
+``watch`` holds the arguments of :func:`tests.faults.kill_points.watch`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def run(order: dict) -> None:
         os.dup2(silent, stream)
     if order.get("calls"):
         watch_backbone(order["calls"])
+    if order.get("watch"):
+        from tests.faults.kill_points import watch
+
+        root, trace, kill_at = order["watch"]
+        watch(Path(root), Path(trace), kill_at)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -81,8 +81,8 @@ class Nursery:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
         )
 
-    def start(self, *arguments: object, calls: Path | None = None) -> Run:
-        """Starts a run; ``calls`` receives what the backbone does, see nursery.py."""
+    def start(self, *arguments: object, calls: Path | None = None, watch: object = None) -> Run:
+        """Starts a run; for ``calls`` and ``watch`` see nursery.py."""
         if self._last is not None and self._last.is_running:  # a test failed before its end
             self._last.kill()
             self._last.wait()
@@ -91,6 +91,8 @@ class Nursery:
         order = {"arguments": [*map(str, arguments)], "output": str(output)}
         if calls is not None:
             order["calls"] = str(calls)
+        if watch is not None:
+            order["watch"] = watch
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         self._last = Run(self._process, output)

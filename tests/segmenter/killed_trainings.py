@@ -29,11 +29,10 @@ from pipeline.files.atomic import TEMPORARY
 from pipeline.segmenter.checkpoints import METRIC
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.stage import Training
+from tests.faults.kill_points import watch
 
 FIGURES = {2: 20.0, 4: 10.0, 5: 30.0}
 """Iteration → mIoU: the tiny network itself finds nothing but background."""
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_EVENTS = ("os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.truncate")
 
 import_mmseg()
 from mmseg.evaluation import IoUMetric  # noqa: E402
@@ -57,35 +56,6 @@ def in_fork(stage: Training, root: Path, kill_at: int | None = None) -> list[str
     wanted = 0 if kill_at is None else -signal.SIGKILL
     assert os.waitstatus_to_exitcode(status) == wanted, (kill_at, status)
     return trace.read_text().splitlines()
-
-
-def watch(root: Path, trace: Path, kill_at: int | None) -> None:
-    lines, below, count = trace.open("w"), f"{root}{os.sep}", 0
-
-    def reach(what: str, path: object) -> None:
-        nonlocal count
-        lines.write(f"{what} {str(path).removeprefix(below)}\n")
-        lines.flush()
-        if count == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count += 1
-
-    def hook(event: str, arguments: tuple) -> None:
-        # What is renamed, linked or removed; for two paths, the one that appears.
-        path = arguments[event in ("os.rename", "os.link", "os.symlink")] if arguments else None
-        if not isinstance(path, str | Path) or not str(path).startswith(below):
-            return
-        if event in _EVENTS or (event == "open" and arguments[2] & _WRITES):
-            reach(event.removeprefix("os."), path)
-
-    fsync = os.fsync
-
-    def watched(descriptor: int) -> None:
-        reach("fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
-        fsync(descriptor)
-
-    os.fsync = watched
-    sys.addaudithook(hook)
 
 
 def contents(root: Path) -> dict[str, Any]:
