@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class DaskPool:
                 "executor=dask needs dask.distributed: pip install distributed"
             ) from error
         self.deaths = (KilledWorker,)
+        # It writes tracebacks when the scheduler ends, of which an error of ours tells.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         self._cluster = self._client = self._executor = None
         address, timeout = settings.address, settings.timeout
         try:

@@ -12,14 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from joblib.externals.loky import get_reusable_executor
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +35,9 @@ MAX_DEATHS = 2
 """Workers that may die while they process an item alone, before the item is given up."""
 
 _PARENT_POLL = 1.0  # seconds
+
+_MAX_GIVEN_UP = 3
+"""Items that may be given up before the first one is done; then the workers are the cause."""
 
 DIED = "its process was killed twice, perhaps by the system because memory ran out"
 """Why an image is skipped whose workers died."""
@@ -134,13 +144,19 @@ def spread(
     that none is blamed for another. An item is given up when its workers die even so. Errors of
     ``work``, which can be pickled, are raised here.
 
+    Where the first items are all given up, it is not the items that workers die of.
+
     Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
     are yielded with their results in the order of completion, or with an error if workers died.
+
+    Raises:
+        UserError: workers die whatever they process, or their scheduler has ended.
     """
     max_pending = max_pending or 2 * pool.size
     # Items, each with the number of workers that died while they processed it alone.
     waiting = ((item, 0) for item in items)
     suspects: deque[tuple[Item, int]] = deque()
+    given_up, is_any_done = 0, False
     under_way: dict[Future[Result], tuple[Item, int]] = {}
     try:
         while True:
@@ -157,14 +173,24 @@ def spread(
             for future in done:
                 item, deaths = under_way.pop(future)
                 try:
-                    result = future.result()
+                    result, is_any_done = future.result(), True
                 except pool.deaths:
                     deaths += is_alone
                     if deaths < MAX_DEATHS:
                         suspects.append((item, deaths))
                         continue
-                    result = ImageError(DIED)
+                    result, given_up = ImageError(DIED), given_up + 1
+                    if given_up == _MAX_GIVEN_UP and not is_any_done:
+                        raise UserError(
+                            "processes die whatever image they are given, perhaps because memory"
+                            " runs out: give fewer runtime.workers, or images.longest_side=1000"
+                        ) from None
                 yield item, result
+    except CancelledError as error:
+        raise UserError(
+            "the scheduler of the workers has ended: start it and its workers, and run the same"
+            " command again, finished results are kept"
+        ) from error
     finally:
         for future in under_way:
             future.cancel()

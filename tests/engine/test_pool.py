@@ -118,6 +118,31 @@ class BreakingPool:
         return future
 
 
+def test_workers_that_die_of_everything_end_the_run():
+    """Otherwise up to ten images would count as left out, and the run as a success."""
+    with pytest.raises(UserError, match="processes die whatever image they are given"):
+        list(spread(BreakingPool(deaths=99), double, range(20)))
+    found = dict(spread(BreakingPool(deaths=99), double, [1, 2]))
+    assert all(isinstance(result, ImageError) for result in found.values())
+
+
+class CancellingPool:
+    """Cancels all work, as dask's client does when its scheduler has ended."""
+
+    size, deaths = 2, ()
+
+    def submit(self, work, *arguments):
+        future = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_scheduler_that_ends_is_said():
+    with pytest.raises(UserError, match="the scheduler of the workers has ended: start it"):
+        list(spread(CancellingPool(), double, [1, 2, 3]))
+
+
 def test_items_are_tried_alone_before_they_are_given_up():
     assert dict(spread(BreakingPool(deaths=4), double, [1, 2])) == {1: 2, 2: 4}
     found = dict(spread(BreakingPool(deaths=5), double, [1]))

@@ -13,7 +13,7 @@ import pytest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, remember_in
 
 
 @pytest.fixture
@@ -174,3 +174,27 @@ def test_halves_of_files_are_removed_when_their_process_has_ended(store, tmp_pat
         os.utime(path, (0, 0))
     store.begin()
     assert [path.exists() for path in every] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027])
+def test_every_file_of_a_folder_follows_the_umask(umask, tmp_path):
+    """So that with 002 and setgid folders, another member of the group can go on."""
+    before = os.umask(umask)
+    try:
+        store = Store(tmp_path / "out")
+        store.begin()
+        remember_in(store.root)
+        (tmp_path / "photograph").write_bytes(b"x")
+        fingerprint_image(tmp_path / "photograph")
+        with store.folder("all", "tags", {}) as folder:
+            folder.write("a", "1", {"a.png": b"x"})
+            folder.fail("b", "damaged")
+            folder.finish(["a", "b"])
+            found = {p: p.lstat().st_mode & 0o777 for p in store.root.rglob("*")}
+    finally:
+        remember_in(None)
+        os.umask(before)
+    assert {".fingerprints.jsonl", ".lock", "entries.jsonl"} <= {p.name for p in found}
+    for path, mode in found.items():
+        expected = 0o777 if path.is_dir() else 0o666
+        assert path.is_symlink() or mode == expected & ~umask, path

@@ -83,6 +83,23 @@ def test_a_cluster_that_runs_already_loses_a_worker(
     trial("fault", "a worker lost by a cluster that goes on", "done by the other, byte-equal")
 
 
+@pytest.mark.soak
+def test_the_scheduler_is_killed_in_the_middle(
+    cluster, nursery, options, undisturbed, tmp_path, trial
+):
+    file, (scheduler, *_) = cluster
+    out = tmp_path / "out"
+    more = ["executor=dask", f"executor.address={file}", "executor.threads=1", f"output_dir={out}"]
+    run = nursery.start(*options, STAGES, *more)
+    wait_until(lambda: any(out.glob("all/tags/*/.entries-*.jsonl")))
+    scheduler.kill()
+    assert run.wait() == 2 and "Traceback" not in run.output, run.output
+    assert "error: the scheduler of the workers has ended" in run.output
+    nursery.run(*options, STAGES, f"output_dir={out}")
+    assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
+    trial("fault", "SIGKILL of dask's scheduler", "one sentence; goes on, byte-equal")
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
