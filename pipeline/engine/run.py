@@ -100,12 +100,11 @@ class Run:
             for each in stage.serves:  # these are finished when their own turn comes
                 self._served[each.label] = opened[each.name].computed
         self._scans[stage.label] = replace(before, missing=(), reusable=(), left_out=failures)
-        ids = {s.id for s in before.samples} | before.left_out.keys()
+        ids = dict.fromkeys(before.ids)
         left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
         computed = min(folder.computed, len(ids) - len(left_out))
-        return Outcome(
-            stage.name, stage.where, len(ids), computed, left_out, folder.path, folder.reused
-        )
+        facts = computed, left_out, folder.path, folder.reused, stage.remark(folder, ids)
+        return Outcome(stage.name, stage.where, len(ids), *facts)
 
     def _compute(self, before: Scan, folders: Sequence[StageFolder]) -> dict[str, str]:
         """Computes what is missing; returns id → reason, of the images that were skipped."""
@@ -114,7 +113,7 @@ class Run:
             return failures
         stage = before.stage
         for folder in folders:
-            folder.begin(len(before.samples))
+            folder.begin(len(before.ids))
         inputs = {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
         with track(f"{stage.name} {stage.split}", len(before.missing)) as advance:
             for image_id, reason in self.executor.compute(stage, inputs, folders, before.missing):
@@ -128,7 +127,7 @@ class Run:
     ) -> None:
         for image_id, reason in failures.items():
             folder.fail(image_id, reason)
-        ids, entries = [s.id for s in before.samples], folder.entries
+        ids, entries = before.ids, folder.entries
         done = [image_id for image_id in ids if image_id in entries]
         folder.finish(ids, stage.summary(folder, done), self.images.known_ids(stage.split))
         if stage.accompanies:

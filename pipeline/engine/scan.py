@@ -40,6 +40,11 @@ class Scan:
     after: str = ""
 
     @property
+    def ids(self) -> list[str]:
+        """The ids of all images of the stage's turn, rejected files included."""
+        return list(dict.fromkeys([*(sample.id for sample in self.samples), *self.left_out]))
+
+    @property
     def usable(self) -> list[Sample]:
         """The images that have a result, or will have one."""
         return [s for s in self.samples if s.id not in self.left_out]

@@ -223,6 +223,10 @@ class Stage(ABC):
         """Returns files that sum up the results of the images ``done``."""
         return {}
 
+    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+        """Returns what the user should know of the results of images as a whole, or ""."""
+        return ""
+
     def __getstate__(self) -> dict[str, Any]:
         state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return {**state, "needs": {}, "accompanies": None}

@@ -63,3 +63,17 @@ def summarise(
     np.savez(buffer, **arrays)
     text = "".join(lines).encode("utf-8", "surrogateescape")
     return {"scores.npz": buffer.getvalue(), "tags.txt": text}
+
+
+def remark_on_tags(folder: StageFolder, ids: Iterable[str], classes: Sequence[str]) -> str:
+    """Returns a sentence if no image has a tag, or if several images all have the same; or ""."""
+    entries = folder.entries
+    tags = [tuple(entries[i]["tags"]) for i in ids if i in entries]
+    if len(set(tags)) != 1 or len(tags) == 1 and tags[0]:
+        return ""
+    split = f"of split {folder.split}"
+    if not tags[0]:
+        return f"no image {split} has a tag: check dataset.classes, and the settings below tags"
+    names = ", ".join(classes[k] for k in tags[0])
+    have = f"all {len(tags)} images {split} have the same tags ({names})"
+    return f"{have}: check dataset.classes before a segmenter is trained on them"

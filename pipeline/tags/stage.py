@@ -15,7 +15,7 @@ from pipeline.engine.reading import Name
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Stage
 from pipeline.errors import ImageError
-from pipeline.tags.scores import decode_scores, summarise, tags_output
+from pipeline.tags.scores import decode_scores, remark_on_tags, summarise, tags_output
 from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Tags(MethodStage):
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns ``scores.npz`` and ``tags.txt``."""
         return summarise(folder, done, self.vocabulary.classes)
+
+    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+        """Says so if no image has a tag, or if all have the same, from which nothing is learned."""
+        return remark_on_tags(folder, ids, self.vocabulary.classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

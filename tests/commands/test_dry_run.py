@@ -124,7 +124,7 @@ def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):
     assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
     given = ("stage=[tags,cams,masks]", "rounds=2")
     assert [row[0] for row in dry_run(*given, code=2)] == ["tags", "cams", "masks"]
-    assert dry_run.errors == run_stage(*arguments, *given).errors
+    assert dry_run.errors == run_stage(*arguments, *given).errors.splitlines(True)[-1]
     assert "round 2 needs the segmenter of round 1" in dry_run.errors
 
 
