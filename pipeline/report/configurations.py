@@ -15,6 +15,8 @@ _MAX_LIST = 4  # entries
 _FINGERPRINTS = ("weights", "data", "list", "code")
 """Settings that only identify a content; they are left out if others distinguish the results."""
 
+_DESCRIBED = ("method", "name", "seed")
+
 _MISSING = ""
 """Stands for the value of a setting that a configuration lacks."""
 
@@ -102,12 +104,17 @@ def varying(
 
 
 def distinguish(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns for each configuration the settings in which it differs from any other."""
-    settings = varying(configurations)
+    """Returns for each configuration the settings in which it differs from any other.
+
+    Its methods, names and seeds, which :func:`pipeline.report.status.describe` gives, are left out.
+    """
+    found = varying(configurations)
+    settings = {name: values for name, values in found.items() if last_part(name) not in _DESCRIBED}
     return [
         ", ".join(
             f"{short_name(name, settings)}={describe_value(values[i])}"
             for name, values in settings.items()
+            if values[i]
         )
         for i in range(len(configurations))
     ]

@@ -13,6 +13,7 @@ from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import Store, folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
+from pipeline.report.configurations import distinguish
 
 
 def numbers(*names: str) -> list[Column]:
@@ -21,11 +22,18 @@ def numbers(*names: str) -> list[Column]:
 
 
 def status_table(store: Store) -> Table:
-    """Returns a table with a row for every key, oldest first; unfinished ones say how far."""
+    """Returns a table with a row for every key, oldest first; unfinished ones say how far.
+
+    Each names its choices, and the settings in which it differs from others of its stage and split.
+    """
     counts = numbers("done", "left out", "size", "seconds")
     columns = ["split", "stage", "key", *counts, "finished", "what"]
     table = Table(*columns, title=str(store.root))
-    for path, manifest in store.folders():
+    folders, differing = store.folders(), {}
+    for place in {path.parent for path, _ in folders}:
+        configurations = {p: m.get("configuration", {}) for p, m in folders if p.parent == place}
+        differing |= zip(configurations, distinguish([*configurations.values()]))
+    for path, manifest in folders:
         done = manifest.get("images", "–")
         if not manifest.get("complete"):
             done = f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
@@ -39,7 +47,7 @@ def status_table(store: Store) -> Table:
             decimal(folder_size(path)),
             f"{manifest.get('seconds', 0):.0f}",
             finished_at(manifest) or "no",
-            describe(manifest.get("configuration", {})),
+            ", ".join(filter(None, [describe(manifest.get("configuration", {})), differing[path]])),
         )
     return table
 
