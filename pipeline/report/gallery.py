@@ -160,7 +160,7 @@ def _verdict(index: int, figures: ImageFigures) -> str:
 
 def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
     sample, side = figures.sample, material.settings.longest_side
-    full_size, size = material.read(sample)
+    full_size, original = material.read(sample)
     has_cams = sample.id in material.cams.entries
     cams = read_cams(material.cams.path / f"{sample.id}.npz") if has_cams else None
     layers = material.layers(sample)
@@ -170,7 +170,7 @@ def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
         image = limit_longest_side(full_size, side)
         height, width = image.shape[:2]
         photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
-        panels = list(_panels(cams, layers, material, size, height, width))
+        panels = list(_panels(cams, layers, material, original, height, width))
         size = len(photograph) + sum(len(panel.picture) for panel in panels)
         if size <= MAX_CHARACTERS or max(height, width) <= _MIN_SIDE:
             rows = tag_rows(figures)
@@ -184,15 +184,15 @@ def _panels(
     cams: Cams | None,
     layers: Layers,
     material: Material,
-    size: tuple[int, int],
+    original: tuple[int, int],
     height: int,
     width: int,
 ) -> Iterator[Panel]:
     """Yields the photograph, CAMs, labels and differences of labels, as far as there are any.
 
-    ``size`` is the photograph's height and width; the pictures have ``height`` and ``width``.
+    ``original`` is the photograph's height and width; the pictures have ``height`` and ``width``.
     """
-    yield Panel("photograph", "photograph", "", f"{size[1]} × {size[0]} pixels")
+    yield Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")
     classes, palette = material.vocabulary.classes, material.vocabulary.palette
     if cams is not None:
         for index, cam in zip(cams.keys.tolist(), cams.resized(height, width)):

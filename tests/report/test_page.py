@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report.gallery import MAX_CHARACTERS, build_cards, choose_images
-from pipeline.report.measured import measure_images
+from pipeline.report.measured import ReportSettings, measure_images
 from pipeline.report.page import write_page
 from pipeline.report.stage import write_report
 from tests.report.html_page import Page
@@ -238,3 +238,28 @@ def test_stages_that_were_interrupted_say_so(build):
     page = page_of(material)
     assert page.text.count("unfinished") == 1
     assert len(page.find("li", **{"class": "card"})) == len(IDS), "what is there is shown"
+
+
+def test_landmarks_and_headers_of_tables_have_names_of_their_own(build):
+    failures = {"x": "cannot be read"}
+    material = build(IDS, CLASSES, failures=failures)
+    run = {"images": 6, "miou": 0.5, "miou_union": 0.4, "per_class": {}}
+    content = {"latest": {"masks": {"val": run}}, "runs": []}
+    (material.root / "metrics.json").write_text(json.dumps(content))
+    page = page_of(material)
+    texts = dict(re.findall(r'<h2 id="([\w-]+)"[^>]*>([^<]*)</h2>', page.html))
+    landmarks = [
+        (
+            tag if tag in ("nav", "main") else "region",
+            texts.get(a.get("aria-labelledby"), a.get("aria-label")),
+        )
+        for tag, a in page.elements
+        if tag in ("nav", "main", "section") or a.get("role") in ("region", "search")
+    ]
+    assert len(landmarks) > 6 and len(set(landmarks)) == len(landmarks)
+    assert not re.search(r"<th[^>]*>\s*</th>", page.html), "a header without a name"
+
+
+def test_the_size_is_that_of_the_photograph(build):
+    material = build(IDS[:1], CLASSES, settings=ReportSettings(longest_side=32))
+    assert "64 × 48 pixels" in page_of(material).text
