@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -57,10 +57,12 @@ class Review(ABC):
 
     Attributes:
         command: the word for it in ``stage=``.
+        files: the names of what it writes, in the output directory.
         round: the round of training that it belongs to.
     """
 
     command: ClassVar[str]
+    files: ClassVar[Sequence[str]] = ()
     round: int
 
     def refuse_nothing(self, planned: Collection[str]) -> None:

@@ -28,6 +28,7 @@ class Run:
         store: the output directory.
         executor: chooses who computes.
         max_failures: see :func:`pipeline.engine.review.allowed_failures`.
+        files: the names of files that steps of such a run write in the output directory.
         writes: whether this process writes; of several that train together, one does.
     """
 
@@ -36,6 +37,7 @@ class Run:
     store: Store
     executor: Executor
     max_failures: float | None = None
+    files: Sequence[str] = ()
     writes: bool = True
     _scans: dict[str, Scan] = field(default_factory=dict)
     _served: dict[str, int] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class Run:
                 processed all others.
         """
         if self.writes:
-            self.store.begin()
+            self.store.begin(self.files)
         try:
             for _, group in groupby(self.steps, lambda step: (step.round, step.command)):
                 outcomes = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,21 @@ class Store:
         """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
         return StageFolder(self.root, split, stage, configuration, wait=self._wait, **options)
 
-    def begin(self) -> None:
-        """Begins a run: removes remains of killed runs, and records the version of the layout."""
+    def begin(self, files: Iterable[str] = ()) -> None:
+        """Begins a run: removes remains of killed runs, and records the version of the layout.
+
+        Raises:
+            UserError: no run wrote to the directory yet, and one of the ``files`` that runs write
+                is there: it is somebody else's.
+        """
         self.sweep_up()
         path = self.root / _FORMAT_FILE
+        for name in () if path.exists() else files:
+            if os.path.lexists(self.root / name):
+                raise UserError(
+                    f"{self.root / name} exists, and no run wrote it: choose another output_dir, or"
+                    " move it away"
+                )
         if read_json(path) is None:
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
 

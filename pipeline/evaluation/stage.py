@@ -32,6 +32,7 @@ class Evaluation(Review):
     """Measures the results of one round of training, where there is ground truth."""
 
     command = "evaluate"
+    files = ("metrics.json", FAILURES)
     stages: Sequence[Stage]  # of the round
     images: Images
     vocabulary: Vocabulary

@@ -63,7 +63,7 @@ class OwnFiles:
         # Before the file, so that a run that is killed in between knows its file again.
         if (entry := self._entry(path, data)) not in self._record.entries:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._record.append({"id": entry})
+            self._record.append({"id": entry, "input": fingerprint(data)})
 
     def _entry(self, path: Path, data: bytes) -> str:
         name = path.relative_to(self._folder).as_posix()

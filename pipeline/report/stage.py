@@ -33,6 +33,7 @@ class Report(Review):
     """Writes ``examples.png``, ``tables.md`` and ``report.html`` of all rounds."""
 
     command = "report"
+    files = ("examples.png", "tables.md", "report.html")
     stages: Sequence[Stage]  # of all rounds
     reviewed: Evaluation  # of the last round
     settings: ReportSettings

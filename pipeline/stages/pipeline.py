@@ -101,6 +101,7 @@ class Pipeline:
             self.builder.store,
             Executor(self.builder.config.executor, self.builder.workers),
             self.builder.config.runtime.max_failures,
+            files=[*Evaluation.files, *Report.files],
             writes=process_rank() == 0,
         )()
 

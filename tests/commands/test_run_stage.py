@@ -457,3 +457,12 @@ def test_results_of_a_removed_photograph_are_no_longer_exported(
     assert run_tool("clean.py", out, "--yes").output.endswith("results of removed images: 3\n")
     assert not (latest(out, "masks") / "b.png").exists()
     assert "5 from the cache" not in run_stage(*stages).output
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "examples.png", "report.html"])
+def test_files_in_an_output_dir_that_no_run_wrote_stay(run_stage, arguments, photographs, name):
+    (photographs / name).write_bytes(b"theirs")
+    finished = run_stage(*arguments, f"output_dir={photographs}", "stage=tags")
+    assert finished.code == 2
+    assert f"{name} exists, and no run wrote it: choose another output_dir" in finished.errors
+    assert (photographs / name).read_bytes() == b"theirs" and not (photographs / "all").exists()
