@@ -1,6 +1,8 @@
 """Trains on a small file system until it is full; test_training_faults.py runs it apart.
 
 Prints a JSON line for every try: how it ended, what it said, and what it left.
+
+Arguments: a folder for data, one to mount the file system at, and the number of tries.
 """
 
 import json
@@ -17,7 +19,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled, write_pairs
+from tiny_training import (
+    CLASS_NAMES,
+    PALETTE,
+    pretend_to_measure,
+    tiny_settings,
+    write_labelled,
+    write_pairs,
+)
 
 import pipeline.segmenter.train as training
 from pipeline.commands.command_line import answer
@@ -27,8 +36,9 @@ from pipeline.segmenter.settings import SegmenterSettings
 SETTINGS = tiny_settings(validation_interval=2, learning_rate=0.1)
 
 
-def main(data: Path, small: Path) -> None:
+def main(data: Path, small: Path, tries: int) -> None:
     torch.set_num_threads(1)
+    pretend_to_measure()
     training.LOG_INTERVAL = 1  # so that logs and curves are written as often as anything else
     pairs, labelled = write_pairs(data / "pairs"), write_labelled(data / "val")
 
@@ -39,7 +49,7 @@ def main(data: Path, small: Path) -> None:
     wanted = contents(data / "undisturbed")
     size = (data / "undisturbed" / "iter_5.pth").stat().st_size
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={12 * size}", "tmpfs", small], check=True)
-    shares = [0.0, 0.5, 1.2, 1.6, 2.1, 3.1]
+    shares = [4.2 * number / (tries - 1) for number in range(tries)]  # of the last checkpoint
     for number, share in enumerate(shares):
         work_dir = small / str(number)
         filler = fill(small, round(share * size))
@@ -113,4 +123,4 @@ def is_whole(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -29,8 +29,9 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc and m
 
 
 @pytest.fixture(scope="module")
-def small_disk(tmp_path_factory):
+def small_disk(tmp_path_factory, request):
     """What happened on a small file system: a line for every try."""
+    tries = "30" if request.config.getoption("--soak") else "6"
     kind = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
     small, data = tmp_path_factory.mktemp("small"), tmp_path_factory.mktemp("data")
     if not shutil.which("unshare"):
@@ -41,7 +42,7 @@ def small_disk(tmp_path_factory):
     if probe.returncode:
         pytest.skip(f"no small file system can be mounted here ({probe.stderr.strip()})")
     done = subprocess.run(
-        [*kind, sys.executable, HERE / "full_disk.py", data, small],
+        [*kind, sys.executable, HERE / "full_disk.py", data, small, tries],
         env=environment(),
         capture_output=True,
         text=True,
@@ -56,7 +57,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
     tries = [line for line in small_disk if "share" in line]
     full = [line for line in tries if line["code"]]
     # From the first byte on, at the first checkpoint, at the best, at those after; and enough.
-    assert len(tries) == 6 and len(full) >= 4 and tries[-1]["code"] == 0
+    assert len(tries) >= 6 and len(full) >= 4 and tries[-1]["code"] == 0
     assert len({line["errors"].split(":")[1].split("/")[-1] for line in full}) >= 3
     for line in full:
         assert line["code"] == 2, line

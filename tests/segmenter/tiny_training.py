@@ -127,3 +127,23 @@ def run_stage_in(stage, root: Path):
         stage.run(folder)
     store.sweep_up()
     return folder
+
+
+FIGURES = {2: 20.0, 4: 10.0, 5: 30.0}
+"""Iteration → mIoU, as :func:`pretend_to_measure` has it."""
+
+
+def pretend_to_measure():
+    """Makes the last network the best one; the tiny network itself finds background alone."""
+    from mmengine.runner import ValLoop
+
+    from pipeline.segmenter.checkpoints import METRIC
+    from pipeline.segmenter.validation import ValidationIoU
+
+    measure = ValLoop.run
+
+    def run(loop):
+        ValidationIoU.compute_metrics = lambda *_: {METRIC: FIGURES.get(loop.runner.iter, 0.0)}
+        return measure(loop)
+
+    ValLoop.run = run
