@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.engine.registry import import_plugins
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import available
@@ -160,3 +162,47 @@ def test_a_later_round_has_the_tags_that_it_keeps_in_its_inputs(opened, tmp_path
     assert inputs([0]) == inputs([0]) != inputs([1])
     anew = "self_training.keep_tags=false"
     assert inputs([0], anew) == inputs([1], anew) != inputs([0])
+
+
+def test_an_edited_line_of_a_list_costs_its_image(opened, tmp_path):
+    import_plugins(["tests.plugins.colour_cams"])
+    listed = tmp_path / "tags.txt"
+
+    def computed(*lines: str, path: Path = listed) -> list[tuple[int, int]]:
+        path.write_text("".join(f"{line}\n" for line in lines))
+        pipeline = opened("tags=file", f"tags.path={path}", "cams=channel", "tags.min_score=0.3")
+        return [(o.computed, o.reused) for o in pipeline.run(["tags", "cams"])]
+
+    assert computed("0 0", "1 1", "2 0 1") == [(3, 0), (3, 0)]
+    assert computed("2 0 1", "1 1", "0 0") == [(0, 0), (0, 0)]
+    assert computed("0 0", "1 0", "2 0 1") == [(1, 0), (1, 0)]
+    # The CAMs of another list are those of this one where both agree.
+    other = tmp_path / "other.txt"
+    assert computed("0 0", "1 0", "2 0", path=other) == [(3, 0), (1, 2)]
+
+
+@pytest.mark.parametrize(("group", "stage"), [("clip", "tags"), ("segmenter", "segmenter")])
+def test_weights_are_in_the_key_by_content(group, stage, opened, tiny_checkpoint, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    shutil.copy(tiny_checkpoint, path)
+    option = {"clip": "clip.checkpoint", "segmenter": "segmenter.pretrained"}[group]
+    first = key_of(opened(f"{option}={path}"), stage)
+    content = path.read_bytes()
+    rewrite(path, content[:-1] + bytes([content[-1] ^ 1]))
+    assert key_of(opened(f"{option}={path}"), stage) != first
+    rewrite(path, content)
+    assert key_of(opened(f"{option}={path}"), stage) == first
+
+
+def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
+    path, sample = tmp_path / "1.npy", Sample("1", tmp_path / "photographs" / "1.png")
+    path.write_bytes(b"some CAMs")
+
+    def made_from() -> str:
+        stages = opened("cams=file", f"cams.path={tmp_path}").stages
+        return next(stage for stage in stages if stage.name == "cams").item(sample, {}).input
+
+    first = made_from()
+    assert made_from() == first
+    rewrite(path, b"more CAMs")
+    assert made_from() != first
