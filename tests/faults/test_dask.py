@@ -96,7 +96,8 @@ def test_the_scheduler_is_killed_in_the_middle(
     assert run.wait() == 2 and "Traceback" not in run.output, run.output
     assert "error: the scheduler of the workers has ended" in run.output
     nursery.run(*options, STAGES, f"output_dir={out}")
-    assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
+    stages = ("tags", "cams", "masks")
+    assert results_of_images(out, *stages) == results_of_images(undisturbed, *stages)
     trial("fault", "SIGKILL of dask's scheduler", "one sentence; goes on, byte-equal")
 
 
