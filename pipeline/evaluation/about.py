@@ -21,14 +21,16 @@ def describe(stage: Stage, config: Config) -> dict[str, str]:
     chain = list(_chain(stage))
     notes = [each.note for each in chain if each.note]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
-    tagger = next((each for each in chain if each.kind == "scores"), None)
+    methods = {each.kind: each.own_settings().get("method", "") for each in reversed(chain)}
     return {
         "experiment": config.experiment_name or "",
         "dataset": config.dataset.name,
         "data": ", ".join(filter(None, (_describe_ground_truth(config.dataset), *notes))),
         "clip": config.clip.name if uses_clip else "",
         "pretrained": (config.clip.pretrained or "") if uses_clip else "",
-        "tags": tagger.own_settings()["method"] if tagger else "",
+        "tags": methods.get("scores", ""),
+        "cams": methods.get("cams", ""),
+        "masks": methods.get("pseudo masks", ""),
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,

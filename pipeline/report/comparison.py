@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.report.markdown import Notes, padded_table, percent
+from pipeline.report.markdown import Notes, padded_table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
 from pipeline.report.runs import (
     MAIN_METRIC,
@@ -27,6 +27,9 @@ _METHODS = {
     "ground_truth": "CLIP-ES",
 }
 _STAGES = {**STAGE_NAMES, "masks": "masks after the CRF"}
+
+_USUAL = {"cams": "clip_es", "masks": "crf"}
+"""Group → the method of the published rows; a row of ours names any other."""
 
 _OwnRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
@@ -84,24 +87,26 @@ def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> boo
 
 def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
     """Returns our rows, those of the published experiments first; blank ones without any."""
-    cells: dict[tuple[bool, Choices, str, int], dict[str, list[Run]]] = {}
+    cells: dict[tuple[bool, Choices, str, str, int], dict[str, list[Run]]] = {}
     for run in runs:
         choices = run.choices
         if choices.experiment in published_experiments():
             changed = f"{choices.experiment}, changed" if run.changes() else _PRESET
             choices = choices._replace(experiment=changed)
         network = run.about.get("segmenter", "") if run.stage == "predictions" else ""
+        chosen = {group: run.about.get(group, "") for group in _USUAL}
+        own = ", ".join(f"{g}={name}" for g, name in chosen.items() if name not in ("", _USUAL[g]))
         for number, line in enumerate(table.lines):
             for column in table.columns:
                 if _matches(table, line, column, run):
-                    key = (choices.experiment != _PRESET, choices, network, number)
+                    key = (choices.experiment != _PRESET, choices, network, own, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.of.images for column in table.columns}
     rows = []
     for key in sorted(cells):
-        _, choices, network, number = key
+        _, choices, network, own, number = key
         backbone = ", ".join(filter(None, [choices.backbone, network]))
-        settings = [choices.experiment or "no experiment", choices.compat, choices.precision]
+        settings = [choices.experiment or "no experiment", own, choices.compat, choices.precision]
         method = _METHODS.get(choices.tags, choices.tags) + table.lines[number].label
         words = [
             f"ours: {method} ({', '.join(filter(None, settings))})",
@@ -121,15 +126,16 @@ def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
 
 
 def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
-    origins: dict[int, tuple[Run, list[Column]]] = {}
+    origins: dict[int, tuple[Shown, list[Column]]] = {}
     for _, shown in own_rows:
         for column in table.columns:
             if column.name in shown:
-                run = shown[column.name].run
-                origins.setdefault(run.order, (run, []))[1].append(column)
+                order = shown[column.name].run.order
+                origins.setdefault(order, (shown[column.name], []))[1].append(column)
     rows = []
-    for run, columns in origins.values():
-        values = [f"{percent(c.value(run))} {METRIC_LABELS[c.metric]}" for c in columns]
+    for of_run, columns in origins.values():
+        run = of_run.run
+        values = [f"{of_run.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
         level, choices = columns[0].level, run.choices
         rows.append(
             {
@@ -139,6 +145,8 @@ def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
                 "images": f"{run.images:,}",
                 "experiment": choices.experiment,
                 "clip": choices.backbone,
+                "cams": run.about.get("cams", ""),
+                "masks": run.about.get("masks", ""),
                 "compat": choices.compat,
                 "precision": choices.precision,
                 "commit": run.about.get("commit", ""),

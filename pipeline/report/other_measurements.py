@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from pipeline.report.markdown import Notes, padded_table, percent
@@ -21,8 +22,11 @@ _FIGURES = {
 }
 """Column → stage and metric."""
 
+_METHODS = {"cams=": "cams", "masks=": "masks"}
+"""Column → the group whose method it names."""
+
 _PLACE = ("data set, split", "experiment", "tags")
-_WORDS = (*_PLACE, "clip", "of", "compat", "precision", "commit")
+_WORDS = (*_PLACE, *_METHODS, "clip", "of", "compat", "precision", "commit")
 """The columns that hold words."""
 
 
@@ -44,6 +48,7 @@ class _Group(NamedTuple):
             "data set, split": self.dataset_split,
             **self.choices._asdict(),
             "clip": self.choices.backbone,
+            **{label: self.each(partial(_method, group)) for label, group in _METHODS.items()},
             "commit": self.each(lambda run: run.about.get("commit", "")),
             "images": self.each(lambda run: f"{run.images:,}"),
             **{
@@ -67,17 +72,39 @@ def write_measurements(runs: Sequence[Run], is_published: Callable[[Run], bool])
 
 
 def _group(runs: Sequence[Run]) -> Iterator[_Group]:
-    groups: dict[tuple[str, str, Choices], dict[str, list[Run]]] = {}
+    """Yields a group for each choice of methods; runs of an earlier stage belong to several."""
+    groups: dict[tuple[str, Choices], list[Run]] = {}
     for run in runs:
-        stages = groups.setdefault((run.dataset_split, run.choices), {})
-        stages.setdefault(run.stage, []).append(run)
-    for key in sorted(groups):
-        yield _Group(*key, {stage: choose_run(several) for stage, several in groups[key].items()})
+        groups.setdefault((run.dataset_split, run.choices), []).append(run)
+    for key, of_group in sorted(groups.items()):
+        chains = sorted({_chain(run) for run in of_group})
+        for chain in chains:
+            if any(_begins(other, chain) for other in chains if other != chain):
+                continue
+            stages: dict[str, list[Run]] = {}
+            for run in of_group:
+                if _begins(chain, _chain(run)):
+                    stages.setdefault(run.stage, []).append(run)
+            yield _Group(*key, {stage: choose_run(several) for stage, several in stages.items()})
+
+
+def _chain(run: Run) -> tuple[str, ...]:
+    """Returns the methods by which a run got its results, after the tags."""
+    return tuple(_method(group, run) for group in _METHODS.values())
+
+
+def _method(group: str, run: Run) -> str:
+    return run.about.get(group, "")
+
+
+def _begins(chain: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Tells whether another chain is this one up to an earlier stage."""
+    return all(name in ("", whole) for whole, name in zip(chain, other))
 
 
 def _other_data_sets(runs: Sequence[Run]) -> str:
     notes = Notes()
-    columns = [*_PLACE, "images", *_FIGURES, "clip", "compat", "precision", "commit"]
+    columns = [*_PLACE, *_METHODS, "images", *_FIGURES, "clip", "compat", "precision", "commit"]
     rows = [group.row(notes) for group in _group(runs)]
     return _section("Other measurements (%)", columns, rows, notes.lines())
 
@@ -89,7 +116,7 @@ def _levels(runs: Sequence[Run]) -> str:
             number = group.each(lambda run, level=level: _count_classes(run, level))
             of = f"level {level}" if level else "classes"
             rows.append({**group.row(notes, level), "of": of, "number": number})
-    columns = [*_PLACE, "clip", "images", "of", "number", *_FIGURES]
+    columns = [*_PLACE, *_METHODS, "clip", "images", "of", "number", *_FIGURES]
     return _section("Classes, and the levels above them (%)", columns, rows, notes.lines())
 
 

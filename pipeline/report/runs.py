@@ -10,8 +10,15 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.configurations import compose, describe_setting, differences
-from pipeline.report.markdown import Notes, percent
+from pipeline.report.configurations import (
+    compose,
+    describe_setting,
+    differences,
+    flatten,
+    identity,
+    last_part,
+)
+from pipeline.report.markdown import Notes, percent, percent_of_several
 
 METRICS = "metrics.json"
 
@@ -149,8 +156,14 @@ class Shown(NamedTuple):
     """The run that a cell shows, and what it was chosen from, see :func:`choose_run`."""
 
     run: Run
-    candidates: int  # configurations
+    candidates: int  # configurations, apart from seeds
     full_sizes: Sequence[int]
+    seeds: Sequence[Run] = ()  # runs of other seeds on as many images
+
+    def figure(self, metric: str, level: int = 0) -> str:
+        """Returns a figure in percent; of several seeds the mean ± the standard deviation."""
+        values = [run.value(metric, level) for run in (self.run, *self.seeds)]
+        return percent(values[0]) if None in values else percent_of_several(values)
 
     def cell(self, metric: str, notes: Notes, level: int = 0) -> str:
         """Returns a figure in percent with its marks and remarks, or nothing if not measured.
@@ -161,9 +174,10 @@ class Shown(NamedTuple):
             return ""
         latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
         images = describe_images(self.run.images, self.full_sizes)
-        remark = ", ".join(filter(None, [images, latest]))
+        seeds = f"{1 + len(self.seeds)} seeds" if self.seeds else ""
+        remark = ", ".join(filter(None, [images, seeds, latest]))
         marks = "".join(map(notes.mark, self.run.notes(level)))
-        return f"{percent(self.run.value(metric, level))}{marks}{f' ({remark})' * bool(remark)}"
+        return f"{self.figure(metric, level)}{marks}{f' ({remark})' * bool(remark)}"
 
 
 def as_number(value: object) -> float | None:
@@ -237,6 +251,8 @@ def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Ru
 def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
     """Chooses the latest run on all images, or else the latest of those on the most images.
 
+    Runs that differ from it in nothing but the seed are shown with it.
+
     ``full_sizes`` are the numbers of images that make a whole split; empty if any number does.
     """
 
@@ -244,7 +260,18 @@ def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
         is_whole = run.images in full_sizes
         return is_whole, 0 if is_whole else run.images, run.order
 
-    return Shown(max(runs, key=rank), len({run.key for run in runs}), full_sizes)
+    chosen = max(runs, key=rank)
+    latest = {run.key: run for run in runs if run.key != chosen.key}.values()
+    same = _without_seed(chosen)
+    seeds = [r for r in latest if _without_seed(r) == same and r.images == chosen.images]
+    candidates = {same, *map(_without_seed, latest)}
+    return Shown(chosen, len(candidates), full_sizes, seeds)
+
+
+def _without_seed(run: Run) -> str:
+    """Returns what runs share that differ in nothing but the seed; the key of one without."""
+    has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
+    return identity(run.configuration) if has_seed else run.key
 
 
 def describe_images(images: int, full_sizes: Sequence[int]) -> str:

@@ -257,7 +257,7 @@ def test_levels_are_shown_apart_and_count_in_their_column(make_tables, tmp_path)
     text = make_tables().output
     assert rows_of(text, "ours: TagCLIP CLS-SEG (CAMs)")[0][5] == "31.2", "any number is whole"
     section = text.split("## Classes, and the levels above them")[1]
-    assert [row[5:10] for row in rows_of(section, "cocostuff val")] == [
+    assert [row[7:12] for row in rows_of(section, "cocostuff val")] == [
         ["classes", "171", "", "", "12.0"],
         ["level 1", "2", "", "", "31.2"],
     ]
@@ -274,7 +274,7 @@ def test_other_data_sets_and_rare_classes_have_sections(make_tables, tmp_path):
     )
     text = make_tables().output
     section = text.split("## Other measurements")[1].split("##")[0]
-    assert [row[3:9] for row in rows_of(section, "ade20k val")] == [
+    assert [row[5:11] for row in rows_of(section, "ade20k val")] == [
         ["2,000", "40.0", "50.0", "", "30.0", ""]
     ]
     assert "voc2007" not in section, "what a published table shows is not repeated"
@@ -294,7 +294,7 @@ def test_damaged_entries_and_files_are_skipped_and_named(make_tables, tmp_path):
     (tmp_path / "outputs" / "list" / "metrics.json").write_text("[]")
     finished = make_tables()
     assert finished.code == 0
-    assert rows_of(finished.output, "demo val")[0][6] == "50.0"
+    assert rows_of(finished.output, "demo val")[0][8] == "50.0"
     notes = finished.errors.splitlines()
     assert sum("torn/metrics.json is damaged" in note for note in notes) == 1
     assert sum("list/metrics.json is damaged" in note for note in notes) == 1
@@ -426,3 +426,54 @@ def test_another_file_is_not_replaced(make_tables, tmp_path):
     finished = make_tables("--output", str(tmp_path / "notes.md"))
     assert finished.code == 2 and (tmp_path / "notes.md").read_text() == "theirs"
     assert "notes.md exists, and tools/make_tables.py did not write it" in finished.errors
+
+
+SEGMENTER = {"name": "demo", "masks": {"crf": None}}
+
+
+def seeded(seed: int, miou: float, **changes: object) -> dict:
+    segmenter = {**SEGMENTER, "seed": seed, **changes}
+    of = {"dataset": "demo", "experiment": "mine", "cams": "clip_es", "masks": "argmax"}
+    return measured(
+        "predictions", "val", 150, of, miou=miou, configuration={"segmenter": segmenter}
+    )
+
+
+def test_seeds_are_merged_into_mean_and_standard_deviation(make_tables, tmp_path):
+    path, runs = tmp_path / "outputs" / "metrics.json", [seeded(k, 0.6 + k / 10) for k in range(3)]
+    write_runs(path, *runs)
+    (row,) = rows_of(make_tables("--output", "a.md").output, "demo val")
+    assert "70.0 ± 10.0 (3 seeds)" in row
+    # Of other settings there is one more configuration, and as many images belong together.
+    other, fewer = seeded(0, 0.1, masks={"crf": {}}), {**seeded(3, 0.2), "images": 9}
+    write_runs(path, other, fewer, *runs)
+    (row,) = rows_of(make_tables("--output", "b.md").output, "demo val")
+    assert "70.0 ± 10.0 (3 seeds, latest of 2)" in row
+
+
+def test_own_methods_stand_beside_their_figures(make_tables, tmp_path):
+    about = {"dataset": "demo", "experiment": "mine"}
+    chains = {"clip_es": "crf", "own_cams": "own_masks"}
+    runs = [measured("tags", "val", 150, about, map=0.9, f1=0.8, precision=0.8, recall=0.8)]
+    for k, (cams, masks) in enumerate(chains.items()):
+        runs.append(measured("cams", "val", 150, {**about, "cams": cams}, miou=0.5 + k / 10))
+        named = {**about, "cams": cams, "masks": masks}
+        runs.append(measured("masks", "val", 150, named, miou=0.6 + k / 10))
+    write_runs(tmp_path / "outputs" / "metrics.json", *runs)
+    rows = rows_of(make_tables().output, "demo val")
+    assert [row[2:10] for row in rows] == [
+        ["tagclip", "clip_es", "crf", "150", "90.0", "80.0", "50.0", "60.0"],
+        ["tagclip", "own_cams", "own_masks", "150", "90.0", "80.0", "60.0", "70.0"],
+    ]
+
+
+def test_own_methods_have_rows_of_their_own_in_published_tables(make_tables, tmp_path):
+    runs = [
+        measured("masks", "val", 1449, {"cams": cams, "masks": "crf"}, miou=value)
+        for cams, value in (("clip_es", 0.61), ("own_cams", 0.62))
+    ]
+    write_runs(tmp_path / "outputs" / "metrics.json", *runs)
+    text = make_tables().output
+    (usual,) = rows_of(text, "ours: TagCLIP CLS-SEG + CRF (no experiment, released")
+    (own,) = rows_of(text, "ours: TagCLIP CLS-SEG + CRF (no experiment, cams=own_cams, released")
+    assert "61.0" in usual and "62.0" in own
