@@ -58,7 +58,7 @@ def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
         pixels, x, attentions = _see(encoder, image)
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
         last, count = encoder.visual.transformer.resblocks[-1], x.shape[1]
-        itself = torch.full((count, count), -100.0).fill_diagonal_(0)
+        itself = torch.full((count, count), -100.0, device=x.device).fill_diagonal_(0)
         coarse = _classify(encoder, _block(last, x, itself)[0][0, 1:], text)
         stacked = torch.cat(attentions)
         means = stacked.flatten(1).mean(1).view(-1, 1, 1).repeat(1, *stacked.shape[1:])
@@ -68,16 +68,16 @@ def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
         refined = first.clone()
         for k in range(first.shape[1]):
             if first[:, k].max() > 0:
-                scaled = minmax_scale(first[:, k].reshape(grid).numpy())
+                scaled = minmax_scale(first[:, k].reshape(grid).cpu().numpy())
                 box = union_of_boxes(scaled, float(scaled.mean()), open_border=True)
-                of_class = attention * torch.from_numpy(box).float().view(1, -1)
+                of_class = attention * torch.from_numpy(box).to(attention).view(1, -1)
                 refined[:, k] = (of_class @ coarse[:, k : k + 1])[:, 0]
         scores = refined.amax(0)[: tagger.num_classes]
         for proposal in tagger.propose(pixels[0], refined):
             probability = _look_again(encoder, text, proposal)
             k = proposal.class_index
             scores[k] = 0.5 * scores[k] + 0.5 * probability
-        return scores.numpy()
+        return scores.cpu().numpy()
 
 
 def cams(
@@ -109,9 +109,9 @@ def cams(
             affinity = affinity / affinity.sum(1, keepdim=True)
         affinity = (affinity + affinity.T) / 2
         affinity = affinity @ affinity
-        box = union_of_boxes(cam.reshape(grid).numpy(), threshold, open_border=True)
-        affinity = affinity * torch.from_numpy(box).float().view(1, -1)
-        found.append(_normalise(affinity @ cam).reshape(grid).numpy())
+        box = union_of_boxes(cam.reshape(grid).cpu().numpy(), threshold, open_border=True)
+        affinity = affinity * torch.from_numpy(box).to(affinity).view(1, -1)
+        found.append(_normalise(affinity @ cam).reshape(grid).cpu().numpy())
     return np.stack(found)
 
 
@@ -126,8 +126,8 @@ def _block(
 
 def _look_again(encoder: ClipEncoder, text: torch.Tensor, proposal: Proposal) -> float:
     x = encoder.embed_patches(proposal.crop[None])
-    mask = torch.zeros(x.shape[1], x.shape[1])
-    mask[0, 1:] = torch.where(proposal.inside.flatten(), 0.0, -1000.0)
+    mask = torch.zeros(x.shape[1], x.shape[1], device=x.device)
+    mask[0, 1:] = torch.where(proposal.inside.to(x.device).flatten(), 0.0, -1000.0)
     for block in encoder.visual.transformer.resblocks:
         x, _ = _block(block, x, mask)
     return float(_classify(encoder, x[0, :1], text)[0, proposal.class_index])

@@ -14,8 +14,8 @@ from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
 from pipeline.report.other_measurements import write_measurements
 from pipeline.report.published import load_published, published_experiments
-from pipeline.report.runs import METRICS, find_files, read_runs
-from pipeline.report.study import write_study
+from pipeline.report.runs import METRICS, Run, find_files, read_runs
+from pipeline.report.study import compare_folders, write_study
 
 OUTPUTS = Path("outputs")
 _TABLES = OUTPUTS / "tables.md"
@@ -30,6 +30,8 @@ _EXAMPLES = """examples:
   python tools/run_stage.py -m experiment_name=alpha tags.alpha=0.3,0.5,0.7 stage=[tags,evaluate]
   python tools/make_tables.py --study alpha --output docs/alpha.md
       the table of one experiment that was run with several settings
+  python tools/make_tables.py --study outputs/first outputs/second
+      the same table of the runs in folders, by the settings that differ
 """
 _INTRODUCTION = (
     "# The field's tables\n\n"
@@ -60,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.check:
         text, too_far = write_check(runs)
     elif options.study is not None:
-        text = write_study(options.study, runs)
+        text = _study(options, runs)
     else:
         tables = load_published()
         sections = [write_comparison(table, runs) for table in tables]
@@ -74,6 +76,15 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(too_far)
 
 
+def _study(options: Namespace, runs: Sequence[Run]) -> str:
+    """Returns the table of an experiment, or of folders if there is none of the first's name."""
+    is_known = any(run.choices.experiment == options.study for run in runs)
+    if is_known or not Path(options.study).is_dir():
+        return write_study(options.study, runs)
+    places = dict.fromkeys([options.study, *map(str, options.places)])
+    return compare_folders({place: read_runs(find_files([Path(place)]))[0] for place in places})
+
+
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Writes the field's tables: the published figures beside our own."
     parser = Parser("make_tables.py", title, _EXAMPLES)
@@ -82,9 +93,10 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         " any case if it exists"
     )
     parser.add_argument("places", nargs="*", type=Path, metavar="PATH", help=places)
+    study = "write only the table of this experiment, or of folders: --study A B"
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="compare with the published figures")
-    mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
+    mode.add_argument("--study", metavar="NAME", help=study)
     output = f"where to write; default: {_TABLES}, or no file with --check and --study"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     return parser.parse_args(arguments)

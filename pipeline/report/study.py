@@ -7,7 +7,8 @@ are found by comparing their configurations.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import UserError
@@ -26,6 +27,7 @@ _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
 
 _CHOICES = {
+    "folder": (),
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
     "tags": ("method", "code"),
@@ -42,23 +44,43 @@ def write_study(name: str, runs: Sequence[Run]) -> str:
     Raises:
         UserError: no run names the experiment.
     """
+    if named := [run for run in runs if run.choices.experiment == name]:
+        return _write(name, named)
+    known = sorted({run.choices.experiment for run in runs} - {""})
+    there = f"those that exist are {', '.join(known)}" if known else "no run names one yet"
+    raise UserError(
+        f"no run belongs to an experiment {name}: {there}; name one with run_stage.py …"
+        " experiment_name=NAME"
+    )
+
+
+def compare_folders(runs: Mapping[str, Sequence[Run]]) -> str:
+    """Returns the same tables of the runs in several folders, by the names of these.
+
+    Raises:
+        UserError: nothing was measured in a folder.
+    """
+    for place, of_place in runs.items():
+        if not of_place:
+            raise UserError(f"nothing was measured in {place}: run stage=evaluate for it first")
+    named = [
+        replace(run, key=f"{place} {run.key}", about={**run.about, "folder": place})
+        for place, of_place in runs.items()
+        for run in of_place
+    ]
+    return _write(" and ".join(runs), named)
+
+
+def _write(title: str, runs: Sequence[Run]) -> str:
     groups: dict[tuple[str, int, str], dict[str, Run]] = {}
     for run in runs:
-        if run.choices.experiment == name:
-            place = (run.about.get("dataset", ""), list(MAIN_METRIC).index(run.stage), run.split)
-            groups.setdefault(place, {})[run.key] = run
-    if not groups:
-        known = sorted({run.choices.experiment for run in runs} - {""})
-        there = f"those that exist are {', '.join(known)}" if known else "no run names one yet"
-        raise UserError(
-            f"no run belongs to an experiment {name}: {there}; name one with run_stage.py …"
-            " experiment_name=NAME"
-        )
-    sections = [f"# {name}\n"]
+        place = (run.about.get("dataset", ""), list(MAIN_METRIC).index(run.stage), run.split)
+        groups.setdefault(place, {})[run.key] = run
+    sections = [f"# {title}\n"]
     for _, group in sorted(groups.items()):
         first, *others = group.values()
-        title = f"{first.dataset_split}, {STAGE_NAMES[first.stage]}"
-        sections.append(f"## {title}\n\n{_table([first, *others])}")
+        of_group = f"{first.dataset_split}, {STAGE_NAMES[first.stage]}"
+        sections.append(f"## {of_group}\n\n{_table([first, *others])}")
     return "\n".join(sections)
 
 
