@@ -29,7 +29,7 @@ _BEST = f"best_{METRIC}_{CHECKPOINT}"
 
 def last_checkpoint(work_dir: Path) -> Path:
     """Returns the newest checkpoint; raises a UserError if there is none."""
-    if found := _checkpoints(work_dir):
+    if found := checkpoints_in(work_dir):
         return max(found, key=iteration_of)
     raise UserError(f"{work_dir} holds no checkpoint of a segmenter: run stage=train first")
 
@@ -50,13 +50,25 @@ def best_checkpoint(work_dir: Path) -> Path:
 
 def resumable_checkpoint(work_dir: Path) -> Path | None:
     """Returns the newest whole checkpoint; damaged ones are named and put aside by one process."""
-    for path in sorted(_checkpoints(work_dir), key=iteration_of, reverse=True):
-        if is_whole(path):
-            return path
-        if not process_rank():
-            aside = path.replace(f"{path}.damaged")
-            print(f"note: checkpoint {path} is damaged and is now {aside.name}", file=sys.stderr)
-    return None
+    for path in best_checkpoints(work_dir):
+        _put_aside_if_damaged(path)
+    newest_first = sorted(checkpoints_in(work_dir), key=iteration_of, reverse=True)
+    return next((path for path in newest_first if not _put_aside_if_damaged(path)), None)
+
+
+def _put_aside_if_damaged(path: Path) -> bool:
+    if is_whole(path):
+        return False
+    if not process_rank():
+        aside = path.replace(f"{path}.damaged")
+        print(f"note: checkpoint {path} is damaged and is now {aside.name}", file=sys.stderr)
+    return True
+
+
+def forget(work_dir: Path) -> None:
+    """Removes all from which a training would resume; the last one last, in case of a kill."""
+    for path in sorted(checkpoints_in(work_dir), key=iteration_of):
+        path.unlink()
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
@@ -84,15 +96,16 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 
 def complete_checkpoints(work_dir: Path) -> list[Path]:
     """Returns the checkpoints whose end is there; a file that was copied in part has none."""
-    return [path for path in _checkpoints(work_dir) if zipfile.is_zipfile(path)]
+    return [path for path in checkpoints_in(work_dir) if zipfile.is_zipfile(path)]
 
 
 def best_checkpoints(work_dir: Path) -> list[Path]:
     """Returns the best checkpoint, and an older one if a kill prevented its removal."""
-    return _checkpoints(work_dir, _BEST)
+    return checkpoints_in(work_dir, _BEST)
 
 
-def _checkpoints(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
+def checkpoints_in(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
+    """Returns the files with the names of checkpoints, whole or not."""
     paths = work_dir.glob(name.format("*"))
     return [path for path in paths if re.search(r"_\d+$", path.stem)]
 

@@ -165,10 +165,7 @@ class Training(Whole):
         began = time.monotonic()
         if writes:
             if "checkpoint" in folder.manifest() and self._lacks_best(folder):
-                # Its training was not measured. The oldest first: what a kill leaves is no part of
-                # a measured training either.
-                for path in sorted(folder.path.glob("iter_*.pth"), key=checkpoints.iteration_of):
-                    path.unlink()
+                checkpoints.forget(folder.path)  # its training was not measured
             folder.begin(len(self.pairs))
         position = 0
 
@@ -191,6 +188,11 @@ class Training(Whole):
                 validation=self.validation(),
                 on_iteration=report,
             )
+        if self._lacks_best(folder):
+            raise UserError(
+                "there is no best checkpoint, because all pixels of the validation masks are"
+                " ignored: correct them, or take segmenter.checkpoint=last"
+            )
         if writes:
             initial = read_json(folder.path / train.INITIAL_WEIGHTS)
             seconds = folder.manifest().get("seconds", 0) + time.monotonic() - began
@@ -206,9 +208,8 @@ class Training(Whole):
     def _refuse_problems(self, folder: StageFolder) -> None:
         if self.options.checkpoint == "best" and not self._is_measured:
             raise UserError(
-                "segmenter.checkpoint=best requires measurements: give"
-                " segmenter.validation_interval=N and a split with masks that is not trained on,"
-                " or segmenter.checkpoint=last"
+                "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
+                " with masks that is not trained on: give both, or segmenter.checkpoint=last"
             )
         if not self.pairs:
             raise UserError("there is no image to train on: run stage=masks first")

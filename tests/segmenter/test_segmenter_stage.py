@@ -157,7 +157,7 @@ def read_weights(checkpoint):
     return {name: values.tolist() for name, values in weights.items()}
 
 
-def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path):
+def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     """The training is in the cache and was not measured: it is done once more, and measured."""
     labelled = write_labelled(tmp_path / "val")
 
@@ -181,8 +181,22 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path):
     assert read_weights(best) == read_weights(same)
     flip_a_bit(best)
     assert not advised.is_complete(folder)
-    with pytest.raises(UserError, match="checkpoint=best requires measurements: give"):
+    run_stage_in(advised, tmp_path / "out")
+    assert f"{best} is damaged and is now {best.name}.damaged" in capfd.readouterr().err
+    assert read_weights(best) == read_weights(same)
+    with pytest.raises(
+        UserError, match="checkpoint=best requires segmenter.validation_interval=N and a"
+    ):
         run_stage_in(stage(checkpoint="best"), tmp_path / "new")
+
+
+def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path):
+    labelled = write_labelled(tmp_path / "val", 1)
+    Image.fromarray(np.full((40, 48), 255, np.uint8)).save(labelled[0].mask.path)
+    stage = training_stage(pairs, labelled, iterations=1, checkpoint="best", validation_interval=1)
+    for _ in range(2):
+        with pytest.raises(UserError, match="all pixels of the validation masks are ignored: cor"):
+            run_stage_in(stage, tmp_path / "out")
 
 
 def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
