@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import load_image
-from pipeline.segmenter.mmseg import import_mmseg
+from pipeline.segmenter.mmseg import import_mmseg, in_mmseg
 from tests.exchange.conftest import CLASSES, SIZES
 
 
@@ -23,7 +23,8 @@ def load(target):
     import_mmseg()
     from mmseg.registry import DATASETS
 
-    dataset = DATASETS.build(Config.fromfile(target / "val.py").dataset_val)
+    with in_mmseg():  # as mmsegmentation's own programs are
+        dataset = DATASETS.build(Config.fromfile(target / "val.py").dataset_val)
     assert type(dataset).__name__ == "BaseSegDataset"
     assert dataset.metainfo["classes"] == ["background", *CLASSES]
     assert [tuple(c) for c in dataset.metainfo["palette"]] == voc_palette(4)
@@ -67,7 +68,8 @@ def test_a_users_config_can_use_it(run_tool, masks, images, tmp_path):
     import_mmseg()
     from mmseg.registry import DATASETS
 
-    dataset = DATASETS.build(Config.fromfile(config).train_dataloader.dataset)
+    with in_mmseg():
+        dataset = DATASETS.build(Config.fromfile(config).train_dataloader.dataset)
     assert len(dataset) == len(SIZES) and dataset[0]["inputs"].shape[0] == 3
 
 
