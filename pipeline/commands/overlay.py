@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.files.images import load_image
 from pipeline.files.own_files import OwnFiles
@@ -43,8 +44,6 @@ def run(arguments: Sequence[str]) -> None:
     if len({artefact.classes for artefact in artefacts}) > 1:
         raise UserError("the folders have different classes: draw them one at a time")
     check_folder(options.images, "--images", "the one that holds them")
-    if not 0 <= options.opacity <= 1:
-        raise UserError(f"--opacity {options.opacity:g} is out of range: give a number from 0 to 1")
     for name in ("limit", "columns"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
@@ -104,6 +103,13 @@ def _draw(
         yield path, draw_sheet(page, names, palette, options.columns)
 
 
+def _opacity(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise ArgumentTypeError(f"{shown(text)} is not a number from 0 to 1")
+
+
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
     parser = Parser("overlay.py", title, _EXAMPLES)
@@ -116,5 +122,5 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
     add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
-    add("--opacity", type=float, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
+    add("--opacity", type=_opacity, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
     return parser.parse_args(arguments)

@@ -25,8 +25,13 @@ from pipeline.tags.scores import decode_scores
 
 _MAX_PREFETCHED = 4
 
-_UNREADABLE = (OSError, ImageError, UserError, ValueError)
+_ODD = (LookupError, TypeError)
+"""What artefacts of another shape, or of other classes, raise."""
+
+_UNREADABLE = (OSError, ImageError, UserError, ValueError, *_ODD)
 """What missing, damaged or mismatched artefacts and ground truth raise."""
+
+_MISFIT = "its results do not fit the class names: run the stages again"
 
 Result = TypeVar("Result")
 Layers = dict[str, np.ndarray]
@@ -178,6 +183,9 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str
     classes = {*(tags or ()), *(truth or ())}
     for layer in layers.keys() & _MEASURED.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
+    num_classes = len(material.vocabulary.classes)
+    if not classes <= {*range(num_classes)} or scores is not None and len(scores) != num_classes:
+        raise ImageError(_MISFIT)
     figures = ImageFigures(
         sample=sample,
         tags=tags,
@@ -216,6 +224,8 @@ def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> flo
 def _describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{error.filename} is missing: run the stage that writes it again"
+    if isinstance(error, _ODD):
+        return _MISFIT
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
     return str(error)

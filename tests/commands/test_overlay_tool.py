@@ -112,7 +112,9 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
         (["--ids", "nine"], "holds no image nine"),
         (["--limit", "0"], "--limit 0 is out of range: give 1 or more"),
         (["--columns", "0"], "--columns 0 is out of range: give 1 or more"),
-        (["--opacity", "2"], "--opacity 2 is out of range: give a number from 0 to 1"),
+        (["--opacity", "2"], "--opacity: 2 is not a number from 0 to 1"),
+        (["--opacity", "nan"], "--opacity: nan is not a number from 0 to 1"),
+        (["--opacity", "half"], "--opacity: half is not a number from 0 to 1"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, message):
@@ -122,6 +124,9 @@ def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, messag
 
 
 def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
+    finished = draw(tmp_path)
+    assert finished.code == 2 and f"{tmp_path} is not a finished folder of tags" in finished.errors
+    (tmp_path / "manifest.json").write_text("[]")
     finished = draw(tmp_path)
     assert finished.code == 2 and f"{tmp_path} is not a finished folder of tags" in finished.errors
     finished = run_tool("overlay.py", material.masks.path, "--images", tmp_path / "nowhere")

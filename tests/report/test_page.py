@@ -18,8 +18,9 @@ from pipeline.report.gallery import MAX_CHARACTERS, build_cards, choose_images
 from pipeline.report.measured import ReportSettings, measure_images
 from pipeline.report.page import write_page
 from pipeline.report.stage import write_report
+from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
-from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS
+from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE
 
 IDS = [f"holiday/{k}" for k in range(6)]
 
@@ -263,3 +264,37 @@ def test_landmarks_and_headers_of_tables_have_names_of_their_own(build):
 def test_the_size_is_that_of_the_photograph(build):
     material = build(IDS[:1], CLASSES, settings=ReportSettings(longest_side=32))
     assert "64 × 48 pixels" in page_of(material).text
+
+
+def _tags(material, image_id):
+    material.tags.entries[image_id]["tags"] = [7]
+
+
+def _scores(material, image_id):
+    material.tags.entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).facts
+
+
+def _entry(material, image_id):
+    del material.tags.entries[image_id]["scores"]
+
+
+def _cams(material, image_id):
+    cams = Cams(np.array([9]), np.ones((1, 6, 8), np.float16), (48, 64))
+    (material.cams.path / f"{image_id}.npz").write_bytes(encode_cams(cams))
+
+
+def _mask(material, image_id):
+    labels = np.full((48, 64), 99, np.uint8)
+    (material.masks.path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
+
+
+@pytest.mark.parametrize("truth", [True, False])
+@pytest.mark.parametrize("tamper", [_tags, _scores, _entry, _cams, _mask])
+def test_odd_artefacts_cost_their_image_alone(build, tamper, truth):
+    material = build(IDS, CLASSES, truth=truth)
+    tamper(material, IDS[0])
+    *_, path = write_report(material)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert len(page.find("li", **{"class": "card"})) == len(IDS) - 1
+    failures = page.text.partition("Images that a stage, or this page, left out")[2]
+    assert IDS[0] in failures and IDS[1] not in failures
