@@ -87,6 +87,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
             given something that is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
+    rewritten: list[int] = []
     while rest:
         text = rest.popleft()
         while "=[" in text and text.count("[") > text.count("]") and rest:
@@ -105,11 +106,27 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
+            if type(value) in (int, float) and form.partition("=")[2] != str(value):
+                rewritten.append(len(read))
             read.append(form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
+    for n in rewritten:
+        read[n] = _as_text(read[n], [r for r in read if (CONFIGS / r.partition("=")[0]).is_dir()])
     return read
+
+
+def _as_text(number: str, choices: Sequence[str]) -> str:
+    """Returns an override whose value reads as a number, in quotes if its key holds text.
+
+    Hydra reads 2024_10 as 202410, and 1e3 as 1000.0, which are other folders.
+    """
+    key, _, value = number.partition("=")
+    node: Any = OmegaConf.to_container(compose_config(choices))
+    for part in key.lstrip("+").split("."):
+        node = node.get(part, 0) if isinstance(node, dict) else 0
+    return f"{key}={_quoted(value)}" if node is None or isinstance(node, str) else number
 
 
 def _forms(text: str) -> Iterator[str]:

@@ -132,14 +132,18 @@ class StageFolder(ResultFolder):
 
     def is_done(self, image_id: str, input_key: str) -> bool:
         """Tells whether an image has an intact result of this recipe and input."""
-        entry = self._journal.entries.get(image_id)
-        if entry is None or (entry.get("recipe"), entry["input"]) != (self.recipe, input_key):
-            return False
-        return holds(self.path, entry)
+        entry = self._journal.entries.get(image_id, {})
+        found = entry.get("recipe"), entry.get("input")
+        return found == (self.recipe, input_key) and holds(self.path, entry)
 
     def is_whole(self, image_id: str) -> bool:
         """Tells whether the files of an image's entry are those that were written."""
         return holds(self.path, self.entries[image_id])
+
+    def photograph_of(self, image_id: str) -> str | None:
+        """Returns the fingerprint of the photograph that a result of this recipe was made from."""
+        entry = self.entries.get(image_id, {"input": ""})  # an input begins with it
+        return entry["input"].split("-")[0] if entry.get("recipe") == self.recipe else None
 
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""

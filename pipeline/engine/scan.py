@@ -176,13 +176,7 @@ def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
             left_out |= open_folder(need, store).failures.keys()
             before += need.needs.values()
     expected = [s for s in samples if s.id not in left_out]
-    # An input begins with the fingerprint of the image.
-    made_from = {
-        i: entry["input"].split("-")[0]
-        for i, entry in folder.entries.items()
-        if entry.get("recipe") == folder.recipe
-    }
-    finished = [s for s in expected if made_from.get(s.id) == fingerprint_image(s.image)]
+    finished = [s for s in expected if folder.photograph_of(s.id) == fingerprint_image(s.image)]
     name, split = stage.name, stage.split
     if not finished and expected:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.review import Outcome, Review
-from pipeline.engine.sample import Images
+from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
@@ -19,6 +19,7 @@ from pipeline.evaluation import measures
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
+from pipeline.files.fingerprints import fingerprint_image
 
 if TYPE_CHECKING:
     from pipeline.stages.config import Config
@@ -68,6 +69,13 @@ class Evaluation(Review):
                 raise UserError(
                     f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files:"
                     f" run stage={stage.command} again"
+                )
+            # Images that were not processed are not measured; changed ones are not passed over.
+            results_of = [s for s in samples if s.id in folder.entries]
+            if stale := [s for s in results_of if not _is_current(s, folder)]:
+                raise UserError(
+                    f"{len(stale)} of the {folder.stage} for split {folder.split} were made from"
+                    f" another photograph or network: run stage={stage.command} again"
                 )
             results = measures.Results(samples, folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
@@ -132,3 +140,11 @@ class Evaluation(Review):
         if figures is not None and initial_weights:
             figures["initial_weights"] = initial_weights
         return figures
+
+
+def _is_current(sample: Sample, folder: StageFolder) -> bool:
+    """Tells whether a result was made from the photograph as it is now, if that can be read."""
+    try:
+        return folder.photograph_of(sample.id) == fingerprint_image(sample.image)
+    except OSError:
+        return folder.photograph_of(sample.id) is not None

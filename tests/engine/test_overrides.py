@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pipeline.engine.configuration import readable
+from pipeline.engine.configuration import compose_config, readable
 from pipeline.errors import UserError
 
 
@@ -34,6 +34,13 @@ def test_values_that_the_grammar_refuses_are_quoted(typed, value):
 def test_what_can_be_read_stays_as_it_is():
     typed = ["seed=1,2", "tags.alpha=choice(1,2)", "+x=[a,b]", "~dataset.limit", "clip=vit_b16"]
     assert readable(typed) == typed
+
+
+def test_a_name_that_reads_as_a_number_stays_as_typed():
+    typed = ["output_dir=2024_10", "dataset=folder", "dataset.root=1e3", "runtime.workers=1_0"]
+    composed = compose_config([*typed, "seed=1_0", "self_training.confidence=5e-1"])
+    assert (composed.output_dir, composed.dataset.root) == ("2024_10", "1e3")
+    assert (composed.seed, composed.self_training.confidence) == (10, 0.5)
 
 
 @pytest.mark.parametrize("typed", [["x"], ["a=1", "b c"], ["=3"], ["clip=1.5"], ["clip=null"]])

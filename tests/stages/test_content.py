@@ -130,6 +130,23 @@ def test_another_network_under_the_same_key_predicts_anew(opened, tmp_path):
     assert computed() == computed("segmenter.checkpoint=best") == [0, 0]
 
 
+def test_figures_are_of_the_photographs_and_the_network_that_are_there(opened, tmp_path):
+    def run(*stages: str) -> None:
+        list(opened(f"dataset.masks={tmp_path / 'masks'}").run(stages))
+
+    run("tags", "train", "predict", "evaluate")
+    (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
+    content = checkpoint.read_bytes()
+    torch.save({**torch.load(checkpoint, weights_only=True), "more": 1}, checkpoint)
+    with pytest.raises(UserError, match="3 of the predictions .* run stage=predict again"):
+        run("evaluate")
+    checkpoint.write_bytes(content)
+    run("evaluate")
+    Image.fromarray(draw_photograph(7, 40, 48)).save(tmp_path / "photographs" / "1.png")
+    with pytest.raises(UserError, match="1 of the tags for split all were made from another"):
+        run("evaluate")
+
+
 def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
     assert [o.computed for o in opened().run(["train"])] == [3]
 
