@@ -11,7 +11,7 @@ import pytest
 
 from tests.small_runs import Finished
 
-_SECONDS = 60
+_SECONDS = 600
 
 
 @pytest.fixture(autouse=True)
