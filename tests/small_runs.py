@@ -56,13 +56,17 @@ def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
 
 
 def artefacts(root: Path) -> dict[str, bytes]:
-    """Returns every result file below a folder; manifests hold times and hosts."""
+    """Returns every result file below a folder; manifests hold times and hosts.
+
+    Text embeddings are left out: who makes them depends on who computes.
+    """
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
         if path.is_file()
         and path.suffix in (".npz", ".png", ".txt", ".jsonl")
         and path.name != ".fingerprints.jsonl"
+        and path.relative_to(root).parts[0] != "text"
     }
 
 

@@ -63,7 +63,7 @@ class Store:
         """
         self.sweep_up()
         path = self.root / _FORMAT_FILE
-        for name in () if path.exists() else files:
+        for name in () if path.exists() or self.folders() else files:
             if os.path.lexists(self.root / name):
                 raise UserError(
                     f"{self.root / name} exists, and no run wrote it: choose another output_dir, or"

@@ -127,14 +127,13 @@ def test_a_damaged_result_is_not_taken_over(run):
 
 def test_cleaning_one_folder_leaves_the_other_whole(run):
     first, second = run(), run(level=1)
-    ((old, _),) = find_removable(run.store)
+    ((old, manifest),) = find_removable(run.store)
     assert old == first.path
-    remove(old)
+    remove(run.store, old, manifest)
     assert counts(run(level=1)) == (0, 0, 3)
     third = run(level=2)
     assert counts(third) == (0, 3, 0)
-    assert second.path in dict(find_removable(run.store))
-    remove(second.path)
+    remove(run.store, second.path, dict(find_removable(run.store))[second.path])
     assert counts(run(level=2)) == (0, 0, 3)
     assert (third.path / "a.bin").read_bytes() == b"a" * 10
 
