@@ -79,7 +79,10 @@ def _read_instances(path: Path, images: Path, kept: Path, names: Sequence[str]) 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(path))
-        labels = _match({i: coco.cats[i]["name"] for i in coco.getCatIds()}, path, names)
+        categories = {i: coco.cats[i]["name"] for i in coco.getCatIds()}
+        if coco.imgs and not categories:
+            raise ValueError("annotations without categories")
+        labels = _match(categories, path, names)
         samples = [
             _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), labels, images, kept)
             for i in sorted(coco.getImgIds())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
 _IN_NO_PRESET = ("float16_argmax", "tag_order")  # quirks that ``released`` does not keep either
+_WITH_METHODS = ("scores", "cams", "pseudo masks")
 
 
 def describe(stage: Stage, config: Config) -> dict[str, str]:
@@ -21,7 +22,11 @@ def describe(stage: Stage, config: Config) -> dict[str, str]:
     chain = list(_chain(stage))
     notes = [each.note for each in chain if each.note]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
-    methods = {each.kind: each.own_settings().get("method", "") for each in reversed(chain)}
+    methods = {
+        each.kind: each.own_settings().get("method", "")
+        for each in reversed(chain)
+        if each.kind in _WITH_METHODS
+    }
     return {
         "experiment": config.experiment_name or "",
         "dataset": config.dataset.name,
