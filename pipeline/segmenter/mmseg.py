@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 import types
 import warnings
@@ -25,6 +26,7 @@ from torch import nn
 
 from pipeline.clip.device import choose_precision
 from pipeline.errors import UserError, did_you_mean
+from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
@@ -142,6 +144,15 @@ def read_config(name: str) -> Config:
             f"segmenter.config={name} cannot be read ({first_line(error)}): install what it needs"
             " or choose another segmenter.config"
         ) from error
+
+
+def fingerprint_config(name: str) -> str:
+    """Returns the fingerprint of what a config holds; raises as :func:`read_config` does."""
+
+    def name_of(value: object) -> str:  # a class or function, which JSON cannot hold
+        return getattr(value, "__qualname__", type(value).__qualname__)
+
+    return fingerprint(json.dumps(read_config(name).to_dict(), default=name_of))
 
 
 def build_config(

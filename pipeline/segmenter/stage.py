@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.weight_files import is_whole
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
@@ -72,7 +71,7 @@ class Training(Whole):
         """Returns what the weights depend on: the images and masks, too."""
         return {
             **self.options.training_facts,
-            "config_content": self._config_content(),
+            "config_content": self._config_content,
             **self._initial_weights(),
             "seed": self.seed,
             **self.decode.facts,
@@ -81,15 +80,12 @@ class Training(Whole):
             **self.data.facts,
         }
 
+    @cached_property
     def _config_content(self) -> str:
-        """Returns the fingerprint of what the config holds, with all that it inherits."""
-        from pipeline.segmenter.mmseg import read_config
+        """The fingerprint of what the config holds, with all that it inherits."""
+        from pipeline.segmenter.mmseg import fingerprint_config
 
-        def name(value: object) -> str:  # of a class or function, which JSON cannot hold
-            return getattr(value, "__qualname__", type(value).__qualname__)
-
-        content = read_config(self.options.config).to_dict()
-        return fingerprint(json.dumps(content, default=name))
+        return fingerprint_config(self.options.config)
 
     def _initial_weights(self) -> dict[str, Any]:
         """Returns the name of the initial weights, and the fingerprint of their file if given."""

@@ -9,6 +9,7 @@ import shutil
 import typing
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from types import NoneType
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.settings import Rule, check, rule_of
 from pipeline.engine.store import Store
 from pipeline.masks.crf import CrfOptions
+from pipeline.segmenter import mmseg
 from pipeline.segmenter.data import TrainingData, TrainingPair
 from pipeline.stages import builder
 from pipeline.stages.builder import Builder
@@ -91,6 +93,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     pairs = [TrainingPair("image", tmp_path / "image.png", tmp_path / "mask.png")]
     data = TrainingData(list, lambda: pairs)
     monkeypatch.setattr(builder, "masks_of_stage", lambda *_: data)
+    monkeypatch.setattr(mmseg, "read_config", cache(mmseg.read_config))  # files stay as they are
     samples = {split: [Sample("image", tmp_path / "image.png")] for split in ("all", "val")}
 
     def keys(config: Config) -> dict[str, tuple[str, str]]:
