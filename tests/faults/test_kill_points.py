@@ -31,7 +31,7 @@ def points_of(nursery: Nursery, arguments: list[str], out: Path, kill_at: int | 
     return trace.read_text().splitlines()
 
 
-@pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("share", [2, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("stages", ["tags,cams,masks", "predict,evaluate,report"])
 def test_a_kill_before_any_write_changes_nothing(
     stages, share, nursery, options, few, tmp_path, trial
