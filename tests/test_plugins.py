@@ -202,9 +202,9 @@ def test_names_that_are_taken_are_refused():
         register("tags", "another", ColourOptions)(lambda options, resources: None)
 
 
-def without_tags(arguments: list[str]) -> list[str]:
-    """Returns arguments without the settings of the default tagger."""
-    return [each for each in arguments if not each.startswith("tags.")]
+def without_methods(arguments: list[str]) -> list[str]:
+    """Returns the arguments that choose images, CLIP and output directory."""
+    return [a for a in arguments if a.startswith(("dataset", "clip", "output_dir"))]
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_method_does_not_take_the_name_of_a_preset(registered):
 
 def test_a_method_has_the_settings_that_its_stage_reads(registered, arguments):
     registered("tags", "hiding", TagOptions)
-    config = read_config(compose([*without_tags(arguments), "tags=hiding"]))
+    config = read_config(compose([*without_methods(arguments), "tags=hiding"]))
     with pytest.raises(UserError, match="of tags=hiding, .* derive them from ScoredTagOptions"):
         Pipeline.open(config).steps(["tags"])
 
@@ -245,7 +245,7 @@ def test_a_setting_may_be_a_choice_of_python(registered, arguments):
     registered("tags", "hiding", ScoredTagOptions, colour=Enum("Colour", "RED BLUE").RED)
 
     def key(*more):
-        config = read_config(compose([*without_tags(arguments), "tags=hiding", *more]))
+        config = read_config(compose([*without_methods(arguments), "tags=hiding", *more]))
         return Pipeline.open(config).steps(["tags"])[0].key
 
     assert key() == key("tags.colour=RED") != key("tags.colour=BLUE")
@@ -257,7 +257,7 @@ def test_a_setting_may_be_a_choice_of_python(registered, arguments):
 def test_a_setting_does_not_hide_another_part_of_the_key(name, registered, arguments):
     """Two facts of one name would be one entry of the key, so that a change could go unseen."""
     registered("tags", "hiding", ScoredTagOptions, **{name: 1})
-    given = compose([*without_tags(arguments), "tags=hiding", f"tags.{name}=2"])
+    given = compose([*without_methods(arguments), "tags=hiding", f"tags.{name}=2"])
     (stage,) = Pipeline.open(read_config(given)).steps(["tags"])[:1]
     with pytest.raises(UserError, match=f"a method has a setting {name}, .* rename the setting"):
         _ = stage.key
