@@ -31,6 +31,9 @@ _FREE = ("mode", "sweep.dir", "sweeper.params")
 
 _MADE_BY_HYDRA = ("overrides", "runtime", "job.override_dirname", "job.config_name")
 
+_USERS = "command-line"
+"""What Hydra calls the provider of the folder that --config-dir names."""
+
 _FORBIDDEN = ("config_path", "config_name", "experimental_rerun")
 """Hydra's options that replace our configuration as a whole."""
 
@@ -89,7 +92,9 @@ class _CheckedLoader(ConfigLoaderImpl):
         if sorted(given["hydra"] + given["task"]) != sorted(overrides):
             raise _refusal("overrides")
         free = [_pop(plain["hydra"], key) for key in _FREE]
-        _refuse_difference(_without(plain.pop("hydra"), _MADE_BY_HYDRA), self._ours)
+        found = _without(plain.pop("hydra"), _MADE_BY_HYDRA)
+        if any(part.provider == _USERS for part in self.config_search_path.get_path()):
+            _refuse_difference(found, self._ours)
         _refuse_resolvers({**plain, "hydra": free})
         return config
 
@@ -98,7 +103,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         """What ``hydra`` holds without a user's folder."""
         path = self.config_search_path.get_path()
         ours = ConfigSearchPathImpl()
-        ours.config_search_path = [part for part in path if part.provider != "command-line"]
+        ours.config_search_path = [part for part in path if part.provider != _USERS]
         loaded = ConfigLoaderImpl(ours).load_configuration("config", self._own, RunMode.RUN)
         return _without(OmegaConf.to_container(loaded)["hydra"], [*_FREE, *_MADE_BY_HYDRA])
 

@@ -225,6 +225,7 @@ def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
         run(pairs, tmp_path / "fp16", tiny_settings(precision="fp16"))
 
 
+@pytest.mark.soak  # the suite kills trainings at chosen points
 def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
     folder, work_dir = pairs[0].image.parent, tmp_path / "run"
     chance = random.Random(7)
