@@ -50,8 +50,8 @@ def test_resized_argmax_is_argmax_of_the_resized():
 
 
 def test_unsure_pixels_are_ignored():
-    labels, probability = np.array([[1, 2]], np.uint8), np.array([[0.94, 0.96]])
-    np.testing.assert_array_equal(ignore_unsure(labels, probability, 0.95), [[255, 2]])
+    labels, probability = np.array([[1, 2, 3]], np.uint8), np.array([[0.94, 0.95, 0.96]])
+    np.testing.assert_array_equal(ignore_unsure(labels, probability, 0.95), [[255, 2, 3]])
 
 
 def naive_crf(image: np.ndarray, scores: np.ndarray, options: CrfOptions) -> np.ndarray:

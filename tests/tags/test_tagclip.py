@@ -130,8 +130,9 @@ def test_a_crop_shows_the_box_and_a_mask_the_object():
     assert proposal.inside.shape == (4, 4) and proposal.inside.all()
 
 
-@pytest.mark.parametrize(("background", "expected"), [(0.7, [0]), (0.9, [])])
+@pytest.mark.parametrize(("background", "expected"), [(0.7, [0]), (0.8, []), (0.9, [])])
 def test_the_threshold_is_taken_over_all_scores(background, expected):
+    """CWR looks again at classes above θ, not at one exactly on it."""
     scores = torch.zeros(9, 2)
     scores[4] = torch.tensor([0.4, background])
     proposals = propose(
@@ -150,6 +151,7 @@ def test_the_threshold_is_taken_over_all_scores(background, expected):
         ([0.1, 0.9, 0.5], 0.0, (1,)),  # exactly on the threshold is not above it
         ([0.3, 0.3, 0.3], 0.0, (0,)),  # nothing is above it: the best
         ([0.1, 0.9, 0.6], 0.7, (1,)),
+        ([0.1, 0.9, 0.6], 0.9, ()),  # exactly the least score does not exceed it
         ([0.1, 0.2, 0.1], 0.3, ()),
         ([0.4], 0.0, (0,)),
         ([0.0, 0.0], 0.0, (0,)),
