@@ -63,12 +63,14 @@ class PseudoMaskOptions(MaskOptions):
     crf: CrfOptions | None = field(default_factory=CrfOptions)
 
     def validate(self, prefix: str) -> None:
-        """Refuses to store probabilities that do not exist, as there is no CRF."""
-        if self.keep_probability and self.crf is None:
-            raise UserError(
-                f"{prefix}.keep_probability needs a CRF, which {prefix}.crf=null leaves out: choose"
-                f" masks=crf_weighted or {prefix}.keep_probability=false"
-            )
+        """Refuses what takes probabilities where there are none, as there is no CRF."""
+        needs = {"keep_probability": "false", "confidence": "0"}
+        for name, off in needs.items():
+            if getattr(self, name) and self.crf is None:
+                raise UserError(
+                    f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
+                    f" masks=crf or {prefix}.{name}={off}"
+                )
 
 
 @register("masks", "crf", PseudoMaskOptions, quirks=("crf_bgr", "crf_fp16"), reads=())

@@ -159,3 +159,10 @@ def test_presets_differ_in_what_they_are_named_after():
     assert configured("masks=crf_confident") == replace(crf, confidence=0.95)
     assert configured("masks=argmax") == replace(crf, crf=None)
     assert configured("masks=crf_weighted") == replace(crf, keep_probability=True)
+
+
+@pytest.mark.parametrize("setting", ["masks.keep_probability=true", "masks.confidence=0.9"])
+def test_what_takes_probabilities_requires_a_crf(setting):
+    name = setting.partition("=")[0]
+    with pytest.raises(UserError, match=f"{name} requires a CRF, which masks.crf=null leaves out"):
+        configured("masks=argmax", setting)
