@@ -3,6 +3,7 @@
 Locks the folder as the stage does, prints the number of every iteration, and ends as a tool does.
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -41,5 +42,7 @@ def run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # A shell has the runs that it starts in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     answer(run, "interrupted: run the same command again to go on")
