@@ -16,7 +16,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.exchange.exporting import Export
 from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask, voc_colours
 from pipeline.files.images import SUFFIXES, encode_png
-from pipeline.files.label_images import IGNORE
+from pipeline.files.label_images import refuse_brush_labels
 from pipeline.files.own_files import OwnFiles
 
 _EXAMPLES = """examples:
@@ -77,11 +77,9 @@ def run(arguments: Sequence[str]) -> None:
     list(checked.each(masks, check, "check", "cannot be used"))
     remedy = "cannot be imported, and nothing was written: fix those that are named above"
     checked.refuse_left_out(f"of {len(masks)} masks {remedy}", prefix="")
-    if values is None and labels <= {0, IGNORE} and IGNORE in labels:
-        raise UserError(
-            f"{options.folder} holds only 0 and {IGNORE}: is {IGNORE} the object? --values 255=1"
-            " says so, and --values 1=1 that its pixels are ignored"
-        )
+    if values is None:
+        remedy = "--values 255=1 says so, and --values 1=1 that its pixels are ignored"
+        refuse_brush_labels(labels, str(options.folder), remedy)
     with track("import", len(masks)) as advance:
         for path, target in targets.items():  # read again, since all may not fit into memory
             own.write(target, encode_png(read(path), vocabulary.palette))

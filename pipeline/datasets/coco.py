@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,8 @@ def load_coco(settings: CocoSettings) -> Dataset:
     def read(path: Path) -> list[Sample]:
         name = path.stem.removeprefix("instances_")
         images = find_images(settings, root, name)
-        samples = _read_instances(path, images, Path(settings.cache) / name, names)
-        limit = settings.max_pixels
-        samples = [replace(s, mask=replace(s.mask, max_pixels=limit)) for s in samples]
+        kept = Path(settings.cache) / name
+        samples = _read_instances(path, images, kept, names, settings.max_pixels)
         return [s for s in samples if s.labels or not settings.only_annotated]
 
     annotations = root / "annotations"
@@ -73,7 +72,9 @@ def find_images(settings: BenchmarkSettings, root: Path, name: str) -> Path:
     return first_existing(settings, root, [name, f"images/{name}", f"JPEGImages/{name}"])
 
 
-def _read_instances(path: Path, images: Path, kept: Path, names: Sequence[str]) -> list[Sample]:
+def _read_instances(
+    path: Path, images: Path, kept: Path, names: Sequence[str], max_pixels: int
+) -> list[Sample]:
     from pycocotools.coco import COCO
 
     try:
@@ -84,7 +85,7 @@ def _read_instances(path: Path, images: Path, kept: Path, names: Sequence[str]) 
             raise ValueError("annotations without categories")
         labels = _match(categories, path, names)
         samples = [
-            _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), labels, images, kept)
+            _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), labels, images, kept, max_pixels)
             for i in sorted(coco.getImgIds())
         ]
     except UserError:
@@ -126,6 +127,7 @@ def _sample(
     labels: Mapping[int, int],
     images: Path,
     kept: Path,
+    max_pixels: int,
 ) -> Sample:
     """Returns an image with its instances; raises nearly anything if the file is damaged."""
     height, width = record["height"], record["width"]
@@ -140,6 +142,6 @@ def _sample(
         (labels[a["category_id"]], bool(a.get("iscrowd")), a["area"], a["segmentation"])
         for a in annotations
     )
-    mask = InstanceMask(kept / f"{name.stem}.png", height, width, instances)
+    mask = InstanceMask(kept / f"{name.stem}.png", height, width, instances, max_pixels)
     classes = tuple(sorted({label - 1 for label, *_ in instances}))
     return Sample(name.stem, images / name, mask, classes)

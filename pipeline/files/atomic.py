@@ -137,8 +137,9 @@ def parse_object(
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    level = [value]
-    for _ in range(_MAX_DEPTH):
+    level, depth = [value], 0
+    while level and depth < _MAX_DEPTH:
+        depth += 1
         level = [
             child
             for node in level

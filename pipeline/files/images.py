@@ -70,10 +70,7 @@ def load_image(
         refuse_special_file(path)
         with Image.open(path, formats=FORMATS) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
-                raise ImageError(
-                    f"{image.width}×{image.height} pixels are more than"
-                    f" dataset.max_pixels={max_pixels}: shrink it, or raise the limit"
-                )
+                raise too_large(image, max_pixels)
             if image.mode == "F":
                 raise ImageError("has floating-point pixels: save it with 8 bits a channel")
             image.load()

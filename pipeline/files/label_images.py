@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +105,11 @@ def refuse_brush_masks(masks: Iterable[Path], name: str, remedy: str) -> None:
         with suppress(UserError, OSError):
             found.update(np.unique(read_labels(path)).tolist())
         if found - {0, IGNORE}:
-            return
-    if IGNORE in found:
+            break
+    refuse_brush_labels(found, name, remedy)
+
+
+def refuse_brush_labels(found: Set[int], name: str, remedy: str) -> None:
+    """Refuses 0 and 255 as all labels of several masks; see :func:`refuse_brush_masks`."""
+    if IGNORE in found and found <= {0, IGNORE}:
         raise UserError(f"{name} holds only 0 and {IGNORE}: is {IGNORE} the object? {remedy}")

@@ -61,13 +61,13 @@ class OwnFiles:
     def _prepare(self, path: Path, data: bytes) -> None:
         self.refuse_foreign([path])
         # Before the file, so that a run that is killed in between knows its file again.
-        if (entry := self._entry(path, data)) not in self._record.entries:
+        digest = fingerprint(data)
+        if (entry := self._entry(path, digest)) not in self._record.entries:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._record.append({"id": entry, "input": fingerprint(data)})
+            self._record.append({"id": entry, "input": digest})
 
-    def _entry(self, path: Path, data: bytes) -> str:
-        name = path.relative_to(self._folder).as_posix()
-        return f"{self._tool} {fingerprint(data)} {name}"
+    def _entry(self, path: Path, digest: str) -> str:
+        return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"
 
     def _is_own(self, path: Path) -> bool:
         if path.is_symlink():
@@ -76,4 +76,4 @@ class OwnFiles:
             data = path.read_bytes()
         else:
             return False
-        return self._entry(path, data) in self._record.entries
+        return self._entry(path, fingerprint(data)) in self._record.entries
