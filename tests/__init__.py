@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Each of the two processes of `make test` has a core. Torch reads this when it is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 """Reference data that a user does not have; the tests that need them are skipped there."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from open_clip.model import CLIP
 from PIL import Image
@@ -166,15 +165,6 @@ def run_stage(
     return run
 
 
-@pytest.fixture
-def one_thread():
-    """More threads than free cores would slow tiny networks a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
     """Five images with masks to train a segmenter on."""
@@ -190,8 +180,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path
     from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
     work_dir, reports = tmp_path_factory.mktemp("runs") / "undisturbed", []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     train(
         tiny_settings(),
         pairs,
@@ -201,5 +189,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path
         seed=3,
         on_iteration=lambda *report: reports.append(report),
     )
-    torch.set_num_threads(threads)
     return work_dir, reports

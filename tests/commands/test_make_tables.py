@@ -392,6 +392,9 @@ def test_settings_are_held_against_the_experiment_s_own():
     assert not changes("predictions", {"segmenter": {"masks": masks}})
     assert not changes("predictions", {"segmenter": {"masks": "ground truth"}})
     assert changes("masks", {**masks, "crf": None}) == ["masks.crf=null"]
+    assert changes("masks", {**masks, "method": "crf_weighted"}) == ["masks.method=crf_weighted"]
+    assert changes("cams", {**maps, "method": "clip_es"}) == []
+    assert changes("cams", {**maps, "method": "file"}) == ["cams.method=file"]
     inner["alpha"], masks["crf"]["iterations"] = 0.3, 5
     assert changes("masks", masks) == ["masks.crf.iterations=5", "tags.alpha=0.3"]
     chosen = {"chosen_by_ground_truth": {"1": 0.1, "2": 0.2}}

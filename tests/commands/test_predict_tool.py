@@ -12,8 +12,6 @@ from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def read_png(path):
     with Image.open(path) as image:
@@ -122,7 +120,7 @@ def test_files_that_cannot_be_read_are_left_out_and_named(predict, photographs, 
     [
         ([], "there is nothing to segment"),
         (["nowhere"], "there is nothing to segment"),
-        (["a.jpg", "--opacity", "2"], "--opacity 2 is not between"),
+        (["a.jpg", "--opacity", "2"], "--opacity: 2 is not a number from 0 to 1"),
         (["a.jpg", "--scales", "0"], "above 0"),
         (["a.jpg", "--longest-side", "0"], "--longest-side 0 is not a size"),
         (["a.jpg", "--device", "tpu"], "invalid choice"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -13,7 +12,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
@@ -195,7 +193,6 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     process = subprocess.run(
         [sys.executable, "-c", KILLED, *arguments[:-1], *stage, f"output_dir={killed_out}"],
         cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.DEVNULL,
         check=False,
     )

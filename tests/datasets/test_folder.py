@@ -99,6 +99,8 @@ def test_a_jpeg_wins_over_another_format_of_its_name(photographs, cache):
     )
     assert find_photograph(photographs, "a").name == "a.jpg"
     assert find_photograph(photographs, "new").name == "new.bmp"
+    (photographs / "b.png").rename(photographs / "b.Png")
+    assert find_photograph(photographs, "b").name == "b.Png", "in any case, and before b.gif"
 
 
 def test_files_that_are_not_images_are_counted_by_suffix(photographs, cache, monkeypatch):

@@ -7,7 +7,6 @@ train.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -82,7 +81,3 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
         *TINY_TRAINING,
         *(TINY_LIGHT if is_light else ()),
     ]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

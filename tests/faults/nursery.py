@@ -58,9 +58,7 @@ def main() -> None:
     sys.path.insert(0, str(REPOSITORY))
     os.chdir(REPOSITORY)
     import hydra  # noqa: F401
-    import torch
 
-    torch.set_num_threads(1)
     import pipeline.stages.pipeline  # noqa: F401
     from pipeline.segmenter import predict, train  # noqa: F401
 

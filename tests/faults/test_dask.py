@@ -50,7 +50,7 @@ def cluster(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
     """A scheduler and two workers, started by hand; the scheduler's file."""
     file = tmp_path / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPOSITORY}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     dask = [sys.executable, "-m", "dask"]
     scheduler = [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     worker = [*dask, "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]

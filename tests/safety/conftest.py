@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 
@@ -43,15 +42,6 @@ def mark(tmp_path: Path) -> Mark:
     return Mark(tmp_path / "mark")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads than free cores would slow the tiny networks a hundredfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
     """Five images with masks to train on."""
@@ -73,9 +63,6 @@ def learn(pairs: list) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, learn: Callable[..., Path]) -> Path:
     """The folder of a finished training."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     work_dir = tmp_path_factory.mktemp("safety_runs") / "trained"
     learn(work_dir)
-    torch.set_num_threads(threads)
     return work_dir

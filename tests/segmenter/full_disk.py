@@ -37,7 +37,6 @@ SETTINGS = tiny_settings(validation_interval=2, learning_rate=0.1)
 
 
 def main(data: Path, small: Path, tries: int) -> None:
-    torch.set_num_threads(1)
     pretend_to_measure()
     training.LOG_INTERVAL = 1  # so that logs and curves are written as often as anything else
     pairs, labelled = write_pairs(data / "pairs"), write_labelled(data / "val")

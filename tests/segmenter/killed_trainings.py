@@ -83,7 +83,6 @@ def figures(work_dir: Path) -> dict[int, float]:
 
 
 def main(data: Path, results: Path, step: int) -> None:
-    torch.set_num_threads(1)
     training.LOG_INTERVAL = 1
     pretend_to_measure()
     pairs, labelled = write_pairs(data / "pairs"), write_labelled(data / "val")

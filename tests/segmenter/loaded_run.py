@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
@@ -44,5 +42,4 @@ def run(arguments: list[str]) -> None:
 if __name__ == "__main__":
     # A shell has the runs that it starts in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    torch.set_num_threads(1)
     answer(run, "interrupted: run the same command again to go on")

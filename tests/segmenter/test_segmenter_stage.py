@@ -1,7 +1,6 @@
 """The stages train and predict from the command line, on masks of one's own."""
 
 import io
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -202,10 +201,8 @@ def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path)
 def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
     arguments = [a.replace("batch_size=2", "batch_size=4") for a in own[1]]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, REPOSITORY / "tools" / "run_stage.py", *arguments, "stage=train"],
-        env=environment,
         capture_output=True,
         text=True,
         check=False,

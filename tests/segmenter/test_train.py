@@ -19,7 +19,6 @@ from pipeline.segmenter.train import train
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
-import torch
 sys.path.insert(0, sys.argv[1])
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
@@ -28,7 +27,6 @@ def kill(iteration, total, loss):
     if iteration == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-torch.set_num_threads(1)
 pairs = write_pairs(Path(sys.argv[2]))
 train(tiny_settings(), pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3, on_iteration=kill)
 """

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from loaded_run import ITERATIONS
 from test_train import assert_same_weights, run, weights
 from tiny_training import tiny_settings, write_labelled
@@ -166,7 +165,6 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, tria
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-import torch
 sys.path.insert(0, sys.argv[1])
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
@@ -180,7 +178,6 @@ def kill(descriptor):
         os.kill(os.getpid(), signal.SIGKILL)
 
 os.fsync = kill
-torch.set_num_threads(1)
 train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3)
 """
 
@@ -233,7 +230,6 @@ def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(tmp_path, step
 
 @pytest.fixture(scope="module")
 def undisturbed(pairs, tmp_path_factory):
-    torch.set_num_threads(1)
     work_dir = tmp_path_factory.mktemp("runs") / "whole"
     settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
     run(pairs, work_dir, settings)

@@ -27,12 +27,10 @@ HERE = Path(__file__).parent
 SLOW_RUN = """
 import sys
 from pathlib import Path
-import torch
 sys.path.insert(0, sys.argv[1])
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
-torch.set_num_threads(1)
 pairs = write_pairs(Path(sys.argv[2]))
 settings = tiny_settings(iterations=24, checkpoint_interval=3)
 train(settings, pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
@@ -42,12 +40,10 @@ train(settings, pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
 DISTRIBUTED_RUN = """
 import sys
 from pathlib import Path
-import torch
 sys.path.insert(0, sys.argv[1])
 from tiny_training import CLASS_NAMES, PALETTE, frozen_norms, write_labelled, write_pairs
 from pipeline.segmenter.train import train
 
-torch.set_num_threads(1)
 pairs = write_pairs(Path(sys.argv[2]))
 labelled = write_labelled(Path(sys.argv[2]) / "val")
 train(frozen_norms(validation_interval=2), pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
@@ -199,7 +195,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, script, HERE, folder, together],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
         check=False,

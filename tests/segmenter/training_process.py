@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 
 
 class Training:

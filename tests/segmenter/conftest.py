@@ -1,6 +1,0 @@
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def always_one_thread(one_thread):
-    """All networks here are tiny."""
