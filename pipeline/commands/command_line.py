@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.atomic import MENDABLE, cannot_write
 
 if TYPE_CHECKING:
@@ -74,6 +75,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises a UserError for wrong usage."""
         raise UserError(f"{message}; --help shows the options")
+
+
+def fraction(text: str) -> float:
+    """Reads an option's number from 0 to 1."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{shown(text)} is not a number from 0 to 1")
 
 
 def add_checkpoint(parser: Parser) -> None:

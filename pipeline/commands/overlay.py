@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.commands.command_line import Parser, check_folder
-from pipeline.errors import UserError, shown
+from pipeline.commands.command_line import Parser, check_folder, fraction
+from pipeline.errors import UserError
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.files.images import load_image
 from pipeline.files.own_files import OwnFiles
@@ -103,13 +102,6 @@ def _draw(
         yield path, draw_sheet(page, names, palette, options.columns)
 
 
-def _opacity(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise ArgumentTypeError(f"{shown(text)} is not a number from 0 to 1")
-
-
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
     parser = Parser("overlay.py", title, _EXAMPLES)
@@ -122,5 +114,5 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
     add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
-    add("--opacity", type=_opacity, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
+    add("--opacity", type=fraction, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
     return parser.parse_args(arguments)

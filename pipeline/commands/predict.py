@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.clip.device import choose_device
-from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
+from pipeline.commands.command_line import Parser, add_checkpoint, fraction, load_segmenter
 from pipeline.commands.inputs import find_inputs
 from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.progress import track
@@ -62,10 +62,6 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = _parse(arguments)
     check_scales(options.scales)
-    if not 0 <= options.opacity <= 1:
-        raise UserError(
-            f"--opacity {options.opacity:g} is not between 0 and 1: give a number such as 0.5"
-        )
     sizes = {"--longest-side": options.longest_side, "--max-pixels": options.max_pixels}
     for option, pixels in sizes.items():
         if pixels < 1:
@@ -172,7 +168,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--no-overlay", action="store_true", help="write labels only")
     opacity = "of the overlay, from 0 to 1; default: 0.5"
-    add("--opacity", type=float, default=0.5, metavar="A", help=opacity)
+    add("--opacity", type=fraction, default=0.5, metavar="A", help=opacity)
     options = parser.parse_args(arguments)
     # argparse takes everything up to the next option as values of --scales.
     options.images += [Path(text) for text in options.scales if not _is_number(text)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,14 @@ def find_photograph(root: Path, image_id: str) -> Path:
     Raises:
         ImageError: there is none.
     """
-    for ending in (e for suffix in SUFFIXES for e in (suffix, suffix.upper())):
-        if (path := root / f"{image_id}{ending}").is_file():
+    for suffix in SUFFIXES:
+        if (path := root / f"{image_id}{suffix}").is_file():
             return path
+    # Cameras write .JPG and .Jpg.
+    wanted = root / f"{image_id}.jpg"
+    with suppress(OSError):
+        found = {p.suffix.lower(): p for p in wanted.parent.iterdir() if p.stem == wanted.stem}
+        for suffix in SUFFIXES:
+            if suffix in found:
+                return found[suffix]
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from pipeline.engine.registry import methods
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
 
@@ -57,7 +58,7 @@ def differences(name: str, value: object, expected: object) -> list[str]:
 
 @cache
 def compose(experiment: str) -> dict[str, Any]:
-    """Returns the configuration of an experiment by its name.
+    """Returns the configuration of an experiment by its name, with the methods that it chooses.
 
     Raises:
         UserError: its files cannot be read.
@@ -67,7 +68,12 @@ def compose(experiment: str) -> dict[str, Any]:
 
     from pipeline.engine.configuration import compose_config
 
-    return OmegaConf.to_container(compose_config([f"experiment={experiment}"]))
+    config = compose_config([f"experiment={experiment}"])
+    chosen = {(method.group, method.settings): method.name for method in methods()}
+    composed = OmegaConf.to_container(config)
+    for group in {group for group, _ in chosen}:
+        composed[group]["method"] = chosen[group, OmegaConf.get_type(config[group])]
+    return composed
 
 
 # Several configurations
