@@ -13,7 +13,7 @@ from pipeline.engine.folder import ENTRIES, REMOVED
 from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json_lines
-from pipeline.files.images import SUFFIXES
+from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.report.configurations import flatten
 from pipeline.report.runs import STAGE_NAMES
@@ -69,14 +69,14 @@ def find_photograph(root: Path, image_id: str) -> Path:
     Raises:
         ImageError: there is none.
     """
-    for suffix in SUFFIXES:
-        if (path := root / f"{image_id}{suffix}").is_file():
-            return path
+    usual = (root / f"{image_id}{suffix}" for suffix in COMMON_SUFFIXES)
+    if found := next((path for path in usual if path.is_file()), None):
+        return found
     # Cameras write .JPG and .Jpg.
     wanted = root / f"{image_id}.jpg"
     with suppress(OSError):
-        found = {p.suffix.lower(): p for p in wanted.parent.iterdir() if p.stem == wanted.stem}
+        files = {p.suffix.lower(): p for p in wanted.parent.iterdir() if p.stem == wanted.stem}
         for suffix in SUFFIXES:
-            if suffix in found:
-                return found[suffix]
+            if suffix in files:
+                return files[suffix]
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")
