@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.small_runs import Finished, draw_photograph, folder_options
 from tests.tiny_clip import build_tiny_clip
 
 BEGIN, END, NEWLINE = "<!-- what was tried -->", "<!-- end -->", "\n"
+ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
 
 
@@ -37,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what ``make soak`` asks for."""
     parser.addoption("--soak", action="store_true", help="as many faults as docs/reliability.md")
     parser.addoption("--table", metavar="FILE", help="write what was tried, and what happened")
+    parser.addoption("--minutes", type=float, help="leave out the tests that would begin later")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,6 +49,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("soak"):
                 item.add_marker(pytest.mark.skip(reason="make soak does it"))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Notes when the time budget ends."""
+    minutes = session.config.getoption("--minutes")
+    session.config.stash[ENDS] = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    session.config.stash[LEFT_OUT] = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves out what the time budget has no room for."""
+    if time.monotonic() > item.config.stash[ENDS]:
+        item.config.stash[LEFT_OUT].append(item.nodeid)
+        pytest.skip("the time budget is used up")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -67,6 +85,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             cells = [cell.replace("|", "\\|") for cell in (what, str(times), outcome)]
             text.append(f"| {' | '.join(cells)} | 0 |")
         text.append("")
+    if left_out := session.config.stash[LEFT_OUT]:
+        text += ["### Left out for want of time", "", *(f"* `{name}`" for name in left_out), ""]
     page = Path(path)
     around = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
     before, after = around.split(BEGIN)[0], around.split(END)[1]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -87,11 +88,11 @@ def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, tr
     trial("fault", "a file exchanged for another image's", "one sentence of the stage after it", 2)
 
 
-def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, trial):
+def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, kills, trial):
     arguments = [*options, "stage=[tags,cams,masks]", f"output_dir={small_disk / 'out'}"]
     ballast = small_disk / "ballast"
     times = 0
-    for kilobytes in (120, 88, 60, 24):
+    for kilobytes in np.linspace(120, 24, max(4, kills), dtype=int):
         ballast.write_bytes(bytes(1024 * kilobytes))
         run = nursery.start(*arguments)
         assert run.wait() == 2, run.output
