@@ -175,6 +175,8 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     if match := re.match(r"Value '(.*)' is not a valid bool", text):
         hint = did_you_mean(match[1], ("true", "false"))
         return f"{key}={shown(match[1])} is neither true nor false: {hint}give one of them"
+    if match := re.search(r"node `([\w.]+)` is not a container", text):
+        return f"{match[1]} is not a group of keys, and {key} refers to it: give its keys"
     if "is not a ListConfig, list or tuple" in text:
         return f"{key} is not a list: give {key}=[…]"
     return f"{key}: {text}"

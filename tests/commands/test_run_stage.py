@@ -245,6 +245,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
         (["stage=[]"], "stage=[] names no stage"),
         (["tags=null"], "tags=null is not a choice"),
         (["clip=null"], "clip=null is not a choice"),
+        (["dataset.training=null"], "dataset.training is not a group of keys, and segmenter."),
         (["runtime=null"], "runtime is missing: give a choice or its keys"),
         (["~tags"], "tags is missing: give a choice or its keys"),
         (["tags="], "there is no tags=: choose from clip, "),
