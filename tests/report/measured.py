@@ -1,0 +1,49 @@
+"""Entries of ``metrics.json``, as runs write them, and the rows of tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CRF = {"crf": {"iterations": 10, "bilateral_sxy": 67}}
+
+
+def measured(stage: str, split: str, images: int, about: dict, **figures: object) -> dict:
+    """An entry of ``runs``; ``about`` holds what differs from TagCLIP on VOC 2012."""
+    usual = {
+        "experiment": "",
+        "dataset": "voc2012",
+        "clip": "vit_b16",
+        "pretrained": "openai",
+        "tags": "tagclip",
+        "compat": "released",
+        "precision": "fp32",
+        "segmenter": "demo",
+        "commit": "0123456789",
+    }
+    entry = {
+        "stage": stage,
+        "split": split,
+        "key": f"key of {stage} {split} {sorted(figures.items())}",
+        "images": images,
+        "about": {**usual, **about},
+        "configuration": CRF if stage == "masks" else {},
+    }
+    return {**entry, **figures}
+
+
+def voc2007(value: float, images: int = 4952, **about: str) -> dict:
+    of = {"dataset": "voc2007", "experiment": "tagclip_voc2007", **about}
+    return measured("tags", "test", images, of, map=value, f1=0.8, precision=0.7, recall=0.9)
+
+
+def write_runs(path: Path, *runs: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"latest": {}, "runs": runs}), encoding="utf-8")
+    return path
+
+
+def rows_of(text: str, beginning: str) -> list[list[str]]:
+    """Returns the cells of the table rows that begin with a text."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {beginning}")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

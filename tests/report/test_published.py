@@ -1,0 +1,91 @@
+"""The published figures: complete, with their sources, and checked when they are read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+import yaml
+
+from pipeline.report import published
+from pipeline.report.published import load_published, published_experiments
+from tests import REPOSITORY, SHARED
+
+
+def test_published_figures_are_those_of_the_shared_file():
+    path = SHARED / "published.yaml"
+    if not path.is_file():
+        pytest.skip("the shared facts are not here")
+    names = {
+        "multilabel_map": "multilabel",
+        "annotation_free_miou": "annotation_free",
+        "pseudo_masks_voc2012_train_miou": "pseudo_masks",
+        "wsss_miou": "weakly_supervised",
+        "tags_of_the_released_run": "released_tags",
+    }
+    words = {"method", "backbone", "network", "source", "split", "images"}
+    shared, errors = Counter(), []
+    for table, rows in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        for row in rows:
+            method = re.split(r"[ (]", row.get("method", "TagCLIP"))[0]
+            prefix = f"{row['split']}_" if table == "tags_of_the_released_run" else ""
+            figures = {k: v for k, v in row.items() if k not in words}
+            shared.update((names[table], method, prefix + k, v) for k, v in figures.items())
+            if not figures:
+                errors.append(row["method"])
+    ours = Counter(
+        (table.name, re.split(r"[ (,]", figure.row.method)[0], figure.column.name, figure.value)
+        for table in load_published()
+        for figure in table.figures
+    )
+    assert ours == shared
+    assert len(errors) == 1 and "97.5" in errors[0] and "92.1" in errors[0]
+    wrong = [row for table in load_published() for row in table.rows if row.error]
+    assert [row.error for row in wrong] == [[97.5, 92.1]] and "error" in wrong[0].method
+
+
+def test_published_reruns_are_those_of_the_shared_sources():
+    path = SHARED / "published.yaml"
+    if not path.is_file():
+        pytest.skip("the shared facts are not here")
+    text = path.read_text(encoding="utf-8")
+    rows = [row for table in load_published() for row in table.rows if row.rerun]
+    assert len(rows) == 3
+    for row in rows:
+        assert " / ".join(f"{row.rerun[name]:.1f}" for name in row.figures) in text
+
+
+def test_every_published_figure_has_a_source_and_says_what_it_learned_from():
+    figures = [figure for table in load_published() for figure in table.figures]
+    assert all(figure.row.source and figure.row.supervision for figure in figures)
+    coco = [f for f in figures if f.row.backbone.endswith(", COCO")]
+    assert coco and all("COCO's masks" in figure.row.supervision for figure in coco)
+
+
+def test_every_experiment_has_a_published_figure():
+    there = {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")}
+    assert published_experiments() <= there and len(published_experiments()) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("{voc2007_test: 88.3}", "{voc2007_test: 883}", "883 is not between 0 and 100"),
+        ("{voc2007_test: 88.3}", "{voc2007_test: high}", "'high' is not a number"),
+        ("{voc2007_test: 88.3}", "{voc2008_test: 88.3}", "no column voc2008_test"),
+        ("method: ITACLIP\n", "method: TagCLIP CLS-SEG + CRF\n", None),
+        ("method: WeCLIP+ (TPAMI 2025)", "method: WeCLIP (CVPR 2024)", "occurs twice"),
+        ("source: the DHR repository", "source: ''", "source and supervision are needed"),
+    ],
+)
+def test_typing_errors_in_the_published_figures_are_refused(tmp_path, old, new, complaint):
+    text = published.PUBLISHED.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "published.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    if complaint is None:  # the same method with another backbone is another row
+        load_published(path)
+        return
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        load_published(path)

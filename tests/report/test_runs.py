@@ -1,0 +1,45 @@
+"""The measured runs: in which order they are read, and which is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pipeline.stages.config  # noqa: F401  registers the methods of experiments
+from pipeline.report.runs import Run, choose_run, read_runs
+from tests.report.measured import voc2007, write_runs
+
+
+def test_runs_of_several_files_are_numbered_through(tmp_path):
+    first = write_runs(tmp_path / "a" / "metrics.json", {}, voc2007(0.1))
+    second = write_runs(tmp_path / "b" / "metrics.json", voc2007(0.2), voc2007(0.3))
+    assert [run.order for run in read_runs([first, second])[0]] == [0, 1, 2]
+
+
+def test_the_latest_run_on_all_images_is_chosen(tmp_path):
+    path = write_runs(tmp_path / "metrics.json", *(voc2007(0.9, n) for n in (7, 9, 8)))
+    runs, _ = read_runs([path])
+    assert choose_run(runs)[0].images == 9
+    assert choose_run(runs, (7, 8))[0].images == 8
+
+
+def test_settings_are_held_against_the_experiment_s_own():
+    inner = {"method": "tagclip", "alpha": 0.5, "templates": ["a {}", "b {}"]}
+    maps = {"affinity_blocks": [-7, -1], "backgrounds": ["sky"], "tags": inner}
+    masks = {"beta": 1.0, "crf": {"iterations": 10, "bilateral_sxy": 67}, "cams": maps}
+
+    def changes(stage: str, configuration: dict, **figures: object) -> list[str]:
+        about = {"experiment": "cls_seg_voc2012"}
+        place = (Path("metrics.json"), 0, stage, "val", "key", 1449)
+        return Run(*place, about, configuration, figures).changes()
+
+    assert not changes("masks", masks)
+    assert not changes("predictions", {"segmenter": {"masks": masks}})
+    assert not changes("predictions", {"segmenter": {"masks": "ground truth"}})
+    assert changes("masks", {**masks, "crf": None}) == ["masks.crf=null"]
+    assert changes("masks", {**masks, "method": "crf_weighted"}) == ["masks.method=crf_weighted"]
+    assert changes("cams", {**maps, "method": "clip_es"}) == []
+    assert changes("cams", {**maps, "method": "file"}) == ["cams.method=file"]
+    inner["alpha"], masks["crf"]["iterations"] = 0.3, 5
+    assert changes("masks", masks) == ["masks.crf.iterations=5", "tags.alpha=0.3"]
+    chosen = {"chosen_by_ground_truth": {"1": 0.1, "2": 0.2}}
+    assert changes("cams", {}, **chosen) == ["cams.background_betas=[1, 2]"]
