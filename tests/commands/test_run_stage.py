@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
@@ -207,87 +206,6 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     assert artefacts(killed_out) == artefacts(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (["stage=tag"], "there is no stage tag: did you mean tags?"),
-        (["dataset=voc2012"], "dataset.root is missing: give it, dataset.root=…"),
-        (
-            ["dataset=voc2013"],
-            "no dataset=voc2013: did you mean voc2012? choose from ade20k, coco2014",
-        ),
-        (["tags.alfa=1"], "there is no key tags.alfa: did you mean tags.alpha? "),
-        (["iterations=9"], "there is no key iterations: did you mean "),
-        (
-            ["segmenter=segformer_b1"],
-            "there is no segmenter=segformer_b1: did you mean segformer_b",
-        ),
-        (
-            ["dataset=folder", "dataset.root=/no/such", "dataset.classes=[a]"],
-            "/no/such is not a folder",
-        ),
-        (
-            ["dataset=folder", "dataset.root=null", "dataset.classes=[a]"],
-            "dataset.root is missing: give it",
-        ),
-        (["dataset=folder", "dataset.root=.", "dataset.classes=/no/names.txt"], "is not a file"),
-        (["clip=file", "clip.checkpoint=/no/weights.pt"], "/no/weights.pt is not a file"),
-        (["runtime.device=cuda:7"], "torch finds no GPU"),
-        (["runtime.device=abacus"], "is not a device"),
-        (["runtime.precision=fp16"], "fp16 is for GPUs"),
-        (["runtime.precision=fp8"], "runtime.precision=fp8 is unknown: choose from fp32, bf16"),
-        (["runtime.precision=bf61"], "runtime.precision=bf61 is unknown: did you mean bf16? "),
-        (["executor=proceses"], "no executor=proceses: did you mean processes? choose from dask"),
-        (["tags=tagclp"], "there is no tags=tagclp: did you mean tagclip"),
-        (["stage=statsu"], "there is no stage statsu: did you mean status?"),
-        (["stage=null"], "names no stage: choose from tags, cams"),
-        (["stage=1"], "stage=1 names no stage"),
-        (["stage=[]"], "stage=[] names no stage"),
-        (["tags=null"], "tags=null is not a choice"),
-        (["clip=null"], "clip=null is not a choice"),
-        (["dataset.training=null"], "dataset.training is not a group of keys, and segmenter."),
-        (["runtime=null"], "runtime is missing: give a choice or its keys"),
-        (["~tags"], "tags is missing: give a choice or its keys"),
-        (["tags="], "there is no tags=: choose from clip, "),
-        (["tags=unheard_of"], "or give plugins=[MODULE] for a method of your own"),
-        (["stage=status", "output_dir=null"], "output_dir is not the name of a folder"),
-        (["stage=status", "output_dir=[]"], "output_dir is not the name of a folder"),
-        (["stage=status", "output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
-        (["output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
-        (["tags.alpha=" + "9" * 400], "tags.alpha: int too large"),
-        (["tags.alpha=1,2"], "or 'tags.alpha=\"1,2\"' for one value"),
-        (["dataset=folder", "dataset.root=my", "photographs"], "'dataset.root=my photographs'"),
-        (
-            ["dataset=folder", "dataset.root=.", "dataset.classes={a: 1}"],
-            "dataset.classes={'a': 1} is not a list",
-        ),
-        (["stage=[tags,status]"], "stage=status stands alone"),
-        (["dry_run=ture"], "dry_run=ture is neither true nor false: did you mean true?"),
-        (
-            ["tags.reidentify=Flase"],
-            "tags.reidentify=Flase is neither true nor false: did you mean false?",
-        ),
-        (["seed=one"], "seed=one is not an integer"),
-        (["segmenter.iterations=1k"], "segmenter.iterations=1k is not an integer"),
-        (["images.most_patches=many"], "images.most_patches=many is not an integer"),
-    ],
-)
-def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_path):
-    finished = run_stage("dataset.limit=1", f"output_dir={tmp_path}", *wrong)
-    assert finished.code == 2
-    assert message in finished.errors
-    assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
-    assert "Traceback" not in finished.errors
-
-
-def test_values_of_other_types_are_taken_where_they_mean_something(run_stage, tmp_path):
-    finished = run_stage(
-        *("stage=status", "masks.beta=null", "tags.reidentify=0", "dataset.limit=3"),
-        *("runtime.max_failures=0.5", "tags.alpha=1", f"output_dir={tmp_path}"),
-    )
-    assert finished.code == 0, finished.errors
-
-
 def test_the_last_line_says_what_comes_next(run_stage, arguments, tmp_path):
     finished = run_stage(*arguments, "stage=[tags,cams]")
     last = finished.output.splitlines()[-1]
@@ -329,59 +247,6 @@ def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photogr
     row = re.search(r'<th scope="row">tags.*?</tr>', page, re.DOTALL)[0]
     numbers = re.findall(r"<td>([\d, /–]+)</td>", row)
     assert numbers[:4] == ["6", "6", "1 / 5", "6"]  # images, cached, of the last run, in all
-
-
-def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
-    own = tmp_path / "my configs" / "experiment" / "mine.yaml"
-    own.parent.mkdir(parents=True)
-    settings = "# @package _global_\ndefaults:\n  - override /masks: argmax\ntags: {alpha: 0.25}"
-    own.write_text(settings + "\nexperiment_name: mine\nstage: [tags, cams]\n")
-    given = ["--config-dir", str(own.parents[1]), *arguments, "experiment=mine"]
-    finished = run_stage(*given)
-    assert finished.code == 0, finished.errors
-    folder = json.loads((latest(tmp_path / "out", "tags") / "manifest.json").read_text())
-    assert folder["configuration"]["alpha"] == 0.25
-    # The command line wins, and the line of what comes next still names the folder.
-    last = finished.output.splitlines()[-1]
-    finished = run_stage(*shlex.split(last.removeprefix("next: "))[2:], "tags.alpha=0.25")
-    assert finished.code == 0, finished.errors
-    folder = json.loads((latest(tmp_path / "out", "masks") / "manifest.json").read_text())
-    assert folder["configuration"]["crf"] is None
-    own.write_text(settings + "\nseed: many\n")
-    assert "seed=many is not an integer" in run_stage(*given).errors
-    own.write_text(settings + "\nhydra: {callbacks: {x: {_target_: os.system}}}\n")
-    assert "sets hydra.callbacks" in run_stage(*given).errors
-    own.write_text(settings + "\n")
-    finished = run_stage(*given[:-1], "experiment=mien")
-    assert "there is no experiment=mien: did you mean mine?" in finished.errors
-
-
-@pytest.mark.parametrize("name", ["Fotos (2024), Süd", "it's = [a]", "~x {y}", "a b"])
-def test_a_path_need_not_suit_the_grammar_of_hydra(run_stage, arguments, photographs, name):
-    elsewhere = photographs.with_name(name)
-    photographs.rename(elsewhere)
-    given = [a for a in arguments if not a.startswith(("dataset.root", "dataset.classes"))]
-    classes = ["dataset.classes=[Müller's cat,", "person (tall),", "cup]"]
-    stages = ("stage=[tags,cams]", "dry_run=true")
-    finished = run_stage(*given, f"dataset.root={elsewhere}", *classes, *stages)
-    assert finished.code == 0, finished.errors
-    next_line = finished.output.splitlines()[-1].removeprefix("next: ")
-    finished = run_stage(*shlex.split(next_line)[2:])
-    assert finished.code == 0, finished.errors
-    assert len(list((elsewhere.parent / "out" / "all" / "cams").rglob("*.npz"))) >= 5
-
-
-def test_a_missing_input_names_the_command(run_stage, arguments):
-    finished = run_stage(*arguments, "stage=cams")
-    assert finished.code == 2
-    assert finished.errors == "error: no tags for split all: run stage=tags first\n"
-    assert run_stage(*arguments, "stage=tags", "dataset.limit=2").code == 0
-    finished = run_stage(*arguments, "stage=cams")
-    assert "incomplete (3 of 5 missing): run stage=tags first" in finished.errors
-    for stage, needed in (("masks", "cams"), ("train", "masks"), ("predict", "masks")):
-        finished = run_stage(*arguments, f"stage={stage}")
-        assert finished.code == 2
-        assert f"run stage={needed} first" in finished.errors
 
 
 def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
@@ -455,12 +320,3 @@ def test_results_of_a_removed_photograph_are_no_longer_exported(
     assert run_tool("clean.py", out, "--yes").output.endswith("results of removed images: 3\n")
     assert not (latest(out, "masks") / "b.png").exists()
     assert "5 from the cache" not in run_stage(*stages).output
-
-
-@pytest.mark.parametrize("name", ["metrics.json", "examples.png", "report.html"])
-def test_files_in_an_output_dir_that_no_run_wrote_stay(run_stage, arguments, photographs, name):
-    (photographs / name).write_bytes(b"theirs")
-    finished = run_stage(*arguments, f"output_dir={photographs}", "stage=tags")
-    assert finished.code == 2
-    assert f"{name} exists, and no run wrote it: choose another output_dir" in finished.errors
-    assert (photographs / name).read_bytes() == b"theirs" and not (photographs / "all").exists()
