@@ -109,6 +109,27 @@ def test_mean_attention_takes_its_blocks_only():
     assert torch.equal(mean.result(), torch.full((1, 2, 2), 2.5))
 
 
+@pytest.mark.parametrize(
+    ("window", "blocks"), [([2, 3], [2, 3]), ([-3, -1], [1, 2, 3]), ([0, 0], [4])]
+)
+def test_cams_are_refined_by_the_mean_of_their_blocks(encoder, text, window, blocks):
+    image, attentions = draw_photograph(0, 64, 96), {}
+    method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(affinity_blocks=window), ALONE)
+    cams = cams_of(method, image, [0, 2])
+    with torch.no_grad():
+        inputs = encoder.backbone(
+            encoder.prepare(image)[None],
+            lambda number, attention: attentions.update({number: attention[0].numpy()}),
+        )
+    coarse = softmax_gradcam(encoder, inputs, text[[0, 2, 3, 4]], 2)
+    together = naive_affinity(np.mean([attentions[number] for number in blocks], axis=0))
+    for cam, found in zip(coarse.numpy(), cams):
+        box = naive_union(cam.reshape(4, 6), 0.4, open_border=True).reshape(-1)
+        expected = together @ (cam * box)
+        expected = (expected - expected.min()) / np.ptp(expected)
+        np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-4)
+
+
 def test_cams_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, text):
     options = ClipEsOptions(affinity_blocks=[-2, -1])
     method = ClipEs(encoder, text[:3], text[3:], options, ALONE)

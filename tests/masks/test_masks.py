@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,35 @@ def test_crf_labels_are_those_of_the_exact_mean_field():
     assert (scores.argmax(0) != truth).mean() > 0.05, "the input has to be noisy in this test"
     assert (probabilities.argmax(0) == truth).mean() > 0.98
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 4])
+def test_the_crf_takes_as_many_steps_as_it_is_told(iterations):
+    from pydensecrf.densecrf import DenseCRF2D
+
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 256, (9, 12, 3), np.uint8)
+    scores = rng.uniform(0.1, 0.9, (3, 9, 12)).astype(np.float32)
+    crf = DenseCRF2D(12, 9, 3)
+    crf.setUnaryEnergy(np.ascontiguousarray(-np.log(scores).reshape(3, -1)))
+    crf.addPairwiseGaussian(sxy=2, compat=1.5)
+    crf.addPairwiseBilateral(sxy=5, srgb=40, rgbim=image, compat=2.5)
+    probability, first, second = crf.startInference()
+    for _ in range(iterations):
+        crf.stepInference(probability, first, second)
+
+    options = CrfOptions(
+        iterations=iterations,
+        gaussian_sxy=2,
+        gaussian_compat=1.5,
+        bilateral_sxy=5,
+        bilateral_srgb=40,
+        bilateral_compat=2.5,
+    )
+    found = dense_crf(image, scores, options)
+    np.testing.assert_array_equal(found, np.array(probability).reshape(3, 9, 12))
+    more = dense_crf(image, scores, replace(options, iterations=iterations + 1))
+    assert abs(more - found).max() > 1e-3
 
 
 def test_the_released_image_is_bgr_minus_a_mean_wrapped_to_bytes():

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.refinement import VotedAttention, refine
+from pipeline.tags.tagclip import TagClip, TagClipOptions
 from tests.clip.naive_boxes import naive_union
+from tests.methods import ALONE, scores_of
+from tests.small_runs import draw_photograph
 
 GRID = (5, 7)
 PATCHES = GRID[0] * GRID[1]
@@ -85,3 +89,24 @@ def test_images_of_a_batch_are_independent():
 def test_a_class_without_foreground_has_no_mask():
     attention, scores = torch.ones(1, PATCHES, PATCHES), torch.ones(1, PATCHES, 2)
     assert not refine(attention, scores, GRID, open_border=False).any()
+
+
+@pytest.mark.parametrize(
+    ("window", "blocks"), [([2, 3], (2, 3)), ([-3, -1], (1, 2, 3)), ([0, 0], (4,))]
+)
+def test_the_tagger_averages_its_window_and_lets_all_blocks_vote(tiny_clip, window, blocks):
+    encoder, image = ClipEncoder(tiny_clip), draw_photograph(3, 16 * GRID[0], 16 * GRID[1])
+    text = torch.nn.functional.normalize(
+        torch.randn(6, 32, generator=torch.Generator().manual_seed(3)), dim=-1
+    )
+    options = TagClipOptions(attention_blocks=window, votes=2, reidentify=False)
+    tagger = TagClip(encoder, text, 4, options, ALONE)
+    [scores] = scores_of(tagger, [image])
+
+    attentions = []
+    with torch.no_grad():
+        inputs = encoder.backbone(encoder.prepare(image)[None], lambda _, a: attentions.append(a))
+        coarse = encoder.classify(encoder.value_features(inputs), text)[0].numpy()
+    attention = naive_voted_attention([a[0].numpy() for a in attentions], blocks, votes=2)
+    expected = naive_refine(attention, coarse, open_border=True)[:, :4].max(0)
+    np.testing.assert_allclose(scores["scores"], expected, atol=1e-6)

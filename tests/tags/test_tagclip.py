@@ -130,6 +130,21 @@ def test_a_crop_shows_the_box_and_a_mask_the_object():
     assert proposal.inside.shape == (4, 4) and proposal.inside.all()
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"), [((2, 3), (3, 4)), ((1, 3), (2, 4)), ((0, 1), (0, 1)), ((0, 3), (0, 4))]
+)
+def test_a_crop_reaches_to_the_last_pixel_of_its_last_patch(rows, columns):
+    """Of 3×4 patches of 16 pixels."""
+    pixels = torch.arange(48 * 64, dtype=torch.float32).reshape(1, 48, 64).expand(3, -1, -1)
+    scores = torch.zeros(3, 4)
+    scores[rows[0], columns[0]] = scores[rows[1] - 1, columns[1] - 1] = 1
+    [proposal] = propose(pixels, scores.reshape(-1, 1), 1, **WITHOUT_QUIRKS)
+    top, bottom, left, right = (16 * edge for edge in (*rows, *columns))
+    part = pixels[None, :, top:bottom, left:right]
+    torch.testing.assert_close(proposal.crop, F.interpolate(part, (64, 64), mode="bilinear")[0])
+    assert proposal.inside[0, 0] and proposal.inside[-1, -1]
+
+
 @pytest.mark.parametrize(("background", "expected"), [(0.7, [0]), (0.8, []), (0.9, [])])
 def test_the_threshold_is_taken_over_all_scores(background, expected):
     """CWR looks again at classes above θ, not at one exactly on it."""
