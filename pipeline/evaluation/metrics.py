@@ -28,7 +28,7 @@ def average_precisions(scores: np.ndarray, positive: np.ndarray, ties: int = 0) 
     return np.array(values)
 
 
-def mean_average_precision(precisions: np.ndarray, absent_as_zero: bool = False) -> float | None:
+def mean_average_precision(precisions: np.ndarray, absent_as_zero: bool) -> float | None:
     """Returns the mean over the classes that have positives; none if no class has.
 
     With ``absent_as_zero`` it is the mean over all classes, of which those without count 0.

@@ -168,7 +168,7 @@ def test_coarse_iou_is_that_of_relabelled_masks(seed: int):
     for truth, prediction in random_masks(seed, len(groups)):
         fine.add(truth, prediction)
         coarse.add(table[truth], table[prediction])
-    assert (fine.merged(groups).matrix == coarse.matrix).all()
+    np.testing.assert_array_equal(fine.merged(groups).matrix, coarse.matrix, strict=True)
     assert fine.merged(groups).miou() == coarse.miou()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +14,15 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
-from pipeline.evaluation.measures import Results, evaluate_cams, evaluate_tags
+from pipeline.evaluation.measures import (
+    Results,
+    evaluate_cams,
+    evaluate_masks,
+    evaluate_predictions,
+    evaluate_tags,
+)
+from pipeline.files.images import encode_png
+from pipeline.masks.labels import UNFILTERED
 from pipeline.tags.scores import tags_output
 
 VOCABULARY = build_vocabulary(
@@ -59,6 +69,62 @@ def test_without_a_background_the_best_map_is_the_label(measured):
     assert found["per_class"]["background"]["iou"] == 0
 
 
+def test_the_quirk_rounds_resized_cams_to_float16(tmp_path):
+    truth = np.zeros((4, 8), np.uint8)
+    truth[:, 4:] = 1
+    Image.fromarray(truth).save(tmp_path / "truth.png")
+    sample = Sample("a", tmp_path / "a.jpg", MaskFile(tmp_path / "truth.png"))
+    halves = np.array([[[0.5, 0.5 + 2**-11]]], np.float16)  # neighbours in float16
+    with Store(tmp_path / "outputs").folder("val", "cams", {}) as folder:
+        folder.write("a", "input", {"a.npz": encode_cams(Cams(np.array([0]), halves, (4, 8)))})
+    results = Results([sample], folder, VOCABULARY)
+    assert evaluate_cams(results, [1], float16=True)["miou"] == 1
+    # In float32 the cat also wins the two columns just left of the middle.
+    assert evaluate_cams(results, [1])["per_class"]["cat"]["iou"] == pytest.approx(4 / 6)
+
+
+def test_masks_are_measured_before_the_filter_and_its_share_after(tmp_path):
+    truth, labels = np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 0, 1, 3]], np.uint8)
+    filtered = np.array([[0, 0, 1, 255]], np.uint8)
+    Image.fromarray(truth).save(tmp_path / "a.png")
+    Image.fromarray(truth[:, :2]).save(tmp_path / "of another size.png")
+    with Store(tmp_path / "outputs").folder("val", "masks", {}) as folder:
+        for image_id, stored in (("a", filtered), ("of another size", filtered + 1)):
+            files = {f"{image_id}.png": encode_png(stored, VOCABULARY.palette)}
+            files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, VOCABULARY.palette)
+            folder.write(image_id, "input", files)
+    samples = [Sample(i, tmp_path / i, MaskFile(tmp_path / f"{i}.png")) for i in folder.entries]
+    results = Results(samples, folder, VOCABULARY)
+    found = evaluate_masks(results)
+    assert (found["images"], found["left_out"], found["kept"]) == (1, 1, 3 / 4)
+    assert found["miou"] == pytest.approx(3 / 4)
+    assert list(results.unusable) == ["of another size"]
+    assert evaluate_masks(replace(results, samples=samples[1:])) is None
+
+
+def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
+    truth = np.array([[0, 0, 1, 1]], np.uint8)
+    Image.fromarray(truth).save(tmp_path / "truth.png")
+    sample = Sample("a", tmp_path / "a.jpg", MaskFile(tmp_path / "truth.png"))
+    none, wrong = np.zeros_like(truth), np.array([[0, 0, 1, 3]], np.uint8)
+    images = {"": truth, "single": none, "ceiling": wrong}
+    png = {name: encode_png(labels, VOCABULARY.palette) for name, labels in images.items()}
+    store = Store(tmp_path / "outputs")
+    with store.folder("val", "predictions", {}) as folder:
+        folder.write("a", "input", {"a.png": png[""], ".single/a.png": png["single"]})
+    with store.folder("val", "predictions", {"ceiling": 1}) as ceiling:
+        ceiling.write("a", "input", {"a.png": png["ceiling"]})
+    results = Results([sample], folder, VOCABULARY)
+    found = evaluate_predictions(results, ["single"], ceiling)
+    assert (found["images"], found["miou"]) == (1, 1)
+    assert found["variants"] == {
+        "single": {"miou": pytest.approx(1 / 4), "miou_union": pytest.approx(1 / 4)},
+        "ceiling": {"miou": pytest.approx(3 / 4), "miou_union": pytest.approx(1 / 2)},
+    }
+    assert evaluate_predictions(results, [], None)["variants"] == {}
+    assert evaluate_predictions(replace(results, samples=[]), ["single"], ceiling) is None
+
+
 def test_maps_are_also_measured_one_level_up(measured):
     samples, folder = measured
     level = evaluate_cams(Results(samples, folder, VOCABULARY), [1])["levels"][0]
@@ -80,6 +146,9 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
     # A dog that is a cat is a mistake among classes, and none among their parents.
     assert found["per_class"]["cat"]["ap"] == pytest.approx(1)
     assert found["precision"] == pytest.approx(1 / 3)
+    assert (found["map"], found["map_classes"]) == (pytest.approx(3 / 4), 2)  # no image has a dog
+    found = evaluate_tags(Results(samples, folder, VOCABULARY), absent_as_zero=True)
+    assert (found["map"], found["map_classes"]) == (pytest.approx(1 / 2), 3)
     (level,) = found["levels"]
     assert list(level["per_class"]) == ["animal", "car"]
     assert level["precision"] == pytest.approx(2 / 3)

@@ -49,6 +49,22 @@ def test_a_class_without_positives_is_left_out_of_map_alone():
     assert released["per_class"] == found["per_class"] and released["f1"] == found["f1"]
 
 
+@pytest.mark.parametrize(
+    ("positive", "tags", "expected"),
+    [
+        ([True, False], [True, False], (1, 1, 1)),
+        ([False, False], [False, False], (0, 0, 0)),
+        ([True, False], [False, False], (0, 0, 0)),
+        ([False, False], [True, False], (0, 0, 0)),
+    ],
+)
+def test_one_decision_or_none_is_measured(positive, tags, expected):
+    scores, positive, tags = np.array([[0.9, 0.1]]), np.array([positive]), np.array([tags])
+    found = tagging_figures(scores, positive, tags, ["cat", "cup"])
+    assert (found["f1"], found["precision"], found["recall"]) == expected
+    assert found["classes_without_positives"] == 2 - positive.sum()
+
+
 def test_without_any_positive_there_is_no_map():
     found = tagging_figures(np.array([[0.9, 0.1]]), np.zeros((1, 2), bool), np.eye(2)[:1] > 0, "ab")
     assert (found["map"], found["map_classes"]) == (None, 0) and "map_of_ties" not in found
@@ -138,11 +154,25 @@ def test_a_predicted_class_that_is_absent_counts_in_the_union_alone():
     figures = confusion.figures("abcd")
     assert figures["miou"] == pytest.approx((1 + 1 / 2) / 2)
     assert figures["miou_union"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    missed = Confusion(4)
+    missed.add(np.array([[0, 0], [1, 1]], np.uint8), np.zeros((2, 2), np.uint8))
+    assert missed.miou() == missed.miou_union() == pytest.approx((1 / 2 + 0) / 2)
+
+
+def test_one_pixel_is_a_class():
+    confusion, pixel = Confusion(3), np.ones((1, 1), np.uint8)
+    confusion.add(pixel, pixel)
+    np.testing.assert_array_equal(confusion.iou(), [np.nan, 1, np.nan])
+    assert confusion.miou() == confusion.miou_union() == 1
 
 
 def test_what_cannot_be_compared_is_refused():
     confusion = Confusion(3)
     with pytest.raises(ValueError, match="sizes differ"):
         confusion.add(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
-    with pytest.raises(ValueError, match="not below 3"):
-        confusion.add(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
+    labels = np.zeros((2, 2), np.uint8)
+    for unknown in (labels + 3, labels + 255):
+        with pytest.raises(ValueError, match="not below 3"):
+            confusion.add(labels, unknown)
+    confusion.add(labels, labels + 2)
+    assert confusion.matrix.sum() == 4
