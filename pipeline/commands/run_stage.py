@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,6 +34,7 @@ from pipeline.stages.config import Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages
 
 _MAX_NAMED = 5  # images that a step left out
+_FIRST_SPEAKS = 3.0  # seconds until another process than the first one reports an error
 
 
 def run(composed: DictConfig, given: Sequence[str]) -> None:
@@ -150,6 +152,16 @@ def main() -> None:
     answer(start)
 
 
+def let_first_process_speak(error: BaseException) -> None:
+    """Keeps processes that torchrun started from saying the same, each after its own error.
+
+    Torchrun ends all as soon as one has ended, so this one survives only if the error is its own.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        sys.exit(command_line.INTERRUPTED)
+    time.sleep(_FIRST_SPEAKS)
+
+
 def answer(work: Callable[[], None]) -> None:
     """Does work; Hydra's errors, and those of a user, end with one sentence and exit code 2."""
 
@@ -158,5 +170,9 @@ def answer(work: Callable[[], None]) -> None:
             work()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
+        except (UserError, KeyboardInterrupt) as error:
+            if process_rank() > 0:
+                let_first_process_speak(error)
+            raise
 
     command_line.answer(explained, "interrupted: run the same command again to go on")

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import distributed
 
+from pipeline.errors import UserError
+
+_GROUP = frozenset(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+"""What torchrun sets in each process. Batch systems may set one or two of these."""
+
 
 def process_count() -> int:
     """Returns the number of processes that torchrun started, or 1."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= _GROUP else 1
 
 
 def process_rank() -> int:
     """Returns the rank of this process, from 0; only rank 0 writes files."""
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ["RANK"]) if os.environ.keys() >= _GROUP else 0
 
 
 def local_device(device: str) -> str:
@@ -27,14 +34,36 @@ def local_device(device: str) -> str:
 
 
 def join(device: str) -> None:
-    """Joins the process group of several processes, which lasts until this one ends.
+    """Waits for the other processes; joins their group first, which lasts until this one ends.
 
     mmengine supports this for GPUs only.
     """
-    if process_count() == 1 or distributed.is_initialized():
+    if process_count() == 1:
         return
-    on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
-    atexit.register(distributed.destroy_process_group)
+    if not distributed.is_initialized():
+        device = local_device(device)
+        on_gpu = torch.device(device).type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+        atexit.register(distributed.destroy_process_group)
+    distributed.barrier()
+
+
+@contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Turns the error that follows the end of another process into a sentence.
+
+    Raises:
+        UserError: another process of this training ended in the block, or the network did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo, which trains on CPUs, has no errors of its own.
+        if not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
+            raise
+        raise UserError(
+            "another process of this training ended, or cannot be reached: run the same command"
+            " again to resume from the last checkpoint"
+        ) from error

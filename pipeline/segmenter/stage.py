@@ -22,7 +22,7 @@ from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.weight_files import is_whole
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
-from pipeline.segmenter.distributed import process_rank
+from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
 from pipeline.segmenter.testing import segment_all
 
@@ -141,17 +141,20 @@ class Training(Whole):
             )
         raise UserError("no segmenter was trained on these masks: run stage=train first")
 
+    @explain_lost_process()
     def run(self, folder: StageFolder) -> int:
         """Trains a segmenter, from its last checkpoint on if there is one.
 
         Every process that torchrun started calls this; only the first one writes to the folder.
 
         Raises:
-            UserError: masks that cannot be used, or a loss that is not finite.
+            UserError: masks that cannot be used, a loss that is not finite, or another process of
+                the training ended.
         """
         # mmsegmentation takes seconds to import.
         from pipeline.segmenter import checkpoints, train
 
+        join(self.device)  # until the first process holds the folder's lock
         writes = process_rank() == 0
         if self.is_complete(folder):
             if writes:

@@ -91,8 +91,7 @@ def train(
         raise UserError("there are no masks to train on: run stage=masks first")
     device = local_device(device)
     processes = process_count()
-    join(device)
-    barrier()  # until the first process has prepared the folder
+    join(device)  # the first process has prepared the folder
     config = build_config(settings, class_names, palette, seed, device, processes)
     iterations = settings.iterations
     resume_from = resumable_checkpoint(work_dir)

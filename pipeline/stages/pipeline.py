@@ -94,7 +94,10 @@ class Pipeline:
             UserError: a missing input, or a stage that skipped too many images.
         """
         if process_count() > 1 and list(commands) != ["train"]:
-            raise UserError("torchrun is for stage=train alone: run the other stages without it")
+            raise UserError(
+                "torchrun is for stage=train alone: run the other stages without it, and without"
+                " its RANK and WORLD_SIZE in the environment"
+            )
         return Run(
             self.steps(commands),
             self.builder.images,

@@ -215,6 +215,7 @@ def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
 
 
 def test_torchrun_is_for_training_alone(run_stage, own, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0" if name == "RANK" else "2")
     wrong = run_stage(*own[1], "stage=predict")
     assert wrong.code == 2 and "torchrun is for stage=train alone" in wrong.errors

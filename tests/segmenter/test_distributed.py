@@ -1,0 +1,83 @@
+"""Several processes that torchrun started, seen from one of them."""
+
+import pytest
+from tiny_training import run_stage_in, training_stage
+
+from pipeline.commands import run_stage
+from pipeline.errors import UserError
+from pipeline.segmenter.distributed import explain_lost_process, process_count, process_rank
+
+GROUP = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+def set_all(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("missing", GROUP)
+def test_variables_of_a_batch_system_make_no_group(monkeypatch, missing):
+    """With RANK=1 alone, a run would neither write nor lock, and would print nothing."""
+    set_all(monkeypatch, {**GROUP, "WORLD_SIZE": "" if missing == "RANK" else "2"})
+    monkeypatch.delenv(missing)
+    assert (process_count(), process_rank()) == (1, 0)
+
+
+def test_variables_of_torchrun_make_a_group(monkeypatch):
+    set_all(monkeypatch, GROUP)
+    assert (process_count(), process_rank()) == (2, 1)
+
+
+def test_the_end_of_another_process_is_a_sentence():
+    lost = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    with pytest.raises(UserError, match="another process of this training ended, or cannot be re"):
+        with explain_lost_process():
+            raise RuntimeError(lost)
+    with pytest.raises(RuntimeError, match="a fault of ours"), explain_lost_process():
+        raise RuntimeError("a fault of ours")
+
+
+def test_processes_look_at_a_folder_when_the_first_one_holds_it(pairs, tmp_path, monkeypatch):
+    """Else the others would wait for the first, which found the training of another run."""
+    stage = training_stage(pairs, [], iterations=2)
+
+    def wait_while_another_run_ends(device):
+        monkeypatch.setattr("pipeline.segmenter.stage.join", lambda device: None)
+        run_stage_in(training_stage(pairs, [], iterations=2), tmp_path / "other")
+        (tmp_path / "other" / "segmenter" / stage.key).rename(tmp_path / "out")
+
+    monkeypatch.setattr("pipeline.segmenter.stage.join", wait_while_another_run_ends)
+    from pipeline.engine.scan import open_folder
+    from pipeline.engine.store import Store
+
+    folder = open_folder(stage, Store(tmp_path))
+    folder.path = tmp_path / "out"
+    assert stage.run(folder) == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ctrl_c_is_answered_once(rank, monkeypatch, capsys):
+    set_all(monkeypatch, {**GROUP, "RANK": str(rank)})
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_stage.answer(interrupted)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1 - rank
+
+
+def test_an_error_of_all_processes_is_told_by_the_first(monkeypatch):
+    """Torchrun ends the others while they wait."""
+    waited = []
+    monkeypatch.setattr(run_stage.time, "sleep", waited.append)
+
+    def refused():
+        raise UserError("no masks")
+
+    for rank in ("0", "1"):
+        set_all(monkeypatch, {**GROUP, "RANK": rank})
+        with pytest.raises(SystemExit):
+            run_stage.answer(refused)
+    assert len(waited) == 1
