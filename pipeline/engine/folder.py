@@ -30,8 +30,8 @@ from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
     TEMPORARY,
-    appearing,
     link_or_copy,
+    link_symbolically,
     read_json_lines,
     write_atomically,
     write_json_lines,
@@ -295,5 +295,4 @@ class StageFolder(ResultFolder):
     def point_latest(self) -> None:
         """Points the link ``latest`` to the folder, unless it is there for comparison."""
         if self.becomes_latest:
-            with appearing(self.path.parent / LATEST) as temporary:
-                temporary.symlink_to(self.path.name)
+            link_symbolically(self.path.parent / LATEST, self.path.name)

@@ -86,6 +86,7 @@ class Run:
         return Outcome(stage.command, stage.where, images, computed, {}, before.folder.path)
 
     def _per_image(self, stage: Stage) -> Outcome:
+        self.store.refuse_equal_names(sample.id for sample in self.images.of(stage.split))
         with ExitStack() as locks:
             opened = {
                 each.name: locks.enter_context(open_folder(each, self.store))

@@ -10,13 +10,20 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.manifest import read_manifest
-from pipeline.errors import UserError
-from pipeline.files.atomic import TEMPORARY, is_stale, read_json, write_atomically
+from pipeline.errors import UserError, shown
+from pipeline.files.atomic import (
+    TEMPORARY,
+    is_stale,
+    link_symbolically,
+    read_json,
+    write_atomically,
+)
 from pipeline.files.lock import LOCK
 
 FORMAT = 1
@@ -59,7 +66,7 @@ class Store:
 
         Raises:
             UserError: no run wrote to the directory yet, and one of the ``files`` that runs write
-                is there: it is somebody else's.
+                is there: it is somebody else's. Or the file system has no symbolic links.
         """
         self.sweep_up()
         path = self.root / _FORMAT_FILE
@@ -70,7 +77,27 @@ class Store:
                     " move it away"
                 )
         if read_json(path) is None:
+            link_symbolically(path, _FORMAT_FILE)  # for a moment: stages will need such links
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
+
+    def refuse_equal_names(self, image_ids: Iterable[str]) -> None:
+        """Makes sure that each image has files of its own.
+
+        Raises:
+            UserError: names differ in case or in the form of accents alone, and the file system, as
+                that of macOS, takes them for equal.
+        """
+        if not (self.root / _FORMAT_FILE.upper()).exists():
+            return
+        known: dict[str, str] = {}
+        for image_id in image_ids:
+            first = known.setdefault(normalize("NFC", image_id.casefold()), image_id)
+            if first != image_id:
+                raise UserError(
+                    f"images {shown(first)} and {shown(image_id)} have one name on the disk of"
+                    f" {self.root}, which does not distinguish capital letters: rename one of them,"
+                    " or choose another output_dir"
+                )
 
     def sweep_up(self) -> None:
         """Removes temporary files of killed processes, workers of this run included."""

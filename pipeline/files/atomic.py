@@ -26,6 +26,8 @@ _MENDABLE = "ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENAMETOOLONG EMFILE EIO ESTA
 MENDABLE = frozenset(getattr(errno, name) for name in _MENDABLE.split())
 """System errors that the user can mend: a full disk, a quota, missing permissions, …"""
 
+_NO_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
+
 TEMPORARY = ".partial-"
 """The prefix of the names of temporary files."""
 
@@ -99,6 +101,20 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:  # a file system without links, or another device
             shutil.copyfile(source, temporary)
+
+
+def link_symbolically(path: Path, target: Path | str) -> None:
+    """Makes a symbolic link appear; a file system without these is a UserError, too."""
+    with appearing(path) as temporary:
+        try:
+            temporary.symlink_to(target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise UserError(
+                f"cannot write {path}: the file system of this folder has no symbolic links, as"
+                " FAT and exFAT; choose a folder on another disk"
+            ) from error
 
 
 def cannot_write(path: Path | str | None, error: OSError) -> UserError:

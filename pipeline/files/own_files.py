@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import appearing, write_atomically
+from pipeline.files.atomic import link_symbolically, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal
 
@@ -55,8 +55,7 @@ class OwnFiles:
     def link(self, path: Path, target: Path) -> None:
         """Makes a symbolic link below the folder; raises as :meth:`write`."""
         self._prepare(path, os.fsencode(target))
-        with appearing(path) as temporary:
-            temporary.symlink_to(target)
+        link_symbolically(path, target)
 
     def _prepare(self, path: Path, data: bytes) -> None:
         self.refuse_foreign([path])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -198,3 +199,32 @@ def test_every_file_of_a_folder_follows_the_umask(umask, tmp_path):
     for path, mode in found.items():
         expected = 0o777 if path.is_dir() else 0o666
         assert path.is_symlink() or mode == expected & ~umask, path
+
+
+def test_ids_that_a_disk_takes_for_one_are_refused(store, tmp_path):
+    """On such a disk ``store.json`` is there under any case."""
+    ids = ["a", "b", "sub/A", "A"]
+    store.begin()
+    store.refuse_equal_names(ids)
+    (tmp_path / "STORE.JSON").touch()
+    with pytest.raises(UserError, match="images a and A have one name on the disk of .* rename"):
+        store.refuse_equal_names(ids)
+    with pytest.raises(UserError, match="have one name"):
+        store.refuse_equal_names(["\u00e9", "E\u0301"])
+    store.refuse_equal_names(["a", "b", "sub/a", "a"])
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_a_disk_without_symbolic_links_is_refused_at_once(store, tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "symlink", refuse)
+        with pytest.raises(UserError, match="store.json: the file system of this folder has no sy"):
+            store.begin()
+    assert not list(tmp_path.iterdir())
+    store.begin()
+    monkeypatch.setattr(os, "symlink", refuse)
+    with reopen(store) as folder, pytest.raises(UserError, match="no symbolic links"):
+        folder.finish([])

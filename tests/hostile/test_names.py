@@ -185,3 +185,15 @@ def test_a_root_that_none_can_be_is_answered(place, root, tmp_path, trial):
         found(given_root if place else root / "nothing", tmp_path / "cache")
     assert len(str(error.value)) < 300 and "\n" not in str(error.value)
     trial("input", "dataset.root too long, with NUL, below a file, of nobody", "exit code 2")
+
+
+def test_names_that_differ_in_case_on_a_disk_that_does_not(run_stage, arguments, photographs):
+    """They would overwrite each other's results."""
+    (photographs / "A.jpg").write_bytes((photographs / "c.webp").read_bytes())
+    output = Path(arguments[-1].partition("=")[2])
+    output.mkdir()
+    (output / "STORE.JSON").touch()  # as such a disk would show store.json
+    refused = run_stage(*arguments, "stage=[tags,cams]")
+    assert refused.code == 2 and refused.errors.count("\n") == 1
+    assert "images A and a have one name on the disk" in refused.errors
+    assert not list(output.rglob("*.npz"))

@@ -30,9 +30,9 @@ def test_variables_of_torchrun_make_a_group(monkeypatch):
 
 def test_the_end_of_another_process_is_a_sentence():
     lost = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
-    with pytest.raises(UserError, match="another process of this training ended, or cannot be re"):
-        with explain_lost_process():
-            raise RuntimeError(lost)
+    said = "another process of this training ended, or cannot be reached: run the same command"
+    with pytest.raises(UserError, match=said), explain_lost_process():
+        raise RuntimeError(lost)
     with pytest.raises(RuntimeError, match="a fault of ours"), explain_lost_process():
         raise RuntimeError("a fault of ours")
 
