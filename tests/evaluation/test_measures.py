@@ -105,18 +105,20 @@ def test_masks_are_measured_before_the_filter_and_its_share_after(tmp_path):
 def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
     truth = np.array([[0, 0, 1, 1]], np.uint8)
     Image.fromarray(truth).save(tmp_path / "truth.png")
-    sample = Sample("a", tmp_path / "a.jpg", MaskFile(tmp_path / "truth.png"))
+    samples = [Sample(i, tmp_path / i, MaskFile(tmp_path / "truth.png")) for i in "ab"]
     none, wrong = np.zeros_like(truth), np.array([[0, 0, 1, 3]], np.uint8)
     images = {"": truth, "single": none, "ceiling": wrong}
     png = {name: encode_png(labels, VOCABULARY.palette) for name, labels in images.items()}
     store = Store(tmp_path / "outputs")
     with store.folder("val", "predictions", {}) as folder:
-        folder.write("a", "input", {"a.png": png[""], ".single/a.png": png["single"]})
+        for i in "ab":
+            files = {f"{i}.png": png[""], f".single/{i}.png": png["single"]}
+            folder.write(i, "input", files)
     with store.folder("val", "predictions", {"ceiling": 1}) as ceiling:
-        ceiling.write("a", "input", {"a.png": png["ceiling"]})
-    results = Results([sample], folder, VOCABULARY)
+        ceiling.write("a", "input", {"a.png": png["ceiling"]})  # b is still to be predicted
+    results = Results(samples, folder, VOCABULARY)
     found = evaluate_predictions(results, ["single"], ceiling)
-    assert (found["images"], found["miou"]) == (1, 1)
+    assert (found["images"], found["miou"]) == (2, 1)
     assert found["variants"] == {
         "single": {"miou": pytest.approx(1 / 4), "miou_union": pytest.approx(1 / 4)},
         "ceiling": {"miou": pytest.approx(3 / 4), "miou_union": pytest.approx(1 / 2)},
