@@ -31,7 +31,7 @@ def dense_crf(
         bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, cast to bytes with wrap-around.
 
     Returns:
-        C×H×W float32 probabilities; all 1 if C is 1, which pydensecrf does not support.
+        C×H×W float32 probabilities; all 1 if C is 1.
     """
     import pydensecrf.densecrf as densecrf
 

@@ -19,7 +19,7 @@ PROBABILITY = ".probability"
 """Folder of the probability of each pixel's label, as 8-bit grey PNGs of round(255 p)."""
 
 
-def stack_background(cams: np.ndarray, beta: float | None = 1.0) -> np.ndarray:
+def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
     """Prepends the background's score, (1 − max cam)^β, to the CAMs, without renormalisation.
 
     Args:

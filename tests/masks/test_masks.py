@@ -31,7 +31,8 @@ def test_background_is_what_no_cam_claims():
     stacked = stack_background(cams, beta=2)
     np.testing.assert_allclose(stacked[0], [[0.25, 0.01]])
     np.testing.assert_array_equal(stacked[1:], cams)
-    assert stack_background(np.zeros((0, 2, 2)))[0].min() == 1
+    assert stack_background(np.zeros((0, 2, 2)), beta=2)[0].min() == 1
+    assert stack_background(cams, beta=None) is cams
 
 
 def test_labels_are_class_indices_plus_one():
@@ -48,6 +49,7 @@ def test_resized_argmax_is_argmax_of_the_resized():
     channel, best = resized_argmax(scores, 17, 13)
     np.testing.assert_array_equal(channel, resized.argmax(0))
     np.testing.assert_allclose(best, resized.max(0))
+    assert not resized_argmax(np.ones((3, 2, 2), np.float32), 2, 2)[0].any(), "the first of equals"
 
 
 def test_unsure_pixels_are_ignored():
@@ -126,6 +128,49 @@ def test_the_crf_takes_as_many_steps_as_it_is_told(iterations):
     assert abs(more - found).max() > 1e-3
 
 
+def test_scores_are_clipped_before_their_logarithm():
+    scores, image = np.array([[[0, 0.25]], [[1.5, 0.75]]]), np.zeros((1, 2, 3), np.uint8)
+    clipped = np.array([[[1e-5, 0.25]], [[1, 0.75]]])
+    found = dense_crf(image, scores, CrfOptions(iterations=0))
+    np.testing.assert_allclose(found, clipped / clipped.sum(0), rtol=1e-4)
+
+
+def test_the_crf_takes_an_image_that_cannot_be_written():
+    image = np.asfortranarray(np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8))
+    image.flags.writeable = False
+    scores = np.full((2, 6, 7), 0.5)
+    expected = dense_crf(np.array(image, order="C"), scores, CLEAN)
+    np.testing.assert_array_equal(dense_crf(image, scores, CLEAN), expected)
+
+
+@pytest.mark.parametrize("fp16", [True, False])
+def test_the_quirk_takes_background_and_logarithm_in_float16(fp16):
+    kind = np.float16 if fp16 else np.float32
+    values = np.random.default_rng(4).uniform(0, 1, (1, 3, 4)).astype(np.float16)
+    image, cams = np.zeros((3, 4, 3), np.uint8), Cams(np.array([2]), values, (3, 4))
+    _, probability = pseudo_mask(image, cams, CrfOptions(iterations=0), 0.7, fp16=fp16)
+    scores = np.concatenate([(1 - values.astype(kind)) ** kind(0.7), values.astype(kind)])
+    logits = np.log(scores.clip(kind(1e-5), 1)).astype(np.float64)
+    expected = (np.exp(logits) / np.exp(logits).sum(0)).max(0)
+    np.testing.assert_allclose(probability, expected, rtol=2e-6)
+
+
+def test_quirks_are_for_the_crf_alone_and_off_by_default():
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    halves = np.array([[[0.5, 0.5 + 2**-11]]], np.float16)  # neighbours in float16
+    cams, crf = Cams(np.array([4]), halves, image.shape[:2]), CrfOptions(bilateral_srgb=60)
+    _, plain = pseudo_mask(image, cams, crf)
+    _, clean = pseudo_mask(image, cams, crf, bgr=False, fp16=False)
+    np.testing.assert_array_equal(plain, clean)
+    _, released = pseudo_mask(image, cams, crf, bgr=True)
+    _, expected = pseudo_mask(crf_image(image, bgr=True), cams, crf)
+    np.testing.assert_array_equal(released, expected)
+    assert abs(released - plain).max() > 1e-4
+    labels, _ = pseudo_mask(image, cams, None, bgr=True, fp16=True)
+    assert labels.tolist() == [[0, 0, 5, 5, 5, 5, 5, 5]] * 6
+
+
 def test_the_released_image_is_bgr_minus_a_mean_wrapped_to_bytes():
     image = np.array([[[200, 100, 50]]], np.uint8)
     # 50 − 104.008 = −54.008 → −54 → 202; 100 − 116.669 → −16 → 240; 200 − 122.675 → 77
@@ -156,12 +201,12 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
 
 
 def test_probabilities_are_rounded_to_bytes():
-    probability = np.array([[0, 0.001, 0.002, 0.5, 0.9999, 1, 1.00001]], np.float32)
+    probability = np.array([[-0.1, 0, 0.001, 0.002, 0.5, 0.9999, 1, 1.1]], np.float32)
     labels = np.zeros(probability.shape, np.uint8)
     files = mask_files("a", labels, probability, [], confidence=0, keep_probability=True)
     with Image.open(io.BytesIO(files[f"{PROBABILITY}/a.png"])) as image:
         assert image.mode == "L"
-        assert np.asarray(image).tolist() == [[0, 0, 1, 128, 255, 255, 255]]
+        assert np.asarray(image).tolist() == [[0, 0, 0, 1, 128, 255, 255, 255]]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 254])
