@@ -26,7 +26,7 @@ from pipeline.clip.architectures import (
 )
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
-from pipeline.files.weight_files import check_finite, read_weights_file
+from pipeline.files.weight_files import check_finite, read_weights_file, refuse_quantised
 
 _EXTRAS = (
     "input_resolution",
@@ -35,6 +35,9 @@ _EXTRAS = (
     "text.transformer.embeddings.position_ids",
 )
 """What OpenAI's archives and files of older versions hold beside the weights."""
+
+_MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
+"""What open_clip raises for weights with other dimensions than its own."""
 
 
 def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
@@ -111,6 +114,7 @@ def load_clip(
     # Checked first, since a large file takes long to read.
     training = find_training(model_name, pretrained)
     weights = read_weights(path)
+    refuse_quantised(weights, path)
     if model_name is None:
         model = _build_from_weights(path, weights)
     else:
@@ -145,7 +149,7 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
             f"{path} does not hold a CLIP with a vision transformer and OpenAI's names"
             f" ({error.args[0]} is missing): give clip.model=NAME along with the file"
         ) from error
-    except RuntimeError as error:
+    except _MISSHAPEN as error:
         raise UserError(
             f"{path} holds a CLIP that is incomplete or not built as OpenAI's are"
             f" ({_first_mismatch(error)}): give clip.model=NAME along with the file"
@@ -211,7 +215,7 @@ def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _first_mismatch(error: RuntimeError) -> str:
+def _first_mismatch(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
     text = lines[0] if lines else str(error)
     return text if len(text) <= 120 else text[:117] + "..."

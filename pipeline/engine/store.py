@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,12 +25,15 @@ from pipeline.files.atomic import (
     read_json,
     write_atomically,
 )
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.lock import LOCK
 
 FORMAT = 1
 """The version of the layout, in ``store.json``; others cannot be read."""
 
 _FORMAT_FILE = "store.json"
+
+_SUM = "sum"  # the name of the checksum beside an array
 
 
 class Store:
@@ -42,11 +46,13 @@ class Store:
         to the same folder.
 
         Raises:
-            UserError: it is not a folder, or a version of this program with another layout wrote
-                it.
+            UserError: it is not a folder that can be read, or a version of this program with
+                another layout wrote it.
         """
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is not a folder: choose another output_dir")
+        if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):  # else it would seem empty
+            raise UserError(f"{root} cannot be read: ask its owner, or choose another output_dir")
         self.root = root
         self._wait = wait
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)
@@ -109,7 +115,7 @@ class Store:
     def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns an array that is made once and kept in the folder ``kind`` below the root.
 
-        The file is an archive, which has a checksum of the array and of its shape. One that is
+        The file is an archive with a checksum of the array, its type and its shape. One that is
         damaged, or another's, is put aside with a sentence, and the array is made again.
 
         Args:
@@ -119,8 +125,7 @@ class Store:
         """
         path = self.root / kind / f"{key}.npz"
         try:
-            with np.load(path, allow_pickle=False) as kept:
-                return kept[key]
+            return _read_kept(path, key)
         except FileNotFoundError:
             pass
         except Exception as error:  # zipfile, zlib and numpy each have errors of their own
@@ -131,7 +136,8 @@ class Store:
             note = f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again"
             print(note, file=sys.stderr)
         buffer = io.BytesIO()
-        np.savez(buffer, **{key: (array := make())})
+        array = make()
+        np.savez(buffer, **{key: array, _SUM: _sum_of(array)})
         write_atomically(path, buffer.getvalue())
         return array
 
@@ -144,6 +150,23 @@ class Store:
             if (path / LOCK).is_file() and not path.is_symlink()
         ]
         return sorted(folders, key=lambda f: f[1].get("finished") or f[1].get("began", ""))
+
+
+def _read_kept(path: Path, key: str) -> np.ndarray:
+    """Reads an array that :meth:`Store.array` wrote; all other files raise errors."""
+    with zipfile.ZipFile(path) as archive:
+        # We compress nothing. What is compressed could take any amount of memory.
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("it is compressed")
+    with np.load(path, allow_pickle=False) as kept:
+        array = kept[key]
+        if str(kept[_SUM]) != _sum_of(array):
+            raise ValueError("it is not what was written")
+    return array
+
+
+def _sum_of(array: np.ndarray) -> str:
+    return fingerprint(array.tobytes(), str(array.dtype), list(array.shape))
 
 
 def folder_size(path: Path) -> int:

@@ -22,6 +22,9 @@ _SLACK = 2**24
 """Bytes allowed beyond a file's own size: code and names may be compressed, weights never are."""
 
 
+_COMPUTED_WITH = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 class Oversized(ValueError):
     """A file whose contents would take more memory than the file itself is large."""
 
@@ -115,6 +118,19 @@ def check_finite(weights: Mapping[str, torch.Tensor], origin: str | Path) -> Non
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
                 f"{origin} holds weights that are not finite ({name}): give another file"
+            )
+
+
+def refuse_quantised(weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
+    """Checks that weights, which come from ``origin``, have a kind that networks compute with.
+
+    Raises:
+        UserError: one is of integers, or of a format that needs factors from elsewhere.
+    """
+    for name, tensor in weights.items():
+        if name.endswith(".weight") and tensor.dtype not in _COMPUTED_WITH:
+            raise UserError(
+                f"{origin} holds {name} as {tensor.dtype}: give weights that are not quantised"
             )
 
 

@@ -10,7 +10,7 @@ from mmengine.config import ConfigDict
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.files.weight_files import check_finite
+from pipeline.files.weight_files import check_finite, refuse_quantised
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
 from pipeline.segmenter.weight_sources import INSTEAD, fetch_coco, fetch_imagenet, read_weights
@@ -61,8 +61,8 @@ def load_pretrained(
 
     Raises:
         UserError: weights are unknown, missing, damaged or hold more than tensors, cannot be
-            downloaded, are not finite, or lack the first tensor of the backbone or more than 5 %
-            of them.
+            downloaded, are quantised or not finite, or lack the first tensor of the backbone or
+            more than 5 % of them.
     """
     check_choice(choice)
     if choice in (None, "none"):
@@ -85,6 +85,7 @@ def load_pretrained(
     if tensors is None:
         named = "" if origin == choice else f" ({origin})"
         raise UserError(f"segmenter.pretrained={choice}{named} {fit.shortage}: {INSTEAD}")
+    refuse_quantised(tensors, origin)
     check_finite(tensors, origin)
     with quietly():
         backbone.init_weights()

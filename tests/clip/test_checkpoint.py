@@ -144,3 +144,25 @@ def test_weights_that_are_not_finite_name_their_file(value, weights, tmp_path):
     save_file({**weights, "visual.proj": broken}, path)
     with pytest.raises(UserError, match=r"broken.safetensors holds .* not finite \(visual.proj\)"):
         load_clip(path)
+
+
+ODD = {
+    "numbers without dimensions": lambda value: torch.zeros((), dtype=value.dtype),
+    "ten dimensions": lambda value: value.reshape((1,) * (10 - value.ndim) + value.shape),
+    "no rows": lambda value: value[:0] if value.ndim else value,
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_weights_of_other_dimensions_are_a_sentence(odd, weights, tmp_path):
+    save_file({k: ODD[odd](v).contiguous() for k, v in weights.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="incomplete or not built as OpenAI's are .*: give clip.mo"):
+        load_clip(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(kind, weights, tmp_path):
+    """Without their factors they would be read as whole numbers."""
+    save_file({k: v.to(kind) for k, v in weights.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"\.weight as torch.*: give weights that are not quantise"):
+        load_clip(tmp_path / "a.safetensors")

@@ -228,3 +228,9 @@ def test_a_disk_without_symbolic_links_is_refused_at_once(store, tmp_path, monke
     monkeypatch.setattr(os, "symlink", refuse)
     with reopen(store) as folder, pytest.raises(UserError, match="no symbolic links"):
         folder.finish([])
+
+
+def test_a_folder_that_cannot_be_read_does_not_seem_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
+    with pytest.raises(UserError, match="cannot be read: ask its owner, or choose another output_"):
+        Store(tmp_path)

@@ -138,3 +138,34 @@ def test_masks_are_no_pickles(read: Callable, mark, tmp_path, trial):
             read(path)
         assert "\n" not in str(caught.value) and not mark.is_left
     trial("code", "ground-truth masks: a pickle, noise as MATLAB", "refused, nothing ran", 2)
+
+
+def write_bomb(path: Path) -> None:
+    """A gigabyte of zeros in a megabyte; of the right name, type and number of dimensions."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("key.npy", "w") as file,
+    ):
+        file.write(header((2**14,)))
+        file.write(bytes(2**16))
+
+
+FOREIGN = {
+    "a compressed archive": write_bomb,
+    "not finite": lambda path: np.savez(path, key=np.full(3, np.nan)),
+    "integers": lambda path: np.savez(path, key=np.arange(3)),
+    "without dimensions": lambda path: np.savez(path, key=np.float64(1)),
+    "of ten dimensions": lambda path: np.savez(path, key=np.zeros((1,) * 10)),
+    "text": lambda path: np.savez(path, key=np.array(["a"])),
+    "a checksum of another": lambda path: np.savez(path, key=np.arange(3.0), sum="0" * 16),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_kept_array_that_we_did_not_write_is_made_again(name, tmp_path, capsys):
+    store, path = Store(tmp_path / "out"), tmp_path / "out" / "text" / "key.npz"
+    path.parent.mkdir(parents=True)
+    FOREIGN[name](path)
+    assert store.array("text", "key", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
+    assert "is damaged (" in capsys.readouterr().err
+    assert store.array("text", "key", lambda: pytest.fail("it is whole")).tolist() == [0, 1, 2]

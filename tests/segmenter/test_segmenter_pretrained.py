@@ -232,3 +232,10 @@ def test_weights_that_are_not_finite_name_their_file(tmp_path):
     path = saved(tmp_path, weights)
     with pytest.raises(UserError, match=rf"{path} holds weights that are not finite \(conv1.wei"):
         load(path, type="ResNet", depth=18)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(kind, tmp_path):
+    weights = {k: v.to(kind) for k, v in get_model("resnet18").state_dict().items()}
+    with pytest.raises(UserError, match=r"\.weight as torch.*: give weights that are not quantise"):
+        load(saved(tmp_path, weights), type="ResNet", depth=18)
