@@ -19,10 +19,10 @@ from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import check
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import Item, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
@@ -66,9 +66,8 @@ class Maps(Stage):
         yield from ()
 
 
-def make_masks(out, maps, workers=1, **options):
-    """Runs the stage on maps that lie below ``out``; returns its folder, and its outcome."""
-    samples, cams, _ = maps
+def masks_stage(**options) -> tuple[Masks, Vocabulary]:
+    """Returns the stage, for three classes, and these."""
     chosen = PseudoMaskOptions(**options)
     check(chosen, "masks")
     names = tuple((name,) for name in "abc")
@@ -82,6 +81,12 @@ def make_masks(out, maps, workers=1, **options):
         reading=Reading(ImageReader(), 1, 8),
         needs={"cams": Maps(split="all")},
     )
+    return stage, vocabulary
+
+
+def make_masks(out, maps, workers=1, **options):
+    """Runs the stage on maps that lie below ``out``; returns its folder, and its outcome."""
+    samples, (stage, vocabulary) = maps[0], masks_stage(**options)
     images = Images(Dataset(vocabulary, {"all": samples}, "all"))
     store = Store(out)
     (outcome,) = Run([stage], images, store, Executor(ExecutorSettings(), workers))()
@@ -146,6 +151,44 @@ def test_without_a_crf_there_is_no_probability(maps, tmp_path):
         "b c/d.png",
         "without tags.png",
     ]
+
+
+def test_an_image_that_cannot_be_read_costs_no_other(maps):
+    samples, cams, _ = maps
+    samples[0].image.write_bytes(b"no image")
+    stage, _ = masks_stage()
+    model = stage.load({"cams": cams.path})
+    items = [Item(sample, "input") for sample in samples]
+    (_, error), *others = stage.compute(items, lambda: model)
+    assert isinstance(error, ImageError)
+    names = [name for _, (output,) in others for name in output.files]
+    assert names == ["b c/d.png", "without tags.png"]
+
+
+LABELS, SURE = np.array([[0, 1, 3], [255, 3, 0]], np.uint8), np.ones((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probability", "options", "message"),
+    [
+        (LABELS.T, SURE, {}, "labels of shape 3×2, not 2×3,"),
+        (LABELS, SURE[:1], {}, "probabilities of shape 1×3, not 2×3,"),
+        (LABELS.astype(int), SURE, {}, "labels of type int64, not uint8,"),
+        (LABELS + (LABELS == 3), SURE, {}, "label 4, where the last one is 3,"),
+        (LABELS, SURE * np.nan, {}, "probabilities that are not finite"),
+        (LABELS, None, {"confidence": 0.5}, "no probabilities, which masks.confidence requires"),
+        (LABELS, None, {"keep_probability": True}, "which masks.keep_probability requires"),
+        (LABELS, None, {}, None),
+        (LABELS, SURE, {"confidence": 0.5, "keep_probability": True}, None),
+    ],
+)
+def test_what_is_no_mask_is_refused(labels, probability, options, message):
+    stage, _ = masks_stage(**options)
+    if message is None:
+        assert stage.checked(labels, probability, (2, 3)) == (labels, probability)
+        return
+    with pytest.raises(UserError, match=f"{message}.* image x y"):
+        stage.checked(labels, probability, (2, 3), "x y")
 
 
 def configured(*overrides: str) -> PseudoMaskOptions:
