@@ -47,11 +47,11 @@ def cams(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.ndarray
     return lambda self, image, tags: change(np.full((len(tags), 4, 4), 0.5, np.float32))
 
 
-def masks(change: Callable[[np.ndarray], Any], probability: Any = None) -> Callable[..., Any]:
-    return lambda self, image, cams: (change(np.zeros(cams.size, np.uint8)), probability)
+def masks(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., tuple]:
+    return lambda self, image, cams: (change(np.zeros(cams.size, np.uint8)), None)
 
 
-WRONG = {
+WRONG = {  # for masks see also tests/masks/test_stage.py
     "too few scores": (ColourTagger, "scores", scores(0.5, 1), "2 scores for 3 classes"),
     "a score alone": (ColourTagger, "scores", lambda *_: np.float32(1), "one scores for 3"),
     "NaN scores": (ColourTagger, "scores", scores(0, np.nan, 1), "scores that are not finite"),
@@ -63,21 +63,7 @@ WRONG = {
     "NaN CAMs": (ChannelCams, "cams", cams(lambda c: c * np.nan), "CAMs that are not finite"),
     "large CAMs": (ChannelCams, "cams", cams(lambda c: c * 20), "CAMs from 10 to 10, which"),
     "negative CAMs": (ChannelCams, "cams", cams(lambda c: -c), "CAMs from -0.5 to -0.5, which"),
-    "a small mask": (Superpixels, "__call__", masks(lambda m: m[1:]), "labels of shape 89×70, not"),
     "a mask of floats": (Superpixels, "__call__", masks(lambda m: m / 1), "labels of type float64"),
-    "a fourth class": (Superpixels, "__call__", masks(lambda m: m + np.uint8(4)), "label 4, where"),
-    "NaN probabilities": (
-        Superpixels,
-        "__call__",
-        lambda self, image, cams: (np.zeros(cams.size, np.uint8), np.full(cams.size, np.nan)),
-        "probabilities that are not finite",
-    ),
-    "a single probability": (
-        Superpixels,
-        "__call__",
-        masks(lambda m: m, np.ones((1, 1))),
-        "probabilities of shape 1×1, not 90×70",
-    ),
 }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+
+from pipeline.tags.scores import remark_on_tags
 
 
 @pytest.fixture
@@ -37,6 +40,22 @@ def test_tags_from_which_nothing_is_learned_are_named(tags, note, run_on_tags):
         finished = run_on_tags(*tags)
         assert finished.code == 0, finished.errors
         assert f"note: {note}" in finished.errors if note else "note" not in finished.errors
+
+
+@pytest.mark.parametrize(
+    ("tags", "names"),
+    [([[0]], None), ([[]], ""), ([[2], [2]], "rocket"), ([[0, 2]] * 3, "cat, rocket"), ([], None)],
+)
+def test_one_image_with_a_tag_is_no_reason_for_a_remark(tags, names):
+    entries = {str(index): {"tags": of_image} for index, of_image in enumerate(tags)}
+    folder = SimpleNamespace(entries=entries, split="val")
+    said = remark_on_tags(folder, [*entries, "without an entry"], ["cat", "dog", "rocket"])
+    if names is None:
+        assert said == ""
+    elif names:
+        assert f"all {len(tags)} images of split val have the same tags ({names}):" in said
+    else:
+        assert said.startswith("no image of split val has a tag:")
 
 
 def test_rejected_files_count_alike_on_the_terminal_and_in_the_manifest(

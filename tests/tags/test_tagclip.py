@@ -14,7 +14,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.baseline import GlobalClip, global_scores
 from pipeline.tags.reidentification import Proposal, propose, reidentify
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.tagclip import VARIANTS, TagClip, TagClipOptions
 from pipeline.tags.tagger import choose_tags
 from tests.methods import ALONE, scores_of
 from tests.small_runs import draw_photograph
@@ -88,6 +88,27 @@ def test_without_reidentification_local_scores_are_final(encoder, text):
     tagger = build(encoder, text, reidentify=False)
     [result] = scores_of(tagger, [draw_photograph(1, 64, 64)], ["dmar"])
     np.testing.assert_array_equal(result["scores"], result["dmar"])
+
+
+def test_every_variant_is_what_it_is_named_after(encoder, text):
+    image, tagger = draw_photograph(1, 64, 96), build(encoder, text)
+    [found] = scores_of(tagger, [image], VARIANTS)
+    inputs = encoder.backbone(encoder.prepare(image)[None])
+    own = encoder.classify(encoder.value_features(inputs), text)[0, :, :4]
+    attended = encoder.classify(encoder.attended_features(inputs), text)[0, :, :4]
+    expected = {
+        "clip": global_scores(encoder, text, 4, [image])[0],
+        "clip_native": attended[0],
+        "coarse_last": attended[1:].amax(0),
+        "coarse": own.amax(0),
+    }
+    for name, scores in expected.items():
+        np.testing.assert_allclose(found[name], scores, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(found["cwr"], found["scores"])
+    for name in VARIANTS:
+        [alone] = scores_of(tagger, [image], [name])
+        assert list(alone) == ["scores", name]
+        np.testing.assert_array_equal(alone[name], found[name])
 
 
 def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
@@ -177,7 +198,7 @@ def test_tags_are_the_classes_above_the_images_threshold(scores, min_score, expe
 
 
 def test_global_scores_are_clips_own(tiny_clip, encoder, text):
-    image = draw_photograph(4, 64, 64)
+    image = draw_photograph(4, 50, 90)
     (scores,) = global_scores(encoder, text, 4, [image])
     from pipeline.clip.pixels import to_pixels
 
@@ -186,14 +207,22 @@ def test_global_scores_are_clips_own(tiny_clip, encoder, text):
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
 
 
-def test_the_baseline_streams_in_batches_of_one_size(encoder, text):
+def test_the_baseline_streams_in_batches_of_one_size(encoder, text, monkeypatch):
+    batches, classify = [], ClipEncoder.classify_images
+
+    def spy(self, pixels, *more):
+        batches.append(tuple(pixels.shape))
+        return classify(self, pixels, *more)
+
+    monkeypatch.setattr(ClipEncoder, "classify_images", spy)
     images = [draw_photograph(s, 40 + 8 * s, 64) for s in range(5)]
-    scorer = GlobalClip(encoder, text, 4, batch_size=2)
+    scorer = GlobalClip(encoder, text, 4, batch_size=3)
     by_name = {name: scored.scores["scores"] for name, scored in scorer.stream(enumerate(images))}
     assert list(by_name) == [0, 1, 2, 3, 4]
     for index, image in enumerate(images):
         ((_, alone),) = scorer.stream([("alone", image)])
         np.testing.assert_array_equal(by_name[index], alone.scores["scores"])
+    assert set(batches) == {(3, 3, 64, 64)}
 
 
 def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, monkeypatch):
