@@ -44,7 +44,7 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    known = folder = table = None
+    known = table = None
     if settings.values is not None:
         table = value_table(settings.values, classes)
         if not isinstance(settings, LabelMapSettings) and 0 not in settings.values:
@@ -52,8 +52,7 @@ def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
     if labels is not None:
         numbers = settings.values
         known = read_image_classes(given_path(labels, "dataset.labels"), classes, numbers)
-    if masks is not None:
-        folder = existing_folder(masks, "masks")
+    folder = None if masks is None else existing_folder(masks, "masks")
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
         path = folder / f"{sample.id}.png"
@@ -184,22 +183,34 @@ def _json_labels(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
     indices = {same_name(name): k for k, name in enumerate(classes)}
     try:
         content = json.loads(_text(path, "dataset.labels"))
-        names = {item["id"]: str(item["name"]) for item in content["categories"]}
-        found = {item["id"]: (str(item["file_name"]), set()) for item in content["images"]}
+        names = _by_id(path, content["categories"], "name")
+        files = _by_id(path, content["images"], "file_name")
+        found = {key: set() for key in files}
         for item in content["annotations"]:
-            found[item["image_id"]][1].add(names[item["category_id"]])
+            found[item["image_id"]].add(names[item["category_id"]])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"dataset.labels={shown(path)} is JSON, but not annotations in COCO's format: give"
             " these, a .csv file or a list in TagCLIP's format"
         ) from error
-    for name in sorted({name for _, of_image in found.values() for name in of_image}):
+    for name in sorted(set().union(*found.values())):
         if same_name(name) not in indices:
             raise UserError(f"{path}: {shown(name)} is not in dataset.classes: add or rename it")
-    return {
-        image: tuple(sorted({indices[same_name(name)] for name in of_image}))
-        for image, of_image in found.values()
-    }
+    labels: dict[str, Labels] = {}
+    for key, image in files.items():
+        own = tuple(sorted({indices[same_name(name)] for name in found[key]}))
+        if labels.setdefault(image, own) != own:
+            raise UserError(f"{path} gives {shown(image)} two ids and other classes: keep one")
+    return labels
+
+
+def _by_id(path: Path, items: Iterable[Mapping], key: str) -> dict[object, str]:
+    """Returns id → value of a key, of COCO's images or categories."""
+    known = {item["id"]: str(item[key]) for item in items}
+    for item in items:
+        if (last := known[item["id"]]) != str(item[key]):
+            raise UserError(f"{path} gives {shown(item[key])} and {shown(last)} one id: correct it")
+    return known
 
 
 def _table_lines(path: Path, classes: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:

@@ -287,6 +287,19 @@ def test_labels_may_be_annotations_of_coco(photographs, cache, write):
         ("[" * 100_000, "is JSON, but not annotations"),
         (annotations(annotations=[{"image_id": 9, "category_id": 7}]), "is JSON, but not"),
         (annotations(categories=[{"id": 7, "name": "bird"}, {"id": 3, "name": "cat"}]), "bird is"),
+        # Each of these would silently lose the first one's classes, or take others for them.
+        (
+            annotations(images=[{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.png"}]),
+            "gives a.jpg and b.png one id",
+        ),
+        (
+            annotations(images=[{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]),
+            "gives a.jpg two ids and other classes",
+        ),
+        (
+            annotations(categories=[{"id": 7, "name": "person"}, {"id": 7, "name": "cat"}]),
+            "gives person and cat one id",
+        ),
     ],
 )
 def test_other_json_is_named(photographs, cache, write, text, message):
