@@ -126,9 +126,10 @@ def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
     return [p.class_index for p in proposals]
 
 
-def test_an_empty_box_ends_the_search_by_the_quirk_only():
+@pytest.mark.parametrize("cell", [(2, 2), (1, 2), (2, 1)])
+def test_an_empty_box_ends_the_search_by_the_quirk_only(cell):
     corner, centre = np.zeros((3, 3)), np.zeros((3, 3))
-    corner[2, 2] = 1  # open_border clips this box to nothing
+    corner[cell] = 1  # open_border clips this box to nothing
     centre[1, 1] = 0.9
     columns = [centre, corner, centre]
     assert proposals_of(columns, open_border=True, cwr_stop=True) == [0]
@@ -166,10 +167,13 @@ def test_a_crop_reaches_to_the_last_pixel_of_its_last_patch(rows, columns):
     assert proposal.inside[0, 0] and proposal.inside[-1, -1]
 
 
-@pytest.mark.parametrize(("background", "expected"), [(0.7, [0]), (0.8, []), (0.9, [])])
-def test_the_threshold_is_taken_over_all_scores(background, expected):
+@pytest.mark.parametrize(
+    ("low", "background", "expected"),
+    [(0, 0.7, [0]), (0, 0.8, []), (0, 0.9, []), (0.2, 0.55, [0]), (0.2, 0.65, [])],
+)
+def test_the_threshold_is_taken_over_all_scores(low, background, expected):
     """CWR looks again at classes above θ, not at one exactly on it."""
-    scores = torch.zeros(9, 2)
+    scores = torch.full((9, 2), float(low))
     scores[4] = torch.tensor([0.4, background])
     proposals = propose(
         torch.zeros(3, 48, 48),

@@ -1,0 +1,128 @@
+"""What becomes of scores: which are refused, which are tags, and what a method is built with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import method_of
+from pipeline.engine.sample import ImageReader
+from pipeline.errors import UserError
+from pipeline.tags.baseline import ClassTokenOptions, build_class_token
+from pipeline.tags.scores import tags_output
+from pipeline.tags.stage import ScoredTags
+from pipeline.tags.tagclip import TagClipOptions, build_tagclip
+from pipeline.tags.tagger import ScoredTagOptions, Tagger, problem_with
+from tests.methods import ALONE
+
+NAMES = (("cat",), ("cup", "mug"))
+VOCABULARY = Vocabulary(("cat", "cup"), NAMES, NAMES, backgrounds=("sky",))
+
+
+def resources(clip: object = None, **quirks: bool) -> Resources:
+    return Resources(VOCABULARY, "cpu", clip, SimpleNamespace(**quirks))
+
+
+def stage(options: ScoredTagOptions) -> ScoredTags:
+    """Returns the stage of a method that scores images."""
+    return ScoredTags(
+        split="val",
+        method=method_of(options),
+        options=options,
+        resources=resources(),
+        reading=Reading(ImageReader(), 1, 8),
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "problem"),
+    [
+        ({"scores": [0, 1.0005]}, ""),  # by which rounding may exceed 1
+        ({"scores": [0.5, 0.5], "dmar": [0, 0]}, ""),
+        ({"scores": [0, 1.002]}, "scores from 0 to 1, which are not in [0, 1],"),
+        ({"scores": [-0.01, 1]}, "scores from -0.01 to 1, which are not in [0, 1],"),
+        ({"scores": [0, 1], "dmar": [0, np.nan]}, "dmar that are not finite"),
+        ({"scores": [0, 1, 1]}, "3 scores for 2 classes"),
+        ({"scores": 1}, "one scores for 2 classes"),
+        ({"dmar": [0, 1]}, "no scores"),
+    ],
+)
+def test_scores_that_cannot_be_used_are_described(scores, problem):
+    assert problem_with({name: np.array(row) for name, row in scores.items()}, 2) == problem
+
+
+def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
+    class Means(Tagger):
+        def scores(self, image: np.ndarray) -> list[float]:
+            return [image.mean() / 255, 0]
+
+    ((name, scored),) = Means().stream([("a", np.full((2, 2, 3), 51, np.uint8))])
+    assert name == "a" and list(scored.scores) == ["scores"]
+    np.testing.assert_array_equal(scored.scores["scores"], np.array([0.2, 0], np.float32))
+    with pytest.raises(NotImplementedError):
+        Tagger().scores(np.zeros((1, 1, 3), np.uint8))
+
+
+def test_a_tag_exceeds_a_share_of_the_range_of_scores_and_the_least_score():
+    scores = np.array([0.2, 0.8], np.float32)
+    chosen = TagClipOptions(alpha=0.25)
+    assert stage(chosen).threshold(scores) == pytest.approx(0.35)
+    assert stage(TagClipOptions(alpha=0.25, min_score=0.6)).threshold(scores) == 0.6
+    entry = {"key": "x", **tags_output([], {"scores": np.array([0.2, 0.3, 0.8, 0.4])}).facts}
+    assert stage(chosen).adapt(entry) == {**entry, "tags": [2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (TagClipOptions(), ("min_score",)),  # CWR computes with alpha
+        (TagClipOptions(reidentify=False), ("min_score", "alpha")),
+        (ClassTokenOptions(), ("min_score", "alpha")),
+    ],
+)
+def test_thresholds_are_the_settings_that_no_score_depends_on(options, expected):
+    assert stage(options).thresholds == expected
+
+
+def test_an_entry_needs_every_variant_that_its_method_has():
+    entry = tags_output([], dict.fromkeys(("scores", "coarse"), np.zeros(2))).facts
+    assert stage(TagClipOptions(variants=["coarse"])).covers(entry)
+    assert not stage(TagClipOptions(variants=["coarse", "dmar"])).covers(entry)
+    assert stage(ClassTokenOptions(variants=["dmar"])).covers(entry), "the baseline has none"
+    assert not stage(TagClipOptions(variants=[])).covers({"scores": {"coarse": ""}})
+
+
+def test_both_taggers_are_built_from_their_settings_and_resources(tiny_clip):
+    asked = []
+
+    def embed(*given: object) -> torch.Tensor:
+        asked.append(given)
+        return torch.eye(3, 32)
+
+    clip = SimpleNamespace(encoder=ClipEncoder(tiny_clip), embed=embed, batches=ALONE)
+    options = TagClipOptions(templates="clip_es", attention_blocks=[1, 2])
+    for quirk in (True, False):
+        built = build_tagclip(options, resources(clip, open_border=quirk, cwr_stop=not quirk))
+        assert (built.open_border, built.cwr_stop) == (quirk, not quirk)
+        assert (built.num_classes, built.options, built.batches) == (2, options, ALONE)
+        assert list(built.window) == [1, 2]
+    baseline = build_class_token(ClassTokenOptions(), resources(clip))
+    assert (baseline.num_classes, baseline.batch_size) == (2, ALONE.images)
+    assert asked[1:] == [(NAMES, ("sky",), "clip_es"), (NAMES, ("sky",), "tagclip")]
+    assert baseline.text.shape == built.text.shape == (3, 32)
+
+
+@pytest.mark.parametrize("kind", [TagClipOptions, ClassTokenOptions])
+def test_an_unknown_set_of_templates_is_refused(kind):
+    from pipeline.engine.settings import check
+
+    check(kind(), "tags")
+    with pytest.raises(UserError, match="tags.templates=nope is unknown"):
+        check(kind(templates="nope"), "tags")
