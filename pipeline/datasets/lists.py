@@ -200,7 +200,7 @@ def _json_labels(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
     for key, image in files.items():
         own = tuple(sorted({indices[same_name(name)] for name in found[key]}))
         if labels.setdefault(image, own) != own:
-            raise UserError(f"{path} gives {shown(image)} two ids and other classes: keep one")
+            raise UserError(f"{path} gives {shown(image)} two ids with different classes: keep one")
     return labels
 
 

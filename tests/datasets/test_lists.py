@@ -294,7 +294,7 @@ def test_labels_may_be_annotations_of_coco(photographs, cache, write):
         ),
         (
             annotations(images=[{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]),
-            "gives a.jpg two ids and other classes",
+            "gives a.jpg two ids with different classes",
         ),
         (
             annotations(categories=[{"id": 7, "name": "person"}, {"id": 7, "name": "cat"}]),
