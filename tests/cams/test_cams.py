@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pipeline.cams.affinity import affinity, refine_cams
 from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.clip_es import ClipEs, ClipEsOptions
-from pipeline.cams.gradcam import normalise, softmax_gradcam
+from pipeline.cams.gradcam import attention_vjp_sums, normalise, softmax_gradcam
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.errors import ImageError
@@ -52,6 +52,24 @@ def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
             cam = cam / (1e-7 + cam.max())
         np.testing.assert_allclose(cams[tag], cam, atol=1e-4)
     assert (cams.amax(1) > 0.99).all(), "the CAMs have to show something in this test"
+
+
+def test_sums_of_an_attentions_gradients_are_those_of_autograd():
+    generator = torch.Generator().manual_seed(6)
+    heads, count, width, scores = 3, 7, 4, 2
+    query, key, value = torch.randn(3, heads, count, width, generator=generator).requires_grad_()
+    gradients = torch.randn(scores, heads, count, width, generator=generator)
+    gradients[:, :, 0] = 0  # the output of the class token does not contribute
+    attention = (query @ key.mT / width**0.5).softmax(-1)
+    attended = attention @ value
+    parts = (query, key, value)
+    with torch.no_grad():
+        sums = attention_vjp_sums(gradients, attended, attention, *parts)
+    assert sums.shape == (scores, 3 * heads * width)
+    for found, of_score in zip(sums, gradients):
+        expected = torch.autograd.grad((attended * of_score).sum(), parts, retain_graph=True)
+        side_by_side = torch.cat([part[:, 1:].sum(1).flatten() for part in expected])
+        torch.testing.assert_close(found, side_by_side, atol=1e-5, rtol=1e-5)
 
 
 def test_no_parameter_gets_a_gradient(tiny_clip, encoder, text):
@@ -150,6 +168,7 @@ def test_stored_cams_are_read_back(tmp_path):
     np.testing.assert_array_equal(stored.cams, cams)
     assert stored.cams.dtype == np.float16
     assert stored.resized(45, 60).shape == (2, 45, 60)
+    assert Cams(cams[:0, 0, 0], cams[:0], (45, 60)).resized(45, 60).shape == (0, 45, 60)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ImageError, match="damaged"):
         read_cams(path)

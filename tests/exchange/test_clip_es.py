@@ -83,6 +83,15 @@ def test_older_pickles_and_other_orders_in_memory(protocol, tmp_path):
     assert np.abs(cams.cams - averaged(maps, *GRID)).max() < 1e-3
 
 
+@pytest.mark.parametrize("size", [(10, 12), (5, 7), (37, 50)])
+def test_maps_of_about_the_images_shape_are_never_refined_and_are_clipped(size, tmp_path):
+    maps = np.zeros((2, *size), np.float32)
+    maps[0], maps[1] = -0.0009, 1.0009  # by which rounding may leave [0, 1]
+    cams = read(save(tmp_path / "a.npy", keys=[0, 1], attn_highres=maps)).cams
+    assert cams.shape[1:] == (min(10, size[0]), min(13, size[1]))
+    assert (cams[0] == 0).all() and (cams[1] == 1).all()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -97,6 +106,11 @@ def test_older_pickles_and_other_orders_in_memory(protocol, tmp_path):
         ({"keys": np.array([0, 1]), "attn_highres": smooth() * np.nan}, "NaN"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth(size=(50, 37))}, "37×50 for an image"),
         ({"keys": np.array([0, 1]), "attn_highres": smooth(size=(38, 50))}, "50×38 for an image"),
+        ({"keys": np.array([0, 1]), "attn_highres": smooth(size=(10, 11))}, "11×10 for an image"),
+        (
+            {"keys": np.array([0, 1]), "attn_highres": [smooth()[0], smooth(size=(19, 25))[0]]},
+            "CAMs of several sizes",
+        ),
         ({"keys": np.array([0, 1]), "attn_highres": smooth()[0]}, "not rows and columns"),
         ({"keys": np.array([0, 1]), "attn_highres": 7}, "not rows and columns"),
         ({"keys": np.array([0]), "attn_highres": np.array(0.5)}, "not rows and columns"),
