@@ -30,7 +30,8 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        message, code = f"error: {cannot_write(error.filename, error)}", USER_ERROR
+        reason = cannot_write(error.filename, error, "read or write")
+        message, code = f"error: {reason}", USER_ERROR
     except KeyboardInterrupt:
         message, code = when_interrupted, INTERRUPTED
     print(message, file=sys.stderr)

@@ -117,10 +117,10 @@ def link_symbolically(path: Path, target: Path | str) -> None:
             ) from error
 
 
-def cannot_write(path: Path | str | None, error: OSError) -> UserError:
-    """Returns the error for a failed write, with the remedy."""
+def cannot_write(path: Path | str | None, error: OSError, what: str = "write") -> UserError:
+    """Returns the error for a failed write, or for ``what`` else failed, with the remedy."""
     return UserError(
-        f"cannot write {path or 'a file'}: {error.strerror}; fix this and run the same command"
+        f"cannot {what} {path or 'a file'}: {error.strerror}; fix this and run the same command"
         " again, finished results are kept"
     )
 

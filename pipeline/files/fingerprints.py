@@ -84,9 +84,18 @@ def fingerprint_image(path: Path) -> str:
 def remember_in(folder: Path | None, write: bool = True) -> None:
     """Keeps the fingerprints of photographs from run to run, in a journal in the output directory.
 
-    A journal that is lost, or cannot be written, only means that files are read again. Without
+    A journal that is lost, or another user's, only means that files are read again. Without
     ``write`` it is only read, and without a folder nothing is kept.
     """
     if (memory := _memory.get()) is not None:
         memory[0].close()
-    _memory.set(None if folder is None else (Journal(folder / FILE), write))
+    if folder is None:
+        _memory.set(None)
+        return
+    journal = Journal(folder / FILE)
+    try:
+        known = journal.entries
+    except OSError:  # else every photograph would count as one that cannot be read
+        known = {}
+    journal.entries = known
+    _memory.set((journal, write))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from pipeline.commands.command_line import next_command
+from pipeline.commands.command_line import answer, next_command
 from pipeline.engine.progress import track
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
@@ -74,3 +76,13 @@ def test_progress_shows_speed_time_left_and_failures(capsys, monkeypatch):
     shown = capsys.readouterr().err
     assert "tags val" in shown and "3/4" in shown and "2 left out" in shown
     assert re.search(r"\d+\.\d/s", shown) and re.search(r"\d:\d\d:\d\d", shown)
+
+
+def test_what_cannot_be_read_is_not_said_to_be_written(monkeypatch, capsys):
+    def read(arguments):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "out/all/masks")
+
+    with pytest.raises(SystemExit) as ended:
+        answer(read)
+    assert ended.value.code == 2
+    assert "error: cannot read or write out/all/masks: Permission" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -145,3 +146,15 @@ def test_what_is_not_a_file_is_an_error(tmp_path):
     for name in ("pipe", "missing", "."):
         with pytest.raises(OSError):
             fingerprint_file(tmp_path / name)
+
+
+def test_memory_of_another_user_is_not_a_photographs_fault(path, tmp_path, monkeypatch):
+    (tmp_path / FILE).write_text("theirs")
+
+    def refuse(journal):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(journal))
+
+    with monkeypatch.context() as patched:  # root may read everything
+        patched.setattr("pipeline.files.journal.read_lines", refuse)
+        remember_in(tmp_path)
+        assert fingerprint_image(path) == fingerprint_file(path)
