@@ -91,7 +91,8 @@ def test_without_reidentification_local_scores_are_final(encoder, text):
 
 
 def test_every_variant_is_what_it_is_named_after(encoder, text):
-    image, tagger = draw_photograph(1, 64, 96), build(encoder, text)
+    text = text / 10  # scores between 0 and 1, so that no token looks like another
+    image, tagger = draw_photograph(2, 64, 96), build(encoder, text)
     [found] = scores_of(tagger, [image], VARIANTS)
     inputs = encoder.backbone(encoder.prepare(image)[None])
     own = encoder.classify(encoder.value_features(inputs), text)[0, :, :4]
@@ -102,6 +103,7 @@ def test_every_variant_is_what_it_is_named_after(encoder, text):
         "coarse_last": attended[1:].amax(0),
         "coarse": own.amax(0),
     }
+    assert (attended[0] > attended[1:].amax(0)).any(), "the class token is no patch"
     for name, scores in expected.items():
         np.testing.assert_allclose(found[name], scores, atol=1e-6, err_msg=name)
     np.testing.assert_array_equal(found["cwr"], found["scores"])
