@@ -1,0 +1,31 @@
+"""What each method declares: its key, resources and weights follow from that."""
+
+from __future__ import annotations
+
+import pytest
+
+import pipeline.stages.config  # noqa: F401  registers the methods
+from pipeline.engine.registry import methods
+
+TAGGING = ("classes", "tag_names", "backgrounds")
+DECLARED = {
+    "tags=tagclip": (True, ("open_border", "cwr_stop"), TAGGING),
+    "tags=clip": (True, (), TAGGING),
+    "tags=ground_truth": (False, ("tag_order",), ("classes",)),
+    "tags=file": (False, (), ("classes",)),
+    "cams=clip_es": (True, ("open_border",), ("cam_names", "backgrounds")),
+    "cams=file": (False, (), ()),
+    "masks=crf": (False, ("crf_bgr", "crf_fp16"), ()),
+}
+"""Choice → whether CLIP looks, the quirks that are read, the parts of the vocabulary."""
+
+
+@pytest.mark.parametrize("choice", DECLARED)
+def test_methods_declare_what_they_depend_on(choice):
+    [method] = [m for m in methods() if f"{m.group}={m.name}" == choice]
+    assert (method.uses_clip, (*method.quirks,), (*method.reads,)) == DECLARED[choice]
+
+
+def test_the_methods_are_all_listed():
+    ours = {f"{m.group}={m.name}" for m in methods() if m.build.__module__.startswith("pipeline.")}
+    assert ours == DECLARED.keys()
