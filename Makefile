@@ -62,6 +62,8 @@ soak: $(VENV)/installed
 	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
 	  tests/engine/test_pool.py --soak --minutes $(MINUTES) \
 	  --table docs/reliability.md
+	$(RUN) -m pytest -m soak --soak tests/commands tests/masks tests/segmenter \
+	  --ignore tests/segmenter/test_training_faults.py
 
 clean:
 	rm -rf $(VENV) outputs data/demo/scenes

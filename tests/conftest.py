@@ -96,7 +96,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(scope="session")
 def kills(request: pytest.FixtureRequest) -> int:
     """How often every stage is killed."""
-    return 30 if request.config.getoption("--soak") else 2
+    return 30 if request.config.getoption("--soak") else 1
 
 
 @pytest.fixture(scope="session")

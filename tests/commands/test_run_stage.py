@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
@@ -179,6 +180,7 @@ runpy.run_path("tools/run_stage.py", run_name="__main__")
 """Runs the tool, and kills it at the twentieth pass of the backbone."""
 
 
+@pytest.mark.soak  # faults/ kills every stage
 def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     run_stage, arguments, photographs, tmp_path
 ):

@@ -92,7 +92,7 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     arguments = [*options, "stage=[tags,cams,masks]", f"output_dir={small_disk / 'out'}"]
     ballast = small_disk / "ballast"
     times = 0
-    for kilobytes in np.linspace(120, 24, max(4, kills), dtype=int):
+    for kilobytes in np.linspace(120, 24, max(2, kills), dtype=int):
         ballast.write_bytes(bytes(1024 * kilobytes))
         run = nursery.start(*arguments)
         assert run.wait() == 2, run.output
@@ -156,6 +156,7 @@ def slow_masks(nursery, options, undisturbed, tmp_path_factory):
     return out
 
 
+@pytest.mark.soak  # engine/test_pool.py does it with small work
 @pytest.mark.parametrize("executor", ["local", "processes"])
 def test_a_worker_that_the_system_kills_is_replaced(
     executor, nursery, options, undisturbed, slow_masks, tmp_path, trial
@@ -211,7 +212,7 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
     ("stage", "more"),
     [
         ("tags", ()),
-        ("cams", ()),
+        pytest.param("cams", (), marks=pytest.mark.soak),
         pytest.param("masks", ("runtime.workers=2",), marks=pytest.mark.soak),
         pytest.param("tags", ("executor=processes", "runtime.workers=2"), marks=pytest.mark.soak),
         ("predict", ()),

@@ -40,9 +40,9 @@ class Watch:
 
 
 @pytest.fixture
-def small_photographs(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, int]:
+def small_photographs(tmp_path: Path) -> tuple[Path, int]:
     """A folder with many small images."""
-    count = 2000 if request.config.getoption("--soak") else 320
+    count = 2000
     root = tmp_path / "small"
     root.mkdir()
     drawn = [draw_photograph(k, 48 + 16 * (k % 2), 64) for k in range(20)]
@@ -53,6 +53,7 @@ def small_photographs(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[P
     return root, count
 
 
+@pytest.mark.soak
 def test_thousands_of_images_take_no_more_than_hundreds(
     nursery, options, small_photographs, tmp_path, trial
 ):

@@ -97,7 +97,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.png")}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, workers):
     out = tmp_path / "out"
     plain, _ = make_masks(out, maps)

@@ -198,6 +198,7 @@ def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path)
             run_stage_in(stage, tmp_path / "out")
 
 
+@pytest.mark.soak  # test_training_features.py trains in two processes, too
 def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
     arguments = [a.replace("batch_size=2", "batch_size=4") for a in own[1]]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -70,6 +70,7 @@ def test_finished_run_is_not_repeated(trained, pairs):
     assert run(pairs, trained[0], on_iteration=never).name == "iter_5.pth"
 
 
+@pytest.mark.soak  # test_training_faults.py kills at chosen points
 def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path, capfd):
     work_dir = tmp_path / "run"
     folder = pairs[0].image.parent  # the same pairs are written again, to the same bytes
