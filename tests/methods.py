@@ -1,14 +1,24 @@
-"""TagCLIP and CLIP-ES on a few images, without a stage."""
+"""TagCLIP and CLIP-ES on a few images, without a stage; and their stages, without images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 
 from pipeline.cams.clip_es import ClipEs
 from pipeline.clip.device import Batches
+from pipeline.clip.frozen import Resources
+from pipeline.clip.method_stage import MethodStage
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import method_of
+from pipeline.engine.sample import ImageReader
 from pipeline.tags.tagclip import TagClip
+
+StageOfMethod = TypeVar("StageOfMethod", bound=MethodStage)
 
 ALONE = Batches(images=1, crops=4, waiting=32)
 """Every image in a batch of its own."""
@@ -26,3 +36,19 @@ def cams_of(method: ClipEs, image: np.ndarray, tags: Sequence[int]) -> np.ndarra
     """Returns the refined CAM of every tag, K×h×w float32 in [0, 1] on the patch grid."""
     ((_, cams),) = method.stream([((), image, tags)])
     return cams
+
+
+def resources_of(vocabulary: Vocabulary, clip: object = None, **quirks: bool) -> Resources:
+    """Returns what a method is built from, on the CPU."""
+    return Resources(vocabulary, "cpu", clip, SimpleNamespace(**quirks))
+
+
+def stage_of(kind: type[StageOfMethod], options: object, vocabulary: Vocabulary) -> StageOfMethod:
+    """Returns the stage of the method that the options belong to, without its model."""
+    return kind(
+        split="val",
+        method=method_of(options),
+        options=options,
+        resources=resources_of(vocabulary),
+        reading=Reading(ImageReader(), 1, 8),
+    )

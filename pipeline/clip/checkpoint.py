@@ -109,7 +109,7 @@ def load_clip(
 
     Raises:
         UserError: a damaged file, one for another architecture (names both), an architecture that
-            the method cannot use, or weights that are not finite.
+            the method cannot use, or weights that are quantised or not finite.
     """
     # Checked first, since a large file takes long to read.
     training = find_training(model_name, pretrained)

@@ -34,7 +34,7 @@ from pipeline.stages.config import Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages
 
 _MAX_NAMED = 5  # images that a step left out
-_FIRST_SPEAKS = 3.0  # seconds until another process than the first one reports an error
+_FIRST_SPEAKS = 3.0  # seconds that the other processes wait before they report an error
 
 
 def run(composed: DictConfig, given: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def let_first_process_speak(error: BaseException) -> None:
-    """Keeps processes that torchrun started from saying the same, each after its own error.
+    """Lets only one of the processes that torchrun started report an error that all of them meet.
 
     Torchrun ends all as soon as one has ended, so this one survives only if the error is its own.
     """

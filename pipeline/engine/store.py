@@ -72,7 +72,7 @@ class Store:
 
         Raises:
             UserError: no run wrote to the directory yet, and one of the ``files`` that runs write
-                is there: it is somebody else's. Or the file system has no symbolic links.
+                is there: it is somebody else's; or the file system does not support symbolic links.
         """
         self.sweep_up()
         path = self.root / _FORMAT_FILE

@@ -104,7 +104,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def link_symbolically(path: Path, target: Path | str) -> None:
-    """Makes a symbolic link appear; a file system that has none is a UserError."""
+    """Makes a symbolic link appear; a file system that does not support it is a UserError."""
     with appearing(path) as temporary:
         try:
             temporary.symlink_to(target)
@@ -112,8 +112,8 @@ def link_symbolically(path: Path, target: Path | str) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             raise UserError(
-                f"cannot write {path}: the file system of this folder has no symbolic links (FAT"
-                " and exFAT have none); choose a folder on another disk"
+                f"cannot write {path}: the file system of this folder does not support symbolic"
+                " links, as FAT and exFAT do not: choose a folder on another disk"
             ) from error
 
 

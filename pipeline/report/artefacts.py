@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,14 @@ def find_photograph(root: Path, image_id: str) -> Path:
     Raises:
         ImageError: there is none.
     """
-    usual = (root / f"{image_id}{suffix}" for suffix in COMMON_SUFFIXES)
+    endings = (e for suffix in COMMON_SUFFIXES for e in (suffix, suffix.upper()))
+    usual = (root / f"{image_id}{ending}" for ending in endings)
     if found := next((path for path in usual if path.is_file()), None):
         return found
-    # Cameras write .JPG and .Jpg.
-    wanted = root / f"{image_id}.jpg"
-    with suppress(OSError):
-        files = {p.suffix.lower(): p for p in wanted.parent.iterdir() if p.stem == wanted.stem}
-        for suffix in SUFFIXES:
-            if suffix in files:
-                return files[suffix]
+    name = (root / image_id).name
+    named = (root / image_id).parent.glob(f"{escape(name)}.*")  # a camera may write .Jpg
+    files = {path.suffix.lower(): path for path in named if path.stem == name}
+    for suffix in SUFFIXES:
+        if suffix in files:
+            return files[suffix]
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")

@@ -18,12 +18,16 @@ _GROUP = frozenset(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 def process_count() -> int:
     """Returns the number of processes that torchrun started, or 1."""
-    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= _GROUP else 1
+    return _of_group("WORLD_SIZE", 1)
 
 
 def process_rank() -> int:
     """Returns the rank of this process, from 0; only rank 0 writes files."""
-    return int(os.environ["RANK"]) if os.environ.keys() >= _GROUP else 0
+    return _of_group("RANK", 0)
+
+
+def _of_group(variable: str, alone: int) -> int:
+    return int(os.environ[variable]) if os.environ.keys() >= _GROUP else alone
 
 
 def local_device(device: str) -> str:
@@ -60,7 +64,7 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # Gloo, which trains on CPUs, has no errors of its own.
+        # Gloo, the back end for CPUs, raises plain RuntimeErrors.
         if not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
             raise
         raise UserError(

@@ -12,33 +12,18 @@ from pipeline.cams.clip_es import ClipEsOptions, build_clip_es, competitors_of
 from pipeline.cams.method import CamMethod
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.reading import Reading
-from pipeline.engine.registry import method_of
-from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
-from tests.methods import ALONE
+from tests.methods import ALONE, resources_of, stage_of
 
 TAG_NAMES, CAM_NAMES = (("cat",), ("cup",)), (("pet",), ("mug",))
 VOCABULARY = Vocabulary(("cat", "cup"), TAG_NAMES, CAM_NAMES, backgrounds=("sky",))
 
 
-def resources(clip: object = None, **quirks: bool) -> Resources:
-    return Resources(VOCABULARY, "cpu", clip, SimpleNamespace(**quirks))
-
-
 @pytest.fixture(scope="module")
 def stage() -> ComputedCams:
-    options = ClipEsOptions()
-    return ComputedCams(
-        split="val",
-        method=method_of(options),
-        options=options,
-        resources=resources(),
-        reading=Reading(ImageReader(), 1, 8),
-    )
+    return stage_of(ComputedCams, ClipEsOptions(), VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +81,7 @@ def test_clip_es_is_built_from_its_settings_and_resources(open_border, tiny_clip
 
     clip = SimpleNamespace(encoder=ClipEncoder(tiny_clip), embed=embed, batches=ALONE)
     options = ClipEsOptions(backgrounds=["sea", "sky"], affinity_blocks=[1, 2])
-    built = build_clip_es(options, resources(clip, open_border=open_border))
+    built = build_clip_es(options, resources_of(VOCABULARY, clip, open_border=open_border))
     assert asked == [(CAM_NAMES, ("sea", "sky"), "clip_es")]
     assert torch.equal(built.class_text, torch.eye(4, 32)[:2])
     assert torch.equal(built.background_text, torch.eye(4, 32)[2:])

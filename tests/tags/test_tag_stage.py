@@ -9,36 +9,22 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.reading import Reading
-from pipeline.engine.registry import method_of
-from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.tags.baseline import ClassTokenOptions, build_class_token
 from pipeline.tags.scores import tags_output
 from pipeline.tags.stage import ScoredTags
 from pipeline.tags.tagclip import TagClipOptions, build_tagclip
 from pipeline.tags.tagger import ScoredTagOptions, Tagger, problem_with
-from tests.methods import ALONE
+from tests.methods import ALONE, resources_of, stage_of
 
 NAMES = (("cat",), ("cup", "mug"))
 VOCABULARY = Vocabulary(("cat", "cup"), NAMES, NAMES, backgrounds=("sky",))
 
 
-def resources(clip: object = None, **quirks: bool) -> Resources:
-    return Resources(VOCABULARY, "cpu", clip, SimpleNamespace(**quirks))
-
-
 def stage(options: ScoredTagOptions) -> ScoredTags:
     """Returns the stage of a method that scores images."""
-    return ScoredTags(
-        split="val",
-        method=method_of(options),
-        options=options,
-        resources=resources(),
-        reading=Reading(ImageReader(), 1, 8),
-    )
+    return stage_of(ScoredTags, options, VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -109,11 +95,13 @@ def test_both_taggers_are_built_from_their_settings_and_resources(tiny_clip):
     clip = SimpleNamespace(encoder=ClipEncoder(tiny_clip), embed=embed, batches=ALONE)
     options = TagClipOptions(templates="clip_es", attention_blocks=[1, 2])
     for quirk in (True, False):
-        built = build_tagclip(options, resources(clip, open_border=quirk, cwr_stop=not quirk))
+        built = build_tagclip(
+            options, resources_of(VOCABULARY, clip, open_border=quirk, cwr_stop=not quirk)
+        )
         assert (built.open_border, built.cwr_stop) == (quirk, not quirk)
         assert (built.num_classes, built.options, built.batches) == (2, options, ALONE)
         assert list(built.window) == [1, 2]
-    baseline = build_class_token(ClassTokenOptions(), resources(clip))
+    baseline = build_class_token(ClassTokenOptions(), resources_of(VOCABULARY, clip))
     assert (baseline.num_classes, baseline.batch_size) == (2, ALONE.images)
     assert asked[1:] == [(NAMES, ("sky",), "clip_es"), (NAMES, ("sky",), "tagclip")]
     assert baseline.text.shape == built.text.shape == (3, 32)
