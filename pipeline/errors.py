@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
+import sys
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 _MAX_SHOWN = 160
 """Characters of a user's input that an error repeats."""
+
+CONSOLE = "afseg"
+"""The console command of the installed package."""
+
+_SHARED_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
+_TOOL = re.compile(r"(python )?tools/(\w+)\.py")
 
 
 class UserError(Exception):
@@ -50,3 +60,38 @@ def check_choice(wrong: str, given: object, known: Collection[str]) -> None:
     """
     if given not in known:
         raise UserError(f"{wrong}: {did_you_mean(given, known)}choose from {', '.join(known)}")
+
+
+def console_word(tool: str) -> str:
+    """Returns how the console command calls a tool of ``tools/``: "" for ``run_stage``."""
+    return {"run_stage": "", "make_tables": "tables"}.get(tool, tool.replace("_", "-"))
+
+
+def as_started(text: str) -> str:
+    """Returns a text with its commands as this program was started.
+
+    "python tools/predict.py" becomes "afseg predict" under the console command, "python -m pipeline
+    predict" under that one, and names the folder of the tools if it lies elsewhere.
+    """
+    program = Path(sys.argv[0])
+    if program.parent.name == "tools":
+        folder = program.parent
+        return _TOOL.sub(lambda t: (t[1] or "") + shlex.quote(str(folder / f"{t[2]}.py")), text)
+    is_module = program.parts[-2:] == (__package__, "__main__.py")
+    if command := f"python -m {__package__}" if is_module else CONSOLE * (program.stem == CONSOLE):
+        return _TOOL.sub(lambda t: f"{command} {console_word(t[2])}".rstrip(), text)
+    return text
+
+
+def missing_library(error: ImportError) -> UserError | None:
+    """Returns the error to raise if a package lacks a library of the system, else None.
+
+    OpenCV's usual wheel links libraries of a desktop, which servers and slim containers lack.
+    """
+    if (library := _SHARED_LIBRARY.search(str(error))) is None:
+        return None
+    return UserError(
+        f"OpenCV requires {library[1]}, which this system lacks: install it (Debian and Ubuntu: apt"
+        " install libgl1 libglib2.0-0), or run pip uninstall --yes opencv-python && pip install"
+        " opencv-python-headless"
+    )

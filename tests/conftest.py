@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import runpy
 import sys
 import time
 from collections import Counter
@@ -159,10 +158,12 @@ def run_tool(
 
     def run(name: str, *arguments: object) -> Finished:
         tool = REPOSITORY / "tools" / name
-        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [f"tools/{tool.name}", *map(str, arguments)])
         code = 0
         try:
-            runpy.run_path(str(tool), run_name="__main__")
+            # runpy would put the absolute path into sys.argv.
+            names = {"__name__": "__main__", "__file__": str(tool)}
+            exec(compile(tool.read_text(), str(tool), "exec"), names)
         except SystemExit as exit_:
             code = exit_.code or 0
         captured = capsys.readouterr()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.commands.clean import run
-from pipeline.commands.command_line import answer
+from pipeline.commands.console import run_tool
 
 if __name__ == "__main__":
-    answer(run)
+    run_tool("clean")

@@ -7,9 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline.commands.console import run_stages
+
 if __name__ == "__main__":
-    try:
-        from pipeline.commands.run_stage import main
-    except KeyboardInterrupt:  # importing PyTorch takes seconds
-        sys.exit(130)
-    main()
+    run_stages()

@@ -28,11 +28,11 @@ from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
-from pipeline.engine.configuration import CONFIGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.files.images import encode_png
+from pipeline.files.shipped import CONFIGS
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _MASKS = 64

@@ -23,6 +23,9 @@ from pipeline.errors import UserError, did_you_mean
 ClipModel = CLIP | CustomTextCLIP
 """open_clip's two classes of CLIPs: the text tower is part of the model, or a module of its own."""
 
+SHIPPED = "demo"
+"""The name of the weights that come with the package; they tell their architecture."""
+
 REMEDY = (
     "TagCLIP needs a vision transformer of open_clip's own with a class token: choose clip=vit_b16,"
     " or another such model as clip.model, for example ViT-B-32, ViT-L-14 or ViT-H-14"
@@ -109,7 +112,7 @@ def find_training(model: str | None, pretrained: str | None) -> Training:
         UserError: the model or the weights are unknown, or the model is missing.
     """
     if model is None:
-        if pretrained is not None:
+        if pretrained not in (None, SHIPPED):
             raise UserError(
                 f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
             )

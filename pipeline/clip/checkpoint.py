@@ -18,6 +18,7 @@ from open_clip.model import build_model_from_openai_state_dict, convert_to_custo
 
 from pipeline.clip.architectures import (
     REMEDY,
+    SHIPPED,
     ClipModel,
     describe_architecture,
     find_pretrained,
@@ -26,6 +27,7 @@ from pipeline.clip.architectures import (
 )
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
+from pipeline.files.shipped import DEMO
 from pipeline.files.weight_files import check_finite, read_weights_file, refuse_quantised
 
 _EXTRAS = (
@@ -41,7 +43,7 @@ _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 
 
 def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
-    """Returns the path of the weights: the given file, or one that open_clip downloads.
+    """Returns the path of the weights: the given file, the demo's, or one that open_clip downloads.
 
     The arguments are those of :class:`pipeline.clip.settings.ClipSettings`. An unsuitable model is
     refused before anything is downloaded.
@@ -58,6 +60,8 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
                 f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
             )
         return path
+    if model is None and pretrained == SHIPPED:
+        return DEMO / "clip.safetensors"
     if model is None:
         raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
     settings = find_pretrained(model, pretrained)

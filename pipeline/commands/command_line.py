@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import ImageError, UserError, shown
+from pipeline.errors import ImageError, UserError, as_started, missing_library, shown
 from pipeline.files.atomic import MENDABLE, cannot_write
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
         return
     except (UserError, ImageError) as error:
         message, code = f"error: {error}", USER_ERROR
+    except ImportError as error:
+        if (explained := missing_library(error)) is None:
+            raise
+        message, code = f"error: {explained}", USER_ERROR
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
@@ -34,7 +38,7 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interr
         message, code = f"error: {reason}", USER_ERROR
     except KeyboardInterrupt:
         message, code = when_interrupted, INTERRUPTED
-    print(message, file=sys.stderr)
+    print(as_started(message), file=sys.stderr)
     sys.exit(code)
 
 
@@ -59,7 +63,7 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
         # Hydra takes settings only beside others.
         settings = [n for n, a in enumerate(kept) if "=" in a and not a.startswith("-")]
         kept.insert(settings[0] if settings else len(kept), f"stage={stage}")
-    return shlex.join(["python", "tools/run_stage.py", *kept])
+    return as_started(shlex.join(["python", "tools/run_stage.py", *kept]))
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,9 +71,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, examples: str = "") -> None:
         super().__init__(
-            prog=f"python tools/{prog}",
+            prog=as_started(f"python tools/{prog}"),
             description=description,
-            epilog=examples,
+            epilog=as_started(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 

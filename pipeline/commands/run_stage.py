@@ -22,12 +22,13 @@ from pipeline.commands import command_line
 from pipeline.commands.command_line import next_command
 from pipeline.commands.user_configs import checked_configurations
 from pipeline.datasets.demo import without_writing
-from pipeline.engine.configuration import CONFIGS, explain, register_groups, take_plugins
+from pipeline.engine.configuration import explain, register_groups, take_plugins
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, shown
+from pipeline.files.shipped import CONFIGS
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import Config, read_config

@@ -24,7 +24,7 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
 from pipeline.engine.configuration import COMPOSING, explain, readable
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, as_started, shown
 
 _FREE = ("mode", "sweep.dir", "sweeper.params")
 """The keys of Hydra that a file may set, as the studies in ``configs/experiment`` do."""
@@ -96,6 +96,8 @@ class _CheckedLoader(ConfigLoaderImpl):
         if any(part.provider == _USERS for part in self.config_search_path.get_path()):
             _refuse_difference(found, self._ours)
         _refuse_resolvers({**plain, "hydra": free})
+        shown_by_help = config.hydra.help
+        shown_by_help.template = as_started(shown_by_help.template)
         return config
 
     @cached_property

@@ -10,9 +10,9 @@ from pathlib import Path
 from pipeline.datasets.settings import BenchmarkSettings, split_names
 from pipeline.engine.sample import Sample, Splits
 from pipeline.errors import UserError, shown
+from pipeline.files.shipped import DATA_GUIDE
 from pipeline.files.text import given_path
 
-_README = Path(__file__).resolve().parents[2] / "data" / "README.md"
 _MAX_NAMED = 8
 
 
@@ -111,6 +111,6 @@ def _wrong_layout(settings: BenchmarkSettings, folder: Path, wanted: Iterable[st
 
 def how_to_get(guide: str) -> str:
     """Returns where ``data/README.md`` says how to get a data set: the section ``guide``."""
-    lines = _README.read_text(encoding="utf-8").splitlines()
+    lines = DATA_GUIDE.read_text(encoding="utf-8").splitlines()
     line = lines.index(f"## {guide}") + 1
     return f"data/README.md, line {line} ({guide}), says how to get and lay it out"

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import skimage.color
@@ -20,8 +19,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from pipeline.datasets.grounds import GROUNDS, Rng
-
-RECIPE_PATH = Path(__file__).resolve().parents[2] / "data" / "demo" / "scenes.yaml"
+from pipeline.files.shipped import DEMO
 
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
 _REACH = 1.3  # of an object from its centre, in units of its radius
@@ -31,7 +29,7 @@ _MIN_AREA = 64  # objects with fewer visible pixels are not drawn
 @cache
 def load_recipe() -> Mapping:
     """Returns the parameters of the scenes as nested dictionaries."""
-    return yaml.safe_load(RECIPE_PATH.read_text(encoding="utf-8"))
+    return yaml.safe_load((DEMO / "scenes.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

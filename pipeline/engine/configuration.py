@@ -6,7 +6,6 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -20,8 +19,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.engine.registry import methods
 from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.files.shipped import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PLUGINS = "plugins"
 
 COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)

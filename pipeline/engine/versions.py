@@ -1,14 +1,18 @@
-"""Which code computed a result: the packages that it depends on, and our own commit."""
+"""Which code computed a result: the packages that it depends on, and our own version and commit."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+from email.parser import Parser
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+DISTRIBUTION = "annotation-free-segmentation"
+
 _REPOSITORY = Path(__file__).resolve().parents[2]
+_FIRST = "0.1.0"  # until a commit has a tag such as v0.2.0
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-image", "pydensecrf2", "mmsegmentation")
 
 
@@ -26,13 +30,39 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """Returns the commit that is checked out, with a "+" where files were changed since.
+    """Returns the commit of this code, with a "+" if files were changed since.
 
-    Outside a git repository, as in an unpacked archive, it is "unknown".
+    It is that of the checkout, or the one from which an installed package was built. For an
+    unpacked archive without either it is "unknown".
     """
-    command = ["git", "-C", str(_REPOSITORY), "describe", "--always", "--exclude=*"]
-    command += ["--abbrev=10", "--dirty=+"]
+    if (_REPOSITORY / ".git").exists():
+        return _describe("--always", "--exclude=*", "--abbrev=10", "--dirty=+") or "unknown"
+    try:
+        return version(DISTRIBUTION).partition("+g")[2].replace(".changed", "+") or "unknown"
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def package_version() -> str:
+    """Returns the version that a build of the package receives.
+
+    It is that of the last tag ("v0.2.0"), and 0.1.0 without a tag; the commit follows ("+g" and ten
+    digits), then ".changed" if files were changed since. A source archive keeps its version.
+    """
+    archive = _REPOSITORY / "PKG-INFO"
+    if archive.is_file():
+        return Parser().parsestr(archive.read_text(encoding="utf-8"))["Version"]
+    tag = _describe("--tags", "--match=v[0-9]*", "--abbrev=0").removeprefix("v") or _FIRST
+    built_from = commit()
+    if built_from == "unknown":
+        return tag
+    return f"{tag}+g{built_from.replace('+', '.changed')}"
+
+
+def _describe(*options: str) -> str:
+    """Returns what ``git describe`` prints in our repository, or "" if it fails."""
+    command = ["git", "-C", str(_REPOSITORY), "describe", *options]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""

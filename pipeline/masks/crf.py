@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 import numpy as np
 
 from pipeline.datasets.settings import CrfOptions
+from pipeline.errors import UserError
 
 _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
+_INSTALLATION = (
+    "pip install 'cython>=3.0.11,<3.1' setuptools wheel && pip install --no-build-isolation"
+    " 'pydensecrf2>=1.1,<2'"
+)
 _MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
 
 
@@ -16,6 +24,18 @@ def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
         return np.require(image, requirements="CW")  # pydensecrf refuses a read-only array
     shifted = image[..., ::-1].astype(np.float32) - np.array(_RELEASED_MEAN_BGR, np.float32)
     return np.ascontiguousarray(shifted.astype(np.int32).astype(np.uint8))
+
+
+def import_densecrf() -> ModuleType:
+    """Returns the module ``pydensecrf.densecrf``.
+
+    Raises:
+        UserError: it is not installed, as after a plain installation for Python 3.13.
+    """
+    try:
+        return importlib.import_module("pydensecrf.densecrf")
+    except ModuleNotFoundError as error:
+        raise UserError(f"the dense CRF is not installed: run {_INSTALLATION}") from error
 
 
 def dense_crf(
@@ -32,11 +52,13 @@ def dense_crf(
 
     Returns:
         C×H×W float32 probabilities; all 1 if C is 1.
-    """
-    import pydensecrf.densecrf as densecrf
 
+    Raises:
+        UserError: pydensecrf is not installed.
+    """
     if len(scores) == 1:
         return np.ones(scores.shape, np.float32)
+    densecrf = import_densecrf()
     count, height, width = scores.shape
     crf = densecrf.DenseCRF2D(width, height, count)
     kind = scores.dtype.type

@@ -10,7 +10,7 @@ from pipeline.cams.cams import Cams
 from pipeline.clip.frozen import Resources
 from pipeline.engine.registry import register
 from pipeline.errors import UserError
-from pipeline.masks.crf import CrfOptions, dense_crf
+from pipeline.masks.crf import CrfOptions, dense_crf, import_densecrf
 from pipeline.masks.labels import resized_argmax, stack_background, to_labels
 from pipeline.masks.refiner import MaskOptions, Refiner
 
@@ -80,6 +80,8 @@ class PseudoMask(Refiner):
     def __init__(self, options: PseudoMaskOptions, resources: Resources):
         self._options = options
         self._quirks = resources.quirks
+        if options.crf is not None:
+            import_densecrf()  # before the first image, if it is missing
 
     def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels every pixel of an image."""

@@ -1,0 +1,67 @@
+"""The console command: ``afseg stage=tags`` runs stages, ``afseg predict …`` a tool.
+
+``tools/NAME.py`` runs the same commands from a checkout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pipeline.commands.command_line import answer
+from pipeline.errors import UserError, console_word, did_you_mean, shown
+
+_COMPLETE = "interrupted: the files written so far are complete"
+
+WHEN_INTERRUPTED = {
+    "benchmark": "interrupted",
+    "clean": "interrupted",
+    "export": _COMPLETE,
+    "export_onnx": "interrupted",
+    "import_masks": _COMPLETE,
+    "make_tables": "interrupted",
+    "overlay": _COMPLETE,
+    "predict": _COMPLETE,
+    "voc_submission": "interrupted",
+}
+"""The tools, which are modules of this package, and what they say when they are interrupted."""
+
+
+def run_tool(tool: str) -> None:
+    """Runs a tool on the command line."""
+
+    def run(arguments: Sequence[str]) -> None:
+        import_module(f"pipeline.commands.{tool}").run(arguments)
+
+    answer(run, WHEN_INTERRUPTED[tool])
+
+
+def run_stages() -> None:
+    """Runs stages of the pipeline on the command line."""
+    answer(lambda _: import_module("pipeline.commands.run_stage").main())
+
+
+def main() -> None:
+    """Runs stages, or the tool that the first word names."""
+    words = {console_word(tool): tool for tool in WHEN_INTERRUPTED}
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    if word in words:
+        del sys.argv[1]
+        run_tool(words[word])
+    elif word.isidentifier() or word.replace("-", "_").isidentifier():
+        answer(lambda _: _refuse(word, list(words)))
+    else:
+        run_stages()
+
+
+def _refuse(word: str, words: Sequence[str]) -> None:
+    from pipeline.stages.pipeline import COMMANDS  # imports PyTorch
+
+    if word in COMMANDS:
+        raise UserError(f"{word} is a stage: run python tools/run_stage.py stage={word}")
+    raise UserError(
+        f"{shown(word)} is not a command: {did_you_mean(word, words)}choose from"
+        f" {', '.join(words)}, or run stages with python tools/run_stage.py"
+        " stage=…"
+    )

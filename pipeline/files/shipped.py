@@ -1,0 +1,19 @@
+"""The files that come with the package: configurations, the demo's weights and recipe.
+
+In a checkout they lie beside ``pipeline/``; in an installed package, inside it. No path depends on
+the working directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
+"""The folder that holds ``configs`` and ``data``."""
+
+CONFIGS = HOME / "configs"
+DEMO = HOME / "data" / "demo"
+DATA_GUIDE = HOME / "data" / "README.md"
+"""How to get each data set."""

@@ -1,0 +1,89 @@
+"""The console command, and commands in messages as the program was started."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pipeline.commands import console
+from pipeline.commands.command_line import answer
+from pipeline.errors import as_started
+from tests import REPOSITORY
+
+SCRIPTS = ("run_stage", "train_demo_clip")  # the stages, and how the demo's weights were made
+
+
+def run(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/afseg", *words])
+    with pytest.raises(SystemExit) as ended:
+        console.main()
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_every_tool_is_a_word_of_the_command():
+    tools = {path.stem for path in (REPOSITORY / "tools").glob("*.py")}
+    assert {*console.WHEN_INTERRUPTED} == tools - {*SCRIPTS}
+
+
+def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
+    code, output, _ = run(monkeypatch, capsys, "export-onnx", "--help")
+    assert code == 0 and output.startswith("usage: afseg export-onnx [-h]")
+    assert "  afseg export-onnx --checkpoint" in output and "tools/" not in output
+
+
+def test_settings_run_stages(monkeypatch, capsys):
+    code, _, errors = run(monkeypatch, capsys, "stage=tagz")
+    assert code == 2 and "there is no stage tagz" in errors
+    code, _, errors = run(monkeypatch, capsys, "stge=tags")
+    assert code == 2 and "afseg --cfg job shows them all" in errors
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("predcit", "predcit is not a command: did you mean predict? choose from benchmark,"),
+        ("export_onnx", "did you mean export-onnx?"),
+        ("tags", "tags is a stage: run afseg stage=tags"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest(word, remedy, monkeypatch, capsys):
+    code, _, errors = run(monkeypatch, capsys, word)
+    assert code == 2 and remedy in errors
+
+
+@pytest.mark.parametrize(
+    ("program", "tool", "stages"),
+    [
+        ("tools/predict.py", "python tools/predict.py x", "python tools/run_stage.py s"),
+        ("/a b/tools/clean.py", "python '/a b/tools/predict.py' x", None),
+        ("/usr/bin/afseg", "afseg predict x", "afseg s"),
+        ("afseg.exe", "afseg predict x", "afseg s"),
+        ("/lib/pipeline/__main__.py", "python -m pipeline predict x", "python -m pipeline s"),
+        ("notebook.py", "python tools/predict.py x", "python tools/run_stage.py s"),
+    ],
+)
+def test_commands_are_shown_as_the_program_was_started(program, tool, stages, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert as_started("python tools/predict.py x") == tool
+    if stages is not None:
+        assert as_started("python tools/run_stage.py s") == stages
+
+
+def test_a_missing_library_of_the_system_is_one_sentence(monkeypatch, capsys):
+    def fail(_):
+        raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: OpenCV requires libGL.so.1") and "apt install libgl1" in errors
+
+
+def test_another_failed_import_is_a_bug():
+    def fail(_):
+        raise ImportError("cannot import name 'x' from 'y'")
+
+    with pytest.raises(ImportError):
+        answer(fail)

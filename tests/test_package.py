@@ -1,0 +1,108 @@
+"""What is installed: the requirements, and a wheel that runs from any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from pipeline.engine import versions
+from tests import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+DEVELOPMENT = ("test", "lint")  # the groups that README's two commands need
+
+
+def test_the_requirements_are_those_of_the_package_its_extras_and_its_tests():
+    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if line and not line.startswith("#")]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    groups = [PROJECT["dependency-groups"][name] for name in DEVELOPMENT]
+    declared = [*PROJECT["project"]["dependencies"], *sum([*extras, *groups], [])]
+    assert sorted(listed) == sorted(declared)
+
+
+def test_every_requirement_has_a_lower_bound():
+    for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
+        assert line.startswith("#") or re.match(r"[\w-]+>=\d", line), line
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """Returns a folder with an installed wheel."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(folder), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    Path(wheel).unlink()
+    return folder
+
+
+def test_a_wheel_holds_what_runs_need(installed):
+    package = installed / "pipeline"
+    for path in (REPOSITORY / "configs").rglob("*.yaml"):
+        assert (package / path.relative_to(REPOSITORY)).is_file()
+    code = [path for path in (REPOSITORY / "pipeline").rglob("*") if path.is_file()]
+    for path in [path for path in code if "__pycache__" not in path.parts]:
+        assert (installed / path.relative_to(REPOSITORY)).is_file()
+    (about,) = installed.glob("*.dist-info")
+    assert "afseg = pipeline.commands.console:main" in (about / "entry_points.txt").read_text()
+    assert {path.name for path in installed.iterdir()} == {"pipeline", about.name}
+
+
+def test_an_installed_package_runs_the_demo_from_any_folder(installed, tmp_path):
+    words = ["stage=tags", "dataset=demo", "clip=demo", "dataset.split=val", "dataset.limit=2"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-m", "pipeline", *words]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "next: python -m pipeline stage=cams dataset=demo" in run.stdout
+    folder = tmp_path / "outputs/demo/val/tags/latest"
+    assert len((folder / "tags.txt").read_text().splitlines()) == 2
+    # The commit of the build, not of a repository around the environment.
+    found = json.loads((folder / "manifest.json").read_text())["versions"]["commit"]
+    assert found == versions.commit()
+
+
+@pytest.fixture
+def described(monkeypatch) -> dict[str, str]:
+    """What git answers: to the search for a tag, and to that for the commit."""
+    answers = {"--tags": "", "--always": "0123456789"}
+    monkeypatch.setattr(versions, "_describe", lambda *options: answers[options[0]])
+    versions.commit.cache_clear()
+    yield answers
+    versions.commit.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("tag", "commit", "wanted"),
+    [
+        ("", "0123456789", "0.1.0+g0123456789"),
+        ("v1.2.3", "0123456789+", "1.2.3+g0123456789.changed"),
+        ("v1.2.3", "", "1.2.3"),
+    ],
+)
+def test_the_version_names_the_tag_and_the_commit(tag, commit, wanted, described):
+    described.update({"--tags": tag, "--always": commit})
+    assert versions.package_version() == wanted
+
+
+def test_an_installed_package_knows_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(versions, "_REPOSITORY", tmp_path)
+    for version, wanted in (
+        ("0.1.0+g0123456789.changed", "0123456789+"),
+        ("0.1.0+g0123456789", "0123456789"),
+        ("0.1.0", "unknown"),
+    ):
+        monkeypatch.setattr(versions, "version", lambda _, version=version: version)
+        versions.commit.cache_clear()
+        assert versions.commit() == wanted
+    versions.commit.cache_clear()
