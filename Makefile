@@ -24,11 +24,11 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	  || (echo "Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
+	  || (echo "Python 3.11, 3.12 or 3.13 is required: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
 	$(PYTHON) -m venv $(VENV)
-	# pydensecrf2 asks for a Cython that cannot compile for 3.13; a newer one can.
+	# pydensecrf2 requires a Cython that cannot compile for 3.13; a newer one can.
 	if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
-	  $(VENV)/bin/pip install 'cython>=3.0.11,<3.1' 'setuptools<81' wheel && \
+	  $(VENV)/bin/pip install 'cython>=3.0.11,<3.1' setuptools wheel && \
 	  $(VENV)/bin/pip install --no-build-isolation 'pydensecrf2>=1.1,<2'; \
 	fi
 	$(VENV)/bin/pip install -r requirements.txt

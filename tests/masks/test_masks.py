@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.errors import UserError
 from pipeline.files.images import encode_png
 from pipeline.masks.crf import CrfOptions, crf_image, dense_crf
 from pipeline.masks.labels import (
@@ -21,7 +23,7 @@ from pipeline.masks.labels import (
     stack_background,
     to_labels,
 )
-from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.masks.pseudo_mask import PseudoMask, PseudoMaskOptions, pseudo_mask
 
 CLEAN = CrfOptions()
 
@@ -230,3 +232,15 @@ def test_without_a_background_every_pixel_is_a_tag():
     alone = Cams(np.array([4]), values[:1], (2, 2))
     labels, probability = pseudo_mask(image, alone, CLEAN, beta=None, bgr=True, fp16=True)
     assert (labels == 5).all() and (probability == 1).all()
+
+
+def test_a_crf_that_is_not_installed_is_one_sentence(monkeypatch):
+    """Python 3.13 needs two commands for it; masks without a CRF do not."""
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    resources = Resources.__new__(Resources)
+    object.__setattr__(resources, "quirks", Quirks())
+    with pytest.raises(UserError, match="the dense CRF is not installed: run pip install 'cython"):
+        PseudoMask(PseudoMaskOptions(), resources)
+    PseudoMask(PseudoMaskOptions(crf=None), resources)
+    with pytest.raises(UserError, match="--no-build-isolation 'pydensecrf2"):
+        dense_crf(np.zeros((4, 4, 3), np.uint8), np.ones((2, 4, 4)), CLEAN)

@@ -17,7 +17,7 @@ from pipeline.files.images import encode_png
 from pipeline.report.gallery import MAX_CHARACTERS, build_cards, choose_images
 from pipeline.report.measured import ReportSettings, measure_images
 from pipeline.report.page import write_page
-from pipeline.report.stage import write_report
+from pipeline.report.writing import write_report
 from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE
