@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -237,8 +238,7 @@ def test_without_a_background_every_pixel_is_a_tag():
 def test_a_crf_that_is_not_installed_is_one_sentence(monkeypatch):
     """Python 3.13 needs two commands for it; masks without a CRF do not."""
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    resources = Resources.__new__(Resources)
-    object.__setattr__(resources, "quirks", Quirks())
+    resources = SimpleNamespace(quirks=None)
     with pytest.raises(UserError, match="the dense CRF is not installed: run pip install 'cython"):
         PseudoMask(PseudoMaskOptions(), resources)
     PseudoMask(PseudoMaskOptions(crf=None), resources)
