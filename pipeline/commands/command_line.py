@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interrupted") -> None:
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2."""
     try:
         run(sys.argv[1:])
+        sys.stdout.flush()
         return
+    except BrokenPipeError:  # the reader ended, as in --help | head
+        # Or Python would report it once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except (UserError, ImageError) as error:
         message, code = f"error: {error}", USER_ERROR
     except ImportError as error:

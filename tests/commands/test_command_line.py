@@ -86,3 +86,13 @@ def test_what_cannot_be_read_is_not_said_to_be_written(monkeypatch, capsys):
         answer(read)
     assert ended.value.code == 2
     assert "error: cannot read or write out/all/masks: Permission" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_early_is_not_an_error(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("sys.stdout", os.fdopen(writer, "w"))
+    with pytest.raises(SystemExit) as ended:
+        answer(lambda _: print("help"))
+    assert ended.value.code == 141
+    print("more", flush=True)  # what Python writes at the end is lost in silence
