@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test docs-test lint studies segmenters soak clean
+.PHONY: demo test docs docs-test lint studies segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -16,6 +16,17 @@ test: $(VENV)/installed
 # Types every command of README.md and docs/, on small stand-ins for data and weights: a minute or two.
 docs-test: $(VENV)/installed
 	DOCS=all $(RUN) -m pytest tests/docs
+
+# The site, in site/: README, docs/, and a reference that follows from the code.
+docs: $(VENV)/installed-docs
+	rm -rf site
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d $(VENV)/doctrees --fresh-env -c docs/website . site
+	$(RUN) docs/website/check.py site
+
+$(VENV)/installed-docs: $(VENV)/installed pyproject.toml
+	$(VENV)/bin/pip install 'pip>=25.1'
+	$(VENV)/bin/pip install --group docs
+	touch $@
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
@@ -66,4 +77,4 @@ soak: $(VENV)/installed
 	  --ignore tests/segmenter/test_training_faults.py
 
 clean:
-	rm -rf $(VENV) outputs data/demo/scenes
+	rm -rf $(VENV) outputs site docs/reference data/demo/scenes

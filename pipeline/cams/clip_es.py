@@ -121,6 +121,8 @@ def competitors_of(options: ClipEsOptions, vocabulary: Vocabulary) -> tuple[str,
     quirks=("open_border",),
     shares_pass=True,
     reads=("cam_names", "backgrounds"),
+    source="Lin et al., CLIP-ES, CVPR 2023, arXiv 2212.09506",
+    section="3. CAMs: CLIP-ES",
 )
 def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
     """Builds CLIP-ES."""

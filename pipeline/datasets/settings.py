@@ -74,10 +74,16 @@ class CrfOptions:
 class TrainingSettings:
     """How segmenters are trained and tested on a data set, the defaults of ``segmenter``.
 
-    The defaults here are the usual ones for pseudo masks of VOC. Attributes that are not listed are
-    those of :class:`pipeline.segmenter.settings.SegmenterSettings`.
+    The defaults here are the usual ones for pseudo masks of VOC.
 
     Attributes:
+        pretrained: initial weights of the backbone, as ``segmenter.pretrained``.
+        iterations: steps of the optimiser.
+        batch_size: images per iteration, over all GPUs.
+        crop_size: side of the square crops, in pixels.
+        scale_range: smallest and largest factor by which images are resized before cropping.
+        checkpoint_interval: iterations between checkpoints.
+        validation_interval: iterations between measurements; null measures nothing.
         test_scales: scales of an image over which predictions are averaged.
         test_flip: whether they are also averaged over the mirrored image.
         test_crf: the CRF on the averaged probabilities; null for none.

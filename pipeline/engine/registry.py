@@ -42,6 +42,8 @@ class Method:
         variants: further results that it can return, by name.
         shares_pass: whether it takes part in a pass that tags and CAMs share.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
+        source: the publication that describes it, for its page in the documentation.
+        section: the heading in docs/algorithms.md of what it computes.
     """
 
     group: str
@@ -54,6 +56,8 @@ class Method:
     variants: Sequence[str] = ()
     shares_pass: bool = False
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
+    source: str = ""
+    section: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:

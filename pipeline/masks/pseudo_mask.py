@@ -54,7 +54,7 @@ def pseudo_mask(
 
 @dataclass
 class PseudoMaskOptions(MaskOptions):
-    """``masks=crf``.
+    """``masks=crf``: the best of the CAMs and the background for each pixel, after a dense CRF.
 
     Attributes:
         crf: the CRF's constants; none leaves it out.
@@ -73,7 +73,15 @@ class PseudoMaskOptions(MaskOptions):
                 )
 
 
-@register("masks", "crf", PseudoMaskOptions, quirks=("crf_bgr", "crf_fp16"), reads=())
+@register(
+    "masks",
+    "crf",
+    PseudoMaskOptions,
+    quirks=("crf_bgr", "crf_fp16"),
+    reads=(),
+    source="Krähenbühl and Koltun, NIPS 2011; constants of Lin et al., CLIP-ES, arXiv 2212.09506",
+    section="4. Masks: CRF and labels",
+)
 class PseudoMask(Refiner):
     """Labels images by :func:`pseudo_mask`."""
 

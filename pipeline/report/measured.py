@@ -46,10 +46,12 @@ _WHY = "a report shows results and changes none"
 
 @dataclass
 class ReportSettings:
-    """How much ``report.html`` shows: the number of images, and their longest side in pixels.
+    """How much ``report.html`` shows.
 
-    Of more images it shows the worst, the best, those in which mask and prediction differ most, and
-    an even sample; none shows all.
+    Attributes:
+        images: at most so many images. Of more it shows the worst, the best, those in which mask
+            and prediction differ most, and an even sample; none shows all.
+        longest_side: the longest side of the pictures in it, in pixels.
     """
 
     images: int | None = setting(200, at_least=1, changes="nothing", why=_WHY)

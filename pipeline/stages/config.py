@@ -28,7 +28,7 @@ from pipeline.segmenter.settings import SegmenterSettings
 compose = compose_config
 """Composes a configuration, by the methods that this module registers as well."""
 
-_EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
+EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
 
 _METHODS = ("tags", "cams", "masks")
 
@@ -37,7 +37,16 @@ _SHOWN = "it chooses what is done and shown, not how"
 
 @dataclass
 class Config:
-    """The whole configuration: a field for each group, and the keys at the root."""
+    """The whole configuration: a field for each group, and the keys at the root.
+
+    Attributes:
+        stage: a stage, a list of stages, "all", or "status".
+        experiment_name: what tables call a run; presets of ``experiment`` set it.
+        output_dir: the folder of the results.
+        dry_run: whether to show what would be computed, and compute nothing.
+        rounds: rounds of training; after the first, masks are predictions of the segmenter before.
+        seed: of the segmenter; the stages before it are deterministic.
+    """
 
     dataset: Any
     images: ImageSettings
@@ -80,8 +89,8 @@ def read_config(composed: DictConfig) -> Config:
         typed = OmegaConf.structured(Config)
         typed.dataset = find_reader(plain["dataset"]["name"])[1]
         executor = plain["executor"]["name"]
-        check_choice(f"there is no executor {executor}", executor, _EXECUTORS)
-        typed.executor = _EXECUTORS[executor]
+        check_choice(f"there is no executor {executor}", executor, EXECUTORS)
+        typed.executor = EXECUTORS[executor]
         for group in _METHODS:
             typed[group] = OmegaConf.get_type(composed, group)
         config = OmegaConf.to_object(OmegaConf.merge(typed, plain))

@@ -1,0 +1,62 @@
+"""Checks the built site: its links lead somewhere, and nothing is loaded from elsewhere.
+
+Usage: python docs/website/check.py site
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LOADED = ("script", "link", "img", "source", "iframe", "video", "audio", "object", "embed", "use")
+
+
+class Page(HTMLParser):
+    """The anchors of a page, and its links with the elements that they are of."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.anchors: set[str] = {"", "top"}
+        self.links: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keeps ids and links."""
+        for name, value in attrs:
+            if name in ("id", "name") and value:
+                self.anchors.add(value)
+            elif name in ("href", "src", "data", "xlink:href") and value:
+                self.links.append((tag, value))
+
+
+def problems(site: Path) -> Iterator[str]:
+    """Yields what is wrong with a site, one sentence for each link."""
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    if not pages:
+        yield f"{site} holds no page"
+    for path, page in pages.items():
+        for tag, link in dict.fromkeys(page.links):
+            where, parts = f"{path.relative_to(site)}: {link}", urlsplit(link)
+            if parts.scheme or parts.netloc:
+                if tag in LOADED and parts.scheme != "data":
+                    yield f"{where} is loaded from elsewhere"
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path.resolve()
+            if not target.is_file():
+                yield f"{where} does not exist"
+            elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                yield f"{where}: the page has no such anchor"
+    for path in site.rglob("*.css"):
+        for link in re.findall(
+            r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", path.read_text()
+        ):
+            yield f"{path.relative_to(site)}: {link} is loaded from elsewhere"
+
+
+if __name__ == "__main__":
+    found = list(problems(Path(sys.argv[1]).resolve()))
+    sys.exit("\n".join(found) or 0)

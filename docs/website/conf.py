@@ -1,0 +1,77 @@
+"""How Sphinx builds the site (``make docs``): README and the pages as they are, and the reference.
+
+The source folder is the repository, so that links between pages, pictures and files are the same
+on the site as on a host of git repositories.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from website.pages import NAVIGATION, write_pages  # noqa: E402  it lies beside this file
+
+project = "Segmentation without a single annotation"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+root_doc = "README"
+include_patterns = ["README.md", "docs/**", "data/**"]
+exclude_patterns = [".*", "site", "outputs", "multirun", "data/demo/scenes"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+napoleon_use_ivar = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+highlight_language = "text"
+html_theme = "furo"
+html_title = project
+html_copy_source = False
+html_show_sphinx = False
+html_math_renderer = "mathml"
+
+TOCTREE = """
+```{{toctree}}
+:hidden:
+:caption: {caption}
+
+{pages}
+```
+"""
+
+
+def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Appends the navigation to the start page, which other readers of README do not need."""
+    if docname == root_doc:
+        for caption, pages in NAVIGATION.items():
+            source[0] += TOCTREE.format(caption=caption, pages="\n".join(pages))
+
+
+def draw_formula(self: nodes.NodeVisitor, node: nodes.math | nodes.math_block) -> None:
+    """Writes a formula as MathML, which browsers draw without a script."""
+    is_block = isinstance(node, nodes.math_block)
+    formula = tex2mathml(node.astext(), as_block=is_block)
+    self.body.append(f'<div style="overflow-x: auto">{formula}</div>' if is_block else formula)
+    raise nodes.SkipNode
+
+
+def copy_start_page(app: Sphinx, error: Exception | None) -> None:
+    """Makes README the page that a server sends first."""
+    if error is None:
+        shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+
+
+def setup(app: Sphinx) -> None:
+    """Connects the functions above."""
+    app.add_lexer("csv", TextLexer)  # Pygments has none
+    app.add_html_math_renderer("mathml", (draw_formula, None), (draw_formula, None))
+    app.connect("builder-inited", lambda app: write_pages(ROOT / "docs" / "reference"))
+    app.connect("source-read", add_navigation)
+    app.connect("build-finished", copy_start_page)

@@ -1,0 +1,158 @@
+"""Writes the pages of the site that follow from the code: one page per choice, and the Python API.
+
+They are reStructuredText, as the docstrings that they quote are, and none is committed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import textwrap
+from functools import cache
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+from pipeline.engine.registry import Method, method_of
+from pipeline.report.published import load_published
+from pipeline.stages.config import compose
+from website.api import api_page, heading
+from website.choices import REQUIRED, Choice, Setting, choices, presets, settings_of
+
+NAVIGATION = {
+    "Use": ["docs/own-photographs", "docs/voc", "docs/command-line", "docs/python"],
+    "Method": ["docs/how-it-works", "docs/algorithms", "docs/experiments", "docs/segmenters"],
+    "Extend": ["docs/add-a-method", "docs/add-a-dataset", "docs/interoperation"],
+    "Operate": ["docs/clusters", "docs/reliability", "docs/speed"],
+    "Data": ["data/README", "data/demo/README", "data/demo/CLIP"],
+    "Reference": ["docs/reference/index"],
+}
+"""The captions of the navigation, and the pages below each; every page is in it."""
+
+COMMAND = "python tools/run_stage.py"
+GROUPS = ("dataset", "tags", "cams", "masks", "segmenter")
+STAGES = {"tags": 2, "cams": 3, "masks": 4, "predictions": 5}
+"""A stage whose result is measured → so many of the groups decide its figures."""
+
+INDEX = """Reference
+=========
+
+A page for each choice of ``dataset=``, ``tags=``, ``cams=``, ``masks=`` and ``executor=``, and for
+each further group of settings. What a page calls none is ``null`` on the command line.
+
+.. toctree::
+   :maxdepth: 1
+
+   api
+"""
+
+
+def settings_page(choice: Choice) -> str:
+    """Returns the page of a choice."""
+    values = None
+    if choice.group == "dataset":
+        values = OmegaConf.to_container(compose([f"dataset={choice.name}"])).get("dataset")
+    settings = list(settings_of(choice.settings, choice.group, values))
+    parts = [heading(choice.title, "="), choice.text]
+    if choice.name:
+        needed = [f"{s.key}=…" for s in settings if s.default in REQUIRED]
+        parts.append(_code("sh", " ".join([COMMAND, choice.title, *needed])))
+    if choice.method:
+        parts.append(_traits(choice.method))
+    parts += [heading("Settings", "-"), f".. program:: {choice.title}"]
+    parts += map(_setting, settings)
+    if files := list(presets(choice)):
+        parts.append(heading("Presets", "-"))
+        for path in files:
+            text = path.read_text(encoding="utf-8")
+            parts += [heading(f"{choice.group}={path.stem}", "~"), _code("yaml", text)]
+    parts += _figures(choice)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _setting(setting: Setting) -> str:
+    rule, default = setting.rule, setting.default
+    if default in REQUIRED:
+        told = "Required"
+    elif dataclasses.is_dataclass(default) or isinstance(default, dict) and default:
+        told = "Its keys follow"
+    else:
+        shown = yaml.safe_dump(default, default_flow_style=True, allow_unicode=True, width=10**6)
+        shown = textwrap.shorten(shown.removesuffix("...\n"), 160, placeholder=" …")
+        told = f"Default: ``{shown}``"
+    if rule.choices:
+        told += "; one of " + ", ".join(f"``{word}``" for word in rule.choices)
+    told += f"; {rule.bounds}" if rule.bounds else ""
+    first = setting.meaning[:1]  # α stays as it is
+    lines = [(first.upper() if first.isascii() else first) + setting.meaning[1:], f"{told}."]
+    if rule.changes != "result":
+        lines.append(f"*Not part of the cache key:* {rule.why}.")
+    body = textwrap.indent("\n\n".join(lines), "   ")
+    return f".. option:: {setting.key}=<{setting.type}>\n\n{body}"
+
+
+def _traits(method: Method) -> str:
+    code = f"{method.build.__module__}.{method.build.__qualname__}"
+    lines = [f"* Code: ``{code}``"]
+    if method.source:
+        link = r"`arXiv \1 <https://arxiv.org/abs/\1>`__"
+        lines.insert(0, "* Source: " + re.sub(r"arXiv (\d{4}\.\d{5})", link, method.source))
+    if method.section:
+        anchor = re.sub(r"[^\w\- ]", "", method.section).lower().replace(" ", "-")
+        link = f"`{method.section} <../algorithms.html#{anchor}>`__"
+        lines.insert(1, f"* Computation: {link}")
+    for name, words in {"Quirks": method.quirks, "Variants": method.variants}.items():
+        if words:
+            lines.append(f"* {name}: " + ", ".join(f"``{word}``" for word in words))
+    return "\n".join(lines)
+
+
+def _figures(choice: Choice) -> list[str]:
+    """Returns the published figures of a method, one that our presets reproduce, as a table."""
+    rows = []
+    for table in load_published():
+        for figure in table.figures:
+            deciding = GROUPS[: STAGES[figure.stage]] if figure.experiment else ()
+            if choice.group not in deciding or choice.title not in _chosen(figure.experiment):
+                continue
+            again = figure.row.rerun.get(figure.column.name, "")
+            link = f"``{COMMAND} {figure.column.command}``"
+            measured = f"{table.title}: {figure.column.label} ({table.unit.rstrip(', %')})"
+            rows.append((measured, figure.row.method, figure.value, again, link))
+    if not rows:
+        return []
+    header = ("table", "method", "published, %", "re-run", "command")
+    cells = "\n".join(
+        "\n".join(f"   {'* -' if n == 0 else '  -'} {cell}".rstrip() for n, cell in enumerate(row))
+        for row in (header, *rows)
+    )
+    return [
+        heading("Published figures", "-"),
+        "None was measured by us; ``pipeline/report/published.yaml`` has their sources.",
+        f".. list-table::\n   :header-rows: 1\n\n{cells}",
+    ]
+
+
+@cache
+def _chosen(experiment: str) -> frozenset[str]:
+    """Returns the titles of what a preset of ``experiment=`` chooses."""
+    config = compose([f"experiment={experiment}"])
+    found = (method_of(OmegaConf.get_type(config, g)()) for g in ("tags", "cams", "masks"))
+    methods_chosen = (f"{method.group}={method.name}" for method in found)
+    return frozenset([*methods_chosen, f"dataset={config.dataset.name}", "segmenter"])
+
+
+def write_pages(folder: Path) -> None:
+    """Writes all pages into a folder, in place of what it held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    texts = {choice.page: settings_page(choice) for choice in choices()}
+    index = INDEX + "".join(f"   {page}\n" for page in texts)
+    for name, text in {**texts, "api": api_page(), "index": index}.items():
+        (folder / f"{name}.rst").write_text(text, encoding="utf-8")
+
+
+def _code(language: str, text: str) -> str:
+    return f".. code-block:: {language}\n\n{textwrap.indent(text, '   ')}"
