@@ -13,19 +13,30 @@ DISTRIBUTION = "annotation-free-segmentation"
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _FIRST = "0.1.0"  # until a commit has a tag such as v0.2.0
-_PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-image", "pydensecrf2", "mmsegmentation")
+_PACKAGES = (
+    *(("torch",), ("open_clip_torch",), ("numpy",), ("scikit-image",), ("pydensecrf2",)),
+    # One of several with the same import names.
+    ("mmsegmentation", "onedl-mmsegmentation"),
+    ("mmengine", "onedl-mmengine"),
+    ("mmcv-lite", "mmcv", "onedl-mmcv"),
+)
 
 
 @cache
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of the packages that results depend on, and our commit."""
     found = {"commit": commit(), "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
+    for alternatives in _PACKAGES:
+        installed = {name: number for name in alternatives if (number := _version(name))}
+        found |= installed or {alternatives[0]: "missing"}
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @cache

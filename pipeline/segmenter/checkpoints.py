@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.weight_files import is_whole, read_weights_file
 from pipeline.segmenter.distributed import process_rank
+from pipeline.segmenter.openmmlab import StepHook
 
 METRIC = "mIoU"
 """The metric that selects the best checkpoint: that of mmsegmentation's IoUMetric, in percent."""
@@ -128,7 +128,7 @@ class WholeFiles(LocalBackend):
         write_atomically(Path(filepath), obj)
 
 
-class KeepCheckpoints(CheckpointHook):
+class KeepCheckpoints(StepHook):
     """Keeps the last two checkpoints and the best one, of tensors and plain values only.
 
     mmengine removes the best checkpoint before it writes a better one, and removes files whose
@@ -175,7 +175,8 @@ class KeepCheckpoints(CheckpointHook):
         for path in set(best_checkpoints(best.parent)) - {best} if best.is_file() else ():
             path.unlink(missing_ok=True)
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+    def save_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        """Writes a checkpoint and keeps the last of those before it."""
         folder, name = Path(runner.work_dir), self.filename_tmpl.format(step)
         self.last_ckpt = str(folder / name)  # mmengine writes it again if it is the best
         if is_main_process():

@@ -17,6 +17,7 @@ from torch.nn import functional
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
+from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.predict import Segmenter
 
 OPSET = 18
@@ -132,7 +133,7 @@ class _Deployed(nn.Module):
         super().__init__()
         self.model = model
         before = model.data_preprocessor
-        self.swaps_channels = not before.channel_conversion  # the network expects BGR
+        self.swaps_channels = not swaps_channels(before)  # the network expects BGR
         self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
         self.padding = float(before.pad_val)
         normalised = hasattr(before, "mean")

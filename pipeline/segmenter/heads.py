@@ -50,5 +50,5 @@ class DeepLabV2Head(BaseDecodeHead):
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Returns logits, N×C×h×w, in the size of the feature map."""
-        features = self._transform_inputs(inputs)
+        features = inputs[self.in_index]
         return sum(branch(features) for branch in self.branches)

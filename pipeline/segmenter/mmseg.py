@@ -1,18 +1,11 @@
-"""Imports mmsegmentation without mmcv's compiled operators, and builds configs and networks.
-
-mmsegmentation imports the compiled operators of mmcv, even for networks that use none of them. If
-they are missing (mmcv-lite), a stand-in replaces them during the import.
-"""
+"""Imports mmsegmentation, of either family, and builds its configs and networks."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
-import sys
-import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,11 +22,11 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
+from pipeline.segmenter.openmmlab import importable, shipped
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
 
-_COMPILED_OPS = "mmcv._ext"
 _HEADS = "pipeline.segmenter.heads"
 _AVERAGED_GRADIENTS = {
     "type": "MMDistributedDataParallel",
@@ -45,49 +38,24 @@ _AVERAGED_GRADIENTS = {
 _SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
 
 
-class _CompiledOpsStandIn(types.ModuleType):
-    """Has every operator by name; calling one raises an error with the remedy."""
-
-    def __getattr__(self, name: str) -> Callable:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def missing(*args: object, **kwargs: object) -> None:
-            raise UserError(
-                f"this segmenter.config needs mmcv's compiled operator {name}: install the full"
-                " mmcv in place of mmcv-lite, or choose another segmenter.config"
-            )
-
-        return missing
-
-
 def import_mmseg() -> None:
     """Imports mmsegmentation, whose modules mmengine knows under the scope ``mmseg``.
 
-    It may be called repeatedly. The stand-in is removed again, because mmengine later tests for
-    ``mmcv._ext`` to find out whether there are operators.
+    It may be called repeatedly.
 
     Raises:
         UserError: mmsegmentation or mmcv is not installed.
     """
     try:
-        # The heads call this function again while they are imported.
-        is_there = _COMPILED_OPS in sys.modules
-        stand_in_needed = not is_there and importlib.util.find_spec(_COMPILED_OPS) is None
-        if stand_in_needed:
-            sys.modules[_COMPILED_OPS] = _CompiledOpsStandIn(_COMPILED_OPS)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for name in _SUBPACKAGES:
-                    importlib.import_module(f"mmseg.{name}")
-                importlib.import_module(_HEADS)
-        finally:
-            if stand_in_needed:
-                sys.modules.pop(_COMPILED_OPS, None)
+        with importable(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name in _SUBPACKAGES:
+                importlib.import_module(f"mmseg.{name}")
+            importlib.import_module(_HEADS)
     except ImportError as error:
         raise UserError(
-            f"mmsegmentation cannot be imported ({error}): pip install -r requirements.txt"
+            f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"
+            " onedl-mmsegmentation with what belongs to it, see docs/segmenters.md"
         ) from error
 
 
@@ -121,7 +89,7 @@ def find_config(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise UserError(f"segmenter.config={name} does not exist: give the path of a config file")
-    root = Path(importlib.util.find_spec("mmseg").origin).parent / ".mim" / "configs"
+    root = shipped("configs")
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]

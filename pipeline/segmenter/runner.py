@@ -6,35 +6,35 @@ import json
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-import mmengine.device.utils as mmengine_device
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
-from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.segmenter.architecture import MISFITS
 from pipeline.segmenter.checkpoints import iteration_of, read_checkpoint
+from pipeline.segmenter.openmmlab import InitialisedRunner, StartedLoop
 
 CONFIG_FILE = "config.json"
 
 
-class QuietRunner(Runner):
+class QuietRunner(InitialisedRunner):
     """A runner without console output that writes its configuration as JSON.
 
     Args:
-        initialise: sets the initial weights of the model.
+        initialise: sets the initial weights of the model; none where a training is resumed.
         on_iteration: called after each iteration, with its number, that of all, and the loss.
         **settings: arguments of mmengine's Runner. The loader starts at the first iteration to do.
     """
@@ -42,7 +42,7 @@ class QuietRunner(Runner):
     def __init__(
         self,
         *,
-        initialise: Callable[[], None],
+        initialise: Callable[[], None] | None,
         on_iteration: Callable[[int, int, float], None] | None,
         **settings: Any,  # noqa: ANN401
     ) -> None:
@@ -57,9 +57,9 @@ class QuietRunner(Runner):
             self.close()
             raise
 
-    def _init_model_weights(self) -> None:
-        # mmengine would replace weights read from a file by random ones.
-        if not self._resume:
+    def initialise_model(self) -> None:
+        """Sets the initial weights, except where a checkpoint holds later ones."""
+        if self._initialise is not None:
             self._initialise()
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:  # noqa: ANN401
@@ -78,13 +78,13 @@ class QuietRunner(Runner):
             UserError: it is not a complete checkpoint of this training, or holds more than weights.
         """
         try:
-            checkpoint = read_checkpoint(Path(filename), mmengine_device.DEVICE)
+            checkpoint = read_checkpoint(Path(filename), get_device())
             iteration = checkpoint["meta"]["iter"]
             if iteration != iteration_of(Path(filename)):
                 raise ValueError("it belongs to another iteration")
             model = self.model.module if is_model_wrapper(self.model) else self.model
             model.load_state_dict(checkpoint["state_dict"])
-            self.train_loop._iter = iteration
+            self.train_loop.set_iteration(iteration)
             self.message_hub.load_state_dict(checkpoint["message_hub"])
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
             for scheduler, state in zip(self.param_schedulers, checkpoint["param_schedulers"]):
@@ -119,7 +119,7 @@ def _raise(record: logging.LogRecord) -> NoReturn:
 
 
 @LOOPS.register_module()
-class BatchInPartsLoop(IterBasedTrainLoop):
+class BatchInPartsLoop(StartedLoop):
     """A training loop in which an iteration is a step of the optimiser, on a batch in parts.
 
     mmengine counts each part, so that schedule, checkpoints and ``iterations`` would depend on how
@@ -129,7 +129,7 @@ class BatchInPartsLoop(IterBasedTrainLoop):
     def run(self) -> nn.Module:
         """Trains to the last iteration."""
         runner, wrapper = self.runner, self.runner.optim_wrapper
-        parts = wrapper._accumulative_counts
+        parts = runner.cfg.optim_wrapper.accumulative_counts
         wrapper.initialize_count_status(runner.model, self.iter * parts, self.max_iters * parts)
         runner.call_hook("before_train")
         # Checkpoints are written before they are measured. A kill in between would lose the figure,
@@ -160,7 +160,7 @@ class BatchInPartsLoop(IterBasedTrainLoop):
         runner, wrapper = self.runner, self.runner.optim_wrapper
         _seed(runner.seed, self.iter, runner.rank)
         runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=data_batch)
-        count = wrapper._accumulative_counts
+        count = runner.cfg.optim_wrapper.accumulative_counts
         size = len(data_batch["inputs"]) // count
         sums: dict[str, torch.Tensor] = {}
         for start in range(0, size * count, size):
@@ -179,7 +179,7 @@ class BatchInPartsLoop(IterBasedTrainLoop):
         runner.call_hook(
             "after_train_iter", batch_idx=self.iter, data_batch=data_batch, outputs=outputs
         )
-        self._iter += 1
+        self.set_iteration(self.iter + 1)
         if runner.on_iteration is not None:
             runner.on_iteration(self.iter, self.max_iters, loss)
 
@@ -194,14 +194,3 @@ def _seed(seed: int, iteration: int, rank: int) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
     np.random.seed(state)
     random.seed(state.tobytes())
-
-
-@contextmanager
-def only_device(device: str) -> Iterator[None]:
-    """Makes mmengine use this device; by default it uses a GPU if there is one."""
-    previous = mmengine_device.DEVICE
-    mmengine_device.DEVICE = device
-    try:
-        yield
-    finally:
-        mmengine_device.DEVICE = previous

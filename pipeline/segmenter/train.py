@@ -35,8 +35,9 @@ from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
+from pipeline.segmenter.openmmlab import only_device
 from pipeline.segmenter.pretrained import load_pretrained
-from pipeline.segmenter.runner import QuietRunner, only_device
+from pipeline.segmenter.runner import QuietRunner
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
 from pipeline.segmenter.settings import SegmenterSettings
 
@@ -148,12 +149,13 @@ def train(
     }
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
+    initialise = partial(_initialise, model, settings.pretrained, config, work_dir)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     with _explain_faults(work_dir), only_device(device), in_mmseg():
         work_dir.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
-            initialise=partial(_initialise, model, settings.pretrained, config, work_dir),
+            initialise=None if resume_from else initialise,
             on_iteration=None if process_rank() else on_iteration,
             model=model,
             work_dir=str(work_dir),

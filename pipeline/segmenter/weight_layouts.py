@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import runpy
@@ -10,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import dropwhile, product
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from pipeline.segmenter.openmmlab import shipped
 
 Weights = dict[str, torch.Tensor]
 
@@ -172,8 +172,7 @@ def _rename_deep_stem(weights: Weights) -> Weights:
 
 def _shipped_converter(module: str, function: str) -> Callable[[Weights], Weights]:
     """Returns a converter from mmsegmentation's tools, which its wheel installs as plain files."""
-    root = Path(importlib.util.find_spec("mmseg").origin).parent
-    return runpy.run_path(root / ".mim/tools/model_converters" / f"{module}.py")[function]
+    return runpy.run_path(shipped(f"tools/model_converters/{module}.py"))[function]
 
 
 def _trace(

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import get_session
-from mmengine.runner.checkpoint import (
+from mmengine.runner import (
     get_deprecated_model_names,
     get_external_models,
     get_mmcls_models,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_segmenters import UNET, balanced_segmenter, noise
+from tiny_training import tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter import export
@@ -47,8 +48,8 @@ def test_a_padded_network_of_one_size(tmp_path):
 
 @pytest.mark.parametrize("swaps", [True, False])
 def test_channels_come_in_the_order_that_the_network_was_trained_with(swaps):
-    segmenter = balanced_segmenter()
-    segmenter.model.data_preprocessor.channel_conversion = not swaps
+    given = tiny_settings().overrides | {"data_preprocessor": {"bgr_to_rgb": not swaps}}
+    segmenter = balanced_segmenter(overrides=given)
     network = export._Deployed(segmenter.model)
     image = noise(40, 48)
     with torch.no_grad():

@@ -11,6 +11,7 @@ import timm
 import torch
 from foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 from huggingface_hub.errors import OfflineModeIsEnabled
+from mmengine.runner import get_external_models, get_mmcls_models
 from safetensors.torch import save_file
 from torchvision.models import get_model, segmentation
 
@@ -126,7 +127,8 @@ def test_imagenet_of_a_plain_resnet_is_torchvisions(published):
 
 @pytest.mark.parametrize("source", ["open-mmlab://resnet50_v1c", None])
 def test_imagenet_of_a_deep_stem_goes_by_its_depth(source, published):
-    url = "https://download.openmmlab.com/pretrain/third_party/resnet18_v1c-b5776b93.pth"
+    url = get_external_models()["resnet18_v1c"]  # the families have hosts of their own
+    assert url.endswith("/pretrain/third_party/resnet18_v1c-b5776b93.pth")
     weights = stirred(build_network(type="ResNetV1c", depth=18)[0].backbone).state_dict()
     published[url] = {"state_dict": weights, "meta": {}}
     backbone, report = load("imagenet", source, type="ResNetV1c", depth=18)
@@ -137,11 +139,7 @@ def test_imagenet_of_a_deep_stem_goes_by_its_depth(source, published):
 @pytest.mark.parametrize(
     "source, url",
     [
-        (
-            "mmcls://mobilenet_v2",
-            "https://download.openmmlab.com/mmclassification/v0/mobilenet_v2/"
-            "mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth",
-        ),
+        ("mmcls://mobilenet_v2", get_mmcls_models()["mobilenet_v2"]),
         ("https://example.org/mobilenet.pth", "https://example.org/mobilenet.pth"),
     ],
 )

@@ -1,0 +1,95 @@
+"""The two families of mmsegmentation, and that one module alone uses what is private in them."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_train import run
+from tiny_training import tiny_settings
+
+from pipeline import segmenter
+from pipeline.engine import versions
+from pipeline.segmenter import train
+from pipeline.segmenter.openmmlab import swaps_channels
+
+MODULES = [module.name for module in pkgutil.iter_modules(segmenter.__path__)]
+THEIRS = ("mmengine", "mmcv", "mmseg")
+
+
+def of_other_objects(source):
+    """The private names that a module uses of anything but ``self`` and ``cls``."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and re.match("_[^_]", node.attr)
+        and getattr(node.value, "id", None) not in ("self", "cls")
+    }
+
+
+def inherited(module):
+    """The private names of their classes that a module's own subclasses use or replace."""
+    found = set()
+    for subclass in vars(module).values():
+        if not inspect.isclass(subclass) or subclass.__module__ != module.__name__:
+            continue
+        bases = [c for c in subclass.__mro__ if c.__module__.partition(".")[0] in THEIRS]
+        private = {n for c in bases for n in re.findall(r"\b_[a-z]\w*", inspect.getsource(c))}
+        found |= private & {*re.findall(r"\b_[a-z]\w*", inspect.getsource(subclass))}
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_private_names_are_used_in_one_module(name):
+    module = importlib.import_module(f"pipeline.segmenter.{name}")
+    found = inherited(module) | of_other_objects(inspect.getsource(module))
+    if name == "openmmlab":
+        assert found >= {"_init_model_weights", "_save_checkpoint_with_step", "_iter"}
+    else:
+        assert not found
+
+
+@pytest.mark.parametrize("name", ["channel_conversion", "_channel_conversion"])
+def test_the_order_of_channels_is_read_from_either_family(name):
+    assert swaps_channels(SimpleNamespace(**{name: True}))
+    assert not swaps_channels(SimpleNamespace(**{name: False}))
+
+
+def test_the_first_batch_is_drawn_before_the_initial_weights(pairs, tmp_path, monkeypatch):
+    """The families start loaders at different times, but both give the same weights."""
+    states, initialise = [], train._initialise
+
+    def recorded(*arguments):
+        states.append(torch.get_rng_state())
+        initialise(*arguments)
+
+    monkeypatch.setattr(train, "_initialise", recorded)
+    run(pairs, tmp_path, tiny_settings(iterations=1))
+    torch.manual_seed(3)
+    torch.empty((), dtype=torch.int64).random_()  # as a loader does
+    assert torch.equal(states[0], torch.get_rng_state())
+
+
+def test_manifests_name_the_family(monkeypatch):
+    def version(package):
+        if package.startswith("onedl-"):
+            return "1.4.2"
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(versions, "version", version)
+    found = versions.versions.__wrapped__()
+    families = {name: number for name, number in found.items() if "mm" in name and number}
+    assert families == {
+        "commit": found["commit"],
+        "onedl-mmsegmentation": "1.4.2",
+        "onedl-mmengine": "1.4.2",
+        "onedl-mmcv": "1.4.2",
+    }
+    monkeypatch.undo()
+    assert sum("mmseg" in name for name in versions.versions.__wrapped__()) == 1
