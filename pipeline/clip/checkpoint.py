@@ -25,6 +25,7 @@ from pipeline.clip.architectures import (
     find_training,
     models_of_other_heads,
 )
+from pipeline.clip.published import check_network, not_downloaded
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
@@ -66,12 +67,11 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
         raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
     settings = find_pretrained(model, pretrained)
     try:
+        if not is_on_disk(model, pretrained, checkpoint):
+            check_network(model, pretrained)
         return Path(open_clip.download_pretrained(settings))
-    except Exception as error:  # urllib, requests and the hub each raise errors of their own
-        raise UserError(
-            f"the weights {model}/{pretrained} could not be downloaded ({type(error).__name__}):"
-            " download them elsewhere and give clip.checkpoint=PATH"
-        ) from error
+    except Exception as error:  # urllib and the hub's client each raise errors of their own
+        raise not_downloaded(model, pretrained, error) from error
 
 
 def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -51,3 +53,17 @@ def track(description: str, total: int) -> Iterator[Callable[..., None]]:
             progress.update(task, advance=steps, note=note)
 
         yield advance
+
+
+@contextmanager
+def track_bytes(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows how much of a file was processed while the block runs; silent as :func:`track`.
+
+    The block gets a function of the number of bytes done, and of all if that is known.
+    """
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns += (TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -242,5 +242,6 @@ def _name_of(backbone: nn.Module) -> str:
 def _not_downloaded(url: str, choice: str, error: Exception) -> UserError:
     return UserError(
         f"segmenter.pretrained={choice}: {url} could not be downloaded ({type(error).__name__}):"
-        " download it by hand and give segmenter.pretrained=PATH, or segmenter.pretrained=none"
+        f" run python tools/download.py {url} where there is a network, and give"
+        " segmenter.pretrained=PATH here, or segmenter.pretrained=none"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
+from pipeline.clip.published import published_weights
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline import global_scores
@@ -96,6 +98,52 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(monkeypatch):
     monkeypatch.setattr(open_clip, "get_tokenizer", unreachable)
     with pytest.raises(UserError, match=r"tokenizer of clip.model=ViT-H-14-worldwide.*OSError"):
         load_tokenizer("ViT-H-14-worldwide")
+
+
+PUBLISHED = {name: preset for name, preset in PRESETS.items() if preset["model"]}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
+    name, monkeypatch, nothing_is_fetched
+):
+    monkeypatch.setattr("pipeline.clip.checkpoint.is_on_disk", lambda *_: False)
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+            raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("pipeline.clip.published.get_session", Session)
+    model, pretrained = PUBLISHED[name]["model"], PUBLISHED[name]["pretrained"]
+    with pytest.raises(UserError) as caught:
+        resolve_checkpoint(model, pretrained, None)
+    source = published_weights(model, pretrained)
+    message = str(caught.value)
+    assert len(asked) == 1  # open_clip's clients would try a dozen times
+    assert f"python tools/download.py clip.model={model} clip.pretrained={pretrained}," in message
+    assert f"download {source.name} from {source.urls[0]};" in message
+    assert message.endswith(f"clip.checkpoint={source.name}") and len(message) < 600
+
+
+def test_openais_addresses_hold_their_checksums():
+    for name in ("vit_b16", "vit_b32", "vit_l14", "vit_l14_336"):
+        source = published_weights(PUBLISHED[name]["model"], "openai")
+        assert re.fullmatch("[0-9a-f]{64}", source.digest) and source.algorithm == "sha256"
+        assert source.urls[0].endswith(f"/{source.digest}/{source.name}")
+        assert source.name.startswith("ViT-") and source.name.endswith(".pt")
+
+
+def test_files_of_the_hub_get_names_of_their_own():
+    names = [published_weights(p["model"], p["pretrained"]).name for p in PUBLISHED.values()]
+    assert len({*names}) == len(PUBLISHED)
+    source = published_weights("ViT-B-16", "laion2b_s34b_b88k")
+    assert source.name == "ViT-B-16-laion2b_s34b_b88k.safetensors"
+    assert [url.rpartition("/")[2] for url in source.urls] == [
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +277,7 @@ def test_presets_name_existing_weights(name):
     preset = PRESETS[name]
     assert preset["name"] == name and preset.keys() == PRESETS["vit_b16"].keys()
     if preset["model"] is None:
-        assert preset["pretrained"] is None and preset["checkpoint"]
+        assert preset["checkpoint"] or preset["pretrained"] == "demo"
         return
     assert preset["pretrained"] in open_clip.list_pretrained_tags_by_model(preset["model"])
     config = find_architecture(preset["model"])

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from pipeline.commands import download
 from pipeline.commands.command_line import Parser
 from pipeline.engine.registry import methods
 from pipeline.stages.config import compose
@@ -71,6 +72,10 @@ def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeyp
         plugins = any(argument.startswith("plugins=") for argument in arguments)
         if not {"--help", "--cfg"} & set(arguments) and not folders and not plugins:
             composes(arguments)
+        return
+    if program == "tools/download.py":  # its settings are not parsed by argparse
+        monkeypatch.chdir(tmp_path)
+        download.run([*arguments, "--dry-run"])
         return
     parsed = []
 

@@ -1,0 +1,208 @@
+"""The command line of ``tools/download.py``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from pipeline.commands.command_line import Parser
+from pipeline.datasets.obtain import STATE, Item, obtain
+from pipeline.datasets.sources import find_licence, read_downloads, read_lists
+from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.files.download import Source, size_text
+from pipeline.files.shipped import CONFIGS
+from pipeline.files.text import given_path
+
+_EXAMPLES = """examples:
+  python tools/download.py --list
+  python tools/download.py dataset=voc2012 dataset.root=DIR --dry-run
+  python tools/download.py dataset=voc2012 dataset.root=DIR dataset.sbd_root=DIR
+      with SBD, the masks of train_aug
+  python tools/download.py dataset=coco2017 dataset.root=coco dataset.split=val
+      the validation images alone
+  python tools/download.py dataset=cocostuff dataset.root=coco dataset.image_list=imageset/cocostuff/val.txt
+      with one of TagCLIP's image lists
+  python tools/download.py clip=vit_b16 --output weights
+      for a machine without a network: clip.checkpoint=weights/ViT-B-16.pt
+  python tools/download.py URL
+      a single file, such as weights for segmenter.pretrained
+
+The settings are those of tools/run_stage.py. A download that breaks off is resumed by the same command.
+"""  # noqa: E501
+
+_ROOT, _SBD, _SPLIT = "dataset.root", "dataset.sbd_root", "dataset.split"
+_LISTS = ("dataset.image_list", "dataset.labels")
+_CLIP = ("clip", "clip.model", "clip.pretrained")
+_KEYS = ("dataset", _ROOT, _SBD, _SPLIT, *_LISTS, *_CLIP, "runtime.wait")
+
+_HASH = re.compile(r"https://download\.pytorch\.org/.*-([0-9a-f]{8,64})\.\w+")
+"""URLs of torchvision's weights, which hold the beginning of their SHA-256."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Downloads what the settings name.
+
+    Raises:
+        UserError: the settings cannot be used, or a file cannot be had.
+    """
+    options = _parse(arguments)
+    if options.list:
+        _print_list()
+        return
+    given, urls = _read_settings(options.settings)
+    output = given_path(options.output, "--output").absolute()
+    items = [*_datasets(given), *_lists(given), *_files(urls, output), *_weights(given, output)]
+    if not items:
+        raise UserError(
+            "nothing to download is named: give dataset=NAME dataset.root=DIR, clip=NAME, or"
+            " --list, which shows what there is"
+        )
+    if options.dry_run:
+        for item in items:
+            print(item.describe())
+        return
+    wait = _seconds(given)
+    stored = [obtain(item, wait) for item in items]
+    if "dataset" in given or "clip" in given:
+        print(f"next: {_next_command(given, stored[-1])}")
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    title = "Downloads data sets, image lists and weights; verifies and unpacks them."
+    parser = Parser("download.py", title, _EXAMPLES)
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="KEY=VALUE", help=f"{', '.join(_KEYS)}; or a URL")
+    add("--output", default=".", metavar="DIR", help="where weights are stored; default: here")
+    add("--list", action="store_true", help="show what there is, with sizes and licences")
+    add("--dry-run", action="store_true", help="show what would be downloaded, and where to")
+    return parser.parse_args(arguments)
+
+
+def _read_settings(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Returns the settings by key, and the URLs."""
+    given, urls = {}, []
+    for word in words:
+        key, _, value = word.partition("=")
+        if word.startswith(("http://", "https://")):
+            urls.append(word)
+        elif key in _KEYS and value:
+            given[key] = value
+        else:
+            raise UserError(
+                f"{shown(word)} is not a setting of a download: {did_you_mean(key, _KEYS)}give"
+                f" KEY=VALUE with one of {', '.join(_KEYS)}, or a URL"
+            )
+    return given, urls
+
+
+def _seconds(given: Mapping[str, str]) -> float:
+    try:
+        return float(given.get("runtime.wait", 0))
+    except ValueError as error:
+        wait = given["runtime.wait"]
+        raise UserError(f"runtime.wait={shown(wait)} is not a number: give seconds") from error
+
+
+def _datasets(given: Mapping[str, str]) -> Iterator[Item]:
+    """Yields the archives of the data set that is named, and of SBD."""
+    downloads = read_downloads()
+    names = [name for name, each in downloads.items() if each.key == _ROOT]
+    name = given.get("dataset")
+    if name is None:
+        for key in (_ROOT, _SBD, _SPLIT):
+            if key in given:
+                raise UserError(f"{key} needs the data set: give it, dataset=NAME")
+        return
+    check_choice(f"there is nothing to download for dataset={shown(name)}", name, names)
+    if _SBD in given and not name.startswith("voc"):
+        raise UserError(f"{_SBD} is for dataset=voc2012, not {name}: leave it out")
+    if _ROOT not in given and _SBD not in given:
+        raise UserError(f"dataset={name} needs a folder: give it, {_ROOT}=DIR")
+    splits = [s.strip(" '\"") for s in given.get(_SPLIT, "").strip("[]").split(",") if s.strip()]
+    if "train_aug" in splits and _SBD not in given:
+        print(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it", file=sys.stderr)
+    for which, of_splits in ((name, splits), ("sbd", [])):
+        download = downloads[which]
+        if download.key in given:
+            root = given_path(given[download.key], download.key).absolute()
+            for archive in download.needed(of_splits):
+                target = archive.place(root)
+                path = target / STATE / archive.source.name
+                yield Item(archive.source, path, download.licence, archive, target)
+
+
+def _lists(given: Mapping[str, str]) -> Iterator[Item]:
+    """Yields the image lists that are named, whose paths end as in TagCLIP's repository."""
+    lists, licence = read_lists()
+    paths = {given_path(given[key], key).absolute(): key for key in _LISTS if key in given}
+    for path, key in paths.items():
+        name = "/".join(path.parts[-2:])
+        check_choice(f"TagCLIP has no list like {key}={shown(given[key])}", name, list(lists))
+        yield Item(lists[name], path, licence)
+
+
+def _weights(given: Mapping[str, str], folder: Path) -> Iterator[Item]:
+    """Yields the weights of CLIP that are named."""
+    if not any(key in given for key in _CLIP):
+        return
+    from pipeline.clip.published import published_weights  # imports PyTorch
+
+    name, presets = given.get("clip"), _clip_presets()
+    if name is not None:
+        check_choice(f"there are no weights to download for clip={shown(name)}", name, presets)
+    preset = presets.get(name, {})
+    model = given.get("clip.model", preset.get("model"))
+    pretrained = given.get("clip.pretrained", preset.get("pretrained"))
+    if model is None:
+        raise UserError("clip.pretrained needs the model: give it, clip.model=NAME")
+    source = published_weights(model, pretrained)
+    yield Item(source, folder / source.name, find_licence(pretrained))
+
+
+def _files(urls: Sequence[str], folder: Path) -> Iterator[Item]:
+    """Yields single files."""
+    for url in urls:
+        name = PurePosixPath(url).name
+        digest = found[1] if (found := _HASH.match(url)) else ""
+        source = Source(name, (url,), None, "sha256" if digest else "", digest)
+        yield Item(source, folder / name, "see its page")
+
+
+def _clip_presets() -> dict[str, dict[str, str]]:
+    """Returns the presets of ``configs/clip`` whose weights are published, by name."""
+    paths = sorted((CONFIGS / "clip").glob("*.yaml"))
+    presets = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
+    return {name: preset for name, preset in presets.items() if preset["model"]}
+
+
+def _print_list() -> None:
+    for name, download in read_downloads().items():
+        sizes = [archive.source.size for archive in download.needed([])]
+        more = " and more" if None in sizes else ""
+        total = size_text(sum(filter(None, sizes)) or None) + more
+        title = f"dataset={name} {_ROOT}=DIR" if download.key == _ROOT else f"{download.key}=DIR"
+        print(f"{title}  {total}\n  licence: {download.licence}; {download.page}")
+        for archive in download.archives:
+            source, splits = archive.source, ", ".join(archive.splits) or "every split"
+            checked = f"{source.algorithm or 'no checksum'}: {archive.published}"
+            print(f"    {source.name}  {size_text(source.size)}  {splits}  ({checked})")
+    lists, licence = read_lists()
+    print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
+    print(f"    {', '.join(lists)}")
+    print("clip=NAME  sizes and SHA-256 are those that OpenAI and Hugging Face state")
+    for name, preset in _clip_presets().items():
+        print(f"    {name}  {preset['model']}  licence: {find_licence(preset['pretrained'])}")
+
+
+def _next_command(given: Mapping[str, str], last: Path) -> str:
+    """Returns the command line that uses what was downloaded; weights were the last file."""
+    words = [f"{key}={value}" for key, value in given.items() if key != "runtime.wait"]
+    if any(key in given for key in _CLIP):
+        words.append(f"clip.checkpoint={last}")
+    return shlex.join(["python", "tools/run_stage.py", *words])

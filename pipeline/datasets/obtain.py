@@ -1,0 +1,107 @@
+"""Downloads files and unpacks archives of data sets, and keeps a note of what was unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.datasets.sources import Archive
+from pipeline.engine.progress import track_bytes
+from pipeline.files.archives import UnusableArchive, unpack
+from pipeline.files.atomic import write_atomically
+from pipeline.files.download import Source, fetch, kept_bytes, make_folder, size_text
+from pipeline.files.hugging_face import with_checksum
+from pipeline.files.lock import FolderLock
+
+STATE = ".download"
+"""The folder, beside what was unpacked, of unfinished archives and of notes on finished ones."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to download.
+
+    Attributes:
+        source: the file.
+        path: where it is stored; an archive is deleted there after it was unpacked.
+        licence: its licence, in a few words.
+        archive: how it is unpacked; none if it is not.
+        target: the folder into which it is unpacked.
+    """
+
+    source: Source
+    path: Path
+    licence: str
+    archive: Archive | None = None
+    target: Path | None = None
+
+    @property
+    def note(self) -> Path:
+        """The file that says that an archive was unpacked."""
+        return self.path.with_name(self.path.name + ".done")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was downloaded, and unpacked."""
+        return (self.note if self.archive else self.path).exists()
+
+    def describe(self) -> str:
+        """Returns lines on its size, checksum and licence, where it is and where it goes."""
+        source = self.source
+        kept = kept_bytes(self.path)
+        state = (
+            "already there" if self.is_done else f"{size_text(kept)} here" if kept else "missing"
+        )
+        checked = source.algorithm or "no checksum published here"
+        return (
+            f"{source.name}  {size_text(source.size)}, {state}; {checked}\n"
+            f"    licence: {self.licence}\n    {source.urls[0]}\n    → {self.target or self.path}"
+        )
+
+
+def obtain(item: Item, wait: float) -> Path:
+    """Downloads, verifies and unpacks a file unless that was done before, and says so.
+
+    Args:
+        item: the file.
+        wait: seconds to wait for another process that writes to the same folder.
+
+    Returns:
+        The file, or the folder into which it was unpacked.
+
+    Raises:
+        UserError: it cannot be had or stored, or is not the published file, which is then deleted.
+    """
+    if item.archive is None:
+        source = with_checksum(item.source)
+        path = item.path.with_name(source.name)
+        with track_bytes(source.name) as show:
+            fetch(source, path, show)
+        print(f"{source.name} is stored as {path}  (licence: {item.licence})")
+        return path
+    if item.is_done:
+        print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
+        return item.target
+    make_folder(item.path.parent)
+    lock = FolderLock(item.path.parent, wait)
+    lock.acquire()
+    try:
+        with track_bytes(item.source.name) as show:  # what comes out is at least as large
+            fetch(item.source, item.path, show, copies=2)
+        count = _unpack(item)
+        write_atomically(item.note, f"{item.source.urls[0]}\n")
+        item.path.unlink()
+    finally:
+        lock.release()
+    print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
+    return item.target
+
+
+def _unpack(item: Item) -> int:
+    total = item.path.stat().st_size
+    try:
+        with track_bytes(f"unpacking {item.source.name}") as show:
+            return unpack(item.path, item.target, item.archive.inside, lambda n: show(n, total))
+    except UnusableArchive:
+        item.path.unlink()
+        raise

@@ -1,0 +1,115 @@
+"""Where data sets are downloaded from: ``sources.yaml`` beside this module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from pipeline.errors import check_choice
+from pipeline.files.download import Source
+
+SOURCES = Path(__file__).with_suffix(".yaml")
+_LISTS, _WEIGHTS = "lists", "weights"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive of a data set.
+
+    Attributes:
+        source: where it is.
+        published: where its size and checksum are published.
+        into: its folder below the root, unless the root already has this name; "" for the root.
+        inside: the folder in the archive that is unpacked there; "" for all of it.
+        splits: the splits that need it; empty if all do.
+        optional: whether it is left out unless a split needs it.
+    """
+
+    source: Source
+    published: str
+    into: str
+    inside: str
+    splits: tuple[str, ...]
+    optional: bool
+
+    def place(self, root: Path) -> Path:
+        """Returns the folder into which it is unpacked."""
+        return root if root.name == self.into else root / self.into
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is downloaded for a data set.
+
+    Attributes:
+        key: the setting that names its folder.
+        licence: its licence, in a few words.
+        page: where its terms are.
+        archives: its files.
+    """
+
+    key: str
+    licence: str
+    page: str
+    archives: tuple[Archive, ...]
+
+    def needed(self, splits: Sequence[str]) -> list[Archive]:
+        """Returns the archives that splits need; without splits, those that are not optional.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        known = dict.fromkeys(split for each in self.archives for split in each.splits)
+        for split in splits:
+            check_choice(f"there is no split {split}", split, list(known))
+        return [
+            each
+            for each in self.archives
+            if (not splits and not each.optional)
+            or (splits and (not each.splits or {*splits} & {*each.splits}))
+        ]
+
+
+def read_downloads() -> dict[str, Download]:
+    """Returns name of a data set → what is downloaded for it."""
+    content = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
+    return {
+        name: Download(
+            entry["key"],
+            entry["licence"],
+            entry["page"],
+            tuple(_archive(file, entry) for file in entry["files"]),
+        )
+        for name, entry in content.items()
+        if name not in (_LISTS, _WEIGHTS)
+    }
+
+
+def _archive(file: dict, entry: dict) -> Archive:
+    algorithm = next((name for name in ("sha256", "md5") if name in file), "")
+    name = PurePosixPath(file["urls"][0]).name
+    return Archive(
+        Source(name, tuple(file["urls"]), file.get("size"), algorithm, file.get(algorithm, "")),
+        file["published"],
+        file.get("into", entry.get("into", "")),
+        entry.get("inside", ""),
+        tuple(file.get("splits", ())),
+        file.get("optional", False),
+    )
+
+
+def read_lists() -> tuple[dict[str, Source], str]:
+    """Returns TagCLIP's image lists by folder and name, and their licence."""
+    entry = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))[_LISTS]
+    lists = {name: Source(Path(name).name, (entry["base"] + name,)) for name in entry["names"]}
+    return lists, entry["licence"]
+
+
+def find_licence(pretrained: str) -> str:
+    """Returns the licence of published weights of CLIP, in a few words."""
+    licences = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))[_WEIGHTS]
+    found = [text for start, text in licences.items() if pretrained.startswith(start)]
+    return found[0] if found else "see their repository"

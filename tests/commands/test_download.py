@@ -1,0 +1,315 @@
+"""Data sets from a server on the loopback, as tools/download.py lays them out for our readers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import tarfile
+import zipfile
+from pathlib import Path
+
+import open_clip
+import pytest
+import yaml
+from torchvision.datasets import SBDataset
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from pipeline.commands.download import run
+from pipeline.datasets import sources
+from pipeline.datasets.sources import read_downloads
+from pipeline.errors import UserError
+from tests import REPOSITORY
+from tests.datasets import miniature_coco, miniatures
+from tests.files.server import Answer, serving
+
+SBD = "benchmark.tgz"
+
+
+def zipped(path: Path, root: Path, *folders: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for folder in folders:
+            for file in sorted(p for p in (root / folder).rglob("*") if p.is_file()):
+                archive.write(file, file.relative_to(root))
+
+
+def tarred(path: Path, root: Path, name: str, holds=lambda member: True) -> None:
+    mode = "w:gz" if path.suffix == ".tgz" else "w"
+    with tarfile.open(path, mode) as archive:
+        archive.add(root / name, name, filter=lambda member: member if holds(member) else None)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory) -> dict[str, bytes]:
+    """Archives of every data set, with the formats and paths of the real ones, by name."""
+    made, base = tmp_path_factory.mktemp("archives"), tmp_path_factory.mktemp("miniatures")
+    voc = miniatures.build_voc2007(base).parent
+    miniatures.build_voc2012(base)
+
+    def of_2007(*lists):
+        def holds(member):
+            path = Path(member.name)
+            return path.parent.name != "Main" or path.name.split("_")[-1] in lists
+
+        return holds
+
+    test = of_2007("test.txt")
+    rest = of_2007("train.txt", "val.txt", "trainval.txt")
+    tarred(made / "VOCtest_06-Nov-2007.tar", voc, "VOCdevkit/VOC2007", test)
+    tarred(made / "VOCtrainval_06-Nov-2007.tar", voc, "VOCdevkit/VOC2007", rest)
+    tarred(made / "VOCtrainval_11-May-2012.tar", voc, "VOCdevkit/VOC2012")
+    tarred(made / SBD, miniatures.build_sbd(base).parent, "benchmark_RELEASE")
+    zipped(made / "ADEChallengeData2016.zip", miniatures.build_ade20k(base), "ADEChallengeData2016")
+    for year in ("2014", "2017"):
+        for split in ("train", "val"):
+            root = miniature_coco.build_coco(base / year, f"{split}{year}")
+            zipped(made / f"{split}{year}.zip", root, f"{split}{year}")
+        zipped(made / f"annotations_trainval{year}.zip", root, "annotations")
+    stuff = base / "stuff"
+    for split in ("train2017", "val2017"):
+        root = miniature_coco.build_cocostuff(stuff, split) / "stuffthingmaps"
+    zipped(made / "stuffthingmaps_trainval2017.zip", root, "train2017", "val2017")
+    return {path.name: path.read_bytes() for path in made.iterdir()}
+
+
+@pytest.fixture
+def web(archives, monkeypatch, tmp_path):
+    """A server with these archives; sources.yaml names it, with their sizes and checksums."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(sources.SOURCES.read_text())
+    with serving() as server:
+        for entry in content.values():
+            for file in entry.get("files", ()):
+                name = file["urls"][0].rpartition("/")[2]
+                file["urls"] = [server.url(name)]
+                server.files[name] = data = archives.get(name, b"")
+                if "size" in file:
+                    file["size"] = len(data)
+                for algorithm in {"md5", "sha256"} & {*file}:
+                    file[algorithm] = hashlib.new(algorithm, data).hexdigest()
+        content["lists"]["base"] = server.url("imageset/")
+        for name in content["lists"]["names"]:
+            server.files[f"imageset/{name}"] = b"000000000139 0 3\n"
+        path = tmp_path / "sources.yaml"
+        path.write_text(yaml.safe_dump(content))
+        monkeypatch.setattr(sources, "SOURCES", path)
+        yield server
+
+
+def read_everything(dataset) -> int:
+    """Reads the photograph and the mask of every sample of every split; returns their number."""
+    count = 0
+    for split in dataset.splits:
+        for sample in dataset.splits[split]:
+            assert sample.image.is_file()
+            assert sample.mask is None or sample.mask.read().ndim == 2
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", ["voc2007", "voc2012", "coco2014", "coco2017", "ade20k"])
+def test_what_was_downloaded_is_read(name, web, tmp_path, capsys):
+    run([f"dataset={name}", "dataset.root=data"])
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"next: python tools/run_stage.py dataset={name} dataset.root=data"
+    )
+    dataset = miniatures.load(name, Path("data"), tmp_path / "cache")
+    assert {"train", "val"} <= {*dataset.splits}
+    assert read_everything(dataset)
+    [left] = {path for path in Path("data").rglob(".download") if path.is_dir()}
+    assert {path.suffix for path in left.iterdir()} <= {".done", ""}  # and the lock
+
+
+def test_sbd_gives_train_aug(web, tmp_path):
+    run(["dataset=voc2012", "dataset.root=data", "dataset.sbd_root=data/benchmark_RELEASE"])
+    changes = {"sbd_root": "data"}
+    dataset = miniatures.load("voc2012", Path("data"), tmp_path / "cache", **changes)
+    assert [s.id for s in dataset.splits["train_aug"]] == miniatures.TRAIN_AUG
+    assert read_everything(dataset)
+    assert not Path("data/benchmark_RELEASE/benchmark_RELEASE").exists()
+
+
+def test_cocostuff_lies_beside_coco_whose_images_are_downloaded_once(web, tmp_path):
+    run(["dataset=coco2017", "dataset.root=coco", "dataset.split=val"])
+    asked = len(web.requests)
+    words = "dataset=cocostuff dataset.root=coco dataset.image_list=imageset/cocostuff/val.txt"
+    run([*words.split(), "dataset.split=[val]"])
+    assert [path for path, _ in web.requests[asked:]] == [
+        "stuffthingmaps_trainval2017.zip",
+        "imageset/cocostuff/val.txt",
+    ]
+    changes = {"split": "val", "image_list": "imageset/cocostuff/val.txt"}
+    dataset = miniatures.load("cocostuff", Path("coco"), tmp_path / "cache", **changes)
+    assert [sample.id for sample in dataset.splits["val"]] == ["000000000139"]
+
+
+@pytest.mark.parametrize(
+    "name, split, files",
+    [
+        ("voc2007", "test", ["VOCtest_06-Nov-2007.tar"]),
+        ("voc2012", "test", ["VOC2012test.tar"]),
+        ("coco2014", "[val]", ["annotations_trainval2014.zip", "val2014.zip"]),
+        ("voc2012", "[train,val]", ["VOCtrainval_11-May-2012.tar"]),
+    ],
+)
+def test_a_split_needs_only_some_files(name, split, files, web, capsys):
+    run([f"dataset={name}", "dataset.root=data", f"dataset.split={split}", "--dry-run"])
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed if not line.startswith(" ")] == files
+
+
+@pytest.mark.parametrize("root", ["VOCdevkit/VOC2012", "VOCdevkit", "elsewhere/VOC2012"])
+def test_the_root_may_be_the_data_sets_own_folder(root, web):
+    run(["dataset=voc2012", f"dataset.root={root}"])
+    assert [*Path().rglob("JPEGImages")] == [
+        Path(root.removesuffix("/VOC2012"), "VOC2012/JPEGImages")
+    ]
+
+
+def test_a_dry_run_asks_nobody_and_writes_nothing(web, tmp_path, capsys):
+    before = {*tmp_path.rglob("*")}
+    run(["dataset=voc2012", "dataset.root=data", "dataset.sbd_root=sbd", "--dry-run"])
+    assert "VOCtrainval_11-May-2012.tar  " in (printed := capsys.readouterr().out)
+    assert "missing; md5" in printed and f"→ {tmp_path}/data/VOC2012" in printed
+    assert "licence: photographs of Flickr" in printed
+    assert not web.requests and {*tmp_path.rglob("*")} == before
+
+
+def test_a_second_run_asks_nobody(web, capsys):
+    words = ["dataset=ade20k", "dataset.root=ADEChallengeData2016"]
+    run(words)
+    asked = len(web.requests)
+    run([*words, "--dry-run"])
+    assert "already there" in capsys.readouterr().out
+    run(words)
+    assert "was unpacked before: to repeat it, delete" in capsys.readouterr().out
+    assert len(web.requests) == asked
+
+
+def test_the_same_command_goes_on_after_a_break(web, tmp_path):
+    name = "VOCtrainval_11-May-2012.tar"
+    web.plan[name] = [Answer(stop_after=1000), Answer(503)]
+    words = ["dataset=voc2012", "dataset.root=data"]
+    with pytest.raises(UserError, match="run the same command to continue after 1.0 kB"):
+        run(words)
+    assert not [*Path("data").rglob("JPEGImages")]
+    run(words)
+    assert web.requests[-1] == (name, "bytes=1000-")
+    assert miniatures.load("voc2012", Path("data"), tmp_path / "cache").splits["train"]
+
+
+def test_an_archive_that_somebody_brings_is_unpacked(web, archives):
+    name = "ADEChallengeData2016.zip"
+    folder = Path("data/ADEChallengeData2016/.download")
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(archives[name])
+    run(["dataset=ade20k", "dataset.root=data"])
+    assert not web.requests and Path("data/ADEChallengeData2016/images").is_dir()
+
+
+def test_a_bad_archive_without_a_checksum_is_deleted(web):
+    name = "stuffthingmaps_trainval2017.zip"
+    web.files[name] = b"<html>moved</html>"
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        run(["dataset=cocostuff", "dataset.root=coco", "dataset.split=val"])
+    assert not list(Path("coco").rglob("*.zip*"))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("", "nothing to download is named: give dataset=NAME"),
+        ("datset=voc2012", "did you mean dataset"),
+        ("dataset=voc2021 dataset.root=d", "did you mean voc2012"),
+        ("dataset=folder dataset.root=d", "nothing to download for dataset=folder"),
+        ("dataset=voc2012", "needs a folder: give it, dataset.root=DIR"),
+        ("dataset.root=d", "needs the data set: give it, dataset=NAME"),
+        ("dataset=coco2017 dataset.root=d dataset.split=vall", "did you mean val"),
+        ("dataset=coco2017 dataset.root=d dataset.sbd_root=s", "is for dataset=voc2012"),
+        ("dataset=voc2012 dataset.root=d runtime.wait=long", "is not a number"),
+        ("dataset.image_list=imageset/cocostuf/val.txt", "did you mean cocostuff/val.txt"),
+        ("clip=vit_b17", "did you mean vit_b16"),
+        ("clip=demo", "no weights to download for clip=demo"),
+        ("clip.pretrained=openai", "needs the model"),
+        ("dataset", "is not a setting of a download"),
+        ("--lst", "--help shows the options"),
+    ],
+)
+def test_wrong_words_are_one_sentence(words, message, web):
+    with pytest.raises(UserError, match=message) as caught:
+        run(words.split())
+    assert str(caught.value).isprintable()
+    assert not web.requests and not Path("d").exists()
+
+
+# Weights
+
+
+def test_openais_weights_become_a_file_for_clip_checkpoint(web, monkeypatch, capsys):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    path = f"openaipublic/{digest}/ViT-B-16.pt"
+    web.files[path] = b"weights"
+    entry = {"url": web.url(path), "hf_hub": "timm/copy/"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-16-quickgelu"], "openai", entry)
+    run(["clip=vit_b16", "--output", "weights"])
+    file = Path("weights/ViT-B-16.pt").absolute()
+    assert file.read_bytes() == b"weights"
+    [command] = re.findall(r"next: (.*)", capsys.readouterr().out)
+    assert shlex.split(command)[2:] == ["clip=vit_b16", f"clip.checkpoint={file}"]
+    file.unlink()
+    web.files[path] = b"others"
+    with pytest.raises(UserError, match="its sha256 is"):
+        run(["clip=vit_b16", "--output", "weights"])
+    assert not [*file.parent.iterdir()]
+
+
+def test_a_single_file_is_downloaded(web):
+    web.files["resnet50.pth"] = b"weights"
+    run([web.url("resnet50.pth"), "--output", "weights"])
+    assert Path("weights/resnet50.pth").read_bytes() == b"weights"
+
+
+# What sources.yaml says
+
+
+def test_the_list_shows_everything_with_sizes_and_licences(capsys):
+    run(["--list"])
+    printed = capsys.readouterr().out
+    for name, download in read_downloads().items():
+        assert name == "sbd" or f"dataset={name} dataset.root=DIR" in printed
+        assert download.licence in printed and download.page in printed
+        for archive in download.archives:
+            assert archive.source.name in printed and archive.published in printed
+    for path in (REPOSITORY / "configs" / "clip").glob("*.yaml"):
+        assert f"    {path.stem}  " in printed or path.stem in ("demo", "file")
+    assert "vit_b16  ViT-B-16-quickgelu  licence: MIT" in printed
+
+
+def test_the_checksums_are_those_of_torchvision():
+    published = {entry["url"]: entry["md5"] for entry in DATASET_YEAR_DICT.values()}
+    published[SBDataset.url] = SBDataset.md5
+    of_torchvision = [
+        archive.source
+        for download in read_downloads().values()
+        for archive in download.archives
+        if "torchvision" in archive.published
+    ]
+    assert len(of_torchvision) == 4
+    for source in of_torchvision:
+        assert (source.algorithm, source.digest) == ("md5", published[source.urls[0]])
+
+
+def test_every_checksum_is_complete_and_says_where_it_is_published():
+    for download in read_downloads().values():
+        for archive in download.archives:
+            source = archive.source
+            length = {"md5": 32, "sha256": 64, "": 0}[source.algorithm]
+            assert re.fullmatch(rf"[0-9a-f]{{{length}}}", source.digest), source
+            assert archive.published and all(url.startswith("http") for url in source.urls)
+
+
+def test_every_data_set_with_a_guide_can_be_downloaded():
+    for path in (REPOSITORY / "configs" / "dataset").glob("*.yaml"):
+        if "guide" in yaml.safe_load(path.read_text())["dataset"]:
+            assert path.stem in read_downloads()

@@ -1,0 +1,251 @@
+"""Downloads that break off, servers that lie, disks that are full: what happens, what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files import download
+from pipeline.files.download import Source, fetch, kept_bytes, size_text
+from tests.files.server import Answer
+
+CONTENT = bytes(range(256)) * 40
+MD5 = hashlib.md5(CONTENT).hexdigest()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SIZE = len(CONTENT)
+HALF = SIZE // 2
+
+
+@pytest.fixture
+def web(server, tmp_path):
+    """Serves ``file.tar``, which is to become ``path``."""
+    server.files["file.tar"] = CONTENT
+    path = tmp_path / "folder" / "file.tar"
+    return SimpleNamespace(server=server, path=path, url=server.url("file.tar"))
+
+
+def source_of(web, size=SIZE, algorithm="sha256", digest=SHA256, urls=()):
+    return Source("file.tar", urls or (web.url,), size, algorithm, digest)
+
+
+def unknown(web):
+    """A source of which nothing is published."""
+    return source_of(web, None, "", "")
+
+
+def is_whole(web):
+    return web.path.read_bytes() == CONTENT and [*web.path.parent.iterdir()] == [web.path]
+
+
+def refused(web, source, match):
+    with pytest.raises(UserError, match=match) as caught:
+        fetch(source, web.path)
+    assert str(caught.value).isprintable()
+    assert not web.path.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+@pytest.mark.parametrize(
+    "algorithm, digest", [("", ""), ("md5", MD5), ("sha256", SHA256), ("sha256", SHA256[:8])]
+)
+def test_a_whole_file_appears(size, algorithm, digest, web):
+    seen = []
+    fetch(source_of(web, size, algorithm, digest), web.path, lambda *each: seen.append(each))
+    assert is_whole(web)
+    assert seen[0] == (0, SIZE) and seen[-1] == (SIZE, SIZE)
+
+
+# Breaks
+
+
+@pytest.mark.parametrize("make", [source_of, unknown])
+def test_a_break_is_resumed_at_once_where_it_was(make, web):
+    web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(stop_after=100)]
+    fetch(make(web), web.path)
+    assert is_whole(web)
+    assert web.server.ranges == [None, f"bytes={HALF}-", f"bytes={HALF + 100}-"]
+
+
+def break_off(web, source):
+    """Ends a download in the middle, and returns what it says."""
+    web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(503), Answer(503)]
+    message = refused(web, source, "answers 503")
+    assert kept_bytes(web.path) == HALF
+    web.server.plan.clear()
+    web.server.requests.clear()
+    return message
+
+
+def test_a_later_call_resumes_what_an_earlier_one_left(web):
+    message = break_off(web, source_of(web))
+    assert f"run the same command to continue after {size_text(HALF)}" in message
+    fetch(source_of(web), web.path)
+    assert is_whole(web) and web.server.ranges == [f"bytes={HALF}-"]
+
+
+def test_another_address_goes_on(web):
+    web.server.files["mirror/file.tar"] = CONTENT
+    web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(404)]
+    fetch(source_of(web, urls=(web.url, web.server.url("mirror/file.tar"))), web.path)
+    assert is_whole(web) and web.server.requests[-1] == ("mirror/file.tar", f"bytes={HALF}-")
+
+
+def test_a_server_without_ranges_sends_everything_again(web):
+    break_off(web, source_of(web))
+    web.server.usual = Answer(ranges=False)
+    fetch(source_of(web), web.path)
+    assert is_whole(web)
+
+
+@pytest.mark.parametrize("etag", ['"1"', 'W/"1"'])
+def test_a_file_that_has_changed_is_not_appended_to_the_old_one(etag, web):
+    web.server.usual = Answer(etag=etag)
+    web.server.plan["file.tar"] = [Answer(etag=etag, stop_after=HALF), Answer(503)]
+    refused(web, unknown(web), "503")
+    changed = web.server.files["file.tar"] = b"x" + CONTENT[1:]
+    web.server.usual = Answer(etag='"2"')
+    fetch(unknown(web), web.path)
+    # A weak version says nothing about bytes, so a checksum alone can tell.
+    assert (web.path.read_bytes() == changed) == (etag == '"1"')
+
+
+def test_a_server_that_always_breaks_off_at_one_place_is_given_up(web):
+    web.server.usual = Answer(stop_after=HALF, ranges=False)
+    refused(web, source_of(web), rf"broke off after {size_text(HALF)}.*store it as {web.path}")
+    assert kept_bytes(web.path) == HALF and len(web.server.requests) == 2
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+def test_too_much_that_was_kept_is_dropped(size, web):
+    web.path.parent.mkdir()
+    web.path.with_name("file.tar.partial").write_bytes(CONTENT + b"more")
+    fetch(source_of(web, size), web.path)
+    assert is_whole(web)
+
+
+def test_a_part_that_was_not_asked_for_is_not_used(web):
+    break_off(web, source_of(web))
+    web.server.usual = Answer(headers={"Content-Range": "bytes 0-9/10"})
+    web.server.files["file.tar"] = CONTENT[:-1]
+    web.server.plan["file.tar"] = [Answer(206, headers={"Content-Range": "bytes 7-9/10"})]
+    refused(web, source_of(web), "sends another part than the one asked for")
+
+
+# Lies
+
+
+def test_a_size_other_than_the_published_one_is_refused_before_anything_arrives(web):
+    for announced in (SIZE - 1, SIZE + 1):
+        web.server.usual = Answer(announced=announced)
+        refused(web, source_of(web), f"holds {announced} bytes instead of the published")
+        assert kept_bytes(web.path) == 0
+
+
+def test_less_than_was_announced_is_all_there_is_if_the_server_says_so_again(web):
+    web.server.plan["file.tar"] = [Answer(announced=SIZE + 50)]
+    fetch(source_of(web, None), web.path)
+    assert is_whole(web) and len(web.server.requests) == 2
+
+
+def test_less_than_was_announced_is_not_a_file_otherwise(web):
+    web.server.usual = Answer(announced=SIZE + 50, ranges=False)
+    refused(web, source_of(web, None), "broke off after")
+
+
+def test_more_than_was_announced_fails_the_checksum(web):
+    web.server.usual = Answer(announced=HALF)
+    refused(web, source_of(web, None), f"its sha256 is .* instead of {SHA256}.*it was deleted")
+    assert not [*web.path.parent.iterdir()]
+
+
+@pytest.mark.parametrize("algorithm, digest", [("md5", "0" * 32), ("sha256", "0" * 8)])
+def test_a_file_with_another_checksum_is_deleted(algorithm, digest, web):
+    found = {"md5": MD5, "sha256": SHA256}[algorithm]
+    wrong = source_of(web, algorithm=algorithm, digest=digest)
+    refused(web, wrong, f"{web.url} does not give .*its {algorithm} is {found} instead of {digest}")
+    assert not [*web.path.parent.iterdir()]
+
+
+# Networks
+
+
+def test_a_missing_file_is_named_at_once(web):
+    message = refused(web, source_of(web, urls=(web.server.url("none"),)), r"answers 404 \(Not F")
+    assert "run the same command to try again, or download it elsewhere" in message
+    assert len(web.server.requests) == 1
+
+
+def test_a_refused_connection_is_one_sentence(web):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/file.tar"
+        refused(web, source_of(web, urls=(url,)), r"cannot be reached \(Connection refused\)")
+
+
+def test_a_redirection_is_followed_also_to_the_rest(web):
+    web.server.usual = Answer(302, headers={"Location": web.server.url("moved")})
+    web.server.files["moved"] = CONTENT
+    web.server.plan["moved"] = [Answer(stop_after=HALF), Answer()]
+    fetch(source_of(web), web.path)
+    assert is_whole(web) and web.server.requests[-1] == ("moved", f"bytes={HALF}-")
+
+
+def test_nothing_but_the_web_is_read(web):
+    place = "file:///etc/hostname"
+    web.server.usual = Answer(302, headers={"Location": place})
+    refused(web, source_of(web), "answers 302")
+    refused(web, source_of(web, urls=(place,)), "is not an address of the web")
+
+
+# Disks
+
+
+def test_a_disk_without_room_is_refused_before_anything_arrives(web, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    refused(web, source_of(web), r"needs 10.2 kB in .*folder, where 1.0 kB are free")
+    assert not web.server.requests
+
+
+def test_a_disk_that_fills_up_keeps_what_arrived(web):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, before[1]))
+    try:
+        refused(web, unknown(web), "cannot write .*file.tar.partial: File too large; fix this")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert kept_bytes(web.path) == HALF
+    fetch(unknown(web), web.path)
+    assert is_whole(web) and web.server.ranges[-1] == f"bytes={HALF}-"
+
+
+def test_a_folder_that_cannot_be_made_is_named(web):
+    web.path.parent.write_text("a file")
+    refused(web, source_of(web), f"cannot write {web.path.parent}: File exists")
+    assert not web.server.requests
+
+
+def test_a_file_that_is_there_is_verified_and_not_downloaded(web):
+    fetch(source_of(web), web.path)
+    fetch(source_of(web), web.path)
+    assert len(web.server.requests) == 1
+    web.path.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(UserError, match=rf"{web.path} is not the published file .*move it away"):
+        fetch(source_of(web), web.path)
+    assert web.path.is_file()  # it may be the user's
+
+
+def test_sizes_are_decimal():
+    assert [size_text(n) for n in (None, 7, 999, 2500, 815585330, 19336861798)] == [
+        "unknown size",
+        "7 bytes",
+        "999 bytes",
+        "2.5 kB",
+        "815.6 MB",
+        "19.3 GB",
+    ]
