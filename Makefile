@@ -1,9 +1,12 @@
 # The two commands of README, and what goes with them. PYTHON may name another interpreter.
+# LOCKED=1 installs the versions of requirements/lock-py*.txt, into an environment of its own. LOCKED=onedl
+# is the maintained fork of mmsegmentation, LOCKED=cpu what CPU=1 requirements/lock.sh wrote.
 PYTHON ?= python3
-VENV ?= .venv
+FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
+VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test docs docs-test lint studies segmenters soak clean
+.PHONY: demo test docs docs-test lint lock versions studies segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -33,17 +36,32 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: $(if $(LOCKED),$(wildcard requirements/*.txt),requirements.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || (echo "Python 3.11, 3.12 or 3.13 is required: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
 	$(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	$(VENV)/bin/pip install --no-deps --require-hashes -r requirements/build.txt
+	name=$$($(RUN) -c 'import sys; print("py%d%d" % sys.version_info[:2])') && \
+	  $(VENV)/bin/pip install --no-deps --require-hashes --no-build-isolation \
+	    -r requirements/lock-$(FAMILY)$$name.txt
+else
 	# pydensecrf2 requires a Cython that cannot compile for 3.13; a newer one can.
 	if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
 	  $(VENV)/bin/pip install 'cython>=3.0.11,<3.1' setuptools wheel && \
 	  $(VENV)/bin/pip install --no-build-isolation 'pydensecrf2>=1.1,<2'; \
 	fi
 	$(VENV)/bin/pip install -r requirements.txt
+endif
 	touch $@
+
+# Locks what requirements.txt admits, see the head of requirements/lock.sh.
+lock:
+	requirements/lock.sh $(if $(UPGRADE),--upgrade)
+
+# The suite on every supported Python and on the lowest versions: an hour or two on two cores.
+versions:
+	requirements/versions.sh
 
 # The tables of docs/experiments.md, on the demo: some 20 minutes on two cores.
 STUDIES = precision input_size dmar_blocks dmar_votes alpha scene_names classes_in_classes dmar_windows
@@ -77,4 +95,4 @@ soak: $(VENV)/installed
 	  --ignore tests/segmenter/test_training_faults.py
 
 clean:
-	rm -rf $(VENV) outputs site docs/reference data/demo/scenes
+	rm -rf .venv .venv-* outputs site docs/reference data/demo/scenes

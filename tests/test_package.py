@@ -48,7 +48,11 @@ def installed(tmp_path_factory) -> Path:
 
 def test_a_wheel_holds_what_runs_need(installed):
     package = installed / "pipeline"
-    for path in (REPOSITORY / "configs").rglob("*.yaml"):
+    shipped = [
+        *(REPOSITORY / "configs").rglob("*.yaml"),
+        *(REPOSITORY / "requirements").glob("lock-*"),
+    ]
+    for path in shipped:
         assert (package / path.relative_to(REPOSITORY)).is_file()
     code = [path for path in (REPOSITORY / "pipeline").rglob("*") if path.is_file()]
     for path in [path for path in code if "__pycache__" not in path.parts]:
@@ -70,6 +74,21 @@ def test_an_installed_package_runs_the_demo_from_any_folder(installed, tmp_path)
     # The commit of the build, not of a repository around the environment.
     found = json.loads((folder / "manifest.json").read_text())["versions"]["commit"]
     assert found == versions.commit()
+
+
+def test_manifests_name_what_computes_pixels_and_weights(monkeypatch):
+    def version(package: str) -> str:
+        if package.startswith("opencv"):
+            return "5.0"
+        raise versions.PackageNotFoundError
+
+    monkeypatch.setattr(versions, "version", version)
+    found = versions.versions.__wrapped__()
+    assert found["opencv-python"] == found["opencv-python-headless"] == "5.0"  # one hides the other
+    missing = {name for name, number in found.items() if number == "missing"}
+    of_pixels = {"numpy", "scipy", "scikit-image", "pillow", "pydensecrf2", "torchvision"}
+    of_weights = {"torch", "open_clip_torch", "timm", "mmsegmentation", "mmengine", "mmcv-lite"}
+    assert missing == of_pixels | of_weights
 
 
 @pytest.fixture

@@ -14,17 +14,24 @@ DISTRIBUTION = "annotation-free-segmentation"
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _FIRST = "0.1.0"  # until a commit has a tag such as v0.2.0
 _PACKAGES = (
-    *(("torch",), ("open_clip_torch",), ("numpy",), ("scikit-image",), ("pydensecrf2",)),
+    *(("torch",), ("torchvision",), ("open_clip_torch",), ("timm",), ("numpy",), ("scipy",)),
+    *(("scikit-image",), ("pillow",), ("pydensecrf2",)),
     # One of several with the same import names.
+    ("opencv-python", "opencv-python-headless"),
     ("mmsegmentation", "onedl-mmsegmentation"),
     ("mmengine", "onedl-mmengine"),
     ("mmcv-lite", "mmcv", "onedl-mmcv"),
 )
+"""What computes pixels or weights."""
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Returns the versions of Python, of the packages that results depend on, and our commit."""
+    """Returns the versions of Python, of the packages that results depend on, and our commit.
+
+    Of several distributions of one module those that are installed are named. Where there is none,
+    the first is "missing".
+    """
     found = {"commit": commit(), "python": platform.python_version()}
     for alternatives in _PACKAGES:
         installed = {name: number for name in alternatives if (number := _version(name))}

@@ -24,7 +24,14 @@ _LEVEL = {
     "initial_weights": dict,
 }
 _FIGURES = {**_LEVEL, "images": int, "levels": [_LEVEL]}
-_RUN = {**_FIGURES, "split": str, "key": str, "about": dict, "configuration": dict}
+_RUN = {
+    **_FIGURES,
+    "split": str,
+    "key": str,
+    "about": dict,
+    "configuration": dict,
+    "versions": {str: str},
+}
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
 
 _WAIT = 60.0  # seconds for another run, which takes a moment
@@ -111,13 +118,15 @@ class MetricsFile:
         # must not take it away.
         experiments = {*old.get("experiments", ()), about["experiment"]}
         self.latest.setdefault(folder.stage, {})[folder.split] = {"key": folder.key, **figures}
+        versions = folder.manifest().get("versions", {})
         run = {
             "stage": folder.stage,
             "split": folder.split,
             "key": folder.key,
             "input": input_key,
             "experiments": sorted(experiments),
-            "about": {**about, "commit": folder.manifest().get("versions", {}).get("commit", "")},
+            "about": {**about, "commit": versions.get("commit", "")},
+            "versions": versions,
             **figures,
             "configuration": folder.configuration,
         }

@@ -1,4 +1,4 @@
-"""The files that come with the package: configurations, the demo's weights and recipe.
+"""The files that come with the package: configurations, locks, the demo's weights and recipe.
 
 In a checkout they lie beside ``pipeline/``; in an installed package, inside it. No path depends on
 the working directory.
@@ -14,6 +14,7 @@ HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 """The folder that holds ``configs`` and ``data``."""
 
 CONFIGS = HOME / "configs"
+LOCKS = HOME / "requirements"
 DEMO = HOME / "data" / "demo"
 DATA_GUIDE = HOME / "data" / "README.md"
 """How to get each data set."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.report.locked import describe_departures
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import Figure, load_published, published_experiments
 from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
@@ -36,8 +37,7 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
             if not figure.experiment or not reproduces or figure.column.value(run) is None:
                 continue
             if obstacles := _obstacles(run, figure):
-                name = f"{figure.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
-                reasons[f"{name}: {'; '.join(obstacles)}"] = None
+                reasons[f"{_name(run)}: {'; '.join(obstacles)}"] = None
             else:
                 compared[run.file, index] = run, figure
     if not compared:
@@ -53,6 +53,8 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     words = ["experiment", "figure", "verdict", "commit", "file", "notes"]
     table = padded_table(rows[0], map(dict.values, rows), words)
     parts = ["# Published figures, reproduced or not\n", table]
+    if departures := _departures(run for run, _ in chosen):
+        parts += ["Other packages than the locked ones:\n", departures]
     if reasons:
         parts += ["Not compared:\n", "".join(f"- {reason}\n" for reason in reasons)]
     far = [f"{row['figure']} by {row['difference']}" for row in rows if "**" in row["verdict"]]
@@ -61,6 +63,19 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
         f" points from the published: {', '.join(far)}"
     )
     return "\n".join(parts), sentence if far else ""
+
+
+def _name(run: Run) -> str:
+    return f"{run.choices.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
+
+
+def _departures(runs: Iterable[Run]) -> str:
+    """Returns a line for all runs that differ alike from the locks, as a Markdown list."""
+    alike: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if departure := describe_departures(run.figures.get("versions", {})):
+            alike.setdefault(departure, {})[_name(run)] = None
+    return "".join(f"- {'; and '.join(names)}: {text}\n" for text, names in alike.items())
 
 
 def _obstacles(run: Run, figure: Figure) -> list[str]:
