@@ -92,14 +92,21 @@ class Pipeline:
 
         Raises:
             UserError: a missing input, or a stage that skipped too many images.
+            ImportError: OpenCV, which a training requires, lacks a library of the system.
         """
         if process_count() > 1 and list(commands) != ["train"]:
             raise UserError(
                 "torchrun is for stage=train alone: run the other stages without it, and without"
                 " its RANK and WORLD_SIZE in the environment"
             )
+        steps = self.steps(commands)
+        if any(isinstance(step, Training) and step.applies() for step in steps):
+            from pipeline.segmenter.mmseg import read_config
+
+            # Before the stages that take hours, what the training would fail on at once.
+            read_config(self.builder.config.segmenter.config)
         return Run(
-            self.steps(commands),
+            steps,
             self.builder.images,
             self.builder.store,
             Executor(self.builder.config.executor, self.builder.workers),

@@ -22,6 +22,7 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.errors import UserError
+from pipeline.segmenter import mmseg
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.small_runs import TINY_SEGMENTER, draw_photograph
@@ -66,6 +67,19 @@ def rewrite(path: Path, content: bytes) -> None:
 
 def key_of(pipeline: Pipeline, name: str) -> str:
     return next(stage.key for stage in pipeline.stages if stage.name == name)
+
+
+def test_what_a_training_would_fail_on_is_said_before_the_stages_ahead_of_it(
+    opened, tmp_path, monkeypatch
+):
+    def fail(name):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(mmseg, "read_config", fail)
+    with pytest.raises(ImportError, match="libGL"):
+        next(opened().run(["tags", "train"]))
+    assert not [*tmp_path.glob("out/*/tags")]
+    next(opened().run(["tags"]))
 
 
 def test_a_training_has_its_config_in_its_key_with_all_that_it_inherits(opened, tmp_path):
