@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -168,7 +169,9 @@ def _weights(given: Mapping[str, str], folder: Path) -> Iterator[Item]:
 def _files(urls: Sequence[str], folder: Path) -> Iterator[Item]:
     """Yields single files."""
     for url in urls:
-        name = PurePosixPath(url).name
+        name = PurePosixPath(urlsplit(url).path).name
+        if not name:
+            raise UserError(f"{shown(url)} names no file: give the address of one")
         digest = found[1] if (found := _HASH.match(url)) else ""
         source = Source(name, (url,), None, "sha256" if digest else "", digest)
         yield Item(source, folder / name, "see its page")

@@ -77,9 +77,8 @@ def unpack(
                 count += 1
                 show(file.tell())
         if not count:
-            raise UnusableArchive(
-                f"{archive.name} holds no files below {inside or 'it'}: download it again"
-            )
+            where = f" below {inside}" if inside else ""
+            raise UnusableArchive(f"{archive.name} holds no files{where}: download it again")
         target.mkdir(parents=True, exist_ok=True)
         _move(staging, target)
     except _DAMAGED as error:

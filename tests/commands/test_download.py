@@ -12,6 +12,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import yaml
+from huggingface_hub import constants
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
@@ -232,6 +233,7 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("clip=vit_b17", "did you mean vit_b16"),
         ("clip=demo", "no weights to download for clip=demo"),
         ("clip.pretrained=openai", "needs the model"),
+        ("https://127.0.0.1/", "names no file"),
         ("dataset", "is not a setting of a download"),
         ("--lst", "--help shows the options"),
     ],
@@ -264,9 +266,28 @@ def test_openais_weights_become_a_file_for_clip_checkpoint(web, monkeypatch, cap
     assert not [*file.parent.iterdir()]
 
 
-def test_a_single_file_is_downloaded(web):
-    web.files["resnet50.pth"] = b"weights"
-    run([web.url("resnet50.pth"), "--output", "weights"])
+def test_weights_of_the_hub_are_verified_with_what_it_states(web, monkeypatch):
+    entry = {"hf_hub": "laion/CLIP/"}
+    weights = open_clip.pretrained._PRETRAINED["ViT-B-16"]
+    monkeypatch.setitem(weights, "laion2b_s34b_b88k", entry)
+    monkeypatch.setattr(constants, "ENDPOINT", web.url()[:-1])
+    template = web.url("{repo_id}/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    path = "laion/CLIP/main/open_clip_model.safetensors"
+    web.files[path] = b"weights"
+    digest = hashlib.sha256(b"others").hexdigest()
+    web.plan[path] = [Answer(headers={"X-Linked-ETag": digest, "X-Linked-Size": "7"})]
+    with pytest.raises(UserError, match=f"its sha256 is .* instead of {digest}"):
+        run(["clip=vit_b16_laion2b", "--output", "weights"])
+    assert not [*Path("weights").iterdir()]
+    run(["clip=vit_b16_laion2b", "--output", "weights"])
+    assert [p.name for p in Path("weights").iterdir()] == ["ViT-B-16-laion2b_s34b_b88k.safetensors"]
+
+
+@pytest.mark.parametrize("query", ["", "?download=true"])
+def test_a_single_file_is_downloaded(query, web):
+    web.files[f"resnet50.pth{query}"] = b"weights"
+    run([web.url(f"resnet50.pth{query}"), "--output", "weights"])
     assert Path("weights/resnet50.pth").read_bytes() == b"weights"
 
 
