@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmcv.cnn import build_norm_layer
 from torch import nn
+from torch.nn import functional
 
 from pipeline.segmenter.mmseg import import_mmseg
 
@@ -52,3 +54,42 @@ class DeepLabV2Head(BaseDecodeHead):
         """Returns logits, N×C×h×w, in the size of the feature map."""
         features = inputs[self.in_index]
         return sum(branch(features) for branch in self.branches)
+
+
+@MODELS.register_module()
+class LevelSumHead(BaseDecodeHead):
+    """The sum of linear projections of a backbone's feature maps.
+
+    Each map is projected to the same number of channels and upsampled to the size of the first one;
+    their sum is normalised, rectified and classified. SegFormer's all-MLP decoder (Xie et al.,
+    NeurIPS 2021, §3.2) concatenates the projected maps and projects them once more. Without an
+    activation in between, its two linear layers are one, which is applied here before upsampling.
+    mmsegmentation's ``SegformerHead`` is not used, because its licence allows no commercial use.
+
+    Args:
+        in_channels: channels of the feature maps, which ``in_index`` chooses from the backbone's.
+        channels: of the projections.
+        **settings: arguments of mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        settings["input_transform"] = "multiple_select"  # several feature maps are allowed
+        super().__init__(in_channels, channels=channels, **settings)
+        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        given = self.norm_cfg
+        self.norm = build_norm_layer(given, channels)[1] if given else nn.Identity()
+
+    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns logits, N×C×h×w, in the size of the first feature map."""
+        levels = [project(inputs[i]) for i, project in zip(self.in_index, self.projections)]
+        size = levels[0].shape[2:]
+        resized = (
+            functional.interpolate(level, size, mode="bilinear", align_corners=self.align_corners)
+            for level in levels[1:]
+        )
+        return self.cls_seg(functional.relu(self.norm(sum(resized, levels[0]))))

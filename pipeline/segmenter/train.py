@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from pipeline.segmenter.checkpoints import (
 )
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
+from pipeline.segmenter.licences import licence_notes
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device
@@ -107,6 +109,10 @@ def train(
             f"{work_dir} holds a training of {start} iterations, more than"
             f" segmenter.iterations={iterations}: delete it to train anew"
         )
+
+    if resume_from is None and not process_rank():
+        for note in licence_notes(config.model):
+            print(f"note: {note}", file=sys.stderr)
 
     # What mmsegmentation's own tools segment images with; decoded as by ``read``.
     color_type = "color" if read.apply_exif else "color_ignore_orientation"

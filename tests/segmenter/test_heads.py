@@ -1,4 +1,4 @@
-"""DeepLab-V2 against one written here in plain torch, from the paper alone."""
+"""The decode heads against plain torch; DeepLab-V2 as a whole, written from the paper alone."""
 
 import pytest
 import torch
@@ -91,3 +91,24 @@ def test_a_new_head_starts_from_small_weights():
     assert all(abs(branch.weight.std().item() - 0.01) < 5e-4 for branch in branches)
     assert all((branch.bias == 0).all() for branch in branches)
     assert not hasattr(model.decode_head, "conv_seg")
+
+
+@pytest.mark.parametrize("preset", ["timm_mlp", "light"])
+def test_the_sum_of_levels_equals_one_projection_of_all_maps(preset):
+    """Linear maps of pixels and bilinear upsampling may be exchanged."""
+    _, model = network_of(preset, "segmenter.backbone=resnet18")
+    head = model.decode_head.eval()
+    sizes = [(12, 16), (6, 8), (3, 4), (2, 2)]
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.randn(2, 64 << i, *size, generator=generator) for i, size in enumerate(sizes)]
+    head.norm.running_mean.normal_(generator=generator)
+    head.norm.running_var.uniform_(0.5, 1.5, generator=generator)
+    with torch.inference_mode():
+        ours = head(maps)
+        upsampled = torch.cat([F.interpolate(m, sizes[0], mode="bilinear") for m in maps], 1)
+        weight = torch.cat([project.weight for project in head.projections], 1)
+        total = F.conv2d(upsampled, weight, sum(project.bias for project in head.projections))
+        plain = head.conv_seg(F.relu(head.norm(total)))
+    assert ours.shape == (2, 3, 12, 16)
+    assert plain.std() > 1e-3
+    assert (ours - plain).abs().max() < 1e-5
