@@ -35,6 +35,8 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	# Each step of the image is cached on its own.
+	$(VENV)/bin/hadolint --ignore DL3059 Dockerfile
 
 $(VENV)/installed: $(if $(LOCKED),$(wildcard requirements/*.txt),requirements.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

@@ -22,7 +22,13 @@ from website.api import api_page, heading
 from website.choices import REQUIRED, Choice, Setting, choices, presets, settings_of
 
 NAVIGATION = {
-    "Use": ["docs/own-photographs", "docs/voc", "docs/command-line", "docs/python"],
+    "Use": [
+        "docs/installation",
+        "docs/own-photographs",
+        "docs/voc",
+        "docs/command-line",
+        "docs/python",
+    ],
     "Method": ["docs/how-it-works", "docs/algorithms", "docs/experiments", "docs/segmenters"],
     "Extend": ["docs/add-a-method", "docs/add-a-dataset", "docs/interoperation"],
     "Operate": ["docs/clusters", "docs/reliability", "docs/speed"],
