@@ -64,15 +64,18 @@ class Setting:
 
 
 def choices() -> list[Choice]:
-    """Returns all choices: those of groups with a dataclass for each, then the other groups."""
+    """Returns all choices of groups with a dataclass for each, and the other groups, in order."""
     found = [Choice(m.group, m.name, m.settings, prose(m.settings), m) for m in methods()]
     for name, (reader, settings) in READERS.items():
         found.append(Choice("dataset", name, settings, prose(reader)))
     found += [Choice("executor", name, kind, prose(kind)) for name, kind in EXECUTORS.items()]
-    hints = get_type_hints(Config).items()
+    kinds = get_type_hints(Config)
     found += [
-        Choice(k, "", kind, prose(kind)) for k, kind in hints if dataclasses.is_dataclass(kind)
+        Choice(group, "", kind, prose(kind))
+        for group, kind in kinds.items()
+        if dataclasses.is_dataclass(kind)
     ]
+    found.sort(key=lambda choice: [*kinds].index(choice.group))
     return [*found, Choice("", "", Config, "Keys that belong to no group.")]
 
 

@@ -34,6 +34,7 @@ highlight_language = "text"
 html_theme = "furo"
 html_title = project
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
 
