@@ -50,7 +50,7 @@ def main() -> None:
     if word in words:
         del sys.argv[1]
         run_tool(words[word])
-    elif word.isidentifier() or word.replace("-", "_").isidentifier():
+    elif word[:1].isalpha() and "=" not in word:
         answer(lambda _: _refuse(word, list(words)))
     else:
         run_stages()

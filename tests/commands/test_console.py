@@ -32,7 +32,9 @@ def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
     assert "  afseg export-onnx --checkpoint" in output and "tools/" not in output
 
 
-def test_settings_run_stages(monkeypatch, capsys):
+def test_options_and_settings_are_those_of_the_stages(monkeypatch, capsys):
+    code, output, _ = run(monkeypatch, capsys, "--help")
+    assert code == 0 and "usage: afseg [stage=STAGE]" in output and "tools/" not in output
     code, _, errors = run(monkeypatch, capsys, "stage=tagz")
     assert code == 2 and "there is no stage tagz" in errors
     code, _, errors = run(monkeypatch, capsys, "stge=tags")
