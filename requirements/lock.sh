@@ -26,7 +26,8 @@ compile build.txt 3.11 build.in "$@"
 for python in 3.11 3.12 3.13; do
   name=py$(echo $python | tr -d .).txt
   if [ "${CPU:-}" ]; then
-    lock "lock-cpu-$name" $python --torch-backend cpu --emit-index-url "$@"
+    lock "lock-cpu-$name" $python --torch-backend cpu "$@"
+    echo '--extra-index-url https://download.pytorch.org/whl/cpu' >>"lock-cpu-$name" # pip looks there
   else
     lock "lock-$name" $python "$@"
     lock "lock-onedl-$name" $python onedl.in --overrides onedl-overrides.txt "$@"

@@ -10,13 +10,14 @@ command -v uv >/dev/null || { echo "uv is required: pip install uv" >&2; exit 2;
 # install ENVIRONMENT PYTHON
 install() {
   folder=.venv-versions/$1 versions=requirements/lock-$1.txt
+  [ "$1" != lowest ] || versions=requirements.txt
+  [ "$folder/installed" -nt $versions ] && return
   if [ "$1" = lowest ]; then
     versions=.venv-versions/lowest.txt
     uv pip compile --quiet --resolution lowest-direct --python "$2" --output-file $versions \
       --overrides requirements/overrides.txt --constraints requirements/build.txt \
       requirements.txt requirements/opencv.in || return
   fi
-  [ "$folder/installed" -nt $versions ] && return
   uv venv --quiet --clear --python "$2" "$folder" &&
     uv pip install --quiet --python "$folder" --no-deps -r requirements/build.txt &&
     uv pip install --quiet --python "$folder" --no-deps --no-build-isolation -r $versions &&
