@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from mmcv.cnn import build_norm_layer
+from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn import functional
 
@@ -58,17 +59,17 @@ class DeepLabV2Head(BaseDecodeHead):
 
 @MODELS.register_module()
 class LevelSumHead(BaseDecodeHead):
-    """The sum of linear projections of a backbone's feature maps.
+    """The sum of projections of a backbone's feature maps, and one hidden layer.
 
-    Each map is projected to the same number of channels and upsampled to the size of the first one;
-    their sum is normalised, rectified and classified. SegFormer's all-MLP decoder (Xie et al.,
-    NeurIPS 2021, §3.2) concatenates the projected maps and projects them once more. Without an
-    activation in between, its two linear layers are one, which is applied here before upsampling.
-    mmsegmentation's ``SegformerHead`` is not used, because its licence allows no commercial use.
+    Each map is projected to the same number of channels, normalised, rectified and upsampled to the
+    size of the first one; a 1×1 convolution and a classifier follow their sum. It differs from the
+    merged pyramid of Panoptic FPN (Kirillov et al., CVPR 2019, §3) in that all convolutions are
+    1×1, and from SegFormer's decoder in that maps are added, not concatenated. mmsegmentation's
+    ``SegformerHead`` is not used, because its licence allows no commercial use.
 
     Args:
         in_channels: channels of the feature maps, which ``in_index`` chooses from the backbone's.
-        channels: of the projections.
+        channels: of the projections and of the hidden layer.
         **settings: arguments of mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
     """
 
@@ -80,9 +81,9 @@ class LevelSumHead(BaseDecodeHead):
     ) -> None:
         settings["input_transform"] = "multiple_select"  # several feature maps are allowed
         super().__init__(in_channels, channels=channels, **settings)
-        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
-        given = self.norm_cfg
-        self.norm = build_norm_layer(given, channels)[1] if given else nn.Identity()
+        layer = partial(ConvModule, kernel_size=1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        self.projections = nn.ModuleList(layer(width, channels) for width in in_channels)
+        self.hidden = layer(channels, channels)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Returns logits, N×C×h×w, in the size of the first feature map."""
@@ -92,4 +93,4 @@ class LevelSumHead(BaseDecodeHead):
             functional.interpolate(level, size, mode="bilinear", align_corners=self.align_corners)
             for level in levels[1:]
         )
-        return self.cls_seg(functional.relu(self.norm(sum(resized, levels[0]))))
+        return self.cls_seg(self.hidden(sum(resized, levels[0])))
