@@ -17,12 +17,14 @@ from pipeline.report.study import write_study
 
 def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     folder = Store(tmp_path).folder("val", "tags", {"alpha": 0.5})
+    folder.write_manifest(complete=True)
     about = {"dataset": "demo", "experiment": "alpha"}
     for experiment in ("alpha", "", "preset", "alpha"):
         figures, named = {"images": 3, "map": 0.5}, {**about, "experiment": experiment}
         with changing_metrics(tmp_path / "metrics.json") as metrics:
             metrics.put(folder, "input", figures, named)
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
+    assert entry["versions"] == folder.manifest()["versions"]
     assert entry["experiments"] == ["", "alpha", "preset"], "a run without a name is one as well"
     runs, problems = read_runs([tmp_path / "metrics.json"])
     assert not problems and [run.choices.experiment for run in runs] == ["", "alpha", "preset"]
