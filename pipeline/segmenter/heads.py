@@ -58,18 +58,17 @@ class DeepLabV2Head(BaseDecodeHead):
 
 
 @MODELS.register_module()
-class LevelSumHead(BaseDecodeHead):
-    """The sum of projections of a backbone's feature maps, and one hidden layer.
+class AllMlpHead(BaseDecodeHead):
+    """The all-MLP decoder of SegFormer (Xie et al., NeurIPS 2021, §3.2, equation 4).
 
-    Each map is projected to the same number of channels, normalised, rectified and upsampled to the
-    size of the first one; a 1×1 convolution and a classifier follow their sum. It differs from the
-    merged pyramid of Panoptic FPN (Kirillov et al., CVPR 2019, §3) in that all convolutions are
-    1×1, and from SegFormer's decoder in that maps are added, not concatenated. mmsegmentation's
-    ``SegformerHead`` is not used, because its licence allows no commercial use.
+    Each feature map is projected to the same number of channels and upsampled to the size of the
+    first one; a layer fuses their concatenation, and a linear classifier follows. The layers are
+    1×1 convolutions with normalisation and activation. Written from the paper, because the licence
+    of mmsegmentation's ``SegformerHead`` allows no commercial use.
 
     Args:
         in_channels: channels of the feature maps, which ``in_index`` chooses from the backbone's.
-        channels: of the projections and of the hidden layer.
+        channels: of each projection and of the fused map.
         **settings: arguments of mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
     """
 
@@ -83,7 +82,7 @@ class LevelSumHead(BaseDecodeHead):
         super().__init__(in_channels, channels=channels, **settings)
         layer = partial(ConvModule, kernel_size=1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         self.projections = nn.ModuleList(layer(width, channels) for width in in_channels)
-        self.hidden = layer(channels, channels)
+        self.fusion = layer(channels * len(in_channels), channels)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Returns logits, N×C×h×w, in the size of the first feature map."""
@@ -93,4 +92,4 @@ class LevelSumHead(BaseDecodeHead):
             functional.interpolate(level, size, mode="bilinear", align_corners=self.align_corners)
             for level in levels[1:]
         )
-        return self.cls_seg(self.hidden(sum(resized, levels[0])))
+        return self.cls_seg(self.fusion(torch.cat([levels[0], *resized], dim=1)))

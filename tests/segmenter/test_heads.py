@@ -94,7 +94,7 @@ def test_a_new_head_starts_from_small_weights():
 
 
 @pytest.mark.parametrize("preset", ["timm_mlp", "light"])
-def test_the_sum_of_levels_equals_a_plain_one(preset):
+def test_the_all_mlp_head_equals_a_plain_one(preset):
     _, model = network_of(preset, "segmenter.backbone=resnet18")
     head = model.decode_head.eval()
     sizes = [(12, 16), (6, 8), (3, 4), (2, 2)]
@@ -114,9 +114,28 @@ def test_the_sum_of_levels_equals_a_plain_one(preset):
 
     with torch.inference_mode():
         projected = [layer(x, f"projections.{i}") for i, x in enumerate(maps)]
-        total = sum(F.interpolate(x, sizes[0], mode="bilinear") for x in projected)
-        plain = head.conv_seg(layer(total, "hidden"))
+        upsampled = [F.interpolate(x, sizes[0], mode="bilinear") for x in projected]
+        plain = head.conv_seg(layer(torch.cat(upsampled, 1), "fusion"))
         ours = head(maps)
     assert ours.shape == (2, 3, 12, 16)
     assert plain.std() > 1e-3
     assert (ours - plain).abs().max() < 1e-5
+
+
+def test_the_all_mlp_head_computes_what_mmsegmentations_does():
+    """The licence of that head is why ours exists; both follow equation 4 of the paper."""
+    _, ours = network_of("timm_mlp", "segmenter.backbone=resnet18")
+    name = "segmenter.overrides.decode_head.type=SegformerHead"
+    _, theirs = network_of("timm_mlp", "segmenter.backbone=resnet18", name)
+    names = {"projections": "convs", "fusion": "fusion_conv"}
+    weights = {
+        ".".join([names.get(key.split(".")[0], key.split(".")[0]), *key.split(".")[1:]]): value
+        for key, value in ours.decode_head.state_dict().items()
+    }
+    theirs.decode_head.load_state_dict(weights)
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.randn(2, 64 << i, 16 >> i, 8 >> i, generator=generator) for i in range(4)]
+    with torch.inference_mode():
+        ours, theirs = ours.decode_head.eval()(maps), theirs.decode_head.eval()(maps)
+    assert theirs.std() > 1e-3
+    torch.testing.assert_close(ours, theirs)
