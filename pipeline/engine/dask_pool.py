@@ -120,8 +120,9 @@ def _start_cluster(batch: Mapping[str, Any] | None, size: int) -> Any:  # noqa: 
     if not batch:
         from distributed import LocalCluster
 
+        # Workers write tracebacks, as errors, when the scheduler ends during a heartbeat.
         return LocalCluster(
-            size, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+            size, threads_per_worker=1, dashboard_address=None, silence_logs="CRITICAL"
         )
     try:
         import dask_jobqueue
