@@ -70,12 +70,13 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
     if "dataset" not in keys and "experiment" not in keys:  # the demo has a CLIP of its own
         return [*arguments, "dataset.limit=3", "runtime.workers=1", *TINY_TRAINING]
     kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in _WEIGHTS]
+    takes_tags = "tags" in keys or "experiment=clip_es" in keys.get("experiment", "")
     is_light = "segmenter" not in keys and keys.get("dataset") == "dataset=folder"
     return [
         *kept,
         "clip=file",
         f"clip.checkpoint={checkpoint}",
-        *(() if "tags" in keys else ("tags.templates=photo",)),
+        *(() if takes_tags else ("tags.templates=photo",)),
         "++tags.min_score=0",
         "runtime.workers=1",
         *TINY_TRAINING,
