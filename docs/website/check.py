@@ -37,7 +37,7 @@ def problems(site: Path) -> Iterator[str]:
     """Yields what is wrong with a site, one sentence for each link."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     if not pages:
-        yield f"{site} holds no page"
+        yield f"{site} has no pages"
     for path, page in pages.items():
         for tag, link in dict.fromkeys(page.links):
             where, parts = f"{path.relative_to(site)}: {link}", urlsplit(link)
@@ -49,7 +49,7 @@ def problems(site: Path) -> Iterator[str]:
             if not target.is_file():
                 yield f"{where} does not exist"
             elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                yield f"{where}: the page has no such anchor"
+                yield f"{where}: that page does not have this anchor"
     for path in site.rglob("*.css"):
         for link in re.findall(
             r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", path.read_text()

@@ -24,7 +24,7 @@ def published_weights(model: str, pretrained: str | None) -> Source:
     For a file on Hugging Face, see :func:`pipeline.files.hugging_face.with_checksum`.
 
     Raises:
-        UserError: there are no such weights.
+        UserError: open_clip does not list these weights.
     """
     entry = find_pretrained(model, pretrained)
     if "openaipublic" in entry.get("url", ""):

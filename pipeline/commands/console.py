@@ -63,6 +63,5 @@ def _refuse(word: str, words: Sequence[str]) -> None:
         raise UserError(f"{word} is a stage: run python tools/run_stage.py stage={word}")
     raise UserError(
         f"{shown(word)} is not a command: {did_you_mean(word, words)}choose from"
-        f" {', '.join(words)}, or run stages with python tools/run_stage.py"
-        " stage=…"
+        f" {', '.join(words)}, or run stages with python tools/run_stage.py stage=…"
     )

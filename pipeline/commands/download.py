@@ -144,7 +144,7 @@ def _lists(given: Mapping[str, str]) -> Iterator[Item]:
     paths = {given_path(given[key], key).absolute(): key for key in _LISTS if key in given}
     for path, key in paths.items():
         name = "/".join(path.parts[-2:])
-        check_choice(f"TagCLIP has no list like {key}={shown(given[key])}", name, list(lists))
+        check_choice(f"{key}={shown(given[key])} is not one of TagCLIP's lists", name, list(lists))
         yield Item(lists[name], path, licence)
 
 
@@ -156,7 +156,7 @@ def _weights(given: Mapping[str, str], folder: Path) -> Iterator[Item]:
 
     name, presets = given.get("clip"), _clip_presets()
     if name is not None:
-        check_choice(f"there are no weights to download for clip={shown(name)}", name, presets)
+        check_choice(f"weights of clip={shown(name)} cannot be downloaded", name, presets)
     preset = presets.get(name, {})
     model = given.get("clip.model", preset.get("model"))
     pretrained = given.get("clip.pretrained", preset.get("pretrained"))

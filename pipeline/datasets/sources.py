@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -13,6 +14,11 @@ from pipeline.files.download import Source
 
 SOURCES = Path(__file__).with_suffix(".yaml")
 _LISTS, _WEIGHTS = "lists", "weights"
+
+
+@cache
+def _content(path: Path) -> dict[str, dict]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Download:
         """Returns the archives that splits need; without splits, those that are not optional.
 
         Raises:
-            UserError: there is no such split.
+            UserError: the data set does not have one of the splits.
         """
         known = dict.fromkeys(split for each in self.archives for split in each.splits)
         for split in splits:
@@ -75,7 +81,6 @@ class Download:
 
 def read_downloads() -> dict[str, Download]:
     """Returns name of a data set → what is downloaded for it."""
-    content = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
     return {
         name: Download(
             entry["key"],
@@ -83,7 +88,7 @@ def read_downloads() -> dict[str, Download]:
             entry["page"],
             tuple(_archive(file, entry) for file in entry["files"]),
         )
-        for name, entry in content.items()
+        for name, entry in _content(SOURCES).items()
         if name not in (_LISTS, _WEIGHTS)
     }
 
@@ -103,13 +108,13 @@ def _archive(file: dict, entry: dict) -> Archive:
 
 def read_lists() -> tuple[dict[str, Source], str]:
     """Returns TagCLIP's image lists by folder and name, and their licence."""
-    entry = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))[_LISTS]
+    entry = _content(SOURCES)[_LISTS]
     lists = {name: Source(Path(name).name, (entry["base"] + name,)) for name in entry["names"]}
     return lists, entry["licence"]
 
 
 def find_licence(pretrained: str) -> str:
     """Returns the licence of published weights of CLIP, in a few words."""
-    licences = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))[_WEIGHTS]
+    licences = _content(SOURCES)[_WEIGHTS]
     found = [text for start, text in licences.items() if pretrained.startswith(start)]
     return found[0] if found else "see their repository"

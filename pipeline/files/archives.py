@@ -78,7 +78,7 @@ def unpack(
                 show(file.tell())
         if not count:
             where = f" below {inside}" if inside else ""
-            raise UnusableArchive(f"{archive.name} holds no files{where}: download it again")
+            raise UnusableArchive(f"{archive.name} contains no files{where}: download it again")
         target.mkdir(parents=True, exist_ok=True)
         _move(staging, target)
     except _DAMAGED as error:

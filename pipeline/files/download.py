@@ -62,8 +62,12 @@ def size_text(size: int | None) -> str:
 
 def kept_bytes(path: Path) -> int:
     """Returns how much an interrupted download of a file has left."""
-    partial = path.with_name(path.name + PARTIAL)
+    partial = _partial(path)
     return partial.stat().st_size if partial.is_file() else 0
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
 
 
 def make_folder(path: Path) -> None:
@@ -145,7 +149,7 @@ class _Download:
     @property
     def partial(self) -> Path:
         """What has arrived of the file."""
-        return self.path.with_name(self.path.name + PARTIAL)
+        return _partial(self.path)
 
     @property
     def etag(self) -> Path:

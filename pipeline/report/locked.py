@@ -19,7 +19,7 @@ def describe_departures(versions: Mapping[str, str], locks: Path = LOCKS) -> str
     """Returns in which packages a manifest's versions differ from the lock of their Python, or "".
 
     The lock is that of the maintained fork ("onedl-") if the result was made with it. Local parts
-    of versions, which name builds ("2.13.0+cpu"), do not count.
+    of versions, which name builds of PyTorch ("+cpu"), do not count.
     """
     if "python" not in versions:
         return "versions are not recorded"

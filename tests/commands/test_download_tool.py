@@ -231,7 +231,7 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("dataset=voc2012 dataset.root=d runtime.wait=long", "is not a number"),
         ("dataset.image_list=imageset/cocostuf/val.txt", "did you mean cocostuff/val.txt"),
         ("clip=vit_b17", "did you mean vit_b16"),
-        ("clip=demo", "no weights to download for clip=demo"),
+        ("clip=demo", "weights of clip=demo cannot be downloaded"),
         ("clip.pretrained=openai", "needs the model"),
         ("https://127.0.0.1/", "names no file"),
         ("dataset", "is not a setting of a download"),

@@ -135,8 +135,8 @@ def test_the_check_names_links_that_lead_nowhere_and_what_is_loaded_from_elsewhe
     assert list(check.problems(tmp_path)) == [
         "a.html: https://x.org/s.js is loaded from elsewhere",
         "a.html: no.png does not exist",
-        "a.html: b/c.html#gone: the page has no such anchor",
+        "a.html: b/c.html#gone: that page does not have this anchor",
         "a.css: https://fonts.org/a.css is loaded from elsewhere",
         "a.css: //x.org/f is loaded from elsewhere",
     ]
-    assert list(check.problems(tmp_path / "empty")) == [f"{tmp_path / 'empty'} holds no page"]
+    assert list(check.problems(tmp_path / "empty")) == [f"{tmp_path / 'empty'} has no pages"]

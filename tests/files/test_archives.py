@@ -139,7 +139,7 @@ def test_a_damaged_archive_is_named(kind, tmp_path, target):
     archive = tmp_path / "a"
     for damaged in (b"", b"<html>503</html>", whole[: min(1000, len(whole) // 2)]):
         archive.write_bytes(damaged)
-        refused(archive, target, "^a is damaged|^a holds no files")
+        refused(archive, target, "^a is damaged|^a contains no files")
 
 
 def test_a_flipped_bit_of_a_zip_is_noticed(tmp_path, target):
@@ -154,7 +154,7 @@ def test_a_flipped_bit_of_a_zip_is_noticed(tmp_path, target):
 
 def test_an_archive_of_something_else_is_named(tmp_path, target):
     archive = write(tmp_path / "a", "tar", FILES)
-    with pytest.raises(UnusableArchive, match="a holds no files below COCO: download it again"):
+    with pytest.raises(UnusableArchive, match="a contains no files below COCO: download it again"):
         unpack(archive, target, "COCO")
     assert not target.exists()
 
