@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from pipeline.cams.clip_es import competitors_of
+from pipeline.cams.pass_method import competitors_of
 from pipeline.clip.block import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import methods

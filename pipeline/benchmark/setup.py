@@ -83,7 +83,7 @@ class Setup:
     def tag_and_cams(self, images: Sequence[np.ndarray]) -> None:
         """Tags images and computes the CAMs of two tags an image from the same pass."""
         method = self.cam_method()
-        for _, scored in self.tagger().stream(enumerate(images), cam_blocks=method.blocks):
+        for _, scored in self.tagger().stream(enumerate(images), cam_hooks=method.hooks):
             method.cams_of_pass(scored.shared_pass, TAGS)
 
 

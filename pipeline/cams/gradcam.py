@@ -7,7 +7,7 @@ import math
 import torch
 
 from pipeline.clip.attention import attention_weights
-from pipeline.clip.encoder import ClipEncoder, LastBlockInput
+from pipeline.clip.encoder import BlockInput, ClipEncoder
 
 _EPSILON = 1e-7
 
@@ -19,7 +19,7 @@ def normalise(cams: torch.Tensor) -> torch.Tensor:
 
 
 def softmax_gradcam(
-    encoder: ClipEncoder, inputs: LastBlockInput, text: torch.Tensor, num_tags: int
+    encoder: ClipEncoder, inputs: BlockInput, text: torch.Tensor, num_tags: int
 ) -> torch.Tensor:
     """Returns a class activation map (CAM) for every tag of one image.
 

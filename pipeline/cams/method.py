@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.settings import setting
+from pipeline.errors import ImageError
 
 
 @dataclass
@@ -43,7 +44,10 @@ class CamMethod:
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]
-    ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Yields a name and its CAMs for each name, image and its tags, in any order."""
+    ) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
+        """Yields a name and its CAMs, or why it has none, for each image, in any order."""
         for name, image, tags in images:
-            yield name, self.cams(image, tags)
+            try:
+                yield name, self.cams(image, tags)
+            except ImageError as error:
+                yield name, error

@@ -82,6 +82,13 @@ class Block:
         key, value = self._split_heads(of_key_and_value(normed.to(self.precision)), 2)
         return query, key, value
 
+    def attention_output(self, attended: torch.Tensor) -> torch.Tensor:
+        """Returns what the attention adds to the tokens: its heads, merged and projected.
+
+        From B×heads×T×d to B×T×D.
+        """
+        return self._block.ls_1(self._out(attended.transpose(1, 2).flatten(2)))
+
     def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Completes the block after its attention: output projection, residuals and MLP.
 
@@ -93,7 +100,7 @@ class Block:
             B×T×D.
         """
         block = self._block
-        tokens = tokens + block.ls_1(self._out(attended.transpose(1, 2).flatten(2)))
+        tokens = tokens + self.attention_output(attended)
         hidden = self._expand(block.ln_2(tokens).to(self.precision))
         return tokens + block.ls_2(self._contract(hidden))
 
@@ -117,6 +124,14 @@ class Block:
         )
         first = self._width
         return Linear(weight[:first], bias[:first]), Linear(weight[first:], bias[first:])
+
+
+def block_at(offset: int, depth: int) -> int:
+    """Returns the number of a block, counted from 1, from its offset from the last one.
+
+    The offset of block L = ``depth`` is 0; one before the first block means the first block.
+    """
+    return max(depth + offset, 1)
 
 
 def block_window(key: str, window: Sequence[int], depth: int) -> range:

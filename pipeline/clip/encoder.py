@@ -7,6 +7,7 @@ float32, normalised; tokens are B×(1+N)×D, the class token first.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ _MAX_PATCHES_OF_FULL_BATCH = 1600
 _MASKED_LOGIT = -1000.0  # added to the attention logits from the class token to masked patches
 
 
-class LastBlockInput(NamedTuple):
-    """The tokens that enter block L, with that block's queries, keys and values.
+class BlockInput(NamedTuple):
+    """The tokens that enter a block, with that block's queries, keys and values.
 
     Tokens are B×(1+N)×D float32, the others B×heads×(1+N)×d in the encoder's precision.
     """
@@ -40,6 +41,18 @@ class LastBlockInput(NamedTuple):
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
+
+
+class BlockHook(ABC):
+    """Looks at what enters every block, L among them, before the block runs."""
+
+    @abstractmethod
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Takes in a block's number, counted from 1, the block and what enters it."""
+
+    @abstractmethod
+    def result(self) -> torch.Tensor:
+        """Returns what came of it, B×…, after the pass."""
 
 
 class ClipEncoder:
@@ -130,11 +143,17 @@ class ClipEncoder:
         size = (side, side) if squeeze else (rows * self.patch_size, columns * self.patch_size)
         return to_pixels(image, *size, self.normalisation)
 
-    def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turns pixels into the tokens that enter the first block."""
+    def embed_patches(
+        self, pixels: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Turns pixels into the tokens that enter the first block.
+
+        ``positions``, (1+N)×D, take the place of :meth:`position_embedding`.
+        """
         visual = self.visual
         patches = visual.conv1(pixels)
-        positions = self.position_embedding(*patches.shape[-2:])
+        if positions is None:
+            positions = self.position_embedding(*patches.shape[-2:])
         class_token = visual.class_embedding.expand(len(pixels), 1, -1)
         return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], 1) + positions)
 
@@ -149,20 +168,37 @@ class ClipEncoder:
         embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
         return embedding.half().float() if self.position_fp16 else embedding
 
-    def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook) -> LastBlockInput:
-        """Runs blocks 1 to L−1 and calls hooks with the attention of all L; without gradients.
+    def backbone(
+        self,
+        pixels: torch.Tensor,
+        *hooks: AttentionHook | BlockHook,
+        positions: torch.Tensor | None = None,
+    ) -> BlockInput:
+        """Runs blocks 1 to L−1 and calls hooks for all L; without gradients.
 
         Block L itself does not run; its attention is computed from its own queries and keys.
-        """
-        tokens = self.embed_patches(pixels)
-        for number, block in enumerate(self._blocks, 1):
-            attended = _attend(hooks, number, *block.project(block.ln_1(tokens)))
-            tokens = block.finish(tokens, attended)
-        query, key, value = self.last_block.project(self.last_block.ln_1(tokens))
-        _attend(hooks, self.depth, query, key, None)
-        return LastBlockInput(tokens, query, key, value)
 
-    def value_features(self, inputs: LastBlockInput) -> torch.Tensor:
+        Args:
+            pixels: of B images.
+            hooks: of attention, or of what enters the blocks.
+            positions: see :meth:`embed_patches`.
+
+        Returns:
+            What enters block L.
+        """
+        of_blocks = [hook for hook in hooks if isinstance(hook, BlockHook)]
+        of_attention = [hook for hook in hooks if not isinstance(hook, BlockHook)]
+        tokens = self.embed_patches(pixels, positions)
+        for number, block in enumerate([*self._blocks, self.last_block], 1):
+            inputs = BlockInput(tokens, *block.project(block.ln_1(tokens)))
+            for hook in of_blocks:
+                hook(number, block, inputs)
+            if number < self.depth:
+                tokens = block.finish(tokens, _attend(of_attention, number, *inputs[1:]))
+        _attend(of_attention, self.depth, inputs.query, inputs.key, None)
+        return inputs
+
+    def value_features(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L with the identity as its attention, so that every patch keeps to itself.
 
         This gives the patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
@@ -170,7 +206,7 @@ class ClipEncoder:
         """
         return self._embed(self.last_block.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
 
-    def attended_features(self, inputs: LastBlockInput) -> torch.Tensor:
+    def attended_features(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L unchanged: embeddings of class token and patches, B×(1+N)×E, of length 1."""
         tokens, *projections = inputs
         return self._embed(self.last_block.finish(tokens, attend(*projections)))
@@ -221,8 +257,12 @@ class ClipEncoder:
         projections = self.last_block.project_for(normed, normed[:, :1])
         return one_by_one(finish, tokens[:, :1], *projections, *class_bias)
 
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
+        return (self.visual.ln_post(tokens) @ self.visual.proj).float()
+
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.project(self.visual.ln_post(tokens))
+        return F.normalize(self.embed(tokens), dim=-1)
 
 
 def _attend(

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pipeline.clip.encoder import AttentionHook, ClipEncoder, LastBlockInput
+from pipeline.clip.encoder import AttentionHook, BlockHook, BlockInput, ClipEncoder
 
 Named = TypeVar("Named", bound=tuple)
 """A tuple of a name, an image, H×W×3 uint8, and anything else."""
@@ -32,29 +32,48 @@ class MeanAttention:
         return self._sum / len(self.blocks)
 
 
+CamHook = MeanAttention | BlockHook
+"""What a CAM method has called during the pass; its result holds a row for each image."""
+
+
 @dataclass(frozen=True)
 class SharedPass:
-    """The results of the shared pass over one image.
+    """The results of the shared pass over B images of one patch grid.
 
     Attributes:
         grid: h, w.
-        last_block_input: a batch of one.
-        attention: Ā, N×N float32, averaged over the blocks that the CAMs use.
+        pixels: B×3×(P·h)×(P·w) float32, normalised.
+        last_block_input: what enters block L.
+        observed: the results of the hooks of a CAM method, each B×….
     """
 
     grid: tuple[int, int]
-    last_block_input: LastBlockInput
-    attention: torch.Tensor
+    pixels: torch.Tensor
+    last_block_input: BlockInput
+    observed: tuple[torch.Tensor, ...] = ()
 
     @classmethod
-    def from_batch(
-        cls, grid: tuple[int, int], inputs: LastBlockInput, attention: torch.Tensor, row: int
+    def after(
+        cls,
+        encoder: ClipEncoder,
+        pixels: torch.Tensor,
+        inputs: BlockInput,
+        hooks: Sequence[CamHook],
     ) -> SharedPass:
-        """Copies image ``row`` out of a batch, so that it does not keep the others in memory."""
-        if len(attention) == 1:
-            return cls(grid, inputs, attention[0])
-        own = LastBlockInput(*(whole[row : row + 1].clone() for whole in inputs))
-        return cls(grid, own, attention[row].clone())
+        """Collects the results of a pass over pixels, with the hooks of a CAM method."""
+        rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
+        return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in hooks))
+
+    def of_image(self, row: int) -> SharedPass:
+        """Copies one image out of the batch, so that it does not keep the others in memory."""
+        if len(self.pixels) == 1:
+            return self
+
+        def own(whole: torch.Tensor) -> torch.Tensor:
+            return whole[row : row + 1].clone()
+
+        inputs = BlockInput(*map(own, self.last_block_input))
+        return SharedPass(self.grid, own(self.pixels), inputs, tuple(map(own, self.observed)))
 
 
 def batch_by_grid(
@@ -85,9 +104,9 @@ def run_shared_pass(
     encoder: ClipEncoder,
     images: Sequence[np.ndarray],
     batch_size: int,
-    *hooks: AttentionHook,
+    *hooks: AttentionHook | BlockHook,
     squeeze: bool = False,
-) -> tuple[torch.Tensor, LastBlockInput]:
+) -> tuple[torch.Tensor, BlockInput]:
     """Runs blocks 1 to L−1 over a batch of :func:`batch_by_grid`.
 
     The batch is padded to its full size, so that an image's result does not depend on the others.
@@ -96,7 +115,7 @@ def run_shared_pass(
         encoder: the image tower.
         images: each H×W×3 uint8, all of one patch grid.
         batch_size: as for :func:`batch_by_grid`.
-        hooks: called with the attention of the blocks.
+        hooks: see :meth:`~pipeline.clip.encoder.ClipEncoder.backbone`.
         squeeze: resize images to the native square instead.
 
     Returns:

@@ -41,12 +41,13 @@ class Reading:
         model: Callable[[Iterator[tuple[Name, np.ndarray]]], Iterable[tuple[Name, Any]]],
         name: str = "the model",
     ) -> Iterator[tuple[Item, tuple[Any, Size] | ImageError]]:
-        """Yields a model's result and the size of each image, or why it cannot be read.
+        """Yields a model's result and the size of each image, or why it has none.
 
         Args:
             items: the images.
             model: receives names and images, H×W×3 uint8, perhaps shrunk, and yields names and
-                results in any order. It is called only if an image can be read.
+                results in any order; an ImageError is the result of an image that it refuses. It is
+                called only if an image can be read.
             name: what an error calls the model; it names the images that it was given, too.
 
         Raises:
@@ -71,7 +72,7 @@ class Reading:
                     given.pop(item.sample.id, None)
                     while unreadable:
                         yield unreadable.pop(0)
-                    yield item, (result, size)
+                    yield item, result if isinstance(result, ImageError) else (result, size)
             except Exception as error:
                 error.add_note(f"{name} failed on image {', '.join(given)}")
                 raise

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import pipeline.cams.clip_es
+import pipeline.cams.dense
 import pipeline.cams.imported
 import pipeline.masks.pseudo_mask
 import pipeline.tags.baseline

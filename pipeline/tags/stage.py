@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -106,7 +107,7 @@ class ScoredTags(Tags):
 
         def score(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
             tagger, cam_method = model()
-            more = {"cam_blocks": cam_method.blocks} if cam_method else {}
+            more = {"cam_hooks": cam_method.hooks} if cam_method else {}
             return tagger.stream(images, self.variants, **more)
 
         for item, result in self.reading.through(items, score, self.chosen):
@@ -119,8 +120,10 @@ class ScoredTags(Tags):
             tags = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
             outputs = [tags_output(tags, scored.scores)]
             if follower and (key := follower.input_key(item.input, tags)) not in item.given:
-                cams = model()[1].cams_of_pass(scored.shared_pass, tags)
-                outputs.append(follower.output(item.sample.id, key, tags, cams, size))
+                # The follower's own turn says why an image has no CAMs.
+                with suppress(ImageError):
+                    cams = model()[1].cams_of_pass(scored.shared_pass, tags)
+                    outputs.append(follower.output(item.sample.id, key, tags, cams, size))
             yield item, outputs
 
     def choose(self, scores: np.ndarray) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.clip.block import block_window
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import MeanAttention, SharedPass, batch_by_grid, run_shared_pass
+from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, run_shared_pass
 from pipeline.clip.text import TEMPLATES
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
@@ -115,19 +115,17 @@ class TagClip(Tagger):
         self,
         images: Iterable[tuple[Any, np.ndarray]],
         variants: Collection[str] = (),
-        cam_blocks: range | None = None,
+        cam_hooks: Callable[[], Sequence[CamHook]] | None = None,
     ) -> Iterator[tuple[Any, Scored]]:
         """Scores images as they arrive, in batches of one patch grid, whose order is kept.
 
-        The crops of CWR form batches of their own, across images. See :meth:`Tagger.stream`; if
-        ``cam_blocks`` are given, blocks counted from 1 whose averaged attention CAMs need, the
-        results hold the shared pass for the CAMs.
+        The crops of CWR form batches of their own, across images. See :meth:`Tagger.stream`.
         """
         batches = self.batches
         pending: deque[_AwaitingCwr] = deque()
         crops: deque[tuple[_AwaitingCwr, Proposal]] = deque()
         for batch in batch_by_grid(self.encoder, images, batches.images, batches.waiting):
-            for image in self._score_patches(batch, variants, cam_blocks):
+            for image in self._score_patches(batch, variants, cam_hooks):
                 pending.append(image)
                 crops.extend((image, proposal) for proposal in image.proposals)
             # Images without a proposal could pile up behind one whose crops wait for a full batch.
@@ -147,37 +145,37 @@ class TagClip(Tagger):
         self,
         batch: list[tuple[Any, np.ndarray]],
         variants: Collection[str],
-        cam_blocks: range | None,
+        cam_hooks: Callable[[], Sequence[CamHook]] | None,
     ) -> Iterator[_AwaitingCwr]:
         """Runs all steps up to DMAR on images of one patch grid, and cuts the crops for CWR."""
         encoder, text, options = self.encoder, self.text, self.options
         names, images = zip(*batch)
         voted = VotedAttention(self.window, options.votes)
-        mean = MeanAttention(cam_blocks) if cam_blocks else None
-        hooks = [voted, mean] if mean else [voted]
+        hooks = cam_hooks() if cam_hooks else ()
         pixels, inputs = run_shared_pass(
-            encoder, images, self.batches.images, *hooks, squeeze=options.squeeze
+            encoder, images, self.batches.images, voted, *hooks, squeeze=options.squeeze
         )
-        grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
+        whole = SharedPass.after(encoder, pixels, inputs, hooks)
 
         def best_patch(scores: torch.Tensor) -> torch.Tensor:
             return scores[..., : self.num_classes].amax(-2)
 
         coarse = encoder.classify(encoder.value_features(inputs), text)
-        refined = refine(voted.result(), coarse, grid, len(images), open_border=self.open_border)
+        refined = refine(
+            voted.result(), coarse, whole.grid, len(images), open_border=self.open_border
+        )
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}
         if "clip_native" in variants or "coarse_last" in variants:
             attended = encoder.classify(encoder.attended_features(inputs), text)
             by_variant["clip_native"] = attended[:, 0, : self.num_classes]
             by_variant["coarse_last"] = best_patch(attended[:, 1:])
         by_variant = {name: scores.float().cpu().numpy() for name, scores in by_variant.items()}
-        attention = mean.result() if mean else None
         for row, (name, image) in enumerate(zip(names, images)):
             scores = {variant: rows[row] for variant, rows in by_variant.items()}
             if "clip" in variants:
                 scores["clip"] = global_scores(encoder, text, self.num_classes, [image])[0]
             proposals = self.propose(pixels[row], refined[row]) if options.reidentify else []
-            shared = SharedPass.from_batch(grid, inputs, attention, row) if mean else None
+            shared = whole.of_image(row) if cam_hooks else None
             yield _AwaitingCwr(name, scores, proposals, shared)
 
     def _classify_crops(self, crops: deque[tuple[_AwaitingCwr, Proposal]]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.engine.settings import setting
+from pipeline.errors import ImageError
 
 TOLERANCE = 1e-3
 """By which rounding may lift a score or a CAM above 1."""
@@ -71,18 +72,22 @@ class Tagger:
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray]], variants: Collection[str] = ()
-    ) -> Iterator[tuple[Any, Scored]]:
-        """Yields a name and its scores for each name and image, in any order.
+    ) -> Iterator[tuple[Any, Scored | ImageError]]:
+        """Yields a name and its scores, or why it has none, for each name and image, in any order.
 
-        A tagger that shares a pass with CAMs also takes ``cam_blocks``, as
-        :meth:`pipeline.tags.tagclip.TagClip.stream` does.
+        A tagger that shares a pass with CAMs also takes ``cam_hooks``, the
+        :meth:`~pipeline.cams.pass_method.PassCams.hooks` of their method, and its results then
+        hold the shared pass.
 
         Args:
             images: names, and H×W×3 uint8, RGB.
             variants: further rows of scores to compute, of those that the method declares.
         """
         for name, image in images:
-            yield name, Scored({"scores": np.asarray(self.scores(image), np.float32)})
+            try:
+                yield name, Scored({"scores": np.asarray(self.scores(image), np.float32)})
+            except ImageError as error:
+                yield name, error
 
 
 def problem_with(scores: Mapping[str, np.ndarray], num_classes: int) -> str:

@@ -201,11 +201,12 @@ def known_keys() -> set[str]:
     """Every key that there is, with any data set and with choices that bring keys of their own."""
     keys: set[str] = set()
     for name in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
-        for tags, cams in (("tagclip", []), ("file", ["cams=file"])):
-            GlobalHydra.instance().clear()
-            chosen = [f"dataset={name.stem}", "executor=slurm", f"tags={tags}", *cams]
-            config = OmegaConf.to_container(compose(chosen))
-            keys |= set(keys_below(config))
+        GlobalHydra.instance().clear()
+        config = compose([f"dataset={name.stem}", "executor=slurm"])
+        keys |= set(keys_below(OmegaConf.to_container(config)))
+    for method in methods():
+        settings = OmegaConf.to_container(OmegaConf.structured(method.settings))
+        keys |= set(keys_below({method.group: settings}))
     return keys
 
 

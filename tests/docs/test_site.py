@@ -90,7 +90,7 @@ def test_other_groups_and_settings_within_settings_have_pages(pages):
 def test_sections_that_methods_name_are_headings():
     text = (REPOSITORY / "docs" / "algorithms.md").read_text(encoding="utf-8")
     named = {method.section for method in OURS} - {""}
-    assert named and named <= set(re.findall("^## (.*)", text, re.MULTILINE))
+    assert named and named <= set(re.findall("^##+ (.*)", text, re.MULTILINE))
 
 
 def test_the_reference_has_what_readers_are_told_to_import(pages):

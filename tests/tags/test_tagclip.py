@@ -259,13 +259,14 @@ def test_the_shared_pass_is_kept_only_if_its_attention_is_recorded(encoder, text
     image = draw_photograph(1, 64, 96)
     tagger = build(encoder, text)
     ((_, without),) = tagger.stream([("a", image)])
-    ((_, scored),) = tagger.stream([("a", image)], cam_blocks=range(2, 4))
+    ((_, scored),) = tagger.stream([("a", image)], cam_hooks=lambda: [MeanAttention(range(2, 4))])
     assert without.shared_pass is None
     assert scored.shared_pass.grid == (4, 6)
     assert scored.shared_pass.last_block_input.tokens.shape == (1, 25, 64)
     mean = MeanAttention(range(2, 4))
     encoder.backbone(encoder.prepare(image)[None], mean)
-    torch.testing.assert_close(scored.shared_pass.attention, mean.result()[0], atol=1e-5, rtol=0)
+    (attention,) = scored.shared_pass.observed
+    torch.testing.assert_close(attention, mean.result(), atol=1e-5, rtol=0)
     np.testing.assert_array_equal(without.scores["scores"], scored.scores["scores"])
 
 

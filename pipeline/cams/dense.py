@@ -1,0 +1,89 @@
+"""CAMs of dense methods: where CLIP's patches are more like a tag than like anything else.
+
+All methods stand on one footing: the names, backgrounds and templates of CLIP-ES, one softmax over
+the tags and the backgrounds, one normalisation, and the affinity if it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import pipeline.dense  # noqa: F401  which registers the methods
+from pipeline.cams.gradcam import normalise
+from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
+from pipeline.clip.encoder import BlockHook
+from pipeline.clip.frozen import Resources
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DENSE_METHODS, DenseMethod, Names
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
+
+
+@dataclass
+class DenseCamOptions(PassCamOptions):
+    """What CAMs of every dense method have.
+
+    Attributes:
+        temperature: the factor of cosine similarities in the softmax; none takes CLIP's own.
+        affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
+    """
+
+    temperature: float | None = setting(None, above=0)
+    affinity: bool = False
+
+
+class DenseCams(PassCams):
+    """Computes CAMs from the similarities of a dense method; the options are its settings too."""
+
+    def own_hooks(self) -> Sequence[BlockHook]:
+        """Returns the hooks of the method."""
+        return self.options.hooks(self.encoder)
+
+    def activation_maps(
+        self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int
+    ) -> torch.Tensor:
+        """Returns the CAM of every tag before the affinity, K×N float32 in [0, 1].
+
+        It is the tag's probability in a softmax over the tags and the backgrounds. To a method that
+        reads them, the backgrounds are one thing.
+        """
+        encoder, options = self.encoder, self.options
+        index = torch.arange(1, len(text) + 1, device=text.device)
+        labels = index.where(index <= num_tags, 0)
+        names = Names(text, labels, options.temperature or encoder.temperature)
+        similarities = options.similarities(encoder, shared_pass, names)[0]
+        return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)
+
+
+def build_dense_cams(options: Any, resources: Resources) -> DenseCams:  # noqa: ANN401
+    """Builds the CAMs of the dense method that the options belong to."""
+    clip, quirks = resources.clip, vars(resources.quirks)
+    return DenseCams(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)
+
+
+def register_dense_cams(method: type[DenseMethod]) -> type[DenseCamOptions]:
+    """Makes a dense method a choice of ``cams=``; returns the dataclass of its settings there."""
+    bases, name = (method, DenseCamOptions), f"{method.__name__}CamOptions"
+    members = {"__doc__": method.__doc__, "__module__": __name__}
+    options = dataclass(type(name, bases, members))
+    globals()[name] = options  # where pickle looks for it
+    register(
+        "cams",
+        method.name,
+        options,
+        uses_clip=True,
+        quirks=("open_border",),
+        shares_pass=True,
+        reads=("cam_names", "backgrounds"),
+        source=method.source,
+        section="Dense methods",
+    )(build_dense_cams)
+    return options
+
+
+for _method in DENSE_METHODS.values():
+    register_dense_cams(_method)

@@ -1,0 +1,158 @@
+"""CAM methods that follow from one pass of CLIP's backbone, which tags can share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.cams.affinity import refine_cams
+from pipeline.cams.method import CamMethod, CamOptions
+from pipeline.clip.block import block_window
+from pipeline.clip.device import Batches
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
+from pipeline.clip.shared_pass import (
+    CamHook,
+    MeanAttention,
+    SharedPass,
+    batch_by_grid,
+    run_shared_pass,
+)
+from pipeline.clip.text import TEMPLATES
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.settings import setting
+from pipeline.errors import ImageError
+
+
+@dataclass
+class PassCamOptions(CamOptions):
+    """What every CAM method has that compares CLIP's patches with names.
+
+    Attributes:
+        templates: the set of templates; "clip_es" is "a clean origami {}.".
+        backgrounds: competitors of the tags; none takes the backgrounds of the data set.
+        affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
+        affinity_blocks: first and last block of Ā. A number above 0 counts from 1; 0 and below are
+            offsets from the last block, which is 0.
+        box_threshold: φ, the share of a CAM's peak that opens a box of the affinity.
+    """
+
+    templates: str = setting("clip_es", choices=TEMPLATES)
+    backgrounds: list[str] | None = None
+    affinity: bool = True
+    affinity_blocks: list[int] = setting([-7, -1], at_least=-99, at_most=99, lengths=(2,))
+    box_threshold: float = setting(0.4, at_least=0, at_most=1)
+
+
+@dataclass(eq=False)
+class PassCams(CamMethod):
+    """Computes the class activation maps (CAMs) of images with a frozen CLIP.
+
+    Attributes:
+        encoder: the image tower; it must have the ``affinity_blocks`` of the options.
+        class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
+        background_text: M×E embeddings of the backgrounds.
+        options: the method's constants.
+        batches: the sizes of batches.
+        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
+    """
+
+    encoder: ClipEncoder
+    class_text: torch.Tensor
+    background_text: torch.Tensor
+    options: PassCamOptions
+    batches: Batches
+    open_border: bool = True
+
+    def __post_init__(self):
+        window, depth = self.options.affinity_blocks, self.encoder.depth
+        self.blocks = block_window("cams.affinity_blocks", window, depth)
+
+    def own_hooks(self) -> Sequence[CamHook]:
+        """Returns the hooks that :meth:`activation_maps` requires, new for each pass."""
+        return ()
+
+    @abstractmethod
+    def activation_maps(
+        self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int
+    ) -> torch.Tensor:
+        """Returns the CAM of every tag before the affinity, K×N float32 in [0, 1].
+
+        Args:
+            shared_pass: of one image, with the results of :meth:`own_hooks`.
+            text: (K+M)×E embeddings of the K tags and then of the M backgrounds, each of length 1.
+            num_tags: K.
+        """
+
+    def hooks(self) -> list[CamHook]:
+        """Returns what has to be called during a pass, new for each."""
+        mean = [MeanAttention(self.blocks)] if self.options.affinity else []
+        return [*self.own_hooks(), *mean]
+
+    @torch.no_grad()
+    def stream(
+        self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]
+    ) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
+        """Computes the CAMs of images in batches of one patch grid, whose order is kept."""
+        encoder, batches = self.encoder, self.batches
+        for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
+            hooks = self.hooks()
+            pictures = [image for _, image, _ in batch]
+            pixels, inputs = run_shared_pass(encoder, pictures, batches.images, *hooks)
+            whole = SharedPass.after(encoder, pixels, inputs, hooks)
+            for row, (name, _, tags) in enumerate(batch):
+                try:
+                    yield name, self.cams_of_pass(whole.of_image(row), tags)
+                except ImageError as error:
+                    yield name, error
+
+    @torch.no_grad()
+    def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:
+        """Returns the CAM of every tag from the shared pass over an image.
+
+        Args:
+            shared_pass: of one image, with the results of :meth:`hooks`.
+            tags: K class indices.
+
+        Returns:
+            K×h×w float32 in [0, 1] on the patch grid.
+
+        Raises:
+            ImageError: the method cannot be applied to the image.
+        """
+        if not len(tags):
+            return np.zeros((0, *shared_pass.grid), np.float32)
+        text = torch.cat([self.class_text[list(tags)], self.background_text])
+        cams = self.activation_maps(shared_pass, text, len(tags))
+        if self.options.affinity:
+            cams = refine_cams(
+                cams,
+                shared_pass.observed[-1][0],
+                shared_pass.grid,
+                threshold=self.options.box_threshold,
+                open_border=self.open_border,
+            )
+        return cams.reshape(-1, *shared_pass.grid).cpu().numpy()
+
+
+def text_of(options: PassCamOptions, resources: Resources) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the embeddings of the classes, n×E, and of the backgrounds, M×E."""
+    vocabulary, count = resources.vocabulary, resources.num_classes
+    backgrounds = competitors_of(options, vocabulary)
+    text = resources.clip.embed(vocabulary.cam_names, backgrounds, options.templates)
+    return text[:count], text[count:]
+
+
+def competitors_of(options: PassCamOptions, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Returns the backgrounds that compete with the tags: those chosen, or the data set's.
+
+    Without any, the only tag of an image would have a constant score and an empty CAM, so the word
+    "background" competes.
+    """
+    given = vocabulary.backgrounds if options.backgrounds is None else options.backgrounds
+    return tuple(given) or ("background",)

@@ -1,0 +1,26 @@
+"""ClearCLIP: the last block without residual connection and MLP (Lan et al., ECCV 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.clip.attention import attend
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+
+
+@dense_method("clearclip", "Lan et al., ClearCLIP, ECCV 2024, arXiv 2407.12442")
+@dataclass
+class ClearClip(DenseMethod):
+    """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        _, query, _, value = seen.last_block_input
+        attended = attend(query[:, :, 1:], query, value)
+        return encoder.embed(encoder.last_block.attention_output(attended))

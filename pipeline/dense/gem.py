@@ -1,0 +1,82 @@
+"""GEM: a path of self-self attention beside the last blocks (Bousselham et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.attention import attend
+from pipeline.clip.block import Block, block_at
+from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.engine.settings import setting
+
+
+def self_self_attention(block: Block, normed: torch.Tensor) -> torch.Tensor:
+    """Returns GEM's attention of a block (section 3.2).
+
+    The mean of the value-value, key-key and query-query attention of the values, projected: in
+    place of a temperature that is learned, τ follows from the length of the tokens.
+
+    Args:
+        block: its weights.
+        normed: z, the output of ln_1 of the original path, B×T×D float32.
+
+    Returns:
+        B×T×D, without the residual connection.
+    """
+    query, key, value = block.project(normed)
+    # τ is the mean length of the tokens over √d, by which attend divides the logits anyway.
+    length = normed.float().norm(dim=-1).mean(-1)[:, None, None, None]
+    scale = length.sqrt().to(query.dtype)
+    attended = 0.0
+    for features in (value, key, query):
+        unit = F.normalize(features, dim=-1)
+        sharp = scale * unit
+        unit = F.normalize(attend(sharp, sharp, unit), dim=-1)
+        attended = attended + attend(scale * unit, scale * unit, value) / 3
+    return block.attention_output(attended)
+
+
+class SelfSelfPath(BlockHook):
+    """The second path: it starts from the tokens of the first of its blocks, and has no MLP."""
+
+    def __init__(self, first: int):
+        self.first = first
+        self._tokens: torch.Tensor | None = None
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds a block's self-self attention of the original tokens."""
+        if number == self.first:
+            self._tokens = inputs.tokens
+        if number >= self.first:
+            self._tokens = self._tokens + self_self_attention(block, block.ln_1(inputs.tokens))
+
+    def result(self) -> torch.Tensor:
+        """Returns the tokens of the path after block L, B×(1+N)×D float32."""
+        return self._tokens
+
+
+@dense_method("gem", "Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878")
+@dataclass
+class Gem(DenseMethod):
+    """GEM: beside the last blocks runs a path of self-self attention without MLP.
+
+    Attributes:
+        blocks: the number of last blocks that have the second path.
+    """
+
+    blocks: int = setting(6, at_least=1)
+
+    def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
+        """Returns the second path."""
+        return [SelfSelfPath(block_at(1 - self.blocks, encoder.depth))]
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        return encoder.embed(seen.observed[0][:, 1:])

@@ -1,0 +1,96 @@
+"""ITACLIP: middle blocks help the last one, and several views of an image (Aydın et al.)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+
+from pipeline.clip.attention import attend, attention_weights
+from pipeline.clip.block import Block, block_at
+from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.engine.settings import setting
+
+
+class MiddleAttention(BlockHook):
+    """Averages softmax(QQᵀ/√d) + softmax(KKᵀ/√d) of some blocks, which run unchanged."""
+
+    def __init__(self, blocks: Sequence[int]):
+        self.blocks = blocks
+        self._sum: torch.Tensor | float = 0.0
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds a block's self-self attention, B×heads×(1+N)×(1+N)."""
+        for features in (inputs.query, inputs.key):
+            if number in self.blocks:
+                self._sum = self._sum + attention_weights(features, features)
+
+    def result(self) -> torch.Tensor:
+        """Returns the mean, B×heads×(1+N)×(1+N) float32, whose rows sum to 2."""
+        return self._sum / len(self.blocks)
+
+
+@dense_method("itaclip", "Aydın et al., ITACLIP, CVPR workshops 2025, arXiv 2411.12044")
+@dataclass
+class ItaClip(DenseMethod):
+    """ITACLIP: SCLIP's attention of block L, averaged with that of three blocks before; no MLP.
+
+    Attributes:
+        middle_blocks: the other blocks, as offsets from the last one, which is 0.
+        views: whether the features of the image are averaged with those of its grey and its blurred
+            version, and the similarities with those of the mirrored images.
+        unmirrored: the share of the images that are not mirrored.
+    """
+
+    passes: ClassVar[int] = 5
+
+    middle_blocks: list[int] = setting([-5, -4, -2], at_least=-99, at_most=-1, lengths=range(1, 99))
+    views: bool = True
+    unmirrored: float = setting(0.7, at_least=0, at_most=1)
+
+    def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
+        """Returns the hook of the middle blocks."""
+        return [MiddleAttention([block_at(block, encoder.depth) for block in self.middle_blocks])]
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of the patches of one view, B×N×E float32."""
+        tokens, query, key, value = seen.last_block_input
+        own = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
+        middle = seen.observed[0][:, :, 1:].to(value.dtype) @ value
+        output = encoder.last_block.attention_output((own + middle) / 2)
+        return encoder.embed(tokens[:, 1:] + output)
+
+    def similarities(self, encoder: ClipEncoder, seen: SharedPass, names: Names) -> torch.Tensor:
+        """Returns the cosine similarities of patches and names over all views, B×N×C float32."""
+        if not self.views:
+            return super().similarities(encoder, seen, names)
+
+        def unit_features(pixels: torch.Tensor) -> torch.Tensor:
+            return F.normalize(self.features(encoder, pixels), dim=-1)
+
+        upright = F.normalize(self.patch_features(encoder, seen), dim=-1)
+        further = sum(map(unit_features, _grey_and_blurred(encoder, seen.pixels)))
+        mirrored = 0.0
+        for side in (-2, -1):
+            features = unit_features(seen.pixels.flip(side)).unflatten(1, seen.grid)
+            mirrored = mirrored + features.flip(side - 1).flatten(1, 2) / 2
+        share = self.unmirrored
+        return (share * (upright + further) / 3 + (1 - share) * mirrored) @ names.text.mT
+
+
+def _grey_and_blurred(encoder: ClipEncoder, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Returns the grey and the blurred version (11×11, σ = 5) of normalised pixels, B×3×H×W."""
+    mean, std = (
+        pixels.new_tensor(values)[:, None, None]
+        for values in (encoder.normalisation.mean, encoder.normalisation.std)
+    )
+    grey = (rgb_to_grayscale(pixels * std + mean, num_output_channels=3) - mean) / std
+    return [grey, gaussian_blur(pixels, [11, 11], [5.0, 5.0])]

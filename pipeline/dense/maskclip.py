@@ -1,0 +1,24 @@
+"""MaskCLIP: every patch keeps to its own value (Zhou et al., ECCV 2022, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+
+
+@dense_method("maskclip", "Zhou et al., MaskCLIP, ECCV 2022, arXiv 2112.01071")
+@dataclass
+class MaskClip(DenseMethod):
+    """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        value = seen.last_block_input.value[:, :, 1:]
+        return encoder.embed(encoder.last_block.attention_output(value))

@@ -1,0 +1,100 @@
+"""What a dense method is: it gives every patch of an image an embedding in CLIP's space.
+
+The methods are training-free and differ from CLIP in the last blocks of the image tower alone. Each
+is a dataclass in a file of its own, whose fields are its settings. CAMs, tags and label maps are
+read out of their similarities with names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.encoder import BlockHook, ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+
+
+class Names(NamedTuple):
+    """What patches are compared with.
+
+    Attributes:
+        text: C×E embeddings, each of length 1.
+        labels: C int64; names of one label are one thing. 0 is the background, if there is one.
+        temperature: the factor of the cosine similarities in a softmax over the names.
+    """
+
+    text: torch.Tensor
+    labels: torch.Tensor
+    temperature: float
+
+
+@dataclass
+class DenseMethod(ABC):
+    """Embeds patches by CLIP's own weights; subclasses are registered by :func:`dense_method`."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    passes: ClassVar[int] = 1
+    """Passes of the backbone over an image."""
+
+    def hooks(self, encoder: ClipEncoder) -> Sequence[BlockHook]:
+        """Returns the hooks that the method requires, new for each pass."""
+        return ()
+
+    @abstractmethod
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32, of any length.
+
+        Args:
+            encoder: the image tower.
+            seen: the pass over B images, with the results of :meth:`hooks`.
+            names: what the patches will be compared with; required by some methods alone.
+        """
+
+    def similarities(self, encoder: ClipEncoder, seen: SharedPass, names: Names) -> torch.Tensor:
+        """Returns the cosine similarities of patches and names, B×N×C float32."""
+        return F.normalize(self.patch_features(encoder, seen, names), dim=-1) @ names.text.mT
+
+    def look(
+        self, encoder: ClipEncoder, pixels: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> SharedPass:
+        """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks.
+
+        See :meth:`~pipeline.clip.encoder.ClipEncoder.embed_patches` for ``positions``.
+        """
+        hooks = self.hooks(encoder)
+        inputs = encoder.backbone(pixels, *hooks, positions=positions)
+        return SharedPass.after(encoder, pixels, inputs, hooks)
+
+    def features(self, encoder: ClipEncoder, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns the embeddings of patches of pixels; see :meth:`look`, :meth:`patch_features`."""
+        return self.patch_features(encoder, self.look(encoder, pixels))
+
+
+DENSE_METHODS: dict[str, type[DenseMethod]] = {}
+"""The dense methods by their names."""
+
+Class = TypeVar("Class", bound=type[DenseMethod])
+
+
+def dense_method(name: str, source: str) -> Callable[[Class], Class]:
+    """Registers a dense method, a dataclass of its settings.
+
+    Args:
+        name: the word for it in the configuration.
+        source: the publication that describes it.
+    """
+
+    def decorate(method: Class) -> Class:
+        method.name, method.source = name, source
+        DENSE_METHODS[name] = method
+        return method
+
+    return decorate

@@ -1,0 +1,54 @@
+"""NACLIP: patches attend to their neighbourhood (Hajimiri et al., WACV 2025, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.attention import attend
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.engine.settings import setting
+
+PATCH = 16
+"""The patch size in pixels of the CLIP for which constants in patches were chosen."""
+
+
+@dense_method("naclip", "Hajimiri et al., NACLIP, WACV 2025, arXiv 2404.08181")
+@dataclass
+class NaClip(DenseMethod):
+    """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP.
+
+    Attributes:
+        sigma: σ of the Gaussian ω around each patch, in patches of 16 pixels.
+    """
+
+    sigma: float = setting(5.0, above=0)
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        _, _, key, value = seen.last_block_input
+        omega = neighbourhood(seen.grid, self.sigma * PATCH / encoder.patch_size).to(key.device)
+        attended = attend(key[:, :, 1:], key, value, omega[1:])
+        return encoder.embed(encoder.last_block.attention_output(attended))
+
+
+def neighbourhood(grid: tuple[int, int], sigma: float) -> torch.Tensor:
+    """Returns ω: exp(−((Δrow)² + (Δcolumn)²)/(2σ²)) between patches, 0 from and to the class token.
+
+    Args:
+        grid: h, w.
+        sigma: σ in patches.
+
+    Returns:
+        (1+N)×(1+N) float32, not normalised.
+    """
+    rows, columns = (torch.arange(side, dtype=torch.float32) for side in grid)
+    places = torch.cartesian_prod(rows, columns)
+    squared = (places[:, None] - places).square().sum(-1)
+    return F.pad(torch.exp(-squared / (2 * sigma**2)), (1, 0, 1, 0))

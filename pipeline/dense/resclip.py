@@ -1,0 +1,157 @@
+"""ResCLIP: attention of middle blocks and of a first segmentation (Yang et al., CVPR 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.attention import attention_weights
+from pipeline.clip.block import Block, block_at
+from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.naclip import PATCH, neighbourhood
+from pipeline.dense.pixel_adaptive import pamr
+from pipeline.engine.settings import setting
+
+
+class CrossAttention(BlockHook):
+    """Averages the ordinary attention of some blocks, head by head."""
+
+    def __init__(self, blocks: range):
+        self.blocks = blocks
+        self._sum: torch.Tensor | float = 0.0
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds a block's attention, B×heads×(1+N)×(1+N)."""
+        if number in self.blocks:
+            self._sum = self._sum + attention_weights(inputs.query, inputs.key)
+
+    def result(self) -> torch.Tensor:
+        """Returns C, B×heads×(1+N)×(1+N) float32."""
+        return self._sum / len(self.blocks)
+
+
+@dense_method("resclip", "Yang et al., ResCLIP, CVPR 2025, arXiv 2411.15851")
+@dataclass
+class ResClip(DenseMethod):
+    """ResCLIP: NACLIP's block L, with residual attention from middle blocks and from a first pass.
+
+    Attributes:
+        sigma: σ of NACLIP's Gaussian, in patches of 16 pixels.
+        cross_blocks: first and last block of the cross-correlation, as offsets from the last block.
+        cross_scale: τ_r, the factor of the whole attention.
+        cross_share: λ_r, the share of the cross-correlation.
+        feedback_scale: τ_s, the factor of the logits in the second pass.
+        feedback_share: λ_s, the share of the semantic feedback in them.
+        confidence: pixels of the first pass below this probability are background.
+    """
+
+    sigma: float = setting(5.0, above=0)
+    cross_blocks: list[int] = setting([-6, -3], at_least=-99, at_most=0, lengths=(2,))
+    cross_scale: float = setting(2.0, above=0)
+    cross_share: float = setting(0.3, at_least=0, at_most=1)
+    feedback_scale: float = setting(2.2, above=0)
+    feedback_share: float = setting(0.7, at_least=0, at_most=1)
+    confidence: float = setting(0.5, at_least=0, at_most=1)
+
+    def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
+        """Returns the hook of the cross-correlation."""
+        first, last = (block_at(offset, encoder.depth) for offset in self.cross_blocks)
+        return [CrossAttention(range(first, last + 1))]
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches of the second pass, B×N×E float32."""
+        _, _, key, value = seen.last_block_input
+        logits = (key.float() / key.shape[-1] ** 0.5) @ key.float().mT
+        sigma = self.sigma * PATCH / encoder.patch_size
+        omega = neighbourhood(seen.grid, sigma).to(key.device)
+
+        def attended_by(logits: torch.Tensor) -> torch.Tensor:
+            own = (logits + omega).softmax(-1)
+            weights = (1 - self.cross_share) * own + self.cross_share * seen.observed[0]
+            attended = (self.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
+            return encoder.embed(encoder.last_block.attention_output(attended))
+
+        labels = self._labels(seen, attended_by(logits), names)
+        feedback = F.pad(semantic_feedback(labels), (1, 0, 1, 0)).unsqueeze(1)
+        share = self.feedback_share
+        return attended_by(self.feedback_scale * ((1 - share) * logits + share * feedback))
+
+    def _labels(self, seen: SharedPass, features: torch.Tensor, names: Names) -> torch.Tensor:
+        """Returns the label of every patch after the first pass, B×h×w int64."""
+        size = seen.pixels.shape[-2:]
+        similarity = (F.normalize(features, dim=-1) @ names.text.mT).mT.unflatten(-1, seen.grid)
+        similarity = F.interpolate(similarity, size, mode="bilinear", align_corners=False)
+        similarity = pamr(seen.pixels, similarity)
+        best, channel = (names.temperature * similarity).softmax(1).max(1)
+        labels = names.labels[channel].where(best >= self.confidence, 0)
+        rows, columns = seen.grid
+        cells = labels.unflatten(2, (columns, -1)).unflatten(1, (rows, -1)).transpose(2, 3)
+        return cells.flatten(3).mode(-1).values
+
+
+_BLUR_SIGMA, _BLUR_WIDTH = 5.0, 31
+
+
+def semantic_feedback(labels: torch.Tensor) -> torch.Tensor:
+    """Returns F, the semantic feedback between patches, B×N×N float32 in [0, 1] (section 3.3).
+
+    Patches of one label attend to each other, the less the farther they are apart, unless they are
+    of one object. As in the released code, the Gaussian blurs each row as one sequence of patches,
+    which runs on from the end of an image row to the begin of the next.
+
+    Args:
+        labels: B×h×w int64.
+    """
+    _, height, width = labels.shape
+    flat = labels.flatten(1)
+    rows, columns = torch.meshgrid(
+        *(torch.arange(side, device=labels.device) for side in (height, width)), indexing="ij"
+    )
+    places = torch.stack([rows.flatten(), columns.flatten()], -1)
+    apart = (places[:, None] - places).abs().amax(-1)
+    decay = torch.exp(-apart / apart.max().clamp(min=1))
+    same = flat[:, :, None] == flat[:, None]
+    feedback = torch.stack(
+        [torch.where(of_one_object(image, places, apart), 1.0, decay) for image in labels]
+    )
+    feedback = feedback * same
+    taps = min(height * width, _BLUR_WIDTH) // 2 * 2 + 1
+    steps = torch.arange(taps, device=labels.device) - taps // 2
+    kernel = torch.exp(-steps.square() / (2 * _BLUR_SIGMA**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    blurred = F.conv1d(feedback.flatten(0, 1).unsqueeze(1), kernel, padding=taps // 2)
+    blurred = blurred.squeeze(1).unflatten(0, feedback.shape[:2])
+    blurred = blurred / (blurred.sum(-1, keepdim=True) + 1e-8)
+    return blurred / blurred.amax((1, 2), keepdim=True)
+
+
+def of_one_object(labels: torch.Tensor, places: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
+    """Tells whether the patches on the line from one patch to another have the label of the first.
+
+    As in the released code, the line is cut into as many steps as the longest line of the image
+    has, and only as many of them are looked at as the two patches are apart.
+
+    Args:
+        labels: h×w int64.
+        places: row and column of every patch, N×2 int64.
+        apart: the larger of the distances in rows and in columns, N×N int64.
+
+    Returns:
+        N×N bool.
+    """
+    longest = int(apart.max())
+    flat = labels.flatten()
+    alike = torch.ones_like(apart, dtype=torch.bool)
+    for step in range(1, longest + 1):
+        start, stop = (apart >= step).nonzero(as_tuple=True)
+        between = places[stop] - places[start]
+        cells = (places[start] + (step / longest) * between).round().long()
+        on_line = labels[cells[:, 0], cells[:, 1]]
+        alike[start, stop] &= on_line == flat[start]
+    return alike

@@ -1,0 +1,153 @@
+"""SC-CLIP: repairs anomalous patches and aggregates similar ones (Bai et al., 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.attention import attention_weights
+from pipeline.clip.block import Block, block_at
+from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.engine.settings import setting
+from pipeline.errors import ImageError
+
+
+class TokensAfter(BlockHook):
+    """Keeps the tokens after two blocks, and the sum of those after a range of blocks."""
+
+    def __init__(self, middle: int, shallow: int, several: Sequence[int]):
+        self._wanted = [[middle], [shallow], several]
+        self._sums: list[torch.Tensor | float] = [0.0, 0.0, 0.0]
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds the tokens that enter a block, which are those after the block before."""
+        for index, wanted in enumerate(self._wanted):
+            if number - 1 in wanted:
+                self._sums[index] = self._sums[index] + inputs.tokens
+
+    def result(self) -> torch.Tensor:
+        """Returns all three, B×3×(1+N)×D float32."""
+        return torch.stack(self._sums, 1)
+
+
+@dense_method("sc_clip", "Bai et al., SC-CLIP, 2024, arXiv 2411.15869")
+@dataclass
+class ScClip(DenseMethod):
+    """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one.
+
+    Attributes:
+        neighbours: patches that the local outlier factor compares each patch with.
+        anomalies: the share of patches with the highest factor, which are repaired.
+        middle_block: whose similarities are the attention, as an offset from the last block.
+        shallow_block: whose similarities aggregate the result.
+        stream_blocks: first and last block of the sum that is added to the result.
+        floor: similarities below it do not aggregate.
+        sharpness: the factor of similarities in the attention.
+        class_token: the share of the class token that is added to every patch.
+    """
+
+    neighbours: int = setting(30, at_least=1)
+    anomalies: float = setting(0.05, at_least=0, at_most=1)
+    middle_block: int = setting(-3, at_least=-99, at_most=-1)
+    shallow_block: int = setting(-8, at_least=-99, at_most=-1)
+    stream_blocks: list[int] = setting([-8, -2], at_least=-99, at_most=-1, lengths=(2,))
+    floor: float = setting(0.4, at_least=-1, at_most=1)
+    sharpness: float = setting(3.0, at_least=0)
+    class_token: float = 0.3
+
+    def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
+        """Returns the hook that keeps tokens of earlier blocks."""
+        middle, shallow, first, last = (
+            block_at(offset, encoder.depth)
+            for offset in (self.middle_block, self.shallow_block, *self.stream_blocks)
+        )
+        return [TokensAfter(middle, shallow, range(first, last + 1))]
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32.
+
+        Raises:
+            ImageError: there are too few patches for the local outlier factor.
+        """
+        tokens = seen.last_block_input.tokens
+        middle, shallow, several = seen.observed[0].unbind(1)
+        patches, grid = tokens[:, 1:], seen.grid
+        anomalous = self.anomalous(patches)
+        similarity = _similarity(repair(middle[:, 1:], anomalous, grid))
+        patches = self._aggregate(similarity, repair(patches, anomalous, grid))
+        by_shallow = _similarity(shallow[:, 1:])
+        output = 0.0
+        for stream, class_token in ((patches, tokens[:, :1]), (several[:, 1:], several[:, :1])):
+            attended = self._attend(encoder.last_block, stream, similarity)
+            with_class = attended + self.class_token * class_token
+            output = output + self._aggregate(by_shallow, with_class)
+        return encoder.embed(output)
+
+    def anomalous(self, patches: torch.Tensor) -> torch.Tensor:
+        """Returns which patches are outliers among their neighbours, B×N bool.
+
+        The local outlier factor as the authors compute it: of squared distances, and with the
+        distance to a patch's own k-th neighbour as the reachability from all its neighbours. Then
+        the local density is the inverse of that distance.
+        """
+        if patches.shape[1] <= self.neighbours:
+            raise ImageError(
+                f"has {patches.shape[1]} patches, too few for cams.neighbours={self.neighbours} of"
+                " SC-CLIP: set fewer, or choose another method"
+            )
+        distances = torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances.square().topk(self.neighbours + 1, largest=False)
+        reach = nearest.values[..., -1]
+        density = 1 / reach.clamp(min=torch.finfo(reach.dtype).tiny)
+        of_neighbours = density[:, None].expand_as(distances).gather(2, nearest.indices[..., 1:])
+        factor = of_neighbours.mean(-1) / density
+        return factor > factor.quantile(1 - self.anomalies, dim=1, keepdim=True)
+
+    def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
+        """Returns the attention by similarities, B×heads×N×N: only those above average count."""
+        logits = self.sharpness * (similarity - similarity.mean((1, 2), keepdim=True))
+        logits = logits.masked_fill(logits < 0, float("-inf"))
+        return logits.softmax(-1)[:, None].expand(-1, heads, -1, -1)
+
+    def _attend(
+        self, block: Block, patches: torch.Tensor, similarity: torch.Tensor
+    ) -> torch.Tensor:
+        _, key, value = block.project(block.ln_1(patches))
+        weights = self.attention_of(similarity, key.shape[1]) + attention_weights(key, key)
+        return block.attention_output((weights / 2).to(value.dtype) @ value)
+
+    def _aggregate(self, similarity: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        weights = similarity.where(similarity >= self.floor, 0.0)
+        return (weights / (weights.sum(-1, keepdim=True) + 1e-6)) @ features
+
+
+def _similarity(patches: torch.Tensor) -> torch.Tensor:
+    unit = F.normalize(patches, dim=-1)
+    return unit @ unit.mT
+
+
+def repair(patches: torch.Tensor, anomalous: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Replaces anomalous patches by the mean of their neighbours that are not, of eight.
+
+    A patch without such a neighbour stays.
+
+    Args:
+        patches: B×N×D.
+        anomalous: B×N bool.
+        grid: h, w.
+    """
+
+    def sum_of_nine(values: torch.Tensor) -> torch.Tensor:
+        return 9 * F.avg_pool2d(values.mT.unflatten(-1, grid), 3, 1, 1).flatten(2).mT
+
+    sound = (~anomalous).unsqueeze(-1).to(patches.dtype)
+    count = sum_of_nine(sound)
+    mean = sum_of_nine(patches * sound) / count.clamp(min=0.5)
+    return torch.where(anomalous.unsqueeze(-1) & (count > 0.5), mean, patches)

@@ -1,0 +1,26 @@
+"""SCLIP: patches attend to patches like themselves (Wang et al., ECCV 2024, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.clip.attention import attend
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import DenseMethod, Names, dense_method
+
+
+@dense_method("sclip", "Wang et al., SCLIP, ECCV 2024, arXiv 2312.01597")
+@dataclass
+class Sclip(DenseMethod):
+    """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        tokens, query, key, value = seen.last_block_input
+        attended = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
+        return encoder.embed(encoder.last_block.finish(tokens[:, 1:], attended))

@@ -1,0 +1,71 @@
+"""The features of dense methods against those of their authors' code, on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clip.checkpoint import load_clip
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.pixels import to_pixels
+from pipeline.dense.gem import self_self_attention
+from pipeline.dense.method import DENSE_METHODS, Names
+from pipeline.dense.resclip import ResClip
+from pipeline.dense.windows import scaled_positions
+
+
+@pytest.fixture(scope="module")
+def golden(golden_folder: Path) -> dict[str, np.ndarray]:
+    with np.load(golden_folder / "dense.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def encoder(golden_folder: Path) -> ClipEncoder:
+    return ClipEncoder(load_clip(golden_folder / "tiny_clip_openai_format.pt"))
+
+
+def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5) -> None:
+    """Asserts that the largest difference is within a share of the largest value."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.numpy() - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("size", ["224", "wide"])
+@pytest.mark.parametrize("name", ["sclip", "naclip", "itaclip"])
+def test_features_are_the_released_ones(encoder, golden, name, size):
+    method = DENSE_METHODS[name]()
+    for image_id in golden["ids"]:
+        image = golden[f"{image_id}/image_{size}"]
+        pixels = to_pixels(image, *image.shape[:2])[None]
+        positions = scaled_positions(encoder, image.shape[0] // 16, image.shape[1] // 16)
+        seen = method.look(encoder, pixels, positions)
+        features = method.patch_features(encoder, seen)[0]
+        assert_close(features, golden[f"{image_id}/{name}_{size}"][1:])
+
+
+def test_features_of_sc_clip_are_the_released_ones(encoder, golden):
+    method = DENSE_METHODS["sc_clip"]()
+    for image_id in golden["ids"]:
+        pixels = to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None]
+        assert_close(method.features(encoder, pixels)[0], golden[f"{image_id}/sc_clip_224"])
+
+
+def test_attention_of_gem_is_the_released_one(encoder, golden):
+    tokens = torch.from_numpy(golden["gem_tokens"])[None]
+    attended = self_self_attention(encoder.last_block, tokens)[0]
+    assert_close(attended, golden["gem_attention"])
+
+
+def test_features_of_resclip_are_the_released_ones(encoder, golden):
+    method = ResClip(confidence=0.05)
+    text = torch.from_numpy(golden["resclip_text"])
+    names = Names(text, torch.arange(len(text)), 40.0)
+    for image_id in golden["ids"]:
+        seen = method.look(encoder, to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None])
+        features = method.patch_features(encoder, seen, names)[0]
+        # The released code rounds the feedback to float16.
+        assert_close(features, golden[f"{image_id}/resclip_224"][1:], 2e-4)
