@@ -97,4 +97,4 @@ soak: $(VENV)/installed
 	  --ignore tests/segmenter/test_training_faults.py
 
 clean:
-	rm -rf .venv .venv-* outputs site docs/reference data/demo/scenes
+	rm -rf .venv .venv-* outputs site docs/reference data/*/scenes

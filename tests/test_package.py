@@ -54,6 +54,7 @@ def test_a_wheel_holds_what_runs_need(installed):
     shipped = [
         *(REPOSITORY / "configs").rglob("*.yaml"),
         *(REPOSITORY / "requirements").glob("lock-*"),
+        *(REPOSITORY / "data").glob("*/scenes.yaml"),
     ]
     for path in shipped:
         assert (package / path.relative_to(REPOSITORY)).is_file()

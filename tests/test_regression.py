@@ -15,7 +15,7 @@ from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
-from pipeline.datasets.scenes import render_scene
+from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.tagclip import TagClip, TagClipOptions
@@ -33,7 +33,7 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    return render_scene("val", 0).image
+    return render_scene(load_recipe("demo"), "val", 0).image
 
 
 def test_the_first_scene_is_scored_and_masked_as_ever(scene):

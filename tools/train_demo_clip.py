@@ -64,7 +64,7 @@ def build_model() -> CLIP:
 
 
 def _render(index: int) -> Scene:
-    return render_scene(BATCH_STREAM, index)
+    return render_scene(load_recipe("demo"), BATCH_STREAM, index)
 
 
 def cut_picture(scene: Scene, side: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
@@ -84,7 +84,7 @@ def cut_picture(scene: Scene, side: int, rng: np.random.Generator) -> tuple[np.n
         image = image[:, ::-1]
     picture = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.BICUBIC)
     area = np.bincount(mask.ravel())[1:] / mask.size
-    names = list(load_recipe()["classes"])
+    names = list(load_recipe("demo")["classes"])
     visible = [names[k] for k in np.argsort(-area, kind="stable") if area[k] >= SMALLEST_VISIBLE]
     return np.asarray(picture), visible
 
@@ -129,7 +129,7 @@ def write_caption(
     Returns:
         The caption, and the set of names in it.
     """
-    recipe = load_recipe()
+    recipe = load_recipe("demo")
     odds = recipe["captions"]
     named = visible[:1] + [n for n in visible[1:] if rng.random() < odds["name_further"]]
     template = str(rng.choice(templates))

@@ -32,7 +32,13 @@ NAVIGATION = {
     "Method": ["docs/how-it-works", "docs/algorithms", "docs/experiments", "docs/segmenters"],
     "Extend": ["docs/add-a-method", "docs/add-a-dataset", "docs/interoperation"],
     "Operate": ["docs/clusters", "docs/reliability", "docs/speed"],
-    "Data": ["data/README", "data/demo/README", "data/demo/CLIP", "docs/licences"],
+    "Data": [
+        "data/README",
+        "data/demo/README",
+        "data/demo/CLIP",
+        "data/demo_crowded/README",
+        "docs/licences",
+    ],
     "Reference": ["docs/reference/index"],
 }
 """The captions of the navigation, and the pages below each; every page is in it."""

@@ -22,6 +22,7 @@ from pipeline.commands import command_line
 from pipeline.commands.command_line import next_command
 from pipeline.commands.user_configs import checked_configurations
 from pipeline.datasets.demo import without_writing
+from pipeline.datasets.scenes import RENDERED
 from pipeline.engine.configuration import explain, register_groups, take_plugins
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins
@@ -61,7 +62,7 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     pipeline = Pipeline.open(config)
     for note in notes_on(pipeline):
         print(f"note: {note}", file=sys.stderr)
-    is_elsewhere = config.clip.name == "demo" and config.dataset.name != "demo"
+    is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
     if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
         print(note, file=sys.stderr)

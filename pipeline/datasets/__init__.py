@@ -10,6 +10,7 @@ from pipeline.datasets.demo import load_demo
 from pipeline.datasets.folder import load_folder
 from pipeline.datasets.label_maps import load_ade20k, load_cocostuff
 from pipeline.datasets.lists import apply_lists
+from pipeline.datasets.scenes import RENDERED
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc
 from pipeline.engine.sample import Dataset
@@ -19,7 +20,7 @@ from pipeline.errors import check_choice, shown
 Reader = Callable[[Any], Dataset]
 
 READERS: dict[str, tuple[Reader, type[DatasetSettings]]] = {
-    "demo": (load_demo, DatasetSettings),
+    **dict.fromkeys(RENDERED, (load_demo, DatasetSettings)),
     "folder": (load_folder, DatasetSettings),
     "voc2007": (load_voc, VocSettings),
     "voc2012": (load_voc, VocSettings),
@@ -46,7 +47,7 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
 
     Args:
         settings: of the class that :func:`find_reader` gives.
-        workers: the number of processes that render the demo's scenes.
+        workers: the number of processes that render scenes.
 
     Raises:
         UserError: the settings or the layout of the data set are not as expected; the message
@@ -54,6 +55,6 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
     """
     check(settings, "dataset")
     reader, _ = find_reader(settings.name)
-    is_rendered = settings.name == "demo"
+    is_rendered = settings.name in RENDERED
     dataset = load_demo(settings, workers) if is_rendered else reader(settings)
     return apply_lists(dataset, settings)

@@ -1,18 +1,19 @@
-"""The demo data set: scenes that are rendered on first use and kept as PNG files."""
+"""The demo and the crowded world: scenes that are rendered on first use and kept as PNG files."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import RENDERED, load_recipe, render_scene
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.pool import in_processes
@@ -25,7 +26,7 @@ from pipeline.files.text import given_path
 
 
 def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
-    """Returns the demo's splits and renders scenes that are missing, in processes.
+    """Returns the splits of a recipe and renders scenes that are missing, in processes.
 
     Labels and masks are known because the scenes are drawn; the pipeline only evaluates with them.
     They follow the vocabulary: an object whose name is not a class is background, and if the name
@@ -35,18 +36,21 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
     that of the scenes.
     """
     vocabulary = build_vocabulary(settings)
+    recipe = load_recipe(settings.name)
     images = _images(settings)
     if missing := _not_rendered(images):
-        with track("render the demo's scenes", len(missing)) as advance:
-            for scene, failure in in_processes(missing, _render, workers):
+        render = partial(_render, settings.name)
+        with track("render the scenes", len(missing)) as advance:
+            for scene, failure in in_processes(missing, render, workers):
                 if failure is not None:
                     raise UserError(f"{scene} was not rendered: {failure}")
                 advance()
     splits: dict[str, list[Sample]] = {}
     for image in images:
         kept = Path(settings.cache) / image.parent.name
-        splits.setdefault(image.parent.name, []).append(_sample(image, vocabulary.classes, kept))
-    counts = load_recipe()["splits"].items()
+        sample = _sample(image, recipe, vocabulary.classes, kept)
+        splits.setdefault(image.parent.name, []).append(sample)
+    counts = recipe["splits"].items()
     whole = {split: [_name(index) for index in range(count)] for split, count in counts}
     return Dataset(vocabulary, splits, "train", whole=whole)
 
@@ -55,16 +59,16 @@ def _images(settings: DatasetSettings) -> list[Path]:
     """Returns the image files of all splits, ``<split>/<index>.png``.
 
     Raises:
-        UserError: ``root`` is not a folder of the demo's alone, such as one of photographs.
+        UserError: ``root`` is not a folder of these scenes alone, such as one of photographs.
     """
-    recipe = load_recipe()
+    recipe = load_recipe(settings.name)
     given = given_path(settings.root, "dataset.root").absolute()
     root = given / f"v{recipe['version']}"
     strange = {name for name in _names(given) if not re.fullmatch(r"v\d+", name)}
     strange |= {*_names(root)} - {*recipe["splits"]}
     if strange or given.is_file():
         raise UserError(
-            f"dataset.root={shown(settings.root)} holds other files than the demo's scenes"
+            f"dataset.root={shown(settings.root)} holds other files than scenes of {settings.name}"
             f" ({shown(min(strange, default='a file'))}): did you mean dataset=folder?"
         )
     return [
@@ -92,10 +96,10 @@ def _facts(image: Path) -> dict | None:
     return read_json(image.with_suffix(".json"), shape, ["labels", "ground"])
 
 
-def _sample(image: Path, classes: Sequence[str], kept: Path) -> Sample:
+def _sample(image: Path, recipe: Mapping, classes: Sequence[str], kept: Path) -> Sample:
     """Returns a rendered scene, labelled by the names of the vocabulary."""
     facts = _facts(image) or {}
-    drawn = [facts["ground"], *load_recipe()["classes"]]
+    drawn = [facts["ground"], *recipe["classes"]]
     labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
     present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
     mask = image.with_suffix(".mask.png")
@@ -105,9 +109,9 @@ def _sample(image: Path, classes: Sequence[str], kept: Path) -> Sample:
     return Sample(image.stem, image, truth, tuple(sorted(label - 1 for label in present)))
 
 
-def _render(image: Path) -> None:
+def _render(name: str, image: Path) -> None:
     """Writes image, mask and labels; the labels last, since they mark the scene as complete."""
-    scene = render_scene(image.parent.name, int(image.stem))
+    scene = render_scene(load_recipe(name), image.parent.name, int(image.stem))
     write_atomically(image, encode_png(scene.image))
     write_atomically(image.with_suffix(".mask.png"), encode_png(scene.mask, voc_palette(256)))
     labels = [int(v) - 1 for v in np.unique(scene.mask) if v]
@@ -119,11 +123,11 @@ def _render(image: Path) -> None:
 def without_writing(settings: DatasetSettings) -> Iterator[None]:
     """Has a data set read without a trace, for a dry run.
 
-    Masks that have to be drawn, and the demo's scenes if they were never rendered, go to a
-    temporary folder while the block runs: the settings, of any data set, are changed.
+    Masks that have to be drawn, and scenes that were never rendered, go to a temporary folder while
+    the block runs: the settings, of any data set, are changed.
     """
     with TemporaryDirectory() as folder:
         settings.cache = str(Path(folder) / "masks")
-        if settings.name == "demo" and _not_rendered(_images(settings)):
+        if settings.name in RENDERED and _not_rendered(_images(settings)):
             settings.root = str(Path(folder) / "scenes")
         yield

@@ -1,4 +1,4 @@
-"""The backgrounds of the demo's scenes: photographed and generated textures.
+"""The backgrounds of rendered scenes: photographed and generated textures.
 
 A ground is a function of a random generator, a height and a width in pixels. It returns an image,
 H×W×3 float64, RGB in [0, 1].

@@ -1,9 +1,10 @@
-"""The demo's images: rendered scenes of simple objects, with labels and masks.
+"""Rendered scenes of simple objects, with labels and masks: the demo's, and the crowded world's.
 
 Objects of ten classes lie on six grounds. One object dominates, as in most photographs of PASCAL
-VOC; up to three smaller ones may stand beside it, occlude it or be cut off by the border. A scene
-depends only on ``(seed, stream, index)``, so that every machine draws the same scene. Its
-parameters are in ``data/demo/scenes.yaml``, the reasons for them in ``data/demo/README.md``.
+VOC; smaller ones may stand beside it, occlude it or be cut off by the border. The recipe of a data
+set has the parameters, ``data/NAME/scenes.yaml``; the README beside it gives the reasons. A scene
+depends only on the recipe, its seed included, and on ``(stream, index)``, so that every machine
+draws the same scene.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import yaml
 from PIL import Image, ImageDraw
 
 from pipeline.datasets.grounds import GROUNDS, Rng
-from pipeline.files.shipped import DEMO
+from pipeline.files.shipped import DATA
+
+RENDERED = ("demo", "demo_crowded")
+"""The data sets that have a recipe."""
 
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
 _REACH = 1.3  # of an object from its centre, in units of its radius
@@ -27,9 +31,13 @@ _MIN_AREA = 64  # objects with fewer visible pixels are not drawn
 
 
 @cache
-def load_recipe() -> Mapping:
-    """Returns the parameters of the scenes as nested dictionaries."""
-    return yaml.safe_load((DEMO / "scenes.yaml").read_text(encoding="utf-8"))
+def load_recipe(name: str) -> Mapping:
+    """Returns the parameters of a data set's scenes as nested dictionaries.
+
+    Args:
+        name: one of :data:`RENDERED`.
+    """
+    return yaml.safe_load((DATA / name / "scenes.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,14 @@ class Scene:
     ground: str
 
 
-def render_scene(stream: str, index: int) -> Scene:
+def render_scene(recipe: Mapping, stream: str, index: int) -> Scene:
     """Renders a scene.
 
     Args:
-        stream: "train", "val", or "captions", on which the demo CLIP is trained.
+        recipe: the parameters, as :func:`load_recipe` returns them.
+        stream: a split, or "captions", on which the demo CLIP is trained.
         index: of the scene in its stream, from 0.
     """
-    recipe = load_recipe()
     rng = np.random.default_rng([recipe["seed"], *stream.encode(), index])
     width, height = recipe["landscape"]
     if rng.random() < recipe["portrait_share"]:
@@ -65,23 +73,28 @@ def render_scene(stream: str, index: int) -> Scene:
 
     names = list(recipe["classes"])
     main = int(rng.integers(len(names)))
-    _draw(rng, canvas, mask, main, rng.uniform(*recipe["main_radius"]), margin=0.3)
+    _draw(recipe, rng, canvas, mask, main, rng.uniform(*recipe["main_radius"]), margin=0.3)
     for _ in range(rng.choice(len(recipe["further_count"]), p=recipe["further_count"])):
         repeats = rng.random() < recipe["further_same_class"]
         label = main if repeats else int(rng.integers(len(names)))
-        _draw(rng, canvas, mask, label, rng.uniform(*recipe["further_radius"]), margin=0.08)
+        _draw(recipe, rng, canvas, mask, label, rng.uniform(*recipe["further_radius"]), margin=0.08)
 
-    canvas *= _lighting(rng, height, width)[..., None]
+    canvas *= _lighting(recipe, rng, height, width)[..., None]
     canvas += rng.normal(0, recipe["noise"] / 255, canvas.shape)
     image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
     return Scene(image, mask, ground)
 
 
 def _draw(
-    rng: Rng, canvas: np.ndarray, mask: np.ndarray, label: int, radius: float, margin: float
+    recipe: Mapping,
+    rng: Rng,
+    canvas: np.ndarray,
+    mask: np.ndarray,
+    label: int,
+    radius: float,
+    margin: float,
 ) -> None:
     """Draws an object where it covers little of the others; gives up after 20 tries."""
-    recipe = load_recipe()
     name = list(recipe["classes"])[label]
     size = np.array(mask.shape[::-1])
     angle = rng.uniform(0, 2 * math.pi)
@@ -132,11 +145,11 @@ def _rasterise(
     return (rows, columns), u, v, np.asarray(sheet.reduce(scale), np.float64) / 255
 
 
-def _lighting(rng: Rng, height: int, width: int) -> np.ndarray:
+def _lighting(recipe: Mapping, rng: Rng, height: int, width: int) -> np.ndarray:
     """Returns a linear brightness gradient in a random direction, H×W around 1."""
     angle = rng.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    slope = rng.uniform(0, load_recipe()["lighting"]) / math.sqrt(2)
+    slope = rng.uniform(0, recipe["lighting"]) / math.sqrt(2)
     return 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))
 
 

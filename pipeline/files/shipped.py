@@ -1,4 +1,4 @@
-"""The files that come with the package: configurations, locks, the demo's weights and recipe.
+"""The files that come with the package: configurations, locks, recipes of scenes, demo weights.
 
 In a checkout they lie beside ``pipeline/``; in an installed package, inside it. No path depends on
 the working directory.
@@ -15,6 +15,7 @@ HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 
 CONFIGS = HOME / "configs"
 LOCKS = HOME / "requirements"
-DEMO = HOME / "data" / "demo"
-DATA_GUIDE = HOME / "data" / "README.md"
+DATA = HOME / "data"
+DEMO = DATA / "demo"
+DATA_GUIDE = DATA / "README.md"
 """How to get each data set."""

@@ -42,7 +42,7 @@ def told(error: pytest.ExceptionInfo, section: str) -> str:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_guide_is_a_section(preset, tmp_path, cache):
     guide = settings_of(preset, tmp_path, cache).get("guide")
-    assert (guide is None) == (preset in ("demo", "folder"))
+    assert (guide is None) == (preset in ("demo", "demo_crowded", "folder"))
     assert guide is None or f"({guide}), says how" in how_to_get(guide)
 
 
@@ -148,7 +148,9 @@ def test_missing_images_of_coco_are_named(coco, cache, tmp_path):
 
 
 def test_an_unknown_data_set_is_answered_with_the_known_ones():
-    with pytest.raises(UserError, match="there is no data set imagenet: choose from demo, folder"):
+    with pytest.raises(
+        UserError, match="data set imagenet: choose from demo, demo_crowded, folder"
+    ):
         find_reader("imagenet")
     with pytest.raises(UserError, match="no data set voc12: did you mean voc2012"):
         find_reader("voc12")

@@ -1,4 +1,4 @@
-"""The demo's scenes are frozen: the committed demo CLIP was trained on them."""
+"""The scenes are frozen: the committed demo CLIP was trained on the demo's."""
 
 from __future__ import annotations
 
@@ -8,47 +8,57 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.datasets import load_dataset
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.scenes import (
     GROUNDS,
     OUTLINES,
     PATTERNS,
+    RENDERED,
     load_recipe,
     render_scene,
 )
-from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.engine.sample import Images
+from pipeline.stages.config import compose, read_config
 from tools.train_demo_clip import write_caption
 
+DEMO = load_recipe("demo")
 
-def test_the_recipe_names_what_the_code_draws():
-    recipe = load_recipe()
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_recipe_names_what_the_code_draws(name: str):
+    recipe = load_recipe(name)
     assert set(recipe["classes"]) == set(OUTLINES) == set(PATTERNS)
     assert set(recipe["grounds"]) == set(GROUNDS)
 
 
 @pytest.mark.parametrize(
-    ("stream", "index", "checksum"),
+    ("name", "stream", "index", "of_mask", "of_image"),
     [
-        ("train", 0, 1489417399),
-        ("val", 7, 4193089147),
-        ("captions", 11999, 3093231438),
+        ("demo", "train", 0, 1489417399, 4290078458),
+        ("demo", "val", 7, 4193089147, 2078019345),
+        ("demo", "captions", 11999, 3093231438, 211094445),
+        ("demo_crowded", "train", 399, 3368253096, 1742634664),
+        ("demo_crowded", "choose", 0, 1599482492, 550320904),
+        ("demo_crowded", "report", 7, 4157317584, 829651849),
     ],
 )
-def test_scenes_are_the_frozen_ones(stream: str, index: int, checksum: int):
-    mask = render_scene(stream, index).mask
-    assert zlib.crc32(mask.tobytes()) == checksum
+def test_scenes_are_the_frozen_ones(name, stream, index, of_mask, of_image):
+    scene = render_scene(load_recipe(name), stream, index)
+    assert zlib.crc32(scene.mask.tobytes()) == of_mask
+    assert zlib.crc32(scene.image.tobytes()) == of_image
 
 
 def test_a_scene_depends_on_its_index_alone():
-    render_scene("val", 3)
-    again, other = render_scene("val", 4), render_scene("train", 4)
-    np.testing.assert_array_equal(again.image, render_scene("val", 4).image)
+    render_scene(DEMO, "val", 3)
+    again, other = render_scene(DEMO, "val", 4), render_scene(DEMO, "train", 4)
+    np.testing.assert_array_equal(again.image, render_scene(DEMO, "val", 4).image)
     assert again.image.shape != other.image.shape or (again.image != other.image).any()
 
 
 def test_scenes_look_like_voc():
-    masks = [render_scene("train", index).mask for index in range(60)]
+    masks = [render_scene(DEMO, "train", index).mask for index in range(60)]
     counts = [len(np.unique(mask)) - 1 for mask in masks]
     assert min(counts) >= 1
     assert 1.2 < np.mean(counts) < 1.8
@@ -66,15 +76,15 @@ def test_captions_name_the_main_object_always_and_the_rest_sometimes():
 
 
 def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setitem(load_recipe(), "splits", {"train": 3, "val": 2})
-    classes = list(load_recipe()["classes"])
+    monkeypatch.setitem(DEMO, "splits", {"train": 3, "val": 2})
+    classes = list(DEMO["classes"])
     settings = DatasetSettings(
         name="demo", root=str(tmp_path / "scenes"), cache=str(tmp_path), classes=classes
     )
     dataset = load_demo(settings)
     assert {split: len(s) for split, s in dataset.splits.items()} == {"train": 3, "val": 2}
     sample = dataset.splits["val"][1]
-    scene = render_scene("val", 1)
+    scene = render_scene(DEMO, "val", 1)
     with Image.open(sample.image) as image:
         np.testing.assert_array_equal(np.asarray(image), scene.image)
     np.testing.assert_array_equal(sample.mask.read(), scene.mask)
@@ -86,6 +96,21 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     limited = Images(load_demo(settings), 1)
     assert [s.id for s in limited.of("val")] == ["00000"]
     assert limited.known_ids("val") == {"00000", "00001"}, "the others are not removed"
+
+
+def test_a_recipe_of_its_own_changes_the_scenes_and_not_the_classes(tmp_path, monkeypatch):
+    recipe = load_recipe("demo_crowded")
+    assert recipe["splits"] == {"train": 400, "choose": 200, "report": 500}
+    assert recipe["classes"] == DEMO["classes"] and recipe["seed"] != DEMO["seed"]
+    monkeypatch.setitem(recipe, "splits", {"train": 1, "choose": 1, "report": 1})
+    overrides = [f"dataset.root={tmp_path / 'scenes'}", f"output_dir={tmp_path}"]
+    settings = read_config(compose(["dataset=demo_crowded", *overrides])).dataset
+    dataset = load_dataset(settings)
+    assert splits_of_run(settings, dataset.splits) == ["choose", "report"]
+    assert dataset.train_split == "train"
+    with Image.open(dataset.splits["report"][0].image) as image:
+        drawn = render_scene(recipe, "report", 0).image
+        np.testing.assert_array_equal(np.asarray(image), drawn)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "holiday/a.jpg", "v1/a.jpg", ""])

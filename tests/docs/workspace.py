@@ -35,10 +35,11 @@ def build_workspace(folder: Path) -> Path:
     """Builds the folder and returns it."""
     for name in ("configs", "pipeline", "tools", "tests", "docs", "Makefile"):
         (folder / name).symlink_to(REPOSITORY / name)
-    (folder / "data" / "demo").mkdir(parents=True)
-    for path in (REPOSITORY / "data" / "demo").iterdir():
+    for path in (REPOSITORY / "data").glob("*/*"):
         if path.is_file():  # scenes are rendered here
-            (folder / "data" / "demo" / path.name).symlink_to(path)
+            linked = folder / path.relative_to(REPOSITORY)
+            linked.parent.mkdir(parents=True, exist_ok=True)
+            linked.symlink_to(path)
     for index, name in enumerate(PHOTOGRAPHS):
         path = folder / "PHOTOS" / name
         path.parent.mkdir(parents=True, exist_ok=True)
