@@ -11,10 +11,9 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
 
-# Two processes; the tests of a file stay in one, since they share what takes long to build. Files keep
-# their order: sorted by the number of tests, the longest would come last and leave a process idle.
+# In two processes; pyproject.toml says how they share the tests.
 test: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2
 
 # Types every command of README.md and docs/, on small stand-ins for data and weights: a minute or two.
 docs-test: $(VENV)/installed

@@ -11,7 +11,7 @@ command -v uv >/dev/null || { echo "uv is required: pip install uv" >&2; exit 2;
 install() {
   folder=.venv-versions/$1 versions=requirements/lock-$1.txt
   [ "$1" != lowest ] || versions=requirements.txt
-  [ "$folder/installed" -nt $versions ] && return
+  [ "$folder/installed" -nt $versions ] && [ "$folder/installed" -nt requirements/opencv.in ] && return
   if [ "$1" = lowest ]; then
     versions=.venv-versions/lowest.txt
     uv pip compile --quiet --resolution lowest-direct --python "$2" --output-file $versions \
@@ -33,8 +33,7 @@ for environment in ${*:-py311 py312 py313 lowest}; do
   esac
   log=.venv-versions/$environment.log
   install "$environment" $python >"$log" 2>&1 &&
-    ".venv-versions/$environment/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-      ${TESTS:-} >"$log" 2>&1 || failed=1
+    ".venv-versions/$environment/bin/python" -m pytest -n 2 ${TESTS:-} >"$log" 2>&1 || failed=1
   echo "$environment: $(tail -n 1 "$log")"
 done
 exit $failed
