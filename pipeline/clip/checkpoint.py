@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from huggingface_hub import try_to_load_from_cache
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.model import build_model_from_openai_state_dict, convert_to_custom_text_state_dict
 
 from pipeline.clip.architectures import (
@@ -25,7 +24,7 @@ from pipeline.clip.architectures import (
     find_training,
     models_of_other_heads,
 )
-from pipeline.clip.published import check_network, not_downloaded
+from pipeline.clip.published import check_network, hub_files, not_downloaded
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
@@ -88,11 +87,8 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
     published = find_pretrained(model, pretrained)
     if "file" in published:
         return True
-    if hub := published.get("hf_hub"):
-        repository, _, name = hub.rpartition("/")
-        alternative = PurePosixPath(name).with_suffix(".safetensors").name if name else ""
-        names = [alternative, name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-        return any(isinstance(try_to_load_from_cache(repository, n), str) for n in names)
+    if files := hub_files(published):
+        return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
     return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 

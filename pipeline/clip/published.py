@@ -35,13 +35,25 @@ def published_weights(model: str, pretrained: str | None) -> Source:
     return Source(f"{model}-{pretrained}{PurePosixPath(urls[0]).suffix}", urls)
 
 
-def _addresses(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the URLs at which open_clip looks for weights."""
+def hub_files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the repository and name of each file that weights may be on Hugging Face.
+
+    Args:
+        entry: what open_clip lists of the weights. Without a name, its own names are meant; a
+            pickle may have been downloaded as safetensors.
+    """
     repository, _, name = entry.get("hf_hub", "").rpartition("/")
     if not repository:
-        return (entry["url"],)
-    names = [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    return tuple(hf_hub_url(repository, name) for name in names)
+        return []
+    safe = PurePosixPath(name).with_suffix(".safetensors").name if name else ""
+    names = [name, safe] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    return [(repository, each) for each in dict.fromkeys(names)]
+
+
+def _addresses(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the URLs at which open_clip looks for weights."""
+    files = hub_files(entry)
+    return tuple(hf_hub_url(*file) for file in files) if files else (entry["url"],)
 
 
 def check_network(model: str, pretrained: str | None) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.commands.command_line import Parser
 from pipeline.datasets.obtain import STATE, Item, obtain
-from pipeline.datasets.sources import find_licence, read_downloads, read_lists
+from pipeline.datasets.sources import find_licence, find_size, read_downloads, read_lists
 from pipeline.errors import UserError, check_choice, did_you_mean, shown
 from pipeline.files.download import Source, size_text
 from pipeline.files.shipped import CONFIGS
@@ -198,9 +198,11 @@ def _print_list() -> None:
     lists, licence = read_lists()
     print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
     print(f"    {', '.join(lists)}")
-    print("clip=NAME  sizes and SHA-256 are those that OpenAI and Hugging Face state")
+    print("clip=NAME  a download is held against the size and SHA-256 that its host states")
     for name, preset in _clip_presets().items():
-        print(f"    {name}  {preset['model']}  licence: {find_licence(preset['pretrained'])}")
+        size = size_text(find_size(preset["model"], preset["pretrained"]))
+        licence = find_licence(preset["pretrained"])
+        print(f"    {name}  {preset['model']}  about {size}  licence: {licence}")
 
 
 def _next_command(given: Mapping[str, str], last: Path) -> str:

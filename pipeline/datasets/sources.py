@@ -115,6 +115,12 @@ def read_lists() -> tuple[dict[str, Source], str]:
 
 def find_licence(pretrained: str) -> str:
     """Returns the licence of published weights of CLIP, in a few words."""
-    licences = _content(SOURCES)[_WEIGHTS]
+    licences = _content(SOURCES)[_WEIGHTS]["licences"]
     found = [text for start, text in licences.items() if pretrained.startswith(start)]
     return found[0] if found else "see their repository"
+
+
+def find_size(model: str, pretrained: str) -> int | None:
+    """Returns the size of published weights of CLIP in bytes, rounded if they are not OpenAI's."""
+    sizes = _content(SOURCES)[_WEIGHTS]["openai" if pretrained == "openai" else "others"]
+    return sizes.get(model.removesuffix("-quickgelu"))

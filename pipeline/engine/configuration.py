@@ -23,6 +23,9 @@ from pipeline.files.shipped import CONFIGS
 
 PLUGINS = "plugins"
 
+_OPEN = ("segmenter.overrides.", "executor.cluster.")
+"""Groups that take more keys than they have: these are the arguments of another library."""
+
 COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
 """What Hydra and OmegaConf raise for a configuration that cannot be composed."""
 
@@ -189,6 +192,8 @@ def _siblings(key: str, error: BaseException | None) -> list[str]:
 
 
 def _no_such_key(key: str, known: Sequence[str]) -> str:
+    if key.startswith(_OPEN):
+        return f"there is no key {key}: give +{key}=… to add it"
     return (
         f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"
         " them all"

@@ -21,7 +21,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
-from pipeline.clip.published import published_weights
+from pipeline.clip.published import hub_files, published_weights
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline import global_scores
@@ -133,6 +133,21 @@ def test_openais_addresses_hold_their_checksums():
         assert re.fullmatch("[0-9a-f]{64}", source.digest) and source.algorithm == "sha256"
         assert source.urls[0].endswith(f"/{source.digest}/{source.name}")
         assert source.name.startswith("ViT-") and source.name.endswith(".pt")
+
+
+def test_a_pickle_of_the_hub_may_be_kept_as_safetensors():
+    assert hub_files({"hf_hub": "laion/clip/model.bin"}) == [
+        ("laion/clip", "model.bin"),
+        ("laion/clip", "model.safetensors"),
+    ]
+    assert hub_files({"hf_hub": "laion/clip/model.safetensors"}) == [
+        ("laion/clip", "model.safetensors")
+    ]
+    assert [name for _, name in hub_files({"hf_hub": "laion/clip/"})] == [
+        "open_clip_model.safetensors",
+        "open_clip_pytorch_model.bin",
+    ]
+    assert hub_files({"url": "https://example.org/model.pt"}) == []
 
 
 def test_files_of_the_hub_get_names_of_their_own():

@@ -20,6 +20,15 @@ from tests.small_runs import latest
             "no dataset=voc2013: did you mean voc2012? choose from ade20k, coco2014",
         ),
         (["tags.alfa=1"], "there is no key tags.alfa: did you mean tags.alpha? "),
+        (
+            ["segmenter.overrides.decode_head.kernel_size=1"],
+            "there is no key segmenter.overrides.decode_head.kernel_size: give"
+            " +segmenter.overrides.decode_head.kernel_size=… to add it",
+        ),
+        (
+            ["executor=slurm", "executor.cluster.account=me"],
+            "there is no key executor.cluster.account: give +executor.cluster.account=… to add it",
+        ),
         (["iterations=9"], "there is no key iterations: did you mean "),
         (
             ["segmenter=segformer_b1"],
