@@ -92,7 +92,8 @@ def test_manifests_name_what_computes_pixels_and_weights(monkeypatch):
     missing = {name for name, number in found.items() if number == "missing"}
     of_pixels = {"numpy", "scipy", "scikit-image", "pillow", "pydensecrf2", "torchvision"}
     of_weights = {"torch", "open_clip_torch", "timm", "mmsegmentation", "mmengine", "mmcv-lite"}
-    assert missing == of_pixels | of_weights
+    of_text = {"scikit-learn"}
+    assert missing == of_pixels | of_weights | of_text
 
 
 @pytest.fixture

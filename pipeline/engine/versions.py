@@ -15,7 +15,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _FIRST = "0.1.0"  # until a commit has a tag such as v0.2.0
 _PACKAGES = (
     *(("torch",), ("torchvision",), ("open_clip_torch",), ("timm",), ("numpy",), ("scipy",)),
-    *(("scikit-image",), ("pillow",), ("pydensecrf2",)),
+    *(("scikit-image",), ("scikit-learn",), ("pillow",), ("pydensecrf2",)),
     # One of several with the same import names.
     ("opencv-python", "opencv-python-headless"),
     ("mmsegmentation", "onedl-mmsegmentation"),
