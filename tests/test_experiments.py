@@ -164,6 +164,12 @@ def test_every_data_set_composes(name):
     assert plain["compat"]["name"] == ("clean" if name == "folder" else "released")
 
 
+def test_studies_choose_settings_on_scenes_that_no_figure_is_reported_on():
+    for name in ("input_size", "dmar_votes"):
+        config = composed(f"experiment={name}")
+        assert_holds(config, {"dataset.name": "demo_crowded", "dataset.split": "choose"})
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """Returns the root of a miniature of a data set's split, built when it is first asked for."""
