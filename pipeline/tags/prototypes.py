@@ -1,0 +1,197 @@
+"""PIAA's prototypes: class means and a shared covariance, estimated from unlabelled patches.
+
+Wang et al., PIAA, ICML 2026, arXiv 2605.25821; docs/algorithms.md, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.errors import UserError
+
+_LEAST_PROBABILITY = 1e-10  # inside the logarithm
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """A linear classifier of patches, ℓ = xW + b.
+
+    Attributes:
+        weight: W, E×C float64 or float32.
+        bias: b, C.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns ℓ of patches, …×E: …×C."""
+        return features @ self.weight + self.bias
+
+
+def entropy(
+    features: torch.Tensor, text: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns how unsure zero-shot classification is of patches, and the class of each.
+
+    Args:
+        features: …×E, of length 1.
+        text: C×E class embeddings, of length 1.
+        temperature: the factor of the cosine similarities.
+
+    Returns:
+        H = −Σ p ln p of p = softmax(temperature · x·t), and ŷ = argmax x·t; both of shape ….
+    """
+    probabilities = zero_shot(features, text, temperature)
+    logarithms = probabilities.clamp(min=_LEAST_PROBABILITY).log()
+    return -(probabilities * logarithms).sum(-1), probabilities.argmax(-1)
+
+
+def zero_shot(features: torch.Tensor, text: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Returns p = softmax(temperature · x·t) over the classes, …×C."""
+    return (temperature * (features @ text.mT)).softmax(-1)
+
+
+def choose_bank(
+    entropies: Sequence[np.ndarray], classes: Sequence[np.ndarray], size: int
+) -> list[np.ndarray]:
+    """Chooses, for every class, the patches of all images that are surest to show it.
+
+    Of equal entropies the first image's, and in it the first patch, is chosen, so that the choice
+    depends on nothing but the order of the images.
+
+    Args:
+        entropies: H of the patches of every image, N float32 each.
+        classes: ŷ of the same patches, N integers each.
+        size: K, the number of patches for a class, fewer where there are fewer.
+
+    Returns:
+        The chosen patches of every image, ascending.
+    """
+    entropy_of, class_of = np.concatenate(entropies), np.concatenate(classes)
+    chosen = np.zeros(len(entropy_of), bool)
+    for index in np.unique(class_of):
+        patches = np.flatnonzero(class_of == index)
+        order = entropy_of[patches].argsort(kind="stable")
+        chosen[patches[order[:size]]] = True
+    ends = np.cumsum([len(each) for each in entropies])[:-1]
+    return [np.flatnonzero(of_image) for of_image in np.split(chosen, ends)]
+
+
+def estimate(features: torch.Tensor, probabilities: torch.Tensor, text: torch.Tensor) -> Prototypes:
+    """Gaussian discriminant analysis: each patch counts for its best class, by its probability.
+
+    Args:
+        features: n×E, of length 1.
+        probabilities: n×C.
+        text: C×E, which are the means of classes without a patch.
+
+    Raises:
+        UserError: there are fewer than two patches, which have no covariance.
+    """
+    n, width = features.shape
+    if n < 2:
+        raise UserError(
+            "fewer than two patches are left to learn prototypes from: give more images to learn"
+            " from, or set compat.empty_class=false"
+        )
+    classes = probabilities.argmax(1)
+    weights = F.one_hot(classes, len(text)) * probabilities
+    totals = weights.sum(0).unsqueeze(1)
+    means = torch.where(totals > 0, weights.mT @ features / totals.clamp(min=1e-300), text)
+    covariance = (features - means[classes]).mT.cov()
+    spread = (n - 1) * covariance + covariance.trace() * torch.eye(width).to(covariance)
+    precision = width * torch.linalg.pinv(spread, hermitian=True)
+    weight = precision @ means.mT
+    bias = -np.log(len(text)) - (means.mT * weight).sum(0) / 2
+    return Prototypes(weight, bias)
+
+
+def keep_surest(
+    features: torch.Tensor, prototypes: Prototypes, temperature: float, *, empty_class: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores patches with prototypes, and keeps those that stand out in their class.
+
+    In class c these are the patches with q ≥ mean + standard deviation of q over the class.
+
+    Args:
+        features: n×E, of length 1.
+        prototypes: the classifier.
+        temperature: T of q = softmax(T·ℓ).
+        empty_class: quirk: no patch of a class is kept where none reaches the threshold, as where
+            all are almost certain, or where there is one patch; else its best patches are kept.
+
+    Returns:
+        Which patches are kept, n bool, and q of all, n×C.
+    """
+    logits = prototypes.logits(features)
+    probabilities, classes = (temperature * logits).softmax(-1), logits.argmax(-1)
+    kept = torch.zeros_like(classes, dtype=torch.bool)
+    for index in classes.unique():
+        patches = torch.nonzero(classes == index).flatten()
+        of_class = probabilities[patches, index]
+        threshold = of_class.mean() + (of_class.std() if len(of_class) > 1 else torch.nan)
+        if not empty_class:
+            threshold = threshold.nan_to_num(0).minimum(of_class.max())
+        kept[patches] = of_class >= threshold
+    return kept, probabilities
+
+
+def learn(
+    features: torch.Tensor,
+    text: torch.Tensor,
+    temperature: float,
+    rescoring_temperature: float,
+    *,
+    empty_class: bool,
+) -> Prototypes:
+    """Learns prototypes from the patches of the bank: GDA, rescoring, GDA; without gradients.
+
+    Args:
+        features: n×E, of length 1.
+        text: C×E, of length 1.
+        temperature: of the zero-shot probabilities.
+        rescoring_temperature: see :func:`keep_surest`, as for ``empty_class``.
+        empty_class: a quirk.
+
+    Raises:
+        UserError: too few patches are left.
+    """
+    features, text = (F.normalize(each.double(), dim=-1) for each in (features, text))
+    first = estimate(features, zero_shot(features, text, temperature), text)
+    kept, surest = keep_surest(features, first, rescoring_temperature, empty_class=empty_class)
+    return estimate(features[kept], surest[kept], text)
+
+
+def scores_of_patches(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Returns g = softmax(ℓ / temperature) of patches, …×C."""
+    return (logits / temperature).softmax(-1)
+
+
+def combine(
+    patches: torch.Tensor,
+    similarities: torch.Tensor,
+    local_factor: float,
+    global_factor: float,
+    global_share: float,
+) -> torch.Tensor:
+    """Returns the scores of images: a mixture of the best patches' and the class token's.
+
+    Args:
+        patches: g, B×N×C.
+        similarities: B×C cosine similarities of the class token.
+        local_factor: α of Q = softmax(α · max over patches of g).
+        global_factor: β of G = softmax(β · similarities).
+        global_share: the share of G; that of Q is the rest.
+
+    Returns:
+        B×C, which sum to 1.
+    """
+    of_patches = (local_factor * patches.amax(-2)).softmax(-1)
+    of_image = (global_factor * similarities).softmax(-1)
+    return global_share * of_image + (1 - global_share) * of_patches
