@@ -12,7 +12,7 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method
 from pipeline.engine.settings import facts, joined, plain
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import Stage, Whole
 from pipeline.errors import UserError
 
 
@@ -55,9 +55,18 @@ class MethodStage(Stage):
         """Whether the method looks at images with CLIP."""
         return self.method.uses_clip
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no stage on its images runs before: what is learned comes from other ones."""
+        return all(isinstance(need, Whole) for need in self.needs.values())
+
+    def option_facts(self) -> dict[str, Any]:
+        """Returns the settings of the method that the results depend on."""
+        return facts(self.options)
+
     def own_settings(self) -> dict[str, Any]:
         """Returns what the results depend on besides the images and the stages before."""
-        options = facts(self.options)
+        options = self.option_facts()
         # A method's own backgrounds take the place of the vocabulary's, unless they are null.
         if options.get("backgrounds", ()) is None:
             del options["backgrounds"]
@@ -87,8 +96,9 @@ class MethodStage(Stage):
         return "" if clip is None or clip.is_on_disk else "download"
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Builds the method."""
-        return self.method.build(self.options, self.resources)
+        """Builds the method, with what it has learned."""
+        learned = {"learned": inputs["learned"]} if "learned" in inputs else {}
+        return self.method.build(self.options, self.resources, **learned)
 
     @property
     def shard_size(self) -> int:

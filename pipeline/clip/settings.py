@@ -90,6 +90,7 @@ class Quirks:
         crf_bgr: the CRF compares a BGR image minus a mean, wrapped around to bytes.
         crf_fp16: the CRF's unary energies are computed in float16.
         float16_argmax: CAMs are measured by an argmax in float16, where more scores are equal.
+        empty_class: PIAA keeps no patch of a class in which none stands out.
         tag_order: tags keep the order of the data set's annotation, and are not sorted.
     """
 
@@ -101,4 +102,5 @@ class Quirks:
     crf_bgr: bool = False
     crf_fp16: bool = False
     float16_argmax: bool = setting(False, changes="nothing", why="CAMs are measured with it")
+    empty_class: bool = False
     tag_order: bool = False

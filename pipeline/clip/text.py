@@ -36,6 +36,7 @@ TEMPLATES = {
     ),
     "clip_es": ("a clean origami {}.",),
     "photo": ("a photo of a {}.",),
+    "piaa": ("a photo of a {}",),
 }
 """The template sets, by their names in the configuration. That of TagCLIP begins with the 80 of
 CLIP's ImageNet prompts, in their published order."""

@@ -15,7 +15,7 @@ _SHAPE = {
     **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
     "complete": bool,
     "seconds": int | float,
-    "versions": {str: str},
+    **dict.fromkeys(("versions", "files"), {str: str}),
     "accompanies": [str],
 }
 

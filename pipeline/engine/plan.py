@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.engine.review import Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, scan
-from pipeline.engine.stage import Stage, Whole
+from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 
 
@@ -69,7 +69,7 @@ def _row(found: Scan, shares_pass: str, folders: Sequence) -> PlannedStage:
     timed = len(found.missing) if shares_pass else pending
     settings = folder.configuration if folder else stage.expected
     return PlannedStage(
-        stage=stage.command if isinstance(stage, Whole) else stage.name,
+        stage=stage.shown,
         split=_in_round(stage.where, stage.round),
         images=len(found.samples),
         cached=len(found.usable) - pending if folder else None,

@@ -41,6 +41,8 @@ class Method:
         quirks: the keys of ``compat`` that it reads.
         variants: further results that it can return, by name.
         shares_pass: whether it takes part in a pass that tags and CAMs share.
+        learns: makes the :class:`~pipeline.engine.learned.Learned` of a split, which ``build`` then
+            takes as well, ``learned`` being its folder; none if nothing is learned.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
@@ -55,6 +57,7 @@ class Method:
     quirks: Sequence[str] = ()
     variants: Sequence[str] = ()
     shares_pass: bool = False
+    learns: Callable[..., Stage] | None = None
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""

@@ -82,8 +82,11 @@ class Run:
             if self.writes and stage.accompanies:
                 before.folder.accompany(stage.accompanies.key)
         self._scans[stage.label] = replace(before, missing=())
-        images = len(before.samples)
-        return Outcome(stage.command, stage.where, images, computed, {}, before.folder.path)
+        ids = [sample.id for sample in before.samples]
+        note = stage.remark(before.folder, ids if computed else ())
+        return Outcome(
+            stage.shown, stage.where, len(ids), computed, {}, before.folder.path, note=note
+        )
 
     def _per_image(self, stage: Stage) -> Outcome:
         self.store.refuse_equal_names(sample.id for sample in self.images.of(stage.split))

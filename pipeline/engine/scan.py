@@ -86,7 +86,7 @@ def scan(
     Raises:
         UserError: a stage that it needs is not among ``earlier``, and did not process all images.
     """
-    if after := _key_unknown_until(stage, earlier):
+    if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.of_split if isinstance(stage, Whole) else stage.split)
         waiting = frozenset(s.id for s in samples)
         return Scan(stage, None, samples, waiting=waiting, after=after)
@@ -104,7 +104,7 @@ def scan(
     written = [folder, *(folders[part.name] for part in parts)]
     entries = folder.entries
     missing, reusable = [], []
-    left_out = {} if stage.needs else images.rejected(stage.split)
+    left_out = images.rejected(stage.split) if stage.is_first else {}
     for sample in samples:
         if sample.id in waiting:
             continue
@@ -126,17 +126,17 @@ def scan(
     return Scan(stage, folder, samples, missing, reusable, waiting, left_out, after)
 
 
-def _key_unknown_until(stage: Stage, earlier: Scans) -> str:
+def key_unknown_until(stage: Stage, earlier: Scans) -> str:
     """Returns what has to happen before a stage's key is known; "" where it is known."""
     for need in stage.needs.values():
         before = earlier.get(need.label)
         if before is None:
-            if after := _key_unknown_until(need, earlier):
+            if after := key_unknown_until(need, earlier):
                 return after
         elif before.folder is None:
             return before.after
         elif isinstance(stage, Whole) and before.pending:
-            return need.command
+            return need.shown
     return stage.unknown_until()
 
 
@@ -152,7 +152,7 @@ def _inputs(
                 waits = {s.id for s in samples} if before.pending else set()
             else:
                 samples, waits = before.usable, before.pending
-            waiting, after = waiting | waits, need.command if waits else after
+            waiting, after = waiting | waits, need.shown if waits else after
         elif isinstance(need, Whole):
             need.refuse_missing(open_folder(need, store), stage)
         else:

@@ -110,6 +110,16 @@ class Stage(ABC):
         """The split and the title, as tables show them."""
         return f"{self.split} ({self.title})" if self.title else self.split
 
+    @property
+    def shown(self) -> str:
+        """The word for it in tables and messages."""
+        return self.name
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no stage runs on its images before, so that it reports files that are none."""
+        return not self.needs
+
     # The key
 
     @abstractmethod
@@ -236,8 +246,9 @@ class Stage(ABC):
 class Whole(Stage):
     """A stage with one result that is made from all images together, such as a trained network.
 
-    Its settings hold a fingerprint of these images, so its key is known only when the stages before
-    it have finished.
+    What it will be is known only when the stages before it have finished. The settings of a
+    training hold a fingerprint of the images; those of a
+    :class:`~pipeline.engine.learned.Learned` do not.
 
     Attributes:
         of_split: the split of the images.
@@ -245,6 +256,11 @@ class Whole(Stage):
 
     split: str = ""
     of_split: str
+
+    @property
+    def shown(self) -> str:
+        """The word for it in tables and messages."""
+        return self.command
 
     @property
     def where(self) -> str:

@@ -15,6 +15,7 @@ from pipeline.clip.device import choose_batches, choose_device, choose_precision
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.learned import Learned
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
@@ -121,8 +122,30 @@ class Builder:
         )
 
     def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
-        """Returns the stage of a split's tags."""
-        return self._from_method(ScoredTags, self.config.tags, split=split)
+        """Returns the stage of a split's tags, with what is learned for them first."""
+        options = self.config.tags
+        method = method_of(options)
+        needs = {}
+        if method.learns and self.images is not None:
+            options = replace(options, fit_split=options.fit_split or self.train_split)
+            needs = {"learned": self._learned(method.learns, options)}
+        return self._from_method(ScoredTags, options, split=split, needs=needs)
+
+    def _learned(self, learns: Callable[..., Learned], options: Any, **parts: Any) -> Learned:  # noqa: ANN401
+        """Returns what is learned from the images of ``tags.fit_split``."""
+        method = method_of(options)
+        return learns(
+            split=options.fit_split,
+            of_split=options.fit_split,
+            refit=options.refit,
+            images=self.images,
+            store=self.store,
+            method=method,
+            options=options,
+            resources=self.resources(method),
+            reading=self.reading,
+            **parts,
+        )
 
     def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""

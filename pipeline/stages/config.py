@@ -14,6 +14,7 @@ import pipeline.cams.imported
 import pipeline.masks.pseudo_mask
 import pipeline.tags.baseline
 import pipeline.tags.given
+import pipeline.tags.piaa
 import pipeline.tags.tagclip  # noqa: F401  these register their methods
 from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import find_reader

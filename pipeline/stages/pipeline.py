@@ -15,6 +15,7 @@ import torch
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
+from pipeline.engine.learned import with_needs
 from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
@@ -175,7 +176,8 @@ class Pipeline:
     def steps(self, commands: Collection[str]) -> list[Stage | Review]:
         """Returns the steps that were asked for, in their order.
 
-        Stages that can share a pass of the backbone, and are asked for together, do so.
+        Stages that can share a pass of the backbone, and are asked for together, do so. Before a
+        stage come those that learn what it uses, unless that is there.
         """
         chosen = [stage for stage in self.stages if stage.command in commands]
         computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]
@@ -188,4 +190,5 @@ class Pipeline:
         for evaluation in self.evaluations:
             steps += [stage for stage in chosen if stage.round == evaluation.round]
             steps += [evaluation] if evaluation.command in commands else []
+        steps = with_needs(steps, self.builder.store)
         return steps + ([self.report] if self.report.command in commands else [])

@@ -97,6 +97,12 @@ class ScoredTags(Tags):
         known = folders[self.follower.name].inputs(item.sample.id)
         return Item(item.sample, item.input, frozenset(known))
 
+    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+        """Returns the file of what the method has learned, on which every score depends."""
+        learned = self.needs.get("learned")
+        path = inputs["learned"] / learned.file if learned else None
+        return [path] if path and path.is_file() else []
+
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
         """Builds the tagger, and the follower's method."""
         return super().load(inputs), self.follower and self.follower.load(inputs)

@@ -41,9 +41,16 @@ class ScoredTagOptions(TagOptions):
 
     Attributes:
         alpha: α of each image's threshold, θ_img = min + α·(max − min) of its scores.
+        fit_split: the split that is learned from, without labels, where something is learned; none
+            takes the split that a segmenter is trained on.
+        refit: whether it is learned again when the images of that split have changed.
     """
 
     alpha: float = setting(0.5, at_least=0, at_most=1)
+    fit_split: str | None = None
+    refit: bool = setting(
+        False, changes="nothing", why="a fingerprint of what was learned is part of every result"
+    )
 
 
 @dataclass(frozen=True)

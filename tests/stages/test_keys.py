@@ -61,6 +61,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "compat.crf_bgr": ("masks",),
     "compat.crf_fp16": ("masks",),
     "compat.tag_order": ("tags",),
+    "compat.empty_class": ("tags",),
     "tags": ("tags",),
     "cams": ("cams",),
     "masks": ("masks",),
@@ -74,6 +75,9 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "seed": TRAINING,
 }
 """A setting that changes a result, or the group of it → the stages that it belongs to."""
+
+OF_OTHERS = {"compat.tag_order": "tags=ground_truth", "compat.empty_class": "tags=piaa"}
+"""Quirks that TagCLIP does not read → a choice that does."""
 
 Setting = tuple[str, Rule, Any]
 """A key of the configuration, what it declares, and its type."""
@@ -181,6 +185,8 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "segmenter.masks":  # the same, with masks of one's own already
         config.segmenter.masks = str(tmp_path / "one")
         return config, str(tmp_path / "two")
+    if key == "tags.min_score" and hasattr(config.tags, "bank_size"):  # PIAA takes no other one
+        return config, 0.0
     if key == "clip.model":
         return config, "ViT-B-32"
     if key == "clip.pretrained":
@@ -252,8 +258,8 @@ def walked(tmp_path) -> Iterator[tuple[Config, Setting]]:
             for setting in settings_of(config):
                 if setting[0].partition(".")[0] in groups:
                     used = config
-                    if setting[0] == "compat.tag_order":  # which TagCLIP does not read
-                        used = base(tmp_path, "tags=ground_truth")
+                    if setting[0] in OF_OTHERS:
+                        used = base(tmp_path, OF_OTHERS[setting[0]])
                     yield used, setting
 
     return walk()

@@ -1,0 +1,213 @@
+"""What is learned from all images: once, from exactly these, and again only on demand."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine.cleaning import find_removable
+from pipeline.engine.learned import Learned, with_needs
+from pipeline.engine.plan import plan
+from pipeline.engine.run import Run
+from pipeline.engine.sample import Dataset, Images, Sample
+from pipeline.engine.stage import Item, Output, Stage, Whole
+from pipeline.engine.store import Store
+from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.errors import ImageError, UserError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sizes(Stage):
+    """The size of each image, which is learned from; other stages of the command want its mean."""
+
+    name = kind = "sizes"
+    command = "relative"
+
+    def own_settings(self) -> dict:
+        return {"split": self.split}
+
+    def compute(self, items: list[Item], model):
+        for item in items:
+            data = item.sample.image.read_bytes()
+            yield item, [Output(facts={"size": len(data)})] if data else ImageError("is empty")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mean(Learned):
+    """The mean size."""
+
+    name = kind = "mean"
+    command = "relative"
+    file = "mean.json"
+
+    def own_settings(self) -> dict:
+        return {}
+
+    def learn(self, ids, folder) -> bytes:
+        sizes = [folder.entries[image_id]["size"] for image_id in ids]
+        return json.dumps([sum(sizes) / len(sizes), *ids]).encode()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Relative(Stage):
+    """The size of each image, divided by the mean."""
+
+    name = command = kind = "relative"
+
+    @property
+    def is_first(self) -> bool:
+        return all(isinstance(need, Whole) for need in self.needs.values())
+
+    def own_settings(self) -> dict:
+        return {}
+
+    def loaded(self, inputs):
+        path = inputs["mean"] / Mean.file
+        return [path] if path.is_file() else []
+
+    def load(self, inputs):
+        return json.loads((inputs["mean"] / Mean.file).read_bytes())[0]
+
+    def compute(self, items: list[Item], model):
+        for item in items:
+            yield item, [Output(facts={"share": len(item.sample.image.read_bytes()) / model()})]
+
+
+class Kept:
+    """Splits of images with a run of the three stages on them."""
+
+    def __init__(self, root: Path):
+        self.root, self.store, self.splits = root, Store(root / "out"), {"fit": [], "val": []}
+
+    def add(self, split: str, name: str, size: int) -> None:
+        path = self.root / name
+        path.write_bytes(b"x" * size)
+        os.utime(path, (1, size))
+        self.splits[split].append(Sample(name, path))
+
+    def steps(self, refit: bool = False, splits=("val",)) -> list[Stage]:
+        images, steps = Images(Dataset(None, self.splits, "fit")), []
+        for split in splits:
+            sizes = Sizes(split="fit")
+            learned = {"images": images, "store": self.store, "refit": refit}
+            mean = Mean(split="fit", of_split="fit", needs={"sizes": sizes}, **learned)
+            steps.append(Relative(split=split, needs={"mean": mean}))
+        return with_needs(steps, self.store)
+
+    def __call__(self, **asked) -> dict[str, tuple[int, int]]:
+        """Returns the name of each step → the images that were computed, and all."""
+        images = Images(Dataset(None, self.splits, "fit"))
+        run = Run(self.steps(**asked), images, self.store, Executor(ExecutorSettings(), 1))
+        self.outcomes = list(run())
+        return {f"{o.stage} {o.split}": (o.computed, o.images) for o in self.outcomes}
+
+    def planned(self, **asked) -> dict[str, tuple[int, str]]:
+        images = Images(Dataset(None, self.splits, "fit"))
+        rows = plan(self.steps(**asked), images, self.store)
+        return {f"{row.stage} {row.split}": (row.to_compute, row.after) for row in rows}
+
+    def latest(self, split: str, stage: str) -> Path:
+        return self.store.root / split / stage / "latest"
+
+    @property
+    def mean(self) -> list:
+        return json.loads((self.latest("fit", "mean") / "mean.json").read_bytes())
+
+    @property
+    def shares(self) -> list[float]:
+        lines = (self.latest("val", "relative") / "entries.jsonl").read_text().splitlines()
+        return [json.loads(line)["share"] for line in lines]
+
+
+@pytest.fixture
+def kept(tmp_path) -> Kept:
+    kept = Kept(tmp_path)
+    kept.add("fit", "b", 30)
+    kept.add("fit", "a", 10)
+    kept.add("val", "c", 40)
+    return kept
+
+
+def test_it_is_learned_once_and_serves_every_image(kept):
+    assert kept.planned() == {
+        "sizes fit": (2, ""),
+        "mean fit": (2, "sizes"),
+        "relative val": (1, "sizes"),
+    }
+    assert kept() == {"sizes fit": (2, 2), "mean fit": (2, 2), "relative val": (1, 1)}
+    assert kept.mean == [20, "a", "b"], "of the sorted ids, whatever the order of the list"
+    assert kept.shares == [2]
+    manifest = json.loads((kept.latest("fit", "mean") / "manifest.json").read_text())
+    assert manifest["complete"] and (manifest["images"], manifest["left_out"]) == (2, 0)
+    assert kept.outcomes[1].note == "mean were learned from 2 images of split fit, without labels"
+    assert kept.planned() == {"mean fit": (0, ""), "relative val": (0, "")}
+    assert kept() == {"mean fit": (0, 2), "relative val": (0, 1)}
+    assert not find_removable(kept.store)
+    # Several splits share what is learned.
+    assert kept(splits=("fit", "val")) == {
+        "mean fit": (0, 2),
+        "relative fit": (2, 2),
+        "relative val": (0, 1),
+    }
+
+
+def test_new_images_change_it_only_if_that_is_asked_for(kept):
+    kept()
+    kept.add("fit", "d", 80)
+    kept.add("val", "e", 10)
+    assert kept.planned() == {"mean fit": (0, ""), "relative val": (1, "")}
+    assert kept() == {"mean fit": (0, 3), "relative val": (1, 2)}
+    assert kept.outcomes[0].note.endswith("has 3 now: relative.refit=true learns from these")
+    assert kept.shares == [2, 0.5]
+    asked = {"sizes fit": (1, ""), "mean fit": (3, "sizes"), "relative val": (2, "sizes")}
+    assert kept.planned(refit=True) == asked
+    assert kept(refit=True) == {"sizes fit": (1, 3), "mean fit": (3, 3), "relative val": (2, 2)}
+    assert kept.shares == [1, 0.25], "nothing stale is left"
+    # It may stay switched on.
+    done = {"sizes fit": (0, 3), "mean fit": (0, 3), "relative val": (0, 2)}
+    assert kept(refit=True) == done
+    assert set(kept.planned(refit=True).values()) == {(0, "")}
+    assert kept() == {k: v for k, v in done.items() if not k.startswith("sizes")}
+
+
+def test_a_kill_while_it_is_learned_loses_nothing_else(kept, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Mean, "learn", die)
+        with pytest.raises(KeyboardInterrupt):
+            kept()
+    assert kept() == {"sizes fit": (0, 2), "mean fit": (2, 2), "relative val": (1, 1)}
+    assert kept.shares == [2]
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"[7]"), Path.unlink])
+def test_damage_is_repaired_from_what_it_was_learned_from(kept, damage):
+    kept()
+    damage(kept.latest("fit", "mean") / "mean.json")
+    assert kept() == {"sizes fit": (0, 2), "mean fit": (2, 2), "relative val": (0, 1)}
+    assert kept.shares == [2]
+
+
+def test_images_that_cannot_be_learned_from_are_left_out(kept):
+    kept.add("fit", "empty", 0)
+    kept()
+    assert kept.mean == [20, "a", "b"]
+    assert kept() == {"mean fit": (0, 3), "relative val": (0, 1)}
+    assert not kept.outcomes[0].note, "the image is one of those that were seen"
+
+
+def test_without_an_image_or_a_result_there_is_one_sentence(kept):
+    relative = kept.steps()[-1]
+    images = Images(Dataset(None, kept.splits, "fit"))
+    alone = Run([relative], images, kept.store, Executor(ExecutorSettings(), 1))
+    with pytest.raises(UserError, match="no mean were learned from split fit: run stage=relative"):
+        list(alone())
+    kept.splits["fit"] = []
+    with pytest.raises(UserError, match="split fit has no image to learn mean from"):
+        kept()

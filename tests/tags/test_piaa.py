@@ -1,0 +1,161 @@
+"""PIAA from images to tags, against a naive computation on the same features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pipeline.clip.frozen import FrozenClip
+from pipeline.engine.run import Run
+from pipeline.engine.sample import ImageReader
+from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.errors import UserError
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from pipeline.tags.piaa import build_patches, centre
+from pipeline.tags.prototypes import learn
+from tests.engine.test_workers import HerePool
+from tests.small_runs import artefacts, folder_options, latest
+from tests.tags.test_prototypes import naive_scores
+
+SIZE = 6
+PIAA = ("tags=piaa", f"tags.bank_size={SIZE}")
+
+
+@pytest.fixture(autouse=True)
+def names_apart(monkeypatch):
+    """To the random text tower all names are alike."""
+
+    def embed(self, names, backgrounds, templates):
+        generator = torch.Generator().manual_seed(0)
+        return F.normalize(torch.randn(len(names) + len(backgrounds), 32, generator=generator))
+
+    monkeypatch.setattr(FrozenClip, "embed", embed)
+
+
+@pytest.fixture
+def opened(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., Pipeline]:
+    def opened(*given: str, out: str = "out") -> Pipeline:
+        options = folder_options(photographs, tiny_checkpoint)
+        options = [
+            each for each in options if not each.startswith(("tags.votes", "tags.templates"))
+        ]
+        options += [*PIAA, f"output_dir={tmp_path / out}", *given]
+        return Pipeline.open(read_config(compose(options)))
+
+    opened.root = tmp_path
+    return opened
+
+
+def run(pipeline: Pipeline, pool=None) -> list:
+    builder = pipeline.builder
+    executor = Executor(pool or ExecutorSettings(), 1)
+    return [*Run(pipeline.steps(["tags"]), builder.images, builder.store, executor)()]
+
+
+def naive_bank(features: dict[str, np.ndarray], text: np.ndarray) -> dict[str, list[int]]:
+    ranked = []
+    for image_id in sorted(features):
+        for patch, x in enumerate(features[image_id]):
+            logits = 60 * (text @ x).astype(np.float64)
+            p = np.exp(logits - logits.max())
+            p /= p.sum()
+            ranked.append((-(p * np.log(np.maximum(p, 1e-10))).sum(), p.argmax(), image_id, patch))
+    bank = {}
+    for c in range(len(text)):
+        for _, _, image_id, patch in sorted(r for r in ranked if r[1] == c)[:SIZE]:
+            bank.setdefault(image_id, []).append(patch)
+    return {image_id: sorted(patches) for image_id, patches in bank.items()}
+
+
+@pytest.mark.parametrize("given", [(), ("tags.encoder=itaclip", "tags.crop=false")])
+def test_prototypes_and_scores_follow_from_the_features_of_the_images(opened, given):
+    pipeline = opened(*given)
+    outcomes = run(pipeline)
+    assert [o.stage for o in outcomes] == ["patches", "bank", "features", "prototypes", "tags"]
+    tags, builder = pipeline.steps(["tags"])[-1], pipeline.builder
+    patches, text = build_patches(tags.options, tags.resources)
+    images = [(s.id, ImageReader(True)(s)[0]) for s in builder.images.of("all")]
+    seen = dict(patches.stream(images))
+    features = {i: p.features.numpy() for i, p in seen.items()}
+    root = builder.store.root
+    bank = naive_bank(features, text.numpy())
+    assert json.loads((latest(root, "bank") / "bank.json").read_bytes()) == bank
+    kept = torch.cat([seen[i].features[bank[i]] for i in sorted(bank)])
+    expected = learn(kept, text, 60.0, 100.0, empty_class=False)
+    with np.load(latest(root, "prototypes") / "prototypes.npz") as stored:
+        np.testing.assert_allclose(stored["weight"], expected.weight.numpy(), rtol=1e-5)
+        weight, bias = stored["weight"], stored["bias"]
+    with np.load(latest(root, "tags") / "scores.npz") as stored:
+        ids, scores = stored["ids"], stored["scores"]
+    for image_id, row in zip(ids, scores):
+        logits = features[image_id].astype(np.float64) @ weight + bias
+        cosines = text.numpy() @ seen[image_id].class_token.numpy()
+        np.testing.assert_allclose(row, naive_scores(logits, cosines), atol=2e-5)
+    np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
+
+
+def test_workers_and_a_run_that_goes_on_write_the_same_bytes(opened, monkeypatch):
+    run(opened(out="whole"))
+    run(opened(out="workers"), HerePool())
+    calls, stop = [], opened(out="killed")
+    store = type(stop.steps(["tags"])[0]).compute
+
+    def compute(self, items, model):
+        for result in store(self, items, model):
+            calls.append(self.name)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(stop.steps(["tags"])[0]), "compute", compute)
+        with pytest.raises(KeyboardInterrupt):
+            run(stop)
+    outcomes = run(opened(out="killed"))
+    assert 0 < outcomes[0].computed < 5, "what was done before is not done again"
+    whole, workers, killed = (artefacts(opened.root / n) for n in ("whole", "workers", "killed"))
+    assert whole == workers == killed
+    assert any(name.endswith("prototypes.npz") for name in whole)
+
+
+def test_other_prototypes_are_other_tags(opened, photographs):
+    first = run(opened("dataset.limit=3"))[-1]
+    again = run(opened("tags.alpha=0.7", "dataset.limit=3"))
+    assert [(o.stage, o.computed, o.reused) for o in again] == [
+        ("prototypes", 0, 0),
+        ("tags", 0, 3),
+    ]
+    assert again[-1].path != first.path
+    note = run(opened())[0].note
+    assert note.startswith("prototypes were learned from 3 images of split all, which has 5 now")
+    assert run(opened("tags.refit=true"))[-1].computed == 5
+
+
+def test_backgrounds_and_crops_are_extensions(opened):
+    with_both = run(opened("tags.with_backgrounds=true", "tags.reidentify=true"))
+    with np.load(with_both[-1].path / "scores.npz") as stored:
+        assert stored["scores"].shape == (5, 4)
+        assert (stored["scores"].sum(1) < 4).all() and (stored["scores"] >= 0).all()
+    with np.load(with_both[-2].path / "prototypes.npz") as stored:
+        assert stored["bias"].shape[0] > 4
+
+
+def test_a_least_score_is_refused():
+    given = ["dataset=demo", "tags=piaa", "tags.min_score=0.3"]
+    with pytest.raises(UserError, match="scores of an image sum to 1: give tags.min_score=0"):
+        read_config(compose(given))
+
+
+def test_the_centre_square_is_cut_after_the_shorter_side_was_resized():
+    image = np.random.default_rng(0).integers(0, 256, (90, 121, 3), dtype=np.uint8)
+    small = Image.fromarray(image).resize((int(64 * 121 / 90), 64), Image.Resampling.BICUBIC)
+    left = round((small.width - 64) / 2)
+    np.testing.assert_array_equal(centre(image, 64), np.array(small)[:, left : left + 64])
