@@ -11,6 +11,7 @@ TAGGING = ("classes", "tag_names", "backgrounds")
 DECLARED = {
     "tags=tagclip": (True, ("open_border", "cwr_stop"), TAGGING),
     "tags=clip": (True, (), TAGGING),
+    "tags=piaa": (True, ("empty_class", "open_border", "cwr_stop"), TAGGING),
     "tags=ground_truth": (False, ("tag_order",), ("classes",)),
     "tags=file": (False, (), ("classes",)),
     "cams=clip_es": (True, ("open_border",), ("cam_names", "backgrounds")),

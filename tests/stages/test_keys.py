@@ -131,6 +131,7 @@ def base(tmp_path, *choices: str) -> Config:
     given += [f"clip.checkpoint={tmp_path / 'one.safetensors'}", f"output_dir={tmp_path / 'out'}"]
     given += [] if "dataset=demo" in choices else [f"dataset.root={tmp_path}"]
     given += ["dataset.classes=[cat,person,cup]"] if "folder" in chosen["dataset"] else []
+    given += ["tags.min_score=0"] if chosen["tags"] == "tags=piaa" else []
     given += [f"{c}.path={tmp_path / 'one'}" for c in CLIP if chosen[c] == f"{c}=file"]
     config = read_config(compose(given))
     config.masks.crf = CrfOptions() if hasattr(config.masks, "crf") else None
