@@ -123,6 +123,8 @@ class Labeller:
             raise UserError(
                 f"cams={cams.method.name} takes CAMs from elsewhere: leave cams=clip_es here"
             )
+        if self._stages["masks"].reads_files:
+            raise UserError("masks.regions names files by images: leave masks.regions=slic here")
         self.classes = vocabulary.classes
         self.palette = vocabulary.palette
 

@@ -135,7 +135,7 @@ class InstanceMask(DerivedMask):
         labels = np.zeros((self.height, self.width), np.uint8, order="F")  # as pycocotools has it
         for label, _, _, shape in sorted(self.instances, key=lambda i: (not i[1], -i[2])):
             try:
-                labels[_rasterise(shape, self.height, self.width)] = label
+                labels[rasterise(shape, self.height, self.width)] = label
             except Exception as error:  # damaged shapes raise nearly anything
                 raise UserError(
                     f"an instance of image {self.kept.stem} cannot be drawn in {self.width}×"
@@ -197,8 +197,8 @@ def _missing(path: Path | str) -> UserError:
     return UserError(f"{path} is missing: every image of the split needs its mask")
 
 
-def _rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
-    """Returns an instance's pixels, height×width bool, from polygons or COCO's run lengths.
+def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
+    """Returns the pixels of a region, height×width bool, from polygons or COCO's run lengths.
 
     pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
     outside the image end the process. It raises many types on other damage.

@@ -16,9 +16,6 @@ import torch
 import torch.nn.functional as F
 
 _TOLERANCE = 1e-8  # added to standard deviations, as in both papers' code
-_PAMR_BANDWIDTH = 0.1
-_PAR_BANDWIDTH = 0.3
-_PAR_POSITION = 0.01  # the weight of distances beside that of colours
 
 
 def pamr(
@@ -27,10 +24,11 @@ def pamr(
     *,
     iterations: int = 10,
     dilations: Sequence[int] = (8, 16),
+    bandwidth: float = 0.1,
 ) -> torch.Tensor:
     """Applies PAMR, pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 4.2).
 
-    A neighbour n of pixel i has the weight softmax_n mean_rgb(−|x_i − x_n| / 0.1 σ). The unbiased
+    A neighbour n of pixel i has the weight softmax_n mean_rgb(−|x_i − x_n| / bσ). The unbiased
     standard deviation σ of a colour is that of i and all its neighbours, where i counts once for
     each dilation.
 
@@ -39,6 +37,7 @@ def pamr(
         masks: B×C×h×w float32, first resized to the image (bilinear, aligned corners).
         iterations: how often the masks are averaged.
         dilations: distances of the neighbours in pixels.
+        bandwidth: b; a smaller one tells more colours apart.
 
     Returns:
         B×C×H×W float32.
@@ -50,10 +49,10 @@ def pamr(
         yield from _neighbours(padded, dilations)
         yield from itertools.repeat(image, len(dilations))
 
-    scale = _TOLERANCE + _PAMR_BANDWIDTH * _deviation(with_centre)
-    neighbours = _neighbours(padded, dilations)
-    logits = [-((image - each).abs() / scale).mean(1) for each in neighbours]
-    return _average(masks, torch.stack(logits, 1).softmax(1), iterations, dilations)
+    scale = _TOLERANCE + bandwidth * _deviation(with_centre)
+    logits = (-((image - n).abs() / scale).mean(1) for n in _neighbours(padded, dilations))
+    weights = _softmax(logits, 8 * len(dilations))
+    return _average(masks, weights, iterations, dilations)
 
 
 def par(
@@ -62,11 +61,13 @@ def par(
     *,
     iterations: int = 20,
     dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
+    bandwidth: float = 0.3,
+    position_weight: float = 0.01,
 ) -> torch.Tensor:
     """Applies PAR, pixel-adaptive refinement (Ru et al., AFA, CVPR 2022, section 3.4).
 
-    A neighbour n of pixel i at distance d_n has the weight softmax_n mean_rgb(−(|x_i − x_n| /
-    0.3 σ)²) + 0.01 softmax_n(−(d_n / 0.3 σ_d)²); the weights of a pixel sum to 1.01. The unbiased
+    A neighbour n of pixel i at distance d_n has the weight softmax_n mean_rgb(−(|x_i − x_n| / bσ)²)
+    + w softmax_n(−(d_n / bσ_d)²); the weights of a pixel sum to 1 + w. The unbiased
     standard deviation σ of a colour is that of the neighbours, without i; σ_d is that of the d_n.
 
     Args:
@@ -75,19 +76,20 @@ def par(
         masks: B×C×h×w float32.
         iterations: how often the masks are averaged.
         dilations: distances of the neighbours in pixels.
+        bandwidth: b; a smaller one tells more colours apart.
+        position_weight: w, of distances beside colours.
 
     Returns:
         B×C×h×w float32.
     """
     image = _resize(image, masks.shape[-2:])
     padded = _pad(image, dilations)
-    scale = _PAR_BANDWIDTH * (_TOLERANCE + _deviation(lambda: _neighbours(padded, dilations)))
-    neighbours = _neighbours(padded, dilations)
-    logits = [-(((image - each) / scale) ** 2).mean(1) for each in neighbours]
+    scale = bandwidth * (_TOLERANCE + _deviation(lambda: _neighbours(padded, dilations)))
+    logits = (-(((image - n) / scale) ** 2).mean(1) for n in _neighbours(padded, dilations))
+    weights = _softmax(logits, 8 * len(dilations))
     distances = image.new_tensor([math.hypot(dy, dx) for dy, dx in _offsets(dilations)])
-    closeness = -((distances / (_PAR_BANDWIDTH * (_TOLERANCE + distances.std()))) ** 2)
-    weights = torch.stack(logits, 1).softmax(1)
-    weights += _PAR_POSITION * closeness.softmax(0)[:, None, None]
+    closeness = -((distances / (bandwidth * (_TOLERANCE + distances.std()))) ** 2)
+    weights += position_weight * closeness.softmax(0)[:, None, None]
     return _average(masks, weights, iterations, dilations)
 
 
@@ -120,6 +122,15 @@ def _deviation(values: Callable[[], Iterable[torch.Tensor]]) -> torch.Tensor:
     count = sum(1 for _ in values())
     mean = sum(values()) / count
     return (sum((each - mean).square_() for each in values()) / (count - 1)).sqrt_()
+
+
+def _softmax(logits: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    """Returns the softmax over ``count`` tensors B×H×W, as one B×count×H×W."""
+    for n, each in enumerate(logits):
+        if n == 0:
+            weights = each.new_empty(each.shape[0], count, *each.shape[1:])
+        weights[:, n] = each
+    return torch.softmax(weights, 1, out=weights)  # in place: there are up to 48 neighbours
 
 
 def _average(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.cams.cams import Cams
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE, read_labels
 
@@ -71,6 +72,33 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
         channel[score > best] = index
         torch.maximum(best, score, out=best)
     return channel.numpy(), best.numpy()
+
+
+def label_pixels(
+    cams: Cams,
+    size: tuple[int, int],
+    beta: float | None,
+    refine: Callable[[np.ndarray], np.ndarray],
+    kind: type[np.floating] = np.float32,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels every pixel of an image by its best channel after a refinement.
+
+    Args:
+        cams: the image's CAMs.
+        size: height and width at which they are refined.
+        beta: β of the background; none where the classes cover everything.
+        refine: refines the stacked CAMs, C×height×width.
+        kind: their type; background and refinement are computed in it.
+
+    Returns:
+        The labels of the image's full size, uint8, and the refined score of each, float32. An image
+        without tags is background with score 1.
+    """
+    if not len(cams.keys):
+        return np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
+    scores = refine(stack_background(cams.resized(*size).astype(kind, copy=False), beta))
+    channels, best = resized_argmax(scores.astype(np.float32, copy=False), *cams.size)
+    return to_labels(channels, cams.keys, background=beta is not None), best
 
 
 def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:

@@ -9,9 +9,8 @@ import numpy as np
 from pipeline.cams.cams import Cams
 from pipeline.clip.frozen import Resources
 from pipeline.engine.registry import register
-from pipeline.errors import UserError
 from pipeline.masks.crf import CrfOptions, dense_crf, import_densecrf
-from pipeline.masks.labels import resized_argmax, stack_background, to_labels
+from pipeline.masks.labels import label_pixels
 from pipeline.masks.refiner import MaskOptions, Refiner
 
 
@@ -38,18 +37,12 @@ def pseudo_mask(
         The labels of the image's full size, uint8, and the CRF's probability of each, float32, or
         none where there is no CRF. An image without tags is background with probability 1.
     """
-    if not len(cams.keys):
-        labels, probability = np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
-        return labels, None if crf is None else probability
-    resized = cams.resized(*image.shape[:2])
-    if crf is not None and fp16:
-        resized = resized.astype(np.float16)
-    scores = stack_background(resized, beta)
-    if crf is not None:
-        scores = dense_crf(image, scores, crf, bgr=bgr)
-    channels, probability = resized_argmax(scores.astype(np.float32), *cams.size)
-    labels = to_labels(channels, cams.keys, background=beta is not None)
-    return labels, None if crf is None else probability
+    size = image.shape[:2]
+    if crf is None:
+        labels, _ = label_pixels(cams, size, beta, lambda scores: scores)
+        return labels, None
+    kind = np.float16 if fp16 else np.float32
+    return label_pixels(cams, size, beta, lambda s: dense_crf(image, s, crf, bgr=bgr), kind)
 
 
 @dataclass
@@ -64,13 +57,8 @@ class PseudoMaskOptions(MaskOptions):
 
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
-        needs = {"keep_probability": "false", "confidence": "0"}
-        for name, off in needs.items():
-            if getattr(self, name) and self.crf is None:
-                raise UserError(
-                    f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
-                    f" masks=crf or {prefix}.{name}={off}"
-                )
+        if self.crf is None:
+            self.refuse_probabilities(prefix, f"a CRF, which {prefix}.crf=null leaves out")
 
 
 @register(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.engine.settings import setting
+from pipeline.errors import UserError
 
 
 @dataclass
@@ -26,9 +28,30 @@ class MaskOptions:
     confidence: float = setting(0.0, at_least=0, at_most=1)
     keep_probability: bool = False
 
+    def refuse_probabilities(self, prefix: str, required: str) -> None:
+        """Refuses settings that take probabilities, for a method that gives none.
+
+        Args:
+            prefix: the key of these settings, "masks".
+            required: what they require instead, in words.
+
+        Raises:
+            UserError: one of them is set.
+        """
+        for name, off in {"keep_probability": "false", "confidence": "0"}.items():
+            if getattr(self, name):
+                remedy = f"choose masks=crf or {prefix}.{name}={off}"
+                raise UserError(f"{prefix}.{name} requires {required}: {remedy}")
+
 
 class Refiner(ABC):
-    """Labels the pixels of images."""
+    """Labels the pixels of images.
+
+    Attributes:
+        on_device: whether it computes on the device of the run; a GPU then serves one process.
+    """
+
+    on_device: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray | None]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
-from pipeline.cams.cams import read_cams
+from pipeline.cams.cams import Cams, read_cams
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.reading import Size
 from pipeline.engine.sample import Sample
@@ -19,7 +20,7 @@ from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files
-from pipeline.masks.refiner import MaskOptions
+from pipeline.masks.refiner import MaskOptions, Refiner
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +32,14 @@ class Masks(MethodStage):
     algorithm = 2
     decisive = ("method", "crf")
     options_base = MaskOptions
-    in_processes = True  # pydensecrf holds Python's global lock
+    reads_files: ClassVar[bool] = False
+    """Whether images need files by their names, besides their CAMs."""
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether processes share the images: pydensecrf holds Python's global lock."""
+        on_gpu = torch.device(self.resources.device).type != "cpu"
+        return not (on_gpu and getattr(self.method.build, "on_device", False))
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the CAMs."""
@@ -70,6 +78,12 @@ class Masks(MethodStage):
             raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
 
+    def refined(
+        self, refine: Refiner, image: np.ndarray, cams: Cams, item: Item
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the labels that a refiner gives an image, and their probability."""
+        return refine(image, cams)
+
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         refine, folder = model()
@@ -78,7 +92,9 @@ class Masks(MethodStage):
             try:
                 image, size = self.reading.decode(item.sample)
                 cams = read_cams(folder / f"{image_id}.npz")
-                labels, probability = self.checked(*refine(image, cams), size, image_id)
+                labels, probability = self.checked(
+                    *self.refined(refine, image, cams, item), size, image_id
+                )
             except ImageError as error:
                 yield item, error
                 continue

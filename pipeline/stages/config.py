@@ -11,7 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 import pipeline.cams.clip_es
 import pipeline.cams.dense
 import pipeline.cams.imported
+import pipeline.masks.pixel_adaptive
 import pipeline.masks.pseudo_mask
+import pipeline.masks.regions
 import pipeline.tags.baseline
 import pipeline.tags.given
 import pipeline.tags.piaa

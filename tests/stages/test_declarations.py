@@ -17,6 +17,9 @@ DECLARED = {
     "cams=clip_es": (True, ("open_border",), ("cam_names", "backgrounds")),
     "cams=file": (False, (), ()),
     "masks=crf": (False, ("crf_bgr", "crf_fp16"), ()),
+    "masks=pamr": (False, (), ()),
+    "masks=par": (False, (), ()),
+    "masks=regions": (False, (), ()),
 }
 """Choice → whether CLIP looks, the quirks that are read, the parts of the vocabulary."""
 

@@ -1,0 +1,181 @@
+"""``masks=regions``: each region of an image takes the label that its CAMs have on average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage.segmentation import slic
+
+from pipeline.cams.cams import Cams
+from pipeline.engine.registry import register
+from pipeline.engine.sample import Sample
+from pipeline.engine.settings import setting
+from pipeline.engine.stage import Folders, Item
+from pipeline.errors import ImageError, UserError, shown
+from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.text import given_path
+from pipeline.masks.labels import resized_argmax, stack_background, to_labels
+from pipeline.masks.refiner import MaskOptions, Refiner
+from pipeline.masks.region_files import SUFFIXES, Region, read_regions, split_regions
+from pipeline.masks.stage import Masks
+
+SLIC = "slic"
+
+
+@dataclass(kw_only=True)
+class SlicOptions:
+    """SLIC's constants, as :func:`skimage.segmentation.slic` takes them.
+
+    Attributes:
+        segments: about how many superpixels an image has.
+        compactness: the weight of distances against colours; higher ones give squarer superpixels.
+        sigma: standard deviation of the blur before, in pixels.
+    """
+
+    segments: int = setting(500, at_least=1, at_most=1_000_000)
+    compactness: float = setting(10, above=0, at_most=1e6)
+    sigma: float = setting(0, at_least=0, at_most=1000)
+
+
+@dataclass
+class RegionOptions(MaskOptions):
+    """``masks=regions``: the best of the CAMs and the background for each region.
+
+    Attributes:
+        regions: a folder with the regions of every image, ``<id>.png`` or ``<id>.json``, such as
+            SAM's; or ``slic`` for superpixels that are computed here.
+        slic: SLIC's constants.
+    """
+
+    regions: str = SLIC
+    slic: SlicOptions = setting(SlicOptions())
+
+    def validate(self, prefix: str) -> None:
+        """Refuses what takes probabilities, since regions vote."""
+        self.refuse_probabilities(prefix, f"probabilities, which {prefix}=regions does not give")
+
+
+def label_regions(
+    channels: np.ndarray, scores: np.ndarray, regions: Iterable[Region], inside: np.ndarray
+) -> None:
+    """Gives each pixel the best channel of the smallest region around it.
+
+    The best channel of a region has the largest mean score over all of its pixels, of equal ones
+    the first. Of regions of equal size the first wins.
+
+    Args:
+        channels: H·W uint8, flattened; those of pixels in no region stay.
+        scores: C×h×w float.
+        regions: in the size of ``channels``; each is read once.
+        inside: the index of each pixel in the flattened scores.
+    """
+    flat = scores.reshape(len(scores), -1)
+    smallest = np.full(channels.size, channels.size + 1)
+    for region in regions:
+        if region.size:
+            best = flat[:, inside[region]].mean(1, dtype=np.float64).argmax()
+            won = region[smallest[region] > region.size]
+            channels[won], smallest[won] = best, region.size
+
+
+class RegionVote(Refiner):
+    """Labels images by regions, SLIC's unless they are given."""
+
+    def __init__(self, options: RegionOptions):
+        self._options = options
+
+    def __call__(
+        self, image: np.ndarray, cams: Cams, regions: Iterable[Region] | None = None
+    ) -> tuple[np.ndarray, None]:
+        """Labels every pixel of an image; those in no region by their own scores."""
+        (height, width), (rows, columns) = cams.size, image.shape[:2]
+        # In an image that was not shrunk, each pixel lies inside itself.
+        down = (2 * np.arange(height) + 1) * rows // (2 * height)
+        right = (2 * np.arange(width) + 1) * columns // (2 * width)
+        inside = (down[:, None] * columns + right).ravel()
+        if regions is None:
+            regions = split_regions(self._superpixels(image).ravel()[inside])
+        beta, has_tags = self._options.beta, bool(len(cams.keys))
+        # Files of images without tags are read as well, so that damage is always found.
+        scores = stack_background(cams.resized(rows, columns), beta if has_tags else 1)
+        channels, _ = resized_argmax(scores, height, width)
+        label_regions(channels.reshape(-1), scores, regions, inside)
+        return to_labels(channels, cams.keys, background=beta is not None or not has_tags), None
+
+    def _superpixels(self, image: np.ndarray) -> np.ndarray:
+        of = self._options.slic
+        return slic(image, of.segments, of.compactness, sigma=of.sigma, start_label=1)
+
+
+@register(
+    "masks",
+    "regions",
+    RegionOptions,
+    reads=(),
+    source="SLIC: Achanta et al., TPAMI 2012",
+    section="4. Masks: CRF and labels",
+)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RegionMasks(Masks):
+    """Masks by regions. The contents of an image's file of regions are part of its input.
+
+    The key holds the name of their folder, so that the regions of two methods can be compared.
+    """
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """The folder of the regions; none for SLIC's."""
+        given = self.options.regions
+        return None if given == SLIC else given_path(given, "masks.regions").absolute()
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether images need files by their names."""
+        return self._folder is not None
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what masks depend on, except the files."""
+        settings = super().own_settings()
+        if self._folder is not None:
+            del settings["slic"]
+            settings["regions"] = f"folder {self._folder.name}"
+        return settings
+
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with its file of regions.
+
+        Raises:
+            UserError: the folder does not exist.
+            ImageError: the image has no file of regions, or two.
+        """
+        item = super().item(sample, folders)
+        if self._folder is None:
+            return item
+        paths = [self._folder / f"{sample.id}{suffix}" for suffix in SUFFIXES]
+        found = [path for path in paths if path.is_file()]
+        if not self._folder.is_dir():
+            raise UserError(
+                f"masks.regions={shown(self.options.regions)} is not a folder: give one that holds"
+                f" <id>.png or <id>.json, or {SLIC}"
+            )
+        if not found:
+            raise ImageError(f"has no regions: {paths[0]} is missing")
+        if len(found) > 1:
+            raise ImageError(f"has two files of regions, {paths[0]} and {paths[1]}: remove one")
+        return Item(sample, join_keys(item.input, fingerprint_file(found[0])), found[0])
+
+    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
+        """Builds the refiner, and returns it with the folder of the CAMs."""
+        return RegionVote(self.options), inputs["cams"]
+
+    def refined(
+        self, refine: RegionVote, image: np.ndarray, cams: Cams, item: Item
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels every pixel of an image by its regions."""
+        regions = None if item.given is None else read_regions(item.given, cams.size)
+        return refine(image, cams, regions)
