@@ -74,6 +74,14 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
     return channel.numpy(), best.numpy()
 
 
+def shares(scores: torch.Tensor) -> torch.Tensor:
+    """Returns what share of its pixel's sum each score is, C×H×W; 0 where all scores are 0.
+
+    These are the probabilities from which the CRF starts.
+    """
+    return scores / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+
+
 def label_pixels(
     cams: Cams,
     size: tuple[int, int],

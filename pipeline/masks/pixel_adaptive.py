@@ -16,7 +16,7 @@ from pipeline.clip.pixels import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
-from pipeline.masks.labels import label_pixels
+from pipeline.masks.labels import label_pixels, shares
 from pipeline.masks.refiner import MaskOptions, Refiner
 
 _SECTION = "4. Masks: CRF and labels"
@@ -80,12 +80,11 @@ class PixelAdaptive(Refiner):
         # by which pixels are normalised cancel out, whichever CLIP's they are.
         pixels = to_pixels(image, *size)[None].to(self._device)
 
-        def shares(scores: np.ndarray) -> np.ndarray:
-            refined = self.average(pixels, torch.from_numpy(scores)[None].to(self._device))[0]
-            total = refined.sum(0).clamp_(min=torch.finfo(refined.dtype).tiny)
-            return (refined / total).cpu().numpy()
+        def refine(scores: np.ndarray) -> np.ndarray:
+            stacked = torch.from_numpy(scores)[None].to(self._device)
+            return shares(self.average(pixels, stacked)[0]).cpu().numpy()
 
-        return label_pixels(cams, size, self._options.beta, shares)
+        return label_pixels(cams, size, self._options.beta, refine)
 
 
 @register(

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.cams.cams import Cams
 from pipeline.clip.frozen import Resources
 from pipeline.engine.registry import register
+from pipeline.errors import UserError
 from pipeline.masks.crf import CrfOptions, dense_crf, import_densecrf
 from pipeline.masks.labels import label_pixels
 from pipeline.masks.refiner import MaskOptions, Refiner
@@ -57,8 +58,13 @@ class PseudoMaskOptions(MaskOptions):
 
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
-        if self.crf is None:
-            self.refuse_probabilities(prefix, f"a CRF, which {prefix}.crf=null leaves out")
+        needs = {"keep_probability": "false", "confidence": "0"}
+        for name, off in needs.items():
+            if getattr(self, name) and self.crf is None:
+                raise UserError(
+                    f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
+                    f" masks=crf or {prefix}.{name}={off}"
+                )
 
 
 @register(

@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.engine.settings import setting
-from pipeline.errors import UserError
 
 
 @dataclass
@@ -27,21 +26,6 @@ class MaskOptions:
     beta: float | None = setting(1.0, above=0)
     confidence: float = setting(0.0, at_least=0, at_most=1)
     keep_probability: bool = False
-
-    def refuse_probabilities(self, prefix: str, required: str) -> None:
-        """Refuses settings that take probabilities, for a method that gives none.
-
-        Args:
-            prefix: the key of these settings, "masks".
-            required: what they require instead, in words.
-
-        Raises:
-            UserError: one of them is set.
-        """
-        for name, off in {"keep_probability": "false", "confidence": "0"}.items():
-            if getattr(self, name):
-                remedy = f"choose masks=crf or {prefix}.{name}={off}"
-                raise UserError(f"{prefix}.{name} requires {required}: {remedy}")
 
 
 class Refiner(ABC):

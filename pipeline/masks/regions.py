@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from skimage.segmentation import slic
 
 from pipeline.cams.cams import Cams
@@ -19,7 +20,7 @@ from pipeline.engine.stage import Folders, Item
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_path
-from pipeline.masks.labels import resized_argmax, stack_background, to_labels
+from pipeline.masks.labels import resized_argmax, shares, stack_background, to_labels
 from pipeline.masks.refiner import MaskOptions, Refiner
 from pipeline.masks.region_files import SUFFIXES, Region, read_regions, split_regions
 from pipeline.masks.stage import Masks
@@ -55,22 +56,23 @@ class RegionOptions(MaskOptions):
     regions: str = SLIC
     slic: SlicOptions = setting(SlicOptions())
 
-    def validate(self, prefix: str) -> None:
-        """Refuses what takes probabilities, since regions vote."""
-        self.refuse_probabilities(prefix, f"probabilities, which {prefix}=regions does not give")
-
 
 def label_regions(
-    channels: np.ndarray, scores: np.ndarray, regions: Iterable[Region], inside: np.ndarray
+    channels: np.ndarray,
+    probability: np.ndarray,
+    scores: np.ndarray,
+    regions: Iterable[Region],
+    inside: np.ndarray,
 ) -> None:
-    """Gives each pixel the best channel of the smallest region around it.
+    """Gives each pixel the best channel of the smallest region around it, and that one's share.
 
     The best channel of a region has the largest mean score over all of its pixels, of equal ones
     the first. Of regions of equal size the first wins.
 
     Args:
         channels: H·W uint8, flattened; those of pixels in no region stay.
-        scores: C×h×w float.
+        probability: H·W float32, the same; of a region, the share of its label's mean score.
+        scores: C×h×w float32.
         regions: in the size of ``channels``; each is read once.
         inside: the index of each pixel in the flattened scores.
     """
@@ -78,9 +80,10 @@ def label_regions(
     smallest = np.full(channels.size, channels.size + 1)
     for region in regions:
         if region.size:
-            best = flat[:, inside[region]].mean(1, dtype=np.float64).argmax()
+            means = flat[:, inside[region]].mean(1, dtype=np.float64)
             won = region[smallest[region] > region.size]
-            channels[won], smallest[won] = best, region.size
+            smallest[won], channels[won] = region.size, means.argmax()
+            probability[won] = shares(torch.from_numpy(means)).max()
 
 
 class RegionVote(Refiner):
@@ -91,7 +94,7 @@ class RegionVote(Refiner):
 
     def __call__(
         self, image: np.ndarray, cams: Cams, regions: Iterable[Region] | None = None
-    ) -> tuple[np.ndarray, None]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Labels every pixel of an image; those in no region by their own scores."""
         (height, width), (rows, columns) = cams.size, image.shape[:2]
         # In an image that was not shrunk, each pixel lies inside itself.
@@ -103,9 +106,12 @@ class RegionVote(Refiner):
         beta, has_tags = self._options.beta, bool(len(cams.keys))
         # Files of images without tags are read as well, so that damage is always found.
         scores = stack_background(cams.resized(rows, columns), beta if has_tags else 1)
-        channels, _ = resized_argmax(scores, height, width)
-        label_regions(channels.reshape(-1), scores, regions, inside)
-        return to_labels(channels, cams.keys, background=beta is not None or not has_tags), None
+        channels, best = resized_argmax(scores, height, width)
+        _, total = resized_argmax(scores.sum(0, keepdims=True), height, width)
+        probability = best / np.maximum(total, np.finfo(np.float32).tiny)
+        label_regions(channels.reshape(-1), probability.reshape(-1), scores, regions, inside)
+        has_background = beta is not None or not has_tags
+        return to_labels(channels, cams.keys, background=has_background), probability
 
     def _superpixels(self, image: np.ndarray) -> np.ndarray:
         of = self._options.slic

@@ -13,7 +13,6 @@ from skimage.segmentation import slic
 
 from pipeline import Labeller
 from pipeline.cams.cams import Cams
-from pipeline.engine.settings import check
 from pipeline.errors import ImageError, UserError
 from pipeline.masks.labels import stack_background
 from pipeline.masks.pseudo_mask import pseudo_mask
@@ -61,11 +60,13 @@ def cams_of(count: int, size: tuple[int, int] = SIZE) -> Cams:
     return Cams(np.array([3, 1][:count], np.int64), values, size)
 
 
-def naive(cams: Cams, regions: list[np.ndarray], beta: float | None = 1.0) -> np.ndarray:
-    """Labels pixel by pixel."""
+def naive(
+    cams: Cams, regions: list[np.ndarray], beta: float | None = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels pixel by pixel; returns labels and the share of each one's score."""
     scores = stack_background(cams.resized(*cams.size), beta)
     values = [*[0] * (beta is not None), *(cams.keys + 1).tolist()]
-    labels = np.zeros(cams.size, np.uint8)
+    labels, share = np.zeros(cams.size, np.uint8), np.zeros(cams.size)
     for y, x in np.ndindex(*cams.size):
         around = [region for region in regions if region[y, x]]
         of_pixel = scores[:, y, x]
@@ -73,7 +74,8 @@ def naive(cams: Cams, regions: list[np.ndarray], beta: float | None = 1.0) -> np
             smallest = min(around, key=lambda region: region.sum())
             of_pixel = [np.float64(score[smallest]).mean() for score in scores]
         labels[y, x] = values[int(np.argmax(of_pixel))]
-    return labels
+        share[y, x] = max(of_pixel) / sum(of_pixel)
+    return labels, share
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5, None])
@@ -82,8 +84,10 @@ def test_the_smallest_region_gives_its_best_mean(order, beta):
     cams, regions = cams_of(2), [(SMALL, LARGE, APART)[k] for k in order]
     indices = [np.flatnonzero(region) for region in [*regions, np.zeros(SIZE, bool)]]
     labels, probability = RegionVote(RegionOptions(beta=beta))(IMAGE, cams, iter(indices))
-    np.testing.assert_array_equal(labels, naive(cams, regions, beta))
-    assert probability is None and labels.dtype == np.uint8
+    expected, share = naive(cams, regions, beta)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_allclose(probability, share, rtol=1e-5)
+    assert labels.dtype == np.uint8 and probability.dtype == np.float32
     plain, _ = pseudo_mask(IMAGE, cams, None, beta)
     outside = ~(LARGE | APART)
     np.testing.assert_array_equal(labels[outside], plain[outside])
@@ -181,7 +185,8 @@ def test_a_shrunk_image_keeps_the_outlines_of_regions_in_full_size():
 
 @pytest.mark.parametrize("factor", [1, 2])
 def test_slic_is_the_built_in_one(factor):
-    image = np.random.default_rng(2).integers(0, 256, (24, 30, 3), np.uint8)
+    colours = np.random.default_rng(2).integers(0, 256, (4, 5, 3), np.uint8)
+    image = colours.repeat(6, 0).repeat(6, 1)
     size = (24 * factor, 30 * factor)
     cams, options = cams_of(2, size), SlicOptions(segments=12, compactness=30, sigma=0.5)
     numbers = slic(image, n_segments=12, compactness=30, sigma=0.5, start_label=1)
@@ -189,7 +194,8 @@ def test_slic_is_the_built_in_one(factor):
     labels, _ = RegionVote(RegionOptions(slic=options))(image, cams)
     full = numbers.repeat(factor, 0).repeat(factor, 1)
     if factor == 1:
-        np.testing.assert_array_equal(labels, naive(cams, [full == k for k in np.unique(full)]))
+        expected, _ = naive(cams, [full == k for k in np.unique(full)])
+        np.testing.assert_array_equal(labels, expected)
     assert all(len(np.unique(labels[full == k])) == 1 for k in np.unique(full))
     plain, _ = pseudo_mask(image, cams, None)
     assert 0 < (labels != plain).mean() < 0.5
@@ -199,19 +205,11 @@ def test_slic_is_the_built_in_one(factor):
 def test_an_image_without_tags_is_background_and_its_file_is_read(beta, tmp_path):
     vote = RegionVote(RegionOptions(beta=beta))
     for regions in (None, [np.flatnonzero(SMALL)]):
-        labels, _ = vote(IMAGE, cams_of(0), regions)
-        assert labels.shape == SIZE and not labels.any()
+        labels, probability = vote(IMAGE, cams_of(0), regions)
+        assert labels.shape == SIZE and not labels.any() and (probability == 1).all()
     damaged = read_regions(write(tmp_path / "a.png", b"noise"), SIZE)
     with pytest.raises(ImageError, match="cannot be decoded"):
         vote(IMAGE, cams_of(0), damaged)
-
-
-@pytest.mark.parametrize("options", [{"confidence": 0.5}, {"keep_probability": True}])
-def test_regions_have_no_probabilities(options):
-    (name,) = options
-    wanted = f"masks.{name} requires probabilities, which masks=regions does not give: choose"
-    with pytest.raises(UserError, match=wanted):
-        check(RegionOptions(**options), "masks")
 
 
 def test_python_takes_slic_and_no_folder(tiny_checkpoint):
