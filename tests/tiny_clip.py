@@ -7,12 +7,20 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 
-def build_tiny_clip(seed: int = 0) -> CLIP:
-    """Returns a CLIP with few random weights: ViT of width 64, 4 blocks, patch 16, native 64."""
+def build_tiny_clip(
+    seed: int = 0, *, layers: int = 4, patch_size: int = 16, head_width: int = 64
+) -> CLIP:
+    """Returns a CLIP with few random weights: ViT of width 64, native grid 4×4."""
     torch.manual_seed(seed)
     clip = CLIP(
         embed_dim=32,
-        vision_cfg=CLIPVisionCfg(layers=4, width=64, patch_size=16, image_size=64, head_width=64),
+        vision_cfg=CLIPVisionCfg(
+            layers=layers,
+            width=64,
+            patch_size=patch_size,
+            image_size=4 * patch_size,
+            head_width=head_width,
+        ),
         text_cfg=CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=2),
         quick_gelu=True,
     )

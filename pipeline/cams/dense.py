@@ -6,6 +6,7 @@ the tags and the backgrounds, one normalisation, and the affinity if it is asked
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,18 +60,26 @@ class DenseCams(PassCams):
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)
 
 
-def build_dense_cams(options: Any, resources: Resources) -> DenseCams:  # noqa: ANN401
-    """Builds the CAMs of the dense method that the options belong to."""
-    clip, quirks = resources.clip, vars(resources.quirks)
-    return DenseCams(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)
+def register_dense_cams(
+    method: type[DenseMethod], module: str | None = None
+) -> type[DenseCamOptions]:
+    """Makes a dense method a choice of ``cams=``; returns the dataclass of its settings there.
 
+    Args:
+        method: the dense method.
+        module: receives the dataclass as an attribute, where a worker's pickle finds it; the module
+            of the method unless given.
+    """
+    module, name = module or method.__module__, f"{method.__name__}CamOptions"
 
-def register_dense_cams(method: type[DenseMethod]) -> type[DenseCamOptions]:
-    """Makes a dense method a choice of ``cams=``; returns the dataclass of its settings there."""
-    bases, name = (method, DenseCamOptions), f"{method.__name__}CamOptions"
-    members = {"__doc__": method.__doc__, "__module__": __name__}
-    options = dataclass(type(name, bases, members))
-    globals()[name] = options  # where pickle looks for it
+    def build(options: Any, resources: Resources) -> DenseCams:  # noqa: ANN401
+        clip, quirks = resources.clip, vars(resources.quirks)
+        text = text_of(options, resources)
+        return DenseCams(clip.encoder, *text, options, clip.batches, **quirks)
+
+    build.__module__, build.__qualname__ = module, f"{name}.build"
+    members = {"__doc__": method.__doc__, "__module__": module, "build": staticmethod(build)}
+    options = dataclass(type(name, (method, DenseCamOptions), members))
     register(
         "cams",
         method.name,
@@ -81,9 +90,10 @@ def register_dense_cams(method: type[DenseMethod]) -> type[DenseCamOptions]:
         reads=("cam_names", "backgrounds"),
         source=method.source,
         section="Dense methods",
-    )(build_dense_cams)
+    )(build)
+    setattr(sys.modules[module], name, options)
     return options
 
 
 for _method in DENSE_METHODS.values():
-    register_dense_cams(_method)
+    register_dense_cams(_method, __name__)

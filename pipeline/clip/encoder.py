@@ -259,7 +259,7 @@ class ClipEncoder:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
-        return (self.visual.ln_post(tokens) @ self.visual.proj).float()
+        return self.visual.ln_post(tokens.float()) @ self.visual.proj
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.embed(tokens), dim=-1)

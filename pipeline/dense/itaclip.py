@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from pipeline.engine.settings import setting
 class MiddleAttention(BlockHook):
     """Averages softmax(QQᵀ/√d) + softmax(KKᵀ/√d) of some blocks, which run unchanged."""
 
-    def __init__(self, blocks: Sequence[int]):
+    def __init__(self, blocks: Collection[int]):
         self.blocks = blocks
         self._sum: torch.Tensor | float = 0.0
 
@@ -56,7 +56,8 @@ class ItaClip(DenseMethod):
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the middle blocks."""
-        return [MiddleAttention([block_at(block, encoder.depth) for block in self.middle_blocks])]
+        # In a shallow model several offsets may mean the first block, which counts once.
+        return [MiddleAttention({block_at(each, encoder.depth) for each in self.middle_blocks})]
 
     def patch_features(
         self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.attention import attention_weights
-from pipeline.clip.block import Block, block_at
+from pipeline.clip.block import Block, block_at, block_window
 from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, Names, dense_method
@@ -62,11 +62,10 @@ class ScClip(DenseMethod):
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook that keeps tokens of earlier blocks."""
-        middle, shallow, first, last = (
-            block_at(offset, encoder.depth)
-            for offset in (self.middle_block, self.shallow_block, *self.stream_blocks)
-        )
-        return [TokensAfter(middle, shallow, range(first, last + 1))]
+        depth = encoder.depth
+        middle, shallow = block_at(self.middle_block, depth), block_at(self.shallow_block, depth)
+        several = block_window("stream_blocks", self.stream_blocks, depth)
+        return [TokensAfter(middle, shallow, several)]
 
     def patch_features(
         self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
@@ -99,13 +98,13 @@ class ScClip(DenseMethod):
         """
         if patches.shape[1] <= self.neighbours:
             raise ImageError(
-                f"has {patches.shape[1]} patches, too few for cams.neighbours={self.neighbours} of"
+                f"has {patches.shape[1]} patches, too few for neighbours={self.neighbours} of"
                 " SC-CLIP: set fewer, or choose another method"
             )
         distances = torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances.square().topk(self.neighbours + 1, largest=False)
         reach = nearest.values[..., -1]
-        density = 1 / reach.clamp(min=torch.finfo(reach.dtype).tiny)
+        density = 1 / reach.clamp(min=1e-20)  # of patches that are all equal
         of_neighbours = density[:, None].expand_as(distances).gather(2, nearest.indices[..., 1:])
         factor = of_neighbours.mean(-1) / density
         return factor > factor.quantile(1 - self.anomalies, dim=1, keepdim=True)

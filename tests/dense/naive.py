@@ -1,0 +1,302 @@
+"""The dense methods written plainly from their papers: one image, one head, one patch at a time.
+
+Each function takes open_clip's model, an image's pixels, 3×H×W float32, and the constants, and
+returns the embeddings of its patches, N×E. Only open_clip's own modules do arithmetic with weights.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock
+from torchvision.transforms.functional import gaussian_blur
+
+from pipeline.clip.pixels import OPENAI_NORMALISATION
+from pipeline.dense.pixel_adaptive import pamr
+
+Head = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries, keys and values of a head, each T×d."""
+
+
+def grid_of(clip: CLIP, pixels: torch.Tensor) -> tuple[int, int]:
+    patch = clip.visual.patch_size[0]
+    return pixels.shape[1] // patch, pixels.shape[2] // patch
+
+
+def cells_of(grid: tuple[int, int]) -> list[tuple[int, int]]:
+    return list(product(range(grid[0]), range(grid[1])))
+
+
+def tokens_of(clip: CLIP, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Returns x_0 to x_{L−1}, the tokens that enter each block: (1+N)×D, the class token first."""
+    visual, side = clip.visual, clip.visual.grid_size[0]
+    embedding = visual.positional_embedding
+    places = embedding[1:].T.reshape(1, -1, side, side)
+    places = F.interpolate(places, grid_of(clip, pixels), mode="bilinear")[0].flatten(1).T
+    patches = visual.conv1(pixels[None])[0].flatten(1).T + places
+    x = visual.ln_pre(torch.cat([(visual.class_embedding + embedding[0])[None], patches]))
+    tokens = [x]
+    for block in visual.transformer.resblocks[:-1]:
+        tokens.append(block(tokens[-1][None])[0])
+    return tokens
+
+
+def heads_of(block: ResidualAttentionBlock, x: torch.Tensor) -> list[Head]:
+    packed = block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
+    parts = [part.split(block.attn.head_dim, -1) for part in packed.chunk(3, -1)]
+    return list(zip(*parts))
+
+
+def project_out(block: ResidualAttentionBlock, heads: list[torch.Tensor]) -> torch.Tensor:
+    return block.attn.out_proj(torch.cat(heads, -1))
+
+
+def embed(clip: CLIP, y: torch.Tensor) -> torch.Tensor:
+    return clip.visual.ln_post(y) @ clip.visual.proj
+
+
+def weights_of(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Returns softmax(scale · left rightᵀ + bias), row by row."""
+    rows = []
+    for i, row in enumerate(left):
+        logits = scale * (right @ row)
+        rows.append((logits if bias is None else logits + bias[i]).softmax(0))
+    return torch.stack(rows)
+
+
+def itself(head: Head) -> torch.Tensor:
+    """Returns SCLIP's attention of a head, whose rows sum to 2."""
+    q, k, _ = head
+    scale = q.shape[-1] ** -0.5
+    return weights_of(q, q, scale) + weights_of(k, k, scale)
+
+
+def maskclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block = clip.visual.transformer.resblocks[-1]
+    heads = [v for _, _, v in heads_of(block, tokens_of(clip, pixels)[-1])]
+    return embed(clip, project_out(block, heads))[1:]
+
+
+def sclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    x = x + project_out(block, [itself(head) @ head[2] for head in heads_of(block, x)])
+    return embed(clip, x + block.mlp(block.ln_2(x)))[1:]
+
+
+def clearclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    heads = [weights_of(q, q, q.shape[-1] ** -0.5) @ v for q, _, v in heads_of(block, x)]
+    return embed(clip, project_out(block, heads))[1:]
+
+
+def omega_of(clip: CLIP, grid: tuple[int, int]) -> torch.Tensor:
+    """Returns NACLIP's ω: a Gaussian of 80 pixels between patches."""
+    sigma, cells = 80 / clip.visual.patch_size[0], cells_of(grid)
+    omega = torch.zeros(1 + len(cells), 1 + len(cells))
+    for (i, a), (j, b) in product(enumerate(cells, 1), repeat=2):
+        omega[i, j] = math.exp(-(math.dist(a, b) ** 2) / (2 * sigma**2))
+    return omega
+
+
+def naclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    omega = omega_of(clip, grid_of(clip, pixels))
+    heads = [weights_of(k, k, k.shape[-1] ** -0.5, omega) @ v for _, k, v in heads_of(block, x)]
+    return embed(clip, project_out(block, heads))[1:]
+
+
+def at(clip: CLIP, offset: int) -> int:
+    """Returns the number of the block at an offset from the last; never less than that of 1."""
+    return max(1, clip.visual.transformer.layers + offset)
+
+
+def itaclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    blocks, tokens = clip.visual.transformer.resblocks, tokens_of(clip, pixels)
+    middle = {at(clip, offset) for offset in (-5, -4, -2)}
+    helping = [
+        [itself(head) for head in heads_of(blocks[n - 1], tokens[n - 1])] for n in sorted(middle)
+    ]
+    heads = []
+    for index, head in enumerate(heads_of(blocks[-1], tokens[-1])):
+        mean = sum(of_block[index] for of_block in helping) / len(helping)
+        heads.append((itself(head) / 2 + mean / 2) @ head[2])
+    return embed(clip, tokens[-1] + project_out(blocks[-1], heads))[1:]
+
+
+def itaclip_similarities(clip: CLIP, pixels: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Returns the similarities over all five views, N×C."""
+    moments = (OPENAI_NORMALISATION.mean, OPENAI_NORMALISATION.std)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in moments)
+    raw = pixels * std + mean
+    grey = 0.2989 * raw[0] + 0.587 * raw[1] + 0.114 * raw[2]
+    views = [pixels, (torch.stack([grey] * 3) - mean) / std]
+    views.append((gaussian_blur(raw[None], [11, 11], [5.0, 5.0])[0] - mean) / std)
+    upright = sum(F.normalize(itaclip(clip, view), dim=-1) for view in views) / 3
+    rows, columns = grid_of(clip, pixels)
+    mirrored = torch.zeros(len(upright), len(text))
+    for vertically in (True, False):
+        found = F.normalize(itaclip(clip, pixels.flip(1 if vertically else 2)), dim=-1) @ text.T
+        for i, (row, column) in enumerate(cells_of((rows, columns))):
+            row, column = (rows - 1 - row, column) if vertically else (row, columns - 1 - column)
+            mirrored[i] += found[row * columns + column] / 2
+    return 0.7 * upright @ text.T + 0.3 * mirrored
+
+
+def gem(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    blocks, tokens = clip.visual.transformer.resblocks, tokens_of(clip, pixels)
+    first = at(clip, -5)
+    g = tokens[first - 1]
+    for number in range(first, len(blocks) + 1):
+        block, x = blocks[number - 1], tokens[number - 1]
+        length = sum(token.norm() for token in block.ln_1(x)) / len(x)
+        heads = []
+        for head in heads_of(block, x):
+            tau, mean = float(length) * head[0].shape[-1] ** -0.5, 0.0
+            for m in head:
+                u = F.normalize(m, dim=-1)
+                u = F.normalize(weights_of(u, u, tau) @ u, dim=-1)
+                mean = mean + weights_of(u, u, tau) @ head[2] / 3
+            heads.append(mean)
+        g = g + project_out(block, heads)
+    return embed(clip, g)[1:]
+
+
+def resclip(
+    clip: CLIP,
+    pixels: torch.Tensor,
+    text: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    confidence: float,
+) -> torch.Tensor:
+    blocks, tokens = clip.visual.transformer.resblocks, tokens_of(clip, pixels)
+    grid, patch = grid_of(clip, pixels), clip.visual.patch_size[0]
+    omega, heads = omega_of(clip, grid), heads_of(blocks[-1], tokens[-1])
+    scale = heads[0][0].shape[-1] ** -0.5
+    middle = range(at(clip, -6), at(clip, -3) + 1)
+    cross = [
+        [weights_of(q, k, scale) for q, k, _ in heads_of(blocks[n - 1], tokens[n - 1])]
+        for n in middle
+    ]
+
+    def features(factor: float, feedback: torch.Tensor | float, share: float) -> torch.Tensor:
+        attended = []
+        for index, (_, k, v) in enumerate(heads):
+            logits = factor * ((1 - share) * scale * (k @ k.T) + share * feedback)
+            mean = sum(of_block[index] for of_block in cross) / len(cross)
+            attended.append(2 * (0.7 * (logits + omega).softmax(-1) + 0.3 * mean) @ v)
+        return embed(clip, project_out(blocks[-1], attended))[1:]
+
+    cosines = F.normalize(features(1, 0.0, 0.0), dim=-1) @ text.T
+    cosines = cosines.T.reshape(1, -1, *grid)
+    cosines = F.interpolate(cosines, pixels.shape[1:], mode="bilinear", align_corners=False)
+    best, name = (temperature * pamr(pixels[None], cosines)[0]).softmax(0).max(0)
+    of_pixels = torch.where(best < confidence, 0, labels[name])
+    of_patches = torch.zeros(grid, dtype=torch.int64)
+    for row, column in cells_of(grid):
+        cell = of_pixels[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+        of_patches[row, column] = cell.flatten().bincount().argmax()  # of equal ones the smallest
+    feedback = torch.zeros_like(omega)
+    feedback[1:, 1:] = feedback_of(of_patches, 80 / patch)
+    return features(2.2, feedback, 0.7)
+
+
+def is_line_of_one_label(labels: torch.Tensor, a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Tells whether the first samples of the line from a to b have the label of a."""
+    longest = max(labels.shape) - 1
+    for k in range(max(abs(a[0] - b[0]), abs(a[1] - b[1])) + 1):
+        t = k / longest
+        row, column = (round(start + t * (stop - start)) for start, stop in zip(a, b))
+        if labels[row, column] != labels[a]:
+            return False
+    return True
+
+
+def feedback_of(labels: torch.Tensor, blur_sigma: float = 5.0) -> torch.Tensor:
+    """Returns ResCLIP's F of the labels of patches, h×w: N×N."""
+    cells = cells_of(labels.shape)
+    count, farthest = len(cells), max(labels.shape) - 1
+    raw = torch.zeros(count, count)
+    for (i, a), (j, b) in product(enumerate(cells), repeat=2):
+        if labels[a] == labels[b]:
+            apart = max(abs(a[0] - b[0]), abs(a[1] - b[1]))
+            alone = is_line_of_one_label(labels, a, b)
+            raw[i, j] = 1.0 if alone else math.exp(-apart / farthest)
+    reach = min(count, int(6 * blur_sigma) + 1) // 2
+    kernel = [math.exp(-(step**2) / (2 * blur_sigma**2)) for step in range(-reach, reach + 1)]
+    blurred = torch.zeros_like(raw)
+    for j, step in product(range(count), range(-reach, reach + 1)):
+        if 0 <= j + step < count:
+            blurred[:, j] += kernel[step + reach] / sum(kernel) * raw[:, j + step]
+    blurred = torch.stack([row / (row.sum() + 1e-8) for row in blurred])
+    return blurred / blurred.max()
+
+
+def outliers_of(patches: torch.Tensor, neighbours: int) -> list[bool]:
+    """Returns SC-CLIP's anomalous patches by its local outlier factor."""
+    count, near, density = len(patches), [], []
+    for i in range(count):
+        squared = [float(((patches[i] - patches[j]) ** 2).sum()) for j in range(count)]
+        order = sorted(range(count), key=lambda j: squared[j])[1 : neighbours + 1]
+        farthest = squared[order[-1]]
+        reach = [max(squared[j], farthest) for j in order]  # of the k-th neighbour of i, not of j
+        near.append(order)
+        density.append(neighbours / (sum(reach) / neighbours))
+    factors = torch.tensor(
+        [sum(density[j] for j in near[i]) / neighbours / density[i] for i in range(count)]
+    )
+    return (factors > torch.quantile(factors, 0.95)).tolist()
+
+
+def repaired(patches: torch.Tensor, anomalous: list[bool], grid: tuple[int, int]) -> torch.Tensor:
+    result = patches.clone()
+    for i, (row, column) in enumerate(cells_of(grid)):
+        sound = [
+            patches[y * grid[1] + x]
+            for y, x in product(range(row - 1, row + 2), range(column - 1, column + 2))
+            if 0 <= y < grid[0] and 0 <= x < grid[1] and not anomalous[y * grid[1] + x]
+        ]
+        if anomalous[i] and sound:
+            result[i] = sum(sound) / len(sound)
+    return result
+
+
+def sc_clip(clip: CLIP, pixels: torch.Tensor, neighbours: int) -> torch.Tensor:
+    block, tokens = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)
+    grid, last = grid_of(clip, pixels), tokens[-1]
+
+    def cosines(patches: torch.Tensor) -> torch.Tensor:
+        return F.normalize(patches, dim=-1) @ F.normalize(patches, dim=-1).T
+
+    def aggregated(similarity: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        rows = []
+        for row in similarity:
+            kept = torch.tensor([float(each) if each >= 0.4 else 0.0 for each in row])
+            rows.append((kept[:, None] * patches).sum(0) / (kept.sum() + 1e-6))
+        return torch.stack(rows)
+
+    anomalous = outliers_of(last[1:], neighbours)
+    by_middle = cosines(repaired(tokens[at(clip, -3)][1:], anomalous, grid))
+    by_shallow = cosines(tokens[at(clip, -8)][1:])
+    gain = 3 * (by_middle - by_middle.mean())
+    gain[gain < 0] = -math.inf
+
+    def run_block(patches: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
+        heads = [
+            (gain.softmax(-1) + weights_of(k, k, k.shape[-1] ** -0.5)) / 2 @ v
+            for _, k, v in heads_of(block, patches)
+        ]
+        return aggregated(by_shallow, project_out(block, heads) + 0.3 * class_token)
+
+    stream = sum(tokens[n] for n in range(at(clip, -8), at(clip, -2) + 1))
+    patches = aggregated(by_middle, repaired(last[1:], anomalous, grid))
+    return embed(clip, run_block(patches, last[0]) + run_block(stream[1:], stream[0]))

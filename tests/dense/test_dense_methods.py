@@ -1,0 +1,241 @@
+"""Every dense method against loops over heads and patches, on a grid that is not the native one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.dense.itaclip import ItaClip
+from pipeline.dense.method import DENSE_METHODS, DenseMethod, Names, dense_method
+from pipeline.dense.resclip import ResClip, chebyshev, of_one_object, semantic_feedback
+from pipeline.dense.sc_clip import ScClip, repair
+from pipeline.errors import ImageError, UserError
+from tests.dense import naive
+from tests.tiny_clip import build_tiny_clip
+
+GRID = (5, 7)
+CONFIDENCE = 0.35  # that some pixels of these weights reach, and others do not
+
+
+@pytest.fixture(scope="module", params=["16, 10", "14, 4", "32, 4"])
+def clip(request) -> CLIP:
+    """A CLIP of this patch size and number of blocks."""
+    patch_size, layers = map(int, request.param.split(","))
+    return build_tiny_clip(1, layers=layers, patch_size=patch_size, head_width=32)
+
+
+@pytest.fixture(scope="module")
+def encoder(clip) -> ClipEncoder:
+    return ClipEncoder(clip)
+
+
+def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID) -> torch.Tensor:
+    """Returns normalised pixels of noise in blotches, count×3×H×W."""
+    generator = torch.Generator().manual_seed(3)
+    sides = [side * encoder.patch_size for side in grid]
+    coarse = torch.randn(count, 3, 4, 5, generator=generator)
+    fine = torch.randn(count, 3, *sides, generator=generator)
+    return 1.5 * F.interpolate(coarse, sides, mode="bilinear") + 0.3 * fine
+
+
+def names_of(encoder: ClipEncoder) -> Names:
+    """Returns three names and two backgrounds, each of which some patches are like."""
+    features = DENSE_METHODS["clearclip"]().features(encoder, pictures(encoder))
+    text = F.normalize(features[0, [1, 9, 17, 25, 33]], dim=-1)
+    return Names(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
+
+
+@pytest.fixture(scope="module")
+def names(encoder) -> Names:
+    return names_of(encoder)
+
+
+@pytest.fixture(scope="module")
+def two_heads() -> ClipEncoder:
+    return ClipEncoder(build_tiny_clip(1, head_width=32))
+
+
+def ours_and_naive(name: str, names: Names):
+    """Returns a method and its plain version, a function of the CLIP and an image's pixels."""
+    if name == "resclip":
+        given = {"text": names.text, "labels": names.labels, "temperature": names.temperature}
+        plainly = partial(naive.resclip, **given, confidence=CONFIDENCE)
+        return ResClip(confidence=CONFIDENCE), plainly
+    if name == "sc_clip":
+        return ScClip(neighbours=9), partial(naive.sc_clip, neighbours=9)
+    return DENSE_METHODS[name](), getattr(naive, name)
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Asserts that the largest difference is within a share of the largest value."""
+    assert ours.shape == expected.shape and torch.isfinite(ours).all()
+    assert (ours - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", DENSE_METHODS)
+@torch.no_grad()
+def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, names):
+    method, plainly = ours_and_naive(name, names)
+    pixels = pictures(encoder)
+    seen = method.look(encoder, pixels)
+    features = method.patch_features(encoder, seen, names)
+    for image, of_image in zip(pixels, features):
+        assert_close(of_image, plainly(clip, image))
+    similarities = DenseMethod.similarities(method, encoder, seen, names)
+    assert_close(similarities, F.normalize(features, dim=-1) @ names.text.T)
+
+
+@torch.no_grad()
+def test_similarities_of_itaclip_are_those_of_five_views(clip, encoder, names):
+    pixels = pictures(encoder)
+    for method in (ItaClip(), ItaClip(views=False)):
+        seen = method.look(encoder, pixels)
+        similarities = method.similarities(encoder, seen, names)
+        for image, of_image in zip(pixels, similarities):
+            alone = F.normalize(naive.itaclip(clip, image), dim=-1) @ names.text.T
+            views = naive.itaclip_similarities(clip, image, names.text)
+            assert_close(of_image, views if method.views else alone)
+    assert not torch.allclose(views, alone, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", DENSE_METHODS)
+@torch.no_grad()
+def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
+    """The device "meta" computes shapes alone, and refuses tensors of a CPU."""
+    clip, names = build_tiny_clip(), names_of(two_heads)
+    clip.visual.to("meta")
+    encoder = ClipEncoder(clip)
+    method, _ = ours_and_naive(name, names)
+    seen = method.look(encoder, pictures(encoder).to("meta"))
+    there = Names(names.text.to("meta"), names.labels.to("meta"), names.temperature)
+    similarities = method.similarities(encoder, seen, there)
+    assert similarities.device.type == "meta" and similarities.shape == (2, 35, 5)
+
+
+@pytest.mark.parametrize("name", DENSE_METHODS)
+@torch.no_grad()
+def test_bfloat16_moves_similarities_little(name, two_heads):
+    names, pixels = names_of(two_heads), pictures(two_heads)
+    method, _ = ours_and_naive(name, names)
+    rough = ClipEncoder(build_tiny_clip(1, head_width=32), precision=torch.bfloat16)
+    expected, found = (
+        method.similarities(encoder, method.look(encoder, pixels), names)
+        for encoder in (two_heads, rough)
+    )
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().mean() < 0.02
+
+
+# SC-CLIP
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_anomalous_patches_are_those_of_a_double_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    patches = torch.randn(2, 40, 6, generator=generator)
+    patches[0, [3, 11]] *= 6
+    found = ScClip(neighbours=7).anomalous(patches)
+    assert found.sum(1).tolist() == [2, 2]
+    for image, of_image in zip(patches, found):
+        assert of_image.tolist() == naive.outliers_of(image, 7)
+
+
+def test_equal_patches_are_not_anomalous():
+    patches = torch.ones(1, 40, 6)
+    assert not ScClip().anomalous(patches).any()
+    patches[0, 5] = 3
+    assert ScClip().anomalous(patches)[0].nonzero().tolist() == [[5]]
+
+
+def test_a_patch_is_repaired_by_its_sound_neighbours():
+    grid = (4, 3)
+    patches = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0))
+    anomalous = torch.zeros(2, 12, dtype=torch.bool)
+    anomalous[0, [0, 5, 8, 11]] = True  # corners, sides, and neighbours of each other
+    anomalous[1, [0, 1, 3, 4]] = True  # the corner 0 has no sound neighbour
+    found = repair(patches, anomalous, grid)
+    for image, marked, of_image in zip(patches, anomalous, found):
+        torch.testing.assert_close(of_image, naive.repaired(image, marked.tolist(), grid))
+    assert torch.equal(found[1, 0], patches[1, 0])
+    assert torch.equal(found[~anomalous], patches[~anomalous])
+
+
+def test_too_few_patches_are_refused():
+    with pytest.raises(ImageError, match="has 30 patches, too few for neighbours=30 of SC-CLIP"):
+        ScClip().anomalous(torch.randn(1, 30, 4))
+    assert ScClip().anomalous(torch.randn(1, 31, 4)).shape == (1, 31)
+
+
+# ResCLIP
+
+
+def random_labels(seed: int) -> torch.Tensor:
+    """Returns the labels of two images of 6×9 patches, in regions."""
+    labels = np.random.default_rng(seed).integers(0, 3, (2, 2, 3))
+    return torch.from_numpy(labels.repeat(3, 1).repeat(3, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patches_are_of_one_object_if_a_loop_along_their_line_says_so(seed):
+    for labels in (random_labels(seed)[0], random_labels(seed)[1].T):
+        apart = chebyshev(*labels.shape, labels.device)
+        found = of_one_object(labels, apart)
+        cells = naive.cells_of(labels.shape)
+        for i, a in enumerate(cells):
+            for j, b in enumerate(cells):
+                assert apart[i, j] == max(abs(a[0] - b[0]), abs(a[1] - b[1]))
+                assert found[i, j] == naive.is_line_of_one_label(labels, a, b)
+    assert found.any() and not found.all()
+
+
+@pytest.mark.parametrize("sigma", [5.0, 2.5, 80 / 14])
+def test_feedback_of_a_batch_is_that_of_loops(sigma):
+    labels = random_labels(0)
+    for image, feedback in zip(labels, semantic_feedback(labels, sigma)):
+        assert_close(feedback, naive.feedback_of(image, sigma))
+    few = labels[:1, 2:5, 1:6]  # 15 patches, fewer than the Gaussian has taps
+    assert_close(semantic_feedback(few, sigma)[0], naive.feedback_of(few[0], sigma))
+    assert semantic_feedback(few[:, :1, :1]).tolist() == [[[1.0]]]
+
+
+@torch.no_grad()
+def test_backgrounds_are_one_thing_and_doubtful_pixels_are_background(two_heads):
+    method, names = ResClip(confidence=0), names_of(two_heads)
+    seen = method.look(two_heads, pictures(two_heads))
+
+    def labelled(*labels: int, confidence: float = 0.0) -> torch.Tensor:
+        of_names = names._replace(labels=torch.tensor(labels))
+        return replace(method, confidence=confidence).patch_features(two_heads, seen, of_names)
+
+    together, apart = labelled(1, 2, 3, 0, 0), labelled(1, 2, 3, 4, 5)
+    assert not torch.allclose(together, apart, atol=1e-4)
+    assert torch.equal(apart, labelled(5, 4, 3, 2, 1))  # which label it is does not matter
+    doubtful = labelled(1, 2, 3, 0, 0, confidence=1.0)
+    assert torch.equal(doubtful, labelled(0, 0, 0, 0, 0))
+    assert not torch.allclose(doubtful, together, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (ResClip(cross_blocks=[-1, -3]), r"cross_blocks=\[-1,-3\] is empty"),
+        (ScClip(stream_blocks=[-1, -3]), r"stream_blocks=\[-1,-3\] is empty"),
+    ],
+)
+def test_blocks_in_the_wrong_order_are_refused(method, message):
+    with pytest.raises(UserError, match=message):
+        method.hooks(ClipEncoder(build_tiny_clip()))
+
+
+def test_a_method_is_registered_by_its_name(monkeypatch):
+    monkeypatch.setattr("pipeline.dense.method.DENSE_METHODS", dict(DENSE_METHODS))
+    own = dense_method("own", "a paper")(type("Own", (ItaClip,), {}))
+    assert (own.name, own.source, own.passes) == ("own", "a paper", 5)
+    assert {method.passes for method in DENSE_METHODS.values() if method is not ItaClip} == {1}
