@@ -85,14 +85,23 @@ class PassCams(CamMethod):
 
         Args:
             shared_pass: of one image, with the results of :meth:`own_hooks`.
-            text: (K+M)×E embeddings of the K tags and then of the M backgrounds, each of length 1.
+            text: C×E embeddings of the K tags and then of their competitors, each of length 1; see
+                :meth:`names_for`.
             num_tags: K.
         """
 
     def hooks(self) -> list[CamHook]:
         """Returns what has to be called during a pass, new for each."""
-        mean = [MeanAttention(self.blocks)] if self.options.affinity else []
+        mean = [self.attention_hook()] if self.options.affinity else []
         return [*self.own_hooks(), *mean]
+
+    def attention_hook(self) -> MeanAttention:
+        """Returns what computes Ā, new for each pass."""
+        return MeanAttention(self.blocks)
+
+    def names_for(self, tags: Sequence[int]) -> torch.Tensor:
+        """Returns the embeddings of K tags, and then of what competes with them: C×E."""
+        return torch.cat([self.class_text[list(tags)], self.background_text])
 
     @torch.no_grad()
     def stream(
@@ -127,8 +136,7 @@ class PassCams(CamMethod):
         """
         if not len(tags):
             return np.zeros((0, *shared_pass.grid), np.float32)
-        text = torch.cat([self.class_text[list(tags)], self.background_text])
-        cams = self.activation_maps(shared_pass, text, len(tags))
+        cams = self.activation_maps(shared_pass, self.names_for(tags), len(tags))
         if self.options.affinity:
             cams = refine_cams(
                 cams,

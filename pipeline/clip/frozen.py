@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -88,8 +89,14 @@ class FrozenClip:
             backgrounds: names of things that are not a class.
             templates: the name of a set of templates.
         """
-        every = names + tuple((name,) for name in backgrounds)
-        prompts, facts = TEMPLATES[templates], self.facts()
+        return self._embed(names + tuple((name,) for name in backgrounds), TEMPLATES[templates])
+
+    def embed_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
+        """Returns the text embeddings of sentences as they are, S×E on the device."""
+        return self._embed(tuple((sentence,) for sentence in sentences), ("{}",))
+
+    def _embed(self, every: Names, prompts: Sequence[str]) -> torch.Tensor:
+        facts = self.facts()
 
         def make() -> np.ndarray:
             tokenizer, clip = load_tokenizer(self.model), _clip(self, self.fingerprint)

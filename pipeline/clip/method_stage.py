@@ -62,7 +62,10 @@ class MethodStage(Stage):
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
-        return facts(self.options)
+        found = facts(self.options)
+        if hasattr(self.options, "contents"):
+            found |= self.options.contents(self.vocabulary)
+        return found
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the results depend on besides the images and the stages before."""

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import pipeline.cams.clip_es
 import pipeline.cams.dense
+import pipeline.cams.excel
 import pipeline.cams.imported
 import pipeline.masks.pixel_adaptive
 import pipeline.masks.pseudo_mask

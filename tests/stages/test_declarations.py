@@ -8,6 +8,7 @@ import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.engine.registry import methods
 
 TAGGING = ("classes", "tag_names", "backgrounds")
+EXCEL = ("open_border", "imagenet_norm", "token_norm", "head_sum")
 DECLARED = {
     "tags=tagclip": (True, ("open_border", "cwr_stop"), TAGGING),
     "tags=clip": (True, (), TAGGING),
@@ -15,6 +16,7 @@ DECLARED = {
     "tags=ground_truth": (False, ("tag_order",), ("classes",)),
     "tags=file": (False, (), ("classes",)),
     "cams=clip_es": (True, ("open_border",), ("cam_names", "backgrounds")),
+    "cams=excel": (True, EXCEL, ("cam_names", "backgrounds")),
     "cams=file": (False, (), ()),
     "masks=crf": (False, ("crf_bgr", "crf_fp16"), ()),
     "masks=pamr": (False, (), ()),

@@ -60,6 +60,9 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "compat.cwr_stop": ("tags",),
     "compat.crf_bgr": ("masks",),
     "compat.crf_fp16": ("masks",),
+    "compat.imagenet_norm": ("cams",),
+    "compat.token_norm": ("cams",),
+    "compat.head_sum": ("cams",),
     "compat.tag_order": ("tags",),
     "compat.empty_class": ("tags",),
     "tags": ("tags",),
@@ -77,7 +80,10 @@ BELONGS: dict[str, tuple[str, ...]] = {
 """A setting that changes a result, or the group of it → the stages that it belongs to."""
 
 OF_OTHERS = {"compat.tag_order": "tags=ground_truth", "compat.empty_class": "tags=piaa"}
-"""Quirks that TagCLIP does not read → a choice that does."""
+OF_OTHERS |= dict.fromkeys(
+    ("compat.imagenet_norm", "compat.token_norm", "compat.head_sum"), "cams=excel"
+)
+"""Quirks that TagCLIP and CLIP-ES do not read → a choice that does."""
 
 Setting = tuple[str, Rule, Any]
 """A key of the configuration, what it declares, and its type."""
@@ -93,6 +99,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
         (tmp_path / name).write_bytes(name.encode())
     for name in ("one", "two"):
         shutil.copy(tiny_checkpoint, tmp_path / f"{name}.safetensors")
+        (tmp_path / f"{name}.yaml").write_text("{cat: [a], person: [b], cup: [c]}")
         (tmp_path / name).mkdir()
     pairs = [TrainingPair("image", tmp_path / "image.png", tmp_path / "mask.png")]
     data = TrainingData(list, lambda: pairs)
@@ -186,6 +193,9 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "segmenter.masks":  # the same, with masks of one's own already
         config.segmenter.masks = str(tmp_path / "one")
         return config, str(tmp_path / "two")
+    if key == "cams.descriptors":  # of the same content
+        config.cams.descriptors, config.cams.clusters = str(tmp_path / "one.yaml"), 1
+        return config, str(tmp_path / "two.yaml")
     if key == "tags.min_score" and hasattr(config.tags, "bank_size"):  # PIAA takes no other one
         return config, 0.0
     if key == "clip.model":

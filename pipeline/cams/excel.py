@@ -1,0 +1,130 @@
+"""ExCEL as far as it needs no training (Yang et al., CVPR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.cams.excel_pixels import ExcelEncoder
+from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_descriptors
+from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
+from pipeline.cams.surgery import HeadSum, SurgeryPath, feature_surgery
+from pipeline.clip.attention import attend
+from pipeline.clip.block import block_at
+from pipeline.clip.encoder import BlockHook
+from pipeline.clip.frozen import Resources
+from pipeline.clip.shared_pass import MeanAttention, SharedPass
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
+from pipeline.files.fingerprints import fingerprint
+
+
+@dataclass
+class ExcelOptions(PassCamOptions):
+    """``cams=excel``: ExCEL (CVPR 2025) as far as it needs no training.
+
+    Attributes:
+        affinity_blocks: first and last block of Ā, as offsets from the last block, which is 0.
+        box_threshold: φ, the share of a CAM's peak that opens a box of the affinity.
+        descriptors: a YAML or JSON file with sentences that describe each class, {class name:
+            [sentences]}; without it classes are compared by their names alone.
+        clusters: K, the number of attributes that the sentences are clustered into.
+        kept: the share of attributes that count for a class, those most like it.
+        blocks: the number of last blocks that have the second path.
+        size: side in pixels of the square that images are squashed to; none keeps their own grid.
+    """
+
+    affinity_blocks: list[int] = setting([-5, 0], at_least=-99, at_most=99, lengths=(2,))
+    box_threshold: float = setting(0.79, at_least=0, at_most=1)
+    descriptors: str | None = setting(
+        None, changes="nothing", why="the fingerprint of its sentences is in the key"
+    )
+    clusters: int = setting(112, at_least=1)
+    kept: float = setting(0.9, above=0, at_most=1)
+    blocks: int = setting(5, at_least=1)
+    size: int | None = setting(None, at_least=1)
+
+    def contents(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Returns what the file of sentences holds, for the key."""
+        if self.descriptors is None:
+            return {}
+        found = read_descriptors(self.descriptors, vocabulary.classes, self.clusters)
+        return {"sentences": fingerprint(found)}
+
+
+@dataclass(eq=False)
+class Excel(PassCams):
+    """Computes ExCEL's CAMs of images.
+
+    Attributes:
+        token_norm: quirk: features are divided by their length over the tokens, one number for each
+            channel, and not by each token's own.
+        head_sum: quirk: see :class:`~pipeline.cams.surgery.HeadSum`.
+    """
+
+    token_norm: bool = True
+    head_sum: bool = True
+
+    @property
+    def first(self) -> int:
+        """The first block of the second path."""
+        return block_at(1 - self.options.blocks, self.encoder.depth)
+
+    def own_hooks(self) -> Sequence[BlockHook]:
+        """Returns the second path."""
+        return [SurgeryPath(self.first)]
+
+    def attention_hook(self) -> MeanAttention:
+        """Returns what averages the attention."""
+        if not self.head_sum:
+            return super().attention_hook()
+        heads = self.encoder.visual.transformer.resblocks[0].attn.num_heads
+        return HeadSum(self.blocks, self.first, heads)
+
+    def names_for(self, tags: Sequence[int]) -> torch.Tensor:
+        """Returns the embeddings of the tags, of the other classes, and of the backgrounds: C×E."""
+        others = [index for index in range(len(self.class_text)) if index not in tags]
+        return torch.cat([self.class_text[[*tags, *others]], self.background_text])
+
+    def features(self, shared_pass: SharedPass) -> torch.Tensor:
+        """Returns F of one image, (1+N)×E float32: patches of the second path."""
+        tokens, query, key, value = shared_pass.last_block_input
+        class_token = self.encoder.last_block.finish(
+            tokens[:, :1], attend(query[:, :, :1], key, value)
+        )
+        tokens = torch.cat([class_token, shared_pass.observed[0][:, 1:]], 1)
+        return F.normalize(self.encoder.embed(tokens)[0], dim=0 if self.token_norm else 1)
+
+    def activation_maps(
+        self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int
+    ) -> torch.Tensor:
+        """Returns the CAM of every tag before the affinity, K×N float32 in [0, 1]."""
+        return feature_surgery(self.features(shared_pass), text)[:num_tags]
+
+
+@register(
+    "cams",
+    "excel",
+    ExcelOptions,
+    uses_clip=True,
+    quirks=("open_border", "imagenet_norm", "token_norm", "head_sum"),
+    reads=("cam_names", "backgrounds"),
+    source="Yang et al., ExCEL, CVPR 2025, arXiv 2503.20826",
+    section="ExCEL",
+)
+def build_excel(options: ExcelOptions, resources: Resources) -> Excel:
+    """Builds ExCEL's CAMs."""
+    clip, quirks = resources.clip, dict(vars(resources.quirks))
+    encoder = ExcelEncoder(clip.encoder, options.size, imagenet_norm=quirks.pop("imagenet_norm"))
+    text, background_text = text_of(options, resources)
+    if options.descriptors is not None:
+        classes, clusters = resources.vocabulary.classes, options.clusters
+        found = read_descriptors(options.descriptors, classes, clusters)
+        sentences = clip.embed_sentences([each for of_class in found for each in of_class])
+        text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
+    return Excel(encoder, text, background_text, options, clip.batches, **quirks)

@@ -1,0 +1,126 @@
+"""ExCEL's text: class embeddings enriched by attributes that sentences describe (section 3.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+
+from pipeline.datasets.vocabulary import same_name
+from pipeline.errors import UserError, check_choice, shown
+from pipeline.files.text import given_path, read_text
+
+Sentences = tuple[tuple[str, ...], ...]
+"""The sentences that describe each class."""
+
+_WANTED = "give a YAML or JSON file with a list of sentences for each class"
+_MAX_BYTES = 1 << 22
+_MAX_SENTENCES = 1000  # of a class; a few YAML aliases can expand to millions
+_MAX_NAMED = 3  # classes that an error names
+
+
+def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sentences:
+    """Reads the sentences of each class from a file, {class name: [sentences]}.
+
+    Names are compared without regard to case and white space.
+
+    Args:
+        given: the path, as ``cams.descriptors`` has it.
+        classes: the n class names.
+        clusters: K, which the sentences have to suffice for.
+
+    Returns:
+        The sentences of the classes, in their order.
+
+    Raises:
+        UserError: the file is missing or of another form, names a class that there is not or leaves
+            one out, or holds fewer than K different sentences.
+    """
+    path = given_path(given, "cams.descriptors")
+    name = f"cams.descriptors={shown(given)}"
+    text = read_text(path, name, _WANTED, _MAX_BYTES)
+    sentences = _parse(text, path.suffix.lower() == ".json", name, tuple(classes))
+    different = len({sentence for of_class in sentences for sentence in of_class})
+    if different < clusters:
+        raise UserError(
+            f"cams.clusters={clusters} exceeds the {different} different sentences of {name}: give"
+            f" at most cams.clusters={different}"
+        )
+    return sentences
+
+
+@lru_cache(maxsize=2)
+def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sentences:
+    try:
+        content = json.loads(text) if is_json else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: JSON, a 13th month
+        reason = shown(" ".join(str(error).split()))
+        raise UserError(f"{name} is not {'JSON' if is_json else 'YAML'}: {reason}") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{name} has no class names: {_WANTED}")
+    known, found = {same_name(each): each for each in classes}, {}
+    for key, sentences in content.items():
+        if not isinstance(key, str):
+            raise UserError(f"{name} has {shown(key)}, not a name: write names in quotes, as 'no'")
+        if same_name(key) not in known:
+            check_choice(f"{name} has {shown(key)}, which is not a class", key, classes)
+        found[same_name(key)] = _checked(sentences, f"{name} has for {shown(key)}")
+    if missing := [each for same, each in known.items() if same not in found]:
+        more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
+        few = shown(", ".join(missing[:_MAX_NAMED]))
+        raise UserError(f"{name} has no sentences for {few}{more}: add them")
+    return tuple(found[same] for same in known)
+
+
+def _checked(sentences: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
+    is_list = isinstance(sentences, list) and 0 < len(sentences) <= _MAX_SENTENCES
+    if not is_list or not all(isinstance(each, str) and each.strip() for each in sentences):
+        raise UserError(
+            f"{where} {shown(str(sentences)[:99])}, not a list of sentences: give from 1 to"
+            f" {_MAX_SENTENCES}"
+        )
+    return tuple(each.strip() for each in sentences)
+
+
+def cluster_sentences(embeddings: torch.Tensor, clusters: int) -> torch.Tensor:
+    """Returns attributes: the centres of the sentences' embeddings, not normalised (equation 2).
+
+    Args:
+        embeddings: S×E float32, each of length 1.
+        clusters: K, at most S.
+
+    Returns:
+        K×E float32.
+    """
+    from sklearn.cluster import KMeans
+
+    # Threads add up in any order, which shows in the last digits; in float64 none of them is kept.
+    points = embeddings.double().cpu().numpy()
+    centres = KMeans(n_clusters=clusters, random_state=0).fit(points).cluster_centers_
+    return torch.from_numpy(centres).to(embeddings)
+
+
+def enrich_classes(text: torch.Tensor, attributes: torch.Tensor, kept: float) -> torch.Tensor:
+    """Adds to every class the attributes that are like it (equations 3 and 4).
+
+    T_c = t_c + Σ_k w_ck a_k, normalised, where w is the softmax of t_c·a_k over k, without a
+    temperature, so that it is nearly uniform over the attributes that are kept.
+
+    Args:
+        text: t, n×E, each of length 1.
+        attributes: a, K×E.
+        kept: the share of attributes that are kept for a class, those most like it.
+
+    Returns:
+        T, n×E, each of length 1.
+    """
+    similarities = text @ attributes.mT
+    left_out = int(round((1 - kept) * len(attributes), 6))
+    least = similarities.topk(left_out, largest=False).indices
+    weights = similarities.scatter(-1, least, -torch.inf).softmax(-1)
+    return F.normalize(text + weights @ attributes, dim=-1)

@@ -1,0 +1,70 @@
+"""CLIP Surgery with q, k and v, and feature surgery, as ExCEL applies them (section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.clip.attention import attention_weights
+from pipeline.clip.block import Block
+from pipeline.clip.encoder import BlockHook, BlockInput
+from pipeline.clip.shared_pass import MeanAttention
+
+_EPSILON = 1e-12
+
+
+class SurgeryPath(BlockHook):
+    """The second path of the tokens g: g ← g + out_proj(A v), without MLP (section 3.3).
+
+    A = Σ_h ⅓(softmax(QQᵀ/√d) + softmax(KKᵀ/√d) + softmax(VVᵀ/√d)) of the original tokens, summed
+    over the heads h, is the same for each of them.
+    """
+
+    def __init__(self, first: int):
+        self.first = first
+        self._tokens: torch.Tensor | None = None
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds a block's attention to the path, which starts from the tokens of the first one."""
+        if number == self.first:
+            self._tokens = inputs.tokens
+        if number >= self.first:
+            value, summed = inputs.value, 0.0
+            for features in inputs[1:]:
+                summed = summed + attention_weights(features, features).sum(1, keepdim=True) / 3
+            self._tokens = self._tokens + block.attention_output(summed.to(value.dtype) @ value)
+
+    def result(self) -> torch.Tensor:
+        """Returns the tokens of the path after block L, B×(1+N)×D float32."""
+        return self._tokens
+
+
+class HeadSum(MeanAttention):
+    """Averages attention that is summed over the heads from a block on, and averaged before it."""
+
+    def __init__(self, blocks: range, first: int, heads: int):
+        super().__init__(blocks)
+        self.first, self.heads = first, heads
+
+    def __call__(self, block: int, attention: torch.Tensor) -> None:
+        """Takes in a block's attention between patches, B×N×N float32, averaged over heads."""
+        super().__call__(block, attention * self.heads if block >= self.first else attention)
+
+
+def feature_surgery(features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Returns how much every name stands out against the mean over all names (section 3.3).
+
+    R_ic = ω_c F_i·T_c − mean over c' of ω_c' F_i·T_c', where ω_c = C·p_c and p is the softmax of
+    2 F_0·T_c. Each name's values are normalised over all tokens, the class token among them.
+
+    Args:
+        features: F, (1+N)×E, the class token first.
+        text: T, C×E, each of length 1.
+
+    Returns:
+        Of the patches, C×N float32 in [0, 1].
+    """
+    similarities = features @ text.mT
+    weighted = len(text) * (2 * similarities[0]).softmax(-1) * similarities
+    apart = weighted - weighted.mean(-1, keepdim=True)
+    low, high = apart.aminmax(dim=0)
+    return ((apart - low) / (high - low).clamp(min=_EPSILON))[1:].mT
