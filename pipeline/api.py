@@ -137,7 +137,9 @@ class Labeller:
         tags = self._stages["tags"].choose(scores)
         cams = self.cams(image, tags)
         names = tuple(self.classes[tag] for tag in tags)
-        return Labelling(scores, tags, names, cams, self._mask(image, tags, cams))
+        from_cams = self._stages["masks"].from_cams
+        mask = self._mask(image, tags, cams) if from_cams else self.mask(image)
+        return Labelling(scores, tags, names, cams, mask)
 
     def scores(self, image: AnyImage) -> np.ndarray:
         """Returns how much every class is in an image, n float32 in [0, 1]."""
@@ -170,9 +172,14 @@ class Labeller:
         ``masks.confidence``, which is 0 unless it is given.
 
         Raises:
-            UserError: a class that is not among the names.
+            UserError: a class that is not among the names, or tags where masks are not made from
+                them.
         """
         image = to_image(image)
+        if not self._stages["masks"].from_cams:
+            if tags is not None:
+                raise UserError(f"{self._stages['masks'].chosen} reads no tags: leave them out")
+            return self._labelled(image, self._refine(self._limited(image), image.shape[:2]))
         tags = self._indices(image, tags)
         return self._mask(image, tags, self.cams(image, tags))
 
@@ -187,6 +194,8 @@ class Labeller:
 
     @cached_property
     def _refine(self) -> Any:  # noqa: ANN401
+        if not self._stages["masks"].from_cams:
+            return self._stages["masks"].load({})
         refine, _ = self._stages["masks"].load({"cams": Path()})
         return refine
 
@@ -208,8 +217,13 @@ class Labeller:
 
     def _mask(self, image: np.ndarray, tags: Sequence[int], cams: np.ndarray) -> np.ndarray:
         stored = Cams(np.array(tags, np.int64), cams, image.shape[:2])
-        refined = self._refine(self._limited(image), stored)
-        labels, probability = self._stages["masks"].checked(*refined, image.shape[:2])
+        return self._labelled(image, self._refine(self._limited(image), stored))
+
+    def _labelled(
+        self, image: np.ndarray, found: tuple[np.ndarray, np.ndarray | None]
+    ) -> np.ndarray:
+        """Returns labels, after the confidence filter, from labels and their probability."""
+        labels, probability = self._stages["masks"].checked(*found, image.shape[:2])
         confidence = self._config.masks.confidence
         if probability is None or not confidence:
             return labels

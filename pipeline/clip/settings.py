@@ -85,6 +85,7 @@ class Quirks:
         name: what tables call the choice.
         exif: the EXIF orientation of an image is ignored.
         position_fp16: the interpolated position embedding is rounded to float16.
+        position_scale: label maps of dense methods interpolate it by a factor that is a bit larger.
         open_border: a box that touches the bottom or right border loses its last row or column.
         cwr_stop: an empty box ends CWR for all later classes.
         crf_bgr: the CRF compares a BGR image minus a mean, wrapped around to bytes.
@@ -111,3 +112,4 @@ class Quirks:
     head_sum: bool = False
     empty_class: bool = False
     tag_order: bool = False
+    position_scale: bool = False

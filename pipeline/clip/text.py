@@ -25,9 +25,11 @@ from pipeline.errors import UserError
 TEXT_ALGORITHM = 1
 """Version of the embeddings; raise it when they change by more than rounding."""
 
+_IMAGENET = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
+
 TEMPLATES = {
     "tagclip": (
-        *(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES),
+        *_IMAGENET,
         "there is a {} in the scene.",
         "there is the {} in the scene.",
         "this is a {} in the scene.",
@@ -37,9 +39,10 @@ TEMPLATES = {
     "clip_es": ("a clean origami {}.",),
     "photo": ("a photo of a {}.",),
     "piaa": ("a photo of a {}",),
+    "imagenet": _IMAGENET,
 }
-"""The template sets, by their names in the configuration. That of TagCLIP begins with the 80 of
-CLIP's ImageNet prompts, in their published order."""
+"""The template sets, by their names in the configuration. "imagenet" holds the 80 ImageNet prompts
+of CLIP in their published order, and the set of TagCLIP begins with them."""
 
 _OPENAI_MODEL = "ViT-B-16"
 _BATCH_SIZE = 512  # prompts in a batch

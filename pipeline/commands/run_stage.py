@@ -33,7 +33,7 @@ from pipeline.files.shipped import CONFIGS
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import Config, read_config
-from pipeline.stages.pipeline import Pipeline, parse_stages
+from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
 _MAX_NAMED = 5  # images that a step left out
 _FIRST_SPEAKS = 3.0  # seconds that the other processes wait before they report an error
@@ -54,7 +54,7 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     if is_multirun:
         console.print(f"\n{', '.join(hydra_config.overrides.task)}")
     config = read_config(composed)
-    requested = parse_stages(config.stage)
+    requested = requested_stages(config)
     if config.dry_run:
         show_plan(config, requested, console)
         console.print(f"next: {next_command(given)}")

@@ -117,7 +117,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
         return values or ()
 
     def names_of(key: str) -> Names:
-        names = tuple(_tuple(item, f"dataset.{key}") for item in of_each_class(key))
+        names = tuple(as_names(item, f"dataset.{key}") for item in of_each_class(key))
         if not all(names):
             raise UserError(f"dataset.{key} holds an empty name: give every class a name")
         return names
@@ -132,7 +132,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     )
     if backgrounds is None:
         backgrounds = settings.backgrounds
-    wanted = _tuple(backgrounds, "dataset.backgrounds")
+    wanted = as_names(backgrounds, "dataset.backgrounds")
     taken = {name.lower() for name in (*classes, *chain(*tag_names))}
     vocabulary = Vocabulary(
         classes,
@@ -188,8 +188,8 @@ def _entry(given: Any) -> dict[str, Any]:
     where = f"{_brief(given)} in dataset.classes"
     return {
         "name": _name(given["name"]),
-        "names": _tuple(given.get("names"), where),
-        "cam_names": _tuple(given.get("cam_names"), where),
+        "names": as_names(given.get("names"), where),
+        "cam_names": as_names(given.get("cam_names"), where),
         "parent": given.get("parent"),
     }
 
@@ -199,8 +199,12 @@ def _brief(given: Any) -> str:
     return shown(bounded_repr(given))
 
 
-def _tuple(given: Any, where: str) -> tuple[str, ...]:
-    """Returns a name or a list of names as a tuple, and nothing as an empty one."""
+def as_names(given: Any, where: str) -> tuple[str, ...]:
+    """Returns a name or a list of names as a tuple, and nothing as an empty one.
+
+    Raises:
+        UserError: an empty name, or one that CLIP cannot read; ``where`` says where they are from.
+    """
     items = given if isinstance(given, list | tuple) else [] if given is None else [given]
     names = tuple(map(_name, items))
     if not all(names):

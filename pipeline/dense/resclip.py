@@ -76,13 +76,15 @@ class ResClip(DenseMethod):
             attended = (self.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
             return encoder.embed(encoder.last_block.attention_output(attended))
 
-        labels = self._labels(seen, attended_by(logits), names)
+        labels = self._labels(encoder.patch_size, seen, attended_by(logits), names)
         of_patches = semantic_feedback(labels, _BLUR_SIGMA * PATCH / encoder.patch_size)
         feedback = F.pad(of_patches, (1, 0, 1, 0)).unsqueeze(1)
         share = self.feedback_share
         return attended_by(self.feedback_scale * ((1 - share) * logits + share * feedback))
 
-    def _labels(self, seen: SharedPass, features: torch.Tensor, names: Names) -> torch.Tensor:
+    def _labels(
+        self, patch: int, seen: SharedPass, features: torch.Tensor, names: Names
+    ) -> torch.Tensor:
         """Returns the label of every patch after the first pass, B×h×w int64."""
         size = seen.pixels.shape[-2:]
         similarity = (F.normalize(features, dim=-1) @ names.text.mT).mT.unflatten(-1, seen.grid)
@@ -90,8 +92,8 @@ class ResClip(DenseMethod):
         similarity = pamr(seen.pixels, similarity)
         best, channel = (names.temperature * similarity).softmax(1).max(1)
         labels = names.labels[channel].where(best >= self.confidence, 0)
-        rows, columns = seen.grid
-        cells = labels.unflatten(2, (columns, -1)).unflatten(1, (rows, -1)).transpose(2, 3)
+        # Pixels beside the last whole patch belong to none.
+        cells = labels.unfold(1, patch, patch).unfold(2, patch, patch)
         return cells.flatten(3).mode(-1).values
 
 

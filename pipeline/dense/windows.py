@@ -1,11 +1,127 @@
-"""The authors' position embedding (protocol of SCLIP, NACLIP and others)."""
+"""How dense methods were published: windows of a resized image, and their position embedding."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.dense.method import DenseMethod, Names
+
+REMAINDERS = ("stretch", "pad")
+"""What is done with pixels beside the last whole patch: they are not looked at, and similarities
+are stretched over them; or zeros around the window complete the patches."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of an image.
+
+    Attributes:
+        side: of a window in pixels; 0 looks at the whole image at once.
+        stride: pixels between windows; the last row and column are shifted to end at the border.
+        remainder: one of :data:`REMAINDERS`.
+    """
+
+    side: int
+    stride: int
+    remainder: str
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the height and width of the windows of an image."""
+        return min(self.side or height, height), min(self.side or width, width)
+
+    def corners(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Returns the top and left pixel of every window, row by row."""
+        return [
+            (top, left)
+            for top in self._starts(height, self.size(height, width)[0])
+            for left in self._starts(width, self.size(height, width)[1])
+        ]
+
+    def _starts(self, length: int, side: int) -> list[int]:
+        count = math.ceil((length - side) / self.stride) + 1
+        return [min(number * self.stride, length - side) for number in range(count)]
+
+
+def scaled_size(
+    height: int, width: int, short_side: int, long_side: int, at_least: int
+) -> tuple[int, int]:
+    """Returns the height and width to which an image is resized, as mmsegmentation does.
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        short_side: of the result, unless the other side would exceed ``long_side``.
+        long_side: the most of the longer side.
+        at_least: of both sides.
+    """
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(at_least, int(height * scale + 0.5)), max(at_least, int(width * scale + 0.5))
+
+
+def similarity_map(
+    method: DenseMethod,
+    encoder: ClipEncoder,
+    pixels: torch.Tensor,
+    names: Names,
+    windows: Windows,
+    batch_size: int,
+) -> torch.Tensor:
+    """Returns the cosine similarities of the pixels of an image and names, the mean over windows.
+
+    Args:
+        method: embeds the patches of every window.
+        encoder: the image tower.
+        pixels: 3×H×W float32, normalised; H and W at least a patch.
+        names: C names.
+        windows: how the image is cut.
+        batch_size: windows that are looked at together.
+
+    Returns:
+        C×H×W float32; or C×h×w on the patch grid of an image that is looked at as a whole, if
+        similarities are stretched over the remainder.
+    """
+    height, width = pixels.shape[-2:]
+    if windows.side == 0 and windows.remainder == "stretch":
+        return _similarities(method, encoder, pixels[None], names)[0]
+    tall, wide = windows.size(height, width)
+    # Left, right, top and bottom; without a remainder nothing is padded.
+    spare = [-side % encoder.patch_size * (windows.remainder == "pad") for side in (wide, tall)]
+    margins = [part for each in spare for part in (each // 2, each - each // 2)]
+    size = tall + spare[1], wide + spare[0]
+    corners = windows.corners(height, width)
+    total = pixels.new_zeros(len(names.text), height, width)
+    count = pixels.new_zeros(height, width)
+    grid = size[0] // encoder.patch_size, size[1] // encoder.patch_size
+    step = encoder.batch_size_for(grid, batch_size)
+    for first in range(0, len(corners), step):
+        batch = corners[first : first + step]
+        crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
+        found = _similarities(method, encoder, F.pad(crops, margins), names)
+        for (y, x), of_window in zip(batch, found):
+            resized = resize(of_window, size)[:, margins[2] :, margins[0] :]
+            total[:, y : y + tall, x : x + wide] += resized[:, :tall, :wide]
+            count[y : y + tall, x : x + wide] += 1
+    return total.div_(count)
+
+
+def _similarities(
+    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: Names
+) -> torch.Tensor:
+    """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
+    seen = method.look(encoder, pixels)  # the embedding of patches leaves the remainder out
+    return method.similarities(encoder, seen, names).mT.unflatten(-1, seen.grid)
+
+
+def resize(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes C×h×w float32 (bilinear, without aligned corners)."""
+    if values.shape[-2:] == size:
+        return values
+    return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Tensor:

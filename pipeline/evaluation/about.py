@@ -22,11 +22,13 @@ def describe(stage: Stage, config: Config) -> dict[str, str]:
     chain = list(_chain(stage))
     notes = [each.note for each in chain if each.note]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
-    methods = {
-        each.kind: each.own_settings().get("method", "")
-        for each in reversed(chain)
-        if each.kind in _WITH_METHODS
-    }
+    methods = {}
+    for each in reversed(chain):
+        if each.kind in _WITH_METHODS:
+            own = each.own_settings()
+            methods[each.kind] = own.get("method", "")
+            # Masks that are made without CAMs may take the method of cams= all the same.
+            methods |= {"cams": own["cams"]["method"]} if "cams" in own else {}
     return {
         "experiment": config.experiment_name or "",
         "dataset": config.dataset.name,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
 _KINDS = ("scores", "cams", "pseudo masks", "predictions")  # of results that are measured
-_NOTHING = "there is nothing to evaluate: run stage=tags first"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,13 @@ class Evaluation(Review):
         if commands & {*planned} or any(stage.unknown_until() for stage in self.stages):
             return
         if not any(folder.entries for _, folder in self._folders()):
-            raise UserError(_NOTHING)
+            raise self._nothing()
+
+    def _nothing(self) -> UserError:
+        """Returns the error for nothing to measure; it names the stage that a run begins with."""
+        masks = [stage for stage in self.stages if stage.kind == "pseudo masks"]
+        first = masks[0].command if masks and not masks[0].needs else "tags"
+        return UserError(f"there is nothing to evaluate: run stage={first} first")
 
     def review(self, store: Store) -> Iterator[Outcome]:
         """Measures, and writes ``metrics.json``.
@@ -94,7 +99,7 @@ class Evaluation(Review):
             what = f"{stage.split} {stage.name}"
             outcomes.append(Outcome("evaluate", what, images, 0, unusable, place))
         if not measured:
-            raise UserError(_NOTHING)
+            raise self._nothing()
         with changing_metrics(store.root / "metrics.json") as metrics:
             for each in measured:
                 metrics.put(*each)

@@ -1,4 +1,4 @@
-"""The stage ``masks``: pseudo masks from CAMs."""
+"""The stage ``masks``: pseudo masks, from CAMs unless a method says otherwise."""
 
 from __future__ import annotations
 
@@ -24,35 +24,21 @@ from pipeline.masks.refiner import MaskOptions, Refiner
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Masks(MethodStage):
-    """The pseudo masks of a split."""
+class MaskStage(MethodStage):
+    """The pseudo masks of a split, whatever they are made from."""
 
     name = command = "masks"
     kind = "pseudo masks"
     algorithm = 2
-    decisive = ("method", "crf")
     options_base = MaskOptions
+    from_cams: ClassVar[bool] = False
+    """Whether it needs the CAMs of images, and with them tags."""
     reads_files: ClassVar[bool] = False
     """Whether images need files by their names, besides their CAMs."""
 
-    @property
-    def in_processes(self) -> bool:
-        """Whether processes share the images: pydensecrf holds Python's global lock."""
-        on_gpu = torch.device(self.resources.device).type != "cpu"
-        return not (on_gpu and getattr(self.method.build, "on_device", False))
-
     def own_settings(self) -> dict[str, Any]:
-        """Returns what masks depend on besides the CAMs."""
+        """Returns what masks depend on besides the images and the stages before."""
         return joined(super().own_settings(), {"num_classes": self.resources.num_classes})
-
-    def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image with the fingerprint of its CAMs."""
-        cams = folders["cams"].output_key(sample.id)
-        return Item(sample, join_keys(fingerprint_image(sample.image), cams))
-
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
-        """Builds the refiner, and returns it with the folder of the CAMs."""
-        return super().load(inputs), inputs["cams"]
 
     def checked(
         self, labels: np.ndarray, probability: np.ndarray | None, size: Size, image_id: str = ""
@@ -78,6 +64,44 @@ class Masks(MethodStage):
             raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
 
+    def output(
+        self, image_id: str, labels: np.ndarray, probability: np.ndarray | None, size: Size
+    ) -> Output:
+        """Returns what is stored for an image; raises as :meth:`checked`."""
+        labels, probability = self.checked(labels, probability, size, image_id)
+        files = mask_files(
+            image_id,
+            labels,
+            probability,
+            self.vocabulary.palette,
+            confidence=self.options.confidence,
+            keep_probability=self.options.keep_probability,
+        )
+        return Output(files)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Masks(MaskStage):
+    """Pseudo masks that a refiner makes from CAMs."""
+
+    decisive = ("method", "crf")
+    from_cams = True
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether processes share the images: pydensecrf holds Python's global lock."""
+        on_gpu = torch.device(self.resources.device).type != "cpu"
+        return not (on_gpu and getattr(self.method.build, "on_device", False))
+
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with the fingerprint of its CAMs."""
+        cams = folders["cams"].output_key(sample.id)
+        return Item(sample, join_keys(fingerprint_image(sample.image), cams))
+
+    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
+        """Builds the refiner, and returns it with the folder of the CAMs."""
+        return super().load(inputs), inputs["cams"]
+
     def refined(
         self, refine: Refiner, image: np.ndarray, cams: Cams, item: Item
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -92,21 +116,12 @@ class Masks(MethodStage):
             try:
                 image, size = self.reading.decode(item.sample)
                 cams = read_cams(folder / f"{image_id}.npz")
-                labels, probability = self.checked(
-                    *self.refined(refine, image, cams, item), size, image_id
-                )
+                found = self.refined(refine, image, cams, item)
+                output = self.output(image_id, *found, size)
             except ImageError as error:
                 yield item, error
                 continue
             except Exception as error:
                 error.add_note(f"{self.chosen} failed on image {image_id}")
                 raise
-            files = mask_files(
-                image_id,
-                labels,
-                probability,
-                self.vocabulary.palette,
-                confidence=self.options.confidence,
-                keep_probability=self.options.keep_probability,
-            )
-            yield item, [Output(files)]
+            yield item, [output]

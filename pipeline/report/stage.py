@@ -66,6 +66,8 @@ class Report(Review):
         if masks.round > 1:
             titles["argmax_title"] = "argmax of the first round's CAMs"
             titles["mask_title"] = "mask, seen by the segmenter before"
+        elif not masks.from_cams:
+            titles = {"argmax_title": None, "mask_title": "mask, straight from the image"}
         elif not getattr(masks.options, "crf", True):
             titles = {"argmax_title": None, "mask_title": "mask, argmax of the CAMs"}
         return Material(

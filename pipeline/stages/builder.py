@@ -21,7 +21,7 @@ from pipeline.engine.registry import Method, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.masks.stage import Masks
+from pipeline.masks.stage import Masks, MaskStage
 from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks
 from pipeline.segmenter.stage import Predictions, Training
@@ -153,10 +153,14 @@ class Builder:
         needs = {} if method_of(options).stage else {"tags": before["tags"]}
         return self._from_method(ComputedCams, options, split=split, needs=needs)
 
-    def masks(self, split: str, before: Mapping[str, Stage]) -> Masks:
-        """Returns the stage of a split's pseudo masks, of the CAMs ``before``."""
-        needs = {"cams": before["cams"]}
-        return self._from_method(Masks, self.config.masks, split=split, needs=needs)
+    def masks(self, split: str, before: Mapping[str, Stage]) -> MaskStage:
+        """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
+        options = self.config.masks
+        if (method_of(options).stage or Masks).from_cams:
+            parts = {"needs": {"cams": before["cams"]}}
+        else:
+            parts = {"cams": self.config.cams}
+        return self._from_method(Masks, options, split=split, **parts)
 
     # Training and prediction
 

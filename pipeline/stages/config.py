@@ -12,6 +12,7 @@ import pipeline.cams.clip_es
 import pipeline.cams.dense
 import pipeline.cams.excel
 import pipeline.cams.imported
+import pipeline.masks.dense_stage
 import pipeline.masks.pixel_adaptive
 import pipeline.masks.pseudo_mask
 import pipeline.masks.regions

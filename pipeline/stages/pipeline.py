@@ -17,6 +17,7 @@ from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
 from pipeline.engine.plan import PlannedStage, plan
+from pipeline.engine.registry import method_of
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
@@ -26,6 +27,7 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
+from pipeline.masks.stage import Masks
 from pipeline.report.stage import Report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
@@ -53,6 +55,22 @@ def parse_stages(requested: str | Sequence[str]) -> list[str]:
             raise UserError("stage=status stands alone: leave the other stages out")
         check_choice(f"there is no stage {shown(name)}", name, (*COMMANDS, "all", "status"))
     return [command for command in COMMANDS if command in names or "all" in names]
+
+
+def requested_stages(config: Config) -> list[str]:
+    """Returns the stages that a configuration asks for, in their order.
+
+    Where masks are not made from CAMs, "all" leaves out the stages before them that no other reads.
+
+    Raises:
+        UserError: a name that is not a stage.
+    """
+    names = parse_stages(config.stage)
+    if "all" not in config.stage or (method_of(config.masks).stage or Masks).from_cams:
+        return names
+    keeps_tags = config.rounds > 1 and config.self_training.keep_tags
+    spared = {"cams"} if keeps_tags else {"tags", "cams"}
+    return [name for name in names if name not in spared or name in config.stage]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ DECLARED = {
     "masks=pamr": (False, (), ()),
     "masks=par": (False, (), ()),
     "masks=regions": (False, (), ()),
+    "masks=dense": (True, ("position_scale",), ()),
 }
 """Choice → whether CLIP looks, the quirks that are read, the parts of the vocabulary."""
 

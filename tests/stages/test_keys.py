@@ -65,6 +65,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "compat.head_sum": ("cams",),
     "compat.tag_order": ("tags",),
     "compat.empty_class": ("tags",),
+    "compat.position_scale": ("masks",),
     "tags": ("tags",),
     "cams": ("cams",),
     "masks": ("masks",),
@@ -79,11 +80,15 @@ BELONGS: dict[str, tuple[str, ...]] = {
 }
 """A setting that changes a result, or the group of it → the stages that it belongs to."""
 
-OF_OTHERS = {"compat.tag_order": "tags=ground_truth", "compat.empty_class": "tags=piaa"}
-OF_OTHERS |= dict.fromkeys(
-    ("compat.imagenet_norm", "compat.token_norm", "compat.head_sum"), "cams=excel"
-)
-"""Quirks that TagCLIP and CLIP-ES do not read → a choice that does."""
+OF_OTHERS = {
+    "compat.tag_order": ("tags=ground_truth",),
+    "compat.empty_class": ("tags=piaa",),
+    "compat.imagenet_norm": ("cams=excel",),
+    "compat.token_norm": ("cams=excel",),
+    "compat.head_sum": ("cams=excel",),
+    "compat.position_scale": ("cams=sclip", "masks=dense"),
+}
+"""Quirks that TagCLIP, CLIP-ES and the CRF do not read → choices of what does."""
 
 Setting = tuple[str, Rule, Any]
 """A key of the configuration, what it declares, and its type."""
@@ -209,6 +214,11 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, [f"a thing {k}" for k in range(names)]
     if key == "runtime.device":
         return config, "cpu"
+    if key == "masks.names":
+        (tmp_path / "names.txt").write_text("animal\nperson, man\ncup\n")
+        return config, str(tmp_path / "names.txt")
+    if key in ("masks.min_probability", "masks.min_area"):  # which require a background
+        config.dataset.backgrounds = ["wall"]
     if key == "rounds":
         return config, 3
     if key == "dataset.name":
@@ -255,7 +265,8 @@ def choices() -> dict[tuple[str, ...], tuple[str, ...]]:
     found |= {(f"executor={name}",): ("executor",) for name in ("processes", "dask")}
     for method in methods():
         if method.build.__module__.startswith(("pipeline.", "tests.plugins.")):
-            found[f"{method.group}={method.name}",] = (method.group,)
+            chosen = (f"{method.group}={method.name}",)
+            found[chosen + ("cams=sclip",) * (chosen == ("masks=dense",))] = (method.group,)
     return found
 
 
@@ -270,7 +281,7 @@ def walked(tmp_path) -> Iterator[tuple[Config, Setting]]:
                 if setting[0].partition(".")[0] in groups:
                     used = config
                     if setting[0] in OF_OTHERS:
-                        used = base(tmp_path, OF_OTHERS[setting[0]])
+                        used = base(tmp_path, *OF_OTHERS[setting[0]])
                     yield used, setting
 
     return walk()
@@ -312,12 +323,13 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
 def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
     quirks = [declared for declared in dataclasses.fields(Quirks) if declared.type == "bool"]
     seen = set()
-    for (choice,) in choices():
+    for chosen in choices():
+        choice = chosen[0]
         group, _, name = choice.partition("=")
         method = next((m for m in methods() if (m.group, m.name) == (group, name)), None)
         if method is None:
             continue
-        config = base(tmp_path, choice)
+        config = base(tmp_path, *chosen)
         before = keys(config)
         for declared in quirks:
             key = f"compat.{declared.name}"

@@ -1,0 +1,98 @@
+"""The stage ``masks`` with ``masks=dense``: it needs images alone, and neither tags nor CAMs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets.vocabulary import Names
+from pipeline.dense.method import DENSE_METHODS, DenseMethod
+from pipeline.engine.reading import Name
+from pipeline.engine.registry import method_of, register
+from pipeline.engine.settings import facts, joined, plain
+from pipeline.engine.stage import Computed, Item
+from pipeline.errors import ImageError, UserError
+from pipeline.masks.dense import DenseMaskOptions, DenseReadOut
+from pipeline.masks.name_lists import has_background, read_name_list
+from pipeline.masks.stage import MaskStage
+
+
+@register(
+    "masks",
+    "dense",
+    DenseMaskOptions,
+    uses_clip=True,
+    quirks=("position_scale",),
+    reads=(),
+    source="the released code of SCLIP, NACLIP, ClearCLIP, ResCLIP and SC-CLIP",
+    section="Dense methods as published",
+)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenseMasks(MaskStage):
+    """Pseudo masks that a dense method makes straight from images.
+
+    Attributes:
+        cams: the settings of ``cams=``, which choose the dense method.
+
+    Raises:
+        UserError: they choose another method, or the names do not suit the settings.
+    """
+
+    decisive = ("method", "cams.method", "clip", "short_side", "window", "pamr_iterations")
+    cams: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.cams, DenseMethod):
+            raise UserError(
+                "masks=dense reads out the dense method that cams= chooses, and none is chosen:"
+                f" give one of cams={', '.join(sorted(DENSE_METHODS))}"
+            )
+        if not has_background(self.names, self.vocabulary):
+            for key in ("min_probability", "min_area"):
+                if getattr(self.options, key):
+                    raise UserError(
+                        f"masks.{key} makes pixels background, and masks.names has none: give a"
+                        f" list that begins with the background, or masks.{key}=0"
+                    )
+
+    @cached_property
+    def names(self) -> Names:
+        """The names of every line."""
+        return read_name_list(self.options.names, self.vocabulary)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker may not have the file of the names.
+        return {**super().__getstate__(), "names": self.names}
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what masks depend on: the names by their content, and the dense method."""
+        own = {declared.name for declared in fields(DENSE_METHODS[self.cams.name])}
+        of_method = {key: value for key, value in facts(self.cams).items() if key in own}
+        chosen = joined(method_of(self.cams).facts, of_method)
+        return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
+
+    def load(self, inputs: Mapping[str, Path]) -> DenseReadOut:
+        """Builds the read-out."""
+        return DenseReadOut(self.cams, self.options, self.names, self.resources)
+
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Labels the pixels of images."""
+
+        def labelled(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
+            for (item, size), image in images:
+                try:
+                    yield (item, size), model()(image, size)
+                except ImageError as error:
+                    yield (item, size), error
+
+        for item, result in self.reading.through(items, labelled, self.chosen):
+            if not isinstance(result, ImageError):
+                found, size = result
+                result = [self.output(item.sample.id, *found, size)]
+            yield item, result

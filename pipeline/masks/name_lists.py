@@ -1,0 +1,55 @@
+"""Lists of the names that ``masks=dense`` compares pixels with, and those that come with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.datasets.vocabulary import Names, Vocabulary, as_names
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path, read_text
+
+FOLDER = Path(__file__).with_name("names")
+"""The lists of the authors, to the letter: ``<name>.txt``, a line for each class."""
+
+_MAX_BYTES = 1 << 20
+
+
+def shipped_lists() -> list[str]:
+    """Returns the names of the lists that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+
+def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
+    """Returns the names of each class, the background's first where there is one.
+
+    Args:
+        given: the name of a list that comes with the package, or the path of a file: a line for
+            each class, in the order of the classes, its names separated by ", ". None takes the
+            names for CAMs and the backgrounds of the vocabulary.
+        vocabulary: of the data set.
+
+    Raises:
+        UserError: no such list, or it does not fit the classes.
+    """
+    if given is None:
+        backgrounds = (vocabulary.backgrounds,) if vocabulary.backgrounds else ()
+        return (*backgrounds, *vocabulary.cam_names)
+    key = f"masks.names={shown(given)}"
+    wanted = f"give a file with a line for each class, or one of {', '.join(shipped_lists())}"
+    is_shipped = given in shipped_lists()
+    path = FOLDER / f"{given}.txt" if is_shipped else given_path(given, "masks.names")
+    # splitlines() would also break lines at characters at which editors do not.
+    lines = read_text(path, key, wanted, _MAX_BYTES).split("\n")
+    names = tuple(as_names(line.split(", "), key) for line in lines if line.strip())
+    count = len(vocabulary.classes)
+    if len(names) not in (count, count + 1):
+        raise UserError(
+            f"{key} holds {len(names)} lines for {count} classes: give one for each class, in"
+            " their order, and one before them if there is a background"
+        )
+    return names
+
+
+def has_background(names: Names, vocabulary: Vocabulary) -> bool:
+    """Tells whether the first of the names are those of the background."""
+    return len(names) > len(vocabulary.classes)

@@ -1,0 +1,105 @@
+"""The published protocol of dense methods against loops over windows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.dense.best_name import best_lines
+from pipeline.dense.method import DENSE_METHODS, Names
+from pipeline.dense.windows import Windows, scaled_size, similarity_map
+from tests.dense import naive_protocol as naive
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip) -> ClipEncoder:
+    return ClipEncoder(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def names() -> Names:
+    text = torch.nn.functional.normalize(torch.randn(5, 32, generator=torch.manual_seed(0)), dim=-1)
+    return Names(text, torch.arange(5), 20.0)
+
+
+def pixels_of(height: int, width: int) -> torch.Tensor:
+    return torch.randn(3, height, width, generator=torch.manual_seed(height))
+
+
+@pytest.mark.parametrize("remainder", ["stretch", "pad"])
+@pytest.mark.parametrize(
+    ("size", "side", "stride"),
+    [
+        ((101, 150), 64, 32),  # the last row and column are shifted
+        ((96, 128), 64, 32),  # they end at the border as they are
+        ((50, 131), 64, 40),  # a side smaller than the window, with a remainder
+        ((75, 90), 75, 30),  # windows with a remainder
+        ((41, 57), 200, 100),  # a single window
+    ],
+)
+def test_windows_are_averaged_as_in_loops(encoder, names, size, side, stride, remainder):
+    method, pixels = DENSE_METHODS["sclip"](), pixels_of(*size)
+    windows = Windows(side, stride, remainder)
+    expected = naive.windowed(method, encoder, pixels.numpy(), names, side, stride, remainder)
+    for batch_size in (1, 4):
+        found = similarity_map(method, encoder, pixels, names, windows, batch_size)
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_whole_image_stays_on_its_patch_grid(encoder, names):
+    method, pixels = DENSE_METHODS["naclip"](), pixels_of(75, 101)
+    found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "stretch"), 1)
+    assert found.shape == (5, 4, 6)
+    expected = naive.on_grid(method, encoder, pixels.numpy(), names, scaled=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Zeros around the image have to be cut off again.
+    found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "pad"), 1)
+    expected = naive.of_window(method, encoder, pixels.numpy(), names, "pad", scaled=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_resclip_sees_the_remainder_in_its_first_pass_and_no_patch_of_it(encoder, names):
+    method = DENSE_METHODS["resclip"](cross_blocks=[-2, -1], confidence=0.21)
+    pixels = pixels_of(75, 101)
+    found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "stretch"), 1)
+    cut = similarity_map(method, encoder, pixels[:, :64, :96], names, Windows(0, 1, "stretch"), 1)
+    assert found.shape == cut.shape == (5, 4, 6)
+    assert not torch.equal(found, cut)
+
+
+def test_images_are_scaled_as_in_mmsegmentation():
+    assert scaled_size(375, 500, 336, 2048, 16) == (336, 448)
+    assert scaled_size(333, 500, 336, 2048, 16) == (336, 505)  # 504.5 is rounded up
+    assert scaled_size(100, 1000, 336, 2048, 16) == (205, 2048)
+    assert scaled_size(3, 3000, 336, 2048, 16) == (16, 2048)
+    assert scaled_size(64, 96, 448, 2048, 16) == (448, 672)
+
+
+LINES = [0, 0, 1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("min_area", [0.0, 0.1, 0.3, 0.9])
+def test_the_best_line_is_that_of_probabilities_of_all_names(min_area):
+    similarities = torch.rand(7, 6, 5, generator=torch.manual_seed(1)) - 0.3
+    similarities[6] -= 0.25  # a rare one
+    found, probability = best_lines(similarities, LINES, (23, 31), 9.0, min_area)
+    resized = naive.bilinear(similarities.double().numpy(), 23, 31)
+    lines, expected = naive.decide(resized, LINES, 9.0, min_area, 0.0)
+    np.testing.assert_array_equal(found, lines)
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+    assert found.dtype == torch.uint8 and len(np.unique(lines)) > (min_area < 0.5)
+
+
+def test_probabilities_of_far_logits_are_finite():
+    similarities = torch.tensor([-0.9, 0.9, 0.2])[:, None, None].expand(3, 2, 2).contiguous()
+    line, probability = best_lines(similarities, [0, 1, 2], (2, 2), 500.0, 0.0)
+    assert (line == 1).all() and (probability == 1).all()
+
+
+def test_of_equal_names_the_first_counts():
+    similarities = torch.full((3, 1, 1), 0.25)
+    line, probability = best_lines(similarities, [0, 1, 1], (1, 1), 100.0)
+    assert line.item() == 0 and probability.item() == pytest.approx(1 / 3)

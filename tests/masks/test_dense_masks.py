@@ -1,0 +1,244 @@
+"""``masks=dense``: the published protocol from an image to labels, its names and its key."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.device import Batches
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
+from pipeline.clip.text import TEMPLATES
+from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
+from pipeline.dense.method import DENSE_METHODS, Names
+from pipeline.dense.pixel_adaptive import pamr
+from pipeline.dense.resizing import resize_as_opencv
+from pipeline.engine.settings import check
+from pipeline.errors import UserError
+from pipeline.masks.dense import DenseMaskOptions, DenseReadOut, windows_of
+from pipeline.masks.name_lists import read_name_list, shipped_lists
+from pipeline.stages.config import compose, read_config
+from tests.dense import naive_protocol as naive
+
+CLASSES = Vocabulary(tuple("abc"), (("a",), ("b", "bb"), ("c",)), (("a",), ("b", "bb"), ("c",)))
+WITH_BACKGROUND = (("sky", "wall"), ("a",), ("b", "bb"), ("c",))
+MEAN = np.array([122.771, 116.746, 104.094], np.float32)
+STD = np.array([68.501, 66.632, 70.323], np.float32)
+
+
+class Clip:
+    """A CLIP whose names have random embeddings."""
+
+    batches = Batches(images=3, crops=4, waiting=8)
+
+    def __init__(self, encoder: ClipEncoder):
+        self.encoder = encoder
+        self.given: list[tuple] = []
+
+    def embed(self, names, backgrounds, templates):
+        self.given.append((names, backgrounds, templates))
+        text = torch.randn(len(names), 32, generator=torch.manual_seed(0))
+        return F.normalize(text, dim=-1)
+
+
+def read_out(
+    tiny_clip, names, *, position_scale=True, max_patches=None, method="naclip", **options
+):
+    chosen = DenseMaskOptions(temperature=20.0, **options)
+    check(chosen, "masks")
+    quirks = SimpleNamespace(position_scale=position_scale)
+    clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
+    resources = Resources(CLASSES, "cpu", clip, quirks)
+    return DenseReadOut(DENSE_METHODS[method](), chosen, names, resources), clip
+
+
+def prepared(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns an image as the authors normalise it, 3×height×width."""
+    resized = resize_as_opencv(image, height, width).astype(np.float32)
+    return np.ascontiguousarray(((resized - MEAN) / STD).transpose(2, 0, 1))
+
+
+# Noise everywhere: where colours are equal, PAMR's weights depend on the last digits.
+IMAGE = np.random.default_rng(0).integers(0, 256, (75, 110, 3), dtype=np.uint8)
+FLAT = [0, 0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("quirk", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
+    options = {"window": 0 if whole else 70, "stride": 33, "short_side": 84}
+    options |= {"pamr_iterations": iterations, "pamr_dilations": [2, 5]}
+    label, clip = read_out(
+        tiny_clip,
+        WITH_BACKGROUND,
+        position_scale=quirk,
+        min_probability=0.3,
+        min_area=0.2,
+        **options,
+    )
+    ((names, backgrounds, templates),) = clip.given
+    assert names == (("sky",), ("wall",), ("a",), ("b",), ("bb",), ("c",))
+    assert backgrounds == () and templates == "imagenet"
+
+    text = F.normalize(torch.randn(6, 32, generator=torch.manual_seed(0)), dim=-1)
+    compared = Names(text, torch.arange(6), 20.0)
+    pixels = prepared(IMAGE, 84, 123)
+    method, encoder = DENSE_METHODS["naclip"](), clip.encoder
+    if whole:
+        similarities = naive.on_grid(method, encoder, pixels, compared, quirk)
+    else:
+        similarities = naive.windowed(method, encoder, pixels, compared, 70, 33, scaled=quirk)
+    similarities = naive.bilinear(similarities, 75, 110)
+    if iterations:
+        guide = naive.bilinear(pixels, 75, 110)
+        both = (
+            torch.from_numpy(np.array(each, np.float32))[None] for each in (guide, similarities)
+        )
+        similarities = pamr(*both, iterations=iterations, dilations=(2, 5))[0].numpy()
+    lines, probability = naive.decide(similarities, FLAT, 20.0, 0.2, 0.3)
+
+    found, of_label = label(IMAGE, (75, 110))
+    assert found.dtype == np.uint8 and of_label.dtype == np.float32
+    assert (found == lines).mean() > 0.999  # ties of float32
+    np.testing.assert_allclose(of_label, probability, atol=1e-4)
+    assert len(np.unique(lines)) > 1
+
+
+def test_without_a_background_labels_begin_with_1(tiny_clip):
+    label, _ = read_out(tiny_clip, WITH_BACKGROUND[1:], short_side=64)
+    found, _ = label(IMAGE, (75, 110))
+    assert set(np.unique(found)) <= {1, 2, 3} and len(np.unique(found)) > 1
+
+
+def test_a_shrunk_image_is_labelled_at_its_full_size(tiny_clip):
+    label, _ = read_out(tiny_clip, WITH_BACKGROUND, short_side=64, pamr_iterations=1)
+    found, probability = label(IMAGE, (300, 440))
+    assert found.shape == probability.shape == (300, 440)
+
+
+def test_windows_follow_the_clip():
+    found = windows_of(DenseMaskOptions(), 336, 14)
+    assert (found.side, found.stride) == (336, 168)
+    found = windows_of(DenseMaskOptions(window=224, stride=112), 336, 14)
+    assert (found.side, found.stride) == (224, 112)
+    with pytest.raises(UserError, match="masks.window=15 is smaller than a patch"):
+        windows_of(DenseMaskOptions(window=15), 224, 16)
+    with pytest.raises(UserError, match="masks.stride=225 leaves gaps between windows of 224"):
+        windows_of(DenseMaskOptions(stride=225), 224, 16)
+    with pytest.raises(UserError, match="masks.stride=65 leaves gaps between windows of 64"):
+        check(DenseMaskOptions(window=64, stride=65), "masks")
+
+
+def test_an_image_of_too_many_patches_is_shrunk(tiny_clip):
+    label, clip = read_out(tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12)
+    grids = []
+    look = DENSE_METHODS["naclip"].look
+
+    def watched(self, encoder, pixels, positions=None):
+        seen = look(self, encoder, pixels, positions)
+        grids.append(seen.grid)
+        return seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DENSE_METHODS["naclip"], "look", watched)
+        label(IMAGE, (75, 110))
+    assert grids == [(2, 4)]
+
+
+def test_pamr_in_parts_is_pamr(tiny_clip, monkeypatch):
+    options = {"short_side": 64, "pamr_iterations": 2}
+    whole = read_out(tiny_clip, WITH_BACKGROUND, **options)[0](IMAGE, (75, 110))
+    monkeypatch.setattr("pipeline.masks.dense._PAMR_VALUES", 2 * 75 * 110)
+    parts = read_out(tiny_clip, WITH_BACKGROUND, **options)[0](IMAGE, (75, 110))
+    np.testing.assert_array_equal(whole[0], parts[0])
+
+
+# Names
+
+
+@cache
+def classes_of(dataset: str) -> Vocabulary:
+    return build_vocabulary(
+        read_config(compose([f"dataset={dataset}", "dataset.root=unused"])).dataset
+    )
+
+
+OF_CLEARCLIP = {"boat": "ship", "diningtable": "table"}
+OF_SCLIP = {**OF_CLEARCLIP, "tvmonitor": "television monitor"}
+OTHER_WORDS = {"sclip_voc21": OF_SCLIP, "sclip_voc20": OF_SCLIP, "clearclip_voc21": OF_CLEARCLIP}
+"""List → class of VOC → the first of its names there."""
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "lines", "names"),
+    [
+        ("sclip_voc21", "voc2012", 21, 56),
+        ("sclip_voc20", "voc2012", 20, 30),
+        ("clearclip_voc21", "voc2012", 21, 21),
+        ("sclip_ade20k", "ade20k", 150, 150),
+        ("sclip_coco_stuff", "cocostuff", 171, 171),
+    ],
+)
+def test_shipped_lists_are_in_the_order_of_the_classes(name, dataset, lines, names):
+    vocabulary = classes_of(dataset)
+    listed = read_name_list(name, vocabulary)
+    assert len(listed) == lines and sum(map(len, listed)) == names
+    assert name in shipped_lists()
+
+    of_classes = listed[lines - len(vocabulary.classes) :]
+    words = OTHER_WORDS.get(name, {})
+    ours = [words.get(each, each).replace(" ", "") for each in vocabulary.classes]
+    assert [first.replace(" ", "") for first, *_ in of_classes] == ours
+
+
+def test_the_background_of_sclip_has_26_names():
+    background = read_name_list("sclip_voc21", classes_of("voc2012"))[0]
+    assert len(background) == 26 and background[0] == "sky" and background[-1] == "fence"
+    person = read_name_list("sclip_voc20", classes_of("voc2012"))[14]
+    assert person[:2] == ("person", "person in shirt") and len(person) == 7
+
+
+def test_names_are_the_data_sets_unless_they_are_given():
+    assert read_name_list(None, CLASSES) == CLASSES.cam_names
+    voc = classes_of("voc2012")
+    assert read_name_list(None, voc) == (voc.backgrounds, *voc.cam_names)
+
+
+def test_a_file_gives_the_names(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("a, first\n\nb,bb\n  c \n")
+    assert read_name_list(str(path), CLASSES) == (("a", "first"), ("b,bb",), ("c",))
+    path.write_text("wall, sky\r\na\r\nb\r\nc")
+    assert read_name_list(str(path), CLASSES) == (("wall", "sky"), ("a",), ("b",), ("c",))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a\nb\n", "holds 2 lines for 3 classes"),
+        ("a\nb\nc\nd\ne\n", "holds 5 lines for 3 classes"),
+        ("a\nb, , c\nc\n", "an empty name"),
+        ("a\nb\x01\nc\n", "control character"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(tmp_path, text, problem):
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=problem):
+        read_name_list(str(path), CLASSES)
+
+
+def test_a_list_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match="masks.names=sclip_voc is not a file: .*sclip_voc21"):
+        read_name_list("sclip_voc", CLASSES)
+
+
+def test_the_imagenet_templates_are_80():
+    assert len(TEMPLATES["imagenet"]) == len(set(TEMPLATES["imagenet"])) == 80
+    assert TEMPLATES["tagclip"][:80] == TEMPLATES["imagenet"]
