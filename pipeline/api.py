@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.cams.cams import Cams
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.registry import import_plugins, method_of
 from pipeline.errors import UserError
 from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
@@ -111,6 +111,12 @@ class Labeller:
         if backgrounds is not None:
             composed.dataset.backgrounds = list(backgrounds)
         self._config = read_config(composed)
+        options = self._config.tags
+        if method_of(options).learns or getattr(options, "standardise", ()):
+            raise UserError(
+                "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
+                " or choose another tagger here"
+            )
         vocabulary = build_vocabulary(self._config.dataset)
         self._stages = Builder(self._config, vocabulary).per_split("")
         tags, cams = self._stages["tags"], self._stages["cams"]

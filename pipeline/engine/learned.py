@@ -36,6 +36,7 @@ class Learned(Whole):
         refit: whether it is learned again when those results, or the images, have changed.
     """
 
+    known_by_content = True
     file: ClassVar[str]
     """The name of the file that holds it."""
     images: Images

@@ -144,7 +144,8 @@ class Stage(ABC):
         Results of equal recipe and equal input are equal, whatever the stages before were.
         """
         own = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
-        whole = {n: need.settings for n, need in self.needs.items() if isinstance(need, Whole)}
+        wholes = {n: need for n, need in self.needs.items() if isinstance(need, Whole)}
+        whole = {n: need.settings for n, need in wholes.items() if not need.known_by_content}
         return fingerprint([self.name, self.algorithm, own, whole])
 
     def unknown_until(self) -> str:
@@ -254,6 +255,8 @@ class Whole(Stage):
         of_split: the split of the images.
     """
 
+    known_by_content: ClassVar[bool] = False
+    """Whether its file says all that results depend on, whatever its settings were."""
     split: str = ""
     of_split: str
 

@@ -27,6 +27,7 @@ from pipeline.masks.labels import read_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagclip import VARIANTS
+from pipeline.tags.tagger import STANDARDISED
 
 _MAIN = "main"  # the alternative of an image's labels that is the result itself
 
@@ -58,7 +59,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
     variants = {}
-    for name in VARIANTS:
+    for name in (*VARIANTS, STANDARDISED):
         if (of_variant := read_scores(folder, labels, name)) is not None:
             precisions = average_precisions(of_variant, positive)
             variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}

@@ -21,6 +21,7 @@ _VARIANTS = {
     "coarse": "best patch, last block's attention the identity (coarse)",
     "dmar": "coarse + DMAR",
     "cwr": "coarse + DMAR + CWR (TagCLIP)",
+    "z": "scores, standardised",
 }
 """The rows of the ablation, in the order of the paper."""
 

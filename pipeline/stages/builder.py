@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,6 @@ from pipeline.clip.device import choose_batches, choose_device, choose_precision
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.learned import Learned
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
@@ -27,6 +26,7 @@ from pipeline.segmenter.self_training import SegmenterMasks
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags, Tags
+from pipeline.tags.standardised import ScoreStatistics, StandardisedTags
 
 
 @dataclass(frozen=True)
@@ -122,30 +122,36 @@ class Builder:
         )
 
     def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
-        """Returns the stage of a split's tags, with what is learned for them first."""
+        """Returns the stage of a split's tags, with what is learned for them."""
         options = self.config.tags
-        method = method_of(options)
-        needs = {}
+        steps = getattr(options, "standardise", ())
+        if not steps:
+            return self._scored(split, options)
+        given = replace(options, fit_split=options.fit_split or self.train_split)
+        own = given if method_of(options).learns else replace(options, fit_split=None)
+        raw = partial(self._scored, options=own, title="before standardising")
+        needs: dict[str, Stage] = {"raw": raw(split)}
+        if "class" in steps:
+            needs["learned"] = ScoreStatistics(
+                needs={"raw": raw(given.fit_split)}, steps=steps, **self._place(given)
+            )
+        return self._from_method(StandardisedTags, given, split=split, needs=needs)
+
+    def _scored(self, split: str, options: Any, title: str = "") -> Tags:  # noqa: ANN401
+        """Returns the stage of tags by the scores of a method."""
+        method, needs = method_of(options), {}
         if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
-            needs = {"learned": self._learned(method.learns, options)}
-        return self._from_method(ScoredTags, options, split=split, needs=needs)
+            resources = {"resources": self.resources(method), "reading": self.reading}
+            parts = {"method": method, "options": options, **resources, **self._place(options)}
+            needs = {"learned": method.learns(**parts)}
+        return self._from_method(ScoredTags, options, split=split, needs=needs, title=title)
 
-    def _learned(self, learns: Callable[..., Learned], options: Any, **parts: Any) -> Learned:  # noqa: ANN401
-        """Returns what is learned from the images of ``tags.fit_split``."""
-        method = method_of(options)
-        return learns(
-            split=options.fit_split,
-            of_split=options.fit_split,
-            refit=options.refit,
-            images=self.images,
-            store=self.store,
-            method=method,
-            options=options,
-            resources=self.resources(method),
-            reading=self.reading,
-            **parts,
-        )
+    def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Returns where something is learned from: the images of ``tags.fit_split``."""
+        split = options.fit_split
+        place = {"images": self.images, "store": self.store, "refit": options.refit}
+        return {"split": split, "of_split": split, **place}
 
     def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""

@@ -39,6 +39,12 @@ class Tags(MethodStage):
         classes = {"classes": list(self.vocabulary.classes)}
         return settings if "classes" in self.method.reads else joined(settings, classes)
 
+    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+        """Returns the file of what was learned, on which the tags of every image depend."""
+        learned = self.needs.get("learned")
+        path = inputs["learned"] / learned.file if learned else None
+        return [path] if path and path.is_file() else []
+
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns ``scores.npz`` and ``tags.txt``."""
         return summarise(folder, done, self.vocabulary.classes)
@@ -59,6 +65,10 @@ class ScoredTags(Tags):
     decisive = ("method", "clip", "reidentify", "squeeze")
     options_base = ScoredTagOptions
     follower: ComputedCams | None = None
+
+    def option_facts(self) -> dict[str, Any]:
+        """Returns the settings of the method, without those of what may follow."""
+        return {k: v for k, v in super().option_facts().items() if k not in ("standardise", "z")}
 
     @property
     def serves(self) -> Sequence[Stage]:
@@ -96,12 +106,6 @@ class ScoredTags(Tags):
             return item
         known = folders[self.follower.name].inputs(item.sample.id)
         return Item(item.sample, item.input, frozenset(known))
-
-    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
-        """Returns the file of what the method has learned, on which every score depends."""
-        learned = self.needs.get("learned")
-        path = inputs["learned"] / learned.file if learned else None
-        return [path] if path and path.is_file() else []
 
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
         """Builds the tagger, and the follower's method."""

@@ -12,6 +12,9 @@ from pipeline.clip.shared_pass import SharedPass
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
 
+STANDARDISED = "z"
+"""The row of scores from which tags follow with ``tags.standardise``."""
+
 TOLERANCE = 1e-3
 """By which rounding may lift a score or a CAM above 1."""
 
@@ -44,6 +47,9 @@ class ScoredTagOptions(TagOptions):
         fit_split: the split that is learned from, without labels, where something is learned; none
             takes the split that a segmenter is trained on.
         refit: whether it is learned again when the images of that split have changed.
+        standardise: over what scores are standardised before they are compared with ``z``: "image"
+            for the classes of each image, "class" for the images of ``fit_split``; empty keeps α.
+        z: what a class's standardised score must exceed to be a tag.
     """
 
     alpha: float = setting(0.5, at_least=0, at_most=1)
@@ -51,6 +57,8 @@ class ScoredTagOptions(TagOptions):
     refit: bool = setting(
         False, changes="nothing", why="a fingerprint of what was learned is part of every result"
     )
+    standardise: list[str] = setting([], choices=("image", "class"))
+    z: float = setting(1.0, at_least=-1000, at_most=1000)
 
 
 @dataclass(frozen=True)

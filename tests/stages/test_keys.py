@@ -203,6 +203,9 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, str(tmp_path / "two.yaml")
     if key == "tags.min_score" and hasattr(config.tags, "bank_size"):  # PIAA takes no other one
         return config, 0.0
+    if key == "tags.z":
+        config.tags.standardise = ["image"]
+        return config, None
     if key == "clip.model":
         return config, "ViT-B-32"
     if key == "clip.pretrained":
@@ -289,7 +292,9 @@ def walked(tmp_path) -> Iterator[tuple[Config, Setting]]:
 
 def computes_with(config: Config, key: str) -> bool:
     """Tells whether a setting takes part in a computation, and not only in what follows from it."""
-    return key != "tags.min_score" and (key != "tags.alpha" or _runs_cwr(config.tags))
+    return key not in ("tags.min_score", "tags.z") and (
+        key != "tags.alpha" or _runs_cwr(config.tags)
+    )
 
 
 def _runs_cwr(tags: Any) -> bool:

@@ -1,0 +1,139 @@
+"""Scores that can be compared: standardised over the classes of an image, and over images.
+
+The first two steps of SPARC (Miller et al., CVPR 2025, arXiv 2502.16911), which apply to the scores
+of any tagger. The second one gives every class a threshold of its own without a label.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.learned import Learned
+from pipeline.engine.sample import Sample
+from pipeline.engine.stage import Computed, Folders, Item
+from pipeline.errors import UserError
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.tags.scores import decode_scores, read_scores, tags_output
+from pipeline.tags.stage import Tags
+from pipeline.tags.tagger import STANDARDISED, ScoredTagOptions
+
+_NO_SPREAD = 1e-7  # a standard deviation that is rounding, as a share of the largest value
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each of n classes over images, float64."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def over_classes(scores: np.ndarray) -> np.ndarray:
+    """Standardises each image's scores over its classes (SPARC, step 1): N×n float64."""
+    scores = scores.astype(np.float64)
+    return _standardise(scores, scores.mean(1, keepdims=True), _spread(scores, 1))
+
+
+def statistics_of(scores: np.ndarray) -> Statistics:
+    """Returns mean and standard deviation (n − 1 in its divisor) of the columns of N×n scores."""
+    return Statistics(scores.mean(0), _spread(scores, 0)[0])
+
+
+def over_images(scores: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """Standardises each class over images (SPARC, step 2); one without spread gets 0: N×n."""
+    return _standardise(scores, *statistics)
+
+
+def _spread(scores: np.ndarray, axis: int) -> np.ndarray:
+    if scores.shape[axis] < 2:
+        return np.zeros_like(scores.mean(axis, keepdims=True))
+    return scores.std(axis, ddof=1, keepdims=True)
+
+
+def _standardise(scores: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    has_spread = std > _NO_SPREAD * np.abs(mean)
+    return np.where(has_spread, (scores - mean) / np.where(has_spread, std, 1), 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreStatistics(Learned):
+    """The statistics of every class's scores over the images of a split."""
+
+    name = kind = "statistics"
+    command = "tags"
+    file = "statistics.npz"
+    steps: Sequence[str]
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns the steps, and the split."""
+        return {"standardise": sorted(self.steps), "fit_split": self.of_split}
+
+    def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
+        """Computes the statistics."""
+        if len(ids) < 2:
+            raise UserError(
+                "tags.standardise=[class] compares images, and split"
+                f" {self.of_split} has one: give more, or another tags.fit_split"
+            )
+        scores = read_scores(folder, ids).astype(np.float64)
+        found = statistics_of(over_classes(scores) if "image" in self.steps else scores)
+        buffer = io.BytesIO()
+        np.savez(buffer, **found._asdict())
+        return buffer.getvalue()
+
+
+def read_statistics(folder: Path) -> Statistics:
+    """Reads what :class:`ScoreStatistics` wrote."""
+    with np.load(folder / ScoreStatistics.file, allow_pickle=False) as stored:
+        return Statistics(stored["mean"], stored["std"])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StandardisedTags(Tags):
+    """The classes whose standardised score exceeds ``tags.z``; the scores stay beside it."""
+
+    options_base = ScoredTagOptions
+    thresholds = ("z",)
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what follows the scores."""
+        return {
+            "method": self.method.name,
+            "classes": list(self.vocabulary.classes),
+            "standardise": sorted(self.options.standardise),
+            "z": self.options.z,
+        }
+
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with its scores."""
+        scores = folders["raw"].entries[sample.id]["scores"]
+        return Item(sample, join_keys(fingerprint_image(sample.image), fingerprint(scores)), scores)
+
+    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns an entry with the tags that follow from its standardised scores."""
+        return {**entry, "tags": self._choose(decode_scores(entry["scores"][STANDARDISED]))}
+
+    def load(self, inputs: Mapping[str, Path]) -> Statistics | None:
+        """Reads the statistics, if images are compared."""
+        return read_statistics(inputs["learned"]) if "learned" in inputs else None
+
+    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+        """Standardises scores and chooses tags; no image is looked at."""
+        for item in items:
+            rows = {name: decode_scores(text) for name, text in item.given.items()}
+            scores = rows["scores"][None].astype(np.float64)
+            if "image" in self.options.standardise:
+                scores = over_classes(scores)
+            if (statistics := model()) is not None:
+                scores = over_images(scores, statistics)
+            rows[STANDARDISED] = scores[0].astype(np.float32)
+            yield item, [tags_output(self._choose(rows[STANDARDISED]), rows)]
+
+    def _choose(self, standardised: np.ndarray) -> list[int]:
+        return [int(k) for k in np.flatnonzero(standardised > self.options.z)]
