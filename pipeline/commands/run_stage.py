@@ -30,6 +30,7 @@ from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, shown
 from pipeline.files.shipped import CONFIGS
+from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import Config, read_config
@@ -106,10 +107,15 @@ def name_left_out(outcome: Outcome) -> None:
 
 
 def notes_on(pipeline: Pipeline) -> list[str]:
-    """Returns what the user should know of the data set, a sentence each."""
-    dropped = pipeline.builder.vocabulary.dropped
-    of_names = [f"{name} is a class, and is left out of the backgrounds" for name in dropped]
-    return [*of_names, *pipeline.builder.images.dataset.notes]
+    """Returns what the user should know of the data set and of a preset, a sentence each."""
+    builder = pipeline.builder
+    notes = [
+        f"{name} is a class, and is left out of the backgrounds"
+        for name in builder.vocabulary.dropped
+    ]
+    notes += builder.images.dataset.notes
+    remark = remark_on_clip(builder.config.experiment_name or "", builder.config.clip.name)
+    return [*notes, remark] if remark else notes
 
 
 def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.report.runs import Run
+if TYPE_CHECKING:
+    from pipeline.report.runs import Run
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
+
+_CLIP = "vit_b16"  # for which all published constants were chosen
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,18 @@ def published_experiments() -> frozenset[str]:
     """Returns the names of our experiments that reproduce published figures."""
     figures = (figure for table in load_published() for figure in table.figures)
     return frozenset(figure.experiment for figure in figures) - {""}
+
+
+def remark_on_clip(experiment: str, clip: str) -> str:
+    """Returns a remark if the constants of an experiment were chosen for another CLIP; "" if not.
+
+    Args:
+        experiment: its name, as in ``experiment_name``.
+        clip: the name of the CLIP, as in ``clip.name``; "" if none was used.
+    """
+    if clip in ("", _CLIP) or experiment not in published_experiments():
+        return ""
+    return f"the constants of {experiment} were chosen for clip={_CLIP}, not for clip={clip}"
 
 
 def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:

@@ -19,6 +19,7 @@ from pipeline.report.configurations import (
     last_part,
 )
 from pipeline.report.markdown import Notes, percent, percent_of_several
+from pipeline.report.published import remark_on_clip
 
 METRICS = "metrics.json"
 
@@ -118,6 +119,8 @@ class Run:
             notes.append("its initial weights have seen masks: not free of annotation")
         if self.configuration.get("checkpoint") == "best":
             notes.append("checkpoint chosen by ground truth")
+        if remark := remark_on_clip(self.choices.experiment, self.choices.clip):
+            notes.append(remark)
         return notes
 
     def changes(self) -> list[str]:

@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.commands.run_stage import notes_on
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
 from tests import REPOSITORY
 from tests.small_runs import TINY_SEGMENTER, artefacts, draw_photograph, latest
 
@@ -322,3 +325,12 @@ def test_results_of_a_removed_photograph_are_no_longer_exported(
     assert run_tool("clean.py", out, "--yes").output.endswith("results of removed images: 3\n")
     assert not (latest(out, "masks") / "b.png").exists()
     assert "5 from the cache" not in run_stage(*stages).output
+
+
+def test_a_published_preset_with_another_clip_is_remarked_on(arguments):
+    def notes(*more: str) -> list[str]:
+        return notes_on(Pipeline.open(read_config(compose([*arguments, *more]))))
+
+    expected = "the constants of cls_seg_voc2012 were chosen for clip=vit_b16, not for clip=file"
+    assert notes("experiment_name=cls_seg_voc2012") == [expected]
+    assert notes("experiment_name=mine") == []

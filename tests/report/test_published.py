@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.report import published
-from pipeline.report.published import load_published, published_experiments
+from pipeline.report.published import load_published, published_experiments, remark_on_clip
 from tests import REPOSITORY, SHARED
 
 
@@ -89,3 +89,18 @@ def test_typing_errors_in_the_published_figures_are_refused(tmp_path, old, new, 
         return
     with pytest.raises(ValueError, match=re.escape(complaint)):
         load_published(path)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "clip", "expected"),
+    [
+        ("cls_seg_voc2012", "vit_l14", "were chosen for clip=vit_b16, not for clip=vit_l14"),
+        ("cls_seg_voc2012", "vit_b16", ""),
+        ("clip_es_voc2012", "", ""),  # of tags that are given
+        ("precision", "vit_l14", ""),  # a study of ours
+        ("", "vit_l14", ""),
+    ],
+)
+def test_another_clip_than_the_constants_were_chosen_for_is_named(experiment, clip, expected):
+    remark = remark_on_clip(experiment, clip)
+    assert remark.endswith(expected) and bool(remark) == bool(expected)

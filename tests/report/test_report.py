@@ -133,6 +133,10 @@ def test_both_means_stand_where_they_differ(tmp_path):
     assert run.notes() == ["mIoU_union 50.0, where classes that are only predicted count 0"]
     equal = dataclasses.replace(run, figures={**run.figures, "miou_union": 0.7})
     assert not equal.notes()
+    about = {"experiment": "cls_seg_voc2012", "clip": "vit_l14"}
+    other = dataclasses.replace(equal, about={**run.about, **about})
+    (note,) = other.notes()
+    assert note.endswith("were chosen for clip=vit_b16, not for clip=vit_l14")
 
 
 def test_nothing_measured_says_so(tmp_path):
