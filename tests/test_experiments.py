@@ -20,6 +20,7 @@ from tests.datasets import miniature_coco, miniatures
 
 CONFIGS = REPOSITORY / "configs"
 QUIRKS = ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16")
+OF_EXCEL = ("imagenet_norm", "token_norm", "head_sum")
 IN_NO_PRESET = ("float16_argmax", "tag_order")
 RELEASED = {
     "clip.model": "ViT-B-16-quickgelu",
@@ -62,6 +63,12 @@ CLASSIFICATION = {
     "tagclip_coco2014": ("coco2014", "val", 0.5, (9, 11)),
 }
 PUBLISHED = {**SEGMENTATION, **CLASSIFICATION}
+# Of no published figure: data set, split, tags, K and φ (docs/algorithms.md, section 3).
+EXCEL = {
+    "excel_voc2012": ("voc2012", "train", "ground_truth", 112, 0.79),
+    "excel_voc2012_tagclip": ("voc2012", "val", "tagclip", 112, 0.79),
+    "excel_coco2014": ("coco2014", "train", "ground_truth", 224, 0.88),
+}
 BUILDERS = {
     "voc2007": miniatures.build_voc2007,
     "voc2012": miniatures.build_voc2012,
@@ -192,7 +199,7 @@ def run_experiment(run_stage, built, tiny_checkpoint, tmp_path):
     """Runs an experiment on its miniature and returns the latest figures of its split."""
 
     def run(name: str) -> dict[str, dict]:
-        dataset, split = PUBLISHED[name][:2]
+        dataset, split = {**PUBLISHED, **EXCEL}[name][:2]
         root = built(dataset, split)
         before = miniatures.contents(root)
         finished = run_stage(
@@ -319,3 +326,24 @@ def test_clip_es_takes_the_objects_and_not_the_masks(run_experiment, tmp_path):
     lines = (tmp_path / "train" / "tags" / "latest" / "tags.txt").read_text().splitlines()
     # The bottles (4) are in the annotations alone.
     assert lines == ["2007_000032 0 4 14", "2007_000039 4 19"]
+
+
+@pytest.mark.parametrize("name", EXCEL)
+def test_excel_has_its_authors_constants(name):
+    config = composed(f"experiment={name}")
+    dataset, split, tags, clusters, threshold = EXCEL[name]
+    assert_holds(config, RELEASED)
+    assert_holds(config, {"experiment_name": name, "dataset.name": dataset, "dataset.split": split})
+    assert [method(config, group) for group in ("tags", "cams", "masks")] == [tags, "excel", "par"]
+    expected = {"clusters": clusters, "kept": 0.9, "blocks": 5, "size": 320, "descriptors": None}
+    expected |= {"affinity_blocks": [-5, 0], "box_threshold": threshold, "templates": "clip_es"}
+    assert_holds(config, {f"cams.{key}": value for key, value in expected.items()})
+    assert_holds(config, {f"compat.{quirk}": True for quirk in OF_EXCEL})
+
+
+@pytest.mark.parametrize("name", EXCEL)
+def test_excel_runs_to_its_end(run_experiment, name):
+    figures = run_experiment(name)
+    assert sorted(figures) == ["cams", "masks", "tags"]
+    assert (figures["tags"]["f1"] == 1) == (EXCEL[name][2] == "ground_truth")
+    assert 0 < figures["cams"]["miou"] < 1 and 0 < figures["masks"]["miou"] < 1

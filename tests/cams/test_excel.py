@@ -153,6 +153,18 @@ def test_any_depth_has_the_second_path_from_its_last_blocks_on(clip):
     assert cams_of(method, draw_photograph(1, 40, 50), []).shape == (0, 3, 4)
 
 
+def test_bfloat16_changes_the_features_by_its_rounding_alone(clip):
+    image = draw_photograph(3, 70, 90)
+    method = excel(clip, ExcelOptions(**OPTIONS), **QUIRKS)
+    with torch.no_grad():
+        exact = method.features(seen_by(method, image))
+        rough = ClipEncoder(build_tiny_clip(head_width=16), precision=torch.bfloat16)
+        method.encoder = ExcelEncoder(rough, 80, imagenet_norm=True)
+        found = method.features(seen_by(method, image))
+    assert found.dtype == torch.float32
+    assert 1e-4 < (found - exact).abs().max() / exact.abs().max() < 0.05
+
+
 def test_a_map_without_contrast_is_empty(clip):
     method = excel(clip, ExcelOptions(size=16, affinity=False), **QUIRKS)
     method.class_text[:] = method.background_text[:] = TEXT[0]
