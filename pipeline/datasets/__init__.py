@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.datasets.background import ignore_background
 from pipeline.datasets.coco import CocoSettings, load_coco
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.folder import load_folder
@@ -24,9 +25,11 @@ READERS: dict[str, tuple[Reader, type[DatasetSettings]]] = {
     "folder": (load_folder, DatasetSettings),
     "voc2007": (load_voc, VocSettings),
     "voc2012": (load_voc, VocSettings),
+    "voc20": (load_voc, VocSettings),
     "coco2014": (load_coco, CocoSettings),
     "coco2017": (load_coco, CocoSettings),
     "cocostuff": (load_cocostuff, LabelMapSettings),
+    "coco_object": (load_cocostuff, LabelMapSettings),
     "ade20k": (load_ade20k, LabelMapSettings),
 }
 """``dataset.name`` → its reader and the settings that the reader takes."""
@@ -57,4 +60,5 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
     reader, _ = find_reader(settings.name)
     is_rendered = settings.name in RENDERED
     dataset = load_demo(settings, workers) if is_rendered else reader(settings)
-    return apply_lists(dataset, settings)
+    dataset = apply_lists(dataset, settings)
+    return ignore_background(dataset, settings.cache) if settings.ignore_background else dataset

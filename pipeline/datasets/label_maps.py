@@ -1,4 +1,4 @@
-"""Data sets whose masks hold a value of their own for each class: COCO-Stuff and ADE20K."""
+"""Data sets whose masks hold a value for each class: COCO-Stuff, COCO-Object and ADE20K."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.engine.sample import Dataset, Sample
 
 
 def load_cocostuff(settings: LabelMapSettings) -> Dataset:
-    """Reads the splits of COCO-Stuff, the images of COCO 2017 with pixel maps.
+    """Reads the splits of COCO-Stuff, the images of COCO 2017 with pixel maps, or of COCO-Object.
 
     ``splits`` gives the names of the image folders, which are also those of the pixel maps.
     """
@@ -48,6 +48,8 @@ def _load(
     """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
     vocabulary = build_vocabulary(settings)
     table = value_table(settings.values, vocabulary.classes)
+    if settings.other_values == "background":
+        table += tuple((value, 0) for value in range(256) if value not in settings.values)
 
     def read(maps: Path) -> list[Sample]:
         images, kept = images_of(maps.name), Path(settings.cache) / maps.name

@@ -122,6 +122,8 @@ class DatasetSettings(VocabularySettings):
         masks: a folder with ground-truth masks, ``<id>.png``.
         values: the value of each class in ``masks`` and ``labels``; null for k+1 and k. In masks, 0
             is the background unless it is a class's, and pixels of other values are ignored.
+        ignore_background: whether background pixels of the ground truth are ignored, for methods
+            that give every pixel a class.
         max_pixels: width × height; larger images are refused before they are decoded.
         cache: the folder that keeps masks which have to be drawn.
         training: the defaults of ``segmenter``.
@@ -138,6 +140,7 @@ class DatasetSettings(VocabularySettings):
     values: list[int] | None = setting(
         None, changes="nothing", why=GROUND_TRUTH, at_least=0, at_most=255
     )
+    ignore_background: bool = setting(False, changes="nothing", why=GROUND_TRUTH)
     max_pixels: int | None = setting(105_000_000, changes="images", why=SELECTION, at_least=1)
     cache: str = setting(changes="nothing", why="fingerprints name the masks in it")
     training: TrainingSettings = setting(
@@ -186,7 +189,11 @@ class LabelMapSettings(BenchmarkSettings):
     """What data sets have whose masks hold a value of their own for each class.
 
     Attributes:
-        values: the value of each class; pixels of other values are ignored.
+        values: the value of each class.
+        other_values: what pixels of other values are, 255 among them: "ignored" or "background".
     """
 
     values: list[int] = setting(changes="nothing", why=GROUND_TRUTH, at_least=0, at_most=255)
+    other_values: str = setting(
+        "ignored", changes="nothing", why=GROUND_TRUTH, choices=("ignored", "background")
+    )

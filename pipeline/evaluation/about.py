@@ -57,6 +57,7 @@ def _describe_ground_truth(dataset: DatasetSettings) -> str:
     if getattr(dataset, "label_source", None) == "xml":
         counted = "" if dataset.difficult else "not "
         facts.append(f"labels from XML, difficult objects {counted}counted")
+    facts += ["background ignored"] * dataset.ignore_background
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     facts += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
     return ", ".join(facts)

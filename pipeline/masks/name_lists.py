@@ -34,20 +34,29 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
     if given is None:
         backgrounds = (vocabulary.backgrounds,) if vocabulary.backgrounds else ()
         return (*backgrounds, *vocabulary.cam_names)
+    names = names_in(given)
+    count = len(vocabulary.classes)
+    if len(names) not in (count, count + 1):
+        raise UserError(
+            f"masks.names={shown(given)} holds {len(names)} lines for {count} classes: give one for"
+            " each class, in their order, and one before them if there is a background"
+        )
+    return names
+
+
+def names_in(given: str) -> Names:
+    """Returns the names in every line of a list, as :func:`read_name_list` is given it.
+
+    Raises:
+        UserError: no such list, or a name that CLIP cannot read.
+    """
     key = f"masks.names={shown(given)}"
     wanted = f"give a file with a line for each class, or one of {', '.join(shipped_lists())}"
     is_shipped = given in shipped_lists()
     path = FOLDER / f"{given}.txt" if is_shipped else given_path(given, "masks.names")
     # splitlines() would also break lines at characters at which editors do not.
     lines = read_text(path, key, wanted, _MAX_BYTES).split("\n")
-    names = tuple(as_names(line.split(", "), key) for line in lines if line.strip())
-    count = len(vocabulary.classes)
-    if len(names) not in (count, count + 1):
-        raise UserError(
-            f"{key} holds {len(names)} lines for {count} classes: give one for each class, in"
-            " their order, and one before them if there is a background"
-        )
-    return names
+    return tuple(as_names(line.split(", "), key) for line in lines if line.strip())
 
 
 def has_background(names: Names, vocabulary: Vocabulary) -> bool:

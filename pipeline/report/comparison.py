@@ -26,6 +26,7 @@ _METHODS = {
     "clip": "CLIP, class token",
     "file": "tags of a file",
     "ground_truth": "CLIP-ES",
+    "": "a dense method",
 }
 _STAGES = {**STAGE_NAMES, "masks": "masks after the CRF"}
 
@@ -63,7 +64,8 @@ def write_comparison(table: PublishedTable, runs: Sequence[Run]) -> str:
 
 def is_shown(table: PublishedTable, run: Run) -> bool:
     """Tells whether a table shows the figure that stands for a run."""
-    columns = [column for column in table.columns if column.metric == MAIN_METRIC[run.stage]]
+    main = (MAIN_METRIC[run.stage], "miou_union")
+    columns = [column for column in table.columns if column.metric in main]
     return any(_matches(table, line, column, run) for line in table.lines for column in columns)
 
 
@@ -80,10 +82,17 @@ def _published_cells(
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
     if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
         return False
-    # No publication has a row for masks that are the argmax of the CAMs.
-    if run.stage == "masks" and not run.configuration.get("crf"):
+    if run.stage == "masks" and _refiner(run) != table.masks:
         return False
     return column.value(run) is not None
+
+
+def _refiner(run: Run) -> str:
+    """Returns the method of a run's masks; "" for the argmax of CAMs, which nobody published."""
+    settings = run.configuration
+    if "crf" in settings:
+        return "crf" if settings["crf"] else ""
+    return settings.get("method", "")
 
 
 def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
@@ -133,7 +142,7 @@ def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
             if column.name in shown:
                 order = shown[column.name].run.order
                 origins.setdefault(order, (shown[column.name], []))[1].append(column)
-    rows = []
+    rows, stages = [], _STAGES if table.masks == "crf" else STAGE_NAMES
     for of_run, columns in origins.values():
         run = of_run.run
         values = [f"{of_run.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
@@ -141,7 +150,7 @@ def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
         rows.append(
             {
                 "figure": ", ".join(values),
-                "of": _STAGES[run.stage] + (f", level {level}" if level else ""),
+                "of": stages[run.stage] + (f", level {level}" if level else ""),
                 "split": run.dataset_split,
                 "images": f"{run.images:,}",
                 "experiment": choices.experiment,

@@ -100,6 +100,7 @@ class PublishedTable:
     columns: Sequence[Column]
     rows: Sequence[Row]
     remark: str = ""  # a paragraph below the heading
+    masks: str = "crf"  # the method of masks= whose runs are comparable
 
     @property
     def figures(self) -> Iterator[Figure]:

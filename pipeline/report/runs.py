@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.engine.settings import plain
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
+from pipeline.masks.name_lists import names_in
 from pipeline.report.configurations import (
     compose,
     describe_setting,
@@ -143,6 +145,8 @@ class Run:
             for name, expected in experiment[stage].items():
                 # Without a list of its own an experiment takes the data set's backgrounds.
                 inherited = name == "backgrounds" and expected is None
+                if (stage, name) == ("masks", "names"):  # of a run they are the names themselves
+                    expected = plain(names_in(expected)) if expected else settings.get(name)
                 if name in settings and name not in _NOT_COMPARABLE and not inherited:
                     changes += differences(f"{stage}.{name}", settings[name], expected)
         if self.stage == "cams":

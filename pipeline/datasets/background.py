@@ -1,0 +1,53 @@
+"""Ground truth without its background, for methods that give every pixel a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.datasets.ground_truth import GroundTruthMask, RelabelledMask
+from pipeline.engine.sample import Dataset, Sample, Splits
+from pipeline.files.label_images import IGNORE
+
+
+@dataclass(frozen=True)
+class WithoutBackground(GroundTruthMask):
+    """Another mask, whose background is ignored.
+
+    Attributes:
+        whole: that mask.
+        kept: the file that keeps it, as for :class:`~pipeline.datasets.ground_truth.DerivedMask`.
+    """
+
+    whole: GroundTruthMask
+    kept: Path
+
+    def read(self) -> np.ndarray:
+        """Implements the base class."""
+        labels = self.whole.read()
+        return np.where(labels == 0, np.uint8(IGNORE), labels)
+
+    def file(self) -> Path:
+        """Implements the base class."""
+        pairs = tuple((label, label) for label in range(1, IGNORE))
+        return RelabelledMask(self.kept, self.whole.file(), pairs).file()
+
+
+def ignore_background(dataset: Dataset, cache: str) -> Dataset:
+    """Returns a data set in whose masks the background is ignored; ``cache`` keeps such masks."""
+    folder = Path(cache) / "without_background"
+
+    def without(sample: Sample) -> Sample:
+        if sample.mask is None:
+            return sample
+        mask = WithoutBackground(sample.mask, folder / f"{sample.id}.png")
+        return replace(sample, mask=mask)
+
+    def read(split: str) -> Sequence[Sample]:
+        return [without(sample) for sample in dataset.splits[split]]
+
+    return replace(dataset, splits=Splits({s: partial(read, s) for s in dataset.splits}))

@@ -1,0 +1,218 @@
+"""The presets of dense methods as published: their constants, and runs on miniatures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from pipeline.engine.registry import method_of
+from pipeline.files.label_images import read_labels
+from pipeline.report.published import load_published
+from pipeline.stages.config import compose, read_config
+from tests import REPOSITORY
+from tests.datasets import miniature_coco, miniatures
+from tests.tiny_clip import build_tiny_clip
+
+DATASETS = {
+    "voc21": "voc2012",
+    "voc20": "voc20",
+    "coco_object": "coco_object",
+    "ade20k": "ade20k",
+    "coco_stuff": "cocostuff",
+}
+"""What presets end on → data set."""
+
+# docs/algorithms.md, "Dense methods as published": short side, window (none: 224), logit scale,
+# probability and area threshold, iterations of PAMR.
+PRESETS = {
+    "sclip_voc21": (336, None, 65, 0.1, 0.1, 0),
+    "sclip_voc20": (336, None, 40, 0, 0, 0),
+    "sclip_coco_object": (336, None, 50, 0.1, 0, 0),
+    "sclip_ade20k": (336, None, 40, 0, 0, 0),
+    "sclip_coco_stuff": (448, None, 40, 0, 0, 0),
+    "naclip_voc21": (336, 0, 40, 0.1, 0, 10),
+    "naclip_voc20": (336, 0, 40, 0, 0, 10),
+    "naclip_coco_object": (336, None, 40, 0.1, 0, 10),
+    "naclip_ade20k": (336, None, 40, 0, 0, 10),
+    "naclip_coco_stuff": (448, None, 40, 0, 0, 10),
+    "clearclip_voc21": (448, 448, 50, 0.5, 0, 0),
+    "resclip_voc21": (336, 2048, 40, 0.1, 0, 0),
+    "resclip_voc20": (336, 2048, 40, 0, 0, 0),
+    "resclip_coco_object": (336, None, 40, 0.1, 0, 0),
+    "resclip_ade20k": (336, None, 40, 0, 0, 0),
+    "resclip_coco_stuff": (336, None, 40, 0, 0, 0),
+    "sc_clip_voc21": (336, None, 50, 0.15, 0.1, 0),
+    "sc_clip_voc20": (336, None, 40, 0, 0, 0),
+    "sc_clip_coco_object": (336, None, 55, 0.35, 0, 0),
+    "sc_clip_ade20k": (336, None, 40, 0, 0, 0),
+    "sc_clip_coco_stuff": (336, None, 40, 0, 0, 0),
+}
+
+# ResCLIP: threshold of the first pass, τ_r, λ_r, τ_s, λ_s.
+RESCLIP = {
+    "voc21": (0.5, 2, 0.3, 2.2, 0.7),
+    "voc20": (0.1, 2, 0.6, 2.1, 0.6),
+    "coco_object": (0.11, 2, 0.4, 1.8, 0.7),
+    "ade20k": (0.25, 2, 0.3, 2.1, 0.7),
+    "coco_stuff": (0.11, 2, 0.4, 1.8, 0.7),
+}
+
+
+def parts_of(preset: str) -> tuple[str, str]:
+    """Returns the method of a preset, and what it ends on."""
+    last = next(each for each in DATASETS if preset.endswith(each))
+    return preset.removesuffix(f"_{last}"), last
+
+
+def test_every_preset_is_listed():
+    files = (REPOSITORY / "configs" / "experiment").glob("*.yaml")
+    dense = {path.stem for path in files if "override /masks: dense" in path.read_text()}
+    assert dense == PRESETS.keys()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_holds_the_authors_constants(preset):
+    method, last = parts_of(preset)
+    config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
+    assert (config.dataset.name, config.dataset.split) == (DATASETS[last], "val")
+    assert config.experiment_name == preset
+    assert list(config.stage) == ["masks", "evaluate", "report"]
+    assert method_of(config.cams).name == method and method_of(config.masks).name == "dense"
+    assert (config.clip.model, config.clip.pretrained) == ("ViT-B-16-quickgelu", "openai")
+    assert config.compat.name == "released" and config.compat.position_scale
+    of = config.masks
+    found = of.short_side, of.window, of.temperature, of.min_probability, of.min_area
+    assert (*found, of.pamr_iterations) == PRESETS[preset]
+    lists = "clearclip" if method == "clearclip" else "sclip"
+    assert of.names == f"{lists}_{last}" and of.templates == "imagenet" and of.long_side == 2048
+    assert of.remainder == ("pad" if method == "clearclip" else "stretch")
+    assert of.stride == (224 if method == "clearclip" else None)
+    assert list(of.pamr_dilations) == [8, 16]
+    assert config.dataset.ignore_background == (last == "voc20")
+    if method == "resclip":
+        of = config.cams
+        first, second = (of.cross_scale, of.cross_share), (of.feedback_scale, of.feedback_share)
+        assert (of.confidence, *first, *second) == RESCLIP[last]
+
+
+def test_published_figures_are_of_presets_on_whole_splits():
+    [table] = [each for each in load_published() if each.name == "dense_as_published"]
+    assert table.metric == "miou_union"
+    found = {figure.experiment for figure in table.figures} - {""}
+    assert found == {name for name in PRESETS if name.startswith(("sclip", "naclip"))}
+    for figure in table.figures:
+        if figure.experiment:
+            of = figure.column.of
+            assert of.dataset == DATASETS[parts_of(figure.experiment)[1]]
+            assert of.split == "val" and of.images in ([1449], [2000], [5000])
+
+
+# Runs on miniatures: every method, and every data set
+
+
+@pytest.fixture(scope="module")
+def deep_checkpoint(tmp_path_factory) -> Path:
+    """A tiny CLIP that is as deep as a ViT-B/16."""
+    path = tmp_path_factory.mktemp("clip") / "deep.safetensors"
+    weights = build_tiny_clip(layers=12).state_dict()
+    save_file({k: v.half().contiguous() for k, v in weights.items()}, path)
+    return path
+
+
+BUILDERS = {
+    "voc2012": miniatures.build_voc2012,
+    "voc20": miniatures.build_voc2012,
+    "ade20k": miniatures.build_ade20k,
+    "coco_object": miniature_coco.build_cocostuff,
+    "cocostuff": miniature_coco.build_cocostuff,
+}
+SMALL = {"sc_clip": ("cams.neighbours=8",), "naclip": ("masks.pamr_dilations=[1,2]",)}
+"""What a method requires on a grid of 16 patches."""
+
+
+@pytest.mark.parametrize(
+    "preset",
+    ["sclip_voc21", "naclip_voc20", "clearclip_voc21", "resclip_coco_object", "sc_clip_ade20k"]
+    + ["sclip_coco_stuff"],
+)
+def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
+    method, last = parts_of(preset)
+    dataset = DATASETS[last]
+    root = BUILDERS[dataset](tmp_path / "data")
+    before = miniatures.contents(root)
+    arguments = [
+        f"experiment={preset}",
+        f"dataset.root={root}",
+        "clip=file",
+        f"clip.checkpoint={deep_checkpoint}",
+        "masks.short_side=80",
+        "masks.templates=photo",
+        "runtime.workers=1",
+        f"output_dir={tmp_path / 'out'}",
+        *SMALL.get(method, ()),
+    ]
+    planned = run_stage(*arguments, "dry_run=true")
+    assert planned.code == 0 and "tags" not in planned.output, planned.errors
+    finished = run_stage(*arguments)
+    assert finished.code == 0 and not finished.errors, finished.errors
+    assert miniatures.contents(root) == before
+    if preset == "sclip_voc21":
+        assert "dense, sclip" in run_stage(*arguments, "stage=status").output
+
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics["latest"]) == ["masks"]
+    [run] = metrics["runs"]
+    about = run["about"]
+    chosen = {"experiment": preset, "tags": "", "cams": method, "masks": "dense"}
+    assert {key: about[key] for key in chosen} == chosen
+    samples = miniatures.load(dataset, root, tmp_path / "again").splits["val"]
+    assert run["images"] == len(samples)
+    folder = tmp_path / "out" / "val" / "masks" / "latest"
+    masks = [read_labels(folder / f"{sample.id}.png") for sample in samples]
+    if last not in ("voc21", "coco_object"):  # there is no background
+        assert all((mask > 0).all() for mask in masks)
+    truth = np.concatenate([sample.mask.read().ravel() for sample in samples])
+    found = np.concatenate([mask.ravel() for mask in masks])
+    for label, each in enumerate(run["per_class"].values()):
+        both = (truth == label) & (found == label)
+        either = ((truth == label) | (found == label)) & (truth != 255)
+        expected = both.sum() / either.sum() if (truth == label).any() else None
+        assert each["iou"] == (None if expected is None else pytest.approx(expected))
+
+
+def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, tmp_path):
+    arguments = ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,cup]"]
+    arguments += ["clip=file", f"clip.checkpoint={deep_checkpoint}", "cams=sclip", "masks=dense"]
+    arguments += [f"output_dir={tmp_path / 'out'}", "dry_run=true"]
+
+    def planned(*more: str) -> list[str]:
+        finished = run_stage(*arguments, *more)
+        assert finished.code == 0, finished.errors
+        rows = (line.split("│") for line in finished.output.splitlines() if line.startswith("│"))
+        return list(dict.fromkeys(cells[1].strip() for cells in rows))
+
+    rest = ["masks", "train", "predictions", "evaluate", "report"]
+    assert planned() == rest
+    assert planned("stage=[all,tags]") == ["tags", *rest]
+    assert planned("rounds=2")[:2] == ["tags", "masks"]
+    assert planned("rounds=2", "self_training.keep_tags=false")[0] == "masks"
+    assert planned("masks=crf")[:3] == ["tags", "cams", "masks"]
+
+
+def test_another_method_of_cams_is_refused(run_stage, arguments):
+    finished = run_stage(*arguments, "masks=dense", "stage=masks")
+    assert (
+        finished.code == 2 and "none is chosen: give one of cams=clearclip, gem" in finished.errors
+    )
+    finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")
+    assert finished.code == 2 and "run stage=masks first" in finished.errors
+
+
+def test_thresholds_require_a_background(run_stage, arguments):
+    with_names = ["cams=sclip", "masks=dense", "dataset.backgrounds=[]", "stage=masks"]
+    finished = run_stage(*arguments, *with_names, "masks.min_area=0.1")
+    assert finished.code == 2 and "masks.min_area makes pixels background" in finished.errors
