@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import yaml
@@ -24,10 +25,13 @@ from pipeline.benchmark.setup import (
     timed,
 )
 from pipeline.cams.cams import Cams, encode_cams
+from pipeline.cams.pass_method import PassCams
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
+from pipeline.dense.method import DENSE_METHODS
+from pipeline.engine.registry import methods
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
@@ -61,6 +65,33 @@ def stages(setup: Setup, encoder: ClipEncoder, size: tuple[int, int], count: int
         rows.append([name, f"{before:.3f}", f"{now:.3f}", f"{1 / now:.2f}", f"{before / now:.2f}"])
     header = ["", "plain, s an image", "ours, s an image", "ours, images/s", "times as fast"]
     return section(f"Stages, over {count} images", header, rows)
+
+
+def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
+    """Returns what CAMs of two tags take by each dense method, beside CLIP-ES's in turn.
+
+    A pair is measured ``repeats`` times; the ratio is the median over the pairs.
+    """
+    keep_freed_memory()  # as the stages do
+    (image,) = load_photographs(1, *size)
+    rows = []
+    for method in DENSE_METHODS.values():
+        (registered,) = (m for m in methods() if (m.group, m.name) == ("cams", method.name))
+        dense = setup.dense_cams(registered.settings())
+
+        def seconds(cams: PassCams | None = None) -> float:
+            return timed(lambda: setup.cams([image], cams))
+
+        seconds(), seconds(dense)  # to warm up
+        pairs = [(seconds(), seconds(dense)) for _ in range(repeats)]
+        clip_es, own = (median(each) for each in zip(*pairs))
+        ratio = median(of_dense / of_clip_es for of_clip_es, of_dense in pairs)
+        passes = str(method.passes)
+        rows.append(
+            [method.name, f"{1000 * own:.0f}", f"{1000 * clip_es:.0f}", f"{ratio:.2f}", passes]
+        )
+    header = ["`cams=`", "ms an image", "ms of CLIP-ES", "× CLIP-ES", "passes"]
+    return section("CAMs of dense methods, two tags", header, rows)
 
 
 def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:

@@ -15,6 +15,8 @@ from PIL import Image
 from skimage import data
 
 from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.cams.dense import DenseCamOptions, DenseCams
+from pipeline.cams.pass_method import PassCams
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -69,15 +71,20 @@ class Setup:
         classes, backgrounds = self.text.split(self.names)
         return ClipEs(self.encoder, classes, backgrounds, ClipEsOptions(), self.batches)
 
+    def dense_cams(self, options: DenseCamOptions) -> DenseCams:
+        """Builds the CAMs of the dense method that the options belong to."""
+        classes, backgrounds = self.text.split(self.names)
+        return DenseCams(self.encoder, classes, backgrounds, options, self.batches)
+
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
         """Tags images."""
         for _ in self.tagger(reidentify).stream(enumerate(images)):
             pass
 
-    def cams(self, images: Sequence[np.ndarray]) -> None:
-        """Computes the CAMs of two tags an image."""
+    def cams(self, images: Sequence[np.ndarray], method: PassCams | None = None) -> None:
+        """Computes the CAMs of two tags an image, by CLIP-ES unless a method is given."""
         named = ((index, image, TAGS) for index, image in enumerate(images))
-        for _ in self.cam_method().stream(named):
+        for _ in (method or self.cam_method()).stream(named):
             pass
 
     def tag_and_cams(self, images: Sequence[np.ndarray]) -> None:

@@ -45,7 +45,17 @@ _EXAMPLES = """examples:
   python tools/benchmark.py --checkpoint data/demo/clip.safetensors --size 320x240 --names 10,6
       the demo's
 """
-_SECTIONS = ("steps", "stages", "text", "growth", "masks", "segmenters", "memory", "scale")
+_SECTIONS = (
+    "steps",
+    "stages",
+    "cams",
+    "text",
+    "growth",
+    "masks",
+    "segmenters",
+    "memory",
+    "scale",
+)
 _PEAK_MEMORY = "peak-memory"
 """What the section "memory" measures in a process of its own."""
 
@@ -86,6 +96,7 @@ def run(arguments: Sequence[str]) -> None:
     work = {
         "steps": lambda: steps(setup, size, machine_peak, options.repeats),
         "stages": lambda: sections.stages(setup, plain_encoder, size, options.images),
+        "cams": lambda: sections.cam_methods(setup, size, options.repeats),
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
         "masks": lambda: sections.masks(size),

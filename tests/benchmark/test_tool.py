@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from pipeline.dense.method import DENSE_METHODS
 from tests.small_runs import Finished
 
 
@@ -30,6 +31,13 @@ def test_stages_are_held_against_the_plain_version(benchmark, precision):
         "tags and CAMs together",
     ]
     assert all(float(plain) > 0 and float(ours) > 0 for _, plain, ours in rows)
+
+
+def test_dense_methods_are_held_against_clip_es(benchmark):
+    finished = benchmark("--sections", "cams", "--size", "112x96")
+    assert finished.code == 0, finished.errors
+    rows = re.findall(r"^\| (\w+) \| +\d+ \| +\d+ \| +[\d.]+ \| +(\d) \|", finished.output, re.M)
+    assert dict(rows) == {name: str(method.passes) for name, method in DENSE_METHODS.items()}
 
 
 def test_steps_and_text_are_told(benchmark):
