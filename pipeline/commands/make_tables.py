@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
 from pipeline.report.comparison import is_shown, write_comparison
+from pipeline.report.leaderboard import write_leaderboard
 from pipeline.report.other_measurements import write_measurements
 from pipeline.report.published import load_published, published_experiments
 from pipeline.report.runs import METRICS, Run, find_files, read_runs
@@ -32,6 +33,8 @@ _EXAMPLES = """examples:
       the table of one experiment that was run with several settings
   python tools/make_tables.py --study outputs/first outputs/second
       the same table of the runs in folders, by the settings that differ
+  python tools/make_tables.py --leaderboard --output docs/leaderboard.md
+      combinations of taggers, CAM methods and refiners, best first, a table for each set of images
 """
 _INTRODUCTION = (
     "# The field's tables\n\n"
@@ -61,6 +64,8 @@ def run(arguments: Sequence[str]) -> None:
     output, too_far = options.output, ""
     if options.check:
         text, too_far = write_check(runs)
+    elif options.leaderboard:
+        text = write_leaderboard(runs)
     elif options.study is not None:
         text = _study(options, runs)
     else:
@@ -97,6 +102,8 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="compare with the published figures")
     mode.add_argument("--study", metavar="NAME", help=study)
-    output = f"where to write; default: {_TABLES}, or no file with --check and --study"
+    leaderboard = "write only combinations of methods, beside each other on the same images"
+    mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
+    output = f"where to write; default: {_TABLES}, or no file with the options above"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     return parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,13 +15,14 @@ from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import (
-    Confusion,
+    Segmentation,
     average_precisions,
     mean_average_precision,
     merge_classes,
     tagging_figures,
     to_indicator,
 )
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.masks.labels import read_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
@@ -70,6 +71,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
+        "image_set": _identify(labels, folder),
         **tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
@@ -150,7 +152,7 @@ def evaluate_predictions(
         variants |= _evaluate(replace(results, folder=ceiling), ceiling_of)
     result = variants.pop(_MAIN)
     result["variants"] = {
-        name: {metric: figures[metric] for metric in ("miou", "miou_union")}
+        name: {metric: figures[metric] for metric in ("miou", "miou_union", "miou_images")}
         for name, figures in variants.items()
     }
     return result
@@ -162,8 +164,9 @@ def _evaluate(
     """Returns the figures of each alternative that ``labels_of`` returns for every image."""
     folder, vocabulary = results.folder, results.vocabulary
     wanted = [s for s in results.samples if s.mask is not None and s.id in folder.entries]
-    measured = 0
-    confusions = defaultdict(lambda: Confusion(len(vocabulary.classes) + 1))
+    measured = []
+    names, levels = (BACKGROUND, *vocabulary.classes), [*_levels(vocabulary, BACKGROUND)]
+    tallies = defaultdict(lambda: Segmentation(names, levels))
     with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
         for sample in wanted:
             alternatives = labels_of(sample)
@@ -180,19 +183,17 @@ def _evaluate(
                 results.unusable[sample.id] = str(error)
             else:
                 for key, labels in alternatives.items():
-                    confusions[key].add(truth, labels)
-                measured += 1
+                    tallies[key].add(truth, labels)
+                measured.append(sample.id)
             advance()
-    counts = {"images": measured, "left_out": len(wanted) - measured}
-    return {key: {**counts, **_figures(each, vocabulary)} for key, each in confusions.items()}
+    counts = {"images": len(measured), "left_out": len(wanted) - len(measured)}
+    counts["image_set"] = _identify(measured, folder)
+    return {key: {**counts, **tally.figures()} for key, tally in tallies.items()}
 
 
-def _figures(confusion: Confusion, vocabulary: Vocabulary) -> dict:
-    """Returns the figures of the classes and, where they have parents, of those above them."""
-    coarser = _levels(vocabulary, BACKGROUND)
-    levels = [confusion.merged(groups).figures(coarse) for coarse, groups in coarser]
-    figures = confusion.figures((BACKGROUND, *vocabulary.classes))
-    return {**figures, **({"levels": levels} if levels else {})}
+def _identify(image_ids: Iterable[str], folder: StageFolder) -> str:
+    """Returns what two results share that are of the same photographs under the same ids."""
+    return fingerprint([[i, folder.photograph_of(i)] for i in sorted(image_ids)])
 
 
 def _levels(vocabulary: Vocabulary, *before: str) -> Iterator[tuple[list[str], list[int]]]:

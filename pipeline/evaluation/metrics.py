@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -155,11 +155,50 @@ class Confusion:
         iou = np.nan_to_num(self.iou()[occurs])
         return float(iou.mean()) if len(iou) else float("nan")
 
-    def figures(self, names: Sequence[str]) -> dict:
-        """Returns both means and the IoU of each of n+1 names, as in ``metrics.json``."""
-        per_class = {name: {"iou": _or_none(iou)} for name, iou in zip(names, self.iou())}
-        means = {"miou": _or_none(self.miou()), "miou_union": _or_none(self.miou_union())}
-        return {**means, "per_class": per_class}
+
+class Segmentation:
+    """What is measured of label maps: pooled over all pixels, and image by image."""
+
+    def __init__(self, names: Sequence[str], levels: Iterable[tuple[Sequence[str], list[int]]]):
+        """Starts with no image.
+
+        ``names`` are those of the labels, n+1; ``levels`` give the coarser names above them, and
+        the index among these of each of the n+1.
+        """
+        self._levels = [(names, None), *levels]
+        self._pooled = [Confusion(len(names)) for names, _ in self._levels]
+        self._means: list[list[float]] = [[] for _ in self._levels]
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Adds an image, see :meth:`Confusion.add`."""
+        image = Confusion(len(self._levels[0][0]))
+        image.add(truth, prediction)
+        for (_, groups), pooled, means in zip(self._levels, self._pooled, self._means):
+            of_level = image if groups is None else image.merged(groups)
+            pooled.matrix += of_level.matrix
+            means.append(of_level.miou())
+
+    def figures(self) -> dict:
+        """Returns the three means and the IoU of each name, as in ``metrics.json``.
+
+        "miou_images" is the mean over the images of the mean over the classes in each image's
+        ground truth; images in which no pixel counts are left out of it. Coarser classes have
+        figures of their own, in "levels".
+        """
+        found = [
+            {
+                "miou": _or_none(pooled.miou()),
+                "miou_union": _or_none(pooled.miou_union()),
+                "miou_images": _or_none(_mean([mean for mean in means if not math.isnan(mean)])),
+                "per_class": {n: {"iou": _or_none(iou)} for n, iou in zip(names, pooled.iou())},
+            }
+            for (names, _), pooled, means in zip(self._levels, self._pooled, self._means)
+        ]
+        return {**found[0], **({"levels": found[1:]} if len(found) > 1 else {})}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 def _or_none(value: float) -> float | None:

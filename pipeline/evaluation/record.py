@@ -16,14 +16,15 @@ _STAGES = ("tags", "cams", "masks", "predictions")
 _NUMBER = int | float | None
 _NUMBERS = {str: {str: _NUMBER}}
 _LEVEL = {
-    **dict.fromkeys(("map", "f1", "precision", "recall", "miou", "miou_union", "kept"), _NUMBER),
+    **dict.fromkeys(("map", "f1", "precision", "recall", "kept"), _NUMBER),
+    **dict.fromkeys(("miou", "miou_union", "miou_images"), _NUMBER),
     **dict.fromkeys(("map_classes", "left_out", "background_beta"), _NUMBER),
     **dict.fromkeys(("per_class", "variants"), _NUMBERS),
     "map_of_ties": [int | float],
     "chosen_by_ground_truth": {str: _NUMBER},
     "initial_weights": dict,
 }
-_FIGURES = {**_LEVEL, "images": int, "levels": [_LEVEL]}
+_FIGURES = {**_LEVEL, "images": int, "image_set": str, "levels": [_LEVEL]}
 _RUN = {
     **_FIGURES,
     "split": str,

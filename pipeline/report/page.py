@@ -21,10 +21,17 @@ from pipeline.files.atomic import replacing
 from pipeline.files.text import in_words
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
+from pipeline.report.leaderboard import collect_boards
 from pipeline.report.markdown import percent
 from pipeline.report.measured import ImageFigures, Material, measure_images
 from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT
-from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES, STAGE_TITLES
+from pipeline.report.runs import (
+    MAIN_METRIC,
+    METRIC_LABELS,
+    STAGE_NAMES,
+    STAGE_TITLES,
+    runs_of,
+)
 from pipeline.report.status import describe, finished_at
 from pipeline.report.tables import collect_tables
 
@@ -84,6 +91,9 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "figures": {STAGE_TITLES[stage]: (MAIN_METRIC[stage], figures[stage]) for stage in figures},
         "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),
+        # A single combination is in the tables above.
+        "boards": [board for board in collect_boards(runs_of(metrics)) if len(board.rows) > 1],
+        "shown_keys": {folder.key for folder in material.shown},
         "flow": _sum_up(stages),
         "stages": stages,
         "versions": _versions(manifest for _, manifest in stages),

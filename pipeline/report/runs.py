@@ -22,6 +22,7 @@ from pipeline.report.configurations import (
 )
 from pipeline.report.markdown import Notes, percent, percent_of_several
 from pipeline.report.published import remark_on_clip
+from pipeline.report.remarks import has_seen_masks, map_notes
 
 METRICS = "metrics.json"
 
@@ -35,6 +36,7 @@ METRIC_LABELS = {
     "recall": "recall",
     "miou": "mIoU",
     "miou_union": "mIoU_union",
+    "miou_images": "mIoU_images",
 }
 """Metric in ``metrics.json`` → its name for readers."""
 
@@ -45,9 +47,8 @@ STAGE_TITLES = {**STAGE_NAMES, "cams": "class activation maps", "masks": "pseudo
 """Stage → its name where there is room."""
 
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
-_MAX_NAMES = 3  # classes that a note lists
-_CHAIN = ("predictions", "segmenter", "masks", "cams", "tags")
-"""Stages, the last first; the settings of each hold those of the next."""
+STAGES = ("predictions", "segmenter", "masks", "cams", "tags")
+"""The last first; the settings of each hold those of the next."""
 
 _NOT_COMPARABLE = ("templates", "variants", "background_betas")
 """Settings that a run's configuration does not hold, or holds in another form than the files."""
@@ -89,6 +90,26 @@ class Run:
         return f"{self.about.get('dataset', '')} {self.split}"
 
     @property
+    def image_set(self) -> str:
+        """Identifies the photographs that were measured; "" where that was not recorded."""
+        return str(self.figures.get("image_set", ""))
+
+    @property
+    def chain(self) -> dict[str, Mapping[str, Any]]:
+        """The settings of its stage and of those that it is made from, the last first.
+
+        Settings of a stage hold those of the stage before it.
+        """
+        chain: dict[str, Mapping[str, Any]] = {}
+        settings: Any = {self.stage: self.configuration}
+        for stage in STAGES[STAGES.index(self.stage) :]:
+            settings = settings.get(stage)
+            if not isinstance(settings, Mapping):
+                break
+            chain[stage] = settings
+        return chain
+
+    @property
     def choices(self) -> Choices:
         """The choices that distinguish the rows of tables."""
         return Choices(*(self.about.get(name, "") for name in Choices._fields))
@@ -113,6 +134,11 @@ class Run:
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:
             notes.append(f"mIoU_union {means[1]}, where classes that are only predicted count 0")
+        return notes + self.help_by_ground_truth()
+
+    def help_by_ground_truth(self) -> list[str]:
+        """Returns what of the figures people's annotations of the data contributed to."""
+        notes = []
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"
@@ -135,11 +161,7 @@ class Run:
             UserError: the experiment's files cannot be read.
         """
         experiment, changes = compose(self.choices.experiment), []
-        settings: Any = {self.stage: self.configuration}
-        for stage in _CHAIN[_CHAIN.index(self.stage) :]:
-            settings = settings.get(stage)
-            if not isinstance(settings, Mapping):
-                break
+        for stage, settings in self.chain.items():
             if stage in ("predictions", "segmenter"):
                 continue
             for name, expected in experiment[stage].items():
@@ -192,31 +214,6 @@ def as_number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def has_seen_masks(figures: Mapping[str, Any]) -> bool:
-    """Tells whether a segmenter started from weights that were trained on masks by people."""
-    return bool((figures.get("initial_weights") or {}).get("seen_masks"))
-
-
-def map_notes(figures: Mapping[str, Any]) -> list[str]:
-    """Returns what a reader must know of the mAP among the figures of tags."""
-    if "map_classes" not in figures:
-        return []
-    classes, averaged = figures["per_class"], figures["map_classes"]
-    if averaged is None:
-        return ["no mAP: the scores are decisions, which rank nothing"]
-    notes, absent = [], [name for name, of in classes.items() if not of["positives"]]
-    if absent:
-        more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
-        names = f"{', '.join(absent[:_MAX_NAMES])}{more} {'have' if absent[1:] else 'has'}"
-        count = f", and count{'' if absent[1:] else 's'} 0" if averaged == len(classes) else ""
-        over = f"mAP over {averaged} of {len(classes)} classes"
-        notes.append(f"{over}; {names} no positive{count}")
-    if "map_of_ties" in figures:
-        low, high = map(percent, figures["map_of_ties"])
-        notes.append(f"mAP from {low} to {high} by the order of images of equal score")
-    return notes
-
-
 def find_files(places: Iterable[Path]) -> list[Path]:
     """Returns the metrics files in and below folders, and those that are named, oldest first.
 
@@ -241,9 +238,16 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
         metrics = MetricsFile(file)
         if metrics.damage:
             problems.append(f"{metrics.damage}, which is skipped: run stage=evaluate again")
-        for entry in metrics.runs:
-            runs += _read_entry(file, len(runs), entry)
+        runs += runs_of(metrics, file, len(runs))
     return runs, problems
+
+
+def runs_of(metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0) -> list[Run]:
+    """Returns the runs of a metrics file, oldest first, after ``earlier`` runs of other files."""
+    runs: list[Run] = []
+    for entry in metrics.runs:
+        runs += _read_entry(file, earlier + len(runs), entry)
+    return runs
 
 
 def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Run]:
@@ -269,13 +273,13 @@ def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
 
     chosen = max(runs, key=rank)
     latest = {run.key: run for run in runs if run.key != chosen.key}.values()
-    same = _without_seed(chosen)
-    seeds = [r for r in latest if _without_seed(r) == same and r.images == chosen.images]
-    candidates = {same, *map(_without_seed, latest)}
+    same = without_seed(chosen)
+    seeds = [r for r in latest if without_seed(r) == same and r.images == chosen.images]
+    candidates = {same, *map(without_seed, latest)}
     return Shown(chosen, len(candidates), full_sizes, seeds)
 
 
-def _without_seed(run: Run) -> str:
+def without_seed(run: Run) -> str:
     """Returns what runs share that differ in nothing but the seed; the key of one without."""
     has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
     return identity(run.configuration) if has_seed else run.key

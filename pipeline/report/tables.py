@@ -10,7 +10,8 @@ from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
 from pipeline.report.markdown import Table, markdown_table, percent, percent_of_several
-from pipeline.report.runs import STAGE_TITLES, has_seen_masks, map_notes
+from pipeline.report.remarks import has_seen_masks, map_notes
+from pipeline.report.runs import STAGE_TITLES
 
 Settings = Mapping[str, Any]
 
@@ -30,8 +31,9 @@ _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, bef
 
 
 _OF_MEANS = (
-    "mIoU is the mean over the classes of the ground truth; in mIoU_union classes that are only"
-    " predicted count 0, as in mmsegmentation."
+    "Three conventions: mIoU is the mean over the classes of the ground truth; in mIoU_union"
+    " classes that are only predicted count 0, as in mmsegmentation; mIoU_images is the mean over"
+    " the images of each one's own mean over the classes of its ground truth."
 )
 
 
@@ -96,12 +98,12 @@ def _segmentation(metrics: MetricsFile) -> Table:
                 if step in variants:
                     row = [f"the same segmenter, {words}", *where, *_means(variants[step])]
                     rows.append(row)
-    header = ["result", "split", "images", "mIoU (%)", "mIoU_union (%)"]
+    header = ["result", "split", "images", "mIoU (%)", "mIoU_union (%)", "mIoU_images (%)"]
     return Table("Segmentation", header, rows, [_OF_MEANS])
 
 
 def _means(figures: Mapping[str, Any]) -> list[str]:
-    return [percent(figures.get(metric)) for metric in ("miou", "miou_union")]
+    return [percent(figures.get(metric)) for metric in ("miou", "miou_union", "miou_images")]
 
 
 def _remark(figures: Mapping[str, Any]) -> str:
