@@ -170,6 +170,8 @@ def test_every_data_set_composes(name):
     count |= {"voc20": 20, "coco_object": 80}
     assert len(vocabulary.classes) == count[name]
     assert plain["compat"]["name"] == ("clean" if name == "folder" else "released")
+    reported = {"demo_crowded": "report", "voc2007": "test", "folder": None}.get(name, "val")
+    assert plain["dataset"]["report_split"] == reported
 
 
 def test_studies_choose_settings_on_scenes_that_no_figure_is_reported_on():

@@ -116,6 +116,8 @@ class DatasetSettings(VocabularySettings):
         root: the folder of the images.
         split: a split or a list of splits to work on; null takes ``default_splits``, or all.
         default_splits: the splits that a run works on unless ``split`` is given.
+        report_split: the split whose figures are compared, which the experiments of the leaderboard
+            work on; null where there is one.
         limit: the first N images of each split; null for all.
         image_list: a file whose lines begin with an image id; only these images are used.
         labels: a file with the classes of images: ``.csv``, COCO's ``.json`` or TagCLIP's format.
@@ -133,6 +135,7 @@ class DatasetSettings(VocabularySettings):
     root: str = setting(changes="images", why=SELECTION)
     split: Any = setting(None, changes="images", why=SELECTION)
     default_splits: list[str] = setting([], changes="images", why=SELECTION)
+    report_split: str | None = setting("val", changes="images", why=SELECTION)
     limit: int | None = setting(None, changes="images", why=SELECTION, at_least=1)
     image_list: str | None = setting(None, changes="images", why=SELECTION)
     labels: str | None = setting(None, changes="nothing", why=GROUND_TRUTH)

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from pipeline.evaluation.metrics import Confusion, merge_classes, tagging_figures
+from pipeline.evaluation.metrics import Confusion, Segmentation, merge_classes, tagging_figures
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.mmseg import import_mmseg
 
@@ -127,6 +127,37 @@ def test_iou_is_that_of_scikit_learn_and_mmsegmentation(seed: int):
     theirs = IoUMetric.total_area_to_metrics(*totals, ["mIoU"])
     np.testing.assert_allclose(confusion.iou(), theirs["IoU"], atol=1e-6)
     assert confusion.miou() == pytest.approx(np.mean(theirs["IoU"]), abs=1e-6)
+
+
+def imagewise(seed: int) -> tuple[float, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Returns the mean over images, and their masks with the classes of each ground truth."""
+    measured, images = Segmentation(range(7), []), []
+    for truth, prediction in random_masks(seed, 7, absent=2):
+        measured.add(truth, prediction)
+        images.append((truth, prediction, np.unique(truth[truth != IGNORE])))
+    return measured.figures()["miou_images"], images
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_over_images_is_that_of_scikit_learn(seed: int):
+    found, images = imagewise(seed)
+    theirs = [
+        jaccard_score(t[t != IGNORE], p[t != IGNORE], labels=labels, average="macro")
+        for t, p, labels in images
+    ]
+    assert found == pytest.approx(np.mean(theirs), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_over_images_is_that_of_torchmetrics(seed: int):
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    (found, images), theirs = imagewise(seed), []
+    options = {"num_classes": 7, "average": "none", "ignore_index": IGNORE}
+    for truth, prediction, labels in images:
+        given = (torch.from_numpy(array).long() for array in (prediction, truth))
+        of_classes = classification.multiclass_jaccard_index(*given, **options)
+        theirs.append(float(of_classes[labels.astype(int)].mean()))
+    assert found == pytest.approx(np.mean(theirs), abs=1e-6)
 
 
 def confused(seed: int) -> tuple[Confusion, list[tuple[torch.Tensor, torch.Tensor]]]:

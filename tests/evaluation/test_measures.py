@@ -120,8 +120,12 @@ def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
     found = evaluate_predictions(results, ["single"], ceiling)
     assert (found["images"], found["miou"]) == (2, 1)
     assert found["variants"] == {
-        "single": {"miou": pytest.approx(1 / 4), "miou_union": pytest.approx(1 / 4)},
-        "ceiling": {"miou": pytest.approx(3 / 4), "miou_union": pytest.approx(1 / 2)},
+        "single": dict.fromkeys(("miou", "miou_union", "miou_images"), pytest.approx(1 / 4)),
+        "ceiling": {
+            "miou": pytest.approx(3 / 4),
+            "miou_union": pytest.approx(1 / 2),
+            "miou_images": pytest.approx(3 / 4),
+        },
     }
     assert evaluate_predictions(results, [], None)["variants"] == {}
     assert evaluate_predictions(replace(results, samples=[]), ["single"], ceiling) is None
@@ -156,3 +160,25 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
     assert level["precision"] == pytest.approx(2 / 3)
     assert level["per_class"]["animal"] == {"ap": pytest.approx(1), "positives": 2}
     assert level["per_class"]["car"]["ap"] == pytest.approx(1 / 2)
+
+
+def test_two_figures_are_of_the_same_images_if_ids_and_photographs_are(tmp_path):
+    Image.fromarray(truth := np.zeros((4, 8), np.uint8)).save(tmp_path / "truth.png")
+    maps = encode_cams(Cams(np.array([0]), np.ones((1, 4, 8), np.float16), truth.shape))
+
+    def image_set(photographs: dict[str, str], *, cams: bool) -> str:
+        store = Store(tmp_path / "-".join(photographs.values()) / str(cams))
+        samples = [Sample(i, tmp_path / i, MaskFile(tmp_path / "truth.png")) for i in photographs]
+        with store.folder("val", "cams" if cams else "tags", {}) as folder:
+            for image_id, photograph in photographs.items():
+                scores = tags_output([0], {"scores": np.ones(3)}).facts
+                files = {f"{image_id}.npz": maps} if cams else {}
+                # What a stage makes of a photograph depends on more than that.
+                folder.write(image_id, f"{photograph}-{cams}", files, **scores)
+        results = Results(samples, folder, VOCABULARY)
+        return (evaluate_cams(results, [1]) if cams else evaluate_tags(results))["image_set"]
+
+    one = image_set({"a": "p1", "b": "p2"}, cams=False)
+    assert one == image_set({"b": "p2", "a": "p1"}, cams=True)
+    for other in ({"a": "p1"}, {"a": "p1", "b": "p3"}, {"a": "p1", "c": "p2"}):
+        assert image_set(other, cams=False) != one

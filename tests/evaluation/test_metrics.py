@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.evaluation.metrics import (
     Confusion,
+    Segmentation,
     average_precisions,
     tagging_figures,
     to_indicator,
@@ -140,18 +141,47 @@ def test_miou_is_the_naive_one(seed: int):
     assert confusion.miou() == pytest.approx(naive_miou(pairs, 5), abs=1e-12)
 
 
+MEANS = ("miou", "miou_union", "miou_images")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_over_images_is_the_naive_one(seed: int):
+    rng = np.random.default_rng(seed)
+    groups = [0, 1, 1, 2, 2]
+    measured, fine, coarse = Segmentation("abcde", [("xyz", groups)]), [], []
+    for _ in range(4):
+        shape = rng.integers(1, 12, 2)
+        truth = rng.choice(rng.choice([0, 1, 2, 3, 255], 3), shape).astype(np.uint8)
+        prediction = rng.integers(0, 5, shape).astype(np.uint8)
+        measured.add(truth, prediction)
+        if (truth != 255).any():
+            fine.append(naive_miou([(truth, prediction)], 5))
+            table = np.array([*groups, *[255] * 251], np.uint8)
+            coarse.append(naive_miou([(table[truth], table[prediction])], 3))
+    figures = measured.figures()
+    assert figures["miou_images"] == pytest.approx(sum(fine) / len(fine), abs=1e-12)
+    of_level = figures["levels"][0]["miou_images"]
+    assert of_level == pytest.approx(sum(coarse) / len(coarse), abs=1e-12)
+
+
 def test_all_ignored_has_no_miou():
     confusion = Confusion(3)
     confusion.add(np.full((2, 2), 255, np.uint8), np.ones((2, 2), np.uint8))
     assert math.isnan(confusion.miou()) and math.isnan(confusion.miou_union())
-    figures = confusion.figures("abc")
-    assert figures["miou"] is figures["miou_union"] is None, "JSON has no NaN"
+    measured = Segmentation("abc", [])
+    measured.add(np.full((2, 2), 255, np.uint8), np.ones((2, 2), np.uint8))
+    figures = measured.figures()
+    assert {figures[mean] for mean in MEANS} == {None}, "JSON has no NaN"
+    whole = np.zeros((2, 2), np.uint8)
+    measured.add(whole, whole)
+    assert {measured.figures()[mean] for mean in MEANS} == {1}, "an ignored image does not count"
 
 
 def test_a_predicted_class_that_is_absent_counts_in_the_union_alone():
-    confusion = Confusion(4)
-    confusion.add(np.array([[0, 0], [1, 1]], np.uint8), np.array([[0, 0], [1, 2]], np.uint8))
-    figures = confusion.figures("abcd")
+    measured = Segmentation("abcd", [])
+    measured.add(np.array([[0, 0], [1, 1]], np.uint8), np.array([[0, 0], [1, 2]], np.uint8))
+    figures = measured.figures()
+    assert figures["miou_images"] == figures["miou"]
     assert figures["miou"] == pytest.approx((1 + 1 / 2) / 2)
     assert figures["miou_union"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     missed = Confusion(4)

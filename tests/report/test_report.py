@@ -60,7 +60,7 @@ def test_steps_of_testing_and_weights_that_have_seen_masks_stand_beside_the_figu
         "miou": 0.73,
         "miou_union": 0.6,
         "variants": {
-            "single_scale": {"miou": 0.7, "miou_union": 0.55},
+            "single_scale": {"miou": 0.7, "miou_union": 0.55, "miou_images": 0.5},
             "multi_scale": {"miou": 0.715, "miou_union": 0.59},
         },
         "initial_weights": {"source": "coco", "seen_masks": True},
@@ -69,9 +69,9 @@ def test_steps_of_testing_and_weights_that_have_seen_masks_stand_beside_the_figu
     (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
     text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
     lines = [line for line in text.splitlines() if "| val |" in line]
-    assert "seen masks" in lines[0] and lines[0].endswith("| 73.0 | 60.0 |")
-    assert "at one scale" in lines[1] and lines[1].endswith("| 70.0 | 55.0 |")
-    assert "before the CRF" in lines[2] and lines[2].endswith("| 71.5 | 59.0 |")
+    assert "seen masks" in lines[0] and lines[0].endswith("| 73.0 | 60.0 | – |")
+    assert "at one scale" in lines[1] and lines[1].endswith("| 70.0 | 55.0 | 50.0 |")
+    assert "before the CRF" in lines[2] and lines[2].endswith("| 71.5 | 59.0 | – |")
 
 
 def test_seeds_are_summed_up(tmp_path):
@@ -121,14 +121,15 @@ def test_a_table_says_what_its_map_is_the_mean_of(figures, cell, note, tmp_path)
     assert note in write_study("mine", runs)
 
 
-def test_both_means_stand_where_they_differ(tmp_path):
-    means = {"miou": 0.7, "miou_union": 0.5}
+def test_the_three_means_of_a_run_stand_beside_each_other(tmp_path):
+    means = {"miou": 0.7, "miou_union": 0.5, "miou_images": 0.6}
     entry = {"stage": "masks", "split": "val", "key": "k", "images": 3, "configuration": {}}
     entry |= {"about": {"dataset": "own"}, **means, "kept": 1}
     content = {"latest": {"masks": {"val": entry}}, "runs": [entry]}
     (path := tmp_path / "metrics.json").write_text(json.dumps(content))
     text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
-    assert "| split | images | mIoU (%) | mIoU_union (%) |" in text and "| 70.0 | 50.0 |" in text
+    header = "| split | images | mIoU (%) | mIoU_union (%) | mIoU_images (%) |"
+    assert header in text and "| 70.0 | 50.0 | 60.0 |" in text
     (run,), _ = read_runs([path])
     assert run.notes() == ["mIoU_union 50.0, where classes that are only predicted count 0"]
     equal = dataclasses.replace(run, figures={**run.figures, "miou_union": 0.7})

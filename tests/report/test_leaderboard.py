@@ -1,0 +1,220 @@
+"""The leaderboard: which figures stand in one table, what a row is, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.evaluation.record import MetricsFile
+from pipeline.report.leaderboard import collect_boards, write_leaderboard
+from pipeline.report.page import write_page
+from pipeline.report.runs import Run, read_runs
+from tests.report.html_page import Page
+from tests.report.measured import measured, rows_of, write_runs
+from tests.report.small_run import CLASSES
+
+ABOUT = {"dataset": "crowded", "clip": "demo", "pretrained": "demo", "commit": "c0ffee"}
+CLIP = {"weights": "f00", "precision": "fp32"}
+
+
+class Chain:
+    """Entries of ``metrics.json`` of one combination, each stage from the one before it."""
+
+    def __init__(self, tags: str = "tagclip", image_set: str = "a1", **about: str):
+        self.about = {**ABOUT, "tags": tags, **about}
+        self.shared = {"image_set": image_set, "per_class": {"cat": {}, "dog": {}}}
+        self.entries: list[dict] = []
+        self.settings: dict = {}
+
+    def then(
+        self, stage: str, settings: dict, named: dict | None = None, **figures: object
+    ) -> Chain:
+        self.about |= named or {}
+        before = {self.entries[-1]["stage"]: self.settings} if self.entries else {}
+        if stage == "predictions":
+            settings, before = {"segmenter": {**settings, **before}}, {}
+        self.settings = {**settings, **before}
+        images = int(figures.pop("images", 500))
+        entry = measured(stage, figures.pop("split", "report"), images, self.about, **figures)
+        shared = {name: value for name, value in self.shared.items() if name not in figures}
+        key = json.dumps(self.settings, sort_keys=True)
+        self.entries.append({**entry, **shared, "key": key, "configuration": self.settings})
+        return self
+
+    def tags(self, value: float, alpha: float = 0.5, **figures: object) -> Chain:
+        settings = {"method": self.about["tags"], "alpha": alpha, "clip": CLIP}
+        return self.then("tags", settings, map=value, f1=value / 2, **figures)
+
+    def cams(self, name: str, value: float, affinity: bool = False, **figures: object) -> Chain:
+        settings = {"method": name, "affinity": affinity, "clip": CLIP}
+        return self.then("cams", settings, {"cams": name}, miou=value, **figures)
+
+    def masks(self, name: str, value: float, crf: object = None, **figures: object) -> Chain:
+        settings = {"method": name, **({"crf": crf} if name == "crf" else {})}
+        return self.then("masks", settings, {"masks": name}, miou=value, **figures)
+
+
+def runs_of(tmp_path: Path, *chains: Chain, shuffled: bool = True) -> list[Run]:
+    entries = [entry for chain in chains for entry in chain.entries]
+    if shuffled:
+        random.Random(0).shuffle(entries)
+    runs, problems = read_runs([write_runs(tmp_path / "metrics.json", *entries)])
+    assert not problems
+    return runs
+
+
+def cells(text: str) -> list[list[str]]:
+    return [row for row in rows_of(text, "") if not row[0].startswith("--")]
+
+
+def test_rows_are_combinations_ordered_by_the_last_stage_with_the_best_in_bold(tmp_path):
+    full = Chain().tags(0.8).cams("sclip", 0.4, affinity=True).masks("crf", 0.5, crf={})
+    weaker = Chain().tags(0.8).cams("clip_es", 0.6).masks("pamr", 0.45)
+    argmax = Chain().tags(0.8).cams("clip_es", 0.6).masks("crf", 0.6)
+    only_cams = Chain("clip").tags(0.9).cams("sclip", 0.7)
+    only_tags = Chain("piaa").tags(0.95)
+    text = write_leaderboard(runs_of(tmp_path, only_tags, weaker, only_cams, full, argmax))
+    assert cells(text) == [
+        ["tags", "cams", "affinity", "masks", "mAP", "F1", "mIoU CAMs", "mIoU masks"],
+        ["tagclip", "clip_es", "no", "argmax", "80.0", "40.0", "60.0", "**60.0**"],
+        ["tagclip", "sclip", "yes", "crf", "80.0", "40.0", "40.0", "50.0"],
+        ["tagclip", "clip_es", "no", "pamr", "80.0", "40.0", "60.0", "45.0"],
+        ["clip", "sclip", "no", "", "90.0", "45.0", "**70.0**", ""],
+        ["piaa", "", "", "", "**95.0**", "**47.5**", "", ""],
+    ]
+
+
+def test_what_all_rows_share_is_in_the_caption_and_what_differs_in_columns(tmp_path):
+    first, second = (Chain().tags(v).cams(n, v) for n, v in (("sclip", 0.5), ("gem", 0.4)))
+    text = write_leaderboard(runs_of(tmp_path, first, second))
+    assert "\n## crowded report, 500 images\n" in text
+    assert (
+        "split report, 500 images (a1), 2 classes, affinity no, CLIP demo (demo), compat released,"
+        " precision fp32, commit c0ffee.\n"
+    ) in text
+    other = {"clip": "vit_b16", "compat": "clean", "precision": "bf16", "commit": "beef"}
+    third = Chain(**other).tags(0.9, alpha=0.7).cams("naclip", 0.9)
+    header, best, *_ = cells(write_leaderboard(runs_of(tmp_path, first, second, third)))
+    assert header[2:7] == ["CLIP", "compat", "precision", "commit", "settings"]
+    assert best[2:7] == ["vit_b16 (demo)", "clean", "bf16", "beef", "tags alpha=0.7"]
+    # A row whose stages were computed by two versions names both, the earlier stage's first.
+    second.entries[1]["about"]["commit"] = "f00d"
+    rows = cells(write_leaderboard(runs_of(tmp_path, first, second)))
+    assert [row[2] for row in rows] == ["commit", "c0ffee", "c0ffee / f00d"]
+
+
+@pytest.mark.parametrize(
+    ("change", "title"),
+    [
+        ({"image_set": "b2"}, "crowded report, 500 images"),
+        ({"images": 100, "image_set": "b2"}, "crowded report, 100 images"),
+        ({"split": "choose"}, "crowded choose, 500 images"),
+        ({"per_class": {"cat": {}, "cow": {}}}, "crowded report, 500 images"),
+    ],
+)
+def test_figures_of_other_images_never_stand_in_one_table(change, title, tmp_path):
+    # The later stage was measured on other images, and so was one of two rows.
+    mixed = Chain().tags(0.8).cams("sclip", 0.5, **change)
+    same = Chain().tags(0.8).cams("gem", 0.4)
+    boards = collect_boards(runs_of(tmp_path, mixed, same))
+    assert len(boards) == 2
+    tables = {tuple(b.header): (b.title, [list(row) for row in b.rows]) for b in boards}
+    expected = [["tagclip", "gem", "80.0", "40.0", "40.0"]]
+    whole = tables["tags", "cams", "mAP", "F1", "mIoU CAMs"]
+    assert whole == ("crowded report, 500 images", expected)
+    assert tables["tags", "cams", "mIoU CAMs"] == (title, [["tagclip", "sclip", "50.0"]])
+
+
+def test_other_data_sets_and_conventions_of_labels_have_tables_of_their_own(tmp_path):
+    chains = [Chain(**about).tags(0.5) for about in ({}, {"dataset": "x"}, {"data": "masks of y"})]
+    boards = collect_boards(runs_of(tmp_path, *chains, shuffled=False)[:3])
+    assert len(boards) == 3 and sum("masks of y" in board.caption for board in boards) == 1
+
+
+def test_results_of_which_the_images_are_not_known_are_left_out_and_named(tmp_path):
+    unknown = Chain(image_set="").tags(0.99)
+    text = write_leaderboard(runs_of(tmp_path, unknown, Chain("clip").tags(0.5)))
+    assert "99.0" not in text and "50.0" in text
+    assert "Left out: figures of crowded report of which nothing records the images" in text
+    with pytest.raises(UserError, match="nothing was measured: .*; figures of crowded report of"):
+        write_leaderboard(runs_of(tmp_path, unknown))
+    with pytest.raises(UserError, match="nothing was measured: run stage=evaluate first$"):
+        write_leaderboard([])
+
+
+def test_seeds_alone_are_merged_and_the_latest_of_a_key_counts(tmp_path):
+    def trained(seed: int, value: float, **about: str) -> Chain:
+        chain = Chain(**about).tags(0.8).cams("sclip", 0.5).masks("crf", 0.6, crf={})
+        return chain.then("predictions", {"name": "demo", "seed": seed}, miou=value)
+
+    chains = [trained(k, 0.6 + k / 10) for k in range(3)]
+    text = write_leaderboard(runs_of(tmp_path, *chains))
+    ((*_, last),) = cells(text)[1:]
+    assert last == "70.0 ± 10.0 (3 seeds)" and "network" in text
+    again = trained(2, 0.9)
+    (row,) = cells(write_leaderboard(runs_of(tmp_path, *chains, again, shuffled=False)))[1:]
+    assert row[-1] == "73.3 ± 15.3 (3 seeds)"
+    # Other images, and other settings, are no seeds of it.
+    other = trained(5, 0.1, image_set="b2")
+    rows = cells(write_leaderboard(runs_of(tmp_path, *chains, other)))
+    assert [row[-1] for row in rows if "demo" in row] == ["70.0 ± 10.0 (3 seeds)", "10.0"]
+
+
+def test_image_labels_that_are_given_are_no_measurement_and_win_nothing(tmp_path):
+    told = Chain("ground_truth").tags(1.0).cams("sclip", 0.9)
+    chains = [told, *(Chain(t).tags(v).cams("sclip", v) for t, v in (("clip", 0.5), ("piaa", 0.6)))]
+    text = write_leaderboard(runs_of(tmp_path, *chains))
+    assert cells(text)[1:] == [
+        ["ground_truth†", "sclip", "", "", "90.0"],
+        ["piaa", "sclip", "**60.0**", "**30.0**", "**60.0**"],
+        ["clip", "sclip", "50.0", "25.0", "50.0"],
+    ]
+    assert "\n† its tags are the ground truth's" in text
+
+
+def test_notes_say_what_the_ground_truth_chose(tmp_path):
+    chosen = {"background_beta": 2.0, "chosen_by_ground_truth": {"1": 0.1, "2": 0.5}}
+    text = write_leaderboard(runs_of(tmp_path, Chain().tags(0.8).cams("sclip", 0.5, **chosen)))
+    assert " 50.0† |" in text and "† background chosen by ground truth (β=2)" in text
+
+
+def test_rows_that_nothing_named_tells_apart_have_their_keys(tmp_path):
+    one, other = Chain().tags(0.8), Chain().tags(0.7)
+    other.entries[0] |= {"key": "k2", "configuration": {**one.settings, "clip": {"weights": "f1"}}}
+    rows = cells(write_leaderboard(runs_of(tmp_path, one, other)))
+    assert rows[0] == ["tags", "key", "mAP", "F1"] and rows[2][1] == "k2"
+
+
+def test_clip_es_refined_before_there_was_a_choice(tmp_path):
+    chain = Chain().tags(0.8).cams("clip_es", 0.5)
+    settings = chain.entries[-1]["configuration"]
+    del settings["affinity"]
+    settings["affinity_blocks"] = [-7, -1]
+    assert "affinity yes," in write_leaderboard(runs_of(tmp_path, chain))
+
+
+def test_the_page_shows_several_combinations_and_marks_its_own(build):
+    material = build(["a", "b"], CLASSES)
+    chains = [Chain().tags(v, alpha=v) for v in (0.5, 0.7)]
+    chains[0].entries[0] |= {"key": material.tags.key, "split": "val"}
+    chains[1].entries[0]["split"] = "val"
+    chains[1].entries[0]["about"]["tags"] = "<b>mine</b>"
+
+    def page_of(*entries: dict) -> Page:
+        write_runs(path := material.root / "metrics.json", *entries)
+        page = write_page(material.root / "report.html", material, MetricsFile(path))
+        return Page(page.read_text(encoding="utf-8"))
+
+    page = page_of(chains[0].entries[0], chains[1].entries[0])
+    section = page.html.partition('<section id="leaderboard"')[2].partition("</section>")[0]
+    rows = re.findall(r"<tr>.*?</tr>", section)
+    assert "<bdi>tagclip</bdi>" in rows[2] and "on this page" in rows[2]
+    assert "<strong>70.0</strong>" in rows[1] and "on this page" not in rows[1]
+    assert "&lt;b&gt;mine" in rows[1] and 'href="#leaderboard"' in page.html
+    alone = page_of(chains[0].entries[0])
+    assert 'id="leaderboard"' not in alone.html and 'href="#leaderboard"' not in alone.html

@@ -1,0 +1,96 @@
+"""The experiments of the leaderboard: what they run, on what, and one of them to its end."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose as compose_all
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from pipeline.engine.configuration import register_groups
+from pipeline.engine.registry import methods
+from pipeline.files.shipped import CONFIGS
+from pipeline.stages.config import compose
+from tests.datasets import miniatures
+from tests.report.measured import rows_of
+
+SWEPT = {
+    "leaderboard": {"tags", "cams", "cams.affinity", "masks"},
+    "leaderboard_tags": {"tags"},
+    "leaderboard_cams": {"cams", "cams.affinity"},
+    "leaderboard_masks": {"masks"},
+}
+OF_FILES = {"tags=file", "cams=file"}
+
+
+def sweep_of(name: str) -> list[list[str]]:
+    """Returns the overrides of every run of an experiment that is a multirun, as Hydra would."""
+    register_groups()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="app"):
+        given = [f"experiment={name}"]
+        master = compose_all("config", given, return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(params)
+        (runs,) = BasicSweeper.split_arguments(parsed, None)
+        return runs
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_the_leaderboard_runs_every_method_once_a_combination(name):
+    runs = sweep_of(name)
+    found = {override for run in runs for override in run}
+    assert len({tuple(run) for run in runs}) == len(runs)
+    assert all({o.partition("=")[0] for o in run} == SWEPT[name] for run in runs)
+    wanted = {
+        f"{m.group}={m.name}" for m in methods() if m.build.__module__.startswith("pipeline.")
+    }
+    wanted = {choice for choice in wanted - OF_FILES if choice.partition("=")[0] in SWEPT[name]}
+    # Image labels that are given are a yardstick, and masks=argmax is the CRF without a CRF.
+    beside = {"tags=ground_truth"} if name == "leaderboard" else set()
+    if name == "leaderboard_masks":
+        beside = {"masks=argmax"}
+    expected = wanted ^ beside
+    if "cams.affinity" in SWEPT[name]:
+        expected |= {"cams.affinity=True", "cams.affinity=False"}
+    assert found == expected
+
+
+@pytest.mark.parametrize("dataset", ["demo_crowded", "voc2012", "voc2007"])
+def test_the_leaderboard_is_of_any_data_set_by_one_override(dataset):
+    splits = {"demo_crowded": "report", "voc2012": "val", "voc2007": "test"}
+    given = [] if dataset == "demo_crowded" else [f"dataset={dataset}", "dataset.root=/here"]
+    for name in SWEPT:
+        config = compose([f"experiment={name}", *given])
+        product = name == "leaderboard"
+        expected = {"dataset.name": dataset, "dataset.split": splits[dataset]}
+        expected |= {"dataset.limit": 100 if product else None}
+        folder = f"outputs/leaderboard/{dataset}" if product else f"outputs/{dataset}"
+        assert config.output_dir == folder
+        assert {key: OmegaConf.select(config, key) for key in expected} == expected
+
+
+def test_the_leaderboard_of_a_miniature(run_stage, run_tool, tiny_checkpoint, tmp_path):
+    finished = run_stage(
+        "experiment=leaderboard",
+        "dataset=voc2012",
+        f"dataset.root={miniatures.build_voc2012(tmp_path / 'voc')}",
+        "clip=file",
+        f"clip.checkpoint={tiny_checkpoint}",
+        "runtime.workers=1",
+        f"output_dir={tmp_path / 'out'}",
+        "cams=maskclip",
+        "cams.affinity=false,true",
+        "tags=clip",
+        "masks=argmax",
+    )
+    assert finished.code == 0, finished.errors
+    tables = run_tool("make_tables.py", "--leaderboard", tmp_path / "out")
+    assert tables.code == 0, tables.errors
+    assert sorted(row[:4] for row in rows_of(tables.output, "clip")) == [
+        ["clip", "maskclip", affinity, "argmax"] for affinity in ("no", "yes")
+    ]
+    assert "## voc2012 val, 3 images" in tables.output and "Left out" not in tables.output
