@@ -82,12 +82,13 @@ class _Combination:
     def choices(self) -> dict[str, str]:
         """Returns the words of the row by their columns, "" where there are none."""
         about, settings = self.last.about, self.settings
-        masks, cams = settings.get("masks", {}), settings.get("cams")
+        # Masks that need no CAMs may name the dense method that they read out (masks=dense).
+        masks, cams = settings.get("masks", {}), settings.get("cams", {})
         commits = [r.about.get("commit", "") for of in self.runs.values() for r in of][::-1]
         return {
             "tags": about.get("tags", ""),
-            "cams": about.get("cams", ""),
-            "affinity": "" if cams is None else _affinity(cams),
+            "cams": about.get("cams") or str(cams.get("method", "")),
+            "affinity": _affinity(cams) if about.get("cams") else "",
             # The CRF without its constants is the argmax of the CAMs (masks=argmax).
             "masks": "argmax" if masks.get("crf", "") is None else about.get("masks", ""),
             "network": about.get("segmenter", "") if self.last.stage == "predictions" else "",

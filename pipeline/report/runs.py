@@ -134,7 +134,8 @@ class Run:
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:
             notes.append(f"mIoU_union {means[1]}, where classes that are only predicted count 0")
-        return notes + self.help_by_ground_truth()
+        remark = remark_on_clip(self.choices.experiment, self.choices.clip)
+        return notes + self.help_by_ground_truth() + [remark] * bool(remark)
 
     def help_by_ground_truth(self) -> list[str]:
         """Returns what of the figures people's annotations of the data contributed to."""
@@ -147,8 +148,6 @@ class Run:
             notes.append("its initial weights have seen masks: not free of annotation")
         if self.configuration.get("checkpoint") == "best":
             notes.append("checkpoint chosen by ground truth")
-        if remark := remark_on_clip(self.choices.experiment, self.choices.clip):
-            notes.append(remark)
         return notes
 
     def changes(self) -> list[str]:

@@ -218,3 +218,13 @@ def test_the_page_shows_several_combinations_and_marks_its_own(build):
     assert "&lt;b&gt;mine" in rows[1] and 'href="#leaderboard"' in page.html
     alone = page_of(chains[0].entries[0])
     assert 'id="leaderboard"' not in alone.html and 'href="#leaderboard"' not in alone.html
+
+
+def test_masks_without_tags_name_the_method_that_they_read_out(tmp_path):
+    dense = Chain("").masks("dense", 0.7)
+    dense.entries[-1]["configuration"] |= {"cams": {"method": "naclip"}}
+    usual = Chain().tags(0.8).cams("sclip", 0.5).masks("crf", 0.6, crf={})
+    assert cells(write_leaderboard(runs_of(tmp_path, dense, usual)))[1:] == [
+        ["", "naclip", "", "dense", "", "", "", "**70.0**"],
+        ["tagclip", "sclip", "no", "crf", "80.0", "40.0", "50.0", "60.0"],
+    ]
