@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.report.locked import describe_departures
 from pipeline.report.markdown import padded_table
-from pipeline.report.published import Figure, load_published, published_experiments
+from pipeline.report.published import Figure, load_published
 from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
 
 TOLERANCE = 0.2
@@ -43,7 +43,7 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     if not compared:
         others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         why = f"; not compared: {next(iter(reasons))}{others}" if reasons else ""
-        names = ", ".join(sorted(published_experiments()))
+        names = ", ".join(sorted({figure.experiment for figure in figures} - {""}))
         raise UserError(
             f"nothing to check: run experiment=… first, on all images (there are {names}){why}"
         )

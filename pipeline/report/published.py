@@ -126,9 +126,9 @@ def load_published(path: Path = PUBLISHED) -> tuple[PublishedTable, ...]:
 
 @cache
 def published_experiments() -> frozenset[str]:
-    """Returns the names of our experiments that reproduce published figures."""
-    figures = (figure for table in load_published() for figure in table.figures)
-    return frozenset(figure.experiment for figure in figures) - {""}
+    """Returns the names of our experiments that run publications again, with figures or without."""
+    rows = (row for table in load_published() for row in table.rows)
+    return frozenset(experiment for row in rows for experiment in row.experiments.values())
 
 
 def remark_on_clip(experiment: str, clip: str) -> str:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.settings import plain
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
-from pipeline.masks.name_lists import names_in
 from pipeline.report.configurations import (
     compose,
     describe_setting,
@@ -166,8 +164,8 @@ class Run:
             for name, expected in experiment[stage].items():
                 # Without a list of its own an experiment takes the data set's backgrounds.
                 inherited = name == "backgrounds" and expected is None
-                if (stage, name) == ("masks", "names"):  # of a run they are the names themselves
-                    expected = plain(names_in(expected)) if expected else settings.get(name)
+                if (stage, name) == ("masks", "names"):
+                    expected = _names_in(expected) if expected else settings.get(name)
                 if name in settings and name not in _NOT_COMPARABLE and not inherited:
                     changes += differences(f"{stage}.{name}", settings[name], expected)
         if self.stage == "cams":
@@ -178,6 +176,14 @@ class Run:
             if {None if beta == "None" else float(beta) for beta in tried} != wanted:
                 changes.append(f"cams.background_betas={describe_setting(tried or 'a single one')}")
         return changes
+
+
+def _names_in(given: str) -> list[list[str]]:
+    """Returns the names of a list of ``masks.names``, as the configuration of a run holds them."""
+    # Rarely needed, and slow to import.
+    from pipeline.masks.name_lists import names_in
+
+    return [list(names) for names in names_in(given)]
 
 
 class Shown(NamedTuple):
