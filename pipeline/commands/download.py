@@ -14,7 +14,13 @@ import yaml
 
 from pipeline.commands.command_line import Parser
 from pipeline.datasets.obtain import STATE, Item, obtain
-from pipeline.datasets.sources import find_licence, find_size, read_downloads, read_lists
+from pipeline.datasets.sources import (
+    find_licence,
+    find_size,
+    read_downloads,
+    read_lists,
+    whose_files,
+)
 from pipeline.errors import UserError, check_choice, did_you_mean, shown
 from pipeline.files.download import Source, size_text
 from pipeline.files.shipped import CONFIGS
@@ -120,6 +126,7 @@ def _datasets(given: Mapping[str, str]) -> Iterator[Item]:
             if key in given:
                 raise UserError(f"{key} needs the data set: give it, dataset=NAME")
         return
+    name = whose_files(name)
     check_choice(f"there is nothing to download for dataset={shown(name)}", name, names)
     if _SBD in given and not name.startswith("voc"):
         raise UserError(f"{_SBD} is for dataset=voc2012, not {name}: leave it out")

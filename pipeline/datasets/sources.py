@@ -13,6 +13,7 @@ from pipeline.errors import check_choice
 from pipeline.files.download import Source
 
 SOURCES = Path(__file__).with_suffix(".yaml")
+_SAME_FILES = "same_files"
 _LISTS, _WEIGHTS = "lists", "weights"
 
 
@@ -89,8 +90,13 @@ def read_downloads() -> dict[str, Download]:
             tuple(_archive(file, entry) for file in entry["files"]),
         )
         for name, entry in _content(SOURCES).items()
-        if name not in (_LISTS, _WEIGHTS)
+        if name not in (_SAME_FILES, _LISTS, _WEIGHTS)
     }
+
+
+def whose_files(name: str) -> str:
+    """Returns the data set from whose files a data set is read, which is mostly itself."""
+    return _content(SOURCES)[_SAME_FILES].get(name, name)
 
 
 def _archive(file: dict, entry: dict) -> Archive:

@@ -309,6 +309,15 @@ def test_the_list_shows_everything_with_sizes_and_licences(capsys):
     assert printed.count("unknown size") == 1  # COCO-Stuff's maps
 
 
+def test_a_data_set_may_be_read_from_the_files_of_another(tmp_path, capsys):
+    for name, other in (("voc20", "voc2012"), ("coco_object", "cocostuff")):
+        printed = []
+        for each in (name, other):
+            run([f"dataset={each}", f"dataset.root={tmp_path}", "dataset.split=val", "--dry-run"])
+            printed.append(capsys.readouterr().out)
+        assert printed[0] == printed[1] != ""
+
+
 def test_the_checksums_are_those_of_torchvision():
     # By names, since releases of torchvision give different mirrors.
     published = {Path(entry["url"]).name: entry["md5"] for entry in DATASET_YEAR_DICT.values()}
