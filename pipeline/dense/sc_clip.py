@@ -111,9 +111,13 @@ class ScClip(DenseMethod):
 
     def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
         """Returns the attention by similarities, B×heads×N×N: only those above average count."""
-        logits = self.sharpness * (similarity - similarity.mean((1, 2), keepdim=True))
-        logits = logits.masked_fill(logits < 0, float("-inf"))
-        return logits.softmax(-1)[:, None].expand(-1, heads, -1, -1)
+        of_image = self.above(similarity, similarity.mean((1, 2), keepdim=True))
+        return of_image[:, None].expand(-1, heads, -1, -1)
+
+    def above(self, similarity: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
+        """Returns the attention by those similarities that are above an average, B×N×N."""
+        logits = self.sharpness * (similarity - average)
+        return logits.masked_fill(logits < 0, float("-inf")).softmax(-1)
 
     def _attend(
         self, block: Block, patches: torch.Tensor, similarity: torch.Tensor

@@ -7,6 +7,7 @@ returns the embeddings of its patches, N×E. Only open_clip's own modules do ari
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -271,8 +272,19 @@ def repaired(patches: torch.Tensor, anomalous: list[bool], grid: tuple[int, int]
 
 
 def sc_clip(clip: CLIP, pixels: torch.Tensor, neighbours: int) -> torch.Tensor:
-    block, tokens = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)
-    grid, last = grid_of(clip, pixels), tokens[-1]
+    return sc_clip_batch(clip, [pixels], neighbours)[0]
+
+
+def sc_clip_batch(
+    clip: CLIP, images: Sequence[torch.Tensor], neighbours: int
+) -> list[torch.Tensor]:
+    """Returns the features of images of one batch, with the quirks of PIAA's copy of SC-CLIP.
+
+    Of one image alone they are SC-CLIP's.
+    """
+    block, grid = clip.visual.transformer.resblocks[-1], grid_of(clip, images[0])
+    tokens_of_all = [tokens_of(clip, pixels) for pixels in images]
+    anomalous = outliers_of(tokens_of_all[0][-1][1:], neighbours)
 
     def cosines(patches: torch.Tensor) -> torch.Tensor:
         return F.normalize(patches, dim=-1) @ F.normalize(patches, dim=-1).T
@@ -284,19 +296,35 @@ def sc_clip(clip: CLIP, pixels: torch.Tensor, neighbours: int) -> torch.Tensor:
             rows.append((kept[:, None] * patches).sum(0) / (kept.sum() + 1e-6))
         return torch.stack(rows)
 
-    anomalous = outliers_of(last[1:], neighbours)
-    by_middle = cosines(repaired(tokens[at(clip, -3)][1:], anomalous, grid))
-    by_shallow = cosines(tokens[at(clip, -8)][1:])
-    gain = 3 * (by_middle - by_middle.mean())
-    gain[gain < 0] = -math.inf
+    by_middle = [
+        cosines(repaired(tokens[at(clip, -3)][1:], anomalous, grid)) for tokens in tokens_of_all
+    ]
+    mean = sum(float(each.mean()) for each in by_middle) / len(images)
+    gains = []
+    for similarity in by_middle:
+        gain = 3 * (similarity - mean)
+        gain[gain < 0] = -math.inf
+        gains.append(gain.softmax(-1))
 
-    def run_block(patches: torch.Tensor, class_token: torch.Tensor) -> torch.Tensor:
-        heads = [
-            (gain.softmax(-1) + weights_of(k, k, k.shape[-1] ** -0.5)) / 2 @ v
-            for _, k, v in heads_of(block, patches)
-        ]
-        return aggregated(by_shallow, project_out(block, heads) + 0.3 * class_token)
+    features = []
+    for b, tokens in enumerate(tokens_of_all):
+        by_shallow = cosines(tokens[at(clip, -8)][1:])
 
-    stream = sum(tokens[n] for n in range(at(clip, -8), at(clip, -2) + 1))
-    patches = aggregated(by_middle, repaired(last[1:], anomalous, grid))
-    return embed(clip, run_block(patches, last[0]) + run_block(stream[1:], stream[0]))
+        def run_block(
+            patches: torch.Tensor,
+            class_token: torch.Tensor,
+            b: int = b,
+            by_shallow: torch.Tensor = by_shallow,
+        ) -> torch.Tensor:
+            of_heads = heads_of(block, patches)
+            heads = []
+            for h, (_, k, v) in enumerate(of_heads):
+                other = gains[(b * len(of_heads) + h) % len(images)]
+                heads.append((other + weights_of(k, k, k.shape[-1] ** -0.5)) / 2 @ v)
+            return aggregated(by_shallow, project_out(block, heads) + 0.3 * class_token)
+
+        stream = sum(tokens[n] for n in range(at(clip, -8), at(clip, -2) + 1))
+        patches = aggregated(by_middle[b], repaired(tokens[-1][1:], anomalous, grid))
+        found = run_block(patches, tokens[-1][0]) + run_block(stream[1:], stream[0])
+        features.append(embed(clip, found))
+    return features

@@ -17,6 +17,7 @@ from pipeline.dense.method import DENSE_METHODS, DenseMethod, Names, dense_metho
 from pipeline.dense.resclip import ResClip, chebyshev, of_one_object, semantic_feedback
 from pipeline.dense.sc_clip import ScClip, repair
 from pipeline.errors import ImageError, UserError
+from pipeline.tags.batched import BatchedScClip
 from tests.dense import naive
 from tests.tiny_clip import build_tiny_clip
 
@@ -90,6 +91,17 @@ def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, na
         assert_close(of_image, plainly(clip, image))
     similarities = DenseMethod.similarities(method, encoder, seen, names)
     assert_close(similarities, F.normalize(features, dim=-1) @ names.text.T)
+
+
+@torch.no_grad()
+def test_piaa_mixes_up_the_images_of_a_batch_of_sc_clip(clip, encoder):
+    pixels, method = pictures(encoder, 3), BatchedScClip(neighbours=9)
+    features = method.features(encoder, pixels)
+    for found, expected in zip(features, naive.sc_clip_batch(clip, [*pixels], 9), strict=True):
+        assert_close(found, expected)
+    alone = ScClip(neighbours=9).features(encoder, pixels)
+    assert not torch.allclose(features, alone, atol=1e-2)
+    torch.testing.assert_close(method.features(encoder, pixels[1:2])[0], alone[1])
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from pipeline.dense.gem import self_self_attention
 from pipeline.dense.method import DENSE_METHODS, Names
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.windows import scaled_positions
+from pipeline.tags.batched import BatchedScClip
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def test_features_of_sc_clip_are_the_released_ones(encoder, golden):
     for image_id in golden["ids"]:
         pixels = to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None]
         assert_close(method.features(encoder, pixels)[0], golden[f"{image_id}/sc_clip_224"])
+
+
+def test_features_of_sc_clip_in_a_batch_are_those_of_piaas_code(encoder, golden):
+    images = [golden[f"{image_id}/image_224"] for image_id in golden["ids"]]
+    pixels = torch.stack([to_pixels(image, 224, 224) for image in images])
+    assert_close(BatchedScClip().features(encoder, pixels), golden["piaa_sc_clip_batch"])
 
 
 def test_attention_of_gem_is_the_released_one(encoder, golden):
