@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
@@ -18,9 +20,13 @@ from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.dense.method import DENSE_METHODS, Names
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
+from pipeline.engine.reading import Reading
+from pipeline.engine.registry import method_of
+from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.masks.dense import DenseMaskOptions, DenseReadOut, windows_of
+from pipeline.masks.dense_stage import DenseMasks
 from pipeline.masks.name_lists import read_name_list, shipped_lists
 from pipeline.stages.config import compose, read_config
 from tests.dense import naive_protocol as naive
@@ -242,3 +248,56 @@ def test_a_list_that_does_not_exist_is_refused():
 def test_the_imagenet_templates_are_80():
     assert len(TEMPLATES["imagenet"]) == len(set(TEMPLATES["imagenet"])) == 80
     assert TEMPLATES["tagclip"][:80] == TEMPLATES["imagenet"]
+
+
+# The stage
+
+
+def stage_of(names: str | None = None, cams: str = "sclip", **options) -> DenseMasks:
+    """Returns the stage for the classes a, b and c."""
+    chosen = DenseMaskOptions(names=names, **options)
+    method = compose([f"cams={cams}"]).cams
+    return DenseMasks(
+        split="val",
+        method=method_of(chosen),
+        options=chosen,
+        resources=Resources(CLASSES, "cpu", None, SimpleNamespace(position_scale=True)),
+        reading=Reading(ImageReader(), 1, 8),
+        cams=OmegaConf.to_object(method),
+    )
+
+
+def test_the_names_are_in_the_key_by_their_content(tmp_path):
+    path, other = tmp_path / "names.txt", tmp_path / "other.txt"
+    path.write_text("a\nb, bb\nc\n")
+    key = stage_of(str(path)).key
+    other.write_bytes(path.read_bytes())
+    assert stage_of(str(other)).key == key == stage_of().key  # which has the same names
+    path.write_text("a\nb, BB\nc\n")
+    assert stage_of(str(path)).key != key
+
+
+def test_the_dense_method_is_in_the_key_and_what_cams_alone_read_is_not():
+    def key(cams: str, **settings: object) -> str:
+        stage = stage_of(cams=cams)
+        for name, value in settings.items():
+            setattr(stage.cams, name, value)
+        return stage.key
+
+    assert len({key("sclip"), key("naclip"), key("naclip", sigma=4.0)}) == 3
+    for name, value in {"affinity": True, "templates": "photo", "temperature": 3.0}.items():
+        assert key("naclip", **{name: value}) == key("naclip")
+
+
+def test_a_worker_needs_no_file_of_names(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("sky\na\nb, bb\nc\n")
+    stage = stage_of(str(path), min_area=0.1)
+    sent = pickle.dumps(stage)
+    path.unlink()
+    assert pickle.loads(sent).names == stage.names == (("sky",), ("a",), ("b", "bb"), ("c",))
+
+
+def test_the_stage_needs_no_other():
+    stage = stage_of()
+    assert not stage.needs and not stage.from_cams and not stage.in_processes
