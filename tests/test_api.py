@@ -60,6 +60,22 @@ def test_a_labelling_is_what_the_stages_store(
     assert not scores
 
 
+def test_masks_straight_from_images_are_those_of_the_stage(
+    run_stage, arguments, photographs, tiny_checkpoint, tmp_path
+):
+    more = ["cams=sclip", "masks=dense", "masks.short_side=80", "masks.templates=photo"]
+    finished = run_stage(*arguments, *more, "dataset.limit=2", "stage=masks")
+    assert finished.code == 0, finished.errors
+    labeller = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=[*SETTINGS, *more])
+    for name in ("a", "b"):
+        image = load_image(next(photographs.glob(f"{name}.*")))
+        with Image.open(latest(tmp_path / "out", "masks") / f"{name}.png") as mask:
+            assert np.array_equal(labeller.mask(image), np.asarray(mask))
+    assert np.array_equal(labeller(image).mask, labeller.mask(image))
+    with pytest.raises(UserError, match="masks=dense reads no tags: leave them out"):
+        labeller.mask(image, ["cat"])
+
+
 def test_a_segmenter_sees_what_the_stage_stores(run_stage, arguments, photographs, tmp_path):
     stages = "stage=[tags,cams,masks,train,predict]"
     finished = run_stage(*arguments, *TINY_SEGMENTER, stages)
