@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import pipeline.stages.config  # noqa: F401  registers the methods
+from pipeline.dense.method import DENSE_METHODS
 from pipeline.engine.registry import methods
 
 TAGGING = ("classes", "tag_names", "backgrounds")
@@ -23,6 +24,9 @@ DECLARED = {
     "masks=par": (False, (), ()),
     "masks=regions": (False, (), ()),
     "masks=dense": (True, ("position_scale",), ()),
+}
+DECLARED |= {
+    f"cams={name}": (True, ("open_border",), ("cam_names", "backgrounds")) for name in DENSE_METHODS
 }
 """Choice → whether CLIP looks, the quirks that are read, the parts of the vocabulary."""
 
