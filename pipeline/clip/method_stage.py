@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +11,12 @@ from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method
+from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, joined, plain
-from pipeline.engine.stage import Stage, Whole
+from pipeline.engine.stage import Folders, Item, Stage, Whole
+from pipeline.engine.together import Together
 from pipeline.errors import UserError
+from pipeline.files.fingerprints import join_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,6 +28,7 @@ class MethodStage(Stage):
         options: its settings.
         resources: what it is built from.
         reading: how images are read.
+        together: which images the method mixes up; none where each stands alone.
         options_base: what the settings of every method of the stage are derived from.
 
     Raises:
@@ -37,6 +41,7 @@ class MethodStage(Stage):
     options: Any
     resources: Resources
     reading: Reading
+    together: Together | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, self.options_base):
@@ -80,6 +85,14 @@ class MethodStage(Stage):
         quirks, decoding = vars(self.resources.quirks), self.reading.decode.facts
         return joined(self.method.facts, options, decoding, quirks, read, clip)
 
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image, whose input holds the images that it is looked at together with."""
+        item = super().item(sample, folders)
+        if self.together is None:
+            return item
+        batch, key = self.together.of(sample)
+        return replace(item, input=join_keys(item.input, key), together=batch)
+
     @property
     def chosen(self) -> str:
         """The method as the configuration chooses it, such as "tags=tagclip"."""
@@ -106,5 +119,11 @@ class MethodStage(Stage):
     @property
     def shard_size(self) -> int:
         """The number of images that fill a worker's batches."""
+        if self.together is not None:
+            return self.together.size
         images = self.resources.clip.batches.images if self.resources.clip else 1
         return 4 if images == 1 else 16 * images
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Items hold their batches.
+        return {**super().__getstate__(), "together": None}

@@ -96,6 +96,7 @@ class Quirks:
         head_sum: ExCEL's affinity sums the attention of the last blocks over heads, and averages
             that of the block before.
         empty_class: PIAA keeps no patch of a class in which none stands out.
+        piaa_batch: PIAA mixes up the 128 images of a batch of SC-CLIP.
         tag_order: tags keep the order of the data set's annotation, and are not sorted.
     """
 
@@ -111,5 +112,6 @@ class Quirks:
     token_norm: bool = False
     head_sum: bool = False
     empty_class: bool = False
+    piaa_batch: bool = False
     tag_order: bool = False
     position_scale: bool = False

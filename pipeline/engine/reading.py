@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ class Reading:
     ) -> Iterator[tuple[Item, tuple[Any, Size] | ImageError]]:
         """Yields a model's result and the size of each image, or why it has none.
 
+        The model is called once for all images that stand alone, and once for each batch of images
+        that are looked at together, with all that can be read of them, in their order.
+
         Args:
             items: the images.
             model: receives names and images, H×W×3 uint8, perhaps shrunk, and yields names and
@@ -53,6 +56,22 @@ class Reading:
         Raises:
             UserError: the model returned nothing for an image.
         """
+        for batch, group in groupby(items, lambda item: item.together):
+            if not batch:
+                yield from self._through(group, model, name)
+                continue
+            wanted = {item.sample.id: item for item in group}
+            whole = [wanted.get(sample.id) or Item(sample, "") for sample in batch]
+            for item, result in self._through(whole, model, name):
+                if item.sample.id in wanted:
+                    yield item, result
+
+    def _through(
+        self,
+        items: Iterable[Item],
+        model: Callable[[Iterator[tuple[Name, np.ndarray]]], Iterable[tuple[Name, Any]]],
+        name: str,
+    ) -> Iterator[tuple[Item, tuple[Any, Size] | ImageError]]:
         unreadable: list[tuple[Item, ImageError]] = []
         given: dict[str, None] = {}
 

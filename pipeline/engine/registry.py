@@ -43,6 +43,8 @@ class Method:
         shares_pass: whether it takes part in a pass that tags and CAMs share.
         learns: makes the :class:`~pipeline.engine.learned.Learned` of a split, which ``build`` then
             takes as well, ``learned`` being its folder; none if nothing is learned.
+        batch: returns, from the settings and the quirks, how many images of a list it mixes up, 0
+            if none; none of the kind where each image stands alone.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
@@ -58,6 +60,7 @@ class Method:
     variants: Sequence[str] = ()
     shares_pass: bool = False
     learns: Callable[..., Stage] | None = None
+    batch: Callable[..., int] | None = None
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""

@@ -25,11 +25,14 @@ class Item:
         sample: the image.
         input: the fingerprint of the content that its result is made from.
         given: what the computation takes from earlier stages, such as the image's tags.
+        together: the images that it is looked at together with, itself among them; see
+            :class:`~pipeline.engine.together.Together`. Empty where it does not depend on others.
     """
 
     sample: Sample
     input: str
     given: Any = None
+    together: tuple[Sample, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers need no ground truth, from which no result is made.

@@ -20,6 +20,7 @@ from pipeline.engine.registry import Method, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
+from pipeline.engine.together import Together
 from pipeline.masks.stage import Masks, MaskStage
 from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks
@@ -145,7 +146,10 @@ class Builder:
             resources = {"resources": self.resources(method), "reading": self.reading}
             parts = {"method": method, "options": options, **resources, **self._place(options)}
             needs = {"learned": method.learns(**parts)}
-        return self._from_method(ScoredTags, options, split=split, needs=needs, title=title)
+        size = method.batch(options, self.config.compat) if method.batch and self.images else 0
+        together = Together(self.images, split, size) if size else None
+        parts = {"needs": needs, "title": title, "together": together}
+        return self._from_method(ScoredTags, options, split=split, **parts)
 
     def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
         """Returns where something is learned from: the images of ``tags.fit_split``."""

@@ -12,7 +12,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from pipeline.engine.learned import Learned
 from pipeline.engine.reading import Name
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Folders, Item, Output
+from pipeline.engine.together import Together
 from pipeline.errors import ImageError
 from pipeline.files.atomic import canonical_json
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint, join_keys
+from pipeline.tags.batched import batch_of
 from pipeline.tags.prototypes import Prototypes, choose_bank, entropy, learn
 
 _OF_PATCHES = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
@@ -139,8 +141,8 @@ class BankFeatures(_PatchStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its patches in the bank."""
         chosen = patches_of(folders["bank"], sample.id)
-        key = join_keys(fingerprint_image(sample.image), fingerprint(chosen))
-        return Item(sample, key, chosen)
+        item = super().item(sample, folders)
+        return replace(item, input=join_keys(item.input, fingerprint(chosen)), given=chosen)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Looks at images once more."""
@@ -210,7 +212,9 @@ def learn_prototypes(
     **place: Any,
 ) -> LearnedPrototypes:
     """Returns the stage that learns the prototypes from a split, which needs all others here."""
+    size = batch_of(options, resources.quirks)
     own = {"method": method, "options": options, "resources": resources, "reading": reading}
+    own["together"] = Together(place["images"], split, size) if size else None
     whole = {"split": split, "of_split": of_split, **place}
     patches = PatchEntropies(split=split, build=build, **own)
     # The bank is asked for only while there are no prototypes, or with refit.

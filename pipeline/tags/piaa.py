@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
+from pipeline.tags.batched import BatchedScClip, batch_of
 from pipeline.tags.prototypes import Prototypes, combine, scores_of_patches
 from pipeline.tags.reidentification import propose, reidentify
 from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
@@ -105,12 +107,14 @@ class PatchEncoder:
         method: the dense method.
         crop: see :class:`PiaaOptions`.
         batches: the sizes of batches.
+        together: how many images the method mixes up, in their order; 0 where each stands alone.
     """
 
     encoder: ClipEncoder
     method: DenseMethod
     crop: bool
     batches: Batches
+    together: int = 0
 
     @torch.no_grad()
     def stream(
@@ -118,14 +122,16 @@ class PatchEncoder:
     ) -> Iterator[tuple[Any, Patches | ImageError]]:
         """Yields a name and what CLIP sees, or why it cannot, for each name and image.
 
-        Each batch is padded to its full size, so that an image does not depend on the others.
+        Each batch is padded to its full size, so that an image does not depend on the others,
+        unless the method mixes them up.
         """
         encoder, batches = self.encoder, self.batches
         if self.crop:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
-        for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
+        for batch in self._batches(images):
             names, pictures = zip(*batch)
             size = encoder.batch_size_for(encoder.patch_grid(pictures[0]), batches.images)
+            size = len(batch) if self.together else size
             prepared = [encoder.prepare(picture) for picture in pictures]
             prepared += prepared[-1:] * (size - len(prepared))
             pixels = torch.stack(prepared).to(encoder.device)
@@ -139,6 +145,16 @@ class PatchEncoder:
             tokens = encoder.attended_features(seen.last_block_input)[:, 0]
             for row, name in enumerate(names):
                 yield name, Patches(features[row], tokens[row], pixels[row])
+
+    def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
+        if not self.together:
+            yield from batch_by_grid(
+                self.encoder, images, self.batches.images, self.batches.waiting
+            )
+            return
+        images = iter(images)
+        while batch := [*islice(images, self.together)]:
+            yield batch
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
@@ -157,8 +173,9 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     clip, vocabulary = resources.clip, resources.vocabulary
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
-    method = DENSE_METHODS[options.encoder]()
-    return PatchEncoder(clip.encoder, method, options.crop, clip.batches), text
+    together = batch_of(options, resources.quirks)
+    method = BatchedScClip() if together else DENSE_METHODS[options.encoder]()
+    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, together), text
 
 
 @dataclass(eq=False)
@@ -226,7 +243,8 @@ class Piaa(Tagger):
     "piaa",
     PiaaOptions,
     uses_clip=True,
-    quirks=("empty_class", "open_border", "cwr_stop"),
+    quirks=("empty_class", "piaa_batch", "open_border", "cwr_stop"),
+    batch=batch_of,
     learns=partial(learn_prototypes, build_patches),
     reads=("classes", "tag_names", "backgrounds"),
     source="Wang et al., PIAA, ICML 2026, arXiv 2605.25821",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,7 +105,7 @@ class ScoredTags(Tags):
         if self.follower is None:
             return item
         known = folders[self.follower.name].inputs(item.sample.id)
-        return Item(item.sample, item.input, frozenset(known))
+        return replace(item, given=frozenset(known))
 
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
         """Builds the tagger, and the follower's method."""

@@ -9,11 +9,12 @@ from pipeline.dense.method import DENSE_METHODS
 from pipeline.engine.registry import methods
 
 TAGGING = ("classes", "tag_names", "backgrounds")
+PIAA = ("empty_class", "piaa_batch", "open_border", "cwr_stop")
 EXCEL = ("open_border", "imagenet_norm", "token_norm", "head_sum")
 DECLARED = {
     "tags=tagclip": (True, ("open_border", "cwr_stop"), TAGGING),
     "tags=clip": (True, (), TAGGING),
-    "tags=piaa": (True, ("empty_class", "open_border", "cwr_stop"), TAGGING),
+    "tags=piaa": (True, PIAA, TAGGING),
     "tags=ground_truth": (False, ("tag_order",), ("classes",)),
     "tags=file": (False, (), ("classes",)),
     "cams=clip_es": (True, ("open_border",), ("cam_names", "backgrounds")),

@@ -65,6 +65,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "compat.head_sum": ("cams",),
     "compat.tag_order": ("tags",),
     "compat.empty_class": ("tags",),
+    "compat.piaa_batch": ("tags",),
     "compat.position_scale": ("masks",),
     "tags": ("tags",),
     "cams": ("cams",),
@@ -83,6 +84,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
 OF_OTHERS = {
     "compat.tag_order": ("tags=ground_truth",),
     "compat.empty_class": ("tags=piaa",),
+    "compat.piaa_batch": ("tags=piaa",),
     "compat.imagenet_norm": ("cams=excel",),
     "compat.token_norm": ("cams=excel",),
     "compat.head_sum": ("cams=excel",),

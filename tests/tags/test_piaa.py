@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
+from pipeline.tags import batched, piaa
+from pipeline.tags.bank import read_prototypes
+from pipeline.tags.batched import BatchedScClip
 from pipeline.tags.piaa import build_patches, centre
 from pipeline.tags.prototypes import learn
 from tests.engine.test_workers import HerePool
@@ -137,6 +141,73 @@ def test_other_prototypes_are_other_tags(opened, photographs):
     note = run(opened())[0].note
     assert note.startswith("prototypes were learned from 3 images of split all, which has 5 now")
     assert run(opened("tags.refit=true"))[-1].computed == 5
+
+
+@pytest.fixture
+def in_twos(opened, monkeypatch):
+    """Runs of SC-CLIP in batches of two images, on a grid of 16 patches."""
+    monkeypatch.setattr(batched, "BATCH", 2)
+    monkeypatch.setattr(piaa, "BatchedScClip", partial(BatchedScClip, neighbours=9))
+    given = ("tags.encoder=sc_clip", "compat.piaa_batch=true", "runtime.batch_size=4")
+    return partial(opened, *given)
+
+
+def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
+    pipeline = in_twos()
+    run(pipeline)
+    tags, builder = pipeline.steps(["tags"])[-1], pipeline.builder
+    encoder, text = build_patches(tags.options, tags.resources)[0].encoder, tags.resources.clip
+    text = text.embed(builder.vocabulary.tag_names, (), "piaa")
+    prototypes = read_prototypes(latest(builder.store.root, "prototypes"), "cpu")
+    samples, scores = builder.images.of("all"), {}
+    for start in (0, 2, 4):
+        ids = [sample.id for sample in samples[start : start + 2]]
+        images = [ImageReader(True)(sample)[0] for sample in samples[start : start + 2]]
+        pixels = torch.stack([encoder.prepare(centre(image, 64)) for image in images])
+        method = BatchedScClip(neighbours=9)
+        seen = method.look(encoder, pixels)
+        features = F.normalize(method.patch_features(encoder, seen), dim=-1)
+        cosines = encoder.attended_features(seen.last_block_input)[:, 0] @ text.mT
+        for image_id, x, of_token in zip(ids, features, cosines, strict=True):
+            scores[image_id] = naive_scores(prototypes.logits(x).numpy(), of_token.numpy())
+    with np.load(latest(builder.store.root, "tags") / "scores.npz") as stored:
+        assert len(stored["ids"]) == 5
+        for image_id, row in zip(stored["ids"], stored["scores"]):
+            np.testing.assert_allclose(row, scores[image_id], atol=2e-5)
+
+
+def test_a_batch_is_computed_whole_whoever_computes_and_whatever_is_there(in_twos, monkeypatch):
+    run(in_twos(out="whole"))
+    pool = HerePool()
+    pool.shard_size = 1
+    run(in_twos(out="workers"), pool)
+    tags = type(in_twos(out="killed").steps(["tags"])[-1])
+
+    def compute(self, items, model, store=tags.compute):
+        for number, result in enumerate(store(self, items, model)):
+            if number == 3:  # between two images of one batch
+                raise KeyboardInterrupt
+            yield result
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tags, "compute", compute)
+        run(in_twos(out="killed"))
+    assert 0 < run(in_twos(out="killed"))[-1].computed < 5
+    whole, workers, killed = (
+        artefacts(in_twos.func.root / n) for n in ("whole", "workers", "killed")
+    )
+    assert whole == workers == killed
+
+
+def test_a_photograph_changes_those_of_its_batch_alone(in_twos, photographs):
+    run(in_twos())
+    Image.new("RGB", (70, 70), "red").save(photographs / "z.png")
+    outcome = run(in_twos())[-1]
+    assert (outcome.computed, outcome.images) == (2, 6)
+    (photographs / "a.jpg").write_bytes((photographs / "a.jpg").read_bytes()[:900])
+    outcome = run(in_twos())[-1]
+    assert outcome.computed == 1 and [*outcome.left_out] == ["a"]
+    assert run(in_twos("compat.piaa_batch=false", "tags.encoder=sclip"))[-1].computed == 5
 
 
 def test_backgrounds_and_crops_are_extensions(opened):
