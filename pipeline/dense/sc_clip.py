@@ -58,7 +58,7 @@ class ScClip(DenseMethod):
     stream_blocks: list[int] = setting([-8, -2], at_least=-99, at_most=-1, lengths=(2,))
     floor: float = setting(0.4, at_least=-1, at_most=1)
     sharpness: float = setting(3.0, at_least=0)
-    class_token: float = 0.3
+    class_token: float = setting(0.3, at_least=0)
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook that keeps tokens of earlier blocks."""
