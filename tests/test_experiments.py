@@ -135,6 +135,28 @@ def test_labels_of_voc_are_those_of_the_published_figures():
         assert_holds(composed(f"experiment={name}"), {"dataset.only_annotated": True})
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "fit_split", "constants"),
+    [
+        ("piaa_voc2007", "test", "trainval", (100, 200, 80)),
+        ("piaa_coco2014", "val", "train", (0.01, 400, 80)),
+    ],
+)
+def test_piaa_has_its_authors_constants_and_names(name, split, fit_split, constants):
+    config = composed(f"experiment={name}")
+    assert_holds(config, RELEASED)
+    assert method(config, "tags") == "piaa" and list(config.stage) == ["tags", "evaluate", "report"]
+    of = ("rescoring_temperature", "local_factor", "global_factor")
+    expected = {f"tags.{key}": value for key, value in zip(of, constants)}
+    expected |= {"tags.bank_size": 512, "tags.fit_split": fit_split, "tags.templates": "piaa"}
+    assert_holds(config, {**expected, "experiment_name": name, "dataset.split": split})
+    assert config.dataset.get("difficult") in (False, None), "7,013 positives on VOC 2007 test"
+    options = read_config(compose([f"experiment={name}", "dataset.root=x"]))
+    names = build_vocabulary(options.dataset)
+    renamed = [pair for pair in zip(names.classes, names.tag_names) if (pair[0],) != pair[1]]
+    assert len(renamed) == {"piaa_voc2007": 3, "piaa_coco2014": 6}[name]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_command_line_wins_over_an_experiment(name):
     config = composed(

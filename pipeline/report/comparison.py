@@ -24,6 +24,7 @@ _PRESET = "preset"
 _METHODS = {
     "tagclip": "TagCLIP",
     "clip": "CLIP, class token",
+    "piaa": "PIAA",
     "file": "tags of a file",
     "ground_truth": "CLIP-ES",
     "": "a dense method",
