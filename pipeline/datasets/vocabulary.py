@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.errors import UserError, check_choice, shown
+from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import given_path, read_text
 
 MAX_CLASSES = 254
@@ -24,9 +25,6 @@ Names = tuple[tuple[str, ...], ...]
 
 _ENTRY_KEYS = ("name", "names", "cam_names", "parent")
 _FILE_KEYS = ("classes", "backgrounds")
-
-BACKGROUND = "background"
-"""The name of label 0, which no class may have."""
 
 _MAX_BYTES = 1 << 20  # of a file with class names
 _MAX_CHARACTERS = 300  # of a name; CLIP reads 77 tokens

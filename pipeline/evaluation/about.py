@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.clip.settings import Quirks
+from pipeline.clip.quirks import Quirks
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.stage import Stage
 

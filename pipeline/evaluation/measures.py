@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.cams.cams import read_cams
-from pipeline.datasets.vocabulary import BACKGROUND, Vocabulary
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
@@ -23,7 +23,7 @@ from pipeline.evaluation.metrics import (
     to_indicator,
 )
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.label_images import IGNORE, read_labels
+from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.masks.labels import read_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags

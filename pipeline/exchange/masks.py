@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import BACKGROUND, same_name, voc_palette
+from pipeline.datasets.vocabulary import same_name, voc_palette
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import MODES_OF_16_BITS
-from pipeline.files.label_images import GREY, IGNORE, PALETTE, decode_png
+from pipeline.files.label_images import BACKGROUND, GREY, IGNORE, PALETTE, decode_png
 from pipeline.files.text import read_text
 
 Colour = tuple[int, int, int]

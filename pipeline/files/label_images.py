@@ -19,6 +19,9 @@ from pipeline.files.images import refuse_special_file, to_image_error, too_large
 IGNORE = 255
 """The ignore index: pixels of a mask with this label are not counted."""
 
+BACKGROUND = "background"
+"""The name of label 0, which no class may have."""
+
 PALETTE, GREY = "P", "L"
 """Pillow's modes of PNGs with at most 8 bits a pixel."""
 

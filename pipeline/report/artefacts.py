@@ -8,13 +8,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.vocabulary import BACKGROUND, voc_palette
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import ENTRIES, REMOVED
 from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json_lines
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
+from pipeline.files.label_images import BACKGROUND
 from pipeline.report.configurations import flatten
 from pipeline.report.runs import STAGE_NAMES
 

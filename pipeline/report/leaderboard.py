@@ -7,10 +7,10 @@ from functools import cached_property
 from statistics import mean
 from typing import Any, NamedTuple
 
-from pipeline.clip.settings import Quirks
-from pipeline.datasets.vocabulary import BACKGROUND
+from pipeline.clip.quirks import Quirks
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
+from pipeline.files.label_images import BACKGROUND
 from pipeline.report.configurations import distinguish
 from pipeline.report.markdown import Notes, padded_table, percent, percent_of_several
 from pipeline.report.remarks import map_notes

@@ -14,10 +14,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
-from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.engine.folder import StageFolder
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
+from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipeline.clip.quirks import Quirks
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import (
@@ -31,7 +32,7 @@ _CHOICES = {
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
     "tags": ("method", "code"),
-    "compat": ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16"),
+    "compat": tuple(vars(Quirks()).keys() - {"name"}),
     "precision": ("precision",),
     "segmenter": ("segmenter.",),
 }

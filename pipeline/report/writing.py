@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.cams.cams import Cams, read_cams
-from pipeline.datasets.vocabulary import BACKGROUND
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
+from pipeline.files.label_images import BACKGROUND
 from pipeline.report.measured import Material, for_each_readable
 from pipeline.report.overlays import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.page import write_page

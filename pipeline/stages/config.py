@@ -20,7 +20,8 @@ import pipeline.tags.baseline
 import pipeline.tags.given
 import pipeline.tags.piaa
 import pipeline.tags.tagclip  # noqa: F401  these register their methods
-from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
+from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
 from pipeline.datasets import find_reader
 from pipeline.engine.configuration import PLUGINS, compose_config, explain
 from pipeline.engine.dask_pool import DaskSettings
