@@ -160,7 +160,8 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     planned = run_stage(*arguments, "dry_run=true")
     assert planned.code == 0 and "tags" not in planned.output, planned.errors
     finished = run_stage(*arguments)
-    assert finished.code == 0 and not finished.errors, finished.errors
+    note = f"note: the constants of {preset} were chosen for clip=vit_b16, not for clip=file"
+    assert finished.code == 0 and finished.errors.strip() == note, finished.errors
     assert miniatures.contents(root) == before
     if preset == "sclip_voc21":
         assert "dense, sclip" in run_stage(*arguments, "stage=status").output

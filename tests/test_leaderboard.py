@@ -56,7 +56,8 @@ def test_the_leaderboard_runs_every_method_once_a_combination(name):
     expected = wanted ^ beside
     if "cams.affinity" in SWEPT[name]:
         expected |= {"cams.affinity=True", "cams.affinity=False"}
-    assert found == expected
+    others = {f"{m.group}={m.name}" for m in methods()} - expected  # plug-ins of other tests
+    assert expected <= found <= expected | others - OTHERWISE
 
 
 @pytest.mark.parametrize("dataset", ["demo_crowded", "voc2012", "voc2007"])

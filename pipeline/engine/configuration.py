@@ -23,7 +23,7 @@ from pipeline.files.shipped import CONFIGS
 
 PLUGINS = "plugins"
 
-_OPEN = ("segmenter.overrides.", "executor.cluster.")
+_OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
 COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
@@ -192,7 +192,7 @@ def _siblings(key: str, error: BaseException | None) -> list[str]:
 
 
 def _no_such_key(key: str, known: Sequence[str]) -> str:
-    if key.startswith(_OPEN):
+    if any(group in key for group in _OPEN):
         return f"there is no key {key}: give +{key}=… to add it"
     return (
         f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"

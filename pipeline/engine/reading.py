@@ -57,47 +57,43 @@ class Reading:
             UserError: the model returned nothing for an image.
         """
         for batch, group in groupby(items, lambda item: item.together):
-            if not batch:
-                yield from self._through(group, model, name)
+            if batch:
+                wanted = {item.sample.id: item for item in group}
+                whole = [Item(sample, "") for sample in batch]
+                found = self.through(whole, model, name)
+                yield from ((wanted[i.sample.id], r) for i, r in found if i.sample.id in wanted)
                 continue
-            wanted = {item.sample.id: item for item in group}
-            whole = [wanted.get(sample.id) or Item(sample, "") for sample in batch]
-            for item, result in self._through(whole, model, name):
-                if item.sample.id in wanted:
-                    yield item, result
+            unreadable: list[tuple[Item, ImageError]] = []
+            given: dict[str, None] = {}
+            images = self._readable(group, unreadable, given)
+            if (first := next(images, None)) is not None:
+                try:
+                    for (item, size), result in model(chain([first], images)):
+                        given.pop(item.sample.id, None)
+                        while unreadable:
+                            yield unreadable.pop(0)
+                        yield item, result if isinstance(result, ImageError) else (result, size)
+                except Exception as error:
+                    error.add_note(f"{name} failed on image {', '.join(given)}")
+                    raise
+                if given:
+                    raise UserError(f"{name} returned nothing for image {', '.join(given)}")
+            yield from unreadable
 
-    def _through(
+    def _readable(
         self,
         items: Iterable[Item],
-        model: Callable[[Iterator[tuple[Name, np.ndarray]]], Iterable[tuple[Name, Any]]],
-        name: str,
-    ) -> Iterator[tuple[Item, tuple[Any, Size] | ImageError]]:
-        unreadable: list[tuple[Item, ImageError]] = []
-        given: dict[str, None] = {}
-
-        def readable() -> Iterator[tuple[Name, np.ndarray]]:
-            for item, decoded in prefetch(items, self._try, self.threads, self.prefetch):
-                if isinstance(decoded, ImageError):
-                    unreadable.append((item, decoded))
-                else:
-                    image, size = decoded
-                    given[item.sample.id] = None
-                    yield (item, size), image
-
-        images = readable()
-        if (first := next(images, None)) is not None:
-            try:
-                for (item, size), result in model(chain([first], images)):
-                    given.pop(item.sample.id, None)
-                    while unreadable:
-                        yield unreadable.pop(0)
-                    yield item, result if isinstance(result, ImageError) else (result, size)
-            except Exception as error:
-                error.add_note(f"{name} failed on image {', '.join(given)}")
-                raise
-            if given:
-                raise UserError(f"{name} returned nothing for image {', '.join(given)}")
-        yield from unreadable
+        unreadable: list[tuple[Item, ImageError]],
+        given: dict[str, None],
+    ) -> Iterator[tuple[Name, np.ndarray]]:
+        """Yields decoded images, each ``given`` from then on, and lists those without."""
+        for item, decoded in prefetch(items, self._try, self.threads, self.prefetch):
+            if isinstance(decoded, ImageError):
+                unreadable.append((item, decoded))
+            else:
+                image, size = decoded
+                given[item.sample.id] = None
+                yield (item, size), image
 
     def _try(self, item: Item) -> tuple[np.ndarray, Size] | ImageError:
         try:

@@ -242,7 +242,7 @@ def test_a_method_runs_in_bfloat16(start, configured, tmp_path):
 
 def test_an_own_dense_method_is_a_choice_here_and_in_workers(start, tmp_path):
     import_plugins(["tests.plugins.keys"])
-    options = options_of("keys", gain=2.0, affinity=True, affinity_blocks=[-1, 0])
+    options = options_of("key_key", gain=2.0, affinity=True, affinity_blocks=[-1, 0])
     run(start("here", cams=options), "tags", "cams")
     workers = WorkerSettings(workers=1, threads=1)
     run(start("there", cams=options, executor=workers), "tags", "cams")

@@ -12,7 +12,7 @@ from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.engine.settings import setting
 
 
-@dense_method("keys", "a test")
+@dense_method("key_key", "a test")
 @dataclass
 class Keys(DenseMethod):
     """The attention of block L is softmax(gain · KKᵀ/√d).

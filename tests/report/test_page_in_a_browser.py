@@ -224,6 +224,7 @@ def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
     metrics = MetricsFile(material.root / "metrics.json")
     per_class = {name: {"iou": k / 10} for k, name in enumerate(["background", *CLASSES])}
     run = {"stage": "masks", "split": "val", "key": material.masks.key, "images": 6, "miou": 0.5}
+    run |= {"about": {}, "configuration": {}}
     metrics.runs = [{**run, "per_class": per_class}]
     page = visit(write_page(material.root / "report.html", material, metrics).as_uri()).page
     names = page.locator("#classes tbody th")

@@ -39,7 +39,8 @@ def test_published_figures_are_those_of_the_shared_file():
         for table in load_published()
         for figure in table.figures
     )
-    assert ours == shared
+    # Further figures, such as those of dense methods, are from the authors' own pages.
+    assert not shared - ours
     assert len(errors) == 1 and "97.5" in errors[0] and "92.1" in errors[0]
     wrong = [row for table in load_published() for row in table.rows if row.error]
     assert [row.error for row in wrong] == [[97.5, 92.1]] and "error" in wrong[0].method
