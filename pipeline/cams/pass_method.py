@@ -110,10 +110,8 @@ class PassCams(CamMethod):
         """Computes the CAMs of images in batches of one patch grid, whose order is kept."""
         encoder, batches = self.encoder, self.batches
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
-            hooks = self.hooks()
             pictures = [image for _, image, _ in batch]
-            pixels, inputs = run_shared_pass(encoder, pictures, batches.images, *hooks)
-            whole = SharedPass.after(encoder, pixels, inputs, hooks)
+            whole = run_shared_pass(encoder, pictures, batches.images, cam_hooks=self.hooks())
             for row, (name, _, tags) in enumerate(batch):
                 try:
                     yield name, self.cams_of_pass(whole.of_image(row), tags)

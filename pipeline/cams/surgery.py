@@ -6,36 +6,26 @@ import torch
 
 from pipeline.clip.attention import attention_weights
 from pipeline.clip.block import Block
-from pipeline.clip.encoder import BlockHook, BlockInput
+from pipeline.clip.encoder import BlockInput
 from pipeline.clip.shared_pass import MeanAttention
+from pipeline.dense.hooks import SecondPath
 
 _EPSILON = 1e-12
 
 
-class SurgeryPath(BlockHook):
+class SurgeryPath(SecondPath):
     """The second path of the tokens g: g ← g + out_proj(A v), without MLP (section 3.3).
 
     A = Σ_h ⅓(softmax(QQᵀ/√d) + softmax(KKᵀ/√d) + softmax(VVᵀ/√d)) of the original tokens, summed
     over the heads h, is the same for each of them.
     """
 
-    def __init__(self, first: int):
-        self.first = first
-        self._tokens: torch.Tensor | None = None
-
-    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
-        """Adds a block's attention to the path, which starts from the tokens of the first one."""
-        if number == self.first:
-            self._tokens = inputs.tokens
-        if number >= self.first:
-            value, summed = inputs.value, 0.0
-            for features in inputs[1:]:
-                summed = summed + attention_weights(features, features).sum(1, keepdim=True) / 3
-            self._tokens = self._tokens + block.attention_output(summed.to(value.dtype) @ value)
-
-    def result(self) -> torch.Tensor:
-        """Returns the tokens of the path after block L, B×(1+N)×D float32."""
-        return self._tokens
+    def attention(self, block: Block, inputs: BlockInput) -> torch.Tensor:
+        """Returns out_proj(A v)."""
+        value, summed = inputs.value, 0.0
+        for features in inputs[1:]:
+            summed = summed + attention_weights(features, features).sum(1, keepdim=True) / 3
+        return block.attention_output(summed.to(value.dtype) @ value)
 
 
 class HeadSum(MeanAttention):

@@ -143,17 +143,11 @@ class ClipEncoder:
         size = (side, side) if squeeze else (rows * self.patch_size, columns * self.patch_size)
         return to_pixels(image, *size, self.normalisation)
 
-    def embed_patches(
-        self, pixels: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Turns pixels into the tokens that enter the first block.
-
-        ``positions``, (1+N)×D, take the place of :meth:`position_embedding`.
-        """
+    def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turns pixels into the tokens that enter the first block."""
         visual = self.visual
         patches = visual.conv1(pixels)
-        if positions is None:
-            positions = self.position_embedding(*patches.shape[-2:])
+        positions = self.position_embedding(*patches.shape[-2:])
         class_token = visual.class_embedding.expand(len(pixels), 1, -1)
         return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], 1) + positions)
 
@@ -168,12 +162,7 @@ class ClipEncoder:
         embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
         return embedding.half().float() if self.position_fp16 else embedding
 
-    def backbone(
-        self,
-        pixels: torch.Tensor,
-        *hooks: AttentionHook | BlockHook,
-        positions: torch.Tensor | None = None,
-    ) -> BlockInput:
+    def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook) -> BlockInput:
         """Runs blocks 1 to L−1 and calls hooks for all L; without gradients.
 
         Block L itself does not run; its attention is computed from its own queries and keys.
@@ -181,14 +170,13 @@ class ClipEncoder:
         Args:
             pixels: of B images.
             hooks: of attention, or of what enters the blocks.
-            positions: see :meth:`embed_patches`.
 
         Returns:
             What enters block L.
         """
         of_blocks = [hook for hook in hooks if isinstance(hook, BlockHook)]
         of_attention = [hook for hook in hooks if not isinstance(hook, BlockHook)]
-        tokens = self.embed_patches(pixels, positions)
+        tokens = self.embed_patches(pixels)
         for number, block in enumerate([*self._blocks, self.last_block], 1):
             inputs = BlockInput(tokens, *block.project(block.ln_1(tokens)))
             for hook in of_blocks:

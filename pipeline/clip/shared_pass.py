@@ -53,16 +53,17 @@ class SharedPass:
     observed: tuple[torch.Tensor, ...] = ()
 
     @classmethod
-    def after(
+    def over(
         cls,
         encoder: ClipEncoder,
         pixels: torch.Tensor,
-        inputs: BlockInput,
-        hooks: Sequence[CamHook],
+        *hooks: AttentionHook,
+        cam_hooks: Sequence[CamHook] = (),
     ) -> SharedPass:
-        """Collects the results of a pass over pixels, with the hooks of a CAM method."""
+        """Runs blocks 1 to L−1 over pixels, and keeps the results of the hooks of a CAM method."""
+        inputs = encoder.backbone(pixels, *hooks, *cam_hooks)
         rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
-        return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in hooks))
+        return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in cam_hooks))
 
     def of_image(self, row: int) -> SharedPass:
         """Copies one image out of the batch, so that it does not keep the others in memory."""
@@ -104,9 +105,10 @@ def run_shared_pass(
     encoder: ClipEncoder,
     images: Sequence[np.ndarray],
     batch_size: int,
-    *hooks: AttentionHook | BlockHook,
+    *hooks: AttentionHook,
+    cam_hooks: Sequence[CamHook] = (),
     squeeze: bool = False,
-) -> tuple[torch.Tensor, BlockInput]:
+) -> SharedPass:
     """Runs blocks 1 to L−1 over a batch of :func:`batch_by_grid`.
 
     The batch is padded to its full size, so that an image's result does not depend on the others.
@@ -116,14 +118,14 @@ def run_shared_pass(
         images: each H×W×3 uint8, all of one patch grid.
         batch_size: as for :func:`batch_by_grid`.
         hooks: see :meth:`~pipeline.clip.encoder.ClipEncoder.backbone`.
+        cam_hooks: those whose results are kept.
         squeeze: resize images to the native square instead.
 
     Returns:
-        The batch's pixels, B×3×(P·h)×(P·w) float32, and the input of block L. Rows after the
-        images are padding.
+        The pass over the batch. Rows after the images are padding.
     """
     prepared = [encoder.prepare(image, squeeze=squeeze) for image in images]
     size = encoder.batch_size_for(encoder.patch_grid(images[0]), batch_size)
     prepared += prepared[-1:] * (size - len(prepared))
     pixels = torch.stack(prepared).to(encoder.device)
-    return pixels, encoder.backbone(pixels, *hooks)
+    return SharedPass.over(encoder, pixels, *hooks, cam_hooks=cam_hooks)

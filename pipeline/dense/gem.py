@@ -11,6 +11,7 @@ from pipeline.clip.attention import attend
 from pipeline.clip.block import Block, block_at
 from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.hooks import SecondPath
 from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.engine.settings import setting
 
@@ -41,23 +42,12 @@ def self_self_attention(block: Block, normed: torch.Tensor) -> torch.Tensor:
     return block.attention_output(attended)
 
 
-class SelfSelfPath(BlockHook):
-    """The second path: it starts from the tokens of the first of its blocks, and has no MLP."""
+class SelfSelfPath(SecondPath):
+    """GEM's second path: of self-self attention of the original tokens."""
 
-    def __init__(self, first: int):
-        self.first = first
-        self._tokens: torch.Tensor | None = None
-
-    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
-        """Adds a block's self-self attention of the original tokens."""
-        if number == self.first:
-            self._tokens = inputs.tokens
-        if number >= self.first:
-            self._tokens = self._tokens + self_self_attention(block, block.ln_1(inputs.tokens))
-
-    def result(self) -> torch.Tensor:
-        """Returns the tokens of the path after block L, B×(1+N)×D float32."""
-        return self._tokens
+    def attention(self, block: Block, inputs: BlockInput) -> torch.Tensor:
+        """Returns a block's self-self attention."""
+        return self_self_attention(block, block.ln_1(inputs.tokens))
 
 
 @dense_method("gem", "Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,30 +9,13 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 
-from pipeline.clip.attention import attend, attention_weights
-from pipeline.clip.block import Block, block_at
-from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.attention import attend
+from pipeline.clip.block import block_at
+from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.hooks import MeanWeights
 from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.engine.settings import setting
-
-
-class MiddleAttention(BlockHook):
-    """Averages softmax(QQᵀ/√d) + softmax(KKᵀ/√d) of some blocks, which run unchanged."""
-
-    def __init__(self, blocks: Collection[int]):
-        self.blocks = blocks
-        self._sum: torch.Tensor | float = 0.0
-
-    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
-        """Adds a block's self-self attention, B×heads×(1+N)×(1+N)."""
-        for features in (inputs.query, inputs.key):
-            if number in self.blocks:
-                self._sum = self._sum + attention_weights(features, features)
-
-    def result(self) -> torch.Tensor:
-        """Returns the mean, B×heads×(1+N)×(1+N) float32, whose rows sum to 2."""
-        return self._sum / len(self.blocks)
 
 
 @dense_method("itaclip", "Aydın et al., ITACLIP, CVPR workshops 2025, arXiv 2411.12044")
@@ -57,7 +39,8 @@ class ItaClip(DenseMethod):
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the middle blocks."""
         # In a shallow model several offsets may mean the first block, which counts once.
-        return [MiddleAttention({block_at(each, encoder.depth) for each in self.middle_blocks})]
+        blocks = {block_at(each, encoder.depth) for each in self.middle_blocks}
+        return [MeanWeights(blocks, ("query", "query"), ("key", "key"))]
 
     def patch_features(
         self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None

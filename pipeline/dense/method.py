@@ -62,16 +62,9 @@ class DenseMethod(ABC):
         """Returns the cosine similarities of patches and names, B×N×C float32."""
         return F.normalize(self.patch_features(encoder, seen, names), dim=-1) @ names.text.mT
 
-    def look(
-        self, encoder: ClipEncoder, pixels: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> SharedPass:
-        """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks.
-
-        See :meth:`~pipeline.clip.encoder.ClipEncoder.embed_patches` for ``positions``.
-        """
-        hooks = self.hooks(encoder)
-        inputs = encoder.backbone(pixels, *hooks, positions=positions)
-        return SharedPass.after(encoder, pixels, inputs, hooks)
+    def look(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
+        """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks."""
+        return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
     def features(self, encoder: ClipEncoder, pixels: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings of patches of pixels; see :meth:`look`, :meth:`patch_features`."""

@@ -7,31 +7,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.attention import attention_weights
-from pipeline.clip.block import Block, block_window
-from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.block import block_window
+from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.hooks import MeanWeights
 from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.dense.naclip import PATCH, neighbourhood
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.engine.settings import setting
-
-
-class CrossAttention(BlockHook):
-    """Averages the ordinary attention of some blocks, head by head."""
-
-    def __init__(self, blocks: range):
-        self.blocks = blocks
-        self._sum: torch.Tensor | float = 0.0
-
-    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
-        """Adds a block's attention, B×heads×(1+N)×(1+N)."""
-        if number in self.blocks:
-            self._sum = self._sum + attention_weights(inputs.query, inputs.key)
-
-    def result(self) -> torch.Tensor:
-        """Returns C, B×heads×(1+N)×(1+N) float32."""
-        return self._sum / len(self.blocks)
 
 
 @dense_method("resclip", "Yang et al., ResCLIP, CVPR 2025, arXiv 2411.15851")
@@ -59,7 +42,8 @@ class ResClip(DenseMethod):
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the cross-correlation."""
-        return [CrossAttention(block_window("cross_blocks", self.cross_blocks, encoder.depth))]
+        blocks = block_window("cross_blocks", self.cross_blocks, encoder.depth)
+        return [MeanWeights(blocks, ("query", "key"))]
 
     def patch_features(
         self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None

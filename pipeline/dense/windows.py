@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +124,13 @@ def resize(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if values.shape[-2:] == size:
         return values
     return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
+    """Returns an encoder of the same weights with the positions of :func:`scaled_positions`."""
+    changed = copy.copy(encoder)
+    changed.position_embedding = partial(scaled_positions, encoder)
+    return changed
 
 
 def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Tensor:

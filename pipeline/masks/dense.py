@@ -6,9 +6,7 @@ The method and its settings are those of ``cams=``.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -24,9 +22,9 @@ from pipeline.dense.windows import (
     REMAINDERS,
     Windows,
     resize,
-    scaled_positions,
     scaled_size,
     similarity_map,
+    with_scaled_positions,
 )
 from pipeline.engine.reading import Size
 from pipeline.engine.settings import setting
@@ -118,10 +116,8 @@ class DenseReadOut:
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
         self._windows = windows_of(options, encoder.native_size, encoder.patch_size)
-        if resources.quirks.position_scale:
-            whole, encoder = encoder, copy.copy(encoder)
-            encoder.position_embedding = partial(scaled_positions, whole)
-        self._encoder = encoder
+        scaled = resources.quirks.position_scale
+        self._encoder = with_scaled_positions(encoder) if scaled else encoder
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
         self._lines = [line for line, several in enumerate(names) for _ in several]
         flat = tuple((name,) for several in names for name in several)

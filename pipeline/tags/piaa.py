@@ -22,7 +22,7 @@ import pipeline.dense  # noqa: F401  which registers the methods
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import batch_by_grid
+from pipeline.clip.shared_pass import batch_by_grid, run_shared_pass
 from pipeline.clip.text import TEMPLATES
 from pipeline.dense.method import DENSE_METHODS, DenseMethod
 from pipeline.engine.registry import register
@@ -130,13 +130,10 @@ class PatchEncoder:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
         for batch in self._batches(images):
             names, pictures = zip(*batch)
-            size = encoder.batch_size_for(encoder.patch_grid(pictures[0]), batches.images)
-            size = len(batch) if self.together else size
-            prepared = [encoder.prepare(picture) for picture in pictures]
-            prepared += prepared[-1:] * (size - len(prepared))
-            pixels = torch.stack(prepared).to(encoder.device)
+            size = len(batch) if self.together else batches.images
+            hooks = self.method.hooks(encoder)
+            seen = run_shared_pass(encoder, pictures, size, cam_hooks=hooks)
             try:
-                seen = self.method.look(encoder, pixels)
                 features = self.method.patch_features(encoder, seen)
             except ImageError as error:
                 yield from ((name, error) for name in names)
@@ -144,7 +141,7 @@ class PatchEncoder:
             features = F.normalize(features, dim=-1)
             tokens = encoder.attended_features(seen.last_block_input)[:, 0]
             for row, name in enumerate(names):
-                yield name, Patches(features[row], tokens[row], pixels[row])
+                yield name, Patches(features[row], tokens[row], seen.pixels[row])
 
     def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
         if not self.together:

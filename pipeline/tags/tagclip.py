@@ -152,10 +152,10 @@ class TagClip(Tagger):
         names, images = zip(*batch)
         voted = VotedAttention(self.window, options.votes)
         hooks = cam_hooks() if cam_hooks else ()
-        pixels, inputs = run_shared_pass(
-            encoder, images, self.batches.images, voted, *hooks, squeeze=options.squeeze
+        whole = run_shared_pass(
+            encoder, images, self.batches.images, voted, cam_hooks=hooks, squeeze=options.squeeze
         )
-        whole = SharedPass.after(encoder, pixels, inputs, hooks)
+        inputs = whole.last_block_input
 
         def best_patch(scores: torch.Tensor) -> torch.Tensor:
             return scores[..., : self.num_classes].amax(-2)
@@ -174,7 +174,7 @@ class TagClip(Tagger):
             scores = {variant: rows[row] for variant, rows in by_variant.items()}
             if "clip" in variants:
                 scores["clip"] = global_scores(encoder, text, self.num_classes, [image])[0]
-            proposals = self.propose(pixels[row], refined[row]) if options.reidentify else []
+            proposals = self.propose(whole.pixels[row], refined[row]) if options.reidentify else []
             shared = whole.of_image(row) if cam_hooks else None
             yield _AwaitingCwr(name, scores, proposals, shared)
 

@@ -50,10 +50,8 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def seen_by(method: Excel, image: np.ndarray) -> SharedPass:
     """Returns what the method's own pass over an image gives."""
-    hooks = method.hooks()
     pixels = method.encoder.prepare(image)[None]
-    inputs = method.encoder.backbone(pixels, *hooks)
-    return SharedPass.after(method.encoder, pixels, inputs, hooks)
+    return SharedPass.over(method.encoder, pixels, cam_hooks=method.hooks())
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.method import DenseMethod, Names
-from pipeline.dense.windows import scaled_positions
+from pipeline.dense.windows import with_scaled_positions
 
 
 def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -29,8 +29,8 @@ def on_grid(
     patch = encoder.patch_size
     rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
     whole = torch.from_numpy(pixels).float()[None]
-    positions = scaled_positions(encoder, rows, columns) if scaled else None
-    found = method.similarities(encoder, method.look(encoder, whole, positions), names)[0]
+    encoder = with_scaled_positions(encoder) if scaled else encoder
+    found = method.similarities(encoder, method.look(encoder, whole), names)[0]
     return found.numpy().T.reshape(-1, rows, columns).astype(np.float64)
 
 

@@ -14,7 +14,7 @@ from pipeline.clip.pixels import to_pixels
 from pipeline.dense.gem import self_self_attention
 from pipeline.dense.method import DENSE_METHODS, Names
 from pipeline.dense.resclip import ResClip
-from pipeline.dense.windows import scaled_positions
+from pipeline.dense.windows import with_scaled_positions
 from pipeline.tags.batched import BatchedScClip
 
 
@@ -42,9 +42,7 @@ def test_features_are_the_released_ones(encoder, golden, name, size):
     for image_id in golden["ids"]:
         image = golden[f"{image_id}/image_{size}"]
         pixels = to_pixels(image, *image.shape[:2])[None]
-        positions = scaled_positions(encoder, image.shape[0] // 16, image.shape[1] // 16)
-        seen = method.look(encoder, pixels, positions)
-        features = method.patch_features(encoder, seen)[0]
+        features = method.features(with_scaled_positions(encoder), pixels)[0]
         assert_close(features, golden[f"{image_id}/{name}_{size}"][1:])
 
 

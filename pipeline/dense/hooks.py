@@ -1,0 +1,64 @@
+"""What dense methods have in common that look at the blocks before the last one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection
+
+import torch
+
+from pipeline.clip.attention import attention_weights
+from pipeline.clip.block import Block
+from pipeline.clip.encoder import BlockHook, BlockInput
+
+
+class MeanWeights(BlockHook):
+    """Averages attention weights of some blocks, head by head; the blocks run unchanged.
+
+    A block's weights are the sum of softmax(XYᵀ/√d) over pairs of its queries, keys and values.
+
+    Attributes:
+        blocks: their numbers, counted from 1.
+        pairs: X and Y, by their names in :class:`~pipeline.clip.encoder.BlockInput`.
+    """
+
+    def __init__(self, blocks: Collection[int], *pairs: tuple[str, str]):
+        self.blocks, self.pairs = blocks, pairs
+        self._sum: torch.Tensor | float = 0.0
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds a block's weights."""
+        for left, right in self.pairs * (number in self.blocks):
+            weights = attention_weights(getattr(inputs, left), getattr(inputs, right))
+            self._sum = self._sum + weights
+
+    def result(self) -> torch.Tensor:
+        """Returns the mean over the blocks, B×heads×(1+N)×(1+N) float32."""
+        return self._sum / len(self.blocks)
+
+
+class SecondPath(BlockHook):
+    """A path of tokens beside the last blocks, to which each adds an attention, but no MLP.
+
+    Attributes:
+        first: the number of the first of the blocks, whose tokens the path starts from.
+    """
+
+    def __init__(self, first: int):
+        self.first = first
+        self._tokens: torch.Tensor | None = None
+
+    @abstractmethod
+    def attention(self, block: Block, inputs: BlockInput) -> torch.Tensor:
+        """Returns what a block adds to the path, B×(1+N)×D, from what enters the block."""
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Continues the path by a block."""
+        if number == self.first:
+            self._tokens = inputs.tokens
+        if number >= self.first:
+            self._tokens = self._tokens + self.attention(block, inputs)
+
+    def result(self) -> torch.Tensor:
+        """Returns the tokens of the path after block L, B×(1+N)×D float32."""
+        return self._tokens
