@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.manifest import read_manifest
 from pipeline.errors import UserError, shown
+from pipeline.files.arrays import encode_arrays
 from pipeline.files.atomic import (
     TEMPORARY,
     is_stale,
@@ -135,10 +135,8 @@ class Store:
             reason = type(error).__name__
             note = f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again"
             print(note, file=sys.stderr)
-        buffer = io.BytesIO()
         array = make()
-        np.savez(buffer, **{key: array, _SUM: _sum_of(array)})
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, encode_arrays(**{key: array, _SUM: _sum_of(array)}))
         return array
 
     def folders(self) -> list[tuple[Path, dict]]:

@@ -23,8 +23,8 @@ _SECTION = "4. Masks: CRF and labels"
 
 
 @dataclass
-class PamrOptions(MaskOptions):
-    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR.
+class PixelAdaptiveOptions(MaskOptions):
+    """What PAMR and PAR have; the defaults are PAMR's.
 
     Attributes:
         iterations: how often scores are averaged over neighbours.
@@ -38,13 +38,15 @@ class PamrOptions(MaskOptions):
 
 
 @dataclass
-class ParOptions(MaskOptions):
+class PamrOptions(PixelAdaptiveOptions):
+    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR."""
+
+
+@dataclass
+class ParOptions(PixelAdaptiveOptions):
     """``masks=par``: the best of the CAMs and the background for each pixel, after PAR.
 
     Attributes:
-        iterations: how often scores are averaged over neighbours.
-        dilations: distances of the neighbours in pixels.
-        bandwidth: by which differences of colour are divided; a smaller one tells more apart.
         position_weight: the weight of the neighbours' distances, beside that of their colours.
         guide_side: the image is first squashed to a square of this side, in pixels, and enlarged
             again, which blurs it; ExCEL's code does so with 320. Null leaves it as it is.
@@ -64,8 +66,9 @@ class PixelAdaptive(Refiner):
 
     on_device: ClassVar[bool] = True
 
-    def __init__(self, options: PamrOptions | ParOptions, resources: Resources):
+    def __init__(self, options: PixelAdaptiveOptions, resources: Resources):
         self._options = options
+        self._kernel = {n: getattr(options, n) for n in ("iterations", "dilations", "bandwidth")}
         self._device = resources.device
 
     @abstractmethod
@@ -100,9 +103,7 @@ class Pamr(PixelAdaptive):
 
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Implements the base class."""
-        of = self._options
-        kernel = {"dilations": of.dilations, "bandwidth": of.bandwidth}
-        return pamr(pixels, scores, iterations=of.iterations, **kernel)
+        return pamr(pixels, scores, **self._kernel)
 
 
 @register(
@@ -123,11 +124,4 @@ class Par(PixelAdaptive):
         if of.guide_side is not None:
             side = (of.guide_side, of.guide_side)
             pixels = F.interpolate(pixels, side, mode="bilinear", align_corners=False)
-        return par(
-            pixels,
-            scores,
-            iterations=of.iterations,
-            dilations=of.dilations,
-            bandwidth=of.bandwidth,
-            position_weight=of.position_weight,
-        )
+        return par(pixels, scores, position_weight=of.position_weight, **self._kernel)

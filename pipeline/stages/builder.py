@@ -166,7 +166,7 @@ class Builder:
     def masks(self, split: str, before: Mapping[str, Stage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
         options = self.config.masks
-        if (method_of(options).stage or Masks).from_cams:
+        if masks_stage(self.config).from_cams:
             parts = {"needs": {"cams": before["cams"]}}
         else:
             parts = {"cams": self.config.cams}
@@ -253,6 +253,11 @@ class Builder:
             if each.split != self.train_split
         ]
         return [training, supervised, *predictions, *beside]
+
+
+def masks_stage(config: Config) -> type[MaskStage]:
+    """Returns the class of the stage of pseudo masks."""
+    return method_of(config.masks).stage or Masks
 
 
 PER_SPLIT: dict[str, Callable[[Builder, str, Mapping[str, Stage]], Stage]] = {

@@ -17,7 +17,6 @@ from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
 from pipeline.engine.plan import PlannedStage, plan
-from pipeline.engine.registry import method_of
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
@@ -27,11 +26,10 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
-from pipeline.masks.stage import Masks
 from pipeline.report.stage import Report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
-from pipeline.stages.builder import PER_SPLIT, Builder
+from pipeline.stages.builder import PER_SPLIT, Builder, masks_stage
 from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags
 
@@ -66,7 +64,7 @@ def requested_stages(config: Config) -> list[str]:
         UserError: a name that is not a stage.
     """
     names = parse_stages(config.stage)
-    if "all" not in config.stage or (method_of(config.masks).stage or Masks).from_cams:
+    if "all" not in config.stage or masks_stage(config).from_cams:
         return names
     keeps_tags = config.rounds > 1 and config.self_training.keep_tags
     spared = {"cams"} if keeps_tags else {"tags", "cams"}

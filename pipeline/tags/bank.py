@@ -9,7 +9,6 @@ computes which image.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Folders, Item, Output
 from pipeline.engine.together import Together
 from pipeline.errors import ImageError
+from pipeline.files.arrays import encode_arrays
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint, join_keys
 from pipeline.tags.batched import batch_of
@@ -151,9 +151,8 @@ class BankFeatures(_PatchStage):
             if isinstance(features, ImageError):
                 yield item, features
                 continue
-            buffer = io.BytesIO()
-            np.savez(buffer, features=features[item.given].cpu().numpy())
-            yield item, [Output({f"{item.sample.id}.npz": buffer.getvalue()})]
+            chosen = encode_arrays(features=features[item.given].cpu().numpy())
+            yield item, [Output({f"{item.sample.id}.npz": chosen})]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,9 +187,8 @@ class LearnedPrototypes(Learned):
             self.options.rescoring_temperature,
             empty_class=self.resources.quirks.empty_class,
         )
-        buffer = io.BytesIO()
-        np.savez(buffer, weight=found.weight.float().numpy(), bias=found.bias.float().numpy())
-        return buffer.getvalue()
+        arrays = {"weight": found.weight, "bias": found.bias}
+        return encode_arrays(**{name: each.float().numpy() for name, each in arrays.items()})
 
 
 def read_prototypes(folder: Path, device: str) -> Prototypes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Output
 from pipeline.errors import ImageError
+from pipeline.files.arrays import encode_arrays
 
 
 def decode_scores(text: str) -> np.ndarray:
@@ -59,10 +59,8 @@ def summarise(
     for name in sorted(entries[done[0]]["scores"]) if done else ():
         if (scores := read_scores(folder, done, name)) is not None:
             arrays[name] = scores
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
     text = "".join(lines).encode("utf-8", "surrogateescape")
-    return {"scores.npz": buffer.getvalue(), "tags.txt": text}
+    return {"scores.npz": encode_arrays(**arrays), "tags.txt": text}
 
 
 def remark_on_tags(folder: StageFolder, ids: Iterable[str], classes: Sequence[str]) -> str:

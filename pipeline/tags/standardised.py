@@ -6,7 +6,6 @@ of any tagger. The second one gives every class a threshold of its own without a
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.engine.learned import Learned
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Folders, Item
 from pipeline.errors import UserError
+from pipeline.files.arrays import encode_arrays
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import decode_scores, read_scores, tags_output
 from pipeline.tags.stage import Tags
@@ -83,9 +83,7 @@ class ScoreStatistics(Learned):
             )
         scores = read_scores(folder, ids).astype(np.float64)
         found = statistics_of(over_classes(scores) if "image" in self.steps else scores)
-        buffer = io.BytesIO()
-        np.savez(buffer, **found._asdict())
-        return buffer.getvalue()
+        return encode_arrays(**found._asdict())
 
 
 def read_statistics(folder: Path) -> Statistics:
