@@ -14,6 +14,7 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
+from pipeline.evaluation.calibration import calibration_figures
 from pipeline.evaluation.metrics import (
     Segmentation,
     average_precisions,
@@ -59,11 +60,13 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     positive = to_indicator(list(labels.values()), len(classes))
     tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
-    variants = {}
+    variants, calibration = {}, {}
     for name in (*VARIANTS, STANDARDISED):
         if (of_variant := read_scores(folder, labels, name)) is not None:
             precisions = average_precisions(of_variant, positive)
             variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}
+            if name == STANDARDISED:
+                calibration = calibration_figures(of_variant, positive, tags, classes)
     levels = []
     for coarse, groups in _levels(results.vocabulary):
         merged = (merge_classes(values, groups) for values in (scores, positive, tags))
@@ -75,6 +78,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
         **tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
+        **({"calibration": calibration} if calibration else {}),
     }
 
 

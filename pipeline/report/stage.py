@@ -70,6 +70,9 @@ class Report(Review):
             titles = {"argmax_title": None, "mask_title": "mask, straight from the image"}
         elif not getattr(masks.options, "crf", True):
             titles = {"argmax_title": None, "mask_title": "mask, argmax of the CAMs"}
+        elif (name := masks.method.name) != "crf":
+            titles["argmax_title"] = f"mask before {name}, argmax of the CAMs"
+            titles["mask_title"] = f"mask after {name}"
         return Material(
             reviewed.store.root,
             split,

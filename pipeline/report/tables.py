@@ -29,7 +29,10 @@ _VARIANTS = {
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
 
-
+_OF_CALIBRATION = (
+    "A class is a tag where its standardised score exceeds tags.z. The ground truth chooses the"
+    " best z, which shows how far one z for all classes is from the best one of each."
+)
 _OF_MEANS = (
     "Three conventions: mIoU is the mean over the classes of the ground truth; in mIoU_union"
     " classes that are only predicted count 0, as in mmsegmentation; mIoU_images is the mean over"
@@ -54,6 +57,7 @@ def collect_tables(metrics: MetricsFile) -> list[Table]:
     tables = [
         _tagging(metrics),
         _ablation(metrics),
+        *_calibration(metrics),
         _segmentation(metrics),
         _seeds(metrics),
         collect_rounds(metrics),
@@ -80,6 +84,26 @@ def _ablation(metrics: MetricsFile) -> Table:
         if any(name in f["variants"] for f in splits.values())
     ]
     return Table("Tagging, step by step", header, rows)
+
+
+def _calibration(metrics: MetricsFile) -> Iterator[Table]:
+    """Yields a table for each split whose tags follow from standardised scores."""
+    of_tags = ["precision (%)", "recall (%)", "F1 (%)"]
+    header = ["class", "positives", *of_tags, "best z", "F1 there (%)"]
+    for split, figures in metrics.latest.get("tags", {}).items():
+        if found := figures.get("calibration"):
+            rows = []
+            for name, of_class in found["per_class"].items():
+                values = [percent(of_class[key]) for key in ("precision", "recall", "f1")]
+                best = [f"{of_class['best_threshold']:.2f}", percent(of_class["best_f1"])]
+                rows.append([name, str(figures["per_class"][name]["positives"]), *values, *best])
+            values = [percent(figures[key]) for key in ("precision", "recall", "f1")]
+            common = found["threshold"]
+            best = ["–" if common is None else f"{common:.2f}", percent(found["f1"])]
+            positives = sum(of_class["positives"] for of_class in figures["per_class"].values())
+            rows.append(["all, one z", str(positives), *values, *best])
+            title = f"Calibration of the standardised scores, {split}"
+            yield Table(title, header, rows, [_OF_CALIBRATION])
 
 
 def _segmentation(metrics: MetricsFile) -> Table:

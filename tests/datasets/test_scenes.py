@@ -100,7 +100,8 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
 
 def test_a_recipe_of_its_own_changes_the_scenes_and_not_the_classes(tmp_path, monkeypatch):
     recipe = load_recipe("demo_crowded")
-    assert recipe["splits"] == {"train": 400, "choose": 200, "report": 500}
+    reports = {"report": 500, "report_2": 500, "report_3": 500}
+    assert recipe["splits"] == {"train": 400, "choose": 200, **reports}
     assert recipe["classes"] == DEMO["classes"] and recipe["seed"] != DEMO["seed"]
     monkeypatch.setitem(recipe, "splits", {"train": 1, "choose": 1, "report": 1})
     overrides = [f"dataset.root={tmp_path / 'scenes'}", f"output_dir={tmp_path}"]
