@@ -1,0 +1,74 @@
+"""SIGKILL of PIAA while it learns and while it tags, then the same command again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import psutil
+import pytest
+
+from tests.faults.runs import unfinished_files, wait_until
+from tests.faults.test_faults import children_of, done_in
+from tests.faults.test_kill_points import points_of
+from tests.small_runs import artefacts
+
+SCANS = ("patches", "features", "tags")
+STEPS = (*SCANS, "prototypes", "statistics")
+
+
+@pytest.fixture(scope="module")
+def arguments(options) -> list[str]:
+    """A run of PIAA on the photographs."""
+    own = [each for each in options if not each.startswith(("tags.votes=", "tags.templates="))]
+    return [*own, "stage=tags", "tags=piaa", "tags.bank_size=4", "tags.standardise=[class]"]
+
+
+@pytest.fixture(scope="module")
+def learned(nursery, arguments, tmp_path_factory) -> tuple[dict[str, bytes], list[str]]:
+    """The artefacts of an undisturbed run, and the points at which it can be killed."""
+    out = tmp_path_factory.mktemp("piaa") / "whole"
+    points = points_of(nursery, arguments, out, None)
+    found = artefacts(out)
+    assert all(any(f"/{step}/" in f"/{name}" for name in found) for step in STEPS), sorted(found)
+    return found, points
+
+
+def test_a_kill_in_any_step_changes_nothing(nursery, arguments, learned, tmp_path, kills, trial):
+    expected, points = learned
+    times = max(3, kills)
+    for number in (len(points) * k // (times + 1) for k in range(1, times + 1)):
+        out = tmp_path / f"killed-{number}"
+        points_of(nursery, arguments, out, number)
+        nursery.run(*arguments, f"output_dir={out}")
+        assert artefacts(out) == expected, points[number]
+        assert not unfinished_files(out), points[number]
+        shutil.rmtree(out)
+    what = "SIGKILL of PIAA while it learns or tags"
+    trial("fault", what, "byte-equal after the same command; nothing left behind", times)
+
+
+def test_workers_learn_the_same_bytes_though_killed(
+    nursery, arguments, learned, tmp_path, kills, trial
+):
+    expected, _ = learned
+    generator = random.Random(5)
+    more = ["executor=processes", "runtime.workers=2"]
+    times = max(1, kills // 3)
+    for number in range(times):
+        out = tmp_path / f"out-{number}"
+        run = nursery.start(*arguments, *more, f"output_dir={out}")
+        step, wanted = SCANS[number % 3], generator.randrange(1, 16)
+        wait_until(lambda o=out, s=step, w=wanted: sum(map(done_in, o.glob(f"all/{s}/*/"))) >= w)
+        workers = children_of(run.process)
+        assert workers
+        run.kill()
+        run.wait()
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive, "workers end with the run that started them"
+        nursery.run(*arguments, *more, f"output_dir={out}")
+        assert artefacts(out) == expected
+        assert not unfinished_files(out)
+        shutil.rmtree(out)
+    what = "SIGKILL of PIAA with executor=processes"
+    trial("fault", what, "byte-equal to a run in one process", times)
