@@ -69,6 +69,9 @@ EXCEL = {
     "excel_voc2012_tagclip": ("voc2012", "val", "tagclip", 112, 0.79),
     "excel_coco2014": ("coco2014", "train", "ground_truth", 224, 0.88),
 }
+PIAA = {"piaa_voc2007": ("voc2007", "test"), "piaa_coco2014": ("coco2014", "val")}
+STUDIES = ("precision", "quirks", "input_size", "alpha", "scene_names", "classes_in_classes")
+STUDIES += ("dmar_blocks", "dmar_votes", "dmar_windows")
 BUILDERS = {
     "voc2007": miniatures.build_voc2007,
     "voc2012": miniatures.build_voc2012,
@@ -197,9 +200,10 @@ def test_every_data_set_composes(name):
 
 
 def test_studies_choose_settings_on_scenes_that_no_figure_is_reported_on():
-    for name in ("input_size", "dmar_votes"):
+    for name in STUDIES:
         config = composed(f"experiment={name}")
-        assert_holds(config, {"dataset.name": "demo_crowded", "dataset.split": "choose"})
+        expected = {"dataset.name": "demo_crowded", "dataset.split": "choose"}
+        assert_holds(config, {**expected, "experiment_name": name})
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +228,7 @@ def run_experiment(run_stage, built, tiny_checkpoint, tmp_path):
     """Runs an experiment on its miniature and returns the latest figures of its split."""
 
     def run(name: str) -> dict[str, dict]:
-        dataset, split = {**PUBLISHED, **EXCEL}[name][:2]
+        dataset, split = {**PUBLISHED, **EXCEL, **PIAA}[name][:2]
         root = built(dataset, split)
         before = miniatures.contents(root)
         finished = run_stage(
@@ -351,6 +355,18 @@ def test_clip_es_takes_the_objects_and_not_the_masks(run_experiment, tmp_path):
     lines = (tmp_path / "train" / "tags" / "latest" / "tags.txt").read_text().splitlines()
     # The bottles (4) are in the annotations alone.
     assert lines == ["2007_000032 0 4 14", "2007_000039 4 19"]
+
+
+@pytest.mark.parametrize("name", PIAA)
+def test_piaa_runs_to_its_end(run_experiment, built, name, tmp_path):
+    if name == "piaa_coco2014":
+        miniature_coco.build_coco(built("coco2014", "val").parent, "train2014")
+    figures = run_experiment(name)
+    assert list(figures) == ["tags"] and figures["tags"]["map"] > 0
+    [prototypes] = tmp_path.glob("*/prototypes/latest")
+    assert (
+        prototypes.parents[1].name == {"piaa_voc2007": "trainval", "piaa_coco2014": "train"}[name]
+    )
 
 
 @pytest.mark.parametrize("name", EXCEL)
