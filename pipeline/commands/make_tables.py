@@ -35,6 +35,8 @@ _EXAMPLES = """examples:
       the same table of the runs in folders, by the settings that differ
   python tools/make_tables.py --leaderboard --output docs/leaderboard.md
       combinations of taggers, CAM methods and refiners, best first, a table for each set of images
+  python tools/make_tables.py --leaderboard --splits report,report_2,report_3
+      the same as means over splits, with standard deviations
 """
 _INTRODUCTION = (
     "# The field's tables\n\n"
@@ -65,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.check:
         text, too_far = write_check(runs)
     elif options.leaderboard:
-        text = write_leaderboard(runs)
+        text = write_leaderboard(runs, options.splits)
     elif options.study is not None:
         text = _study(options, runs)
     else:
@@ -104,6 +106,15 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     mode.add_argument("--study", metavar="NAME", help=study)
     leaderboard = "write only combinations of methods, beside each other on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
+    splits = "with --leaderboard: mean and standard deviation over these splits"
+    parser.add_argument("--splits", type=_names, default=(), metavar="A,B", help=splits)
     output = f"where to write; default: {_TABLES}, or no file with the options above"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.splits and not options.leaderboard:
+        raise UserError("--splits requires --leaderboard")
+    return options
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from statistics import mean
 from typing import Any, NamedTuple
 
-from pipeline.clip.quirks import Quirks
 from pipeline.errors import UserError
-from pipeline.files.atomic import canonical_json
 from pipeline.files.label_images import BACKGROUND
+from pipeline.report.combinations import (
+    FIGURES,
+    METHODS,
+    Combination,
+    combinations,
+    merge_splits,
+)
 from pipeline.report.configurations import distinguish
-from pipeline.report.markdown import Notes, padded_table, percent, percent_of_several
-from pipeline.report.remarks import map_notes
-from pipeline.report.runs import STAGES, Run, without_seed
-
-_FIGURES = {
-    "mAP": ("tags", "map"),
-    "F1": ("tags", "f1"),
-    "mIoU CAMs": ("cams", "miou"),
-    "mIoU masks": ("masks", "miou"),
-    "mIoU segmenter": ("predictions", "miou"),
-}
-"""Column → stage and metric; a later stage decides the order of the rows before an earlier one."""
-
-_METHODS = {"tags": "tags", "cams": "cams", "masks": "masks", "network": "predictions"}
-"""Column of a method → its stage."""
-
-_GIVEN = "ground_truth"
-"""The choice of ``tags=`` that is told the classes of every image."""
-
-_IN_COLUMNS = {"affinity", "clip", *vars(Quirks())}
-"""Settings of a stage that a column of their own shows."""
+from pipeline.report.markdown import Notes, padded_table, percent
+from pipeline.report.runs import Run
 
 _INTRODUCTION = (
     "Figures are in percent. They stand in one table only where they are of the same photographs,"
     " classes and ground truth. The last stage that was measured orders the rows, and the best of"
     " each column is in bold. mIoU is the mean over the classes of the ground truth."
+)
+_OF_MEANS = (
+    "Each figure is the mean over the splits ± the standard deviation; with several seeds, over all"
+    " splits and seeds."
 )
 _OF_GIVEN_TAGS = "its tags are the ground truth's, so it is beside the others, not among them"
 
@@ -67,88 +57,28 @@ class Board(NamedTuple):
     notes: Sequence[str]  # paragraphs below it
 
 
-class _Combination:
-    """A row: the runs of every stage that led to the last one, several where seeds differ."""
-
-    def __init__(self, chains: Sequence[Mapping[str, Run]]):
-        self.last = next(iter(chains[-1].values()))
-        self.runs: dict[str, list[Run]] = {}
-        for stage in dict.fromkeys(stage for chain in chains for stage in chain):
-            distinct = {chain[stage].key: chain[stage] for chain in chains if stage in chain}
-            self.runs[stage] = list(distinct.values())
-        self.settings = self.last.chain
-
-    @cached_property
-    def choices(self) -> dict[str, str]:
-        """Returns the words of the row by their columns, "" where there are none."""
-        about, settings = self.last.about, self.settings
-        # Masks that need no CAMs may name the dense method that they read out (masks=dense).
-        masks, cams = settings.get("masks", {}), settings.get("cams", {})
-        commits = [r.about.get("commit", "") for of in self.runs.values() for r in of][::-1]
-        return {
-            "tags": about.get("tags", ""),
-            "cams": about.get("cams") or str(cams.get("method", "")),
-            "affinity": _affinity(cams) if about.get("cams") else "",
-            # The CRF without its constants is the argmax of the CAMs (masks=argmax).
-            "masks": "argmax" if masks.get("crf", "") is None else about.get("masks", ""),
-            "network": about.get("segmenter", "") if self.last.stage == "predictions" else "",
-            "round": about.get("round", ""),
-            "CLIP": self.last.choices.backbone,
-            "compat": about.get("compat", ""),
-            "precision": about.get("precision", ""),
-            "commit": " / ".join(dict.fromkeys(filter(None, commits))),
-        }
-
-    @property
-    def is_told_tags(self) -> bool:
-        """Whether image labels are given: their figures would be 100, and help all others."""
-        return self.choices["tags"] == _GIVEN
-
-    def own_settings(self, stage: str) -> dict[str, Any]:
-        """Returns the settings of one stage, without those of the stages before it."""
-        left_out = _IN_COLUMNS.union(STAGES)
-        found = {k: v for k, v in self.settings.get(stage, {}).items() if k not in left_out}
-        if stage == "predictions":
-            segmenter = self.settings.get("segmenter", {})
-            found["segmenter"] = {k: v for k, v in segmenter.items() if k not in left_out}
-        return found
-
-    def values(self, column: str) -> list[float]:
-        """Returns the figures of all seeds, as far as they were measured."""
-        stage, metric = _FIGURES[column]
-        if stage == "tags" and self.is_told_tags:
-            return []
-        values = [run.value(metric) for run in self.runs.get(stage, ())]
-        return [value for value in values if value is not None]
-
-    def cell(self, column: str, notes: Notes) -> str:
-        """Returns a figure in percent with the marks of its notes."""
-        stage, metric = _FIGURES[column]
-        if not (values := self.values(column)):
-            return ""
-        run = self.runs[stage][0]
-        remarks = map_notes(run.figures) if metric == "map" else run.help_by_ground_truth()
-        marks = "".join(map(notes.mark, remarks))
-        seeds = f" ({len(values)} seeds)" * (len(values) > 1)
-        return f"{percent_of_several(values)}{marks}{seeds}"
-
-    def rank(self) -> list[tuple[bool, float]]:
-        """Returns what orders rows: the last stage first, higher figures first."""
-        found = [self.values(column) for column in reversed(_FIGURES)]
-        return [(not values, -mean(values) if values else 0.0) for values in found]
-
-
-def write_leaderboard(runs: Sequence[Run]) -> str:
+def write_leaderboard(runs: Sequence[Run], splits: Sequence[str] = ()) -> str:
     """Returns the leaderboard as Markdown.
 
+    Args:
+        runs: what was measured, the oldest first.
+        splits: of which a table has the mean and the standard deviation; none for each apart.
+
     Raises:
-        UserError: nothing was measured of which the images are known.
+        UserError: nothing was measured of which the images are known, or not on these splits.
     """
-    boards, unknown = collect_boards(runs), _unknown(runs)
+    unknown = _unknown(runs)
+    boards = collect_means(runs, splits) if splits else collect_boards(runs)
+    if splits and not boards:
+        raise UserError(
+            f"no combination was measured on each of the splits {', '.join(splits)}: run them with"
+            f" dataset.split=[{','.join(splits)}]"
+        )
     if not boards:
         why = f"; {unknown}" if unknown else ""
         raise UserError(f"nothing was measured: run stage=evaluate first{why}")
-    parts = ["# Leaderboard\n", f"{_INTRODUCTION}\n"]
+    introduction = " ".join([_INTRODUCTION] + [_OF_MEANS] * bool(splits))
+    parts = ["# Leaderboard\n", f"{introduction}\n"]
     for board in boards:
         rows = [
             [f"**{cell}**" if (i, j) in board.best else cell for j, cell in enumerate(row)]
@@ -162,6 +92,27 @@ def write_leaderboard(runs: Sequence[Run]) -> str:
 
 def collect_boards(runs: Sequence[Run]) -> list[Board]:
     """Returns a table for each data set, split and set of images; runs are the oldest first."""
+    return [_board(place, rows) for place, rows in _rows_by_place(runs).items()]
+
+
+def collect_means(runs: Sequence[Run], splits: Sequence[str]) -> list[Board]:
+    """Returns a table of the means over splits for each data set, of what all of them have."""
+    groups: dict[tuple, dict[str, list[tuple[_Place, list[Combination]]]]] = {}
+    for place, rows in _rows_by_place(runs).items():
+        common = place.dataset, place.data, place.classes
+        groups.setdefault(common, {}).setdefault(place.split, []).append((place, rows))
+    boards = []
+    for by_split in groups.values():
+        # A split may have been measured on several sets of its images.
+        for choice in product(*(by_split.get(split, []) for split in splits)):
+            places, of_splits = zip(*choice)
+            if rows := [*merge_splits(of_splits)]:
+                boards.append(_board(_join(places), rows))
+    return boards
+
+
+def _rows_by_place(runs: Sequence[Run]) -> dict[_Place, list[Combination]]:
+    """Returns the rows of every data set, split and set of images, in the order of the tables."""
     groups: dict[_Place, dict[tuple[str, str], Run]] = {}
     for run in runs:
         if run.image_set:
@@ -170,7 +121,14 @@ def collect_boards(runs: Sequence[Run]) -> list[Board]:
             of_place.pop((run.stage, run.key), None)
             of_place[run.stage, run.key] = run
     ordered = sorted(groups, key=lambda p: (p.dataset, p.split, p.data, -p.images, p))
-    return [_board(place, [*groups[place].values()]) for place in ordered]
+    return {place: [*combinations([*groups[place].values()])] for place in ordered}
+
+
+def _join(places: Sequence[_Place]) -> _Place:
+    """Returns the place of a mean over several."""
+    splits = ", ".join(place.split for place in places)
+    sets = " ".join(place.image_set[:8] for place in places)
+    return places[0]._replace(split=splits, images=sum(p.images for p in places), image_set=sets)
 
 
 def _place(run: Run) -> _Place:
@@ -191,33 +149,10 @@ def _unknown(runs: Sequence[Run]) -> str:
     )
 
 
-def _combinations(runs: Sequence[Run]) -> Iterator[_Combination]:
-    """Yields the runs that no later one is made from, each with those that it is made from."""
-    by_settings = {(run.stage, canonical_json(run.configuration)): run for run in runs}
-    leaves = dict.fromkeys(run.key for run in runs)
-    chains = []
-    for run in runs:
-        steps = ((stage, canonical_json(settings)) for stage, settings in run.chain.items())
-        chain = {step[0]: by_settings[step] for step in steps if step in by_settings}
-        for earlier in [*chain.values()][1:]:
-            leaves.pop(earlier.key, None)
-        chains.append({run.stage: run, **chain})
-    same: dict[str, list[Mapping[str, Run]]] = {}
-    for run, chain in zip(runs, chains):
-        if run.key in leaves:
-            same.setdefault(f"{run.stage} {without_seed(run)}", []).append(chain)
-    yield from map(_Combination, same.values())
-
-
-def _affinity(cams: Mapping[str, Any]) -> str:
-    # CLIP-ES's own had no such setting once, and always refined.
-    return {True: "yes", False: "no"}.get(cams.get("affinity", "affinity_blocks" in cams), "")
-
-
-def _differing_settings(combinations: Sequence[_Combination]) -> list[str]:
+def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
     """Returns for each row the settings in which its methods differ from themselves elsewhere."""
     words: list[list[str]] = [[] for _ in combinations]
-    for column, stage in _METHODS.items():
+    for column, stage in METHODS.items():
         rows: dict[str, dict[int, dict[str, Any]]] = {}
         for i, row in enumerate(combinations):
             if stage in row.settings:
@@ -229,8 +164,7 @@ def _differing_settings(combinations: Sequence[_Combination]) -> list[str]:
     return ["; ".join(of_row) for of_row in words]
 
 
-def _board(place: _Place, runs: Sequence[Run]) -> Board:
-    rows = [*_combinations(runs)]
+def _board(place: _Place, rows: Sequence[Combination]) -> Board:
     choices = [
         {**row.choices, "settings": settings}
         for row, settings in zip(rows, _differing_settings(rows))
@@ -244,14 +178,14 @@ def _board(place: _Place, runs: Sequence[Run]) -> Board:
     shared = {
         name: value
         for name, value in choices[0].items()
-        if name not in _METHODS and all(of_row[name] == value for of_row in choices)
+        if name not in METHODS and all(of_row[name] == value for of_row in choices)
     }
     words = [
         name
         for name in choices[0]
         if name not in shared and any(of_row[name] for of_row in choices)
     ]
-    columns = [name for name in _FIGURES if any(row.values(name) for row in rows)]
+    columns = [name for name in FIGURES if any(row.values(name) for row in rows)]
     notes = Notes()
     # Notes are numbered along the rows.
     cells = [[row.cell(name, notes) for name in columns] for row in rows]
@@ -270,7 +204,7 @@ def _board(place: _Place, runs: Sequence[Run]) -> Board:
     )
 
 
-def _best(rows: Sequence[_Combination], column: str) -> list[int]:
+def _best(rows: Sequence[Combination], column: str) -> list[int]:
     """Returns the rows of the highest figure as it is printed; none where all are alike."""
     found = {i: r.values(column) for i, r in enumerate(rows) if not r.is_told_tags}
     means = {i: percent(mean(values)) for i, values in found.items() if values}
@@ -283,6 +217,7 @@ def _best(rows: Sequence[_Combination], column: str) -> list[int]:
 def _caption(place: _Place, shared: Mapping[str, str]) -> str:
     """Returns a sentence of what all rows share."""
     count = f"{len(place.classes)} classes" if place.classes else ""
-    images = f"{place.images:,} images ({place.image_set[:8]})"
+    sets = " ".join(each[:8] for each in place.image_set.split())
+    images = f"{place.images:,} images ({sets})"
     same = [f"{name} {value}" for name, value in shared.items() if value]
     return ", ".join(filter(None, [f"split {place.split}", images, count, place.data, *same])) + "."

@@ -185,6 +185,8 @@ def test_wrong_arguments_end_with_one_sentence(make_tables):
     assert finished.code == 2 and "is a folder: give the name of a file in it" in finished.errors
     finished = make_tables("--help")
     assert finished.code == 0 and "--study alpha" in finished.output
+    finished = make_tables("--splits", "train,val")
+    assert (finished.code, finished.errors) == (2, "error: --splits requires --leaderboard\n")
 
 
 def test_another_file_is_not_replaced(make_tables, tmp_path):

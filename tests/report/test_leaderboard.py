@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,37 @@ def test_seeds_alone_are_merged_and_the_latest_of_a_key_counts(tmp_path):
     other = trained(5, 0.1, image_set="b2")
     rows = cells(write_leaderboard(runs_of(tmp_path, *chains, other)))
     assert [row[-1] for row in rows if "demo" in row] == ["70.0 ± 10.0 (3 seeds)", "10.0"]
+
+
+def test_means_over_splits_are_of_what_each_of_them_has(tmp_path):
+    def of(split: str, value: float, seeds: int = 1, tagger: str = "tagclip") -> list[Chain]:
+        chains = []
+        for seed in range(seeds):
+            chain = Chain(tagger, image_set=split[::-1]).tags(value, split=split)
+            chain = chain.cams("sclip", value, split=split).masks("pamr", 0.5, split=split)
+            figures = {"split": split, "miou": value - seed / 10}
+            chains.append(chain.then("predictions", {"name": "demo", "seed": seed}, **figures))
+        return chains
+
+    both = [*of("report", 0.8, seeds=2), *of("report_2", 0.6, seeds=2)]
+    runs = runs_of(tmp_path, *both, *of("report", 0.9, tagger="clip"), *of("choose", 0.1))
+    text = write_leaderboard(runs, ["report", "report_2"])
+    assert "## crowded report, report_2, 1,000 images\n" in text
+    assert "1,000 images (troper 2_troper), 2 classes" in text
+    (row,) = cells(text)[1:]
+    # Tags are of two splits, and predictions of two splits and two seeds.
+    spread = statistics.stdev([0.8, 0.7, 0.6, 0.5])
+    assert row[-5:-1] == ["70.0 ± 14.1", "35.0 ± 7.1", "70.0 ± 14.1", "50.0 ± 0.0"]
+    assert row[-1] == f"65.0 ± {100 * spread:.1f} (2 seeds)"
+    # Where a split has two sets of images, there is a table for each.
+    fewer = Chain(image_set="few").tags(0.4, split="report_2", images=9)
+    text = write_leaderboard([*runs, *runs_of(tmp_path, fewer)], ["report_2"])
+    assert [*re.findall("## .*", text)] == [
+        "## crowded report_2, 500 images",
+        "## crowded report_2, 9 images",
+    ]
+    with pytest.raises(UserError, match=r"each of the splits report, val: run them with dataset"):
+        write_leaderboard(runs, ["report", "val"])
 
 
 def test_image_labels_that_are_given_are_no_measurement_and_win_nothing(tmp_path):
