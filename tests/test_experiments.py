@@ -14,6 +14,7 @@ from pipeline.cams.pass_method import competitors_of
 from pipeline.clip.block import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import methods
+from pipeline.report.configurations import flatten
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
@@ -204,6 +205,18 @@ def test_studies_choose_settings_on_scenes_that_no_figure_is_reported_on():
         config = composed(f"experiment={name}")
         expected = {"dataset.name": "demo_crowded", "dataset.split": "choose"}
         assert_holds(config, {**expected, "experiment_name": name})
+
+
+def test_the_recipe_differs_from_the_defaults_in_what_its_page_tells():
+    recipe, usual = (composed(given) for given in ("experiment=recipe", "dataset=demo_crowded"))
+    changes = {"tags.attention_blocks": [1, -1], "tags.reidentify": False, "tags.alpha": 0.3}
+    changes |= {"cams.affinity": False, "dataset.split": ["report", "report_2", "report_3"]}
+    assert_holds(recipe, changes)
+    assert method(recipe, "masks") == "par"
+    before, after = (flatten(OmegaConf.to_container(each)) for each in (usual, recipe))
+    found = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+    found = {key for key in found if not key.startswith("masks.")}
+    assert found == {*changes, "experiment_name", "stage", "segmenter.ceiling"}
 
 
 @pytest.fixture(scope="session")
