@@ -84,9 +84,9 @@ leaderboard: $(VENV)/installed
 # The table of docs/experiments.md, "A recipe without labels": the published settings, then one change after
 # the other, on three draws of the crowded world; at the end a segmenter with three seeds for both.
 DRAWS = report,report_2,report_3
-RECIPE = experiment=recipe dataset.split=[$(DRAWS)]
-PUBLISHED = dataset=demo_crowded segmenter.ceiling=false dataset.split=[$(DRAWS)]
-MASKS = stage=[tags,cams,masks,evaluate]
+RECIPE = experiment=recipe
+PUBLISHED = dataset=demo_crowded segmenter.ceiling=false
+MASKS = dataset.split=[$(DRAWS)] stage=[tags,cams,masks,evaluate]
 SEGMENTER = dataset.split=[train,$(DRAWS)] stage=[tags,cams,masks,train,predict,evaluate] seed=0,1,2
 recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py $(PUBLISHED) $(MASKS)
