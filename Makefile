@@ -86,12 +86,13 @@ leaderboard: $(VENV)/installed
 DRAWS = report,report_2,report_3
 RECIPE = experiment=recipe
 PUBLISHED = dataset=demo_crowded segmenter.ceiling=false
+TAGS = dataset.split=[$(DRAWS)] stage=[tags,evaluate]
 MASKS = dataset.split=[$(DRAWS)] stage=[tags,cams,masks,evaluate]
 SEGMENTER = dataset.split=[train,$(DRAWS)] stage=[tags,cams,masks,train,predict,evaluate] seed=0,1,2
 recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py $(PUBLISHED) $(MASKS)
-	$(RUN) tools/run_stage.py $(PUBLISHED) $(MASKS) tags.reidentify=false
-	$(RUN) tools/run_stage.py $(PUBLISHED) $(MASKS) tags.reidentify=false tags.alpha=0.3
+	$(RUN) tools/run_stage.py $(PUBLISHED) $(TAGS) tags.reidentify=false
+	$(RUN) tools/run_stage.py $(PUBLISHED) $(TAGS) tags.reidentify=false tags.alpha=0.3
 	$(RUN) tools/run_stage.py $(RECIPE) $(MASKS) cams.affinity=true masks=crf
 	$(RUN) tools/run_stage.py $(RECIPE) $(MASKS) masks=crf
 	$(RUN) tools/run_stage.py $(RECIPE) $(MASKS)
