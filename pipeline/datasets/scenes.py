@@ -4,7 +4,7 @@ Objects of ten classes lie on six grounds. One object dominates, as in most phot
 VOC; smaller ones may stand beside it, occlude it or be cut off by the border. The recipe of a data
 set has the parameters, ``data/NAME/scenes.yaml``; the README beside it gives the reasons. A scene
 depends only on the recipe, its seed included, and on ``(stream, index)``, so that every machine
-draws the same scene.
+draws the same scene. (Pillow before 11.2.1 fills the edges of some polygons differently.)
 """
 
 from __future__ import annotations
