@@ -22,6 +22,8 @@ from tests.tiny_clip import build_tiny_clip
 BEGIN, END, NEWLINE = "<!-- what was tried -->", "<!-- end -->", "\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
+LONGEST = ("test_training_faults.py", "test_faults.py", "test_dask.py", "test_plugins.py")
+LONGEST += ("test_keys.py", "test_configs.py", "test_training_features.py", "test_kill_points.py")
 
 
 @pytest.fixture
@@ -43,7 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves what takes long to ``make soak``."""
+    """Leaves what takes long to ``make soak``, and begins with the files that take longest.
+
+    At the end, such a file would leave the other processes idle.
+    """
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if not config.getoption("--soak"):
         for item in items:
             if item.get_closest_marker("soak"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from pipeline.clip.shared_pass import MeanAttention
 from pipeline.dense.method import DENSE_METHODS, Names
 from pipeline.engine.registry import import_plugins, methods
 from pipeline.engine.review import Outcome
-from pipeline.engine.workers import WorkerSettings
 from pipeline.errors import UserError
 from pipeline.files.images import load_image
 from pipeline.stages.config import Config, compose, read_config
@@ -240,17 +240,14 @@ def test_a_method_runs_in_bfloat16(start, configured, tmp_path):
     assert all(np.isfinite(cams).all() and cams.max() > 0.99 for cams in rough.values())
 
 
-def test_an_own_dense_method_is_a_choice_here_and_in_workers(start, tmp_path):
+def test_an_own_dense_method_is_a_choice_that_workers_can_be_sent(start, tmp_path):
     import_plugins(["tests.plugins.keys"])
     options = options_of("key_key", gain=2.0, affinity=True, affinity_blocks=[-1, 0])
-    run(start("here", cams=options), "tags", "cams")
-    workers = WorkerSettings(workers=1, threads=1)
-    run(start("there", cams=options, executor=workers), "tags", "cams")
-    here, there = stored(tmp_path / "here"), stored(tmp_path / "there")
-    assert here.keys() == there.keys() == SIZES.keys()
-    for image_id, cams in here.items():
-        assert np.array_equal(cams, there[image_id])
-    manifest = json.loads((latest(tmp_path / "here", "cams") / "manifest.json").read_text())
+    sent = pickle.loads(pickle.dumps(options))
+    assert sent == options and type(sent).__module__ == "tests.plugins.keys"
+    run(start("out", cams=sent), "tags", "cams")
+    assert stored(tmp_path / "out").keys() == SIZES.keys()
+    manifest = json.loads((latest(tmp_path / "out", "cams") / "manifest.json").read_text())
     assert manifest["configuration"]["code"] == "tests.plugins.keys.KeysCamOptions.build"
 
 

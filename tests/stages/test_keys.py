@@ -96,6 +96,12 @@ Setting = tuple[str, Rule, Any]
 """A key of the configuration, what it declares, and its type."""
 
 
+@pytest.fixture(scope="module")
+def tmp_path(tmp_path_factory):
+    """A folder of the whole module, so that a configuration is composed once."""
+    return tmp_path_factory.mktemp("keys")
+
+
 @pytest.fixture
 def keys(tmp_path, monkeypatch, tiny_checkpoint):
     """Returns the key and the recipe of every stage of a configuration.
@@ -107,7 +113,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     for name in ("one", "two"):
         shutil.copy(tiny_checkpoint, tmp_path / f"{name}.safetensors")
         (tmp_path / f"{name}.yaml").write_text("{cat: [a], person: [b], cup: [c]}")
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
     pairs = [TrainingPair("image", tmp_path / "image.png", tmp_path / "mask.png")]
     data = TrainingData(list, lambda: pairs)
     monkeypatch.setattr(builder, "masks_of_stage", lambda *_: data)
@@ -139,6 +145,11 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
 
 def base(tmp_path, *choices: str) -> Config:
     """Returns a configuration of two rounds in which every setting has an effect."""
+    return copy.deepcopy(_base(tmp_path, *choices))
+
+
+@cache
+def _base(tmp_path, *choices: str) -> Config:
     chosen = {"dataset": "dataset=folder", "tags": "tags=tagclip", "cams": "cams=clip_es"}
     chosen |= {choice.partition("=")[0]: choice for choice in choices}
     given = [*chosen.values(), "clip=file", "rounds=2", "segmenter.test.scales=[1.0,0.5]"]
