@@ -117,4 +117,4 @@ def _parse(arguments: Sequence[str]) -> Namespace:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return [*dict.fromkeys(filter(None, map(str.strip, text.split(","))))]

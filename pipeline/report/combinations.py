@@ -50,7 +50,7 @@ class Combination:
     @property
     def identity(self) -> str:
         """What distinguishes it from the other rows of its images."""
-        return f"{self.last.stage} {without_seed(self.last)}"
+        return _identity(self.last)
 
     @cached_property
     def choices(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
     same: dict[str, list[Mapping[str, Run]]] = {}
     for run, chain in zip(runs, chains):
         if run.key in leaves:
-            same.setdefault(f"{run.stage} {without_seed(run)}", []).append(chain)
+            same.setdefault(_identity(run), []).append(chain)
     yield from map(Combination, same.values())
 
 
@@ -140,6 +140,10 @@ def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combinat
     for rows in same.values():
         if len(rows) == len(by_split):
             yield Combination([chain for row in rows for chain in row.chains])
+
+
+def _identity(run: Run) -> str:
+    return f"{run.stage} {without_seed(run)}"
 
 
 def _affinity(cams: Mapping[str, Any]) -> str:
