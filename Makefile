@@ -64,7 +64,7 @@ lock:
 versions:
 	requirements/versions.sh
 
-# The tables of docs/experiments.md, on the demo and the crowded world: some 20 minutes on two cores.
+# The tables of docs/experiments.md, on the crowded world: an hour or more on two cores.
 STUDIES = precision input_size dmar_blocks dmar_votes alpha scene_names classes_in_classes dmar_windows
 QUIRKS = exif position_fp16 open_border cwr_stop crf_bgr crf_fp16
 studies: $(VENV)/installed
