@@ -44,6 +44,18 @@ def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_
     assert "2 of 5 images are shown: 2 at even distances from the rest" in page.text
 
 
+def test_masks_are_named_after_what_refined_them(run_stage, arguments, tmp_path):
+    def page(masks: str) -> str:
+        finished = run_stage(*arguments, "stage=[tags,cams,masks,report]", f"masks={masks}")
+        assert finished.code == 0, finished.errors
+        return read(tmp_path / "out").text
+
+    assert "mask before the CRF, argmax of the CAMs" in page("crf")
+    text = page("pamr")
+    assert "mask before pamr, argmax of the CAMs" in text and "mask after pamr" in text
+    assert "CRF" not in text
+
+
 def test_every_round_is_told_of(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks,train,predict,report]"
     finished = run_stage(*arguments, *TINY_SEGMENTER, stages, "rounds=2")
