@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.evaluation.metrics import decision_figures
+
 
 def calibration_figures(
     scores: np.ndarray, positive: np.ndarray, tags: np.ndarray, classes: Sequence[str]
@@ -27,12 +29,9 @@ def calibration_figures(
     per_class = {}
     for name, of_class, present, chosen in zip(classes, scores.T, positive.T, tags.T):
         if present.any():
-            hits = int((chosen & present).sum())
             best, best_f1 = best_threshold(of_class, present)
             per_class[name] = {
-                "precision": hits / max(int(chosen.sum()), 1),
-                "recall": hits / int(present.sum()),
-                "f1": 2 * hits / int(chosen.sum() + present.sum()),
+                **decision_figures(chosen, present),
                 "best_threshold": best,
                 "best_f1": best_f1,
             }

@@ -66,19 +66,26 @@ def tagging_figures(
     averaged = len(positives) if absent_as_zero else int((positives > 0).sum())
     extremes = [average_precisions(scores, positive, ties) for ties in (-1, 1)] if ranked else []
     of_ties = [mean_average_precision(values, absent_as_zero) or 0.0 for values in extremes]
-    hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
     return {
         "map": mean_average_precision(precisions, absent_as_zero) if ranked else None,
         "map_classes": averaged if ranked else None,
         **({"map_of_ties": of_ties} if ranked and np.ptp(of_ties) >= _VISIBLE else {}),
-        "f1": float(2 * hits / max(chosen + wanted, 1)),
-        "precision": float(hits / max(chosen, 1)),
-        "recall": float(hits / max(wanted, 1)),
+        **decision_figures(tags, positive),
         "classes_without_positives": int((positives == 0).sum()),
         "per_class": {
             name: {"ap": _or_none(precision), "positives": int(n)}
             for name, precision, n in zip(classes, precisions, positives)
         },
+    }
+
+
+def decision_figures(tags: np.ndarray, positive: np.ndarray) -> dict[str, float]:
+    """Returns "f1", "precision" and "recall" of decisions, bool of any shape, all pooled."""
+    hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
+    return {
+        "f1": float(2 * hits / max(chosen + wanted, 1)),
+        "precision": float(hits / max(chosen, 1)),
+        "recall": float(hits / max(wanted, 1)),
     }
 
 

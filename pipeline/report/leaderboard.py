@@ -127,7 +127,7 @@ def _rows_by_place(runs: Sequence[Run]) -> dict[_Place, list[Combination]]:
 def _join(places: Sequence[_Place]) -> _Place:
     """Returns the place of a mean over several."""
     splits = ", ".join(place.split for place in places)
-    sets = " ".join(place.image_set[:8] for place in places)
+    sets = " ".join(place.image_set for place in places)
     return places[0]._replace(split=splits, images=sum(p.images for p in places), image_set=sets)
 
 

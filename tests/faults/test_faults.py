@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline.files.journal import Journal
-from tests.faults.runs import Nursery, results_of_images, unfinished_files, wait_until
+from tests.faults.runs import Nursery, Run, results_of_images, unfinished_files, wait_until
 
 PER_IMAGE = ("tags", "cams", "masks", "predictions")
 
@@ -135,6 +135,16 @@ def children_of(process: int) -> list[psutil.Process]:
         return []
 
 
+def kill_with_workers(run: Run) -> None:
+    """Kills a run that has workers, and sees them end."""
+    workers = children_of(run.process)
+    assert workers
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive, "workers end with the run that started them"
+
+
 def done_in(folder: Path) -> int:
     return sum(p.read_bytes().count(b"\n") for p in folder.glob("*entries*.jsonl"))
 
@@ -192,12 +202,7 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
         run = nursery.start(*options, "stage=[tags,cams,masks]", *more)
         wanted = generator.randrange(1, 20)
         wait_until(lambda o=out, w=wanted: sum(map(done_in, o.glob("all/tags/*/"))) >= w)
-        workers = children_of(run.process)
-        assert workers
-        run.kill()
-        run.wait()
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive, "workers end with the run that started them"
+        kill_with_workers(run)
         [folder] = out.glob("all/tags/*/")
         done = len(Journal(folder / "entries.jsonl").entries)  # with what workers wrote beside it
         output = nursery.run(*options, "stage=[tags,cams,masks]", *more)

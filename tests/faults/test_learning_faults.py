@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import shutil
 
-import psutil
 import pytest
 
 from tests.faults.runs import unfinished_files, wait_until
-from tests.faults.test_faults import children_of, done_in
+from tests.faults.test_faults import done_in, kill_with_workers
 from tests.faults.test_kill_points import points_of
 from tests.small_runs import artefacts
 
@@ -60,12 +59,7 @@ def test_workers_learn_the_same_bytes_though_killed(
         run = nursery.start(*arguments, *more, f"output_dir={out}")
         step, wanted = SCANS[number % 3], generator.randrange(1, 16)
         wait_until(lambda o=out, s=step, w=wanted: sum(map(done_in, o.glob(f"all/{s}/*/"))) >= w)
-        workers = children_of(run.process)
-        assert workers
-        run.kill()
-        run.wait()
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive, "workers end with the run that started them"
+        kill_with_workers(run)
         nursery.run(*arguments, *more, f"output_dir={out}")
         assert artefacts(out) == expected
         assert not unfinished_files(out)
