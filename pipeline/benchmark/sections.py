@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import yaml
@@ -18,6 +18,7 @@ from pipeline.benchmark import plain
 from pipeline.benchmark.setup import (
     TAGS,
     Setup,
+    in_turn,
     load_photographs,
     seconds_an_image,
     section,
@@ -68,30 +69,45 @@ def stages(setup: Setup, encoder: ClipEncoder, size: tuple[int, int], count: int
 
 
 def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
-    """Returns what CAMs of two tags take by each dense method, beside CLIP-ES's in turn.
+    """Returns what CAMs of two tags take by each other method, beside CLIP-ES's in turn.
 
     A pair is measured ``repeats`` times; the ratio is the median over the pairs.
     """
     keep_freed_memory()  # as the stages do
     (image,) = load_photographs(1, *size)
-    rows = []
+    cams: dict[str, tuple[PassCams, int]] = {"excel": (setup.excel(), 1)}
     for method in DENSE_METHODS.values():
         (registered,) = (m for m in methods() if (m.group, m.name) == ("cams", method.name))
-        dense = setup.dense_cams(registered.settings())
-
-        def seconds(cams: PassCams | None = None) -> float:
-            return timed(lambda: setup.cams([image], cams))
-
-        seconds(), seconds(dense)  # to warm up
-        pairs = [(seconds(), seconds(dense)) for _ in range(repeats)]
-        clip_es, own = (median(each) for each in zip(*pairs))
-        ratio = median(of_dense / of_clip_es for of_clip_es, of_dense in pairs)
-        passes = str(method.passes)
-        rows.append(
-            [method.name, f"{1000 * own:.0f}", f"{1000 * clip_es:.0f}", f"{ratio:.2f}", passes]
+        cams[method.name] = setup.dense_cams(registered.settings()), method.passes
+    rows = []
+    for name, (method, passes) in cams.items():
+        now, clip_es, ratio = in_turn(
+            partial(setup.cams, [image], method), partial(setup.cams, [image]), repeats
         )
+        cells = (f"{1000 * now:.0f}", f"{1000 * clip_es:.0f}", f"{ratio:.2f}", str(passes))
+        rows.append([name, *cells])
     header = ["`cams=`", "ms an image", "ms of CLIP-ES", "× CLIP-ES", "passes"]
-    return section("CAMs of dense methods, two tags", header, rows)
+    return section("CAMs of other methods, two tags", header, rows)
+
+
+def refiners(size: tuple[int, int], repeats: int) -> str:
+    """Returns what masks of two tags take by each other refiner, beside the CRF's in turn.
+
+    It is the time of all cores together, since refiners in torch share them and the CRF does not.
+    """
+    keep_freed_memory()
+    (image,), cams = load_photographs(1, *size), random_cams(size, seed=0)
+    refine = {
+        name: partial(stages_of_run(f"masks={name}")["masks"].load({"cams": Path()})[0], image)
+        for name in ("crf", "pamr", "par", "regions")
+    }
+    crf = partial(refine.pop("crf"), cams)
+    rows = []
+    for name, other in refine.items():
+        now, of_crf, ratio = in_turn(partial(other, cams), crf, repeats, time.process_time)
+        rows.append([name, f"{1000 * now:.0f}", f"{1000 * of_crf:.0f}", f"{ratio:.2f}"])
+    header = ["`masks=`", "ms of a core an image", "ms of the CRF", "× CRF"]
+    return section("Refiners, two tags", header, rows)
 
 
 def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
+from statistics import median
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from skimage import data
 
 from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.cams.dense import DenseCamOptions, DenseCams
+from pipeline.cams.excel import Excel, ExcelOptions
+from pipeline.cams.excel_pixels import ExcelEncoder
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
@@ -76,6 +79,11 @@ class Setup:
         classes, backgrounds = self.text.split(self.names)
         return DenseCams(self.encoder, classes, backgrounds, options, self.batches)
 
+    def excel(self) -> Excel:
+        """Builds ExCEL, which compares images with the names of the classes alone."""
+        encoder = ExcelEncoder(self.encoder, None, imagenet_norm=True)
+        return Excel(encoder, *self.text.split(self.names), ExcelOptions(), self.batches)
+
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
         """Tags images."""
         for _ in self.tagger(reidentify).stream(enumerate(images)):
@@ -101,21 +109,34 @@ def load_photographs(count: int, width: int, height: int) -> list[np.ndarray]:
     return [resized[k % len(resized)] for k in range(count)]
 
 
-def stages_of_run() -> dict[str, Stage]:
+def stages_of_run(*overrides: str) -> dict[str, Stage]:
     """Returns the stages of a run with 20 classes that make its masks, by name."""
     names = ",".join(f"class {k}" for k in range(20))
     dataset = ["dataset=folder", "dataset.root=unused", f"dataset.classes=[{names}]"]
-    config = read_config(compose([*dataset, "clip=vit_b16"]))
+    config = read_config(compose([*dataset, "clip=vit_b16", *overrides]))
     return Builder(config, build_vocabulary(config.dataset)).per_split("all")
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Returns the seconds that work takes, on the current GPU as well."""
+def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Returns the seconds that work takes by a clock, on the current GPU as well."""
     _wait()
-    began = time.perf_counter()
+    began = clock()
     work()
     _wait()
-    return time.perf_counter() - began
+    return clock() - began
+
+
+def in_turn(
+    work: Callable[[], object],
+    other: Callable[[], object],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float, float]:
+    """Returns the median seconds of work and of other work, in turn, and of their ratio."""
+    work(), other()  # to warm up
+    pairs = [(timed(work, clock), timed(other, clock)) for _ in range(repeats)]
+    of_work, of_other = (median(each) for each in zip(*pairs))
+    return of_work, of_other, median(one / two for one, two in pairs)
 
 
 def _wait() -> None:

@@ -199,6 +199,11 @@ class ClipEncoder:
         tokens, *projections = inputs
         return self._embed(self.last_block.finish(tokens, attend(*projections)))
 
+    def class_token_features(self, inputs: BlockInput) -> torch.Tensor:
+        """Returns the class token's embedding alone, B×E float32, of length 1."""
+        tokens, query, key, value = inputs
+        return self._finish_class_token(tokens[:, :1], query[:, :, :1], key, value)
+
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features, …×D, into CLIP's embedding space: …×E float32, of length 1."""
         return F.normalize((features @ self.visual.proj).float(), dim=-1)
@@ -238,16 +243,18 @@ class ClipEncoder:
             tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens)), bias))
         # Of block L only the class token is needed.
         normed = self.last_block.ln_1(tokens)
-
-        def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
-            return self._embed(self.last_block.finish(token, attend(*attention)))[:, 0]
-
         projections = self.last_block.project_for(normed, normed[:, :1])
-        return one_by_one(finish, tokens[:, :1], *projections, *class_bias)
+        return self._finish_class_token(tokens[:, :1], *projections, *class_bias)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
         return self.visual.ln_post(tokens.float()) @ self.visual.proj
+
+    def _finish_class_token(self, token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
+        def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
+            return self._embed(self.last_block.finish(token, attend(*attention)))[:, 0]
+
+        return one_by_one(finish, token, *attention)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.embed(tokens), dim=-1)

@@ -52,6 +52,7 @@ _SECTIONS = (
     "text",
     "growth",
     "masks",
+    "refiners",
     "segmenters",
     "memory",
     "scale",
@@ -100,6 +101,7 @@ def run(arguments: Sequence[str]) -> None:
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
         "masks": lambda: sections.masks(size),
+        "refiners": lambda: sections.refiners(size, options.repeats),
         "segmenters": lambda: segmenters(
             options.segmenters.split(","),
             size,

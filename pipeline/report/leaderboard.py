@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files.label_images import BACKGROUND
+from pipeline.report.averages import Averages, average_over_others
 from pipeline.report.combinations import (
     FIGURES,
     METHODS,
@@ -55,6 +56,7 @@ class Board(NamedTuple):
     best: Collection[tuple[int, int]]  # row and column of the cells in bold
     keys: Sequence[str]  # of the results at the end of each row
     notes: Sequence[str]  # paragraphs below it
+    averages: Averages | None  # a second table, where the rows are a full product
 
 
 def write_leaderboard(runs: Sequence[Run], splits: Sequence[str] = ()) -> str:
@@ -87,6 +89,9 @@ def write_leaderboard(runs: Sequence[Run], splits: Sequence[str] = ()) -> str:
         parts += [f"## {board.title}\n", f"{board.caption}\n"]
         parts.append(padded_table(board.header, rows, board.words))
         parts += [f"{note}\n" for note in board.notes]
+        if averages := board.averages:
+            parts += [f"### {averages.title}\n", f"{averages.caption}\n"]
+            parts.append(padded_table(averages.header, averages.rows, averages.words))
     return "\n".join(parts + [f"Left out: {unknown}.\n"] * bool(unknown))
 
 
@@ -201,6 +206,7 @@ def _board(place: _Place, rows: Sequence[Combination]) -> Board:
         best={(i, len(words) + j) for j, name in enumerate(columns) for i in _best(rows, name)},
         keys=[row.last.key for row in rows],
         notes=[f"{mark} {note}" for note, mark in notes.items()],
+        averages=average_over_others(rows, choices),
     )
 
 

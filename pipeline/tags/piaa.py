@@ -139,7 +139,7 @@ class PatchEncoder:
                 yield from ((name, error) for name in names)
                 continue
             features = F.normalize(features, dim=-1)
-            tokens = encoder.attended_features(seen.last_block_input)[:, 0]
+            tokens = encoder.class_token_features(seen.last_block_input)
             for row, name in enumerate(names):
                 yield name, Patches(features[row], tokens[row], seen.pixels[row])
 

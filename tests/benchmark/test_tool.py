@@ -33,11 +33,20 @@ def test_stages_are_held_against_the_plain_version(benchmark, precision):
     assert all(float(plain) > 0 and float(ours) > 0 for _, plain, ours in rows)
 
 
-def test_dense_methods_are_held_against_clip_es(benchmark):
+def test_other_cams_are_held_against_clip_es(benchmark):
     finished = benchmark("--sections", "cams", "--size", "112x96")
     assert finished.code == 0, finished.errors
     rows = re.findall(r"^\| (\w+) \| +\d+ \| +\d+ \| +[\d.]+ \| +(\d) \|", finished.output, re.M)
-    assert dict(rows) == {name: str(method.passes) for name, method in DENSE_METHODS.items()}
+    passes = {name: str(method.passes) for name, method in DENSE_METHODS.items()}
+    assert dict(rows) == {"excel": "1", **passes}
+
+
+def test_other_refiners_are_held_against_the_crf(benchmark):
+    finished = benchmark("--sections", "refiners", "--repeats", "3")
+    assert finished.code == 0, finished.errors
+    rows = re.findall(r"^\| (\w+) \| +\d+ \| +\d+ \| +([\d.]+) \|", finished.output, re.M)
+    assert [name for name, _ in rows] == ["pamr", "par", "regions"]
+    assert all(float(ratio) > 0 for _, ratio in rows)
 
 
 def test_steps_and_text_are_told(benchmark):

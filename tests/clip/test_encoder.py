@@ -23,8 +23,11 @@ def encoder(tiny_clip) -> ClipEncoder:
 def test_class_token_is_open_clips(tiny_clip, encoder, pixels):
     expected = F.normalize(tiny_clip.encode_image(pixels), dim=-1)
     torch.testing.assert_close(encoder.image_features(pixels), expected, atol=1e-5, rtol=0)
-    attended = encoder.attended_features(encoder.backbone(pixels))
+    inputs = encoder.backbone(pixels)
+    attended = encoder.attended_features(inputs)
     torch.testing.assert_close(attended[:, 0], expected, atol=1e-5, rtol=0)
+    alone = encoder.class_token_features(inputs)
+    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
 
 
 def test_value_features_are_a_block_whose_attention_is_the_identity(tiny_clip, encoder, pixels):
