@@ -46,7 +46,9 @@ def register_groups() -> None:
                 f"{code} wants to be {group}={method.name}, which {preset} is"
                 " already: choose another name"
             )
-        store.store(group=method.group, name=method.name, node=method.settings)
+        stored = store.repo.get(group, {}).get(f"{method.name}.yaml")
+        if stored is None or OmegaConf.get_type(stored.node) is not method.settings:
+            store.store(group=group, name=method.name, node=method.settings)
 
 
 def _groups() -> dict[str, None]:
