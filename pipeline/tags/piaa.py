@@ -46,8 +46,8 @@ class PiaaOptions(ScoredTagOptions):
         encoder: the dense method that gives the features of patches.
         templates: the set of templates; "piaa" is "a photo of a {}".
         with_backgrounds: whether the backgrounds of the data set are learned as further classes.
-        crop: whether images are the centre square of CLIP's native size, as published; else they
-            have their own size.
+        crop: whether images are cut to the centre square of CLIP's native size, as published; else
+            they have their own size, and nothing of them is left out.
         temperature: the factor of cosine similarities in the probabilities that fill the bank.
         bank_size: K, the patches of least entropy that are kept for each class.
         rescoring_temperature: T, the factor of logits in the probabilities by which patches of the
@@ -60,12 +60,12 @@ class PiaaOptions(ScoredTagOptions):
     """
 
     min_score: float = setting(
-        0.0, at_least=0, at_most=1, changes="nothing", why="the scores of PIAA have no least one"
+        0.0, at_least=0, at_most=1, changes="nothing", why="PIAA's scores sum to 1"
     )
     encoder: str = setting("sclip", choices=ENCODERS)
     templates: str = setting("piaa", choices=TEMPLATES)
     with_backgrounds: bool = False
-    crop: bool = True
+    crop: bool = False
     temperature: float = setting(60.0, above=0)
     bank_size: int = setting(512, at_least=1)
     rescoring_temperature: float = setting(100.0, above=0)

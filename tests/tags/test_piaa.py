@@ -79,7 +79,7 @@ def naive_bank(features: dict[str, np.ndarray], text: np.ndarray) -> dict[str, l
     return {image_id: sorted(patches) for image_id, patches in bank.items()}
 
 
-@pytest.mark.parametrize("given", [(), ("tags.encoder=itaclip", "tags.crop=false")])
+@pytest.mark.parametrize("given", [("tags.crop=true",), ("tags.encoder=itaclip",)])
 def test_prototypes_and_scores_follow_from_the_features_of_the_images(opened, given):
     pipeline = opened(*given)
     outcomes = run(pipeline)
@@ -148,7 +148,8 @@ def in_twos(opened, monkeypatch):
     """Runs of SC-CLIP in batches of two images, on a grid of 16 patches."""
     monkeypatch.setattr(batched, "BATCH", 2)
     monkeypatch.setattr(piaa, "BatchedScClip", partial(BatchedScClip, neighbours=9))
-    given = ("tags.encoder=sc_clip", "compat.piaa_batch=true", "runtime.batch_size=4")
+    given = ("tags.encoder=sc_clip", "tags.crop=true", "compat.piaa_batch=true")
+    given += ("runtime.batch_size=4",)
     return partial(opened, *given)
 
 
@@ -210,7 +211,7 @@ def test_a_photograph_changes_those_of_its_batch_alone(in_twos, photographs):
     assert run(in_twos("compat.piaa_batch=false", "tags.encoder=sclip"))[-1].computed == 5
 
 
-def test_backgrounds_and_crops_are_extensions(opened):
+def test_backgrounds_and_cwr_are_extensions(opened):
     with_both = run(opened("tags.with_backgrounds=true", "tags.reidentify=true"))
     with np.load(with_both[-1].path / "scores.npz") as stored:
         assert stored["scores"].shape == (5, 4)
