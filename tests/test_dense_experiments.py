@@ -209,7 +209,8 @@ def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, t
 def test_another_method_of_cams_is_refused(run_stage, arguments):
     finished = run_stage(*arguments, "masks=dense", "stage=masks")
     assert (
-        finished.code == 2 and "none is chosen: give one of cams=clearclip, gem" in finished.errors
+        finished.code == 2
+        and "cams=clip_es is not one: give one of cams=clearclip, gem" in finished.errors
     )
     finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")
     assert finished.code == 2 and "run stage=masks first" in finished.errors

@@ -107,7 +107,14 @@ class PassCams(CamMethod):
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]
     ) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
-        """Computes the CAMs of images in batches of one patch grid, whose order is kept."""
+        """Computes the CAMs of images in batches of one patch grid.
+
+        Args:
+            images: a name, the image, H×W×3 uint8, and K class indices of each.
+
+        Yields:
+            Each name, and K×h×w float32 in [0, 1], or why the image has no CAMs; in their order.
+        """
         encoder, batches = self.encoder, self.batches
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
             pictures = [image for _, image, _ in batch]

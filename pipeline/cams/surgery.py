@@ -29,7 +29,12 @@ class SurgeryPath(SecondPath):
 
 
 class HeadSum(MeanAttention):
-    """Averages attention that is summed over the heads from a block on, and averaged before it."""
+    """Averages attention that is summed over the heads from a block on, and averaged before it.
+
+    Attributes:
+        first: the number of that block, counted from 1.
+        heads: the number of heads.
+    """
 
     def __init__(self, blocks: range, first: int, heads: int):
         super().__init__(blocks)

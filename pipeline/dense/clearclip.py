@@ -18,9 +18,9 @@ class ClearClip(DenseMethod):
     """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        _, query, _, value = seen.last_block_input
+        _, query, _, value = shared_pass.last_block_input
         attended = attend(query[:, :, 1:], query, value)
         return encoder.embed(encoder.last_block.attention_output(attended))

@@ -66,7 +66,7 @@ class Gem(DenseMethod):
         return [SelfSelfPath(block_at(1 - self.blocks, encoder.depth))]
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        return encoder.embed(seen.observed[0][:, 1:])
+        return encoder.embed(shared_pass.observed[0][:, 1:])

@@ -28,7 +28,9 @@ class MeanWeights(BlockHook):
 
     def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
         """Adds a block's weights."""
-        for left, right in self.pairs * (number in self.blocks):
+        if number not in self.blocks:
+            return
+        for left, right in self.pairs:
             weights = attention_weights(getattr(inputs, left), getattr(inputs, right))
             self._sum = self._sum + weights
 

@@ -27,7 +27,7 @@ class ItaClip(DenseMethod):
         middle_blocks: the other blocks, as offsets from the last one, which is 0.
         views: whether the features of the image are averaged with those of its grey and its blurred
             version, and the similarities with those of the mirrored images.
-        unmirrored: the share of the images that are not mirrored.
+        unmirrored: the weight of the views that are not mirrored; the mirrored ones have the rest.
     """
 
     passes: ClassVar[int] = 5
@@ -43,28 +43,31 @@ class ItaClip(DenseMethod):
         return [MeanWeights(blocks, ("query", "query"), ("key", "key"))]
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of the patches of one view, B×N×E float32."""
-        tokens, query, key, value = seen.last_block_input
+        tokens, query, key, value = shared_pass.last_block_input
         own = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
-        middle = seen.observed[0][:, :, 1:].to(value.dtype) @ value
+        middle = shared_pass.observed[0][:, :, 1:].to(value.dtype) @ value
         output = encoder.last_block.attention_output((own + middle) / 2)
         return encoder.embed(tokens[:, 1:] + output)
 
-    def similarities(self, encoder: ClipEncoder, seen: SharedPass, names: Names) -> torch.Tensor:
+    def similarities(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names
+    ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names over all views, B×N×C float32."""
         if not self.views:
-            return super().similarities(encoder, seen, names)
+            return super().similarities(encoder, shared_pass, names)
 
         def unit_features(pixels: torch.Tensor) -> torch.Tensor:
-            return F.normalize(self.features(encoder, pixels), dim=-1)
+            shared_pass = self.run_pass(encoder, pixels)
+            return F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
 
-        upright = F.normalize(self.patch_features(encoder, seen), dim=-1)
-        further = sum(map(unit_features, _grey_and_blurred(encoder, seen.pixels)))
+        upright = F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
+        further = sum(map(unit_features, _grey_and_blurred(encoder, shared_pass.pixels)))
         mirrored = 0.0
         for side in (-2, -1):
-            features = unit_features(seen.pixels.flip(side)).unflatten(1, seen.grid)
+            features = unit_features(shared_pass.pixels.flip(side)).unflatten(1, shared_pass.grid)
             mirrored = mirrored + features.flip(side - 1).flatten(1, 2) / 2
         share = self.unmirrored
         return (share * (upright + further) / 3 + (1 - share) * mirrored) @ names.text.mT

@@ -17,8 +17,8 @@ class MaskClip(DenseMethod):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        value = seen.last_block_input.value[:, :, 1:]
+        value = shared_pass.last_block_input.value[:, :, 1:]
         return encoder.embed(encoder.last_block.attention_output(value))

@@ -48,27 +48,25 @@ class DenseMethod(ABC):
 
     @abstractmethod
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32, of any length.
 
         Args:
             encoder: the image tower.
-            seen: the pass over B images, with the results of :meth:`hooks`.
+            shared_pass: the pass over B images, with the results of :meth:`hooks`.
             names: what the patches will be compared with; required by some methods alone.
         """
 
-    def similarities(self, encoder: ClipEncoder, seen: SharedPass, names: Names) -> torch.Tensor:
+    def similarities(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names
+    ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names, B×N×C float32."""
-        return F.normalize(self.patch_features(encoder, seen, names), dim=-1) @ names.text.mT
+        return F.normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT
 
-    def look(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
+    def run_pass(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
         """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks."""
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
-
-    def features(self, encoder: ClipEncoder, pixels: torch.Tensor) -> torch.Tensor:
-        """Returns the embeddings of patches of pixels; see :meth:`look`, :meth:`patch_features`."""
-        return self.patch_features(encoder, self.look(encoder, pixels))
 
 
 DENSE_METHODS: dict[str, type[DenseMethod]] = {}

@@ -29,11 +29,13 @@ class NaClip(DenseMethod):
     sigma: float = setting(5.0, above=0)
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        _, _, key, value = seen.last_block_input
-        omega = neighbourhood(seen.grid, self.sigma * PATCH / encoder.patch_size).to(key.device)
+        _, _, key, value = shared_pass.last_block_input
+        omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size).to(
+            key.device
+        )
         attended = attend(key[:, :, 1:], key, value, omega[1:])
         return encoder.embed(encoder.last_block.attention_output(attended))
 

@@ -46,34 +46,36 @@ class ResClip(DenseMethod):
         return [MeanWeights(blocks, ("query", "key"))]
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches of the second pass, B×N×E float32."""
-        _, _, key, value = seen.last_block_input
+        _, _, key, value = shared_pass.last_block_input
         logits = (key.float() / key.shape[-1] ** 0.5) @ key.float().mT
         sigma = self.sigma * PATCH / encoder.patch_size
-        omega = neighbourhood(seen.grid, sigma).to(key.device)
+        omega = neighbourhood(shared_pass.grid, sigma).to(key.device)
 
         def attended_by(logits: torch.Tensor) -> torch.Tensor:
             own = (logits + omega).softmax(-1)
-            weights = (1 - self.cross_share) * own + self.cross_share * seen.observed[0]
+            weights = (1 - self.cross_share) * own + self.cross_share * shared_pass.observed[0]
             attended = (self.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
             return encoder.embed(encoder.last_block.attention_output(attended))
 
-        labels = self._labels(encoder.patch_size, seen, attended_by(logits), names)
+        labels = self._labels(encoder.patch_size, shared_pass, attended_by(logits), names)
         of_patches = semantic_feedback(labels, _BLUR_SIGMA * PATCH / encoder.patch_size)
         feedback = F.pad(of_patches, (1, 0, 1, 0)).unsqueeze(1)
         share = self.feedback_share
         return attended_by(self.feedback_scale * ((1 - share) * logits + share * feedback))
 
     def _labels(
-        self, patch: int, seen: SharedPass, features: torch.Tensor, names: Names
+        self, patch: int, shared_pass: SharedPass, features: torch.Tensor, names: Names
     ) -> torch.Tensor:
         """Returns the label of every patch after the first pass, B×h×w int64."""
-        size = seen.pixels.shape[-2:]
-        similarity = (F.normalize(features, dim=-1) @ names.text.mT).mT.unflatten(-1, seen.grid)
+        size = shared_pass.pixels.shape[-2:]
+        similarity = (F.normalize(features, dim=-1) @ names.text.mT).mT.unflatten(
+            -1, shared_pass.grid
+        )
         similarity = F.interpolate(similarity, size, mode="bilinear", align_corners=False)
-        similarity = pamr(seen.pixels, similarity)
+        similarity = pamr(shared_pass.pixels, similarity)
         best, channel = (names.temperature * similarity).softmax(1).max(1)
         labels = names.labels[channel].where(best >= self.confidence, 0)
         # Pixels beside the last whole patch belong to none.

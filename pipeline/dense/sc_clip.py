@@ -18,7 +18,7 @@ from pipeline.errors import ImageError
 
 
 class TokensAfter(BlockHook):
-    """Keeps the tokens after two blocks, and the sum of those after a range of blocks."""
+    """Keeps the tokens after two blocks, and the sum of those after several; counted from 1."""
 
     def __init__(self, middle: int, shallow: int, several: Sequence[int]):
         self._wanted = [[middle], [shallow], several]
@@ -43,8 +43,9 @@ class ScClip(DenseMethod):
     Attributes:
         neighbours: patches that the local outlier factor compares each patch with.
         anomalies: the share of patches with the highest factor, which are repaired.
-        middle_block: whose similarities are the attention, as an offset from the last block.
-        shallow_block: whose similarities aggregate the result.
+        middle_block: the block whose patch similarities act as attention, as an offset from the
+            last block.
+        shallow_block: the block whose patch similarities aggregate the result.
         stream_blocks: first and last block of the sum that is added to the result.
         floor: similarities below it do not aggregate.
         sharpness: the factor of similarities in the attention.
@@ -68,16 +69,16 @@ class ScClip(DenseMethod):
         return [TokensAfter(middle, shallow, several)]
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32.
 
         Raises:
             ImageError: there are too few patches for the local outlier factor.
         """
-        tokens = seen.last_block_input.tokens
-        middle, shallow, several = seen.observed[0].unbind(1)
-        patches, grid = tokens[:, 1:], seen.grid
+        tokens = shared_pass.last_block_input.tokens
+        middle, shallow, several = shared_pass.observed[0].unbind(1)
+        patches, grid = tokens[:, 1:], shared_pass.grid
         anomalous = self.anomalous(patches)
         similarity = _similarity(repair(middle[:, 1:], anomalous, grid))
         patches = self._aggregate(similarity, repair(patches, anomalous, grid))

@@ -18,9 +18,9 @@ class Sclip(DenseMethod):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        tokens, query, key, value = seen.last_block_input
+        tokens, query, key, value = shared_pass.last_block_input
         attended = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
         return encoder.embed(encoder.last_block.finish(tokens[:, 1:], attended))

@@ -44,6 +44,14 @@ class Windows:
             for left in self._starts(width, self.size(height, width)[1])
         ]
 
+    def margins(self, height: int, width: int, patch: int) -> tuple[int, int, int, int]:
+        """Returns the zeros that complete a window's patches: left, right, top and bottom."""
+        if self.remainder != "pad":
+            return 0, 0, 0, 0
+        missing_columns, missing_rows = -width % patch, -height % patch
+        left, top = missing_columns // 2, missing_rows // 2
+        return left, missing_columns - left, top, missing_rows - top
+
     def _starts(self, length: int, side: int) -> list[int]:
         count = math.ceil((length - side) / self.stride) + 1
         return [min(number * self.stride, length - side) for number in range(count)]
@@ -91,10 +99,8 @@ def similarity_map(
     if windows.side == 0 and windows.remainder == "stretch":
         return _similarities(method, encoder, pixels[None], names)[0]
     tall, wide = windows.size(height, width)
-    # Left, right, top and bottom; without a remainder nothing is padded.
-    spare = [-side % encoder.patch_size * (windows.remainder == "pad") for side in (wide, tall)]
-    margins = [part for each in spare for part in (each // 2, each - each // 2)]
-    size = tall + spare[1], wide + spare[0]
+    left, right, top, bottom = margins = windows.margins(tall, wide, encoder.patch_size)
+    size = top + tall + bottom, left + wide + right
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
@@ -105,8 +111,8 @@ def similarity_map(
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
         found = _similarities(method, encoder, F.pad(crops, margins), names)
         for (y, x), of_window in zip(batch, found):
-            resized = resize(of_window, size)[:, margins[2] :, margins[0] :]
-            total[:, y : y + tall, x : x + wide] += resized[:, :tall, :wide]
+            resized = resize(of_window, size)[:, top : top + tall, left : left + wide]
+            total[:, y : y + tall, x : x + wide] += resized
             count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
 
@@ -115,8 +121,10 @@ def _similarities(
     method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: Names
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
-    seen = method.look(encoder, pixels)  # the embedding of patches leaves the remainder out
-    return method.similarities(encoder, seen, names).mT.unflatten(-1, seen.grid)
+    shared_pass = method.run_pass(
+        encoder, pixels
+    )  # the embedding of patches leaves the remainder out
+    return method.similarities(encoder, shared_pass, names).mT.unflatten(-1, shared_pass.grid)
 
 
 def resize(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

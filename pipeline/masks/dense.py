@@ -14,7 +14,7 @@ import torch
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Names as NameList
-from pipeline.dense.best_name import best_lines
+from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
@@ -54,8 +54,7 @@ class DenseMaskOptions(MaskOptions):
             similarities over them; "pad" completes the patches with zeros.
         temperature: the factor of cosine similarities in the softmax; null takes CLIP's own.
         min_probability: pixels whose best probability is below become background.
-        min_area: classes with at most this share of the pixels that are not background are left
-            out of an image.
+        min_area: classes that cover at most this share of an image's foreground are removed.
         pamr_iterations: of the refinement of similarities by PAMR; 0 leaves it out.
         pamr_dilations: distances of the neighbours in PAMR, in pixels.
         beta: not used, since the names say whether there is a background.
@@ -119,7 +118,7 @@ class DenseReadOut:
         scaled = resources.quirks.position_scale
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
-        self._lines = [line for line, several in enumerate(names) for _ in several]
+        self._classes = [index for index, several in enumerate(names) for _ in several]
         flat = tuple((name,) for several in names for name in several)
         text = clip.embed(flat, (), options.templates)
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
@@ -146,11 +145,11 @@ class DenseReadOut:
         found = similarity_map(self._method, self._encoder, pixels, names, windows, batch)
         if options.pamr_iterations:
             found = self._refine(resize(pixels, image.shape[:2]), found)
-        lines, probability = best_lines(
-            found, self._lines, size, names.temperature, options.min_area
+        classes, probability = best_classes(
+            found, self._classes, size, names.temperature, options.min_area
         )
-        lines[probability < options.min_probability] = 0
-        return (lines + self._first_label).cpu().numpy(), probability.cpu().numpy()
+        classes[probability < options.min_probability] = 0
+        return (classes + self._first_label).cpu().numpy(), probability.cpu().numpy()
 
     def _prepare(self, image: np.ndarray) -> torch.Tensor:
         """Resizes and normalises an image: 3×H×W float32 on the device.

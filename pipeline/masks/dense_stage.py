@@ -49,8 +49,9 @@ class DenseMasks(MaskStage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.cams, DenseMethod):
+            chosen = method_of(self.cams).name
             raise UserError(
-                "masks=dense reads out the dense method that cams= chooses, and none is chosen:"
+                f"masks=dense requires a dense method, and cams={chosen} is not one:"
                 f" give one of cams={', '.join(sorted(DENSE_METHODS))}"
             )
         if not has_background(self.names, self.vocabulary):

@@ -44,7 +44,10 @@ def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True
         keys: K class indices.
         background: whether there is a background.
     """
-    return np.concatenate([[0] * background, keys + 1]).astype(np.uint8)[channels]
+    labels = keys + 1
+    if background:
+        labels = np.concatenate([[0], labels])
+    return labels.astype(np.uint8)[channels]
 
 
 def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -73,7 +73,7 @@ class PixelAdaptive(Refiner):
 
     @abstractmethod
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Returns scores, 1×C×h×w, averaged as ``pixels`` say, 1×3×h×w normalised by CLIP's."""
+        """Returns scores, 1×C×h×w float32, averaged where pixels, 1×3×h×w float32, are alike."""
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:

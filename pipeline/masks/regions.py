@@ -95,7 +95,16 @@ class RegionVote(Refiner):
     def __call__(
         self, image: np.ndarray, cams: Cams, regions: Iterable[Region] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels every pixel of an image; those in no region by their own scores."""
+        """Labels every pixel of an image; those in no region by their own scores.
+
+        Args:
+            image: h×w×3 uint8, RGB, perhaps shrunk.
+            cams: the image's CAMs.
+            regions: in the image's full size; none for SLIC's.
+
+        Returns:
+            The labels, H×W uint8, and the probability of each, H×W float32.
+        """
         (height, width), (rows, columns) = cams.size, image.shape[:2]
         # In an image that was not shrunk, each pixel lies inside itself.
         down = (2 * np.arange(height) + 1) * rows // (2 * height)

@@ -22,8 +22,8 @@ class Averages(NamedTuple):
     rows: Sequence[Sequence[str]]
     title: str = "Each method, averaged over all others"
     caption: str = (
-        "The rows above combine each method with the same others. A row here is the mean over all"
-        " combinations with one method, and the best of them."
+        "The rows above combine each method with the same others. A row here has the means over all"
+        " combinations with one method; the last column is the highest figure of one of them."
     )
 
 

@@ -26,7 +26,7 @@ METHODS = {"tags": "tags", "cams": "cams", "masks": "masks", "network": "predict
 """Column of a method → its stage."""
 
 _GIVEN = "ground_truth"
-"""The choice of ``tags=`` that is told the classes of every image."""
+"""The choice of ``tags=`` that takes the image labels of the ground truth."""
 
 _IN_COLUMNS = {"affinity", "clip", *vars(Quirks())}
 """Settings of a stage that a column of their own shows."""
@@ -74,7 +74,7 @@ class Combination:
         }
 
     @property
-    def is_told_tags(self) -> bool:
+    def has_given_tags(self) -> bool:
         """Whether image labels are given: their figures would be 100, and help all others."""
         return self.choices["tags"] == _GIVEN
 
@@ -90,7 +90,7 @@ class Combination:
     def values(self, column: str) -> list[float]:
         """Returns the figures of all seeds, as far as they were measured."""
         stage, metric = FIGURES[column]
-        if stage == "tags" and self.is_told_tags:
+        if stage == "tags" and self.has_given_tags:
             return []
         values = [run.value(metric) for run in self.runs.get(stage, ())]
         return [value for value in values if value is not None]

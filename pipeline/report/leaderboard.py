@@ -30,7 +30,8 @@ _OF_MEANS = (
     "Each figure is the mean over the splits ± the standard deviation; with several seeds, over all"
     " splits and seeds."
 )
-_OF_GIVEN_TAGS = "its tags are the ground truth's, so it is beside the others, not among them"
+_OF_GIVEN_TAGS = "its tags are the ground truth's, so it is an upper bound, not a competitor"
+_OF_DENSE = "label maps with the image size, templates and windows of their authors, without tags"
 
 
 class _Place(NamedTuple):
@@ -174,11 +175,12 @@ def _board(place: _Place, rows: Sequence[Combination]) -> Board:
         {**row.choices, "settings": settings}
         for row, settings in zip(rows, _differing_settings(rows))
     ]
-    told = [tuple(of_row.values()) for of_row in choices]
-    for row, of_row, words in zip(rows, choices, told):
+    averages = average_over_others(rows, choices)
+    words = [tuple(of_row.values()) for of_row in choices]
+    for row, of_row, own in zip(rows, choices, words):
         # Nothing that has a name tells them apart, such as the weights of two files.
-        of_row["key"] = row.last.key if told.count(words) > 1 else ""
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].rank(), told[i]))
+        of_row["key"] = row.last.key if words.count(own) > 1 else ""
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].rank(), words[i]))
     rows, choices = [rows[i] for i in order], [choices[i] for i in order]
     shared = {
         name: value
@@ -195,7 +197,8 @@ def _board(place: _Place, rows: Sequence[Combination]) -> Board:
     # Notes are numbered along the rows.
     cells = [[row.cell(name, notes) for name in columns] for row in rows]
     for row, of_row in zip(rows, choices):
-        of_row["tags"] += notes.mark(_OF_GIVEN_TAGS) if row.is_told_tags else ""
+        of_row["tags"] += notes.mark(_OF_GIVEN_TAGS) if row.has_given_tags else ""
+        of_row["masks"] += notes.mark(_OF_DENSE) if of_row["masks"] == "dense" else ""
     return Board(
         title=f"{place.dataset} {place.split}, {place.images:,} images",
         split=place.split,
@@ -206,13 +209,13 @@ def _board(place: _Place, rows: Sequence[Combination]) -> Board:
         best={(i, len(words) + j) for j, name in enumerate(columns) for i in _best(rows, name)},
         keys=[row.last.key for row in rows],
         notes=[f"{mark} {note}" for note, mark in notes.items()],
-        averages=average_over_others(rows, choices),
+        averages=averages,
     )
 
 
 def _best(rows: Sequence[Combination], column: str) -> list[int]:
     """Returns the rows of the highest figure as it is printed; none where all are alike."""
-    found = {i: r.values(column) for i, r in enumerate(rows) if not r.is_told_tags}
+    found = {i: r.values(column) for i, r in enumerate(rows) if not r.has_given_tags}
     means = {i: percent(mean(values)) for i, values in found.items() if values}
     if len(set(means.values())) < 2:
         return []

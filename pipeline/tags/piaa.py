@@ -132,16 +132,16 @@ class PatchEncoder:
             names, pictures = zip(*batch)
             size = len(batch) if self.together else batches.images
             hooks = self.method.hooks(encoder)
-            seen = run_shared_pass(encoder, pictures, size, cam_hooks=hooks)
+            shared_pass = run_shared_pass(encoder, pictures, size, cam_hooks=hooks)
             try:
-                features = self.method.patch_features(encoder, seen)
+                features = self.method.patch_features(encoder, shared_pass)
             except ImageError as error:
                 yield from ((name, error) for name in names)
                 continue
             features = F.normalize(features, dim=-1)
-            tokens = encoder.class_token_features(seen.last_block_input)
+            tokens = encoder.class_token_features(shared_pass.last_block_input)
             for row, name in enumerate(names):
-                yield name, Patches(features[row], tokens[row], seen.pixels[row])
+                yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
 
     def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
         if not self.together:
@@ -201,24 +201,27 @@ class Piaa(Tagger):
         self, images: Iterable[tuple[Any, np.ndarray]], variants: Collection[str] = ()
     ) -> Iterator[tuple[Any, Scored | ImageError]]:
         """Scores images as they arrive; there are no variants."""
-        for name, seen in self.patches.stream(images):
-            yield name, seen if isinstance(seen, ImageError) else Scored({"scores": self._of(seen)})
+        for name, patches in self.patches.stream(images):
+            if isinstance(patches, ImageError):
+                yield name, patches
+            else:
+                yield name, Scored({"scores": self._of(patches)})
 
     @torch.no_grad()
-    def _of(self, seen: Patches) -> np.ndarray:
+    def _of(self, patches: Patches) -> np.ndarray:
         options = self.options
-        logits = self.prototypes.logits(seen.features)
+        logits = self.prototypes.logits(patches.features)
         probabilities = scores_of_patches(logits, options.patch_temperature)
         scores = combine(
             probabilities[None],
-            (seen.class_token @ self.text.mT)[None],
+            (patches.class_token @ self.text.mT)[None],
             options.local_factor,
             options.global_factor,
             options.global_share,
         )[0, : self.num_classes]
         scores = scores.float().cpu()
         if options.reidentify:
-            self._reidentify(seen.pixels, probabilities, scores)
+            self._reidentify(patches.pixels, probabilities, scores)
         return scores.numpy()
 
     def _reidentify(

@@ -23,7 +23,7 @@ class Prototypes:
 
     Attributes:
         weight: W, E×C float64 or float32.
-        bias: b, C.
+        bias: b, C of the same type.
     """
 
     weight: torch.Tensor

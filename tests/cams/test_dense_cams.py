@@ -76,7 +76,7 @@ def test_a_map_is_the_probability_among_tags_and_backgrounds_normalised_once(
     image, tags = draw_photograph(0, 64, 96), [2, 0]
     options = options_of("sclip", temperature=temperature)
     cams = cams_of(dense_cams(encoder, text, options), image, tags)
-    seen = options.look(encoder, encoder.prepare(image)[None])
+    seen = options.run_pass(encoder, encoder.prepare(image)[None])
     features = F.normalize(options.patch_features(encoder, seen)[0], dim=-1)
     tau = 50.0 if temperature is None else temperature  # the tiny CLIP's is 50
     expected = footing(features @ text[[2, 0, 3, 4]].T, tau, 2)
@@ -226,7 +226,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
         labels = torch.arange(1, len(chosen) + 1)
         labels[len(tags[image_id]) :] = 0
         names = (text[chosen], labels, encoder.temperature)
-        seen = method.look(encoder, encoder.prepare(image)[None])
+        seen = method.run_pass(encoder, encoder.prepare(image)[None])
         similarities = method.similarities(encoder, seen, Names(*names))[0]
         expected = footing(similarities, encoder.temperature, len(tags[image_id]))
         np.testing.assert_allclose(cams.reshape(len(cams), -1), expected, atol=1e-3)

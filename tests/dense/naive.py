@@ -16,7 +16,9 @@ from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock
 from torchvision.transforms.functional import gaussian_blur
 
+from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.pixels import OPENAI_NORMALISATION
+from pipeline.dense.method import DenseMethod
 from pipeline.dense.pixel_adaptive import pamr
 
 Head = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -328,3 +330,8 @@ def sc_clip_batch(
         found = run_block(patches, tokens[-1][0]) + run_block(stream[1:], stream[0])
         features.append(embed(clip, found))
     return features
+
+
+def embed_patches(method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor) -> torch.Tensor:
+    """Returns what a method itself computes: the embeddings of patches, B×N×E."""
+    return method.patch_features(encoder, method.run_pass(encoder, pixels))

@@ -30,7 +30,7 @@ def on_grid(
     rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
     whole = torch.from_numpy(pixels).float()[None]
     encoder = with_scaled_positions(encoder) if scaled else encoder
-    found = method.similarities(encoder, method.look(encoder, whole), names)[0]
+    found = method.similarities(encoder, method.run_pass(encoder, whole), names)[0]
     return found.numpy().T.reshape(-1, rows, columns).astype(np.float64)
 
 

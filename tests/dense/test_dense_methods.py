@@ -19,6 +19,7 @@ from pipeline.dense.sc_clip import ScClip, repair
 from pipeline.errors import ImageError, UserError
 from pipeline.tags.batched import BatchedScClip
 from tests.dense import naive
+from tests.dense.naive import embed_patches
 from tests.tiny_clip import build_tiny_clip
 
 GRID = (5, 7)
@@ -48,7 +49,7 @@ def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID)
 
 def names_of(encoder: ClipEncoder) -> Names:
     """Returns three names and two backgrounds, each of which some patches are like."""
-    features = DENSE_METHODS["clearclip"]().features(encoder, pictures(encoder))
+    features = embed_patches(DENSE_METHODS["clearclip"](), encoder, pictures(encoder))
     text = F.normalize(features[0, [1, 9, 17, 25, 33]], dim=-1)
     return Names(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
 
@@ -85,7 +86,7 @@ def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 
 def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, names):
     method, plainly = ours_and_naive(name, names)
     pixels = pictures(encoder)
-    seen = method.look(encoder, pixels)
+    seen = method.run_pass(encoder, pixels)
     features = method.patch_features(encoder, seen, names)
     for image, of_image in zip(pixels, features):
         assert_close(of_image, plainly(clip, image))
@@ -96,19 +97,19 @@ def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, na
 @torch.no_grad()
 def test_piaa_mixes_up_the_images_of_a_batch_of_sc_clip(clip, encoder):
     pixels, method = pictures(encoder, 3), BatchedScClip(neighbours=9)
-    features = method.features(encoder, pixels)
+    features = embed_patches(method, encoder, pixels)
     for found, expected in zip(features, naive.sc_clip_batch(clip, [*pixels], 9), strict=True):
         assert_close(found, expected)
-    alone = ScClip(neighbours=9).features(encoder, pixels)
+    alone = embed_patches(ScClip(neighbours=9), encoder, pixels)
     assert not torch.allclose(features, alone, atol=1e-2)
-    torch.testing.assert_close(method.features(encoder, pixels[1:2])[0], alone[1])
+    torch.testing.assert_close(embed_patches(method, encoder, pixels[1:2])[0], alone[1])
 
 
 @torch.no_grad()
 def test_similarities_of_itaclip_are_those_of_five_views(clip, encoder, names):
     pixels = pictures(encoder)
     for method in (ItaClip(), ItaClip(views=False)):
-        seen = method.look(encoder, pixels)
+        seen = method.run_pass(encoder, pixels)
         similarities = method.similarities(encoder, seen, names)
         for image, of_image in zip(pixels, similarities):
             alone = F.normalize(naive.itaclip(clip, image), dim=-1) @ names.text.T
@@ -125,7 +126,7 @@ def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     clip.visual.to("meta")
     encoder = ClipEncoder(clip)
     method, _ = ours_and_naive(name, names)
-    seen = method.look(encoder, pictures(encoder).to("meta"))
+    seen = method.run_pass(encoder, pictures(encoder).to("meta"))
     there = Names(names.text.to("meta"), names.labels.to("meta"), names.temperature)
     similarities = method.similarities(encoder, seen, there)
     assert similarities.device.type == "meta" and similarities.shape == (2, 35, 5)
@@ -138,7 +139,7 @@ def test_bfloat16_moves_similarities_little(name, two_heads):
     method, _ = ours_and_naive(name, names)
     rough = ClipEncoder(build_tiny_clip(1, head_width=32), precision=torch.bfloat16)
     expected, found = (
-        method.similarities(encoder, method.look(encoder, pixels), names)
+        method.similarities(encoder, method.run_pass(encoder, pixels), names)
         for encoder in (two_heads, rough)
     )
     assert found.dtype == torch.float32
@@ -220,7 +221,7 @@ def test_feedback_of_a_batch_is_that_of_loops(sigma):
 @torch.no_grad()
 def test_backgrounds_are_one_thing_and_doubtful_pixels_are_background(two_heads):
     method, names = ResClip(confidence=0), names_of(two_heads)
-    seen = method.look(two_heads, pictures(two_heads))
+    seen = method.run_pass(two_heads, pictures(two_heads))
 
     def labelled(*labels: int, confidence: float = 0.0) -> torch.Tensor:
         of_names = names._replace(labels=torch.tensor(labels))

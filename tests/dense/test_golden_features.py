@@ -16,6 +16,7 @@ from pipeline.dense.method import DENSE_METHODS, Names
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.windows import with_scaled_positions
 from pipeline.tags.batched import BatchedScClip
+from tests.dense.naive import embed_patches
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_features_are_the_released_ones(encoder, golden, name, size):
     for image_id in golden["ids"]:
         image = golden[f"{image_id}/image_{size}"]
         pixels = to_pixels(image, *image.shape[:2])[None]
-        features = method.features(with_scaled_positions(encoder), pixels)[0]
+        features = embed_patches(method, with_scaled_positions(encoder), pixels)[0]
         assert_close(features, golden[f"{image_id}/{name}_{size}"][1:])
 
 
@@ -50,13 +51,13 @@ def test_features_of_sc_clip_are_the_released_ones(encoder, golden):
     method = DENSE_METHODS["sc_clip"]()
     for image_id in golden["ids"]:
         pixels = to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None]
-        assert_close(method.features(encoder, pixels)[0], golden[f"{image_id}/sc_clip_224"])
+        assert_close(embed_patches(method, encoder, pixels)[0], golden[f"{image_id}/sc_clip_224"])
 
 
 def test_features_of_sc_clip_in_a_batch_are_those_of_piaas_code(encoder, golden):
     images = [golden[f"{image_id}/image_224"] for image_id in golden["ids"]]
     pixels = torch.stack([to_pixels(image, 224, 224) for image in images])
-    assert_close(BatchedScClip().features(encoder, pixels), golden["piaa_sc_clip_batch"])
+    assert_close(embed_patches(BatchedScClip(), encoder, pixels), golden["piaa_sc_clip_batch"])
 
 
 def test_attention_of_gem_is_the_released_one(encoder, golden):
@@ -70,7 +71,7 @@ def test_features_of_resclip_are_the_released_ones(encoder, golden):
     text = torch.from_numpy(golden["resclip_text"])
     names = Names(text, torch.arange(len(text)), 40.0)
     for image_id in golden["ids"]:
-        seen = method.look(encoder, to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None])
+        seen = method.run_pass(encoder, to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None])
         features = method.patch_features(encoder, seen, names)[0]
         # The released code rounds the feedback to float16.
         assert_close(features, golden[f"{image_id}/resclip_224"][1:], 2e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.dense.best_name import best_lines
+from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DENSE_METHODS, Names
 from pipeline.dense.windows import Windows, scaled_size, similarity_map
 from tests.dense import naive_protocol as naive
@@ -85,7 +85,7 @@ LINES = [0, 0, 1, 2, 2, 2, 3]
 def test_the_best_line_is_that_of_probabilities_of_all_names(min_area):
     similarities = torch.rand(7, 6, 5, generator=torch.manual_seed(1)) - 0.3
     similarities[6] -= 0.25  # a rare one
-    found, probability = best_lines(similarities, LINES, (23, 31), 9.0, min_area)
+    found, probability = best_classes(similarities, LINES, (23, 31), 9.0, min_area)
     resized = naive.bilinear(similarities.double().numpy(), 23, 31)
     lines, expected = naive.decide(resized, LINES, 9.0, min_area, 0.0)
     np.testing.assert_array_equal(found, lines)
@@ -95,11 +95,11 @@ def test_the_best_line_is_that_of_probabilities_of_all_names(min_area):
 
 def test_probabilities_of_far_logits_are_finite():
     similarities = torch.tensor([-0.9, 0.9, 0.2])[:, None, None].expand(3, 2, 2).contiguous()
-    line, probability = best_lines(similarities, [0, 1, 2], (2, 2), 500.0, 0.0)
+    line, probability = best_classes(similarities, [0, 1, 2], (2, 2), 500.0, 0.0)
     assert (line == 1).all() and (probability == 1).all()
 
 
 def test_of_equal_names_the_first_counts():
     similarities = torch.full((3, 1, 1), 0.25)
-    line, probability = best_lines(similarities, [0, 1, 1], (1, 1), 100.0)
+    line, probability = best_classes(similarities, [0, 1, 1], (1, 1), 100.0)
     assert line.item() == 0 and probability.item() == pytest.approx(1 / 3)

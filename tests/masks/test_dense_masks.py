@@ -144,15 +144,15 @@ def test_windows_follow_the_clip():
 def test_an_image_of_too_many_patches_is_shrunk(tiny_clip):
     label, clip = read_out(tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12)
     grids = []
-    look = DENSE_METHODS["naclip"].look
+    run_pass = DENSE_METHODS["naclip"].run_pass
 
     def watched(self, encoder, pixels):
-        seen = look(self, encoder, pixels)
+        seen = run_pass(self, encoder, pixels)
         grids.append(seen.grid)
         return seen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DENSE_METHODS["naclip"], "look", watched)
+        patch.setattr(DENSE_METHODS["naclip"], "run_pass", watched)
         label(IMAGE, (75, 110))
     assert grids == [(2, 4)]
 

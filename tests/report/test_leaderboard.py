@@ -256,8 +256,10 @@ def test_masks_without_tags_name_the_method_that_they_read_out(tmp_path):
     dense = Chain("").masks("dense", 0.7)
     dense.entries[-1]["configuration"] |= {"cams": {"method": "naclip"}}
     usual = Chain().tags(0.8).cams("sclip", 0.5).masks("crf", 0.6, crf={})
-    assert cells(write_leaderboard(runs_of(tmp_path, dense, usual)))[1:] == [
-        ["", "naclip", "", "dense", "", "", "", "**70.0**"],
+    text = write_leaderboard(runs_of(tmp_path, dense, usual))
+    assert "\n† label maps with the image size, templates and windows of their authors" in text
+    assert cells(text)[1:] == [
+        ["", "naclip", "", "dense†", "", "", "", "**70.0**"],
         ["tagclip", "sclip", "no", "crf", "80.0", "40.0", "50.0", "60.0"],
     ]
 

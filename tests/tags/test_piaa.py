@@ -166,7 +166,7 @@ def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
         images = [ImageReader(True)(sample)[0] for sample in samples[start : start + 2]]
         pixels = torch.stack([encoder.prepare(centre(image, 64)) for image in images])
         method = BatchedScClip(neighbours=9)
-        seen = method.look(encoder, pixels)
+        seen = method.run_pass(encoder, pixels)
         features = F.normalize(method.patch_features(encoder, seen), dim=-1)
         cosines = encoder.attended_features(seen.last_block_input)[:, 0] @ text.mT
         for image_id, x, of_token in zip(ids, features, cosines, strict=True):
