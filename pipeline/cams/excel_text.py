@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -57,7 +58,7 @@ def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sente
 @lru_cache(maxsize=2)
 def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sentences:
     try:
-        content = json.loads(text) if is_json else yaml.safe_load(text)
+        content = _read_json(text) if is_json else yaml.load(text, _OnceEach)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: JSON, a 13th month
         reason = shown(" ".join(str(error).split()))
         raise UserError(f"{name} is not {'JSON' if is_json else 'YAML'}: {reason}") from error
@@ -69,12 +70,37 @@ def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sen
             raise UserError(f"{name} has {shown(key)}, not a name: write names in quotes, as 'no'")
         if same_name(key) not in known:
             check_choice(f"{name} has {shown(key)}, which is not a class", key, classes)
+        if same_name(key) in found:
+            raise UserError(f"{name} has {shown(key)} twice: put all sentences into one list")
         found[same_name(key)] = _checked(sentences, f"{name} has for {shown(key)}")
     if missing := [each for same, each in known.items() if same not in found]:
         more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
         few = shown(", ".join(missing[:_MAX_NAMED]))
         raise UserError(f"{name} has no sentences for {few}{more}: add them")
     return tuple(found[same] for same in known)
+
+
+def _read_json(text: str) -> Any:  # noqa: ANN401
+    return json.loads(text, object_pairs_hook=_without_repetition)
+
+
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which YAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Reads a mapping."""
+        _without_repetition(
+            [(self.construct_object(key, deep=True), None) for key, _ in node.value]
+        )
+        return super().construct_mapping(node, deep)
+
+
+def _without_repetition(pairs: Sequence[tuple[Any, Any]]) -> dict:
+    """Returns a dictionary; raises a ValueError for a key that occurs twice."""
+    counts = Counter(str(key) for key, _ in pairs)
+    if repeated := [key for key, n in counts.items() if n > 1]:
+        raise ValueError(f"{shown(repeated[0])} occurs twice")
+    return dict(pairs)
 
 
 def _checked(sentences: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401

@@ -196,6 +196,8 @@ def _siblings(key: str, error: BaseException | None) -> list[str]:
 def _no_such_key(key: str, known: Sequence[str]) -> str:
     if any(group in key for group in _OPEN):
         return f"there is no key {key}: give +{key}=… to add it"
+    if key in known:  # another choice of its group has it
+        return f"this choice of {key.partition('.')[0]} has no key {key}: leave it out"
     return (
         f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"
         " them all"
@@ -257,5 +259,9 @@ def explain(error: Exception) -> str:
         own = ", or give plugins=[MODULE] for a method of your own" * (group in _groups())
         hint = nearest(choice, names)
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
+    preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"
+    if match := re.search(preset, text):
+        chosen = match[2].partition(".")[0]
+        return f"{match[1]} sets {match[2]}, which this choice of {chosen} lacks: choose another"
     reason, _, key = text.partition(" See https://hydra.cc")[0].partition(" full_key: ")
     return f"{key.split()[0]}: {reason}" if key else reason or type(error).__name__

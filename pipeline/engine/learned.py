@@ -99,7 +99,8 @@ class Learned(Whole):
         samples, began = self.samples(), time.monotonic()
         if not samples:
             raise UserError(f"split {self.of_split} has no image to learn {self.name} from")
-        folder.begin(len(samples))
+        if not self.exists(folder):  # else what was learned before counts until then
+            folder.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
         data = self.learn(ids, open_folder(self.source, self.store))
         write_atomically(folder.path / self.file, data)

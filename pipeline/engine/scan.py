@@ -160,6 +160,40 @@ def _inputs(
     return samples, waiting, after
 
 
+def is_current(
+    stage: Stage, sample: Sample, folder: StageFolder, folders: Mapping[str, StageFolder]
+) -> bool:
+    """Tells whether an image's result was made from what there is now.
+
+    That is its photograph and the results of earlier stages; of those that were removed, the last
+    ones count.
+
+    Args:
+        stage: the stage, or the one that it is a part of.
+        sample: the image.
+        folder: the results.
+        folders: those of ``stage.needs`` and ``stage.outputs``, by their names.
+    """
+    try:
+        if folder.photograph_of(sample.id) != fingerprint_image(sample.image):
+            return False
+    except OSError:
+        return folder.photograph_of(sample.id) is not None
+    earlier = [name for name, need in stage.needs.items() if not isinstance(need, Whole)]
+    if not earlier or any(sample.id not in folders[name].entries for name in earlier):
+        return True
+    try:
+        return folder.entries[sample.id]["input"] == stage.item(sample, folders).input
+    except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
+        return True
+
+
+def open_inputs(stage: Stage, store: Store) -> dict[str, StageFolder]:
+    """Returns the folders of ``stage.needs`` and ``stage.outputs``, by their names."""
+    found = {name: open_folder(need, store) for name, need in stage.needs.items()}
+    return found | {each.name: open_folder(each, store) for each in stage.outputs}
+
+
 def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
     """Returns the images that have an intact result of a stage, for a stage that needs it.
 
@@ -176,7 +210,8 @@ def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
             left_out |= open_folder(need, store).failures.keys()
             before += need.needs.values()
     expected = [s for s in samples if s.id not in left_out]
-    finished = [s for s in expected if folder.photograph_of(s.id) == fingerprint_image(s.image)]
+    folders = open_inputs(stage, store)
+    finished = [s for s in expected if is_current(stage, s, folder, folders)]
     name, split = stage.name, stage.split
     if not finished and expected:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")

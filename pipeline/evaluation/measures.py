@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,6 +43,8 @@ class Results:
     vocabulary: Vocabulary
     unusable: dict[str, str] = field(default_factory=dict)
     """Receives id → why its ground truth cannot be used; figures count these as "left_out"."""
+    measured: list[str] = field(default_factory=list)
+    """Receives the ids of the images that were measured."""
 
 
 def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None:
@@ -57,6 +59,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
             results.unusable[sample.id] = str(error)
     if not labels:
         return None
+    results.measured[:] = labels
     positive = to_indicator(list(labels.values()), len(classes))
     tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
@@ -74,7 +77,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
-        "image_set": _identify(labels, folder),
+        **_identify(folder, {i: list(of_image) for i, of_image in labels.items()}),
         **tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
@@ -168,7 +171,7 @@ def _evaluate(
     """Returns the figures of each alternative that ``labels_of`` returns for every image."""
     folder, vocabulary = results.folder, results.vocabulary
     wanted = [s for s in results.samples if s.mask is not None and s.id in folder.entries]
-    measured = []
+    measured: dict[str, str] = {}
     names, levels = (BACKGROUND, *vocabulary.classes), [*_levels(vocabulary, BACKGROUND)]
     tallies = defaultdict(lambda: Segmentation(names, levels))
     with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
@@ -188,16 +191,28 @@ def _evaluate(
             else:
                 for key, labels in alternatives.items():
                     tallies[key].add(truth, labels)
-                measured.append(sample.id)
+                measured[sample.id] = fingerprint(truth.shape, truth.tobytes())
             advance()
+    results.measured[:] = measured
     counts = {"images": len(measured), "left_out": len(wanted) - len(measured)}
-    counts["image_set"] = _identify(measured, folder)
+    counts |= _identify(folder, measured)
     return {key: {**counts, **tally.figures()} for key, tally in tallies.items()}
 
 
-def _identify(image_ids: Iterable[str], folder: StageFolder) -> str:
-    """Returns what two results share that are of the same photographs under the same ids."""
-    return fingerprint([[i, folder.photograph_of(i)] for i in sorted(image_ids)])
+def _identify(folder: StageFolder, truth: Mapping[str, object]) -> dict[str, str]:
+    """Returns what two results share that were measured on the same images.
+
+    These have the same photographs under the same ids, and the same ground truth.
+
+    Args:
+        folder: the results.
+        truth: id → the ground truth of each image, or its fingerprint.
+    """
+    ids = sorted(truth)
+    return {
+        "image_set": fingerprint([[i, folder.photograph_of(i)] for i in ids]),
+        "ground_truth": fingerprint([[i, truth[i]] for i in ids]),
+    }
 
 
 def _levels(vocabulary: Vocabulary, *before: str) -> Iterator[tuple[list[str], list[int]]]:

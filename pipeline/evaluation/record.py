@@ -9,7 +9,14 @@ from itertools import chain, count
 from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
-from pipeline.files.atomic import cannot_write, fits, link_or_copy, read_json, write_atomically
+from pipeline.files.atomic import (
+    Complete,
+    cannot_write,
+    fits,
+    link_or_copy,
+    read_json,
+    write_atomically,
+)
 from pipeline.files.lock import FolderLock
 
 _STAGES = ("tags", "cams", "masks", "predictions")
@@ -24,7 +31,17 @@ _LEVEL = {
     "chosen_by_ground_truth": {str: _NUMBER},
     "initial_weights": dict,
 }
-_FIGURES = {**_LEVEL, "images": int, "image_set": str, "levels": [_LEVEL]}
+_OF_CLASS = dict.fromkeys(("precision", "recall", "f1", "best_f1"), _NUMBER)
+_OF_CLASS |= {"best_threshold": int | float}
+_CALIBRATION = {"threshold": _NUMBER, "f1": _NUMBER, "per_class": {str: Complete(_OF_CLASS)}}
+_FIGURES = {
+    **_LEVEL,
+    **dict.fromkeys(("image_set", "ground_truth", "results"), str),
+    "images": int,
+    "levels": [_LEVEL],
+    "calibration": Complete(_CALIBRATION),
+    "made_from": {str: str},
+}
 _RUN = {
     **_FIGURES,
     "split": str,
@@ -32,6 +49,7 @@ _RUN = {
     "about": dict,
     "configuration": dict,
     "versions": {str: str},
+    "experiments": [str],
 }
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
 

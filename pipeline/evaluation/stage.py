@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.review import Outcome, Review
-from pipeline.engine.sample import Images, Sample
-from pipeline.engine.scan import open_folder
+from pipeline.engine.sample import Images
+from pipeline.engine.scan import is_current, open_folder, open_inputs
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
@@ -19,7 +19,7 @@ from pipeline.evaluation import measures
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     from pipeline.stages.config import Config
@@ -45,7 +45,7 @@ class Evaluation(Review):
         commands = {stage.command for stage in self.stages if stage.kind in _KINDS}
         if commands & {*planned} or any(stage.unknown_until() for stage in self.stages):
             return
-        if not any(folder.entries for _, folder in self._folders()):
+        if not any(folder.entries for *_, folder in self._folders()):
             raise self._nothing()
 
     def _nothing(self) -> UserError:
@@ -63,9 +63,9 @@ class Evaluation(Review):
         Raises:
             UserError: there is nothing to measure, or none of the ground truth can be used.
         """
-        measured, unmeasured, outcomes = [], [], []
+        measured, unmeasured, changed, outcomes = [], [], [], []
         failures: dict[tuple[str, str], str] = {}
-        for stage, folder in self._folders():
+        for whole, stage, folder in self._folders():
             if not folder.entries or stage.accompanies:
                 continue
             samples = self.images.of(stage.split)
@@ -76,12 +76,17 @@ class Evaluation(Review):
                     f" run stage={stage.command} again"
                 )
             # Images that were not processed are not measured; changed ones are not passed over.
+            folders = open_inputs(whole, store)
             results_of = [s for s in samples if s.id in folder.entries]
-            if stale := [s for s in results_of if not _is_current(s, folder)]:
-                raise UserError(
+            stale = [s for s in results_of if not is_current(whole, s, folder, folders)]
+            if stale:
+                changed.append(
                     f"{len(stale)} of the {folder.stage} for split {folder.split} were made from"
-                    f" another photograph or network: run stage={stage.command} again"
+                    " another photograph or network, or from other results, and were not measured:"
+                    f" run stage={stage.command} again"
                 )
+                measured.append((folder, "", None, {}))
+                continue
             results = measures.Results(samples, folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
             about = describe(stage, self.config)
@@ -93,6 +98,7 @@ class Evaluation(Review):
                 if unusable:
                     unmeasured.append(f"{folder.stage} of split {folder.split}")
                 continue
+            figures |= _links(stage, folder, folders, results.measured)
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)
@@ -113,15 +119,17 @@ class Evaluation(Review):
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"
                 f" {reasons} says"
             )
+        if changed:
+            raise UserError("; ".join(changed))
 
-    def _folders(self) -> Iterator[tuple[Stage, StageFolder]]:
-        """Yields what can be measured, split by split, with its folder."""
-        every = [each for stage in self.stages for each in (*stage.parts, stage)]
-        measurable = [stage for stage in every if stage.kind in _KINDS]
-        for split in dict.fromkeys(stage.split for stage in measurable):
-            for stage in measurable:
-                if stage.split == split and (folder := self.folder(stage)) is not None:
-                    yield stage, folder
+    def _folders(self) -> Iterator[tuple[Stage, Stage, StageFolder]]:
+        """Yields what can be measured, split by split: a stage, itself or its part, and where."""
+        every = [(stage, each) for stage in self.stages for each in (*stage.parts, stage)]
+        measurable = [(stage, each) for stage, each in every if each.kind in _KINDS]
+        for split in dict.fromkeys(each.split for _, each in measurable):
+            for stage, each in measurable:
+                if each.split == split and (folder := self.folder(each)) is not None:
+                    yield stage, each, folder
 
     def folder(self, stage: Stage) -> StageFolder | None:
         """Returns the folder of a stage; none where its key depends on what does not exist."""
@@ -147,9 +155,29 @@ class Evaluation(Review):
         return figures
 
 
-def _is_current(sample: Sample, folder: StageFolder) -> bool:
-    """Tells whether a result was made from the photograph as it is now, if that can be read."""
-    try:
-        return folder.photograph_of(sample.id) == fingerprint_image(sample.image)
-    except OSError:
-        return folder.photograph_of(sample.id) is not None
+def _links(
+    stage: Stage, folder: StageFolder, folders: Mapping[str, StageFolder], ids: Sequence[str]
+) -> dict[str, Any]:
+    """Returns what tells whether figures of two stages are of results made from each other.
+
+    Keys do not: they hold no image, and nothing that was learned.
+
+    Args:
+        stage: the measured stage.
+        folder: its results.
+        folders: those of the stages that it needs, by their names.
+        ids: the images that were measured.
+    """
+    before = {
+        folders[name].stage: _fingerprint_results(need, folders[name], ids)
+        for name, need in stage.needs.items()
+        if need.kind in _KINDS and {*ids} <= folders[name].entries.keys()
+    }
+    return {"results": _fingerprint_results(stage, folder, ids), "made_from": before}
+
+
+def _fingerprint_results(stage: Stage, folder: StageFolder, ids: Sequence[str]) -> str:
+    """Returns the fingerprint of what later stages read of these images' results."""
+    of = {"scores": lambda image_id: folder.entries[image_id]["tags"]}
+    result = of.get(stage.kind, folder.output_key)
+    return fingerprint([[image_id, result(image_id)] for image_id in sorted(ids)])

@@ -125,15 +125,21 @@ def cannot_write(path: Path | str | None, error: OSError, what: str = "write") -
     )
 
 
+class Complete(dict):
+    """A shape for :func:`fits` whose keys are all required."""
+
+
 def fits(value: object, shape: object, required: Collection[str] = ()) -> bool:
     """Tells whether a value has a shape: a type, [the shape of each], or the shape of each key.
 
-    The key ``str`` stands for all; keys that are not ``required`` may be missing. Integers have at
-    most 64 bits.
+    The key ``str`` stands for all; keys that are not ``required`` may be missing, except those of
+    :class:`Complete`. Integers have at most 64 bits.
     """
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(each, shape[0]) for each in value)
     if isinstance(shape, dict):
+        if isinstance(shape, Complete):
+            required = shape
         if not isinstance(value, dict) or not {*required} <= value.keys():
             return False
         return all(fits(each, shape.get(str, shape.get(k, object))) for k, each in value.items())

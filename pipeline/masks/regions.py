@@ -139,7 +139,8 @@ class RegionVote(Refiner):
 class RegionMasks(Masks):
     """Masks by regions. The contents of an image's file of regions are part of its input.
 
-    The key holds the name of their folder, so that the regions of two methods can be compared.
+    The key holds the last two names of their folder's path, such as ``SAM/val``, so that regions of
+    two methods can be compared, and the same ones have one key on several machines.
     """
 
     @cached_property
@@ -158,7 +159,7 @@ class RegionMasks(Masks):
         settings = super().own_settings()
         if self._folder is not None:
             del settings["slic"]
-            settings["regions"] = f"folder {self._folder.name}"
+            settings["regions"] = f"folder {'/'.join(self._folder.parts[-2:])}"
         return settings
 
     def item(self, sample: Sample, folders: Folders) -> Item:

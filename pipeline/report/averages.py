@@ -13,6 +13,8 @@ from pipeline.report.markdown import percent
 _PARTS = {"tags": "mAP", "cams": "mIoU CAMs", "affinity": "mIoU CAMs", "masks": "mIoU masks"}
 """Part of a combination → the first figure that depends on it."""
 
+_MAY_VARY = {*_PARTS, "commit"}
+
 
 class Averages(NamedTuple):
     """A table with a row for every method of every part."""
@@ -34,28 +36,32 @@ def average_over_others(
 
     Args:
         rows: the combinations of a table.
-        choices: the words of each by their columns.
+        choices: the words of each by their columns, of which "settings" tells apart what is
+            otherwise the same method.
 
     Returns:
-        None unless the rows are a full product of at least two parts: only then is every method
-        combined with the same others.
+        None unless the rows are a full product of at least two parts, and alike in all else: only
+        then is every method combined with the same others. Given image labels are left out.
     """
-    methods = {part: sorted({of_row[part] for of_row in choices}) for part in _PARTS}
+    kept = [(row, words) for row, words in zip(rows, choices) if not row.has_given_tags]
+    methods = {part: sorted({words[part] for _, words in kept}) for part in _PARTS}
     methods = {part: found for part, found in methods.items() if len(found) > 1}
-    distinct = {tuple(of_row[part] for part in methods) for of_row in choices}
-    if len(methods) < 2 or not len(rows) == len(distinct) == prod(map(len, methods.values())):
+    distinct = {tuple(words[part] for part in methods) for _, words in kept}
+    is_product = len(kept) == len(distinct) == prod(map(len, methods.values()))
+    others = {tuple(v for n, v in words.items() if n not in _MAY_VARY) for _, words in kept}
+    if len(methods) < 2 or not is_product or len(others) > 1:
         return None
-    columns = [name for name in FIGURES if all(row.values(name) for row in rows)]
+    columns = [name for name in FIGURES if all(row.values(name) for row, _ in kept)]
     if not columns:
         return None
     last = columns[-1]
-    figures = [{name: mean(row.values(name)) for name in columns} for row in rows]
+    figures = [{name: mean(row.values(name)) for name in columns} for row, _ in kept]
     table = []
     for part, found in methods.items():
         first = [*FIGURES].index(_PARTS[part])
         of_part = []
         for method in found:
-            of_method = [f for f, of_row in zip(figures, choices) if of_row[part] == method]
+            of_method = [f for f, (_, words) in zip(figures, kept) if words[part] == method]
             means = {name: mean(f[name] for f in of_method) for name in columns}
             cells = [
                 percent(means[name]) if [*FIGURES].index(name) >= first else "" for name in columns
@@ -63,5 +69,5 @@ def average_over_others(
             best = percent(max(f[last] for f in of_method))
             of_part.append((-means[last], [part, method, *cells, best]))
         table += [cells for _, cells in sorted(of_part)]
-    words = ["part", "method"]
-    return Averages(words, [*words, *columns, f"best {last}"], table)
+    names = ["part", "method"]
+    return Averages(names, [*names, *columns, f"best {last}"], table)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.clip.quirks import Quirks
 from pipeline.files.atomic import canonical_json
+from pipeline.report.configurations import flatten
 from pipeline.report.markdown import Notes, percent_of_several
 from pipeline.report.remarks import map_notes
 from pipeline.report.runs import STAGES, Run, without_seed
@@ -40,7 +41,7 @@ class Combination:
 
     def __init__(self, chains: Sequence[Mapping[str, Run]]):
         self.chains = chains
-        self.last = next(iter(chains[-1].values()))
+        self.last = _last(chains[-1])
         self.runs: dict[str, list[Run]] = {}
         for stage in dict.fromkeys(stage for chain in chains for stage in chain):
             found = [chain[stage] for chain in chains if stage in chain]
@@ -55,14 +56,17 @@ class Combination:
     @cached_property
     def choices(self) -> dict[str, str]:
         """Returns the words of the row by their columns, "" where there are none."""
-        about, settings = self.last.about, self.settings
+        about, settings = dict(self.last.about), self.settings
+        if self.last.stage == "tags":
+            # Tags of a later round name the methods of the round before.
+            about |= {"cams": "", "masks": ""}
         # Masks that need no CAMs may name the dense method that they read out (masks=dense).
         masks, cams = settings.get("masks", {}), settings.get("cams", {})
         commits = [r.about.get("commit", "") for of in self.runs.values() for r in of][::-1]
         return {
             "tags": about.get("tags", ""),
             "cams": about.get("cams") or str(cams.get("method", "")),
-            "affinity": _affinity(cams) if about.get("cams") else "",
+            "affinity": _affinity(cams) if about.get("cams") and cams else "",
             # The CRF without its constants is the argmax of the CAMs (masks=argmax).
             "masks": "argmax" if masks.get("crf", "") is None else about.get("masks", ""),
             "network": about.get("segmenter", "") if self.last.stage == "predictions" else "",
@@ -75,8 +79,12 @@ class Combination:
 
     @property
     def has_given_tags(self) -> bool:
-        """Whether image labels are given: their figures would be 100, and help all others."""
-        return self.choices["tags"] == _GIVEN
+        """Whether image labels are given, here or in an earlier round.
+
+        Their own figures would be 100, and they help all others.
+        """
+        nested = (v for n, v in flatten(self.settings).items() if n.endswith("tags.method"))
+        return _GIVEN in (self.last.about.get("tags"), *nested)
 
     def own_settings(self, stage: str) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""
@@ -119,11 +127,16 @@ def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
     leaves = dict.fromkeys(run.key for run in runs)
     chains = []
     for run in runs:
-        steps = ((stage, canonical_json(settings)) for stage, settings in run.chain.items())
-        chain = {step[0]: by_settings[step] for step in steps if step in by_settings}
-        for earlier in [*chain.values()][1:]:
+        chain = {run.stage: run}
+        for stage, settings in [*run.chain.items()][1:]:
+            earlier = by_settings.get((stage, canonical_json(settings)))
+            if earlier is None:
+                continue
+            if not _is_made_from([*chain.values()][-1], earlier):
+                break
+            chain[stage] = earlier
             leaves.pop(earlier.key, None)
-        chains.append({run.stage: run, **chain})
+        chains.append(chain)
     same: dict[str, list[Mapping[str, Run]]] = {}
     for run, chain in zip(runs, chains):
         if run.key in leaves:
@@ -132,14 +145,32 @@ def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
 
 
 def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combination]:
-    """Yields the rows that every split has, with the runs of all."""
+    """Yields the rows that every split has, with the runs of all, of the seeds that all have."""
     same: dict[str, list[Combination]] = {}
     for rows in by_split:
         for row in rows:
             same.setdefault(row.identity, []).append(row)
     for rows in same.values():
-        if len(rows) == len(by_split):
-            yield Combination([chain for row in rows for chain in row.chains])
+        if len(rows) < len(by_split):
+            continue
+        # A split with more seeds than another would count more often.
+        common = set.intersection(*({_last(chain).key for chain in row.chains} for row in rows))
+        chains = [chain for row in rows for chain in row.chains if _last(chain).key in common]
+        if chains:
+            yield Combination(chains)
+
+
+def _last(chain: Mapping[str, Run]) -> Run:
+    return next(iter(chain.values()))
+
+
+def _is_made_from(later: Run, earlier: Run) -> bool:
+    """Tells whether a result was made from another one as that is, if this is known.
+
+    Equal settings do not tell: what was learned, or the images, may have changed in between.
+    """
+    expected = later.figures.get("made_from", {}).get(earlier.stage)
+    return expected in (None, earlier.figures.get("results"))
 
 
 def _identity(run: Run) -> str:

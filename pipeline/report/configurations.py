@@ -80,9 +80,18 @@ def compose(experiment: str) -> dict[str, Any]:
 
 
 def identity(configuration: Mapping[str, Any]) -> str:
-    """Returns a text that is equal for configurations that differ in nothing but seeds."""
-    settings = flatten(configuration).items()
-    return canonical_json({name: value for name, value in settings if last_part(name) != "seed"})
+    """Returns a text that is equal for configurations that differ in nothing but seeds.
+
+    In later rounds of self-training the data of a segmenter follow from the seed as well.
+    """
+    settings = flatten(configuration)
+
+    def follows_from_seed(name: str) -> bool:
+        before, _, last = name.rpartition(".")
+        predicted = f"{before}.masks.segmenter."
+        return last == "seed" or (last == "data" and any(n.startswith(predicted) for n in settings))
+
+    return canonical_json({n: value for n, value in settings.items() if not follows_from_seed(n)})
 
 
 def varying(

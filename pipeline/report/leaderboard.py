@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from statistics import mean
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ class _Place(NamedTuple):
     classes: tuple[str, ...]
     images: int
     image_set: str
+    ground_truth: str = ""  # where the images have several: that of tags, and that of pixels
 
 
 class Board(NamedTuple):
@@ -120,14 +121,29 @@ def collect_means(runs: Sequence[Run], splits: Sequence[str]) -> list[Board]:
 def _rows_by_place(runs: Sequence[Run]) -> dict[_Place, list[Combination]]:
     """Returns the rows of every data set, split and set of images, in the order of the tables."""
     groups: dict[_Place, dict[tuple[str, str], Run]] = {}
-    for run in runs:
-        if run.image_set:
-            # What two folders hold, or two experiments share, counts once.
-            of_place = groups.setdefault(_place(run), {})
-            of_place.pop((run.stage, run.key), None)
-            of_place[run.stage, run.key] = run
+    for place, of_place in _runs_by_place(runs):
+        # What two folders hold, or two experiments share, counts once; the latest of them.
+        groups[place] = {(run.stage, run.key): run for run in of_place}
     ordered = sorted(groups, key=lambda p: (p.dataset, p.split, p.data, -p.images, p))
     return {place: [*combinations([*groups[place].values()])] for place in ordered}
+
+
+def _runs_by_place(runs: Sequence[Run]) -> Iterator[tuple[_Place, list[Run]]]:
+    """Yields the runs on the same images, apart where the ground truth is another one."""
+    groups: dict[_Place, list[Run]] = {}
+    for run in runs:
+        if run.image_set and run.ground_truth:
+            groups.setdefault(_place(run), []).append(run)
+    for place, of_place in groups.items():
+        # Tags are measured against labels, and the other stages against masks.
+        truths = [
+            [*dict.fromkeys(r.ground_truth for r in of_place if (r.stage == "tags") == of_tags)]
+            for of_tags in (True, False)
+        ]
+        for pair in product(*(of_kind or [""] for of_kind in truths)):
+            several = any(len(of_kind) > 1 for of_kind in truths)
+            of_pair = place._replace(ground_truth=" ".join(pair)) if several else place
+            yield of_pair, [r for r in of_place if r.ground_truth == pair[r.stage != "tags"]]
 
 
 def _join(places: Sequence[_Place]) -> _Place:
@@ -146,12 +162,12 @@ def _place(run: Run) -> _Place:
 
 def _unknown(runs: Sequence[Run]) -> str:
     """Returns a sentence on the runs of which it is not known what images they measured."""
-    places = sorted({run.dataset_split for run in runs if not run.image_set})
+    places = sorted({r.dataset_split for r in runs if not (r.image_set and r.ground_truth)})
     if not places:
         return ""
     return (
-        f"figures of {', '.join(places)} of which nothing records the images: run stage=evaluate"
-        " again"
+        f"figures of {', '.join(places)} of which nothing records the images or the ground truth:"
+        " run stage=evaluate again"
     )
 
 
@@ -228,5 +244,8 @@ def _caption(place: _Place, shared: Mapping[str, str]) -> str:
     count = f"{len(place.classes)} classes" if place.classes else ""
     sets = " ".join(each[:8] for each in place.image_set.split())
     images = f"{place.images:,} images ({sets})"
+    truths = " and ".join(each[:8] for each in place.ground_truth.split())
+    truth = f"ground truth {truths}" if truths else ""
     same = [f"{name} {value}" for name, value in shared.items() if value]
-    return ", ".join(filter(None, [f"split {place.split}", images, count, place.data, *same])) + "."
+    parts = [f"split {place.split}", images, truth, count, place.data, *same]
+    return ", ".join(filter(None, parts)) + "."

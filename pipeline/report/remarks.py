@@ -22,7 +22,7 @@ def map_notes(figures: Mapping[str, Any]) -> list[str]:
     classes, averaged = figures["per_class"], figures["map_classes"]
     if averaged is None:
         return ["no mAP: the scores are decisions, which rank nothing"]
-    notes, absent = [], [name for name, of in classes.items() if not of["positives"]]
+    notes, absent = [], [name for name, of in classes.items() if of.get("positives") == 0]
     if absent:
         more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
         names = f"{', '.join(absent[:_MAX_NAMES])}{more} {'have' if absent[1:] else 'has'}"

@@ -93,6 +93,11 @@ class Run:
         return str(self.figures.get("image_set", ""))
 
     @property
+    def ground_truth(self) -> str:
+        """Identifies what they were measured against; "" where that was not recorded."""
+        return str(self.figures.get("ground_truth", ""))
+
+    @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
         """The settings of its stage and of those that it is made from, the last first.
 

@@ -92,16 +92,16 @@ def _calibration(metrics: MetricsFile) -> Iterator[Table]:
     header = ["class", "positives", *of_tags, "best z", "F1 there (%)"]
     for split, figures in metrics.latest.get("tags", {}).items():
         if found := figures.get("calibration"):
-            rows = []
+            rows, per_class = [], figures.get("per_class", {})
+            positives = {name: of.get("positives", 0) for name, of in per_class.items()}
             for name, of_class in found["per_class"].items():
                 values = [percent(of_class[key]) for key in ("precision", "recall", "f1")]
                 best = [f"{of_class['best_threshold']:.2f}", percent(of_class["best_f1"])]
-                rows.append([name, str(figures["per_class"][name]["positives"]), *values, *best])
-            values = [percent(figures[key]) for key in ("precision", "recall", "f1")]
+                rows.append([name, str(positives.get(name, "–")), *values, *best])
+            values = [percent(figures.get(key)) for key in ("precision", "recall", "f1")]
             common = found["threshold"]
             best = ["–" if common is None else f"{common:.2f}", percent(found["f1"])]
-            positives = sum(of_class["positives"] for of_class in figures["per_class"].values())
-            rows.append(["all, one z", str(positives), *values, *best])
+            rows.append(["all, one z", str(sum(positives.values())), *values, *best])
             title = f"Calibration of the standardised scores, {split}"
             yield Table(title, header, rows, [_OF_CALIBRATION])
 

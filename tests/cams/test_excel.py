@@ -249,6 +249,8 @@ def without(*names: str) -> dict[str, list[str]]:
         ("no: [x]", "has False, not a name: write names in quotes, as 'no'"),
         ("a: [x", "is not YAML: "),
         ("!!python/object/apply:os.getcwd []", "is not YAML: "),
+        ("cup: [x]\nsea: [x]\ncat: [x]\nsea: [y]", "is not YAML: sea occurs twice"),
+        ({**SENTENCES, "Sea ": ["x"]}, "has Sea  twice: put all sentences into one list"),
     ],
 )
 def test_sentences_that_cannot_be_used_are_refused(tmp_path, content, message):
@@ -263,6 +265,9 @@ def test_too_few_sentences_a_broken_file_and_a_missing_one_are_refused(tmp_path)
         read_descriptors(path, NAMES, 7)
     with pytest.raises(UserError, match="is not JSON: "):
         read_descriptors(written(tmp_path, "{cat: [x]}", "a.json"), NAMES, 1)
+    twice = '{"cat": ["x"], "cat": ["y"]}'
+    with pytest.raises(UserError, match="is not JSON: cat occurs twice"):
+        read_descriptors(written(tmp_path, twice, "a.json"), NAMES, 1)
     with pytest.raises(UserError, match="is not a file: give a YAML or JSON file"):
         read_descriptors(str(tmp_path / "none.yaml"), NAMES, 1)
     many = Vocabulary(tuple("abcde"), (), ())

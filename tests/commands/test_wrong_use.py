@@ -31,6 +31,14 @@ from tests.small_runs import latest
         ),
         (["iterations=9"], "there is no key iterations: did you mean "),
         (
+            ["tags=ground_truth", "tags.alpha=1"],
+            "this choice of tags has no key tags.alpha: leave it out",
+        ),
+        (
+            ["experiment=recipe", "tags=piaa"],
+            "experiment/recipe sets tags.attention_blocks, which this choice of tags lacks: choose",
+        ),
+        (
             ["segmenter=segformer_b1"],
             "there is no segmenter=segformer_b1: did you mean segformer_b",
         ),

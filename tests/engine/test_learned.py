@@ -186,6 +186,22 @@ def test_a_kill_while_it_is_learned_loses_nothing_else(kept, monkeypatch):
     assert kept.shares == [2]
 
 
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, UserError("fewer than two are left")])
+def test_what_was_learned_stays_until_it_is_learned_anew(kept, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    kept()
+    kept.add("fit", "d", 80)
+    with monkeypatch.context() as patched:
+        patched.setattr(Mean, "learn", fail)
+        with pytest.raises((KeyboardInterrupt, UserError)):
+            kept(refit=True)
+    assert kept() == {"mean fit": (0, 3), "relative val": (0, 1)}
+    assert kept.mean == [20, "a", "b"] and kept.shares == [2]
+    assert kept(refit=True)["mean fit"] == (3, 3)
+
+
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"[7]"), Path.unlink])
 def test_damage_is_repaired_from_what_it_was_learned_from(kept, damage):
     kept()

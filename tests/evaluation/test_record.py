@@ -70,6 +70,11 @@ STRANGE = {
     "a class": lambda content: _with_run(content, per_class={"cat": {"ap": [1]}}),
     "a level": lambda content: _with_run(content, levels=[{"map": {}}]),
     "about": lambda content: _with_run(content, about="demo"),
+    "experiments": lambda content: _with_run(content, experiments=5),
+    "what it was made from": lambda content: _with_run(content, made_from={"tags": 1}),
+    "a calibration": lambda content: _with_run(
+        content, calibration={"threshold": 1, "f1": 1, "per_class": {"cat": {"best_f1": None}}}
+    ),
     "configuration": lambda content: _with_run(content, configuration=None),
 }
 

@@ -109,6 +109,7 @@ def test_the_key_has_the_name_of_the_folder_or_slics_constants(folder):
     of_folder = stage_of(regions=str(folder))
     assert of_folder.key not in (slic.key, stage_of(regions="slic2").key)
     assert of_folder.key == stage_of(regions=str(folder), slic=SlicOptions(segments=7)).key
-    moved = stage_of(regions=f"/elsewhere/{folder.name}")
+    moved = stage_of(regions=f"/elsewhere/{folder.parent.name}/{folder.name}")
+    assert of_folder.key != stage_of(regions=f"/elsewhere/{folder.name}").key
     assert of_folder.key == moved.key and of_folder.reads_files
     assert replace(of_folder, options=RegionOptions(beta=2, regions=str(folder))).key != moved.key

@@ -28,6 +28,7 @@ def measured(stage: str, split: str, images: int, about: dict, **figures: object
         "images": images,
         "about": {**usual, **about},
         "configuration": CRF if stage == "masks" else {},
+        "ground_truth": "labels" if stage == "tags" else "masks",
     }
     return {**entry, **figures}
 

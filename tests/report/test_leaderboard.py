@@ -311,3 +311,98 @@ def test_one_method_that_varies_has_no_averages_beside_its_rows(tmp_path):
     runs = product_of({("clip", cams, "crf"): 0.1 for cams in ("gem", "sclip", "naclip")})
     (board,) = collect_boards(runs_of(tmp_path, *runs))
     assert len(board.rows) == 3 and board.averages is None
+
+
+def test_more_than_the_four_parts_may_not_vary_in_averages(tmp_path):
+    figures = {("clip", c, m): 0.1 for c in ("gem", "sclip") for m in ("par", "pamr")}
+    chains = product_of(figures)
+    (board,) = collect_boards(runs_of(tmp_path, *chains))
+    assert len(board.averages.rows) == 4
+    # sclip has another threshold before it.
+    other = [
+        Chain("clip").tags(0.6, alpha=0.2 if c == "sclip" else 0.5).cams(c, v).masks(m, v)
+        for (_, c, m), v in figures.items()
+    ]
+    (board,) = collect_boards(runs_of(tmp_path, *other))
+    assert len(board.rows) == 4 and board.averages is None
+
+
+def test_given_labels_are_no_part_of_averages(tmp_path):
+    figures = {("clip", c, m): 0.1 * len(c) for c in ("gem", "sclip") for m in ("par", "pamr")}
+    (alone,) = collect_boards(runs_of(tmp_path, *product_of(figures)))
+    given = {("ground_truth", c, m): 0.9 for _, c, m in figures}
+    (board,) = collect_boards(runs_of(tmp_path, *product_of(figures | given)))
+    assert len(board.rows) == 8 and board.averages == alone.averages
+
+
+def test_figures_against_other_ground_truth_never_stand_in_one_table(tmp_path):
+    chains = [
+        Chain()
+        .tags(0.8)
+        .cams(cams, value, ground_truth=truth)
+        .masks("par", 0.5, ground_truth=truth)
+        for cams, value, truth in (("sclip", 0.4, "0ld"), ("gem", 0.6, "new"))
+    ]
+    boards = collect_boards(runs_of(tmp_path, *chains))
+    assert sorted(row[1] for board in boards for row in board.rows) == ["gem", "sclip"]
+    # Their tags were measured against the same labels.
+    assert len(boards) == 2 and all(board.rows[0][3] == "80.0" for board in boards)
+    found = sorted(re.search(r"ground truth labels and (\w+),", b.caption)[1] for b in boards)
+    assert found == ["0ld", "new"]
+    # The same CAMs, measured again after the masks were corrected, are not those of the old masks.
+    again = Chain().tags(0.8).cams("sclip", 0.1, ground_truth="new")
+    boards = collect_boards(runs_of(tmp_path, chains[0], again, shuffled=False))
+    assert [[cell for cell in board.rows[0] if "." in cell] for board in boards] == [
+        ["80.0", "40.0", "40.0", "50.0"],
+        ["80.0", "40.0", "10.0"],
+    ]
+
+
+def test_figures_are_joined_only_if_one_result_was_made_from_the_other(tmp_path):
+    def measure(tags: float, learned: str, cams: str, from_tags: str) -> Chain:
+        chain = Chain("piaa").tags(tags, results=learned)
+        return chain.cams(cams, 0.4, results=cams, made_from={"tags": from_tags})
+
+    # The prototypes were learned again between the two, under the same settings.
+    before = measure(0.8, "first", "sclip", "first").masks("par", 0.5, made_from={"cams": "sclip"})
+    after = measure(0.9, "second", "gem", "second").masks("par", 0.6, made_from={"cams": "gem"})
+    assert cells(write_leaderboard(runs_of(tmp_path, before, after, shuffled=False)))[1:] == [
+        ["piaa", "gem", "par", "90.0", "45.0", "40.0", "**60.0**"],
+        ["piaa", "sclip", "par", "", "", "40.0", "50.0"],
+    ]
+
+
+def test_a_split_with_more_seeds_does_not_count_more(tmp_path):
+    def trained(split: str, seed: int, value: float, network: str) -> Chain:
+        chain = Chain(image_set=split).tags(0.8, split=split).cams("gem", 0.4, split=split)
+        chain, settings = chain.masks("par", 0.5, split=split), {"name": network, "seed": seed}
+        return chain.then("predictions", settings, {"segmenter": network}, split=split, miou=value)
+
+    chains = [trained("easy", k, 0.8, "a") for k in range(3)] + [trained("hard", 0, 0.4, "a")]
+    chains += [trained("easy", 0, 0.82, "b"), trained("hard", 0, 0.42, "b")]
+    # A network without a seed that both splits have has no mean.
+    chains += [trained("easy", 1, 0.9, "c"), trained("hard", 2, 0.9, "c")]
+    rows = cells(write_leaderboard(runs_of(tmp_path, *chains), ["easy", "hard"]))[1:]
+    assert [row[-1] for row in rows] == ["**62.0 ± 28.3**", "60.0 ± 28.3"]
+
+
+def test_a_later_round_has_the_words_of_its_own_results(tmp_path):
+    def relabelled(seed: int, first_tags: str) -> list[Chain]:
+        first = {"tags": {"method": first_tags}, "method": "gem", "affinity": True}
+        masks = {"method": "crf", "crf": {}, "cams": first}
+        before = {"name": "demo", "seed": seed, "data": "the same", "masks": masks}
+        later = {"method": "segmenter", "segmenter": before}
+        about = {"cams": "gem", "masks": "crf", "round": "2", "segmenter": "demo"}
+        tags = Chain("segmenter", **about).then("tags", later, map=0.7, f1=0.9)
+        trained = {"name": "demo", "seed": seed, "data": f"of seed {seed}", "masks": later}
+        predicted = Chain(first_tags, **{**about, "masks": "segmenter"})
+        return [tags, predicted.then("predictions", trained, miou=0.5 + seed / 10)]
+
+    chains = [chain for seed in (0, 1) for chain in relabelled(seed, "tagclip")]
+    header, *rows = cells(write_leaderboard(runs_of(tmp_path, *chains)))
+    found = [dict(zip(header, row)) for row in rows]
+    assert [row["mIoU segmenter"] for row in found] == ["55.0 ± 7.1 (2 seeds)", ""]
+    assert (found[1]["tags"], found[1]["cams"], found[1]["masks"]) == ("segmenter", "", "")
+    header, *rows = cells(write_leaderboard(runs_of(tmp_path, *relabelled(0, "ground_truth"))))
+    assert [dict(zip(header, row))["tags"] for row in rows] == ["ground_truth†", "segmenter†"]
+    assert "mAP" not in header and not any("**" in cell for row in rows for cell in row)

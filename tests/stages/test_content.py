@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -210,6 +211,36 @@ def test_an_edited_line_of_a_list_costs_its_image(opened, tmp_path):
     # The CAMs of another list are those of this one where both agree.
     other = tmp_path / "other.txt"
     assert computed("0 0", "1 0", "2 0", path=other) == [(3, 0), (1, 2)]
+
+
+def test_results_of_other_tags_are_neither_measured_nor_used(opened, tmp_path):
+    import_plugins(["tests.plugins.colour_cams"])
+    listed, labels = tmp_path / "tags.txt", tmp_path / "labels.csv"
+    labels.write_text("0.png, cat\n1.png, cup\n2.png, cat, cup\n")
+
+    def run(*stages: str) -> list:
+        given = [f"tags.path={listed}", f"dataset.labels={labels}", "tags.min_score=0.3"]
+        given += [f"dataset.masks={tmp_path / 'masks'}"]
+        return list(opened("tags=file", "cams=channel", *given).run(stages))
+
+    listed.write_text("0 0\n1 1\n2 0 1\n")
+    run("tags", "cams", "masks", "evaluate")
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
+    assert figures["tags"]["all"]["f1"] == 1 and {*figures} == {"tags", "cams", "masks"}
+    listed.write_text("0 0\n1 0\n2 0 1\n")
+    # The tags are measured all the same.
+    with pytest.raises(UserError, match="^1 of the cams for .* other results, and were not measur"):
+        run("tags", "evaluate")
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
+    assert figures["tags"]["all"]["f1"] == 0.75 and {*figures} == {"tags", "masks"}
+    with pytest.raises(UserError, match=r"cams for split all are incomplete \(1 of 3 missing\)"):
+        run("masks")
+    assert [o.computed for o in run("cams", "masks", "evaluate")[:2]] == [1, 1]
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
+    assert {*figures} == {"tags", "cams", "masks"}
+    # What it was made from need not be kept.
+    shutil.rmtree(tmp_path / "out" / "all" / "cams")
+    assert len(run("evaluate")) == 2
 
 
 @pytest.mark.parametrize(("group", "stage"), [("clip", "tags"), ("segmenter", "segmenter")])
