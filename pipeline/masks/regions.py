@@ -35,12 +35,13 @@ class SlicOptions:
     Attributes:
         segments: about how many superpixels an image has.
         compactness: the weight of distances against colours; higher ones give squarer superpixels.
-        sigma: standard deviation of the blur before, in pixels.
+        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks superpixels
+            up, and most of them are then merged.
     """
 
     segments: int = setting(500, at_least=1, at_most=1_000_000)
     compactness: float = setting(10, above=0, at_most=1e6)
-    sigma: float = setting(0, at_least=0, at_most=1000)
+    sigma: float = setting(1, at_least=0, at_most=1000)
 
 
 @dataclass

@@ -106,7 +106,10 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
     [
         ("cams.path=/no/such", "cams.path=/no/such is not a folder: give one that holds <id>.npy"),
         ("cams.cell_size=0", "cams.cell_size=0 is out of range: give a number at least 1"),
-        ("cams.box_threshold=0.4", "this choice of cams has no key cams.box_threshold: leave it out"),
+        (
+            "cams.box_threshold=0.4",
+            "this choice of cams has no key cams.box_threshold: leave it out",
+        ),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(wrong, message, run_stage, arguments):

@@ -219,3 +219,9 @@ def test_python_takes_slic_and_no_folder(tiny_checkpoint):
     given["overrides"] = ["masks=regions", "masks.regions=SAM"]
     with pytest.raises(UserError, match="leave masks.regions=slic here"):
         Labeller(["cat", "cup"], **given)
+
+
+def test_noise_does_not_merge_the_superpixels():
+    noise = np.random.default_rng(0).normal(128, 25, (240, 320, 3)).clip(0, 255).astype(np.uint8)
+    count = len(np.unique(RegionVote(RegionOptions())._superpixels(noise)))
+    assert 400 < count < 600
