@@ -74,7 +74,9 @@ def test_the_leaderboard_is_of_any_data_set_by_one_override(dataset):
         assert {key: OmegaConf.select(config, key) for key in expected} == expected
 
 
-def test_the_leaderboard_of_a_miniature(run_stage, run_tool, tiny_checkpoint, tmp_path):
+def test_the_leaderboard_of_a_miniature(
+    run_stage, run_tool, tiny_checkpoint, tmp_path, monkeypatch
+):
     finished = run_stage(
         "experiment=leaderboard",
         "dataset=voc2012",
@@ -89,6 +91,7 @@ def test_the_leaderboard_of_a_miniature(run_stage, run_tool, tiny_checkpoint, tm
         "masks=argmax",
     )
     assert finished.code == 0, finished.errors
+    monkeypatch.chdir(tmp_path)  # where there is no other run in outputs/
     tables = run_tool("make_tables.py", "--leaderboard", tmp_path / "out")
     assert tables.code == 0, tables.errors
     assert sorted(row[:4] for row in rows_of(tables.output, "clip")) == [

@@ -23,7 +23,6 @@ from pipeline.report.published import remark_on_clip
 from pipeline.report.remarks import has_seen_masks, map_notes
 
 METRICS = "metrics.json"
-
 MAIN_METRIC = {"tags": "map", "cams": "miou", "masks": "miou", "predictions": "miou"}
 """Stage → the figure that stands for it."""
 
@@ -44,10 +43,10 @@ STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": 
 STAGE_TITLES = {**STAGE_NAMES, "cams": "class activation maps", "masks": "pseudo masks"}
 """Stage → its name where there is room."""
 
-_MAX_DEPTH = 3  # folders from a given one down to a metrics.json
 STAGES = ("predictions", "segmenter", "masks", "cams", "tags")
 """The last first; the settings of each hold those of the next."""
 
+_MAX_DEPTH = 3  # folders from a given one down to a metrics.json
 _NOT_COMPARABLE = ("templates", "variants", "background_betas")
 """Settings that a run's configuration does not hold, or holds in another form than the files."""
 
@@ -90,12 +89,12 @@ class Run:
     @property
     def image_set(self) -> str:
         """Identifies the photographs that were measured; "" where that was not recorded."""
-        return str(self.figures.get("image_set", ""))
+        return self.figures.get("image_set", "")
 
     @property
     def ground_truth(self) -> str:
-        """Identifies what they were measured against; "" where that was not recorded."""
-        return str(self.figures.get("ground_truth", ""))
+        """Identifies their ground truth; "" where that was not recorded."""
+        return self.figures.get("ground_truth", "")
 
     @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
@@ -272,9 +271,8 @@ def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Ru
 def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
     """Chooses the latest run on all images, or else the latest of those on the most images.
 
-    Runs that differ from it in nothing but the seed are shown with it.
-
-    ``full_sizes`` are the numbers of images that make a whole split; empty if any number does.
+    Runs that differ from it in nothing but the seed are shown with it. ``full_sizes`` are the
+    numbers of images that make a whole split; empty if any number does.
     """
 
     def rank(run: Run) -> tuple[bool, int, int]:
