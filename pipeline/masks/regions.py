@@ -35,8 +35,8 @@ class SlicOptions:
     Attributes:
         segments: about how many superpixels an image has.
         compactness: the weight of distances against colours; higher ones give squarer superpixels.
-        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks superpixels
-            up, and most of them are then merged.
+        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks up the
+            superpixels, and most of them are then merged.
     """
 
     segments: int = setting(500, at_least=1, at_most=1_000_000)
