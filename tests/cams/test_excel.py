@@ -273,6 +273,8 @@ def test_too_few_sentences_a_broken_file_and_a_missing_one_are_refused(tmp_path)
     many = Vocabulary(tuple("abcde"), (), ())
     with pytest.raises(UserError, match="for a, b, c and 2 more: add"):
         read_descriptors(written(tmp_path, {}), many.classes, 1)
+    with pytest.raises(UserError, match="for a, b, c: add"):
+        read_descriptors(written(tmp_path, {}), many.classes[:3], 1)
 
 
 def test_the_key_holds_what_the_file_says_and_not_where_it_is(tmp_path):

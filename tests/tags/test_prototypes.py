@@ -71,7 +71,9 @@ def test_the_estimate_is_discriminant_analysis_with_a_mean_for_every_class(featu
     np.testing.assert_allclose(found.bias, bias, rtol=1e-9)
 
 
-def test_one_patch_is_too_few(features, text):
+def test_one_patch_is_too_few_and_two_are_enough(features, text):
+    found = estimate(features[:2], zero_shot(features[:2], text, 20.0), text)
+    assert found.weight.isfinite().all() and found.bias.isfinite().all()
     with pytest.raises(UserError, match="give more images"):
         estimate(features[:1], zero_shot(features[:1], text, 20.0), text)
 
