@@ -58,7 +58,10 @@ def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sente
 @lru_cache(maxsize=2)
 def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sentences:
     try:
-        content = _read_json(text) if is_json else yaml.load(text, _OnceEach)
+        if is_json:
+            content = json.loads(text, object_pairs_hook=_without_repetition)
+        else:
+            content = yaml.load(text, _OnceEach)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: JSON, a 13th month
         reason = shown(" ".join(str(error).split()))
         raise UserError(f"{name} is not {'JSON' if is_json else 'YAML'}: {reason}") from error
@@ -78,10 +81,6 @@ def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sen
         few = shown(", ".join(missing[:_MAX_NAMED]))
         raise UserError(f"{name} has no sentences for {few}{more}: add them")
     return tuple(found[same] for same in known)
-
-
-def _read_json(text: str) -> Any:  # noqa: ANN401
-    return json.loads(text, object_pairs_hook=_without_repetition)
 
 
 class _OnceEach(yaml.SafeLoader):

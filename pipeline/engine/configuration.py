@@ -197,7 +197,7 @@ def _no_such_key(key: str, known: Sequence[str]) -> str:
     if any(group in key for group in _OPEN):
         return f"there is no key {key}: give +{key}=… to add it"
     if key in known:  # another choice of its group has it
-        return f"this choice of {key.partition('.')[0]} has no key {key}: leave it out"
+        return f"{key} is not a key of this choice of {key.partition('.')[0]}: leave it out"
     return (
         f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"
         " them all"

@@ -33,13 +33,13 @@ _LEVEL = {
 }
 _OF_CLASS = dict.fromkeys(("precision", "recall", "f1", "best_f1"), _NUMBER)
 _OF_CLASS |= {"best_threshold": int | float}
-_CALIBRATION = {"threshold": _NUMBER, "f1": _NUMBER, "per_class": {str: Complete(_OF_CLASS)}}
+_CALIBRATION = Complete(threshold=_NUMBER, f1=_NUMBER, per_class={str: Complete(_OF_CLASS)})
 _FIGURES = {
     **_LEVEL,
     **dict.fromkeys(("image_set", "ground_truth", "results"), str),
     "images": int,
     "levels": [_LEVEL],
-    "calibration": Complete(_CALIBRATION),
+    "calibration": _CALIBRATION,
     "made_from": {str: str},
 }
 _RUN = {

@@ -120,12 +120,15 @@ def collect_means(runs: Sequence[Run], splits: Sequence[str]) -> list[Board]:
 
 def _rows_by_place(runs: Sequence[Run]) -> dict[_Place, list[Combination]]:
     """Returns the rows of every data set, split and set of images, in the order of the tables."""
-    groups: dict[_Place, dict[tuple[str, str], Run]] = {}
+    groups: dict[_Place, list[Run]] = {}
     for place, of_place in _runs_by_place(runs):
-        # What two folders hold, or two experiments share, counts once; the latest of them.
-        groups[place] = {(run.stage, run.key): run for run in of_place}
+        # What two folders hold, or two experiments share, counts once: the latest of them.
+        latest: dict[tuple[str, str], Run] = {}
+        for run in reversed(of_place):
+            latest.setdefault((run.stage, run.key), run)
+        groups[place] = [*latest.values()][::-1]
     ordered = sorted(groups, key=lambda p: (p.dataset, p.split, p.data, -p.images, p))
-    return {place: [*combinations([*groups[place].values()])] for place in ordered}
+    return {place: [*combinations(groups[place])] for place in ordered}
 
 
 def _runs_by_place(runs: Sequence[Run]) -> Iterator[tuple[_Place, list[Run]]]:

@@ -32,7 +32,7 @@ from tests.small_runs import latest
         (["iterations=9"], "there is no key iterations: did you mean "),
         (
             ["tags=ground_truth", "tags.alpha=1"],
-            "this choice of tags has no key tags.alpha: leave it out",
+            "tags.alpha is not a key of this choice of tags: leave it out",
         ),
         (
             ["experiment=recipe", "tags=piaa"],

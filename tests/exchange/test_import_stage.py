@@ -108,7 +108,7 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
         ("cams.cell_size=0", "cams.cell_size=0 is out of range: give a number at least 1"),
         (
             "cams.box_threshold=0.4",
-            "this choice of cams has no key cams.box_threshold: leave it out",
+            "cams.box_threshold is not a key of this choice of cams: leave it out",
         ),
     ],
 )

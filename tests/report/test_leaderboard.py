@@ -380,7 +380,7 @@ def test_a_split_with_more_seeds_does_not_count_more(tmp_path):
 
     chains = [trained("easy", k, 0.8, "a") for k in range(3)] + [trained("hard", 0, 0.4, "a")]
     chains += [trained("easy", 0, 0.82, "b"), trained("hard", 0, 0.42, "b")]
-    # A network without a seed that both splits have has no mean.
+    # The splits do not share a seed of this network, so it is left out.
     chains += [trained("easy", 1, 0.9, "c"), trained("hard", 2, 0.9, "c")]
     rows = cells(write_leaderboard(runs_of(tmp_path, *chains), ["easy", "hard"]))[1:]
     assert [row[-1] for row in rows] == ["**62.0 ± 28.3**", "60.0 ± 28.3"]
