@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import random
 import re
 import statistics
-from pathlib import Path
 
 import pytest
 
@@ -14,63 +11,10 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.leaderboard import collect_boards, write_leaderboard
 from pipeline.report.page import write_page
-from pipeline.report.runs import Run, read_runs
+from tests.report.chains import Chain, cells, runs_of
 from tests.report.html_page import Page
-from tests.report.measured import measured, rows_of, write_runs
+from tests.report.measured import write_runs
 from tests.report.small_run import CLASSES
-
-ABOUT = {"dataset": "crowded", "clip": "demo", "pretrained": "demo", "commit": "c0ffee"}
-CLIP = {"weights": "f00", "precision": "fp32"}
-
-
-class Chain:
-    """Entries of ``metrics.json`` of one combination, each stage from the one before it."""
-
-    def __init__(self, tags: str = "tagclip", image_set: str = "a1", **about: str):
-        self.about = {**ABOUT, "tags": tags, **about}
-        self.shared = {"image_set": image_set, "per_class": {"cat": {}, "dog": {}}}
-        self.entries: list[dict] = []
-        self.settings: dict = {}
-
-    def then(
-        self, stage: str, settings: dict, named: dict | None = None, **figures: object
-    ) -> Chain:
-        self.about |= named or {}
-        before = {self.entries[-1]["stage"]: self.settings} if self.entries else {}
-        if stage == "predictions":
-            settings, before = {"segmenter": {**settings, **before}}, {}
-        self.settings = {**settings, **before}
-        images = int(figures.pop("images", 500))
-        entry = measured(stage, figures.pop("split", "report"), images, self.about, **figures)
-        shared = {name: value for name, value in self.shared.items() if name not in figures}
-        key = json.dumps(self.settings, sort_keys=True)
-        self.entries.append({**entry, **shared, "key": key, "configuration": self.settings})
-        return self
-
-    def tags(self, value: float, alpha: float = 0.5, **figures: object) -> Chain:
-        settings = {"method": self.about["tags"], "alpha": alpha, "clip": CLIP}
-        return self.then("tags", settings, map=value, f1=value / 2, **figures)
-
-    def cams(self, name: str, value: float, affinity: bool = False, **figures: object) -> Chain:
-        settings = {"method": name, "affinity": affinity, "clip": CLIP}
-        return self.then("cams", settings, {"cams": name}, miou=value, **figures)
-
-    def masks(self, name: str, value: float, crf: object = None, **figures: object) -> Chain:
-        settings = {"method": name, **({"crf": crf} if name == "crf" else {})}
-        return self.then("masks", settings, {"masks": name}, miou=value, **figures)
-
-
-def runs_of(tmp_path: Path, *chains: Chain, shuffled: bool = True) -> list[Run]:
-    entries = [entry for chain in chains for entry in chain.entries]
-    if shuffled:
-        random.Random(0).shuffle(entries)
-    runs, problems = read_runs([write_runs(tmp_path / "metrics.json", *entries)])
-    assert not problems
-    return runs
-
-
-def cells(text: str) -> list[list[str]]:
-    return [row for row in rows_of(text, "") if not row[0].startswith("--")]
 
 
 def test_rows_are_combinations_ordered_by_the_last_stage_with_the_best_in_bold(tmp_path):
@@ -262,77 +206,6 @@ def test_masks_without_tags_name_the_method_that_they_read_out(tmp_path):
         ["", "naclip", "", "dense†", "", "", "", "**70.0**"],
         ["tagclip", "sclip", "no", "crf", "80.0", "40.0", "50.0", "60.0"],
     ]
-
-
-def product_of(figures: dict[tuple[str, str, str], float]) -> list[Chain]:
-    return [
-        Chain(tags).tags(0.8 if tags == "tagclip" else 0.6).cams(cams, value).masks(masks, value)
-        for (tags, cams, masks), value in figures.items()
-    ]
-
-
-def test_a_full_product_has_the_mean_of_every_method_over_all_others(tmp_path):
-    figures = {
-        (tags, cams, masks): 0.1 * len(cams) + {"clip": 0.01, "tagclip": 0.03}[tags] + refined
-        for tags in ("clip", "tagclip")
-        for cams in ("gem", "sclip")
-        for masks, refined in (("par", 0.02), ("pamr", 0.0), ("regions", 0.001))
-    }
-    (board,) = collect_boards(runs_of(tmp_path, *product_of(figures)))
-    assert len(board.rows) == 12
-    assert board.averages.header == [
-        *("part", "method", "mAP", "F1", "mIoU CAMs", "mIoU masks", "best mIoU masks")
-    ]
-    values = list(figures)
-
-    def expected(part: int, method: str) -> tuple[str, str]:
-        found = [figures[key] for key in values if key[part] == method]
-        return f"{100 * statistics.mean(found):.1f}", f"{100 * max(found):.1f}"
-
-    # A figure is left out where it does not depend on the part.
-    for part, (name, row) in enumerate([("tags", "tagclip"), ("cams", "sclip"), ("masks", "pamr")]):
-        (found,) = [r for r in board.averages.rows if r[:2] == [name, row]]
-        assert (found[-2], found[-1]) == expected(part, row)
-        assert [cell == "" for cell in found[2:6]] == [i < (0, 2, 3)[part] for i in range(4)]
-    assert [row[:2] for row in board.averages.rows] == [
-        *(["tags", "tagclip"], ["tags", "clip"]),
-        *(["cams", "sclip"], ["cams", "gem"]),
-        *(["masks", "par"], ["masks", "regions"], ["masks", "pamr"]),
-    ]
-    text = write_leaderboard(runs_of(tmp_path, *product_of(figures)))
-    assert "### Each method, averaged over all others" in text
-    figures.popitem()
-    (board,) = collect_boards(runs_of(tmp_path, *product_of(figures)))
-    assert board.averages is None
-    assert "averaged" not in write_leaderboard(runs_of(tmp_path, *product_of(figures)))
-
-
-def test_one_method_that_varies_has_no_averages_beside_its_rows(tmp_path):
-    runs = product_of({("clip", cams, "crf"): 0.1 for cams in ("gem", "sclip", "naclip")})
-    (board,) = collect_boards(runs_of(tmp_path, *runs))
-    assert len(board.rows) == 3 and board.averages is None
-
-
-def test_more_than_the_four_parts_may_not_vary_in_averages(tmp_path):
-    figures = {("clip", c, m): 0.1 for c in ("gem", "sclip") for m in ("par", "pamr")}
-    chains = product_of(figures)
-    (board,) = collect_boards(runs_of(tmp_path, *chains))
-    assert len(board.averages.rows) == 4
-    # sclip has another threshold before it.
-    other = [
-        Chain("clip").tags(0.6, alpha=0.2 if c == "sclip" else 0.5).cams(c, v).masks(m, v)
-        for (_, c, m), v in figures.items()
-    ]
-    (board,) = collect_boards(runs_of(tmp_path, *other))
-    assert len(board.rows) == 4 and board.averages is None
-
-
-def test_given_labels_are_no_part_of_averages(tmp_path):
-    figures = {("clip", c, m): 0.1 * len(c) for c in ("gem", "sclip") for m in ("par", "pamr")}
-    (alone,) = collect_boards(runs_of(tmp_path, *product_of(figures)))
-    given = {("ground_truth", c, m): 0.9 for _, c, m in figures}
-    (board,) = collect_boards(runs_of(tmp_path, *product_of(figures | given)))
-    assert len(board.rows) == 8 and board.averages == alone.averages
 
 
 def test_figures_against_other_ground_truth_never_stand_in_one_table(tmp_path):
