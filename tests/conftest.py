@@ -120,6 +120,14 @@ def shipped_configurations_are_parsed_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def trainings_have_short_logs() -> None:
+    """Spares each training seconds."""
+    from tests.segmenter.tiny_training import shorten_logs
+
+    shorten_logs()
+
+
 @pytest.fixture(scope="session")
 def kills(request: pytest.FixtureRequest) -> int:
     """How often every stage is killed."""

@@ -61,7 +61,9 @@ def main() -> None:
 
     import pipeline.stages.pipeline  # noqa: F401
     from pipeline.segmenter import predict, train  # noqa: F401
+    from tests.segmenter.tiny_training import shorten_logs
 
+    shorten_logs()
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

@@ -23,6 +23,7 @@ from tiny_training import (
     CLASS_NAMES,
     PALETTE,
     pretend_to_measure,
+    shorten_logs,
     tiny_settings,
     write_labelled,
     write_pairs,
@@ -122,4 +123,5 @@ def is_whole(path: Path) -> bool:
 
 
 if __name__ == "__main__":
+    shorten_logs()
     main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

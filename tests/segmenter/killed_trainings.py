@@ -25,6 +25,7 @@ from tiny_training import (
     FIGURES,
     pretend_to_measure,
     run_stage_in,
+    shorten_logs,
     training_stage,
     write_labelled,
     write_pairs,
@@ -107,4 +108,5 @@ def main(data: Path, results: Path, step: int) -> None:
 
 
 if __name__ == "__main__":
+    shorten_logs()
     main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

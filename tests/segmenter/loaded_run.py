@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tiny_training import CLASS_NAMES, PALETTE, shorten_logs, tiny_settings, write_pairs
 
 from pipeline.commands.command_line import answer
 from pipeline.engine.store import Store
@@ -40,6 +40,7 @@ def run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    shorten_logs()
     # A shell has the runs that it starts in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     answer(run, "interrupted: run the same command again to go on")
