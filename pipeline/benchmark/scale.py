@@ -62,8 +62,8 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
         ["of these, lines", f"{one['lines']:.0f}"],
         ["memory of an image's lines in three stages", f"{one['memory']:.0f} bytes"],
         ["a shard of 16 images on its way to a worker", f"{one['shard'] / 1024:.1f} KiB"],
-        ["tags and CAMs", f"{computing:.2f} s an image"],
-        ["mask, one process", f"{masking:.2f} s an image"],
+        ["tags and CAMs", f"{computing:.2f} s/image"],
+        ["mask, one process", f"{masking:.2f} s/image"],
     ]
     hours = (computing + masking / (os.cpu_count() or 1)) / 3600
     checking = (2 / one["checked"] + 1 / one["known"]) / 3600

@@ -64,7 +64,7 @@ def stages(setup: Setup, encoder: ClipEncoder, size: tuple[int, int], count: int
     ):
         now = seconds_an_image(work, images)
         rows.append([name, f"{before:.3f}", f"{now:.3f}", f"{1 / now:.2f}", f"{before / now:.2f}"])
-    header = ["", "plain, s an image", "ours, s an image", "ours, images/s", "times as fast"]
+    header = ["", "plain, s/image", "ours, s/image", "ours, images/s", "times as fast"]
     return section(f"Stages, over {count} images", header, rows)
 
 
@@ -86,7 +86,7 @@ def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
         )
         cells = (f"{1000 * now:.0f}", f"{1000 * clip_es:.0f}", f"{ratio:.2f}", str(passes))
         rows.append([name, *cells])
-    header = ["`cams=`", "ms an image", "ms of CLIP-ES", "× CLIP-ES", "passes"]
+    header = ["`cams=`", "ms/image", "ms of CLIP-ES", "× CLIP-ES", "passes"]
     return section("CAMs of other methods, two tags", header, rows)
 
 
@@ -106,7 +106,7 @@ def refiners(size: tuple[int, int], repeats: int) -> str:
     for name, other in refine.items():
         now, of_crf, ratio = in_turn(partial(other, cams), crf, repeats, time.process_time)
         rows.append([name, f"{1000 * now:.0f}", f"{1000 * of_crf:.0f}", f"{ratio:.2f}"])
-    header = ["`masks=`", "ms of a core an image", "ms of the CRF", "× CRF"]
+    header = ["`masks=`", "ms of a core per image", "ms of the CRF", "× CRF"]
     return section("Refiners, two tags", header, rows)
 
 
@@ -151,7 +151,7 @@ def growth(setup: Setup, size: tuple[int, int]) -> str:
         images = load_photographs(count, *size_of_case)
         seconds = seconds_an_image(partial(of_case.tag, reidentify=False), images)
         rows.append([name, f"{seconds:.3f}"])
-    return section("Growth of tagging, without CWR", ["", "s an image"], rows)
+    return section("Growth of tagging, without CWR", ["", "s/image"], rows)
 
 
 def masks(size: tuple[int, int]) -> str:
@@ -181,8 +181,8 @@ def masks(size: tuple[int, int]) -> str:
             alone = alone or seconds
             figures = (seconds, 1 / seconds, alone / seconds)
             rows.append([str(workers), *(f"{figure:.3f}" for figure in figures)])
-    header = ["processes", "s an image", "images/s", "times as fast"]
-    return section("Masks, two tags an image", header, rows)
+    header = ["processes", "s/image", "images/s", "times as fast"]
+    return section("Masks, two tags/image", header, rows)
 
 
 def random_cams(size: tuple[int, int], seed: int) -> Cams:

@@ -1,6 +1,6 @@
 """CAMs of dense methods: where CLIP's patches are more like a tag than like anything else.
 
-All methods stand on one footing: the names, backgrounds and templates of CLIP-ES, one softmax over
+All methods are compared on an equal footing: the names, backgrounds and templates of CLIP-ES, one softmax over
 the tags and the backgrounds, one normalisation, and the affinity if it is asked for.
 """
 

@@ -1,4 +1,4 @@
-"""ExCEL as far as it needs no training (Yang et al., CVPR 2025)."""
+"""The training-free part of ExCEL (Yang et al., CVPR 2025)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pipeline.files.fingerprints import fingerprint
 
 @dataclass
 class ExcelOptions(PassCamOptions):
-    """``cams=excel``: ExCEL (CVPR 2025) as far as it needs no training.
+    """``cams=excel``: the training-free part of ExCEL (CVPR 2025).
 
     Attributes:
         affinity_blocks: first and last block of Ā, as offsets from the last block, which is 0.
         box_threshold: φ, the share of a CAM's peak that opens a box of the affinity.
         descriptors: a YAML or JSON file with sentences that describe each class, {class name:
             [sentences]}; without it classes are compared by their names alone.
-        clusters: K, the number of attributes that the sentences are clustered into.
+        clusters: J, the number of attributes that the sentences are clustered into.
         kept: the share of attributes that count for a class, those most like it.
         blocks: the number of last blocks that have the second path.
         size: side in pixels of the square that images are squashed to; none keeps their own grid.

@@ -33,14 +33,14 @@ def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sente
     Args:
         given: the path, as ``cams.descriptors`` has it.
         classes: the n class names.
-        clusters: K, which the sentences have to suffice for.
+        clusters: J, which the sentences have to suffice for.
 
     Returns:
         The sentences of the classes, in their order.
 
     Raises:
         UserError: the file is missing or of another form, names a class that there is not or leaves
-            one out, or holds fewer than K different sentences.
+            one out, or holds fewer than J different sentences.
     """
     path = given_path(given, "cams.descriptors")
     name = f"cams.descriptors={shown(given)}"
@@ -117,10 +117,10 @@ def cluster_sentences(embeddings: torch.Tensor, clusters: int) -> torch.Tensor:
 
     Args:
         embeddings: S×E float32, each of length 1.
-        clusters: K, at most S.
+        clusters: J, at most S.
 
     Returns:
-        K×E float32.
+        J×E float32.
     """
     from sklearn.cluster import KMeans
 
@@ -133,12 +133,12 @@ def cluster_sentences(embeddings: torch.Tensor, clusters: int) -> torch.Tensor:
 def enrich_classes(text: torch.Tensor, attributes: torch.Tensor, kept: float) -> torch.Tensor:
     """Adds to every class the attributes that are like it (equations 3 and 4).
 
-    T_c = t_c + Σ_k w_ck a_k, normalised, where w is the softmax of t_c·a_k over k, without a
+    T_c = t_c + Σ_j w_cj a_j, normalised, where w is the softmax of t_c·a_j over j, without a
     temperature, so that it is nearly uniform over the attributes that are kept.
 
     Args:
         text: t, n×E, each of length 1.
-        attributes: a, K×E.
+        attributes: a, J×E.
         kept: the share of attributes that are kept for a class, those most like it.
 
     Returns:

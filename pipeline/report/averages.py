@@ -24,8 +24,8 @@ class Averages(NamedTuple):
     rows: Sequence[Sequence[str]]
     title: str = "Each method, averaged over all others"
     caption: str = (
-        "The rows above combine each method with the same others. A row here has the means over all"
-        " combinations with one method; the last column is the highest figure of one of them."
+        "Above, every method is combined with the same others. Each row here averages all combinations"
+        " that contain one method; the last column is the best single combination among them."
     )
 
 

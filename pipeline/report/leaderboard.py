@@ -22,9 +22,9 @@ from pipeline.report.markdown import Notes, padded_table, percent
 from pipeline.report.runs import Run
 
 _INTRODUCTION = (
-    "Figures are in percent. They stand in one table only where they are of the same photographs,"
-    " classes and ground truth. The last stage that was measured orders the rows, and the best of"
-    " each column is in bold. mIoU is the mean over the classes of the ground truth."
+    "Figures are in percent. A table compares only figures of the same photographs, classes and"
+    " ground truth. Rows are sorted by the last stage that was measured, and the best of each column"
+    " is in bold. mIoU is the mean over the classes of the ground truth."
 )
 _OF_MEANS = (
     "Each figure is the mean over the splits ± the standard deviation; with several seeds, over all"
@@ -164,12 +164,12 @@ def _place(run: Run) -> _Place:
 
 
 def _unknown(runs: Sequence[Run]) -> str:
-    """Returns a sentence on the runs of which it is not known what images they measured."""
+    """Returns a phrase that names the runs whose images or ground truth were not recorded."""
     places = sorted({r.dataset_split for r in runs if not (r.image_set and r.ground_truth)})
     if not places:
         return ""
     return (
-        f"figures of {', '.join(places)} of which nothing records the images or the ground truth:"
+        f"figures of {', '.join(places)} whose images or ground truth were not recorded:"
         " run stage=evaluate again"
     )
 

@@ -147,7 +147,7 @@ class Run:
             chosen = "none" if beta is None else f"β={beta:g}"
             notes.append(f"background chosen by ground truth ({chosen})")
         if has_seen_masks(self.figures):
-            notes.append("its initial weights have seen masks: not free of annotation")
+            notes.append("its initial weights were trained on masks: not annotation-free")
         if self.configuration.get("checkpoint") == "best":
             notes.append("checkpoint chosen by ground truth")
         return notes

@@ -82,7 +82,7 @@ def test_the_choice_by_ground_truth_and_the_network_s_weights_are_said(make_tabl
     assert rows_of(text, "ours: CLIP-ES (preset")[0][3:5] == ["70.8†", ""]
     assert "† background chosen by ground truth (β=2)" in text
     assert "segmenter starts from resnet101.pth" in text
-    assert "have seen masks: not free of annotation" in text
+    assert "trained on masks: not annotation-free" in text
     assert "100.0" not in text, "given labels are no measurement"
 
 
