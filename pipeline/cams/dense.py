@@ -1,7 +1,7 @@
 """CAMs of dense methods: where CLIP's patches are more like a tag than like anything else.
 
-All methods are compared on an equal footing: the names, backgrounds and templates of CLIP-ES, one softmax over
-the tags and the backgrounds, one normalisation, and the affinity if it is asked for.
+All methods are compared on an equal footing: the names, backgrounds and templates of CLIP-ES, one
+softmax over the tags and the backgrounds, one normalisation, and the affinity if it is asked for.
 """
 
 from __future__ import annotations

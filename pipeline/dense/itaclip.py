@@ -27,14 +27,15 @@ class ItaClip(DenseMethod):
         middle_blocks: the other blocks, as offsets from the last one, which is 0.
         views: whether the features of the image are averaged with those of its grey and its blurred
             version, and the similarities with those of the mirrored images.
-        unmirrored: the weight of the views that are not mirrored; the mirrored ones have the rest.
+        upright_share: the weight of the views that are not mirrored; the mirrored ones have the
+            rest.
     """
 
     passes: ClassVar[int] = 5
 
     middle_blocks: list[int] = setting([-5, -4, -2], at_least=-99, at_most=-1, lengths=range(1, 99))
     views: bool = True
-    unmirrored: float = setting(0.7, at_least=0, at_most=1)
+    upright_share: float = setting(0.7, at_least=0, at_most=1)
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the middle blocks."""
@@ -64,20 +65,19 @@ class ItaClip(DenseMethod):
             return F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
 
         upright = F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
-        further = sum(map(unit_features, _grey_and_blurred(encoder, shared_pass.pixels)))
+        further = sum(map(unit_features, _grey_and_blurred(shared_pass.pixels)))
         mirrored = 0.0
         for side in (-2, -1):
             features = unit_features(shared_pass.pixels.flip(side)).unflatten(1, shared_pass.grid)
             mirrored = mirrored + features.flip(side - 1).flatten(1, 2) / 2
-        share = self.unmirrored
+        share = self.upright_share
         return (share * (upright + further) / 3 + (1 - share) * mirrored) @ names.text.mT
 
 
-def _grey_and_blurred(encoder: ClipEncoder, pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Returns the grey and the blurred version (11×11, σ = 5) of normalised pixels, B×3×H×W."""
-    mean, std = (
-        pixels.new_tensor(values)[:, None, None]
-        for values in (encoder.normalisation.mean, encoder.normalisation.std)
-    )
-    grey = (rgb_to_grayscale(pixels * std + mean, num_output_channels=3) - mean) / std
+def _grey_and_blurred(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Returns the grey and the blurred version (11×11, σ = 5) of normalised pixels, B×3×H×W.
+
+    As the authors do, the weighted sum of the channels is taken after normalisation.
+    """
+    grey = rgb_to_grayscale(pixels, num_output_channels=3)
     return [grey, gaussian_blur(pixels, [11, 11], [5.0, 5.0])]

@@ -24,8 +24,8 @@ class Averages(NamedTuple):
     rows: Sequence[Sequence[str]]
     title: str = "Each method, averaged over all others"
     caption: str = (
-        "Above, every method is combined with the same others. Each row here averages all combinations"
-        " that contain one method; the last column is the best single combination among them."
+        "Above, every method is combined with the same others. Each row here averages all"
+        " combinations that contain one method; the last column is the best of them."
     )
 
 

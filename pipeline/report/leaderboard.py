@@ -23,8 +23,8 @@ from pipeline.report.runs import Run
 
 _INTRODUCTION = (
     "Figures are in percent. A table compares only figures of the same photographs, classes and"
-    " ground truth. Rows are sorted by the last stage that was measured, and the best of each column"
-    " is in bold. mIoU is the mean over the classes of the ground truth."
+    " ground truth. Rows are sorted by the last stage that was measured, and the best of each"
+    " column is in bold. mIoU is the mean over the classes of the ground truth."
 )
 _OF_MEANS = (
     "Each figure is the mean over the splits ± the standard deviation; with several seeds, over all"

@@ -17,7 +17,6 @@ from open_clip.transformer import ResidualAttentionBlock
 from torchvision.transforms.functional import gaussian_blur
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.pixels import OPENAI_NORMALISATION
 from pipeline.dense.method import DenseMethod
 from pipeline.dense.pixel_adaptive import pamr
 
@@ -137,12 +136,9 @@ def itaclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
 
 def itaclip_similarities(clip: CLIP, pixels: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """Returns the similarities over all five views, N×C."""
-    moments = (OPENAI_NORMALISATION.mean, OPENAI_NORMALISATION.std)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in moments)
-    raw = pixels * std + mean
-    grey = 0.2989 * raw[0] + 0.587 * raw[1] + 0.114 * raw[2]
-    views = [pixels, (torch.stack([grey] * 3) - mean) / std]
-    views.append((gaussian_blur(raw[None], [11, 11], [5.0, 5.0])[0] - mean) / std)
+    grey = 0.2989 * pixels[0] + 0.587 * pixels[1] + 0.114 * pixels[2]
+    views = [pixels, torch.stack([grey] * 3)]
+    views.append(gaussian_blur(pixels[None], [11, 11], [5.0, 5.0])[0])
     upright = sum(F.normalize(itaclip(clip, view), dim=-1) for view in views) / 3
     rows, columns = grid_of(clip, pixels)
     mirrored = torch.zeros(len(upright), len(text))
