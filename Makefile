@@ -65,7 +65,7 @@ versions:
 	requirements/versions.sh
 
 # The tables of docs/experiments.md, on the crowded world: an hour or more on two cores.
-STUDIES = precision input_size dmar_blocks dmar_votes alpha scene_names classes_in_classes dmar_windows
+STUDIES = precision input_size dmar_blocks dmar_votes alpha alpha_piaa z scene_names classes_in_classes dmar_windows
 QUIRKS = exif position_fp16 open_border cwr_stop crf_bgr crf_fp16
 studies: $(VENV)/installed
 	for study in $(STUDIES) quirks; do $(RUN) tools/run_stage.py experiment=$$study || exit; done

@@ -136,11 +136,7 @@ SMALL = {"sc_clip": ("cams.neighbours=8",), "naclip": ("masks.pamr_dilations=[1,
 """What a method requires on a grid of 16 patches."""
 
 
-@pytest.mark.parametrize(
-    "preset",
-    ["sclip_voc21", "naclip_voc20", "clearclip_voc21", "resclip_coco_object", "sc_clip_ade20k"]
-    + ["sclip_coco_stuff"],
-)
+@pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     method, last = parts_of(preset)
     dataset = DATASETS[last]

@@ -72,7 +72,7 @@ EXCEL = {
 }
 PIAA = {"piaa_voc2007": ("voc2007", "test"), "piaa_coco2014": ("coco2014", "val")}
 STUDIES = ("precision", "quirks", "input_size", "alpha", "scene_names", "classes_in_classes")
-STUDIES += ("dmar_blocks", "dmar_votes", "dmar_windows")
+STUDIES += ("dmar_blocks", "dmar_votes", "dmar_windows", "alpha_piaa", "z")
 BUILDERS = {
     "voc2007": miniatures.build_voc2007,
     "voc2012": miniatures.build_voc2012,
@@ -205,6 +205,11 @@ def test_studies_choose_settings_on_scenes_that_no_figure_is_reported_on():
         config = composed(f"experiment={name}")
         expected = {"dataset.name": "demo_crowded", "dataset.split": "choose"}
         assert_holds(config, {**expected, "experiment_name": name})
+
+
+def test_thresholds_without_a_published_value_are_those_of_the_studies():
+    tags = composed("dataset=voc2012", "dataset.root=/here", "tags=piaa").tags
+    assert (tags.alpha, tags.z) == (0.2, 0)
 
 
 def test_the_recipe_differs_from_the_defaults_in_what_its_page_tells():

@@ -138,9 +138,15 @@ def remark_on_clip(experiment: str, clip: str) -> str:
         experiment: its name, as in ``experiment_name``.
         clip: the name of the CLIP, as in ``clip.name``; "" if none was used.
     """
-    if clip in ("", _CLIP) or experiment not in published_experiments():
+    if clip in ("", _CLIP) or experiment not in published_experiments() | _without_figures():
         return ""
     return f"the constants of {experiment} were chosen for clip={_CLIP}, not for clip={clip}"
+
+
+@cache
+def _without_figures() -> frozenset[str]:
+    """Returns the names of our experiments with published constants that are in no table."""
+    return frozenset(yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["without_figures"])
 
 
 def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:

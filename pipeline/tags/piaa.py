@@ -43,6 +43,8 @@ class PiaaOptions(ScoredTagOptions):
 
     Attributes:
         min_score: 0, since the scores of an image sum to 1: ``alpha`` is the only threshold.
+        alpha: α of each image's threshold. None is published; 0.2 is the best of
+            ``experiment=alpha_piaa``.
         encoder: the dense method that gives the features of patches.
         templates: the set of templates; "piaa" is "a photo of a {}".
         with_backgrounds: whether the backgrounds of the data set are learned as further classes.
@@ -62,6 +64,7 @@ class PiaaOptions(ScoredTagOptions):
     min_score: float = setting(
         0.0, at_least=0, at_most=1, changes="nothing", why="PIAA's scores sum to 1"
     )
+    alpha: float = setting(0.2, at_least=0, at_most=1)
     encoder: str = setting("sclip", choices=ENCODERS)
     templates: str = setting("piaa", choices=TEMPLATES)
     with_backgrounds: bool = False

@@ -49,7 +49,8 @@ class ScoredTagOptions(TagOptions):
         refit: whether it is learned again when the images of that split have changed.
         standardise: over what scores are standardised before they are compared with ``z``: "image"
             for the classes of each image, "class" for the images of ``fit_split``; empty keeps α.
-        z: what a class's standardised score must exceed to be a tag.
+        z: what a class's standardised score must exceed to be a tag. None is published; 0 is the
+            best of ``experiment=z``.
     """
 
     alpha: float = setting(0.5, at_least=0, at_most=1)
@@ -58,7 +59,7 @@ class ScoredTagOptions(TagOptions):
         False, changes="nothing", why="a fingerprint of what was learned is part of every result"
     )
     standardise: list[str] = setting([], choices=("image", "class"))
-    z: float = setting(1.0, at_least=-1000, at_most=1000)
+    z: float = setting(0.0, at_least=-1000, at_most=1000)
 
 
 @dataclass(frozen=True)

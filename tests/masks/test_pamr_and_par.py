@@ -16,11 +16,12 @@ from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.engine.registry import method_of
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
-from pipeline.masks.labels import stack_background
+from pipeline.files.label_images import read_labels
+from pipeline.masks.labels import PROBABILITY, stack_background
 from pipeline.masks.pixel_adaptive import Pamr, PamrOptions, Par, ParOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.stages.config import compose, read_config
-from tests.masks.test_stage import masks_stage
+from tests.masks.test_stage import make_masks, maps, masks_stage  # noqa: F401  a fixture
 from tests.small_runs import draw_photograph
 
 CPU = SimpleNamespace(device="cpu")
@@ -107,6 +108,21 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
     assert labels.shape == probability.shape == (48, 72)
     assert (labels[::2, ::2] == small).mean() > 0.95
     assert abs(probability[::2, ::2] - share).mean() < 0.02
+
+
+@pytest.mark.parametrize("options", [PamrOptions(**SMALL), ParOptions(guide_side=16, **SMALL)])
+def test_the_stage_writes_what_the_method_computes(maps, tmp_path, options):  # noqa: F811
+    folder, outcome = make_masks(tmp_path / "out", maps, replace(options, keep_probability=True))
+    assert outcome.computed == 3 and not outcome.left_out
+    refine = method_of(options).build(options, CPU)
+    for index, sample in enumerate(maps[0]):
+        labels, probability = refine(draw_photograph(index, 40, 60), maps[2][sample.id])
+        name = f"{sample.id}.png"
+        np.testing.assert_array_equal(read_labels(folder / name), labels)
+        np.testing.assert_array_equal(
+            read_labels(folder / PROBABILITY / name), np.rint(255 * probability)
+        )
+    assert len(np.unique(read_labels(folder / "a.png"))) == 3
 
 
 def test_a_gpu_serves_one_process_and_the_crf_uses_all_of_them():

@@ -66,9 +66,9 @@ class Maps(Stage):
         yield from ()
 
 
-def masks_stage(**options) -> tuple[Masks, Vocabulary]:
-    """Returns the stage, for three classes, and these."""
-    chosen = PseudoMaskOptions(**options)
+def masks_stage(chosen=None, **options) -> tuple[Masks, Vocabulary]:
+    """Returns the stage, for three classes, and these; without a choice the CRF with options."""
+    chosen = chosen or PseudoMaskOptions(**options)
     check(chosen, "masks")
     names = tuple((name,) for name in "abc")
     vocabulary = Vocabulary(tuple("abc"), names, names)
@@ -84,9 +84,9 @@ def masks_stage(**options) -> tuple[Masks, Vocabulary]:
     return stage, vocabulary
 
 
-def make_masks(out, maps, workers=1, **options):
+def make_masks(out, maps, chosen=None, workers=1, **options):
     """Runs the stage on maps that lie below ``out``; returns its folder, and its outcome."""
-    samples, (stage, vocabulary) = maps[0], masks_stage(**options)
+    samples, (stage, vocabulary) = maps[0], masks_stage(chosen, **options)
     images = Images(Dataset(vocabulary, {"all": samples}, "all"))
     store = Store(out)
     (outcome,) = Run([stage], images, store, Executor(ExecutorSettings(), workers))()
