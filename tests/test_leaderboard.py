@@ -1,6 +1,8 @@
-"""The experiments of the leaderboard: what they run, on what, and one of them to its end."""
+"""The experiments of the leaderboard and the studies: what they run, on what, and to their end."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from hydra import compose as compose_all
@@ -16,6 +18,7 @@ from pipeline.files.shipped import CONFIGS
 from pipeline.stages.config import compose
 from tests.datasets import miniatures
 from tests.report.measured import rows_of
+from tests.test_experiments import STUDIES
 
 SWEPT = {
     "leaderboard": {"tags", "cams", "cams.affinity", "masks"},
@@ -33,7 +36,7 @@ def sweep_of(name: str) -> list[list[str]]:
         given = [f"experiment={name}"]
         master = compose_all("config", given, return_hydra_config=True)
         loader = GlobalHydra.instance().config_loader()
-        params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
+        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(params)
         (runs,) = BasicSweeper.split_arguments(parsed, None)
         return runs
@@ -98,3 +101,24 @@ def test_the_leaderboard_of_a_miniature(
         ["clip", "maskclip", affinity, "argmax"] for affinity in ("no", "yes")
     ]
     assert "## voc2012 val, 3 images" in tables.output and "Left out" not in tables.output
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Where the scenes are rendered, once."""
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.mark.parametrize("name", sorted({*SWEPT, *STUDIES, "recipe"}))
+def test_an_experiment_of_ours_runs_to_its_end(run_stage, scenes, name, tmp_path):
+    finished = run_stage(
+        f"experiment={name}",
+        *sweep_of(name)[-1],
+        f"dataset.root={scenes}",
+        "dataset.limit=2",
+        "runtime.workers=1",
+        f"output_dir={tmp_path / 'out'}",
+    )
+    assert finished.code == 0, finished.errors
+    runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
+    assert runs and all(r["images"] == 2 and r["about"]["experiment"] for r in runs)
