@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -64,3 +64,21 @@ class SecondPath(BlockHook):
     def result(self) -> torch.Tensor:
         """Returns the tokens of the path after block L, B×(1+N)×D float32."""
         return self._tokens
+
+
+class TokensAfter(BlockHook):
+    """Keeps the tokens after two blocks, and the sum of those after several; counted from 1."""
+
+    def __init__(self, middle: int, shallow: int, several: Sequence[int]):
+        self._wanted = [[middle], [shallow], several]
+        self._sums: list[torch.Tensor | float] = [0.0, 0.0, 0.0]
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Adds the tokens that enter a block, which are those after the block before."""
+        for index, wanted in enumerate(self._wanted):
+            if number - 1 in wanted:
+                self._sums[index] = self._sums[index] + inputs.tokens
+
+    def result(self) -> torch.Tensor:
+        """Returns all three, B×3×(1+N)×D float32."""
+        return torch.stack(self._sums, 1)

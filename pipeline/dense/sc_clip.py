@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,29 +9,12 @@ import torch.nn.functional as F
 
 from pipeline.clip.attention import attention_weights
 from pipeline.clip.block import Block, block_at, block_window
-from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
+from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.hooks import TokensAfter
 from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
-
-
-class TokensAfter(BlockHook):
-    """Keeps the tokens after two blocks, and the sum of those after several; counted from 1."""
-
-    def __init__(self, middle: int, shallow: int, several: Sequence[int]):
-        self._wanted = [[middle], [shallow], several]
-        self._sums: list[torch.Tensor | float] = [0.0, 0.0, 0.0]
-
-    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
-        """Adds the tokens that enter a block, which are those after the block before."""
-        for index, wanted in enumerate(self._wanted):
-            if number - 1 in wanted:
-                self._sums[index] = self._sums[index] + inputs.tokens
-
-    def result(self) -> torch.Tensor:
-        """Returns all three, B×3×(1+N)×D float32."""
-        return torch.stack(self._sums, 1)
 
 
 @dense_method("sc_clip", "Bai et al., SC-CLIP, 2024, arXiv 2411.15869")

@@ -8,28 +8,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
 import pipeline.dense  # noqa: F401  which registers the methods
-from pipeline.clip.device import Batches
-from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import batch_by_grid, run_shared_pass
 from pipeline.clip.text import TEMPLATES
-from pipeline.dense.method import DENSE_METHODS, DenseMethod
+from pipeline.dense.method import DENSE_METHODS
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
 from pipeline.tags.batched import BatchedScClip, batch_of
+from pipeline.tags.patches import PatchEncoder, Patches
 from pipeline.tags.prototypes import Prototypes, combine, scores_of_patches
 from pipeline.tags.reidentification import propose, reidentify
 from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
@@ -85,87 +79,6 @@ class PiaaOptions(ScoredTagOptions):
                 f"{prefix}.min_score={self.min_score} would leave hardly a tag, since PIAA's scores"
                 f" of an image sum to 1: give {prefix}.min_score=0, and choose by {prefix}.alpha"
             )
-
-
-class Patches(NamedTuple):
-    """What CLIP sees in an image.
-
-    Attributes:
-        features: N×E float32, of length 1.
-        class_token: E float32, of the unmodified CLIP, of length 1.
-        pixels: 3×(P·h)×(P·w) float32, normalised.
-    """
-
-    features: torch.Tensor
-    class_token: torch.Tensor
-    pixels: torch.Tensor
-
-
-@dataclass(eq=False)
-class PatchEncoder:
-    """Gives the features of images' patches.
-
-    Attributes:
-        encoder: the image tower.
-        method: the dense method.
-        crop: see :class:`PiaaOptions`.
-        batches: the sizes of batches.
-        together: how many images the method mixes up, in their order; 0 where each stands alone.
-    """
-
-    encoder: ClipEncoder
-    method: DenseMethod
-    crop: bool
-    batches: Batches
-    together: int = 0
-
-    @torch.no_grad()
-    def stream(
-        self, images: Iterable[tuple[Any, np.ndarray]]
-    ) -> Iterator[tuple[Any, Patches | ImageError]]:
-        """Yields a name and what CLIP sees, or why it cannot, for each name and image.
-
-        Each batch is padded to its full size, so that an image does not depend on the others,
-        unless the method mixes them up.
-        """
-        encoder, batches = self.encoder, self.batches
-        if self.crop:
-            images = ((name, centre(image, encoder.native_size)) for name, image in images)
-        for batch in self._batches(images):
-            names, pictures = zip(*batch)
-            size = len(batch) if self.together else batches.images
-            hooks = self.method.hooks(encoder)
-            shared_pass = run_shared_pass(encoder, pictures, size, cam_hooks=hooks)
-            try:
-                features = self.method.patch_features(encoder, shared_pass)
-            except ImageError as error:
-                yield from ((name, error) for name in names)
-                continue
-            features = F.normalize(features, dim=-1)
-            tokens = encoder.class_token_features(shared_pass.last_block_input)
-            for row, name in enumerate(names):
-                yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
-
-    def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
-        if not self.together:
-            yield from batch_by_grid(
-                self.encoder, images, self.batches.images, self.batches.waiting
-            )
-            return
-        images = iter(images)
-        while batch := [*islice(images, self.together)]:
-            yield batch
-
-
-def centre(image: np.ndarray, side: int) -> np.ndarray:
-    """Cuts the centre square out of an image whose shorter side was resized to it, bicubically.
-
-    Args:
-        image: H×W×3 uint8, RGB.
-        side: of the result, side×side×3 uint8.
-    """
-    small = resize(Image.fromarray(image), side, InterpolationMode.BICUBIC)
-    return np.array(center_crop(small, side))
 
 
 def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEncoder, torch.Tensor]:

@@ -14,8 +14,9 @@ from open_clip.model import CLIP
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.itaclip import ItaClip
 from pipeline.dense.method import DENSE_METHODS, DenseMethod, Names, dense_method
-from pipeline.dense.resclip import ResClip, chebyshev, of_one_object, semantic_feedback
+from pipeline.dense.resclip import ResClip
 from pipeline.dense.sc_clip import ScClip, repair
+from pipeline.dense.semantic_feedback import chebyshev, of_one_object, semantic_feedback
 from pipeline.errors import ImageError, UserError
 from pipeline.tags.batched import BatchedScClip
 from tests.dense import naive

@@ -23,7 +23,8 @@ from pipeline.stages.pipeline import Pipeline
 from pipeline.tags import batched, piaa
 from pipeline.tags.bank import read_prototypes
 from pipeline.tags.batched import BatchedScClip
-from pipeline.tags.piaa import build_patches, centre
+from pipeline.tags.patches import centre
+from pipeline.tags.piaa import build_patches
 from pipeline.tags.prototypes import learn
 from tests.engine.test_workers import HerePool
 from tests.small_runs import artefacts, folder_options, latest
