@@ -64,10 +64,14 @@ def _describe_ground_truth(dataset: DatasetSettings) -> str:
 
 
 def _describe_quirks(quirks: Quirks, kind: str) -> str:
-    """Returns "released" or "clean", or the quirks that are kept if neither preset is in force."""
+    """Returns the preset that is in force, "released" or "clean", or what differs from one."""
     before_masks = kind in ("scores", "cams")
     names = [n for n in vars(quirks) if n != "name" and not (before_masks and n.startswith("crf_"))]
     kept = [name for name in names if getattr(quirks, name) is True]
-    if kept in ([], [name for name in names if name not in _IN_NO_PRESET]):
+    released = [name for name in names if name not in _IN_NO_PRESET]
+    if kept in ([], released):
         return "released" if kept else "clean"
+    left_out = [name for name in released if name not in kept]
+    if {*kept} <= {*released} and len(left_out) < len(kept):
+        return f"released without {' '.join(left_out)}"
     return " ".join(kept)

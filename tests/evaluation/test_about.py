@@ -1,0 +1,40 @@
+"""How a table names the quirks that were kept."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.evaluation.about import describe
+from pipeline.stages.config import compose, read_config
+
+MASKS = SimpleNamespace(kind="pseudo masks", note="", needs={}, own_settings=dict)
+TAGS = SimpleNamespace(kind="scores", note="", needs={}, own_settings=dict)
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "expected"),
+    [
+        (MASKS, ["compat=released"], "released"),
+        (MASKS, ["compat=clean"], "clean"),
+        (TAGS, ["compat=released", "compat.crf_bgr=false"], "released"),  # tags have no CRF
+        (MASKS, ["compat=released", "compat.crf_bgr=false"], "released without crf_bgr"),
+        (
+            TAGS,
+            ["compat=released", "compat.exif=false", "compat.cwr_stop=false"],
+            "released without exif cwr_stop",
+        ),
+        (MASKS, ["compat=clean", "compat.exif=true"], "exif"),
+        (MASKS, ["compat=clean", "compat.tag_order=true"], "tag_order"),
+    ],
+)
+def test_quirks_are_named_by_the_preset_and_what_differs(stage, given, expected):
+    config = read_config(compose(["dataset=demo", "clip=demo", *given]))
+    assert describe(stage, config)["compat"] == expected
+
+
+def test_a_quirk_of_no_preset_is_named_beside_those_of_released():
+    config = read_config(compose(["dataset=demo", "compat=released", "compat.tag_order=true"]))
+    names = describe(MASKS, config)["compat"].split()
+    assert "tag_order" in names and "exif" in names and "without" not in names
