@@ -61,7 +61,7 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
         console.print(f"next: {next_command(given)}")
         return
     pipeline = Pipeline.open(config)
-    for note in notes_on(pipeline):
+    for note in [*notes_on(pipeline), *remarks_on_choices(given, config)]:
         print(f"note: {note}", file=sys.stderr)
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
     if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
@@ -116,6 +116,12 @@ def notes_on(pipeline: Pipeline) -> list[str]:
     notes += builder.images.dataset.notes
     remark = remark_on_clip(builder.config.experiment_name or "", builder.config.clip.name)
     return [*notes, remark] if remark else notes
+
+
+def remarks_on_choices(given: Sequence[str], config: Config) -> list[str]:
+    """Returns remarks on typed presets of methods whose constants are for another CLIP."""
+    remarks = (remark_on_clip(argument.lstrip("+"), config.clip.name) for argument in given)
+    return [remark for remark in remarks if remark]
 
 
 def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline.files.shipped import CONFIGS
+
 if TYPE_CHECKING:
     from pipeline.report.runs import Run
 
@@ -132,13 +134,14 @@ def published_experiments() -> frozenset[str]:
 
 
 def remark_on_clip(experiment: str, clip: str) -> str:
-    """Returns a remark if the constants of an experiment were chosen for another CLIP; "" if not.
+    """Returns a remark if the constants of a preset were chosen for another CLIP; "" if not.
 
     Args:
-        experiment: its name, as in ``experiment_name``.
+        experiment: its name, as in ``experiment_name``, or a choice such as "tags=piaa_voc".
         clip: the name of the CLIP, as in ``clip.name``; "" if none was used.
     """
-    if clip in ("", _CLIP) or experiment not in published_experiments() | _without_figures():
+    presets = published_experiments() | _without_figures() | _presets_of_methods()
+    if clip in ("", _CLIP) or experiment not in presets:
         return ""
     return f"the constants of {experiment} were chosen for clip={_CLIP}, not for clip={clip}"
 
@@ -147,6 +150,13 @@ def remark_on_clip(experiment: str, clip: str) -> str:
 def _without_figures() -> frozenset[str]:
     """Returns the names of our experiments with published constants that are in no table."""
     return frozenset(yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["without_figures"])
+
+
+@cache
+def _presets_of_methods() -> frozenset[str]:
+    """Returns the choices of taggers and CAM methods that are files of published constants."""
+    files = (path for group in ("tags", "cams") for path in (CONFIGS / group).glob("*.yaml"))
+    return frozenset(f"{path.parent.name}={path.stem}" for path in files)
 
 
 def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:

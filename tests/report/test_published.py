@@ -108,6 +108,9 @@ def test_typing_errors_in_the_published_figures_are_refused(tmp_path, old, new, 
             "excel_voc2012 were chosen for clip=vit_b16, not for clip=vit_l14",
         ),
         ("clip_es_voc2012", "", ""),  # of tags that are given
+        ("cams=excel_coco2014", "demo", "were chosen for clip=vit_b16, not for clip=demo"),
+        ("tags=piaa_voc", "vit_b16", ""),
+        ("tags=piaa", "vit_l14", ""),
         ("precision", "vit_l14", ""),  # a study of ours
         ("", "vit_l14", ""),
     ],
