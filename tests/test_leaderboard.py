@@ -94,7 +94,7 @@ def test_the_leaderboard_of_a_miniature(
         "masks=argmax",
     )
     assert finished.code == 0, finished.errors
-    monkeypatch.chdir(tmp_path)  # where there is no other run in outputs/
+    monkeypatch.chdir(tmp_path)  # a folder without other runs
     tables = run_tool("make_tables.py", "--leaderboard", tmp_path / "out")
     assert tables.code == 0, tables.errors
     assert sorted(row[:4] for row in rows_of(tables.output, "clip")) == [

@@ -182,7 +182,7 @@ def masks(size: tuple[int, int]) -> str:
             figures = (seconds, 1 / seconds, alone / seconds)
             rows.append([str(workers), *(f"{figure:.3f}" for figure in figures)])
     header = ["processes", "s/image", "images/s", "times as fast"]
-    return section("Masks, two tags/image", header, rows)
+    return section("Masks, two tags per image", header, rows)
 
 
 def random_cams(size: tuple[int, int], seed: int) -> Cams:

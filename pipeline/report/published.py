@@ -133,30 +133,25 @@ def published_experiments() -> frozenset[str]:
     return frozenset(experiment for row in rows for experiment in row.experiments.values())
 
 
-def remark_on_clip(experiment: str, clip: str) -> str:
+def remark_on_clip(preset: str, clip: str) -> str:
     """Returns a remark if the constants of a preset were chosen for another CLIP; "" if not.
 
     Args:
-        experiment: its name, as in ``experiment_name``, or a choice such as "tags=piaa_voc".
+        preset: an experiment, as in ``experiment_name``, or a choice such as "tags=piaa_voc".
         clip: the name of the CLIP, as in ``clip.name``; "" if none was used.
     """
-    presets = published_experiments() | _without_figures() | _presets_of_methods()
-    if clip in ("", _CLIP) or experiment not in presets:
+    if clip in ("", _CLIP) or preset not in _presets():
         return ""
-    return f"the constants of {experiment} were chosen for clip={_CLIP}, not for clip={clip}"
+    return f"the constants of {preset} were chosen for clip={_CLIP}, not for clip={clip}"
 
 
 @cache
-def _without_figures() -> frozenset[str]:
-    """Returns the names of our experiments with published constants that are in no table."""
-    return frozenset(yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["without_figures"])
-
-
-@cache
-def _presets_of_methods() -> frozenset[str]:
-    """Returns the choices of taggers and CAM methods that are files of published constants."""
+def _presets() -> frozenset[str]:
+    """Returns the experiments, and the choices of tags and cams, with published constants."""
+    without_figures = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["without_figures"]
     files = (path for group in ("tags", "cams") for path in (CONFIGS / group).glob("*.yaml"))
-    return frozenset(f"{path.parent.name}={path.stem}" for path in files)
+    choices = (f"{path.parent.name}={path.stem}" for path in files)
+    return published_experiments().union(without_figures, choices)
 
 
 def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
