@@ -65,6 +65,17 @@ def footing(similarities: torch.Tensor, temperature: float, tags: int) -> torch.
     return torch.stack([row / (1e-7 + row.max()) for row in maps])
 
 
+def rounding(similarities: torch.Tensor, temperature: float, tags: int) -> torch.Tensor:
+    """Returns how far the stored map of each tag may lie from :func:`footing`, K×1.
+
+    Maps are stored as float16. Cosine similarities are float32 sums, of which processors and passes
+    round four units in the last place differently; the normalisation divides by the range of a map.
+    """
+    maps = (temperature * similarities).softmax(-1)[:, :tags].T
+    high, low = maps.amax(1, keepdim=True), maps.amin(1, keepdim=True)
+    return 2**-11 + 2 * temperature * 2**-21 * high / (high - low)
+
+
 # The common footing
 
 
@@ -213,8 +224,8 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
         reasons = left_out(tmp_path / root, "cams")
         assert set(reasons) == refused and not left_out(tmp_path / root, "tags")
         assert all("has 16 patches, too few" in reason for reason in reasons.values())
-    for image_id, cams in stored(tmp_path / "alone").items():
-        np.testing.assert_allclose(cams, found[image_id], atol=1e-3)
+    of_own_pass = stored(tmp_path / "alone")
+    assert set(of_own_pass) == set(found)
 
     (stage,) = shared.steps(["cams"])
     clip, encoder = stage.resources.clip, stage.resources.clip.encoder
@@ -228,8 +239,10 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
         names = (text[chosen], labels, encoder.temperature)
         seen = method.run_pass(encoder, encoder.prepare(image)[None])
         similarities = method.similarities(encoder, seen, Names(*names))[0]
-        expected = footing(similarities, encoder.temperature, len(tags[image_id]))
-        np.testing.assert_allclose(cams.reshape(len(cams), -1), expected, atol=1e-3)
+        given = similarities, encoder.temperature, len(tags[image_id])
+        expected, allowed = footing(*given), rounding(*given)
+        for maps in (cams, of_own_pass[image_id]):
+            assert (torch.from_numpy(maps).flatten(1) - expected).abs().le(allowed).all()
 
 
 def test_a_method_runs_in_bfloat16(start, configured, tmp_path):
