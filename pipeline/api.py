@@ -20,7 +20,7 @@ from pipeline.cams.cams import Cams
 from pipeline.cams.stage import ComputedCams
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins, method_of
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
@@ -63,7 +63,7 @@ class Labelling:
 
 
 class Labeller:
-    """TagCLIP, CLIP-ES and the CRF for single images, with the stages' own results to the bit.
+    """TagCLIP, CLIP-ES and the CRF for single images, with the results of the stages.
 
     An image is a path, a picture of Pillow, or a uint8 array: grey, RGB or RGBA; see
     :func:`pipeline.files.images.to_image`, which raises a UserError for anything else. Nothing is
@@ -100,6 +100,12 @@ class Labeller:
         Raises:
             UserError: whatever in it cannot be used.
         """
+        if not isinstance(classes, str | Sequence):
+            raise UserError(f"classes={shown(classes)} is not a list of names: give one, or a file")
+        lists = {"backgrounds": backgrounds, "overrides": overrides, "plugins": plugins}
+        for name, given in lists.items():
+            if isinstance(given, str):
+                raise UserError(f"{name}={shown(given)} is a text: give a list, {name}=[{given!r}]")
         import_plugins(plugins)
         clip = clip or ("file" if checkpoint else "vit_b16")
         dataset = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
@@ -131,6 +137,8 @@ class Labeller:
             )
         if self._stages["masks"].reads_files:
             raise UserError("masks.regions names files by images: leave masks.regions=slic here")
+        for stage in self._stages.values():
+            stage.check()
         self.classes = vocabulary.classes
         self.palette = vocabulary.palette
 

@@ -16,6 +16,7 @@ import torch
 import pipeline.dense  # noqa: F401  which registers the methods
 from pipeline.cams.gradcam import normalise
 from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
+from pipeline.clip.architectures import Dimensions
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass
@@ -35,6 +36,11 @@ class DenseCamOptions(PassCamOptions):
 
     temperature: float | None = setting(None, above=0)
     affinity: bool = False
+
+    def validate_for(self, clip: Dimensions, prefix: str) -> None:
+        """Refuses blocks that a CLIP does not have."""
+        super().validate_for(clip, prefix)
+        self.hooks(clip)
 
 
 class DenseCams(PassCams):

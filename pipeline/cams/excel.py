@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,12 @@ class ExcelOptions(PassCamOptions):
     kept: float = setting(0.9, above=0, at_most=1)
     blocks: int = setting(5, at_least=1)
     size: int | None = setting(None, at_least=1)
+
+    def without_effect(self, prefix: str) -> Iterator[str]:
+        """Yields a note on each setting that was given and changes nothing."""
+        for name in ("clusters", "kept"):
+            if self.descriptors is None and getattr(self, name) != getattr(type(self), name):
+                yield f"{prefix}.{name} has no effect without {prefix}.descriptors"
 
     def contents(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns what the file of sentences holds, for the key."""

@@ -53,6 +53,14 @@ class ImportedCams(CamStage):
         """The folder that the CAMs are from."""
         return f"CAMs of {self._path.name}"
 
+    def check(self) -> None:
+        """Refuses a folder of CAM files that does not exist."""
+        if not self._path.is_dir():
+            raise UserError(
+                f"cams.path={shown(self.options.path)} is not a folder: give one that holds"
+                " <id>.npy"
+            )
+
     def own_settings(self) -> dict[str, Any]:
         """Returns what the CAMs depend on, except the files."""
         settings = super().own_settings()
@@ -68,15 +76,10 @@ class ImportedCams(CamStage):
         """Returns an image with its file.
 
         Raises:
-            UserError: the folder of CAM files does not exist.
+            ImageError: it does not have one.
         """
         path = self._path / f"{sample.id}.npy"
         if not path.is_file():
-            if not self._path.is_dir():
-                raise UserError(
-                    f"cams.path={shown(self.options.path)} is not a folder: give one that holds"
-                    " <id>.npy"
-                )
             raise ImageError(f"has no CAMs: {path} is missing")
         key = join_keys(fingerprint_image(sample.image), fingerprint_file(path))
         return Item(sample, key, path)

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.method import CamMethod, CamOptions
+from pipeline.clip.architectures import Dimensions
 from pipeline.clip.block import block_window
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
@@ -47,6 +48,10 @@ class PassCamOptions(CamOptions):
     affinity: bool = True
     affinity_blocks: list[int] = setting([-7, -1], at_least=-99, at_most=99, lengths=(2,))
     box_threshold: float = setting(0.4, at_least=0, at_most=1)
+
+    def validate_for(self, clip: Dimensions, prefix: str) -> None:
+        """Refuses blocks that a CLIP does not have."""
+        block_window(f"{prefix}.affinity_blocks", self.affinity_blocks, clip.depth)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -34,6 +34,20 @@ REMEDY = (
 
 _BLOCK = re.compile(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight")
 _RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.\d+\.conv1\.weight")
+
+
+class Dimensions(NamedTuple):
+    """The dimensions of an image tower that settings depend on.
+
+    Attributes:
+        depth: L, the number of blocks.
+        patch_size: P, in pixels.
+        native_size: side of the square training images, in pixels.
+    """
+
+    depth: int
+    patch_size: int
+    native_size: int
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline.clip.architectures import (
     REMEDY,
     SHIPPED,
     ClipModel,
+    Dimensions,
     describe_architecture,
     find_pretrained,
     find_training,
@@ -92,8 +93,31 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
     return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 
+def find_dimensions(path: Path | None, model: str | None, pretrained: str | None) -> Dimensions:
+    """Returns the dimensions of a CLIP whose values are not read, in a tenth of a second.
+
+    Args:
+        path: the file of the weights; none if it has to be downloaded first.
+        model: open_clip's name of the architecture, as for :func:`load_clip`.
+        pretrained: the name of the weights.
+
+    Raises:
+        UserError: as :func:`load_clip`, except for what only the values show.
+    """
+    if path is None:
+        with torch.device("meta"):
+            visual = _build_by_name(model, quick_gelu=False).visual
+    else:
+        visual = load_clip(path, model, pretrained, device="meta").visual
+    depth = len(visual.transformer.resblocks)
+    return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
+
+
 def load_clip(
-    path: Path, model_name: str | None = None, pretrained: str | None = None
+    path: Path,
+    model_name: str | None = None,
+    pretrained: str | None = None,
+    device: str = "cpu",
 ) -> ClipModel:
     """Builds a CLIP model and loads its weights from a file.
 
@@ -103,9 +127,10 @@ def load_clip(
         model_name: open_clip's name of the architecture; none infers it from a file with OpenAI's
             names, whose activation is then QuickGELU.
         pretrained: the name under which the weights were published; it decides the activation.
+        device: "cpu", or "meta" for a model without values.
 
     Returns:
-        The model in float32 on the CPU, in evaluation mode, without gradients.
+        The model in float32 on the device, in evaluation mode, without gradients.
 
     Raises:
         UserError: a damaged file, one for another architecture (names both), an architecture that
@@ -113,21 +138,30 @@ def load_clip(
     """
     # Checked first, since a large file takes long to read.
     training = find_training(model_name, pretrained)
-    weights = read_weights(path)
+    weights = read_weights(path, device)
     refuse_quantised(weights, path)
-    if model_name is None:
-        model = _build_from_weights(path, weights)
-    else:
-        model = _build_by_name(model_name, training.quick_gelu)
-        try:
-            model.load_state_dict(_rename(weights, model))
-        except RuntimeError as error:
-            raise UserError(
-                f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
-                f" ({_first_mismatch(error)}): give that model's file, or that file's model"
-            ) from error
-    check_finite(model.state_dict(), path)
+    with torch.device(device):
+        if model_name is None:
+            model = _build_from_weights(path, weights)
+        else:
+            model = _build_by_name(model_name, training.quick_gelu)
+            _load_into(model, weights, path, model_name)
+    if device != "meta":
+        check_finite(model.state_dict(), path)
     return model.float().eval().requires_grad_(False)
+
+
+def _load_into(
+    model: ClipModel, weights: Mapping[str, torch.Tensor], path: Path, model_name: str
+) -> None:
+    """Loads a state dict into a model of open_clip's; an error names both architectures."""
+    try:
+        model.load_state_dict(_rename(weights, model))
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
+            f" ({_first_mismatch(error)}): give that model's file, or that file's model"
+        ) from error
 
 
 def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
@@ -157,12 +191,16 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
 
 
 def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
-    """Builds an architecture of open_clip with random weights."""
+    """Builds an architecture of open_clip with random weights, on torch's default device."""
     logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     try:
         # pretrained_text=False, or the text tower's own weights would be downloaded.
         return open_clip.create_model(
-            model_name, pretrained=None, force_quick_gelu=quick_gelu, pretrained_text=False
+            model_name,
+            pretrained=None,
+            force_quick_gelu=quick_gelu,
+            pretrained_text=False,
+            device=torch.get_default_device(),
         )
     except OSError as error:
         raise UserError(
@@ -183,16 +221,18 @@ def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, 
     return {k: v for k, v in weights.items() if k in known or k not in _EXTRAS}
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads a weights file into a state dict, without executing code in it.
+
+    On the device "meta" tensors have no values. Of a safetensors file, none are read until used.
 
     Raises:
         UserError: the file is damaged or has an unknown format.
     """
     try:
         if is_torchscript(path):
-            return read_torchscript_weights(path)
-        return _state_dict(read_weights_file(path))
+            return read_torchscript_weights(path, device)
+        return _state_dict(read_weights_file(path, device))
     except UserError:
         raise
     except Exception as error:  # every reader raises errors of its own

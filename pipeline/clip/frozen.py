@@ -12,8 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.clip.architectures import ClipModel, find_training
-from pipeline.clip.checkpoint import is_on_disk, load_clip, resolve_checkpoint
+from pipeline.clip.architectures import ClipModel, Dimensions, find_training
+from pipeline.clip.checkpoint import (
+    find_dimensions,
+    is_on_disk,
+    load_clip,
+    resolve_checkpoint,
+)
 from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
@@ -61,6 +66,16 @@ class FrozenClip:
     def fingerprint(self) -> str:
         """The fingerprint of that file, which is read once in a run; workers are given it."""
         return fingerprint_file(self.weights)
+
+    @cached_property
+    def dimensions(self) -> Dimensions:
+        """The dimensions of the image tower, which are known without its values.
+
+        Raises:
+            UserError: the file of the weights does not hold a CLIP of this architecture.
+        """
+        path = self.weights if self.is_on_disk else None
+        return find_dimensions(path, self.model, self.pretrained)
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""

@@ -65,6 +65,20 @@ class MethodStage(Stage):
         """Whether no stage on its images runs before: what is learned comes from other ones."""
         return all(isinstance(need, Whole) for need in self.needs.values())
 
+    def check(self) -> None:
+        """Refuses weights and settings by which no image can have a result.
+
+        The settings of a method may have ``validate_for(dimensions, prefix)``, as they may have
+        ``validate(prefix)``: it refuses values that do not suit the CLIP.
+
+        Raises:
+            UserError: a value does not suit, or the file of the weights is not a CLIP's.
+        """
+        if self.resources.clip is not None:
+            dimensions = self.resources.clip.dimensions
+            if hasattr(self.options, "validate_for"):
+                self.options.validate_for(dimensions, self.command)
+
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
         found = facts(self.options)

@@ -44,10 +44,10 @@ def is_torchscript(path: Path) -> bool:
         return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
-def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_torchscript_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads the parameters and buffers of a TorchScript archive without running its code.
 
-    Tensors of one storage share their memory.
+    Tensors of one storage share their memory. The device "meta" stands for shapes alone.
 
     Raises:
         UserError: the archive refers to something that is neither a module nor a tensor.
@@ -58,7 +58,7 @@ def read_torchscript_weights(path: Path) -> dict[str, torch.Tensor]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickled = next(n for n in names if n.count("/") == 1 and n.endswith("/data.pkl"))
-        reader = _ScriptReader(archive, pickled.removesuffix("data.pkl"), path)
+        reader = _ScriptReader(archive, pickled.removesuffix("data.pkl"), path, device)
         root = reader.load()
     return dict(_tensors(root, "", count()))
 
@@ -74,11 +74,12 @@ class _ScriptModule:
 class _ScriptReader(pickle.Unpickler):
     """Unpickles an archive's tree of modules and tensors, and refuses anything else."""
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path):
+    def __init__(self, archive: zipfile.ZipFile, folder: str, path: Path, device: str):
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
         self._archive = archive
         self._folder = folder
         self._path = path
+        self._device = device
         self._storages: dict[str, torch.Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -99,9 +100,12 @@ class _ScriptReader(pickle.Unpickler):
         """Returns the flat tensor of a storage record."""
         _, dtype, key, _, _ = reference
         if key not in self._storages:
-            data = bytearray(self._archive.read(f"{self._folder}data/{key}"))
-            empty = torch.empty(0, dtype=torch.uint8)
-            self._storages[key] = torch.frombuffer(data, dtype=torch.uint8) if data else empty
+            entry = self._archive.getinfo(f"{self._folder}data/{key}")
+            if self._device == "meta" or not entry.file_size:
+                storage = torch.empty(entry.file_size, dtype=torch.uint8, device=self._device)
+            else:
+                storage = torch.frombuffer(bytearray(self._archive.read(entry)), dtype=torch.uint8)
+            self._storages[key] = storage
         return self._storages[key].view(dtype)
 
 
@@ -109,7 +113,7 @@ def _rebuild_tensor(
     storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: Any
 ) -> torch.Tensor:
     tensor = torch.as_strided(storage, size, stride, offset)  # refuses elements outside the storage
-    check_extent(tensor)
+    check_extent(tensor, storage.device.type)
     return tensor
 
 

@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
     total += sum(path.stat().st_size for path in [*temporary, *filter(Path.is_file, files)])
     for folder, found in orphans.items():
         where = folder.relative_to(root).as_posix()
-        console.print(f"{where}: results of {len(found)} images that are no longer in the data set")
+        console.print(f"{where}: results of {len(found)} images that were removed or left out")
     partial = f" and {len(temporary)} unfinished files" if temporary else ""
     console.print(f"{len(chosen)} folders{partial}, {decimal(total)}")
     if options.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +33,7 @@ from pipeline.files.shipped import CONFIGS
 from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.segmenter.distributed import process_rank
-from pipeline.stages.config import Config, read_config
+from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
 _MAX_NAMED = 5  # images that a step left out
@@ -56,23 +56,18 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
         console.print(f"\n{', '.join(hydra_config.overrides.task)}")
     config = read_config(composed)
     requested = requested_stages(config)
-    if config.dry_run:
-        show_plan(config, requested, console)
-        console.print(f"next: {next_command(given)}")
-        return
-    pipeline = Pipeline.open(config)
-    for note in [*notes_on(pipeline), *remarks_on_choices(given, config)]:
-        print(f"note: {note}", file=sys.stderr)
-    is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
-    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
-        note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
-        print(note, file=sys.stderr)
+    with without_writing(config.dataset) if config.dry_run else nullcontext():
+        pipeline = Pipeline.open(config)
+        print_notes(notes_on(pipeline, requested, given))
+        if config.dry_run:
+            show_plan(pipeline, requested, console)
+            console.print(f"next: {next_command(given)}")
+            return
     outcome = None
     for outcome in pipeline.run(requested):
         console.print(describe(outcome))
         name_left_out(outcome)
-        if outcome.note:
-            print(f"note: {outcome.note}", file=sys.stderr)
+        print_notes(filter(None, [outcome.note]))
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
@@ -106,34 +101,41 @@ def name_left_out(outcome: Outcome) -> None:
         print(f"left out: {more} more, see {outcome.path / FAILURES}", file=sys.stderr)
 
 
-def notes_on(pipeline: Pipeline) -> list[str]:
-    """Returns what the user should know of the data set and of a preset, a sentence each."""
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what the user should know on stderr."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:
+    """Yields what the user should know of data set, settings and presets, a sentence each."""
     builder = pipeline.builder
-    notes = [
-        f"{name} is a class, and is left out of the backgrounds"
-        for name in builder.vocabulary.dropped
-    ]
-    notes += builder.images.dataset.notes
-    remark = remark_on_clip(builder.config.experiment_name or "", builder.config.clip.name)
-    return [*notes, remark] if remark else notes
+    config = builder.config
+    for name in builder.vocabulary.dropped:
+        yield f"{name} is a class, and is left out of the backgrounds"
+    yield from builder.images.dataset.notes
+    for group in METHODS:
+        if hasattr(options := getattr(config, group), "without_effect"):
+            yield from options.without_effect(group)
+    # Of presets of methods, those that were typed.
+    for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
+        if remark := remark_on_clip(preset, config.clip.name):
+            yield remark
+    is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
+    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
+        yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
 
 
-def remarks_on_choices(given: Sequence[str], config: Config) -> list[str]:
-    """Returns remarks on typed presets of methods whose constants are for another CLIP."""
-    remarks = (remark_on_clip(argument.lstrip("+"), config.clip.name) for argument in given)
-    return [remark for remark in remarks if remark]
-
-
-def show_plan(config: Config, requested: Sequence[str], console: Console) -> None:
+def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:
     """Shows what stages would compute, up to what would stop the run; loads and writes nothing."""
     planned = []
-    with without_writing(config.dataset):
-        try:
-            for row in Pipeline.open(config).plan(requested):
-                planned.append(row)
-        finally:
-            if planned:
-                Console(width=max(console.width, 120)).print(plan_table(planned))
+    try:
+        for row in pipeline.plan(requested):
+            planned.append(row)
+            print_notes(filter(None, [row.note]))
+    finally:
+        if planned:
+            Console(width=max(console.width, 120)).print(plan_table(planned))
     console.print(total_time(planned))
 
 

@@ -23,7 +23,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
-from pipeline.engine.configuration import COMPOSING, explain, readable
+from pipeline.engine.configuration import explained, readable
 from pipeline.errors import UserError, as_started, shown
 
 _FREE = ("mode", "sweep.dir", "sweeper.params")
@@ -80,11 +80,10 @@ class _CheckedLoader(ConfigLoaderImpl):
     ) -> DictConfig:
         resolvers, BaseContainer._resolvers = BaseContainer._resolvers, {}
         try:  # a list of defaults could call resolvers
-            config = super().load_configuration(config_name, overrides, *args, **kwargs)
+            load = partial(super().load_configuration, config_name)
+            config = explained(lambda given: load(given, *args, **kwargs), overrides)
         except KeyError as error:
             raise UserError(f"hydra.job.env_copy: there is no variable {error}") from error
-        except COMPOSING as error:
-            raise UserError(explain(error)) from error
         finally:
             BaseContainer._resolvers = resolvers
         plain = OmegaConf.to_container(config)

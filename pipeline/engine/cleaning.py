@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import ENTRIES, LATEST, REMOVED, key_of
+from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED, key_of
+from pipeline.engine.manifest import read_manifest
+from pipeline.engine.result_folder import files_of, remove_files
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, read_json_lines
@@ -68,21 +69,20 @@ def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def find_orphans(folder: Path) -> dict[str, list[Path]]:
-    """Returns id → files, of the results of images that the data set no longer has."""
-    entries, root = Journal(folder / ENTRIES).entries, folder.resolve()
-    removed = {line["id"] for line in read_json_lines(folder / REMOVED)}
-    return {
-        image_id: [
-            folder / name
-            for name in entries[image_id].get("files", {})
-            if (folder / name).resolve().is_relative_to(root)
-        ]
-        for image_id in sorted(removed & entries.keys())
-    }
+    """Returns id → files, of results that no stage reads.
+
+    They are of images that the data set no longer has, or that an earlier stage left out.
+    """
+    entries, split = Journal(folder / ENTRIES).entries, folder.parents[1]
+    lists = [folder / REMOVED]
+    for key in _keys_in(read_manifest(folder).get("configuration", {})):
+        lists += split.glob(f"*/{key}/{FAILURES}")
+    gone = {line["id"] for path in lists for line in read_json_lines(path)}
+    return {i: files_of(folder, entries[i]) for i in sorted(gone & entries.keys())}
 
 
 def remove_orphans(folder: Path) -> int:
-    """Removes the results of images that the data set no longer has; returns their number.
+    """Removes the results that :func:`find_orphans` returns; returns the number of images.
 
     Raises:
         UserError: another process holds the folder's lock.
@@ -92,12 +92,8 @@ def remove_orphans(folder: Path) -> int:
     lock.acquire()
     try:
         journal, orphans = Journal(folder / ENTRIES), find_orphans(folder)
-        for image_id, files in orphans.items():
-            for path in files:
-                path.unlink(missing_ok=True)
-                with suppress(OSError):  # other results are beside it
-                    path.parent.rmdir()
-            del journal.entries[image_id]
+        for image_id in orphans:
+            remove_files(folder, journal.entries.pop(image_id))
         journal.compact()
         (folder / REMOVED).unlink(missing_ok=True)
         return len(orphans)

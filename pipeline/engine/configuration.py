@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -26,7 +27,7 @@ PLUGINS = "plugins"
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
-COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
+_COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
 """What Hydra and OmegaConf raise for a configuration that cannot be composed."""
 
 
@@ -159,17 +160,54 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     before, shared.hydra = shared.hydra, None
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("config", readable(overrides))
-    except COMPOSING as error:
-        raise UserError(explain(error)) from error
+            return explained(partial(compose, "config"), readable(overrides))
     finally:
         GlobalHydra.instance().hydra = before
+
+
+def explained(compose: Callable[[Sequence[str]], DictConfig], read: list[str]) -> DictConfig:
+    """Composes a configuration from overrides that :func:`readable` returned.
+
+    Raises:
+        UserError: it cannot be composed.
+    """
+    try:
+        config = compose(read)
+    except _COMPOSING as error:
+        raise UserError(explain(error)) from error
+    except AssertionError as error:  # OmegaConf's, for a key below one that is null
+        raise UserError(_key_below_null(read)) from error
+    _refuse_numbers_for_switches(config, read)
+    return config
+
+
+def _key_below_null(read: Sequence[str]) -> str:
+    """Returns a sentence on the first override of a key below one that is null."""
+    choices = [text for text in read if (CONFIGS / text.partition("=")[0]).is_dir()]
+    if len(choices) < len(read):
+        composed = compose_config(choices)
+        for key in (text.lstrip("+").partition("=")[0] for text in read):
+            groups = [key[: dot.start()] for dot in re.finditer(r"\.", key)]
+            for group in groups:
+                if OmegaConf.select(composed, group, default="") is None:
+                    return f"{group} is null, and has no key {key}: leave it out"
+    return "a key lies below one that is null: leave it out"
+
+
+def _refuse_numbers_for_switches(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuses overrides such as ``cams.affinity=2``, of which OmegaConf makes true."""
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        is_number = re.fullmatch(r"[-+]?\d+", value) and int(value) not in (0, 1)
+        if is_number and isinstance(OmegaConf.select(config, key), bool):
+            raise UserError(f"{key}={value} is neither true nor false: give one of them")
 
 
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
     """Returns what is wrong with the value of a key."""
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        return _no_such_key(key, _siblings(key, error))
+        wrong = _wrong_part(key, error)
+        return _no_such_key(wrong, _siblings(wrong, error))
     text = str(error).splitlines()[0]
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
@@ -184,6 +222,13 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     if "is not a ListConfig, list or tuple" in text:
         return f"{key} is not a list: give {key}=[…]"
     return f"{key}: {text}"
+
+
+def _wrong_part(key: str, error: BaseException | None) -> str:
+    """Returns the part of a key that does not exist, such as masks.slick of masks.slick.beta."""
+    is_open = any(group in key for group in _OPEN)
+    missing = getattr(error, "full_key", None) or key
+    return missing if key.startswith(missing) and not is_open else key
 
 
 def _siblings(key: str, error: BaseException | None) -> list[str]:
@@ -242,7 +287,8 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _no_such_key(match[1], [*_siblings(match[1], cause), *_all_keys()])
+        wrong = _wrong_part(match[1], cause)
+        return _no_such_key(wrong, [*_siblings(wrong, cause), *_all_keys()])
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     if match := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):

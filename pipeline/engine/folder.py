@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.manifest import MANIFEST, read_manifest
-from pipeline.engine.result_folder import ResultFolder, holds
+from pipeline.engine.result_folder import ResultFolder, holds, remove_files
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
     TEMPORARY,
+    cannot_write,
     link_or_copy,
     link_symbolically,
     read_json_lines,
@@ -195,8 +196,20 @@ class StageFolder(ResultFolder):
         self.computed += 1
 
     def fail(self, image_id: str, reason: str) -> None:
-        """Records that an image is skipped, and why."""
+        """Records that an image is skipped, and why, and removes its earlier result."""
         self.failures[image_id] = reason
+        self.drop(image_id)
+
+    def drop(self, image_id: str) -> None:
+        """Removes an image's result: its files, and then the entry, which survives a kill.
+
+        Raises:
+            UserError: a file cannot be removed.
+        """
+        try:
+            remove_files(self.path, self.entries.get(image_id, {}))
+        except OSError as error:
+            raise cannot_write(error.filename, error, "remove") from error
         self.entries.pop(image_id, None)
 
     # The folder as a whole

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, TypeVar
 
 from pipeline.engine.folder import StageFolder
@@ -16,10 +18,42 @@ from pipeline.engine.scan import available, key_unknown_until, open_folder
 from pipeline.engine.stage import Stage, Whole
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint
+from pipeline.files.atomic import canonical_json, read_json, write_atomically
+from pipeline.files.fingerprints import fingerprint, fingerprint_image
 
 Step = TypeVar("Step", bound=Stage | Review)
+
+PHOTOGRAPHS = "photographs.json"
+"""The record of a split as it was learned from: id → fingerprint of each image's content."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the images of a split differ, by content, from those that something was learned from.
+
+    Attributes:
+        images: the number of images.
+        known: how many of them it was learned from.
+        added: how many images are new.
+        changed: how many images have a new content.
+        removed: how many images the split no longer has.
+    """
+
+    images: int
+    known: int
+    added: int
+    changed: int
+    removed: int
+
+    @property
+    def is_mostly_new(self) -> bool:
+        """Whether fewer than half of the images are among those that it was learned from."""
+        return 2 * self.known < self.images
+
+    @property
+    def is_other_split(self) -> bool:
+        """Whether the split was replaced: images are gone, and most of those there are new."""
+        return bool(self.changed or self.removed) and self.is_mostly_new
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,8 +61,9 @@ class Learned(Whole):
     """Something that is learned from the results of one stage on all images of a split.
 
     Its key names settings and the split, but no image: it is learned once, and new photographs do
-    not change it. Stages that use it hold the fingerprint of its file in their recipe (see
-    :meth:`Stage.loaded`), so that their results are computed again after it was learned anew.
+    not change it. It is learned anew, unasked, if the split was replaced (see :class:`Change`).
+    Stages that use it hold the fingerprint of its file in their recipe (see :meth:`Stage.loaded`),
+    so that their results are computed again after it was learned anew.
 
     Attributes:
         images: the images of the run.
@@ -68,14 +103,19 @@ class Learned(Whole):
     def exists(self, folder: StageFolder) -> bool:
         """Tells whether it was learned, and is intact."""
         manifest = folder.manifest()
-        found = manifest.get("complete", False) and manifest.get("files")
-        return bool(found) and holds(folder.path, manifest)
+        found = manifest.get("complete", False) and manifest.get("files", {})
+        return bool(found) and PHOTOGRAPHS in found and holds(folder.path, manifest)
 
     def is_complete(self, folder: StageFolder) -> bool:
-        """Tells whether it exists and, with ``refit``, was learned from the results as they are."""
-        if not self.exists(folder) or not self.refit:
-            return self.exists(folder)
-        return folder.manifest().get("input") == self._input(self.samples())
+        """Tells whether it exists and may serve the images as they are.
+
+        With ``refit`` it has to be learned from the results as they are.
+        """
+        if not self.exists(folder):
+            return False
+        if self.refit:
+            return folder.manifest().get("input") == self._input(self.samples())
+        return not self._change_since(folder).is_other_split
 
     def samples(self) -> Sequence[Sample]:
         """Returns the images of the split, those without a result left out.
@@ -83,9 +123,29 @@ class Learned(Whole):
         Raises:
             UserError: the stage before it did not process all of them.
         """
-        if not self.refit and self.exists(open_folder(self, self.store)):
+        if not self.refit and self.is_complete(open_folder(self, self.store)):
             return self.images.of(self.of_split)
         return available(self.source, self.images, self.store)
+
+    @cached_property
+    def _photographs(self) -> dict[str, str]:
+        """Id → fingerprint of each image's content; "" for a file that cannot be read."""
+        found = dict.fromkeys((sample.id for sample in self.images.of(self.of_split)), "")
+        for sample in self.images.of(self.of_split):
+            with suppress(OSError, ValueError):
+                found[sample.id] = fingerprint_image(sample.image)
+        return found
+
+    def _change_since(self, folder: StageFolder) -> Change:
+        """Returns how the split has changed since; images outside the selection stay."""
+        before, now = read_json(folder.path / PHOTOGRAPHS, {str: str}) or {}, self._photographs
+        learned, present = {*before.values()}, {*now.values()}
+        new = {image_id for image_id, content in now.items() if content not in learned}
+        gone = {image_id for image_id, content in before.items() if content not in present}
+        gone -= self.images.known_ids(self.of_split) - now.keys()
+        changed = new & gone
+        counts = len(new - changed), len(changed), len(gone - changed)
+        return Change(len(now), len(now) - len(new), *counts)
 
     def _input(self, samples: Sequence[Sample]) -> str:
         source = open_folder(self.source, self.store)
@@ -99,32 +159,51 @@ class Learned(Whole):
         samples, began = self.samples(), time.monotonic()
         if not samples:
             raise UserError(f"split {self.of_split} has no image to learn {self.name} from")
-        if not self.exists(folder):  # else what was learned before counts until then
+        is_anew = self.exists(folder)
+        if not is_anew:  # else what was learned before counts until then
             folder.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
-        data = self.learn(ids, open_folder(self.source, self.store))
-        write_atomically(folder.path / self.file, data)
+        learned = self.learn(ids, open_folder(self.source, self.store))
+        photographs = canonical_json(self._photographs).encode()
+        files = {self.file: learned, PHOTOGRAPHS: photographs}
+        for name, data in files.items():
+            write_atomically(folder.path / name, data)
         folder.write_manifest(
             complete=True,
             images=len(ids),
             left_out=len(self.images.of(self.of_split)) - len(ids),
             input=self._input(samples),
-            files={self.file: fingerprint(data)},
+            files={name: fingerprint(data) for name, data in files.items()},
+            anew=is_anew,
             computed=len(ids),
             seconds=round(time.monotonic() - began, 3),
         )
         return len(ids)
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Says what it was learned from: of new ``ids``, or if the split has changed since."""
-        manifest, split = folder.manifest(), self.of_split
-        count = manifest.get("images", 0)
-        learned = f"{self.name} were learned from {count} images of split {split}"
-        now = len(self.images.of(split))
-        if not ids and now != count + manifest.get("left_out", 0):
-            refit = f"{self.command}.refit=true"
-            return f"{learned}, which has {now} now: {refit} learns from these"
-        return f"{learned}, without labels" if ids else ""
+        """Says what it was learned from, if that happened now, else what :meth:`outlook` says."""
+        if not ids:
+            return self.outlook()
+        learned = "learned anew" if folder.manifest().get("anew") else "learned"
+        count = f"{len(ids):,} images of split {self.of_split}"
+        return f"{self.name} were {learned} from {count}, without labels"
+
+    def outlook(self) -> str:
+        """Says how the split has changed since it was learned, and what a run does then; or ""."""
+        if self.refit or key_unknown_until(self, {}):
+            return ""
+        if not self.exists(folder := open_folder(self, self.store)):
+            return ""
+        change, split = self._change_since(folder), f"split {self.of_split}"
+        known = f"{self.name} were learned from {change.known:,} of {change.images:,} images"
+        refit = f"{self.command}.refit=true learns anew"
+        if change.is_other_split:
+            return f"{known} of {split}, others of which are gone: they are learned anew"
+        if change.changed or change.removed:
+            counts = f"added: {change.added:,}, changed: {change.changed:,}"
+            counts += f", removed: {change.removed:,}"
+            return f"{split} has changed since {self.name} were learned ({counts}): {refit}"
+        return f"{known} of {split}: {refit}" if change.is_mostly_new else ""
 
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""
@@ -138,7 +217,7 @@ class Learned(Whole):
 def with_needs(steps: Sequence[Step], store: Store) -> list[Step | Stage]:
     """Returns steps, each after those stages of its own command that it needs.
 
-    What is only needed to learn something that was learned already is not among them.
+    What is only needed to learn something that need not be learned is not among them.
     """
     found: dict[str, Step | Stage] = {}
 
@@ -162,4 +241,4 @@ def with_needs(steps: Sequence[Step], store: Store) -> list[Step | Stage]:
 def _is_settled(stage: Learned, store: Store) -> bool:
     if stage.refit or key_unknown_until(stage, {}):
         return False
-    return stage.exists(open_folder(stage, store))
+    return stage.is_complete(open_folder(stage, store))

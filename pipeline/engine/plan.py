@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.learned import Learned
 from pipeline.engine.review import Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, scan
@@ -30,6 +31,7 @@ class PlannedStage:
         shares_pass: whether the results come from the pass of another stage, at no cost of their
             own; that stage's name, or "".
         key: the name of the folder; "" where it is not known yet.
+        note: a sentence without its full stop on what the stage would find changed, or "".
     """
 
     stage: str
@@ -42,6 +44,7 @@ class PlannedStage:
     seconds: float | None = None
     shares_pass: str = ""
     key: str = ""
+    note: str = ""
 
 
 def plan(steps: Sequence[Stage | Review], images: Images, store: Store) -> Iterator[PlannedStage]:
@@ -60,7 +63,8 @@ def plan(steps: Sequence[Stage | Review], images: Images, store: Store) -> Itera
             yield PlannedStage(step.command, _in_round("", step.round))
         elif step.applies():
             scans[step.label] = scan(step, images, store, scans)
-            yield _row(scans[step.label], served.get(step.label, ""), folders)
+            row = _row(scans[step.label], served.get(step.label, ""), folders)
+            yield replace(row, note=step.outlook()) if isinstance(step, Learned) else row
             served |= {each.label: step.name for each in step.serves}
 
 

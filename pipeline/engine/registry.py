@@ -79,6 +79,7 @@ class Method:
 
 
 _METHODS: dict[tuple[str, str], Method] = {}
+_PLUGINS: set[str] = set()  # modules that registered methods, perhaps of other modules
 
 
 def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[Build], Build]:  # noqa: ANN401
@@ -124,10 +125,19 @@ def import_plugins(names: Iterable[str]) -> None:
     The names are of modules on Python's search path, such as ``my_package.my_tagger``.
 
     Raises:
-        UserError: there is no such module, or it cannot be imported.
+        UserError: there is no such module, it cannot be imported, or it registers no method.
     """
     for name in dict.fromkeys(names):
+        before = len(_METHODS)
         _import(name, f"plugins={shown(name)}")
+        owners = [method.facts["code"] for method in methods()]
+        if len(_METHODS) > before or any(code.startswith(f"{name}.") for code in owners):
+            _PLUGINS.add(name)
+        elif name not in _PLUGINS:
+            raise UserError(
+                f"plugins={shown(name)} registers no method: name a module that does, see"
+                " docs/add-a-method.md"
+            )
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _import(entry.module, f"the plug-in {entry.name} of an installed package")
 

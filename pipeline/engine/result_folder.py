@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,24 @@ class WorkerFolder(ResultFolder):
     def close(self) -> None:
         """Closes the worker's journal."""
         self._journal.close()
+
+
+def files_of(folder: Path, entry: Mapping[str, Any]) -> list[Path]:
+    """Returns the files of an entry; none that lies outside the folder, which are not ours."""
+    paths = [folder / name for name in entry.get("files", {})]
+    return [path for path in paths if path.resolve().is_relative_to(folder.resolve())]
+
+
+def remove_files(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Removes the files of an entry, and the subfolders that they leave empty.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for path in files_of(folder, entry):
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # other results are beside it
+            path.parent.rmdir()
 
 
 def holds(folder: Path, entry: Mapping[str, Any]) -> bool:

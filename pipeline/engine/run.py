@@ -97,6 +97,9 @@ class Run:
             }
             before = scan(stage, self.images, self.store, self._scans, opened)
             folder = before.folder
+            for each in (stage, *stage.parts):
+                for image_id in before.left_out_before(self.images):
+                    opened[each.name].drop(image_id)
             folder.computed = folder.shared = self._served.pop(stage.label, 0)
             for _, source, entry in before.reusable:
                 folder.reuse(stage.adapt(entry), source)

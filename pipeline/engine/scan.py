@@ -44,6 +44,12 @@ class Scan:
         """The ids of all images of the stage's turn, rejected files included."""
         return list(dict.fromkeys([*(sample.id for sample in self.samples), *self.left_out]))
 
+    def left_out_before(self, images: Images) -> set[str]:
+        """Returns the ids of those images of the run that an earlier stage skipped."""
+        split = self.stage.split
+        asked = {sample.id for sample in images.of(split)} | images.rejected(split).keys()
+        return asked - {sample.id for sample in self.samples}
+
     @property
     def usable(self) -> list[Sample]:
         """The images that have a result, or will have one."""
@@ -194,6 +200,16 @@ def open_inputs(stage: Stage, store: Store) -> dict[str, StageFolder]:
     return found | {each.name: open_folder(each, store) for each in stage.outputs}
 
 
+def left_out_until(stage: Stage, store: Store) -> set[str]:
+    """Returns the ids of the images that a stage, or one before it on its images, skipped."""
+    left_out, pending = set(), [stage]
+    while pending:
+        if not isinstance(each := pending.pop(), Whole):
+            left_out |= open_folder(each, store).failures.keys()
+            pending += each.needs.values()
+    return left_out
+
+
 def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
     """Returns the images that have an intact result of a stage, for a stage that needs it.
 
@@ -203,12 +219,7 @@ def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
         UserError: the stage did not run, or not on all images as they are now.
     """
     folder, samples = open_folder(stage, store), images.of(stage.split)
-    left_out, before = set(folder.failures), list(stage.needs.values())
-    while before:
-        need = before.pop()
-        if not isinstance(need, Whole):
-            left_out |= open_folder(need, store).failures.keys()
-            before += need.needs.values()
+    left_out = left_out_until(stage, store)
     expected = [s for s in samples if s.id not in left_out]
     folders = open_inputs(stage, store)
     finished = [s for s in expected if is_current(stage, s, folder, folders)]

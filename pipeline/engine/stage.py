@@ -187,6 +187,14 @@ class Stage(ABC):
 
     # The work
 
+    def check(self) -> None:
+        """Refuses, before anything is computed, what no image can be computed with.
+
+        Raises:
+            UserError: a setting, or a file or folder that it names, cannot be used.
+        """
+        return
+
     def applies(self) -> bool:
         """Tells whether there is something to do, as far as the data set decides that."""
         return True

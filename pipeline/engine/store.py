@@ -67,21 +67,32 @@ class Store:
         """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
         return StageFolder(self.root, split, stage, configuration, wait=self._wait, **options)
 
-    def begin(self, files: Iterable[str] = ()) -> None:
-        """Begins a run: removes remains of killed runs, and records the version of the layout.
+    def check(self, files: Iterable[str]) -> None:
+        """Refuses a directory that a run could not write to, without writing to it.
 
         Raises:
-            UserError: no run wrote to the directory yet, and one of the ``files`` that runs write
-                is there: it is somebody else's; or the file system does not support symbolic links.
+            UserError: it cannot be written to or made; or no run wrote to it yet, and one of the
+                ``files`` that runs write is there, so that it is somebody else's.
         """
-        self.sweep_up()
-        path = self.root / _FORMAT_FILE
-        for name in () if path.exists() or self.folders() else files:
+        place = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write to {self.root}: choose another output_dir")
+        for name in () if (self.root / _FORMAT_FILE).exists() or self.folders() else files:
             if os.path.lexists(self.root / name):
                 raise UserError(
                     f"{self.root / name} exists, and no run wrote it: choose another output_dir, or"
                     " move it away"
                 )
+
+    def begin(self, files: Iterable[str] = ()) -> None:
+        """Begins a run: removes remains of killed runs, and records the version of the layout.
+
+        Raises:
+            UserError: as :meth:`check`, or the file system does not support symbolic links.
+        """
+        self.check(files)
+        self.sweep_up()
+        path = self.root / _FORMAT_FILE
         if read_json(path) is None:
             link_symbolically(path, _FORMAT_FILE)  # for a moment: stages will need such links
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")

@@ -18,6 +18,7 @@ from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Item, Outputs, Stage
 from pipeline.errors import ImageError, UserError
+from pipeline.files.fingerprints import fingerprint_file, join_keys
 
 Done = Iterator[tuple[str, str | None]]
 """Ids of images, each with the reason why it was skipped; none where its result is stored."""
@@ -114,6 +115,7 @@ class Executor:
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed."""
         settings, threads, shard_size = self._settings, None, 1
+        files, recipe = stage.loaded(inputs), folders[0].recipe
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
@@ -121,10 +123,11 @@ class Executor:
         else:
             size = min(self._size, len(items)) if stage.in_processes else 1
             if size == 1:
-                return compute_here(stage, cache(partial(stage.load, inputs)), folders, items)
+                model = cache(partial(_load, stage, inputs, files, recipe))
+                return compute_here(stage, model, folders, items)
             self._pool = ProcessPool(size)
         places = [(folder.path, folder.recipe) for folder in folders]
-        pickled = pickle.dumps((stage, inputs, folders[0].recipe))
+        pickled = pickle.dumps((stage, inputs, files, recipe))
         work = partial(compute_shard, pickled, places, threads)
         shards = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
         return _compute_in(self._pool, work, folders, shards)
@@ -168,8 +171,8 @@ def compute_shard(
 ) -> tuple[list[list[dict]], dict[str, str]]:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
-    ``pickled`` holds the stage, the folders that it reads, and the recipe of its own folder;
-    ``places`` the path and the recipe of each folder that receives results.
+    ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
+    folder that receives results.
 
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.
@@ -193,10 +196,29 @@ def _resident(pickled: bytes) -> tuple[Stage, Callable[[], Any]]:
     The recipe tells apart stages that differ in the contents of a file alone, such as new weights.
     """
     try:
-        stage, inputs, _ = pickle.loads(pickled)  # of the process that asks for results
+        found = pickle.loads(pickled)  # of the process that asks for results
     except ModuleNotFoundError as error:
         raise UserError(
             f"a worker cannot import {error.name}: install the plug-in there, or add its folder to"
             " the worker's PYTHONPATH"
         ) from error
-    return stage, cache(partial(stage.load, inputs))
+    return found[0], cache(partial(_load, *found))
+
+
+def _load(stage: Stage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
+    """Loads a stage's models from its inputs; ``files`` are those of :meth:`Stage.loaded`.
+
+    Raises:
+        UserError: the files are not those whose fingerprints are in the recipe of the results.
+    """
+    model = stage.load(inputs)
+    try:
+        is_as_scanned = join_keys(recipe.split("-")[0], *map(fingerprint_file, files)) == recipe
+    except OSError:
+        is_as_scanned = False
+    if not is_as_scanned:
+        raise UserError(
+            f"another run replaced what stage={stage.command} loads: run the same command again,"
+            " finished results are kept"
+        )
+    return model

@@ -10,7 +10,7 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import Images
-from pipeline.engine.scan import is_current, open_folder, open_inputs
+from pipeline.engine.scan import is_current, left_out_until, open_folder, open_inputs
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
@@ -68,7 +68,8 @@ class Evaluation(Review):
         for whole, stage, folder in self._folders():
             if not folder.entries or stage.accompanies:
                 continue
-            samples = self.images.of(stage.split)
+            left_out = left_out_until(whole, store)
+            samples = [s for s in self.images.of(stage.split) if s.id not in left_out]
             ids = [s.id for s in samples]
             if damaged := [i for i in ids if i in folder.entries and not folder.is_whole(i)]:
                 raise UserError(

@@ -33,21 +33,21 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     """Reads a safetensors file, or a file of ``torch.save``, whatever PyTorch's defaults are.
 
     The suffix ``.safetensors`` marks safetensors. The saved object is usually a dictionary of
-    tensors, or one that holds such a dictionary.
+    tensors, or one that holds such a dictionary. The device "meta" stands for shapes alone.
 
     Raises:
         Exception: the file is damaged or holds more than tensors and plain values; every format
             has errors of its own.
     """
     if path.suffix == ".safetensors":
-        return load_file(path, device=device)
+        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
     check_archive(path)
     # timm and others store the arguments of the training beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location=device, weights_only=True)
     storages: dict[int, int] = {}
     for tensor in _tensors(content):
-        check_extent(tensor)
+        check_extent(tensor, device)
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     # PyTorch enlarges a storage if a tensor reaches beyond it.
@@ -98,13 +98,14 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def check_extent(tensor: torch.Tensor) -> None:
-    """Checks that a tensor has a value of its own for each element.
+def check_extent(tensor: torch.Tensor, device: str = "cpu") -> None:
+    """Checks that a tensor, read for a device, has a value of its own for each element.
 
     Raises:
         Oversized: it repeats values, so that a copy would be larger than the file.
     """
-    if tensor.is_meta or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+    has_values = not tensor.is_meta or device == "meta"
+    if not has_values or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         raise Oversized(f"a tensor of shape {tuple(tensor.shape)} has fewer values than that")
 
 

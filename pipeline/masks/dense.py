@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.clip.architectures import Dimensions
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Names as NameList
@@ -79,11 +80,25 @@ class DenseMaskOptions(MaskOptions):
     def validate(self, prefix: str) -> None:
         """Refuses gaps between windows."""
         if self.window and self.stride:
-            refuse_gaps(self.window, self.stride, prefix)
+            _refuse_gaps(self.window, self.stride, prefix)
+
+    def validate_for(self, clip: Dimensions, prefix: str) -> None:
+        """Refuses windows that are smaller than a patch, or leave gaps."""
+        side = self.side(clip.native_size)
+        if 0 < side < clip.patch_size:
+            raise UserError(
+                f"{prefix}.window={side} is smaller than a patch of this CLIP: give at least"
+                f" {clip.patch_size}, or 0 for the whole image"
+            )
+        if side and self.stride:
+            _refuse_gaps(side, self.stride, prefix)
+
+    def side(self, native_size: int) -> int:
+        """Returns the side of the windows in pixels, for a CLIP of a native size."""
+        return native_size if self.window is None else self.window
 
 
-def refuse_gaps(window: int, stride: int, prefix: str) -> None:
-    """Raises a UserError for a stride that leaves gaps between windows."""
+def _refuse_gaps(window: int, stride: int, prefix: str) -> None:
     if stride > window:
         raise UserError(
             f"{prefix}.stride={stride} leaves gaps between windows of {window} pixels: give at most"
@@ -114,7 +129,8 @@ class DenseReadOut:
         """
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
-        self._windows = windows_of(options, encoder.native_size, encoder.patch_size)
+        side = options.side(encoder.native_size)
+        self._windows = Windows(side, options.stride or max(1, side // 2), options.remainder)
         scaled = resources.quirks.position_scale
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
@@ -179,21 +195,3 @@ class DenseReadOut:
         kernel = {"iterations": options.pamr_iterations, "dilations": options.pamr_dilations}
         parts = (resize(part, size)[None] for part in similarities.split(at_once))
         return torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])
-
-
-def windows_of(options: DenseMaskOptions, native_size: int, patch_size: int) -> Windows:
-    """Returns the windows for a CLIP of a native size and a patch size in pixels.
-
-    Raises:
-        UserError: windows are smaller than a patch, or leave gaps.
-    """
-    side = native_size if options.window is None else options.window
-    if 0 < side < patch_size:
-        raise UserError(
-            f"masks.window={side} is smaller than a patch of this CLIP: give at least {patch_size},"
-            " or 0 for the whole image"
-        )
-    stride = options.stride or max(1, side // 2)
-    if side:
-        refuse_gaps(side, stride, "masks")
-    return Windows(side, stride, options.remainder)

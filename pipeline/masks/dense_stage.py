@@ -62,6 +62,11 @@ class DenseMasks(MaskStage):
                         f" list that begins with the background, or masks.{key}=0"
                     )
 
+    def check(self) -> None:
+        """Refuses windows and blocks that do not suit the CLIP."""
+        super().check()
+        self.cams.hooks(self.resources.clip.dimensions)
+
     @cached_property
     def names(self) -> Names:
         """The names of every line."""

@@ -155,6 +155,15 @@ class RegionMasks(Masks):
         """Whether images need files by their names."""
         return self._folder is not None
 
+    def check(self) -> None:
+        """Refuses a folder of regions that does not exist."""
+        super().check()
+        if self.reads_files and not self._folder.is_dir():
+            raise UserError(
+                f"masks.regions={shown(self.options.regions)} is not a folder: give one that holds"
+                f" <id>.png or <id>.json, or {SLIC}"
+            )
+
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on, except the files."""
         settings = super().own_settings()
@@ -167,7 +176,6 @@ class RegionMasks(Masks):
         """Returns an image with its file of regions.
 
         Raises:
-            UserError: the folder does not exist.
             ImageError: the image has no file of regions, or two.
         """
         item = super().item(sample, folders)
@@ -175,11 +183,6 @@ class RegionMasks(Masks):
             return item
         paths = [self._folder / f"{sample.id}{suffix}" for suffix in SUFFIXES]
         found = [path for path in paths if path.is_file()]
-        if not self._folder.is_dir():
-            raise UserError(
-                f"masks.regions={shown(self.options.regions)} is not a folder: give one that holds"
-                f" <id>.png or <id>.json, or {SLIC}"
-            )
         if not found:
             raise ImageError(f"has no regions: {paths[0]} is missing")
         if len(found) > 1:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.folder import ENTRIES, REMOVED
+from pipeline.engine.cleaning import find_orphans
+from pipeline.engine.folder import ENTRIES
 from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import read_json_lines
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.files.label_images import BACKGROUND
@@ -59,8 +59,8 @@ def read_artefact(path: Path) -> Artefact:
     if not isinstance(settings.get("classes"), list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
     classes = tuple(map(str, settings["classes"]))
-    removed = {line["id"] for line in read_json_lines(path / REMOVED)}
-    entries = {i: e for i, e in Journal(path / ENTRIES).entries.items() if i not in removed}
+    orphans = find_orphans(path)
+    entries = {i: e for i, e in Journal(path / ENTRIES).entries.items() if i not in orphans}
     return Artefact(path, stage, classes, settings.get("exif") is False, entries)
 
 

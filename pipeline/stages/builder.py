@@ -125,6 +125,8 @@ class Builder:
     def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
         """Returns the stage of a split's tags, with what is learned for them."""
         options = self.config.tags
+        if self.images is not None and (given := getattr(options, "fit_split", None)):
+            self.images.of(given)  # which refuses an unknown split
         steps = getattr(options, "standardise", ())
         if not steps:
             return self._scored(split, options)

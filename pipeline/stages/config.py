@@ -37,7 +37,8 @@ compose = compose_config
 
 EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
 
-_METHODS = ("tags", "cams", "masks")
+METHODS = ("tags", "cams", "masks")
+"""The groups whose choices are methods."""
 
 _SHOWN = "it chooses what is done and shown, not how"
 
@@ -89,7 +90,7 @@ def read_config(composed: DictConfig) -> Config:
     groups = [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]
     for group in groups:
         is_there = OmegaConf.is_dict(composed.get(group))
-        if not is_there or (group in _METHODS and OmegaConf.get_type(composed, group) is dict):
+        if not is_there or (group in METHODS and OmegaConf.get_type(composed, group) is dict):
             raise UserError(f"{group} is missing: give a choice or its keys, and not null")
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -98,7 +99,7 @@ def read_config(composed: DictConfig) -> Config:
         executor = plain["executor"]["name"]
         check_choice(f"there is no executor {executor}", executor, EXECUTORS)
         typed.executor = EXECUTORS[executor]
-        for group in _METHODS:
+        for group in METHODS:
             typed[group] = OmegaConf.get_type(composed, group)
         config = OmegaConf.to_object(OmegaConf.merge(typed, plain))
     except (OmegaConfBaseException, AssertionError) as error:

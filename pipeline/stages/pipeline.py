@@ -33,6 +33,8 @@ from pipeline.stages.builder import PER_SPLIT, Builder, masks_stage
 from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags
 
+_FILES = (*Evaluation.files, *Report.files)
+
 COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
 """What ``stage=`` takes, in the order of the pipeline."""
 
@@ -128,7 +130,7 @@ class Pipeline:
             self.builder.store,
             Executor(self.builder.config.executor, self.builder.workers),
             self.builder.config.runtime.max_failures,
-            files=[*Evaluation.files, *Report.files],
+            files=_FILES,
             writes=process_rank() == 0,
         )()
 
@@ -138,6 +140,7 @@ class Pipeline:
         Raises:
             UserError: what would stop the run.
         """
+        self.builder.store.check(_FILES)
         return plan(self.steps(commands), self.builder.images, self.builder.store)
 
     # The list
@@ -194,6 +197,9 @@ class Pipeline:
 
         Stages that can share a pass of the backbone, and are asked for together, do so. Before a
         stage come those that learn what it uses, unless that is there.
+
+        Raises:
+            UserError: a stage that was asked for cannot be computed with its settings.
         """
         chosen = [stage for stage in self.stages if stage.command in commands]
         computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]
@@ -207,4 +213,7 @@ class Pipeline:
             steps += [stage for stage in chosen if stage.round == evaluation.round]
             steps += [evaluation] if evaluation.command in commands else []
         steps = with_needs(steps, self.builder.store)
+        for step in steps:
+            if isinstance(step, Stage):
+                step.check()
         return steps + ([self.report] if self.report.command in commands else [])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.clip.architectures import Dimensions
 from pipeline.clip.block import block_window
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
@@ -55,6 +56,10 @@ class TagClipOptions(ScoredTagOptions):
         changes="nothing",
         why="further rows of scores, beside those that count",
     )
+
+    def validate_for(self, clip: Dimensions, prefix: str) -> None:
+        """Refuses blocks that a CLIP does not have."""
+        block_window(f"{prefix}.attention_blocks", self.attention_blocks, clip.depth)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.engine.registry import method_of
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
 
@@ -60,6 +61,18 @@ class ScoredTagOptions(TagOptions):
     )
     standardise: list[str] = setting([], choices=("image", "class"))
     z: float = setting(0.0, at_least=-1000, at_most=1000)
+
+    def without_effect(self, prefix: str) -> Iterator[str]:
+        """Yields a note on each setting that was given and changes nothing."""
+        if self.z != type(self).z and not self.standardise:
+            yield f"{prefix}.z has no effect without {prefix}.standardise"
+        if "class" not in self.standardise and not method_of(self).learns:
+            for name in ("fit_split", "refit"):
+                if getattr(self, name):
+                    yield (
+                        f"{prefix}.{name} has no effect, since nothing is learned: only"
+                        f" {prefix}=piaa and {prefix}.standardise=[class] learn"
+                    )
 
 
 @dataclass(frozen=True)

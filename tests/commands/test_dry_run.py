@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pipeline.clip.checkpoint import is_on_disk
 from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
+from pipeline.errors import UserError
+from pipeline.files.shipped import DEMO
 from pipeline.report.status import total_time, what_to_compute
 from tests import REPOSITORY
 from tests.datasets import miniatures
@@ -126,6 +129,59 @@ def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):
     assert [row[0] for row in dry_run(*given, code=2)] == ["tags", "cams", "masks"]
     assert dry_run.errors == run_stage(*arguments, *given).errors.splitlines(True)[-1]
     assert "round 2 needs the segmenter of round 1" in dry_run.errors
+
+
+DENSE = "cams=sclip masks=dense stage=masks"
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("masks=regions masks.regions=/nope", "masks.regions=/nope is not a folder"),
+        ("cams=file cams.path=/nope", "cams.path=/nope is not a folder"),
+        (f"{DENSE} masks.window=5", "masks.window=5 is smaller than a patch of this CLIP"),
+        (f"{DENSE} masks.stride=1000", "masks.stride=1000 leaves gaps between windows of 64"),
+        ("cams=excel cams.affinity_blocks=[0,-5]", "cams.affinity_blocks=[0,-5] is empty"),
+        ("cams=sc_clip cams.stream_blocks=[-1,-3]", "stream_blocks=[-1,-3] is empty"),
+        ("tags.attention_blocks=[9,9]", "tags.attention_blocks=[9,9] asks for block 9"),
+        ("cams.affinity=2", "cams.affinity=2 is neither true nor false"),
+        ("clip.checkpoint={empty}", "{empty} is damaged or holds no weights"),
+        ("clip.checkpoint={half}", "{half} is damaged or holds no weights"),
+        ("clip.checkpoint={demo} clip.model=ViT-B-32", "not clip.model=ViT-B-32"),
+        ("output_dir={empty}/out", "cannot write to {empty}/out: choose another output_dir"),
+        ("output_dir={foreign}", "{foreign}/metrics.json exists, and no run wrote it"),
+    ],
+)
+def test_what_a_run_refuses_a_dry_run_refuses_too(
+    dry_run, run_stage, arguments, tiny_checkpoint, tmp_path, given, error
+):
+    """Both refuse it before anything is computed."""
+    places = {name: tmp_path / name for name in ("empty", "half", "foreign")}
+    places["half"] = tmp_path / "half.safetensors"
+    places["half"].write_bytes(tiny_checkpoint.read_bytes()[:-100])
+    places["empty"].touch()
+    places["foreign"].mkdir()
+    (places["foreign"] / "metrics.json").touch()
+    places["demo"] = DEMO / "clip.safetensors"
+    more = given.format(**places).split()
+    more += [] if "stage=masks" in more else ["stage=[tags,cams,masks]"]
+    assert dry_run(*more, code=2) == []
+    assert dry_run.errors.startswith("error: ") and error.format(**places) in dry_run.errors
+    finished = run_stage(*arguments, *more)
+    assert (finished.code, finished.errors) == (2, dry_run.errors)
+    assert not list(tmp_path.glob("*/all")), "nothing was computed"
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(UserError, match="cannot write to .*: choose another output_dir"):
+        Store(tmp_path / "out").check([])
+
+
+def test_other_files_are_named(dry_run, photographs):
+    (photographs / "notes.txt").touch()
+    dry_run("stage=tags")
+    assert "note: files that are not images were left out: 1 .txt" in dry_run.errors
 
 
 def test_what_comes_before_an_error_is_shown(dry_run):

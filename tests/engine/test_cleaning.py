@@ -106,7 +106,7 @@ def test_results_of_images_that_are_gone_are_offered(store, run_tool):
         folder.finish(["a"], known={"a", "e"})
     assert not find_removable(store)
     shown = run_tool("clean.py", store.root, "--dry-run")
-    line = f"val/masks/{folder.key}: results of 2 images that are no longer in the data set"
+    line = f"val/masks/{folder.key}: results of 2 images that were removed or left out"
     assert line in shown.output and "0 folders, 2.0 kB" in shown.output
     assert (folder.path / "b/c.png").is_file()
     with folder:

@@ -16,7 +16,7 @@ from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.stage import Item, Output, Stage, Whole
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor, ExecutorSettings, WorkerSettings
 from pipeline.errors import ImageError, UserError
 
 
@@ -89,8 +89,22 @@ class Kept:
         os.utime(path, (1, size))
         self.splits[split].append(Sample(name, path))
 
-    def steps(self, refit: bool = False, splits=("val",)) -> list[Stage]:
-        images, steps = Images(Dataset(None, self.splits, "fit")), []
+    def replace(self, *given: tuple[str, int]) -> None:
+        """Makes these images, names and sizes, the split that is learned from."""
+        self.splits["fit"] = []
+        for name, size in given:
+            self.add("fit", name, size)
+
+    def notes(self) -> tuple[str, str]:
+        """Returns what a dry run and then a run say of the mean."""
+        self.planned()
+        (planned,) = (row.note for row in self.rows if row.stage == "mean")
+        self()
+        (ran,) = (o.note for o in self.outcomes if o.stage == "mean")
+        return planned, ran
+
+    def steps(self, refit: bool = False, splits=("val",), limit=None) -> list[Stage]:
+        images, steps = Images(Dataset(None, self.splits, "fit"), limit), []
         for split in splits:
             sizes = Sizes(split="fit")
             learned = {"images": images, "store": self.store, "refit": refit}
@@ -98,16 +112,17 @@ class Kept:
             steps.append(Relative(split=split, needs={"mean": mean}))
         return with_needs(steps, self.store)
 
-    def __call__(self, **asked) -> dict[str, tuple[int, int]]:
+    def __call__(self, limit=None, **asked) -> dict[str, tuple[int, int]]:
         """Returns the name of each step → the images that were computed, and all."""
-        images = Images(Dataset(None, self.splits, "fit"))
+        asked["limit"] = limit
+        images = Images(Dataset(None, self.splits, "fit"), limit)
         run = Run(self.steps(**asked), images, self.store, Executor(ExecutorSettings(), 1))
         self.outcomes = list(run())
         return {f"{o.stage} {o.split}": (o.computed, o.images) for o in self.outcomes}
 
     def planned(self, **asked) -> dict[str, tuple[int, str]]:
         images = Images(Dataset(None, self.splits, "fit"))
-        rows = plan(self.steps(**asked), images, self.store)
+        self.rows = rows = list(plan(self.steps(**asked), images, self.store))
         return {f"{row.stage} {row.split}": (row.to_compute, row.after) for row in rows}
 
     def latest(self, split: str, stage: str) -> Path:
@@ -161,7 +176,7 @@ def test_new_images_change_it_only_if_that_is_asked_for(kept):
     kept.add("val", "e", 10)
     assert kept.planned() == {"mean fit": (0, ""), "relative val": (1, "")}
     assert kept() == {"mean fit": (0, 3), "relative val": (1, 2)}
-    assert kept.outcomes[0].note.endswith("has 3 now: relative.refit=true learns from these")
+    assert not kept.outcomes[0].note, "it was learned from most of them"
     assert kept.shares == [2, 0.5]
     asked = {"sizes fit": (1, ""), "mean fit": (3, "sizes"), "relative val": (2, "sizes")}
     assert kept.planned(refit=True) == asked
@@ -172,6 +187,96 @@ def test_new_images_change_it_only_if_that_is_asked_for(kept):
     assert kept(refit=True) == done
     assert set(kept.planned(refit=True).values()) == {(0, "")}
     assert kept() == {k: v for k, v in done.items() if not k.startswith("sizes")}
+
+
+REFIT = ": relative.refit=true learns anew"
+FIVE = [(name, 10 * size) for size, name in enumerate("fghij", 1)]
+
+
+@pytest.fixture
+def five(kept) -> Kept:
+    """Five images, of sizes 10 to 50, that the mean, 30, was learned from."""
+    kept.replace(*FIVE)
+    kept()
+    return kept
+
+
+def test_a_run_says_so_if_most_images_are_new(five):
+    five.replace(*FIVE, *((f"new{n}", 99 + n) for n in range(5)))
+    assert five.notes() == ("", "") and five.mean[0] == 30
+    five.add("fit", "one more", 200)
+    for _ in range(2):
+        note = f"mean were learned from 5 of 11 images of split fit{REFIT}"
+        assert five.notes() == (note, note) and five.mean[0] == 30
+
+
+def test_edited_and_removed_images_are_counted(five):
+    five.replace(*FIVE[:3], ("i", 41), ("new", 99))
+    note = "split fit has changed since mean were learned (added: 1, changed: 1, removed: 1)"
+    for _ in range(2):
+        assert five.notes() == (note + REFIT, note + REFIT)
+        assert five.mean[0] == 30 and five.shares == [40 / 30]
+    five(refit=True)
+    assert five.notes() == ("", "") and five.mean == [40, "f", "g", "h", "i", "new"]
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "known"),
+    [
+        ("fghij", (10, 20, 31, 41, 51), 2),  # edited in place
+        ("fgxyz", (10, 20, 31, 41, 51), 2),  # removed, and others added
+        ("vwxyz", (12, 22, 31, 41, 51), 0),  # another folder
+        ("f", (11,), 0),
+    ],
+)
+def test_of_a_split_that_was_replaced_it_is_learned_anew(five, names, sizes, known):
+    five.replace(*zip(names, sizes))
+    count, mean = len(names), sum(sizes) / len(names)
+    planned, ran = five.notes()
+    found = f"mean were learned from {known} of {count} images of split fit"
+    assert planned == f"{found}, others of which are gone: they are learned anew"
+    assert ran.startswith(f"mean were learned anew from {count} images of split fit")
+    assert five.mean == [mean, *names] and five.shares == [40 / mean]
+    assert five.notes() == ("", "")
+    assert five() == {"mean fit": (0, count), "relative val": (0, 1)}
+
+
+def test_images_are_compared_by_content(five):
+    five.replace(*zip("vwxyz", (10, 20, 30, 40, 50)))  # renamed
+    assert five.notes() == ("", "") and five.mean[1:] == ["f", "g", "h", "i", "j"]
+
+
+def test_images_outside_a_selection_are_not_gone(five):
+    assert five(limit=1) == {"mean fit": (0, 1), "relative val": (0, 1)}
+    assert not five.outcomes[0].note
+
+
+def test_a_file_that_cannot_be_opened_is_one_that_changed(five):
+    (five.root / "f").unlink()
+    planned, _ = five.notes()
+    assert "(added: 0, changed: 1, removed: 0)" in planned
+
+
+@pytest.mark.parametrize("executor", [ExecutorSettings(), WorkerSettings(workers=1)])
+def test_what_another_run_learns_meanwhile_is_not_mixed_in(kept, monkeypatch, executor):
+    """The run ends with a sentence; the next one computes with what was learned last."""
+    kept()
+    kept.add("val", "e", 10)
+    compute = Executor.compute
+
+    def refit_first(self, stage, *rest):
+        monkeypatch.setattr(Executor, "compute", compute)
+        if stage.name == "relative":
+            kept.add("fit", "d", 80)
+            kept(refit=True, splits=("fit",))
+        return compute(self, stage, *rest)
+
+    monkeypatch.setattr(Executor, "compute", refit_first)
+    images = Images(Dataset(None, kept.splits, "fit"))
+    run = Run(kept.steps(), images, kept.store, Executor(executor, 1))
+    with pytest.raises(UserError, match="another run replaced what stage=relative loads"):
+        list(run())
+    assert kept()["relative val"] == (2, 2) and kept.shares == [1, 0.25]
 
 
 def test_a_kill_while_it_is_learned_loses_nothing_else(kept, monkeypatch):

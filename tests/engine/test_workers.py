@@ -101,7 +101,9 @@ def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     folder.path.mkdir(parents=True)
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
     place = (folder.path, folder.recipe)
-    entries, failures = compute_shard(pickle.dumps((stage, {}, stage.recipe)), [place], None, items)
+    entries, failures = compute_shard(
+        pickle.dumps((stage, {}, [], stage.recipe)), [place], None, items
+    )
     assert [line["id"] for line in entries[0]] == ["a", "b"] and not failures
     assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
     with folder:
@@ -128,7 +130,7 @@ def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, t
     items = [stage.item(sample, {}) for sample in pipeline.builder.images.of("all")]
     place = (tmp_path, stage.recipe)
     for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
-        compute_shard(pickle.dumps((stage, {}, recipe)), [place], None, items[:1])
+        compute_shard(pickle.dumps((stage, {}, [], recipe)), [place], None, items[:1])
         assert len(loaded) == times
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
+from pipeline.clip.architectures import Dimensions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
@@ -25,7 +26,7 @@ from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
-from pipeline.masks.dense import DenseMaskOptions, DenseReadOut, windows_of
+from pipeline.masks.dense import DenseMaskOptions, DenseReadOut
 from pipeline.masks.dense_stage import DenseMasks
 from pipeline.masks.name_lists import read_name_list, shipped_lists
 from pipeline.stages.config import compose, read_config
@@ -129,14 +130,14 @@ def test_a_shrunk_image_is_labelled_at_its_full_size(tiny_clip):
 
 
 def test_windows_follow_the_clip():
-    found = windows_of(DenseMaskOptions(), 336, 14)
-    assert (found.side, found.stride) == (336, 168)
-    found = windows_of(DenseMaskOptions(window=224, stride=112), 336, 14)
-    assert (found.side, found.stride) == (224, 112)
+    assert DenseMaskOptions().side(336) == 336 and DenseMaskOptions(window=224).side(336) == 224
+    clip = Dimensions(depth=12, patch_size=16, native_size=224)
+    for window, stride in ((None, None), (0, 999), (16, 16), (None, 224)):
+        DenseMaskOptions(window=window, stride=stride).validate_for(clip, "masks")
     with pytest.raises(UserError, match="masks.window=15 is smaller than a patch"):
-        windows_of(DenseMaskOptions(window=15), 224, 16)
+        DenseMaskOptions(window=15).validate_for(clip, "masks")
     with pytest.raises(UserError, match="masks.stride=225 leaves gaps between windows of 224"):
-        windows_of(DenseMaskOptions(stride=225), 224, 16)
+        DenseMaskOptions(stride=225).validate_for(clip, "masks")
     with pytest.raises(UserError, match="masks.stride=65 leaves gaps between windows of 64"):
         check(DenseMaskOptions(window=64, stride=65), "masks")
 
