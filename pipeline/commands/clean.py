@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = Parser(
         "clean.py",
         "Removes the results of other and older configurations, which no current result depends on,"
-        " and those of images that are no longer in the data set."
+        " and those of images that were removed or left out."
         " Figures in metrics.json stay.",
         _EXAMPLES,
     )

@@ -39,6 +39,7 @@ class Evaluation(Review):
     config: Config
     store: Store
     round: int = 1
+    asked: Collection[str] = ()  # the commands of the run
 
     def refuse_nothing(self, planned: Collection[str]) -> None:
         """Raises a UserError where nothing is there to measure, and nothing is planned."""
@@ -63,9 +64,11 @@ class Evaluation(Review):
         Raises:
             UserError: there is nothing to measure, or none of the ground truth can be used.
         """
-        measured, unmeasured, changed, outcomes = [], [], [], []
+        measured, unmeasured, changed, outcomes, absent = [], [], [], [], []
         failures: dict[tuple[str, str], str] = {}
         for whole, stage, folder in self._folders():
+            if not folder.entries and whole.command in self.asked:
+                absent.append(f"{stage.name} of split {stage.split}")
             if not folder.entries or stage.accompanies:
                 continue
             left_out = left_out_until(whole, store)
@@ -113,8 +116,11 @@ class Evaluation(Review):
         reasons = store.root / FAILURES
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
         write_json_lines(reasons, lines)
+        notes = [metrics.damage] * bool(metrics.damage)
+        if absent:
+            notes.append(f"not measured, since there are no results: {', '.join(absent)}")
         for outcome in outcomes:
-            yield replace(outcome, note=metrics.damage if outcome is outcomes[0] else "")
+            yield replace(outcome, note="; ".join(notes) if outcome is outcomes[0] else "")
         if unmeasured:
             raise UserError(
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"

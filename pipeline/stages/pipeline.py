@@ -211,7 +211,8 @@ class Pipeline:
         steps: list[Stage | Review] = []
         for evaluation in self.evaluations:
             steps += [stage for stage in chosen if stage.round == evaluation.round]
-            steps += [evaluation] if evaluation.command in commands else []
+            if evaluation.command in commands:
+                steps.append(replace(evaluation, asked=commands))
         steps = with_needs(steps, self.builder.store)
         for step in steps:
             if isinstance(step, Stage):

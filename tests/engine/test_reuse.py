@@ -31,9 +31,13 @@ class Copies(Stage):
     thresholds = ("level",)
     level: int = 0
     times: int = 1
+    variants: tuple[str, ...] = ()
 
     def own_settings(self) -> dict:
         return {"level": self.level, "times": self.times}
+
+    def covers(self, entry) -> bool:
+        return {*self.variants} <= entry["scores"].keys()
 
     def adapt(self, entry) -> dict:
         return {**entry, "level": self.level}
@@ -41,7 +45,7 @@ class Copies(Stage):
     def compute(self, items: list[Item], model):
         for item in items:
             copy = item.sample.image.read_bytes() * self.times
-            facts = {"level": self.level}
+            facts = {"level": self.level, "scores": dict.fromkeys(self.variants, "")}
             yield item, [Output({f"{item.sample.id}.bin": copy}, facts)]
 
 
@@ -102,6 +106,12 @@ def test_what_another_folder_holds_is_linked(run, samples):
     os.utime(samples[0].image, (0, 0))
     assert counts(run(level=1)) == (1, 0, 2)
     assert counts(run(level=2)) == (0, 3, 0)
+
+
+def test_what_lacks_a_variant_that_is_asked_for_is_not_taken_over(run):
+    run()
+    assert counts(run(level=1, variants=("coarse",))) == (3, 0, 0)
+    assert counts(run(level=3)) == (0, 3, 0)
 
 
 def test_where_there_are_no_links_files_are_copied(run, monkeypatch):

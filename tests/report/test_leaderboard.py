@@ -34,6 +34,11 @@ def test_rows_are_combinations_ordered_by_the_last_stage_with_the_best_in_bold(t
     ]
 
 
+def test_the_best_figure_is_the_largest_number(tmp_path):
+    text = write_leaderboard(runs_of(tmp_path, Chain().tags(0.095), Chain("piaa").tags(0.102)))
+    assert [row[1] for row in cells(text)] == ["mAP", "**10.2**", "9.5"]
+
+
 def test_what_all_rows_share_is_in_the_caption_and_what_differs_in_columns(tmp_path):
     first, second = (Chain().tags(v).cams(n, v) for n, v in (("sclip", 0.5), ("gem", 0.4)))
     text = write_leaderboard(runs_of(tmp_path, first, second))

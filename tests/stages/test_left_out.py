@@ -162,3 +162,14 @@ def test_a_changed_photograph_is_still_not_passed_over(root, run):
     run("tags")
     with pytest.raises(UserError, match="1 of the cams .* run stage=cams again"):
         run("evaluate")
+
+
+def test_an_evaluation_names_stages_that_were_asked_for_and_have_no_results(root, run):
+    run("tags")
+    assert all(not outcome.note for outcome in run("evaluate"))
+    regions = [f"masks.regions={root / 'regions'}", "masks=regions", "runtime.max_failures=9"]
+    for image_id in IDS:
+        (root / "regions" / f"{image_id}.png").unlink()
+    outcomes = run("cams masks evaluate", *regions)
+    notes = [outcome.note for outcome in outcomes if outcome.note]
+    assert notes == ["not measured, since there are no results: masks of split all"]

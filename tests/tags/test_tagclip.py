@@ -169,6 +169,17 @@ def test_a_crop_reaches_to_the_last_pixel_of_its_last_patch(rows, columns):
     assert proposal.inside[0, 0] and proposal.inside[-1, -1]
 
 
+@pytest.mark.parametrize(("beside", "width"), [(0.5, 1), (0.51, 2)])
+def test_patches_above_half_the_best_belong_to_the_object(beside, width):
+    """Of 3×3 patches of 16 pixels; exactly half is not above it."""
+    pixels = torch.arange(48 * 48, dtype=torch.float32).reshape(1, 48, 48).expand(3, -1, -1)
+    scores = torch.zeros(9, 1)
+    scores[3], scores[4] = 1, beside
+    [proposal] = propose(pixels, scores, 1, **WITHOUT_QUIRKS)
+    part = pixels[None, :, 16:32, : 16 * width]
+    torch.testing.assert_close(proposal.crop, F.interpolate(part, (64, 64), mode="bilinear")[0])
+
+
 @pytest.mark.parametrize(
     ("low", "background", "expected"),
     [(0, 0.7, [0]), (0, 0.8, []), (0, 0.9, []), (0.2, 0.55, [0]), (0.2, 0.65, [])],
