@@ -159,8 +159,8 @@ class Learned(Whole):
         samples, began = self.samples(), time.monotonic()
         if not samples:
             raise UserError(f"split {self.of_split} has no image to learn {self.name} from")
-        is_anew = self.exists(folder)
-        if not is_anew:  # else what was learned before counts until then
+        is_there = self.exists(folder)
+        if not is_there:  # else what was learned before counts until then
             folder.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
         learned = self.learn(ids, open_folder(self.source, self.store))
@@ -174,7 +174,7 @@ class Learned(Whole):
             left_out=len(self.images.of(self.of_split)) - len(ids),
             input=self._input(samples),
             files={name: fingerprint(data) for name, data in files.items()},
-            anew=is_anew,
+            anew=is_there and not self.refit,
             computed=len(ids),
             seconds=round(time.monotonic() - began, 3),
         )
@@ -184,9 +184,10 @@ class Learned(Whole):
         """Says what it was learned from, if that happened now, else what :meth:`outlook` says."""
         if not ids:
             return self.outlook()
-        learned = "learned anew" if folder.manifest().get("anew") else "learned"
-        count = f"{len(ids):,} images of split {self.of_split}"
-        return f"{self.name} were {learned} from {count}, without labels"
+        what = f"from {len(ids):,} images of split {self.of_split}"
+        if folder.manifest().get("anew"):
+            return f"{self.name} were learned anew, without labels, {what}, most of which are new"
+        return f"{self.name} were learned {what}, without labels"
 
     def outlook(self) -> str:
         """Says how the split has changed since it was learned, and what a run does then; or ""."""
@@ -195,15 +196,18 @@ class Learned(Whole):
         if not self.exists(folder := open_folder(self, self.store)):
             return ""
         change, split = self._change_since(folder), f"split {self.of_split}"
-        known = f"{self.name} were learned from {change.known:,} of {change.images:,} images"
+        known = f"{change.known:,} of {change.images:,} images of {split}"
         refit = f"{self.command}.refit=true learns anew"
         if change.is_other_split:
-            return f"{known} of {split}, others of which are gone: they are learned anew"
+            return (
+                f"{self.name} were learned from other images, and {known} are among these: they are"
+                " learned anew"
+            )
         if change.changed or change.removed:
-            counts = f"added: {change.added:,}, changed: {change.changed:,}"
-            counts += f", removed: {change.removed:,}"
-            return f"{split} has changed since {self.name} were learned ({counts}): {refit}"
-        return f"{known} of {split}: {refit}" if change.is_mostly_new else ""
+            counts = ("added", "changed", "removed")
+            counted = ", ".join(f"{name}: {getattr(change, name):,}" for name in counts)
+            return f"{split} has changed since {self.name} were learned ({counted}): {refit}"
+        return f"{self.name} were learned from {known}: {refit}" if change.is_mostly_new else ""
 
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""
