@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from pipeline.commands.command_line import Parser
-from pipeline.datasets.obtain import STATE, Item, obtain
+from pipeline.datasets.obtain import Item, obtain
 from pipeline.datasets.sources import (
     find_licence,
     find_size,
@@ -22,6 +22,7 @@ from pipeline.datasets.sources import (
     whose_files,
 )
 from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.files.archives import STATE
 from pipeline.files.download import Source, size_text
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
@@ -40,7 +41,8 @@ _EXAMPLES = """examples:
   python tools/download.py URL
       a single file, such as weights for segmenter.pretrained
 
-The settings are those of tools/run_stage.py. A download that breaks off is resumed by the same command.
+The settings are those of tools/run_stage.py. If a checksum is published, the same command resumes a
+download that broke off; other files start over.
 """  # noqa: E501
 
 _ROOT, _SBD, _SPLIT = "dataset.root", "dataset.sbd_root", "dataset.split"
