@@ -188,7 +188,8 @@ class _Download:
             wrong = f"does not give the published file ({wrong}), and it was deleted"
             _partial(self.path).unlink()
             raise (_Useless if resumed else _Failed)(wrong)
-        self.show(self.received, self.received)
+        size = kept_bytes(self.path)
+        self.show(size, size)  # may raise, if the file is no longer this process's to name
         _partial(self.path).replace(self.path)
 
     def _open(self, url: str) -> HTTPResponse:
