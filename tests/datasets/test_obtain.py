@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.datasets import obtain as obtaining
+from pipeline.datasets.sources import Archive
+from pipeline.errors import UserError
+from pipeline.files import download
+from pipeline.files.lock import FolderLock
 from tests import REPOSITORY
 from tests.faults.runs import wait_until
 from tests.files.server import Answer, Pause, Server, serving
@@ -140,3 +145,25 @@ def test_a_killed_process_leaves_the_file_to_the_next(case):
     second = case.start(wait=0)
     assert second.wait(300) == 0, second.stderr.read()
     assert case.is_whole() and len(case.server.requests) == 2
+
+
+@pytest.mark.parametrize("case", KINDS[1:3], indirect=True)
+def test_a_process_whose_lock_another_took_over_names_no_file(case, monkeypatch):
+    """As on a machine that slept, when the other process may write to the same file."""
+    given, lost = case.given, []
+
+    def check(lock):
+        if lost:
+            raise UserError("was taken over")
+
+    def then_lose(work):
+        return lambda *given, **more: (work(*given, **more), lost.append(True))[0]
+
+    archive = Archive(None, "here", "", "", (), False) if given["target"] else None
+    module, name = (obtaining, "fetch") if archive else (download, "_differs")
+    monkeypatch.setattr(module, name, then_lose(getattr(module, name)))
+    monkeypatch.setattr(FolderLock, "check", check)
+    source, path = download.Source(**given["source"]), Path(given["path"])
+    with pytest.raises(UserError, match="was taken over"):
+        obtaining.obtain(obtaining.Item(source, path, "free", archive, case.root), 0)
+    assert not (case.root / "file").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import resource
 import stat
@@ -130,6 +131,7 @@ def test_an_archive_cannot_say_that_others_were_unpacked(name, kind, tmp_path, t
 # More than an archive seems to hold
 
 HUGE = 1 << 30
+TOO_MUCH = r"a holds more than 1\.\d MB, too much for its size"
 
 
 def header(name, kind=tarfile.REGTYPE, size=0, real_size=None):
@@ -160,15 +162,29 @@ def test_a_sparse_file_is_refused(tmp_path, target):
 @pytest.mark.parametrize("inside", ["", "VOC"])
 @pytest.mark.parametrize("kind", ["tgz", "zip"])
 def test_an_archive_that_becomes_much_larger_is_refused_while_it_is_unpacked(
-    kind, inside, tmp_path, target
+    kind, inside, tmp_path, target, monkeypatch
 ):
+    seek, reached = gzip.GzipFile.seek, []
+
+    def note(file, position, whence=io.SEEK_SET):
+        reached.append(position)
+        return seek(file, position, whence)
+
+    monkeypatch.setattr(gzip.GzipFile, "seek", note)
     archive = write(tmp_path / "a", kind, {**FILES, "large": bytes(30 << 20)})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))  # else the disk would be full
     try:
-        refused(archive, target, r"a holds more than 1\.\d MB, too much for its size", inside)
+        refused(archive, target, TOO_MUCH, inside)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert max(reached, default=0) < 2 << 20, "what is skipped is not decompressed either"
+
+
+def test_any_number_of_empty_files_is_refused(tmp_path, target):
+    archive = tmp_path / "a"
+    archive.write_bytes(gzip.compress(header("1") * 40_000))
+    refused(archive, target, TOO_MUCH)
 
 
 def test_more_than_is_free_is_refused_before_the_disk_is_full(tmp_path, target, monkeypatch):
