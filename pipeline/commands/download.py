@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--output", default=".", metavar="DIR", help="where weights are stored; default: here")
     add("--list", action="store_true", help="show what there is, with sizes and licences")
     add("--dry-run", action="store_true", help="show what would be downloaded, and where to")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # settings may follow --output
 
 
 def _read_settings(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

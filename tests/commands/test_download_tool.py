@@ -292,7 +292,7 @@ def test_weights_of_the_hub_are_verified_with_what_it_states(web, monkeypatch):
 @pytest.mark.parametrize("query", ["", "?download=true"])
 def test_a_single_file_is_downloaded(query, web):
     web.files[f"resnet50.pth{query}"] = b"weights"
-    run([web.url(f"resnet50.pth{query}"), "--output", "weights"])
+    run([web.url(f"resnet50.pth{query}"), "--output", "weights", "runtime.wait=1"])
     assert Path("weights/resnet50.pth").read_bytes() == b"weights"
 
 
