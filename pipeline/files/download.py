@@ -84,7 +84,7 @@ def fetch(
     """Downloads a file unless it is there, and verifies it either way.
 
     If a checksum is published, what arrived before a break is kept beside the file, and the next
-    call continues there. The caller prevents that several processes fetch one file at a time.
+    call continues there. Callers make sure that only one process at a time fetches a file.
 
     Args:
         source: the file.
@@ -189,7 +189,7 @@ class _Download:
             _partial(self.path).unlink()
             raise (_Useless if resumed else _Failed)(wrong)
         size = kept_bytes(self.path)
-        self.show(size, size)  # may raise, if the file is no longer this process's to name
+        self.show(size, size)  # raises if another process took over meanwhile
         _partial(self.path).replace(self.path)
 
     def _open(self, url: str) -> HTTPResponse:
@@ -201,7 +201,7 @@ class _Download:
             return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
         except HTTPError as error:
             error.close()
-            reason = str(error.reason).partition(".\n")[0]  # urllib adds lines to a redirection's
+            reason = str(error.reason).partition(".\n")[0]  # urllib's on redirections has lines
             answer = f"answers {error.code} ({shown(reason)})"
             raise (_Useless if error.code == 416 else _Failed)(answer) from error
         except (OSError, HTTPException, ValueError) as error:
