@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from pipeline.commands.command_line import Parser
-from pipeline.datasets.obtain import STATE, Item, obtain
+from pipeline.datasets.obtain import Item, obtain
 from pipeline.datasets.sources import (
     find_licence,
     find_size,
@@ -22,6 +22,7 @@ from pipeline.datasets.sources import (
     whose_files,
 )
 from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.files.archives import STATE
 from pipeline.files.download import Source, size_text
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
@@ -40,7 +41,8 @@ _EXAMPLES = """examples:
   python tools/download.py URL
       a single file, such as weights for segmenter.pretrained
 
-The settings are those of tools/run_stage.py. A download that breaks off is resumed by the same command.
+The settings are those of tools/run_stage.py. If a checksum is published, the same command resumes a
+download that broke off; other files start over.
 """  # noqa: E501
 
 _ROOT, _SBD, _SPLIT = "dataset.root", "dataset.sbd_root", "dataset.split"
@@ -88,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--output", default=".", metavar="DIR", help="where weights are stored; default: here")
     add("--list", action="store_true", help="show what there is, with sizes and licences")
     add("--dry-run", action="store_true", help="show what would be downloaded, and where to")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # settings may follow --output
 
 
 def _read_settings(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

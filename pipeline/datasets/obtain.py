@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.datasets.sources import Archive
 from pipeline.engine.progress import track_bytes
-from pipeline.files.archives import UnusableArchive, unpack
-from pipeline.files.atomic import write_atomically
-from pipeline.files.download import Source, fetch, kept_bytes, make_folder, size_text
+from pipeline.files.archives import STATE, UnusableArchive, unpack
+from pipeline.files.atomic import cannot_write, write_atomically
+from pipeline.files.download import Source, fetch, kept_bytes, size_text
 from pipeline.files.hugging_face import with_checksum
 from pipeline.files.lock import FolderLock
-
-STATE = ".download"
-"""The folder, beside what was unpacked, of unfinished archives and of notes on finished ones."""
 
 
 @dataclass(frozen=True)
@@ -64,44 +61,49 @@ def obtain(item: Item, wait: float) -> Path:
 
     Args:
         item: the file.
-        wait: seconds to wait for another process that writes to the same folder.
+        wait: seconds to wait for another process that downloads to the same folder.
 
     Returns:
         The file, or the folder into which it was unpacked.
 
     Raises:
-        UserError: it cannot be had or stored, or is not the published file, which is then deleted.
+        UserError: it cannot be had or stored, or is not the published file, which is then deleted;
+            or another process downloads to the same folder.
     """
-    if item.archive is None:
-        source = with_checksum(item.source)
-        path = item.path.with_name(source.name)
-        with track_bytes(source.name) as show:
-            fetch(source, path, show)
-        print(f"{source.name} is stored as {path}  (licence: {item.licence})")
-        return path
-    if item.is_done:
-        print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
-        return item.target
-    make_folder(item.path.parent)
-    lock = FolderLock(item.path.parent, wait)
-    lock.acquire()
+    source = with_checksum(item.source)
+    item = replace(item, source=source, path=item.path.with_name(source.name))
+    folder = item.path.parent if item.archive else item.path.parent / STATE
+    lock = FolderLock(folder, wait)
     try:
-        with track_bytes(item.source.name) as show:  # what comes out is at least as large
-            fetch(item.source, item.path, show, copies=2)
-        count = _unpack(item)
-        write_atomically(item.note, f"{item.source.urls[0]}\n")
-        item.path.unlink()
+        if not item.is_done:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        return _obtain(item, lock)
+    except OSError as error:
+        raise cannot_write(error.filename or item.path, error) from error
     finally:
         lock.release()
-    print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
-    return item.target
 
 
-def _unpack(item: Item) -> int:
+def _obtain(item: Item, lock: FolderLock) -> Path:
+    if item.archive and item.is_done:  # perhaps by a process that this one waited for
+        print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
+        return item.target
+    with track_bytes(item.source.name) as show:
+        copies = 2 if item.archive else 1  # what comes out is at least as large
+        fetch(item.source, item.path, lambda *n: lock.check() or show(*n), copies)
+    if item.archive is None:
+        print(f"{item.source.name} is stored as {item.path}  (licence: {item.licence})")
+        return item.path
     total = item.path.stat().st_size
     try:
         with track_bytes(f"unpacking {item.source.name}") as show:
-            return unpack(item.path, item.target, item.archive.inside, lambda n: show(n, total))
+            inside, report = item.archive.inside, lambda n: lock.check() or show(n, total)
+            count = unpack(item.path, item.target, inside, report)
     except UnusableArchive:
         item.path.unlink()
         raise
+    write_atomically(item.note, f"{item.source.urls[0]}\n")
+    item.path.unlink()
+    print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
+    return item.target

@@ -1,10 +1,11 @@
-"""Unpacks tar and zip archives that are not trusted.
+"""Unpacks zip and tar archives that are not trusted.
 
 Of a member, only its name and its bytes are used: no owner, mode, date, link or device.
 """
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import stat
 import tarfile
@@ -16,22 +17,23 @@ from typing import BinaryIO
 
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import TEMPORARY, cannot_write
+from pipeline.files.download import size_text
+
+STATE = ".download"
+"""The folder, beside what was unpacked, of unfinished archives and of notes on finished ones."""
+
+_MAX_FACTOR = 10  # COCO's annotations become three times as large, photographs hardly larger
+_MAX_PADDING = 1 << 20  # bytes; an archive of a few small files is mostly padding
+_PIECE = 1 << 20  # bytes that are read at once
 
 
 class UnusableArchive(UserError):
     """The archive is damaged, or holds what it must not."""
 
 
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # an unknown compression
-    RuntimeError,  # an encrypted member
-    ValueError,
-)
-"""What the standard library raises for a damaged archive; gzip raises OSError without a number."""
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
+_DAMAGED += (RuntimeError, ValueError, ArithmeticError)
+"""What the standard library raises for damaged archives and encrypted members."""
 
 
 def unpack(
@@ -42,7 +44,7 @@ def unpack(
     Files of the same names are replaced.
 
     Args:
-        archive: a zip file, or a tar file that may be compressed.
+        archive: a zip file, or a tar file that may be compressed with gzip.
         target: the folder.
         inside: the folder in the archive whose contents are unpacked; the rest is ignored.
         show: is called with the number of bytes of the archive that were read.
@@ -51,29 +53,42 @@ def unpack(
         The number of files.
 
     Raises:
-        UnusableArchive: it is damaged, holds a link, a device or a path that leads outside, or
-            nothing below ``inside``.
-        UserError: the files cannot be written.
+        UnusableArchive: it is damaged, holds a link, a device, a sparse file, a path that leads
+            outside, more than ten times its own size, or nothing below ``inside``.
+        UserError: the files cannot be written, or the disk is too small.
     """
     staging = archive.with_name(f"{TEMPORARY}{archive.name}")
+    free = shutil.disk_usage(archive.parent).free
+    most = min(free, _MAX_FACTOR * archive.stat().st_size + _MAX_PADDING)
+
+    def check(size: int) -> None:
+        if size > most:
+            raise (UserError if most == free else UnusableArchive)(
+                f"{archive.name} holds more than {size_text(most)}, too much for its size or"
+                f" for the disk of {archive.parent}: free some space, or do not use this archive"
+            )
+
     count = 0
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         staging.mkdir()
         with archive.open("rb") as file:
-            for name, content in _members(file):
+            for name, problem, content in _members(file, check):
                 path = PurePosixPath(name)
                 if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+                    problem = "a path that leads outside"
+                if STATE in name.casefold().split("/"):
+                    problem = f"a path in {STATE}, which is reserved"
+                if problem:
                     raise UnusableArchive(
-                        f"{archive.name} holds {shown(name)}, a path that leads outside: do not use"
-                        " this archive"
+                        f"{archive.name} holds {shown(name)}, {problem}: do not use this archive"
                     )
                 if content is None or not path.is_relative_to(inside):
                     continue
                 place = staging / path.relative_to(inside)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with content() as source, place.open("wb") as copy:
-                    shutil.copyfileobj(source, copy, 1 << 20)
+                    shutil.copyfileobj(source, copy, _PIECE)
                 count += 1
                 show(file.tell())
         if not count:
@@ -86,43 +101,54 @@ def unpack(
             f"{archive.name} is damaged ({type(error).__name__}): download it again"
         ) from error
     except OSError as error:
-        if error.errno is None:  # gzip's
-            raise UnusableArchive(
-                f"{archive.name} is damaged ({error}): download it again"
-            ) from error
         raise cannot_write(error.filename or target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return count
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[str, Callable[[], BinaryIO] | None]]:
-    """Yields the name of every member, and what opens a file; none for a folder.
-
-    Raises:
-        UnusableArchive: a member is neither.
-    """
+def _members(
+    file: BinaryIO, check: Callable[[int], None]
+) -> Iterator[tuple[str, str, Callable[[], BinaryIO] | None]]:
+    """Yields the name of every member, what is wrong with it, and what opens a file."""
     if zipfile.is_zipfile(file):
         archive = zipfile.ZipFile(file)
+        check(sum(member.file_size for member in archive.infolist()))
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
-            _refuse(member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
+            problem = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or a device"
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise NotImplementedError  # zipfile would expand a piece of the others at once
             opener = None if member.is_dir() else lambda member=member: archive.open(member)
-            yield member.filename, opener
+            yield member.filename, problem, opener
         return
     file.seek(0)
-    with tarfile.open(fileobj=file) as archive:
+    stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+    with tarfile.TarFile(fileobj=_Pieces(stream, check)) as archive:
         for member in archive:
-            _refuse(member.name, not (member.isreg() or member.isdir()))
+            if member.size < 0:
+                raise ValueError  # tarfile would read this member again and again
+            problem = "" if member.isreg() or member.isdir() else "a link or a device"
+            problem = "a sparse file" if member.issparse() else problem
             opener = None if member.isdir() else lambda member=member: archive.extractfile(member)
-            yield member.name, opener
+            yield member.name, problem, opener
 
 
-def _refuse(name: str, is_special: bool) -> None:
-    if is_special:
-        raise UnusableArchive(
-            f"the archive holds {shown(name)}, a link or a device: do not use this archive"
-        )
+class _Pieces:
+    """A file as tarfile reads it, in small pieces and up to a limit, whatever its headers claim."""
+
+    def __init__(self, stream: BinaryIO, check: Callable[[int], None]):
+        self._stream, self._check, self.tell = stream, check, stream.tell
+
+    def seek(self, position: int) -> int:
+        self._check(position)
+        return self._stream.seek(position)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _PIECE:
+            raise ValueError
+        self._check(self.tell() + size)
+        return self._stream.read(size)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,6 +54,14 @@ def is_stale(path: Path) -> bool:
         return time.time() - path.lstat().st_mtime > _ABANDONED
     except OSError:
         return False
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes temporary files of killed processes from a folder that may hold files of others."""
+    for path in folder.glob(f"{TEMPORARY}[0-9]*-*-{'[0-9a-f]' * 8}"):
+        if is_stale(path):
+            with suppress(OSError):  # it is another user's
+                path.unlink()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Downloads files over HTTP: resumed after a break, and verified before they get their name.
+"""Downloads files over HTTP, verifies them, and resumes those that have a published checksum.
 
-Neither torch, torchvision nor pooch resumes a download, and huggingface_hub does not verify what it
-downloads, so this is urllib with ``Range``.
+Without a checksum, nothing tells whether two parts belong to one version of a file. Neither torch,
+torchvision nor pooch resumes a download, and huggingface_hub does not verify what it downloads, so
+this is urllib with ``Range``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files.atomic import cannot_write
 
 PARTIAL = ".partial"
@@ -50,6 +51,10 @@ class _Failed(Exception):
     """A URL did not give the file, and why."""
 
 
+class _Useless(_Failed):
+    """What has arrived cannot become the file, but starting over may help."""
+
+
 def size_text(size: int | None) -> str:
     """Returns a size in bytes in decimal units, as servers and disks state them."""
     if size is None:
@@ -70,18 +75,6 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
 def fetch(
     source: Source,
     path: Path,
@@ -90,7 +83,8 @@ def fetch(
 ) -> None:
     """Downloads a file unless it is there, and verifies it either way.
 
-    What arrived before a break is kept beside it, and the next call goes on from there.
+    If a checksum is published, what arrived before a break is kept beside the file, and the next
+    call continues there. Callers make sure that only one process at a time fetches a file.
 
     Args:
         source: the file.
@@ -106,24 +100,28 @@ def fetch(
         if wrong := _differs(path, source):
             raise UserError(f"{path} is not the published file ({wrong}): move it away")
         return
-    make_folder(path.parent)
     download = _Download(source, path, show)
-    download.check_space(copies)
     failures = []
-    for url in source.urls:
-        try:
-            download.complete(url)
-            break
-        except _Failed as error:
-            failures.append(f"{url} {error}")
-    else:
-        kept = download.received
-        again = f"continue after {size_text(kept)}" if kept else "try again"
-        raise UserError(
-            f"{source.name} could not be downloaded: {'; '.join(failures)}: run the same command to"
-            f" {again}, or download it elsewhere and store it as {path}"
-        )
-    download.verify(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download.check_space(copies)
+        for url in source.urls:
+            try:
+                download.complete(url)
+                return
+            except _Failed as error:
+                failures.append(f"{url} {error}")
+    except OSError as error:
+        raise cannot_write(error.filename or _partial(path), error) from error
+    finally:
+        if not source.digest:
+            _partial(path).unlink(missing_ok=True)
+    kept = download.received
+    again = f"continue after {size_text(kept)}" if kept else "try again"
+    raise UserError(
+        f"{source.name} could not be downloaded: {'; '.join(failures)}: run the same command to"
+        f" {again}, or download it elsewhere and store it as {path}"
+    )
 
 
 def _differs(path: Path, source: Source) -> str:
@@ -147,19 +145,9 @@ class _Download:
     show: Callable[[int, int | None], None]
 
     @property
-    def partial(self) -> Path:
-        """What has arrived of the file."""
-        return _partial(self.path)
-
-    @property
-    def etag(self) -> Path:
-        """What the server calls the version of the file that has arrived in part."""
-        return self.path.with_name(self.path.name + ".etag")
-
-    @property
     def received(self) -> int:
-        """The number of bytes that have arrived."""
-        return kept_bytes(self.path)
+        """The number of bytes that have arrived and can be continued."""
+        return kept_bytes(self.path) if self.source.digest else 0
 
     def check_space(self, copies: int) -> None:
         """Makes sure that the disk has room; see :func:`fetch`."""
@@ -172,59 +160,71 @@ class _Download:
             )
 
     def complete(self, url: str) -> None:
-        """Fetches what is missing: reconnects as long as every connection brings something."""
+        """Fetches what is missing, verifies the file and gives it its name; may start over once."""
         if urlsplit(url).scheme not in ("http", "https"):
             raise _Failed("is not an address of the web")
-        if self.source.size is not None and self.received > self.source.size:
-            self.partial.unlink()
+        for is_last in (False, True):
+            try:
+                self._continue(url)
+                return
+            except _Useless:
+                _partial(self.path).unlink(missing_ok=True)
+                if is_last:
+                    raise
+
+    def _continue(self, url: str) -> None:
+        """Goes on with what has arrived, as long as every connection brings something."""
+        resumed = self.received
         while self.source.size is None or self.received < self.source.size:
             before = self.received
-            headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
-            if before:
-                headers["Range"] = f"bytes={before}-"
-                if self.etag.is_file():  # a file that has changed since is then sent whole
-                    headers["If-Range"] = self.etag.read_text(encoding="utf-8")
-            try:
-                response = urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
-            except HTTPError as error:
-                error.close()
-                if error.code != 416 or not before:
-                    raise _Failed(f"answers {error.code} ({error.reason})") from error
-                # Nothing follows what is here: it is complete, or of another version.
-                if error.headers.get("Content-Range") == f"bytes */{before}":
-                    return
-                self.partial.unlink()
-                continue
-            except (OSError, HTTPException, ValueError) as error:
-                reason = getattr(error, "reason", error)
-                detail = getattr(reason, "strerror", None) or reason or type(reason).__name__
-                raise _Failed(f"cannot be reached ({detail})") from error
-            try:
-                with response:
-                    if self._receive(response):
-                        return
-            except OSError as error:  # of writing; a broken connection is not an error
-                raise cannot_write(self.partial, error) from error
+            resumed = resumed or before
+            with self._open(url) as response:
+                if self._receive(response):
+                    break
             if self.received <= before:
-                raise _Failed(f"broke off after {size_text(self.received)}")
+                broken = f"broke off after {size_text(kept_bytes(self.path))}"
+                raise (_Failed if self.source.digest else _Useless)(broken)
+        if wrong := _differs(_partial(self.path), self.source):
+            wrong = f"does not give the published file ({wrong}), and it was deleted"
+            _partial(self.path).unlink()
+            raise (_Useless if resumed else _Failed)(wrong)
+        size = kept_bytes(self.path)
+        self.show(size, size)  # raises if another process took over meanwhile
+        _partial(self.path).replace(self.path)
+
+    def _open(self, url: str) -> HTTPResponse:
+        """Asks for what is missing."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
+        if self.received:
+            headers["Range"] = f"bytes={self.received}-"
+        try:
+            return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
+        except HTTPError as error:
+            error.close()
+            reason = str(error.reason).partition(".\n")[0]  # urllib's on redirections has lines
+            answer = f"answers {error.code} ({shown(reason)})"
+            raise (_Useless if error.code == 416 else _Failed)(answer) from error
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            detail = getattr(reason, "strerror", None) or reason or type(reason).__name__
+            raise _Failed(f"cannot be reached ({shown(detail)})") from error
 
     def _receive(self, response: HTTPResponse) -> bool:
         """Appends what a response brings; tells whether the file is complete."""
-        start = 0
-        if response.status == 206:
-            start = self.received
-            if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise _Failed("sends another part than the one asked for")
+        if response.status != 200 and (response.status != 206 or not self.received):
+            raise _Failed(f"answers {response.status} ({shown(response.reason)})")
+        start = self.received if response.status == 206 else 0
         total = None if response.length is None else start + response.length
         if None not in (self.source.size, total) and total != self.source.size:
-            raise _Failed(f"holds {total} bytes instead of the published {self.source.size}")
-        version = response.headers.get("ETag", "")
-        if start == 0 and version.startswith('"'):  # others do not promise equal bytes
-            self.etag.write_text(version, encoding="utf-8")
-        elif start == 0:
-            self.etag.unlink(missing_ok=True)
+            differs = f"holds {total} bytes instead of the published {self.source.size}"
+            raise (_Useless if start else _Failed)(differs)
         end = self.source.size or total
-        with self.partial.open("ab" if start else "wb") as file:
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        if not self.source.digest and encoding != "identity":
+            raise _Failed(f"sends the file encoded as {shown(encoding)}")
+        if not self.source.digest and end is None and not response.chunked:
+            raise _Failed("does not state the size, so a file that breaks off would seem complete")
+        with _partial(self.path).open("ab" if start else "wb") as file:
             while True:
                 self.show(file.tell(), end)
                 try:
@@ -234,15 +234,3 @@ class _Download:
                 if not chunk or (end is not None and file.tell() > end):
                     return end is None or file.tell() == end
                 file.write(chunk)
-
-    def verify(self, url: str) -> None:
-        """Gives the file its name if it is the published one, and deletes it otherwise."""
-        self.etag.unlink(missing_ok=True)
-        if wrong := _differs(self.partial, self.source):
-            self.partial.unlink()
-            raise UserError(
-                f"{url} does not give the published {self.source.name} ({wrong}): it was deleted;"
-                " run the same command to try again, and if that does not help, download it"
-                f" elsewhere and store it as {self.path}"
-            )
-        self.partial.replace(self.path)

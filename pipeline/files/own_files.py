@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import link_symbolically, write_atomically
+from pipeline.files.atomic import link_symbolically, remove_abandoned, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal
 
@@ -27,6 +27,7 @@ class OwnFiles:
         self._folder = folder
         self._tool = tool
         self._record = Journal(folder / RECORD)
+        self._tidied: set[Path] = set()
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
         """Makes sure that files of these paths may be written.
@@ -59,6 +60,9 @@ class OwnFiles:
 
     def _prepare(self, path: Path, data: bytes) -> None:
         self.refuse_foreign([path])
+        if path.parent not in self._tidied:
+            self._tidied.add(path.parent)
+            remove_abandoned(path.parent)
         # Before the file, so that a run that is killed in between knows its file again.
         digest = fingerprint(data)
         if (entry := self._entry(path, digest)) not in self._record.entries:

@@ -248,6 +248,11 @@ def test_wrong_words_are_one_sentence(words, message, web):
 # Weights
 
 
+def files_in(folder: str) -> list[str]:
+    """Returns the names of what was downloaded, and of its unfinished files."""
+    return [path.name for path in Path(folder).iterdir() if path.name != ".download"]
+
+
 def test_openais_weights_become_a_file_for_clip_checkpoint(web, monkeypatch, capsys):
     digest = hashlib.sha256(b"weights").hexdigest()
     path = f"openaipublic/{digest}/ViT-B-16.pt"
@@ -263,7 +268,7 @@ def test_openais_weights_become_a_file_for_clip_checkpoint(web, monkeypatch, cap
     web.files[path] = b"others"
     with pytest.raises(UserError, match="its sha256 is"):
         run(["clip=vit_b16", "--output", "weights"])
-    assert not [*file.parent.iterdir()]
+    assert not files_in("weights")
 
 
 def test_weights_of_the_hub_are_verified_with_what_it_states(web, monkeypatch):
@@ -279,15 +284,15 @@ def test_weights_of_the_hub_are_verified_with_what_it_states(web, monkeypatch):
     web.plan[path] = [Answer(headers={"X-Linked-ETag": digest, "X-Linked-Size": "7"})]
     with pytest.raises(UserError, match=f"its sha256 is .* instead of {digest}"):
         run(["clip=vit_b16_laion2b", "--output", "weights"])
-    assert not [*Path("weights").iterdir()]
+    assert not files_in("weights")
     run(["clip=vit_b16_laion2b", "--output", "weights"])
-    assert [p.name for p in Path("weights").iterdir()] == ["ViT-B-16-laion2b_s34b_b88k.safetensors"]
+    assert files_in("weights") == ["ViT-B-16-laion2b_s34b_b88k.safetensors"]
 
 
 @pytest.mark.parametrize("query", ["", "?download=true"])
 def test_a_single_file_is_downloaded(query, web):
     web.files[f"resnet50.pth{query}"] = b"weights"
-    run([web.url(f"resnet50.pth{query}"), "--output", "weights"])
+    run([web.url(f"resnet50.pth{query}"), "--output", "weights", "runtime.wait=1"])
     assert Path("weights/resnet50.pth").read_bytes() == b"weights"
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +15,30 @@ from scipy import ndimage
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
+from pipeline.files.own_files import RECORD
+from tests import REPOSITORY
 from tests.exchange.conftest import CLASSES, SIZES
 
 
 def export(run_tool, folder, target, *arguments):
     return run_tool("export.py", folder, "--format", "coco", "--output", target, *arguments)
+
+
+KILLED = """
+import os, pathlib, runpy, sys
+pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)  # before the file gets its name
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_next_run_removes_what_a_killed_one_left(run_tool, masks, tmp_path):
+    target = tmp_path / "exported" / "annotations.json"
+    tool = [REPOSITORY / "tools" / "export.py", masks, "--format", "coco", "--output", target]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, tool)])
+    assert killed.returncode == -signal.SIGKILL and [*target.parent.glob(".partial-*")]
+    assert export(run_tool, masks, target).code == 0
+    assert {path.name for path in target.parent.iterdir()} == {target.name, RECORD}
 
 
 @pytest.mark.parametrize("components", [False, True])

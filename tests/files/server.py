@@ -10,24 +10,44 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass
+class Pause:
+    """A pause in the middle of an answer.
+
+    Attributes:
+        after: the number of bytes before it.
+        reached: is set when these were sent.
+        over: the rest follows when it is set.
+    """
+
+    after: int
+    reached: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
 class Answer:
     """How a request is answered.
 
     Attributes:
         status: of HTTP; others than 200 have no content.
+        reason: the words after the status.
         stop_after: the connection ends after so many bytes.
         announced: a Content-Length that is not that of the content.
         ranges: whether a part of the file can be asked for.
-        etag: what the server calls the version of the file.
+        framing: what tells where the content ends: its "length", "chunked", or the "close" of the
+            connection.
         headers: further ones.
+        pause: one after some bytes.
     """
 
     status: int = 200
+    reason: str | None = None
     stop_after: int | None = None
     announced: int | None = None
     ranges: bool = True
-    etag: str = '"1"'
+    framing: str = "length"
     headers: dict[str, str] = field(default_factory=dict)
+    pause: Pause | None = None
 
 
 class Server(ThreadingHTTPServer):
@@ -73,12 +93,11 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None and status == 200:
             status = 404
         if status != 200:
-            self._send(status, answer.headers)
+            self._send(status, answer.headers, answer.reason)
             return
-        headers = {"ETag": answer.etag, **answer.headers}
+        headers = {**answer.headers}
         size, start = len(content), 0
-        unchanged = self.headers["If-Range"] in (None, answer.etag)
-        if asked and answer.ranges and unchanged:
+        if asked and answer.ranges:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= size:
                 self._send(416, {"Content-Range": f"bytes */{size}"})
@@ -86,12 +105,27 @@ class _Handler(BaseHTTPRequestHandler):
             status = 206
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         length = size - start if answer.announced is None else answer.announced
-        self._send(status, {**headers, "Content-Length": str(length)})
+        if answer.framing == "length":
+            headers["Content-Length"] = str(length)
+        elif answer.framing == "chunked":
+            headers["Transfer-Encoding"] = "chunked"
+        self._send(status, headers)
         if self.command == "GET":
-            self.wfile.write(content[start:][: answer.stop_after])
+            self._write(content[start:][: answer.stop_after], answer)
 
-    def _send(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
+    def _write(self, content: bytes, answer: Answer) -> None:
+        if answer.framing == "chunked":
+            content = b"%x\r\n%s\r\n" % (len(content), content)
+            content += b"0\r\n\r\n" if answer.stop_after is None else b""
+        if (pause := answer.pause) is not None:
+            self.wfile.write(content[: pause.after])
+            pause.reached.set()
+            pause.over.wait(300)
+            content = content[pause.after :]
+        self.wfile.write(content)
+
+    def _send(self, status: int, headers: dict[str, str], reason: str | None = None) -> None:
+        self.send_response(status, reason)
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import resource
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.files import archives
 from pipeline.files.archives import UnusableArchive, unpack
 
 FILES = {"VOC/JPEGImages/1.jpg": b"one" * 500, "VOC/lists/train.txt": b"1\n", "other.txt": b"x"}
@@ -54,11 +57,11 @@ def contents(folder: Path):
     }
 
 
-def refused(archive, target, match):
+def refused(archive, target, match, inside=""):
     """Checks that nothing is unpacked, neither into the target nor beside it."""
     before = {*archive.parent.rglob("*")}
     with pytest.raises(UnusableArchive, match=match) as caught:
-        unpack(archive, target)
+        unpack(archive, target, inside)
     assert str(caught.value).isprintable()
     assert {*archive.parent.rglob("*")} == before and not target.exists()
 
@@ -115,7 +118,108 @@ def test_a_path_that_leads_outside_is_refused(name, kind, tmp_path, target):
 def test_links_and_devices_are_refused(kind, special, tmp_path, target):
     # A file whose name begins with that of a link would be written behind the link.
     archive = write(tmp_path / "a", kind, FILES, [("VOC/link", special, "/etc")])
-    refused(archive, target, "VOC/link, a link or a device")
+    refused(archive, target, "VOC/link, a link or a device: do not use this archive")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [".download/1.zip.done", "VOC/a/.Download/x", ".download"])
+def test_an_archive_cannot_say_that_others_were_unpacked(name, kind, tmp_path, target):
+    archive = write(tmp_path / "a", kind, {**FILES, name: b"forged"})
+    refused(archive, target, f"a holds {name}, a path in .download, which is reserved")
+
+
+# More than an archive seems to hold
+
+HUGE = 1 << 30
+TOO_MUCH = r"a holds more than 1\.\d MB, too much for its size"
+
+
+def header(name, kind=tarfile.REGTYPE, size=0, real_size=None):
+    """Returns a header of GNU's tar, in which sizes may have any value of 88 bits."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    block[156:157] = kind
+    block[124:136] = (
+        b"\x80" + size.to_bytes(11) if size >= 0 else b"\xff" + (256**11 + size).to_bytes(11)
+    )
+    if real_size is not None:  # of an old sparse file, without a piece that holds data
+        block[483:495] = b"%011o\0" % real_size
+    block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * ord(" ") + sum(block[156:]))
+    return bytes(block)
+
+
+def test_a_sparse_file_is_refused(tmp_path, target):
+    (tmp_path / "old").write_bytes(header("1", tarfile.GNUTYPE_SPARSE, 0, HUGE) + bytes(1024))
+    member = tarfile.TarInfo("1")
+    member.size = 512
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    member.pax_headers |= {"GNU.sparse.name": "1", "GNU.sparse.realsize": str(HUGE)}
+    with tarfile.open(tmp_path / "new", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    for name in ("old", "new"):
+        refused(tmp_path / name, target, f"{name} holds 1, a sparse file: do not use this archive")
+
+
+@pytest.mark.parametrize("inside", ["", "VOC"])
+@pytest.mark.parametrize("kind", ["tgz", "zip"])
+def test_an_archive_that_becomes_much_larger_is_refused_while_it_is_unpacked(
+    kind, inside, tmp_path, target, monkeypatch
+):
+    seek, reached = gzip.GzipFile.seek, []
+
+    def note(file, position, whence=io.SEEK_SET):
+        reached.append(position)
+        return seek(file, position, whence)
+
+    monkeypatch.setattr(gzip.GzipFile, "seek", note)
+    archive = write(tmp_path / "a", kind, {**FILES, "large": bytes(30 << 20)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))  # else the disk would be full
+    try:
+        refused(archive, target, TOO_MUCH, inside)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert max(reached, default=0) < 2 << 20, "what is skipped is not decompressed either"
+
+
+def test_any_number_of_empty_files_is_refused(tmp_path, target):
+    archive = tmp_path / "a"
+    archive.write_bytes(gzip.compress(header("1") * 40_000))
+    refused(archive, target, TOO_MUCH)
+
+
+def test_more_than_is_free_is_refused_before_the_disk_is_full(tmp_path, target, monkeypatch):
+    archive = write(tmp_path / "a", "zip", FILES)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=rf"more than 1\.0 kB.* disk of {tmp_path}") as caught:
+        unpack(archive, target)
+    assert caught.type is UserError  # the archive is good, and stays
+    assert {*tmp_path.iterdir()} == {archive}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [-512, HUGE, 1 << 62])
+def test_a_header_that_claims_any_length_takes_no_memory(size, kind, tmp_path, target):
+    archive = tmp_path / "a"
+    archive.write_bytes(header("1") + header("2", kind, size) + bytes(1024))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, before[1]))
+    try:
+        refused(archive, target, "a is damaged")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_member_that_leads_back_to_itself_is_refused(tmp_path, target):
+    archive = tmp_path / "a"
+    archive.write_bytes(header("1") + header("2", size=-512) + bytes(1024))
+    refused(archive, target, "a is damaged")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_without_bounds_are_refused(compression, tmp_path, target):
+    with zipfile.ZipFile(tmp_path / "a", "w", compression) as archive:
+        archive.writestr("1.jpg", b"one")
+    refused(tmp_path / "a", target, r"a is damaged \(NotImplementedError\)")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,6 +30,7 @@ def web(server, tmp_path):
 
 
 def source_of(web, size=SIZE, algorithm="sha256", digest=SHA256, urls=()):
+    """A source whose checksum is published."""
     return Source("file.tar", urls or (web.url,), size, algorithm, digest)
 
 
@@ -64,12 +65,30 @@ def test_a_whole_file_appears(size, algorithm, digest, web):
 # Breaks
 
 
-@pytest.mark.parametrize("make", [source_of, unknown])
-def test_a_break_is_resumed_at_once_where_it_was(make, web):
+def test_a_break_is_resumed_at_once_where_it_was(web):
     web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(stop_after=100)]
-    fetch(make(web), web.path)
+    fetch(source_of(web), web.path)
     assert is_whole(web)
     assert web.server.ranges == [None, f"bytes={HALF}-", f"bytes={HALF + 100}-"]
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+def test_a_file_without_a_checksum_starts_over_once(size, web):
+    web.server.plan["file.tar"] = [Answer(stop_after=HALF)]
+    fetch(source_of(web, size, "", ""), web.path)
+    assert is_whole(web) and web.server.ranges == [None, None]
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+def test_a_later_call_starts_over_without_a_checksum(size, web):
+    source = source_of(web, size, "", "")
+    web.server.usual = Answer(stop_after=HALF)
+    message = refused(web, source, f"broke off after {size_text(HALF)}")
+    assert "run the same command to try again" in message and not [*web.path.parent.iterdir()]
+    web.path.with_name("file.tar.partial").write_bytes(b"x" * HALF)  # of a process that was killed
+    web.server.usual = Answer()
+    fetch(source, web.path)
+    assert is_whole(web) and {*web.server.ranges} == {None}
 
 
 def break_off(web, source):
@@ -96,6 +115,12 @@ def test_another_address_goes_on(web):
     assert is_whole(web) and web.server.requests[-1] == ("mirror/file.tar", f"bytes={HALF}-")
 
 
+def test_another_address_replaces_a_wrong_file(web):
+    web.server.files |= {"file.tar": CONTENT[::-1], "mirror/file.tar": CONTENT}
+    fetch(source_of(web, urls=(web.url, web.server.url("mirror/file.tar"))), web.path)
+    assert is_whole(web) and web.server.ranges == [None, None]
+
+
 def test_a_server_without_ranges_sends_everything_again(web):
     break_off(web, source_of(web))
     web.server.usual = Answer(ranges=False)
@@ -103,16 +128,40 @@ def test_a_server_without_ranges_sends_everything_again(web):
     assert is_whole(web)
 
 
-@pytest.mark.parametrize("etag", ['"1"', 'W/"1"'])
-def test_a_file_that_has_changed_is_not_appended_to_the_old_one(etag, web):
-    web.server.usual = Answer(etag=etag)
-    web.server.plan["file.tar"] = [Answer(etag=etag, stop_after=HALF), Answer(503)]
-    refused(web, unknown(web), "503")
-    changed = web.server.files["file.tar"] = b"x" + CONTENT[1:]
-    web.server.usual = Answer(etag='"2"')
-    fetch(unknown(web), web.path)
-    # A weak version says nothing about bytes, so a checksum alone can tell.
-    assert (web.path.read_bytes() == changed) == (etag == '"1"')
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_file_that_changes_in_between_is_never_half_old(later, published, web, monkeypatch):
+    def change():
+        web.server.files["file.tar"] = CONTENT
+        web.server.usual = Answer(headers={"Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"})
+
+    web.server.files["file.tar"] = CONTENT[::-1]
+    dated = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    broken = Answer(stop_after=HALF, headers=dated)
+    source = source_of(web) if published else unknown(web)
+    if later:
+        web.server.plan["file.tar"] = [broken, Answer(503)]
+        refused(web, source, "answers 503")
+        change()
+    else:
+        web.server.plan["file.tar"] = [broken]
+        answer = download._Download._receive
+
+        def receive(*given):
+            received = answer(*given)
+            change()
+            return received
+
+        monkeypatch.setattr(download._Download, "_receive", receive)
+    fetch(source, web.path)
+    assert is_whole(web)
+    assert web.server.ranges[-2:] == [f"bytes={HALF}-" if published else None, None]
+
+
+def test_breaks_and_refused_ranges_in_turn_have_an_end(web):
+    web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(416)] * 50
+    refused(web, source_of(web), "answers 416 .*run the same command to try again")
+    assert web.server.ranges == [None, f"bytes={HALF}-"] * 2 and not kept_bytes(web.path)
 
 
 def test_a_server_that_always_breaks_off_at_one_place_is_given_up(web):
@@ -131,10 +180,9 @@ def test_too_much_that_was_kept_is_dropped(size, web):
 
 def test_a_part_that_was_not_asked_for_is_not_used(web):
     break_off(web, source_of(web))
-    web.server.usual = Answer(headers={"Content-Range": "bytes 0-9/10"})
-    web.server.files["file.tar"] = CONTENT[:-1]
-    web.server.plan["file.tar"] = [Answer(206, headers={"Content-Range": "bytes 7-9/10"})]
-    refused(web, source_of(web), "sends another part than the one asked for")
+    web.server.plan["file.tar"] = [Answer(206, headers={"Content-Length": "3"})]
+    fetch(source_of(web), web.path)
+    assert is_whole(web) and web.server.ranges == [f"bytes={HALF}-", None]
 
 
 # Lies
@@ -147,15 +195,50 @@ def test_a_size_other_than_the_published_one_is_refused_before_anything_arrives(
         assert kept_bytes(web.path) == 0
 
 
-def test_less_than_was_announced_is_all_there_is_if_the_server_says_so_again(web):
-    web.server.plan["file.tar"] = [Answer(announced=SIZE + 50)]
-    fetch(source_of(web, None), web.path)
-    assert is_whole(web) and len(web.server.requests) == 2
+def test_less_than_was_announced_is_not_a_file(web):
+    web.server.usual = Answer(announced=SIZE + 50)
+    for make in (unknown, source_of):
+        refused(web, make(web), "broke off after" if make is unknown else "holds 10290 bytes")
+        assert not [*web.path.parent.iterdir()]
 
 
-def test_less_than_was_announced_is_not_a_file_otherwise(web):
-    web.server.usual = Answer(announced=SIZE + 50, ranges=False)
-    refused(web, source_of(web, None), "broke off after")
+@pytest.mark.parametrize(
+    "answer, match",
+    [
+        (Answer(204), r"answers 204 \(No Content\)"),
+        (Answer(206), r"answers 206 \(Partial Content\)"),
+        (Answer(headers={"Content-Encoding": "gzip"}), "sends the file encoded as gzip"),
+        (Answer(framing="close"), "does not state the size"),
+        (Answer(framing="close", stop_after=HALF), "does not state the size"),
+        (Answer(framing="chunked", stop_after=HALF), "broke off after"),
+    ],
+)
+def test_an_answer_that_may_be_another_file_or_half_of_it_is_refused(answer, match, web):
+    web.server.usual = answer
+    refused(web, unknown(web), match)
+    assert not [*web.path.parent.iterdir()]
+
+
+@pytest.mark.parametrize("framing, publish", [("chunked", unknown), ("close", source_of)])
+def test_a_complete_answer_may_have_no_length(framing, publish, web):
+    web.server.usual = Answer(framing=framing)
+    fetch(publish(web), web.path)
+    assert is_whole(web)
+
+
+def test_a_size_tells_whether_the_connection_was_closed_too_early(web):
+    sized = source_of(web, SIZE, "", "")
+    web.server.usual = Answer(framing="close", stop_after=HALF)
+    refused(web, sized, "broke off after")
+    web.server.usual = Answer(framing="close")
+    fetch(sized, web.path)
+    assert is_whole(web)
+
+
+def test_the_checksum_decides_on_an_archive_that_a_server_calls_encoded(web):
+    web.server.usual = Answer(headers={"Content-Encoding": "x-gzip"})
+    fetch(source_of(web), web.path)
+    assert is_whole(web)
 
 
 def test_more_than_was_announced_fails_the_checksum(web):
@@ -196,6 +279,18 @@ def test_a_redirection_is_followed_also_to_the_rest(web):
     assert is_whole(web) and web.server.requests[-1] == ("moved", f"bytes={HALF}-")
 
 
+def test_a_redirection_in_a_circle_is_one_sentence(web):
+    web.server.usual = Answer(302, headers={"Location": web.url})
+    refused(
+        web, source_of(web), r"answers 302 \(The HTTP server .* an infinite loop\): run the same"
+    )
+
+
+def test_what_a_server_says_cannot_change_the_terminal(web):
+    web.server.usual = Answer(503, reason="\x1b[31mgone")
+    refused(web, source_of(web), r"answers 503 \(\\x1b\[31mgone\)")
+
+
 def test_nothing_but_the_web_is_read(web):
     place = "file:///etc/hostname"
     web.server.usual = Answer(302, headers={"Location": place})
@@ -212,15 +307,19 @@ def test_a_disk_without_room_is_refused_before_anything_arrives(web, monkeypatch
     assert not web.server.requests
 
 
-def test_a_disk_that_fills_up_keeps_what_arrived(web):
+def test_a_disk_that_fills_up_keeps_what_can_be_resumed(web):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, before[1]))
     try:
-        refused(web, unknown(web), "cannot write .*file.tar.partial: File too large; fix this")
+        refused(web, source_of(web), "cannot write .*file.tar.partial: File too large; fix this")
+        assert kept_bytes(web.path) == HALF
+        web.server.files["other"] = CONTENT
+        with pytest.raises(UserError, match="cannot write .*other.partial: File too large"):
+            fetch(Source("other", (web.server.url("other"),)), web.path.with_name("other"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert kept_bytes(web.path) == HALF
-    fetch(unknown(web), web.path)
+    assert kept_bytes(web.path.with_name("other")) == 0
+    fetch(source_of(web), web.path)
     assert is_whole(web) and web.server.ranges[-1] == f"bytes={HALF}-"
 
 

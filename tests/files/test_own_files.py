@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+
 import pytest
 
 from pipeline.errors import UserError
@@ -61,3 +65,21 @@ def test_a_run_that_was_killed_knows_its_files(tmp_path, monkeypatch):
         patch.setattr("pipeline.files.own_files.write_atomically", die)
         OwnFiles(tmp_path, "one.py").write(tmp_path / "a", "ours")
     OwnFiles(tmp_path, "one.py").write(tmp_path / "a", "ours again")
+
+
+def test_halves_of_files_of_killed_processes_are_removed(tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    stale = [f".partial-{killed.pid}-{platform.node()}-0123abcd", ".partial-7-another-0123abcd"]
+    others = [f".partial-{os.getpid()}-{platform.node()}-0123abcd", ".partial-of-a-person"]
+    for folder in (tmp_path, tmp_path / "sub", tmp_path / "theirs"):
+        folder.mkdir(exist_ok=True)
+        for name in (*stale, *others):
+            (folder / name).write_text("half")
+            os.utime(folder / name, (0, 0))
+    own = OwnFiles(tmp_path, "one.py")
+    own.write(tmp_path / "a", "ours")
+    own.link(tmp_path / "sub" / "b", tmp_path / "a")
+    for folder in (tmp_path, tmp_path / "sub"):
+        assert {path.name for path in folder.glob(".partial-*")} == {*others}
+    assert len([*(tmp_path / "theirs").iterdir()]) == 4, "nothing is written there"
