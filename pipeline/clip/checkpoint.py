@@ -19,7 +19,6 @@ from pipeline.clip.architectures import (
     REMEDY,
     SHIPPED,
     ClipModel,
-    Dimensions,
     describe_architecture,
     find_pretrained,
     find_training,
@@ -93,26 +92,6 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
     return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 
-def find_dimensions(path: Path | None, model: str | None, pretrained: str | None) -> Dimensions:
-    """Returns the dimensions of a CLIP whose values are not read, in a tenth of a second.
-
-    Args:
-        path: the file of the weights; none if it has to be downloaded first.
-        model: open_clip's name of the architecture, as for :func:`load_clip`.
-        pretrained: the name of the weights.
-
-    Raises:
-        UserError: as :func:`load_clip`, except for what only the values show.
-    """
-    if path is None:
-        with torch.device("meta"):
-            visual = _build_by_name(model, quick_gelu=False).visual
-    else:
-        visual = load_clip(path, model, pretrained, device="meta").visual
-    depth = len(visual.transformer.resblocks)
-    return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
-
-
 def load_clip(
     path: Path,
     model_name: str | None = None,
@@ -144,24 +123,18 @@ def load_clip(
         if model_name is None:
             model = _build_from_weights(path, weights)
         else:
-            model = _build_by_name(model_name, training.quick_gelu)
-            _load_into(model, weights, path, model_name)
+            model = build_by_name(model_name, training.quick_gelu)
+    if model_name is not None:
+        try:
+            model.load_state_dict(_rename(weights, model))
+        except RuntimeError as error:
+            raise UserError(
+                f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
+                f" ({_first_mismatch(error)}): give that model's file, or that file's model"
+            ) from error
     if device != "meta":
         check_finite(model.state_dict(), path)
     return model.float().eval().requires_grad_(False)
-
-
-def _load_into(
-    model: ClipModel, weights: Mapping[str, torch.Tensor], path: Path, model_name: str
-) -> None:
-    """Loads a state dict into a model of open_clip's; an error names both architectures."""
-    try:
-        model.load_state_dict(_rename(weights, model))
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
-            f" ({_first_mismatch(error)}): give that model's file, or that file's model"
-        ) from error
 
 
 def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
@@ -190,7 +163,7 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
         ) from error
 
 
-def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
+def build_by_name(model_name: str, quick_gelu: bool = False) -> ClipModel:
     """Builds an architecture of open_clip with random weights, on torch's default device."""
     logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     try:

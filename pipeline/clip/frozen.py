@@ -13,12 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.architectures import ClipModel, Dimensions, find_training
-from pipeline.clip.checkpoint import (
-    find_dimensions,
-    is_on_disk,
-    load_clip,
-    resolve_checkpoint,
-)
+from pipeline.clip.checkpoint import build_by_name, is_on_disk, load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
@@ -74,8 +69,13 @@ class FrozenClip:
         Raises:
             UserError: the file of the weights does not hold a CLIP of this architecture.
         """
-        path = self.weights if self.is_on_disk else None
-        return find_dimensions(path, self.model, self.pretrained)
+        if self.is_on_disk:
+            visual = load_clip(self.weights, self.model, self.pretrained, device="meta").visual
+        else:
+            with torch.device("meta"):
+                visual = build_by_name(self.model).visual
+        depth = len(visual.transformer.resblocks)
+        return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
