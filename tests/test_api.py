@@ -136,6 +136,11 @@ def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
         (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give them to"),
         (lambda one, image: Labeller(["cat"], overrides=["cams=file", "cams.path=a"]), "elsewhere"),
         (lambda one, image: Labeller(["cat", "cat"]), "twice"),
+        (lambda one, image: Labeller(None), "classes=None is not a list of names: give one, or a"),
+        (lambda one, image: Labeller(["cat"], overrides="masks=argmax"), "is a text: give a list"),
+        (lambda one, image: Labeller(["cat"], plugins="os"), "is a text: give a list"),
+        (lambda one, image: Labeller(["cat"], plugins=["os"]), "plugins=os registers no method"),
+        (lambda one, image: Labeller(["cat"], overrides=["masks=argmax", "masks.crf.x=4"]), "null"),
     ],
 )
 def test_wrong_use_is_answered_with_a_remedy(labeller, photographs, use, message):

@@ -118,17 +118,25 @@ def readable(overrides: Sequence[str]) -> list[str]:
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
     for n in rewritten:
-        read[n] = _as_text(read[n], [r for r in read if (CONFIGS / r.partition("=")[0]).is_dir()])
+        read[n] = _as_text(read[n], _compose_choices(read))
     return read
 
 
-def _as_text(number: str, choices: Sequence[str]) -> str:
+def _compose_choices(read: Sequence[str]) -> DictConfig:
+    """Returns the configuration by those overrides that choose what comes with the package."""
+    known = {f"{method.group}={method.name}" for method in methods()}
+    for path in CONFIGS.glob("*/*.yaml"):
+        known.add(f"{path.parent.name}={path.stem}")
+    return compose_config([text for text in read if text in known])
+
+
+def _as_text(number: str, composed: DictConfig) -> str:
     """Returns an override whose value reads as a number, in quotes if its key holds text.
 
     Hydra reads 2024_10 as 202410, and 1e3 as 1000.0, which are other folders.
     """
     key, _, value = number.partition("=")
-    node: Any = OmegaConf.to_container(compose_config(choices))
+    node: Any = OmegaConf.to_container(composed)
     for part in key.lstrip("+").split("."):
         node = node.get(part, 0) if isinstance(node, dict) else 0
     return f"{key}={_quoted(value)}" if node is None or isinstance(node, str) else number
@@ -183,14 +191,11 @@ def explained(compose: Callable[[Sequence[str]], DictConfig], read: list[str]) -
 
 def _key_below_null(read: Sequence[str]) -> str:
     """Returns a sentence on the first override of a key below one that is null."""
-    choices = [text for text in read if (CONFIGS / text.partition("=")[0]).is_dir()]
-    if len(choices) < len(read):
-        composed = compose_config(choices)
-        for key in (text.lstrip("+").partition("=")[0] for text in read):
-            groups = [key[: dot.start()] for dot in re.finditer(r"\.", key)]
-            for group in groups:
-                if OmegaConf.select(composed, group, default="") is None:
-                    return f"{group} is null, and has no key {key}: leave it out"
+    composed = _compose_choices(read)
+    for key in (text.lstrip("+").partition("=")[0] for text in read):
+        for dot in re.finditer(r"\.", key):
+            if OmegaConf.select(composed, group := key[: dot.start()], default="") is None:
+                return f"{group} is null, and has no key {key}: leave it out"
     return "a key lies below one that is null: leave it out"
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.commands.run_stage import notes_on
+from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests import REPOSITORY
@@ -327,10 +329,33 @@ def test_results_of_a_removed_photograph_are_no_longer_exported(
     assert "5 from the cache" not in run_stage(*stages).output
 
 
-def test_a_published_preset_with_another_clip_is_remarked_on(arguments):
-    def notes(*more: str) -> list[str]:
-        return notes_on(Pipeline.open(read_config(compose([*arguments, *more]))))
+@pytest.fixture
+def notes(arguments) -> Callable[..., list[str]]:
+    """Returns what a run says before its first stage: notes("KEY=VALUE", …)."""
 
+    def notes(*more: str) -> list[str]:
+        pipeline = Pipeline.open(read_config(compose([*arguments, *more])))
+        return list(notes_on(pipeline, ["tags", "cams"], more))
+
+    return notes
+
+
+def test_settings_without_effect_are_named(notes):
+    learns = "since nothing is learned: only tags=piaa and tags.standardise=[class] learn"
+    assert notes("tags.z=1") == ["tags.z has no effect without tags.standardise"]
+    assert notes("tags.refit=true", "tags.fit_split=all", "tags.standardise=[image]") == [
+        f"tags.fit_split has no effect, {learns}",
+        f"tags.refit has no effect, {learns}",
+    ]
+    assert notes("tags.z=1", "tags.refit=true", "tags.standardise=[class]") == []
+    assert notes("cams=excel", "cams.clusters=5") == [
+        "cams.clusters has no effect without cams.descriptors"
+    ]
+    with pytest.raises(UserError, match="there is no split nope: choose from all"):
+        notes("tags.fit_split=nope")
+
+
+def test_a_published_preset_with_another_clip_is_remarked_on(notes):
     expected = "the constants of cls_seg_voc2012 were chosen for clip=vit_b16, not for clip=file"
     assert notes("experiment_name=cls_seg_voc2012") == [expected]
     assert notes("experiment_name=mine") == []

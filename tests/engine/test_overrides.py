@@ -36,6 +36,34 @@ def test_what_can_be_read_stays_as_it_is():
     assert readable(typed) == typed
 
 
+def test_a_choice_of_a_users_folder_is_no_hindrance():
+    assert readable(["experiment=mine", "output_dir=2024_10"])[1] == "output_dir='2024_10'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["masks=argmax", "masks.crf.iterations=4"], "masks.crf is null, and has no key masks.crf"),
+        (
+            ["masks=regions", "masks.slick.segments=3"],
+            "no key masks.slick: did you mean masks.slic?",
+        ),
+        (["cams.affinity=2"], "cams.affinity=2 is neither true nor false: give one of them"),
+        (
+            ["executor=dask", "executor.cluster.x=3"],
+            r"executor.cluster.x: give \+executor.cluster.x=",
+        ),
+    ],
+)
+def test_the_part_of_a_key_that_is_wrong_is_named(typed, message):
+    with pytest.raises(UserError, match=message):
+        compose_config(typed)
+
+
+def test_zero_and_one_are_false_and_true():
+    assert compose_config(["cams.affinity=0"]).cams.affinity is False
+
+
 def test_a_name_that_reads_as_a_number_stays_as_typed():
     typed = ["output_dir=2024_10", "dataset=folder", "dataset.root=1e3", "runtime.workers=1_0"]
     composed = compose_config([*typed, "seed=1_0", "self_training.confidence=5e-1"])
