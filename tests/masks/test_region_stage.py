@@ -98,9 +98,10 @@ def test_images_without_a_file_that_can_be_used_are_left_out_by_name(run, folder
     assert run(regions=str(folder)).computed == 1
 
 
-def test_a_folder_that_does_not_exist_is_one_sentence(run, folder):
+def test_a_folder_that_does_not_exist_is_one_sentence(folder):
+    stage_of(regions=str(folder)).check()
     with pytest.raises(UserError, match="is not a folder: give one that holds <id>.png or <id>.js"):
-        run(regions=str(folder / "elsewhere"))
+        stage_of(regions=str(folder / "elsewhere")).check()
 
 
 def test_the_key_has_the_name_of_the_folder_or_slics_constants(folder):
