@@ -113,8 +113,8 @@ def test_cams_are_the_naive_ones(clip, quirks):
     maps = naive.surgery(features, TEXT.numpy())
     mean = naive.mean_attention(attention, range(2, 5), 2, head_sum=quirks["head_sum"])
     expected = naive.refined(maps[:2], mean, (5, 5), 0.5, quirks["open_border"])
-    # The affinity leaves these maps almost flat, and their normalisation enlarges what float32 rounds
-    # about 200 times. Without the affinity they are compared below.
+    # The affinity leaves these maps almost flat, and their normalisation enlarges the rounding of
+    # float32 about 200 times. Without the affinity they are compared below.
     np.testing.assert_allclose(cams_of(method, image, [0, 1]), expected, atol=1e-3)
     # The tags' order, and which other classes there are, decide nothing.
     np.testing.assert_allclose(cams_of(method, image, [1])[0], expected[1], atol=1e-3)
