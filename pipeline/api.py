@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -133,6 +133,12 @@ class Labeller:
             raise UserError("masks.regions names files by images: leave masks.regions=slic here")
         self.classes = vocabulary.classes
         self.palette = vocabulary.palette
+
+    @overload
+    def __call__(self, image: AnyImage) -> Labelling: ...
+
+    @overload
+    def __call__(self, image: Sequence[AnyImage]) -> list[Labelling]: ...
 
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> Labelling | list[Labelling]:
         """Returns scores, tags, CAMs and mask of an image, or of each in a list."""
