@@ -28,7 +28,7 @@ from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
-from pipeline.errors import UserError, shown
+from pipeline.errors import NotLocal, UserError, shown
 from pipeline.files.shipped import CONFIGS
 from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
@@ -129,8 +129,12 @@ def show_plan(config: Config, requested: Sequence[str], console: Console) -> Non
     planned = []
     with without_writing(config.dataset):
         try:
-            for row in Pipeline.open(config).plan(requested):
+            pipeline = Pipeline.open(config)
+            for row in pipeline.plan(requested):
                 planned.append(row)
+            pipeline.fetch_weights(requested, download=False)
+        except NotLocal as missing:
+            print(f"note: the run first downloads the weights {missing}", file=sys.stderr)
         finally:
             if planned:
                 Console(width=max(console.width, 120)).print(plan_table(planned))
