@@ -29,9 +29,13 @@ from pipeline.engine.registry import import_plugins
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
 from pipeline.errors import NotLocal, UserError, shown
+from pipeline.evaluation.record import MetricsFile
 from pipeline.files.shipped import CONFIGS
+from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
+from pipeline.report.runs import METRICS
 from pipeline.report.status import plan_table, status_table, total_time
+from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
@@ -67,15 +71,21 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
         note = "note: the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
         print(note, file=sys.stderr)
-    outcome = None
+    outcome, measured = None, []
     for outcome in pipeline.run(requested):
         console.print(describe(outcome))
+        measured += [outcome.split] * (outcome.stage == "evaluate")
         name_left_out(outcome)
         if outcome.note:
             print(f"note: {outcome.note}", file=sys.stderr)
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
+    if measured and "report" not in requested:
+        metrics = MetricsFile(pipeline.builder.store.root / METRICS)
+        tables = tables_of_run(metrics, measured)
+        parts = (f"\n{t.title}\n{padded_table(t.header, t.rows, t.header[:1])}" for t in tables)
+        console.print("".join(parts))
     if is_multirun or outcome is None:
         return
     every = parse_stages("all")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,14 @@ def write_tables(path: Path, metrics: MetricsFile) -> Path:
     text = "\n".join(sections) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
+
+
+def tables_of_run(metrics: MetricsFile, measured: Collection[str]) -> list[Table]:
+    """Returns the tables of the latest figures that ``measured`` names, such as "val masks"."""
+    for stage, splits in metrics.latest.items():
+        kept = {split: of for split, of in splits.items() if f"{split} {stage}" in measured}
+        metrics.latest[stage] = kept
+    return [table for table in (_tagging(metrics), _segmentation(metrics)) if table.rows]
 
 
 def collect_tables(metrics: MetricsFile) -> list[Table]:
