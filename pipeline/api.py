@@ -136,10 +136,8 @@ class Labeller:
 
     @overload
     def __call__(self, image: AnyImage) -> Labelling: ...
-
     @overload
     def __call__(self, image: Sequence[AnyImage]) -> list[Labelling]: ...
-
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> Labelling | list[Labelling]:
         """Returns scores, tags, CAMs and mask of an image, or of each in a list."""
         if isinstance(image, list | tuple):

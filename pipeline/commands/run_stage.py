@@ -29,11 +29,9 @@ from pipeline.engine.registry import import_plugins
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
 from pipeline.errors import NotLocal, UserError, shown
-from pipeline.evaluation.record import MetricsFile
 from pipeline.files.shipped import CONFIGS
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
-from pipeline.report.runs import METRICS
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
@@ -82,8 +80,7 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
     if measured and "report" not in requested:
-        metrics = MetricsFile(pipeline.builder.store.root / METRICS)
-        tables = tables_of_run(metrics, measured)
+        tables = tables_of_run(pipeline.builder.store.root, measured)
         parts = (f"\n{t.title}\n{padded_table(t.header, t.rows, t.header[:1])}" for t in tables)
         console.print("".join(parts))
     if is_multirun or outcome is None:

@@ -11,7 +11,7 @@ from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
 from pipeline.report.markdown import Table, markdown_table, percent, percent_of_several
 from pipeline.report.remarks import has_seen_masks, map_notes
-from pipeline.report.runs import STAGE_TITLES
+from pipeline.report.runs import METRICS, STAGE_TITLES
 
 Settings = Mapping[str, Any]
 
@@ -52,8 +52,9 @@ def write_tables(path: Path, metrics: MetricsFile) -> Path:
     return path
 
 
-def tables_of_run(metrics: MetricsFile, measured: Collection[str]) -> list[Table]:
+def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
     """Returns the tables of the latest figures that ``measured`` names, such as "val masks"."""
+    metrics = MetricsFile(root / METRICS)
     for stage, splits in metrics.latest.items():
         kept = {split: of for split, of in splits.items() if f"{split} {stage}" in measured}
         metrics.latest[stage] = kept

@@ -98,10 +98,8 @@ class Segmenter:
 
     @overload
     def __call__(self, image: AnyImage) -> np.ndarray: ...
-
     @overload
     def __call__(self, image: Sequence[AnyImage]) -> list[np.ndarray]: ...
-
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray | list[np.ndarray]:
         """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class.
 

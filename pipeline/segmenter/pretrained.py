@@ -59,7 +59,6 @@ def load_pretrained(
             timm, Swin Transformer or SegFormer.
         model: the config of the model to which the backbone belongs.
         source: the value that :func:`strip_pretrained` returned.
-        download: whether weights that are not on this machine are downloaded.
 
     Returns:
         The weights used; None with ``none``.

@@ -81,7 +81,6 @@ def fetch_imagenet(
 
     Raises:
         UserError: no such weights are known, or they cannot be downloaded.
-        NotLocal: they are not on this machine, and ``download`` is false.
     """
     unknown = f"no ImageNet weights are known for this {_name_of(backbone)}"
     if type(backbone).__name__ == "TIMMBackbone":

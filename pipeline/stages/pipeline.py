@@ -140,8 +140,6 @@ class Pipeline:
     def fetch_weights(self, commands: Sequence[str], download: bool = True) -> None:
         """Builds the network of a training and fetches its initial weights, unless it has begun.
 
-        A run would otherwise find out after hours of other stages that it cannot train.
-
         Raises:
             UserError: the network cannot be built, or its weights cannot be had or do not fit.
             NotLocal: they are not on this machine, and ``download`` is false.
