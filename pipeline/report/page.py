@@ -47,12 +47,11 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         UserError: the file cannot be written.
     """
     context = _context(material, metrics)
-    # All values are escaped, except those that the template marks as safe.
+    # All values are escaped, control characters too, except those that the template marks as safe.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
-        # Parts of the page are Markup; text, such as the name of a file, may hold any character.
         finalize=lambda value: value.translate(_CONTROLS) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -56,8 +56,7 @@ def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
     """Returns the tables of the latest figures that ``measured`` names, such as "val masks"."""
     metrics = MetricsFile(root / METRICS)
     for stage, splits in metrics.latest.items():
-        kept = {split: of for split, of in splits.items() if f"{split} {stage}" in measured}
-        metrics.latest[stage] = kept
+        metrics.latest[stage] = {s: of for s, of in splits.items() if f"{s} {stage}" in measured}
     return [table for table in (_tagging(metrics), _segmentation(metrics)) if table.rows]
 
 

@@ -153,9 +153,8 @@ class Pipeline:
         from pipeline.segmenter.mmseg import build_config, build_model
         from pipeline.segmenter.pretrained import load_pretrained
 
-        names, palette = builder.vocabulary.classes, builder.vocabulary.palette
-        given = names, palette, builder.config.seed, builder.device, process_count()
-        config = build_config(settings, *given)
+        given = builder.vocabulary.classes, builder.vocabulary.palette, 0, builder.device
+        config = build_config(settings, *given, process_count())
         if not settings.starts_from_scratch:
             backbone, source = build_model(config.model).backbone, config.pretrained_source
             load_pretrained(backbone, settings.pretrained, config.model, source, download)
