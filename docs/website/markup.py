@@ -12,7 +12,7 @@ REPAIRS = {
     # What scrolls sideways; commands are wrapped.
     r'(?<!highlight-sh notranslate"><div class="highlight">)<pre>': '<pre tabindex="0">',
     r'(<div class="table-wrapper[^"]*")>': r'\1 role="group" aria-label="Table" tabindex="0">',
-    r'<th class="head"><p></p></th>': "<td></td>",
+    r'<th class="head[^"]*"><p></p></th>': "<td></td>",
 }
 """What is found, as a regular expression → what takes its place."""
 
