@@ -40,6 +40,8 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy --strict --follow-imports=silent tests/caller.py
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(RUN) tests/caller.py
 	# Each step of the image is cached on its own.
 	$(VENV)/bin/hadolint --ignore DL3059 Dockerfile
 

@@ -22,11 +22,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Imports a public name; torch and mmsegmentation take seconds, which many modules spare."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+
+    def __getattr__(name: str) -> Any:  # noqa: ANN401
+        """Imports a public name; only what is used costs the seconds of importing torch."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

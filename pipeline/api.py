@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -142,6 +142,10 @@ class Labeller:
         self.classes = vocabulary.classes
         self.palette = vocabulary.palette
 
+    @overload
+    def __call__(self, image: AnyImage) -> Labelling: ...
+    @overload
+    def __call__(self, image: Sequence[AnyImage]) -> list[Labelling]: ...
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> Labelling | list[Labelling]:
         """Returns scores, tags, CAMs and mask of an image, or of each in a list."""
         if isinstance(image, list | tuple):

@@ -27,6 +27,10 @@ class ImageError(Exception):
     """One image cannot be used. It is recorded in ``failures.jsonl``; the others go on."""
 
 
+class NotLocal(Exception):
+    """A file is not on this machine, and nothing may be downloaded; the text is its URL."""
+
+
 def shown(given: object) -> str:
     """Returns a user's input as an error repeats it: on one line, and shortened.
 

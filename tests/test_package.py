@@ -35,7 +35,7 @@ def test_the_requirements_are_those_of_the_package_its_extras_and_its_tests():
 def test_every_requirement_has_bounds():
     for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
         upper = "" if line.startswith(DATED) else r",<\d"
-        assert line.startswith("#") or re.match(rf"[\w-]+>=[\d.]+{upper}", line), line
+        assert line.startswith("#") or re.match(rf"[\w-]+(\[\w+\])?>=[\d.]+{upper}", line), line
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,7 @@ def test_a_wheel_holds_what_runs_need(installed):
     code = [path for path in (REPOSITORY / "pipeline").rglob("*") if path.is_file()]
     for path in [path for path in code if "__pycache__" not in path.parts]:
         assert (installed / path.relative_to(REPOSITORY)).is_file()
+    assert (package / "py.typed").is_file(), "else type checkers read no annotation"
     (about,) = installed.glob("*.dist-info")
     assert "afseg = pipeline.commands.console:main" in (about / "entry_points.txt").read_text()
     assert {path.name for path in installed.iterdir()} == {"pipeline", about.name}

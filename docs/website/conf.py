@@ -18,10 +18,17 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from website.pages import NAVIGATION, write_pages  # noqa: E402  it lies beside this file
+from website.markup import repair_pages  # noqa: E402  it lies beside this file
+from website.pages import NAVIGATION, write_pages  # noqa: E402
 
 project = "Segmentation without a single annotation"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 root_doc = "README"
 include_patterns = ["README.md", "docs/**", "data/**"]
 exclude_patterns = [".*", "site", "outputs", "multirun", "data/*/scenes"]
@@ -33,6 +40,8 @@ autodoc_typehints = "signature"
 highlight_language = "text"
 html_theme = "furo"
 html_title = project
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
@@ -59,13 +68,15 @@ def draw_formula(self: nodes.NodeVisitor, node: nodes.math | nodes.math_block) -
     """Writes a formula as MathML, which browsers draw without a script."""
     is_block = isinstance(node, nodes.math_block)
     formula = tex2mathml(node.astext(), as_block=is_block)
-    self.body.append(f'<div style="overflow-x: auto">{formula}</div>' if is_block else formula)
+    around = '<div style="overflow-x: auto" role="group" aria-label="Formula" tabindex="0">'
+    self.body.append(f"{around}{formula}</div>" if is_block else formula)
     raise nodes.SkipNode
 
 
-def copy_start_page(app: Sphinx, error: Exception | None) -> None:
-    """Makes README the page that a server sends first."""
+def finish_site(app: Sphinx, error: Exception | None) -> None:
+    """Repairs the pages, and makes README the page that a server sends first."""
     if error is None:
+        repair_pages(Path(app.outdir))
         shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
 
 
@@ -75,4 +86,4 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (draw_formula, None), (draw_formula, None))
     app.connect("builder-inited", lambda app: write_pages(ROOT / "docs" / "reference"))
     app.connect("source-read", add_navigation)
-    app.connect("build-finished", copy_start_page)
+    app.connect("build-finished", finish_site)

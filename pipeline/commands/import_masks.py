@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
       coloured PNGs with colours of their own: a line each, as in 64 128 64 cat or cat:64,128,64
   python tools/import_masks.py MASKS --classes cup --values 255=1 --output masks
-      grey PNGs in which 255 is the object, as brush tools write them
+      grey PNGs in which 255 is the object, as brush tools write them; one PNG an image
   python tools/run_stage.py … segmenter.masks=masks stage=[train,predict]
       trains on them; dataset.masks=masks evaluates with them
 
@@ -47,7 +47,6 @@ def run(arguments: Sequence[str]) -> None:
     colours = voc_colours(num_classes)
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes)
-
     values = None if options.values is None else parse_values(options.values, num_classes)
     by_colour = options.palette == "colour"
 
@@ -63,6 +62,11 @@ def run(arguments: Sequence[str]) -> None:
     masks = [path.relative_to(options.folder) for path in files]
     if not masks:
         raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
+    if any(path.match("task-*-annotation-*-by-*") for path in masks):
+        raise UserError(
+            f"{options.folder} holds Label Studio's PNGs, of which each is a part of a mask: export"
+            " JSON, and make masks of it as docs/interoperation.md shows"
+        )
     targets = {path: options.output / path.with_suffix(".png") for path in masks}
     own = OwnFiles(options.output, "import_masks.py")
     own.refuse_foreign(targets.values())

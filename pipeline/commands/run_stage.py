@@ -28,10 +28,12 @@ from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
-from pipeline.errors import UserError, shown
+from pipeline.errors import NotLocal, UserError, shown
 from pipeline.files.shipped import CONFIGS
+from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
+from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
@@ -63,14 +65,19 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
             show_plan(pipeline, requested, console)
             console.print(f"next: {next_command(given)}")
             return
-    outcome = None
+    outcome, measured = None, []
     for outcome in pipeline.run(requested):
         console.print(describe(outcome))
+        measured += [outcome.split] * (outcome.stage == "evaluate")
         name_left_out(outcome)
         print_notes(filter(None, [outcome.note]))
         if outcome.path.suffix == ".md":
             console.print("\n" + outcome.path.read_text(encoding="utf-8"))
             console.print(f"written to {outcome.path}")
+    if measured and "report" not in requested:
+        tables = tables_of_run(pipeline.builder.store.root, measured)
+        parts = (f"\n{t.title}\n{padded_table(t.header, t.rows, t.header[:1])}" for t in tables)
+        console.print("".join(parts))
     if is_multirun or outcome is None:
         return
     every = parse_stages("all")
@@ -133,6 +140,9 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         for row in pipeline.plan(requested):
             planned.append(row)
             print_notes(filter(None, [row.note]))
+        pipeline.fetch_weights(requested, download=False)
+    except NotLocal as missing:
+        print_notes([f"the run first downloads the weights {missing}"])
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))

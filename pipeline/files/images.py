@@ -41,7 +41,7 @@ _IGNORED = (224, 224, 192)
 MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images with 16 bits a pixel."""
 
-AnyImage = str | os.PathLike | Image.Image | np.ndarray
+AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`to_image` takes."""
 
 # Pillow warns of much that is odd in a file; all that matters is raised as an error or refused.

@@ -24,6 +24,7 @@ from pipeline.report.painting import (
     WHITE,
     Colour,
     add_legend,
+    drawing_colours,
     load_font,
     overlay,
     overlay_labels,
@@ -102,7 +103,8 @@ def draw_sheet(
     sheet = Image.fromarray(np.concatenate(rows))
     tiles = [tile for _, of_image in images for tile in of_image if tile is not None]
     labels = sorted(frozenset().union(*(tile.labels for tile in tiles)))
-    legend = [("ignored", WHITE) if k == IGNORE else (names[k], palette[k]) for k in labels]
+    colours = drawing_colours(palette)
+    legend = [("ignored", WHITE) if k == IGNORE else (names[k], colours[k]) for k in labels]
     if any(tile.has_heat for tile in tiles):
         heat = [(value, HEAT(value, bytes=True)[:3]) for value in (0.0, 0.5, 1.0)]
         legend += [(f"CAM {value:g}", tuple(map(int, colour))) for value, colour in heat]
@@ -166,7 +168,7 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
     best = np.argsort(-scores, kind="stable")[:_MAX_BARS].tolist()
     # Tags are always shown, however many classes score higher.
     order = [*best, *sorted(tags - set(best))]
-    colours = [np.array(artefact.palette[k + 1]) / 255 for k in order]
+    colours = [np.array(drawing_colours(artefact.palette)[k + 1]) / 255 for k in order]
     names = [f"{artefact.classes[k]}{' (tag)' * (k in tags)}" for k in order]
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         figure = Figure((8, 4), layout="constrained")

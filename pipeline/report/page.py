@@ -24,7 +24,7 @@ from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.leaderboard import collect_boards
 from pipeline.report.markdown import percent
 from pipeline.report.measured import ImageFigures, Material, measure_images
-from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT
+from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
 from pipeline.report.runs import (
     MAIN_METRIC,
     METRIC_LABELS,
@@ -37,6 +37,7 @@ from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
 _HEAT_STOPS = 9
+_CONTROLS = {code: rf"\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
@@ -46,11 +47,12 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         UserError: the file cannot be written.
     """
     context = _context(material, metrics)
-    # All values are escaped, except those that the template marks as safe.
+    # All values are escaped, control characters too, except those that the template marks as safe.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: value.translate(_CONTROLS) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -85,6 +87,7 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "material": material,
+        "palette": drawing_colours(material.vocabulary.palette),
         "selection": selection,
         "title": material.about.get("dataset") or material.root.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -163,10 +166,12 @@ def _class_rows(
 def _failures(
     material: Material, problems: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yields stage, split, image and reason of what the stages and this page left out."""
-    for folder in material.stages:
-        for image_id, reason in sorted(folder.failures.items()):
-            yield folder.stage, folder.split, image_id, reason
+    """Yields stages, split, image and reason of what the stages and this page left out."""
     # Those of this page are known when the images above are rendered.
-    for image_id, reason in sorted(problems.items()):
-        yield "report", material.split, image_id, reason
+    found = [(f.stage, f.split, f.failures) for f in material.stages]
+    stages: dict[tuple[str, str, str], dict[str, None]] = {}
+    for stage, split, failures in [*found, ("report", material.split, problems)]:
+        for image_id, reason in sorted(failures.items()):
+            stages.setdefault((split, image_id, reason), {})[stage] = None
+    for of_image, names in stages.items():
+        yield ", ".join(names), *of_image

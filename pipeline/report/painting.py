@@ -45,17 +45,22 @@ _PLACE_SIDE = 96  # pixels of the labels in which places for names are sought
 _MIN_NAMED = 0.005  # of the pixels
 
 
+def drawing_colours(palette: Sequence[Colour]) -> list[Colour]:
+    """Returns a palette with pink for grey, such as VOC's label 7: photographs may be grey."""
+    return [(255, c[1], 255) if k and len({*c}) == 1 else c for k, c in enumerate(palette)]
+
+
 def paint_labels(
     labels: np.ndarray, palette: Sequence[Colour], opacity: float = _FILL, line: int = 0
 ) -> np.ndarray:
     """Paints labels, h×w uint8, in their colours: h×w×4 uint8, with the opacity in the last plane.
 
-    The background is transparent, and the ignore index hatched. A white line lies outside the
-    regions: without it a dark colour is lost on a dark photograph. ``opacity`` is that of the
-    regions, in [0, 1]; their edges, ``line`` pixels wide, are opaque.
+    See :func:`drawing_colours`. The background is transparent, and the ignore index hatched. A
+    white line lies outside the regions: without it a dark colour is lost on a dark photograph.
+    ``opacity`` is that of the regions, in [0, 1]; their edges, ``line`` pixels wide, are opaque.
     """
     colours = np.zeros((IGNORE + 1, 4), np.uint8)
-    colours[1 : len(palette), :3] = palette[1:]
+    colours[1 : len(palette), :3] = drawing_colours(palette)[1:]
     colours[1 : len(palette), 3] = round(255 * opacity)
     layer = colours[labels]
     regions = np.where(labels == IGNORE, 0, labels)
@@ -131,7 +136,7 @@ def overlay(
     painted = Image.fromarray(overlay_labels(photograph, labels, palette, opacity, line))
     text = max(_MIN_TEXT, round(min(max(painted.size) / 45, painted.width / 22)))
     names = {**dict(enumerate(class_names)), IGNORE: "ignored"}
-    colours = {**dict(enumerate(palette)), 0: None, IGNORE: WHITE}
+    colours = {**dict(enumerate(drawing_colours(palette))), 0: None, IGNORE: WHITE}
     legend = [(f"{names[k]} {percent_of_pixels(share)}", colours[k]) for k, share in shares.items()]
     return np.asarray(add_legend(painted, legend, text))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
 from pipeline.report.markdown import Table, markdown_table, percent, percent_of_several
 from pipeline.report.remarks import has_seen_masks, map_notes
-from pipeline.report.runs import STAGE_TITLES
+from pipeline.report.runs import METRICS, STAGE_TITLES
 
 Settings = Mapping[str, Any]
 
@@ -50,6 +50,14 @@ def write_tables(path: Path, metrics: MetricsFile) -> Path:
     text = "\n".join(sections) or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
+
+
+def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
+    """Returns the tables of the latest figures that ``measured`` names, such as "val masks"."""
+    metrics = MetricsFile(root / METRICS)
+    for stage, splits in metrics.latest.items():
+        metrics.latest[stage] = {s: of for s, of in splits.items() if f"{s} {stage}" in measured}
+    return [table for table in (_tagging(metrics), _segmentation(metrics)) if table.rows]
 
 
 def collect_tables(metrics: MetricsFile) -> list[Table]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Segmenter:
         self._min_side = smallest_side(self.model)
 
     @classmethod
-    def from_run(cls, path: Path, device: str = "cpu", which: str = "last") -> Segmenter:
+    def from_run(cls, path: str | Path, device: str = "cpu", which: str = "last") -> Segmenter:
         """Reads a checkpoint, which contains the architecture, classes and palette.
 
         Args:
@@ -96,6 +96,10 @@ class Segmenter:
         check_finite(model.state_dict(), path)
         return cls(model, names, palette, device)
 
+    @overload
+    def __call__(self, image: AnyImage) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: Sequence[AnyImage]) -> list[np.ndarray]: ...
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray | list[np.ndarray]:
         """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class.
 

@@ -42,7 +42,11 @@ def check_choice(choice: str | None) -> None:
 
 
 def load_pretrained(
-    backbone: nn.Module, choice: str | None, model: Mapping[str, Any], source: str | None
+    backbone: nn.Module,
+    choice: str | None,
+    model: Mapping[str, Any],
+    source: str | None,
+    download: bool = True,
 ) -> Fit | None:
     """Loads pretrained weights into a backbone, and keeps mmengine from initialising it again.
 
@@ -63,6 +67,7 @@ def load_pretrained(
         UserError: weights are unknown, missing, damaged or hold more than tensors, cannot be
             downloaded, are quantised or not finite, or lack the first tensor of the backbone or
             more than 5 % of them.
+        NotLocal: they are not on this machine, and ``download`` is false.
     """
     check_choice(choice)
     if choice in (None, "none"):
@@ -73,9 +78,9 @@ def load_pretrained(
     names = (name for name, _ in backbone.named_modules() if name.split(".")[-1] == "backbone")
     inner = backbone.get_submodule(next(names, ""))
     if choice == "imagenet":
-        weights, origin = fetch_imagenet(inner, settings, source)
+        weights, origin = fetch_imagenet(inner, settings, source, download)
     elif choice == "coco":
-        weights, origin = fetch_coco(inner, settings)
+        weights, origin = fetch_coco(inner, settings, download)
     else:
         weights, origin = read_weights(Path(choice).expanduser()), str(choice)
     # Weights may be for a whole backbone like ICNet, or for the network inside it.

@@ -27,7 +27,7 @@ from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
 
-from pipeline.errors import UserError
+from pipeline.errors import NotLocal, UserError
 from pipeline.files.weight_files import Oversized, read_weights_file
 from pipeline.segmenter.weight_layouts import Fit, Weights, fit_weights
 
@@ -71,7 +71,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def fetch_imagenet(
-    backbone: nn.Module, settings: Mapping[str, Any], source: str | None
+    backbone: nn.Module, settings: Mapping[str, Any], source: str | None, download: bool = True
 ) -> tuple[Weights, str]:
     """Returns ImageNet weights for a backbone, and their URL or path.
 
@@ -89,19 +89,18 @@ def fetch_imagenet(
         if known is None or not known.has_weights:
             raise UserError(f"{unknown}, timm's {name}: {INSTEAD}")
         if known.hf_hub_id:
-            return _fetch_from_hub(known)
-        return _download(known.url, "imagenet"), known.url
+            return _fetch_from_hub(known, download)
+        return _fetch(known.url, "imagenet", download)
     if name := _torchvision_name(backbone):
         fit, tensors = _fit_torchvision(name, backbone, settings)
         if tensors is None:
             raise UserError(f"{unknown}, since {name} {fit.shortage}: {INSTEAD}")
-        url = get_model_weights(name).IMAGENET1K_V1.url
-        return _download(url, "imagenet"), url
+        return _fetch(get_model_weights(name).IMAGENET1K_V1.url, "imagenet", download)
     place = _locate(_name_by_depth(backbone) or source)
     if place is None:
         raise UserError(f"{unknown}: {INSTEAD}")
     if "://" in place:
-        return _download(place, "imagenet"), place
+        return _fetch(place, "imagenet", download)
     if not Path(place).is_file():
         raise UserError(
             f"segmenter.config takes its ImageNet weights from the file {place}, which does not"
@@ -110,7 +109,9 @@ def fetch_imagenet(
     return read_weights(Path(place)), place
 
 
-def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weights, str]:
+def fetch_coco(
+    backbone: nn.Module, settings: Mapping[str, Any], download: bool = True
+) -> tuple[Weights, str]:
     """Returns torchvision's DeepLabV3, trained on masks of COCO, and its URL.
 
     Raises:
@@ -124,10 +125,10 @@ def fetch_coco(backbone: nn.Module, settings: Mapping[str, Any]) -> tuple[Weight
             " segmenter.overrides.backbone.type=ResNet"
         )
     url = get_model_weights(f"deeplabv3_{name}").COCO_WITH_VOC_LABELS_V1.url
-    return _download(url, "coco"), url
+    return _fetch(url, "coco", download)
 
 
-def _fetch_from_hub(known: timm.models.PretrainedCfg) -> tuple[Weights, str]:
+def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[Weights, str]:
     """Returns timm's weights from Hugging Face, through the cache of its client, and their URL."""
     repository, _, revision = known.hf_hub_id.partition("@")
     revision = revision or None
@@ -137,6 +138,8 @@ def _fetch_from_hub(known: timm.models.PretrainedCfg) -> tuple[Weights, str]:
         cached = try_to_load_from_cache(repository, file, revision=revision)
         if isinstance(cached, str):
             return read_weights(Path(cached)), url
+    if not download:
+        raise NotLocal(url)
     try:
         with _network_timeout():
             # Fails at once without a network; the hub's client would try six times, for half a
@@ -184,8 +187,11 @@ def _locate(source: str | None) -> str | None:
     return _CATALOGUES[scheme]().get(get_deprecated_model_names().get(name, name))
 
 
-def _download(url: str, choice: str) -> Weights:
-    """Returns the tensors behind a URL, through torch's cache."""
+def _fetch(url: str, choice: str, download: bool) -> tuple[Weights, str]:
+    """Returns the tensors behind a URL, through torch's cache, and the URL."""
+    stored = Path(get_dir()) / "checkpoints" / Path(url).name
+    if not download and not stored.is_file():
+        raise NotLocal(url)
     try:
         with _network_timeout():
             checkpoint = load_state_dict_from_url(
@@ -194,11 +200,10 @@ def _download(url: str, choice: str) -> Weights:
                 check_hash=url.startswith("https://download.pytorch.org/"),
                 weights_only=True,
             )
-        return _tensors_of(checkpoint)
+        return _tensors_of(checkpoint), url
     except (OSError, HTTPException) as error:
         raise _not_downloaded(url, choice, error) from error
     except Exception as error:  # every reader raises its own types
-        stored = Path(get_dir()) / "checkpoints" / Path(url).name
         raise UserError(
             f"segmenter.pretrained={choice}: the download of {url} is damaged or holds more than"
             f" tensors ({type(error).__name__}): delete {stored} and try again, or {INSTEAD}"

@@ -20,6 +20,7 @@ from pipeline.engine.plan import PlannedStage, plan
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
+from pipeline.engine.scan import scan
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
@@ -119,11 +120,7 @@ class Pipeline:
                 " its RANK and WORLD_SIZE in the environment"
             )
         steps = self.steps(commands)
-        if any(isinstance(step, Training) and step.applies() for step in steps):
-            from pipeline.segmenter.mmseg import read_config
-
-            # Before the stages that take hours, what the training would fail on at once.
-            read_config(self.builder.config.segmenter.config)
+        self.fetch_weights(commands)
         return Run(
             steps,
             self.builder.images,
@@ -142,6 +139,39 @@ class Pipeline:
         """
         self.builder.store.check(_FILES)
         return plan(self.steps(commands), self.builder.images, self.builder.store)
+
+    def fetch_weights(self, commands: Sequence[str], download: bool = True) -> None:
+        """Builds the network of a training and fetches its initial weights, unless it has begun.
+
+        Raises:
+            UserError: the network cannot be built, or its weights cannot be had or do not fit.
+            NotLocal: they are not on this machine, and ``download`` is false.
+        """
+        builder, settings = self.builder, self.builder.config.segmenter
+        # Those of another pipeline: a stage remembers what it has read.
+        stages = Pipeline(builder).stages if "train" in commands else ()
+        trainings = [s for s in stages if isinstance(s, Training) and s.applies()]
+        if not any(self._starts(training, commands) for training in trainings):
+            return
+        from pipeline.segmenter.mmseg import build_config, build_model
+        from pipeline.segmenter.pretrained import load_pretrained
+
+        given = builder.vocabulary.classes, builder.vocabulary.palette, 0, builder.device
+        config = build_config(settings, *given, process_count())
+        if not settings.starts_from_scratch:
+            backbone, source = build_model(config.model).backbone, config.pretrained_source
+            load_pretrained(backbone, settings.pretrained, config.model, source, download)
+
+    def _starts(self, training: Training, commands: Sequence[str]) -> bool:
+        """Tells whether a training would start from its initial weights."""
+        try:
+            found = scan(training, self.builder.images, self.builder.store, {})
+        except UserError:
+            if any(need.command in commands for need in training.needs.values()):
+                return True  # the run computes the masks first
+            raise
+        begun = found.folder is not None and any(found.folder.path.glob("iter_*.pth"))
+        return bool(found.pending) and not begun
 
     # The list
 

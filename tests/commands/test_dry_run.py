@@ -6,9 +6,11 @@ import json
 import os
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from PIL import Image
+from torchvision.models import get_model
 
 from pipeline.clip.checkpoint import is_on_disk
 from pipeline.engine.plan import PlannedStage, estimate
@@ -17,6 +19,7 @@ from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
 from pipeline.report.status import total_time, what_to_compute
+from pipeline.segmenter import weight_sources
 from tests import REPOSITORY
 from tests.datasets import miniatures
 from tests.small_runs import TINY_SEGMENTER, draw_photograph
@@ -334,3 +337,61 @@ def test_what_a_row_says():
 def test_the_figures_of_a_dry_run_are_in_the_configuration():
     text = (REPOSITORY / "configs" / "config.yaml").read_text(encoding="utf-8")
     assert "dry_run: false" in text
+
+
+RESNET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+PRETRAINED = (
+    *TINY_SEGMENTER[:-5],
+    "segmenter.overrides.backbone.base_channels=64",
+    "segmenter.overrides.backbone.stem_channels=64",
+    "segmenter.overrides.decode_head.in_channels=512",
+    "segmenter.overrides.decode_head.c1_in_channels=64",
+    "segmenter.pretrained=imagenet",
+)
+
+
+def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
+    dry_run, run_stage, arguments, tmp_path, monkeypatch
+):
+    downloads: dict[str, dict] = {}
+
+    def download(url, **_):
+        if url not in downloads:
+            raise URLError("Name or service not known")
+        return downloads[url]
+
+    monkeypatch.setattr(weight_sources, "load_state_dict_from_url", download)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    given = [*arguments, *PRETRAINED]
+    note = f"note: the run first downloads the weights {RESNET}\n"
+    assert [row[0] for row in dry_run("stage=[tags,cams,masks,train]", given=given)][-1] == "train"
+    assert dry_run.errors == note
+    finished = run_stage(*given, "stage=[tags,cams,masks,train]")
+    assert finished.code == 2 and f"{RESNET} could not be downloaded" in finished.errors
+    assert not [*tmp_path.glob("out/*/tags")], "nothing was computed"
+
+    downloads[RESNET] = get_model("resnet18").state_dict()
+    finished = run_stage(*given, "stage=[tags,cams,masks,train]")
+    assert finished.code == 0, finished.errors
+    # Without a network again, a training that is complete or has begun requires no weights.
+    downloads.clear()
+    (manifest,) = tmp_path.glob("out/segmenter/latest/manifest.json")
+    for changes in ({}, {"checkpoint": None, "complete": False}):
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+        dry_run("stage=[tags,cams,masks,train]", given=given)
+        assert dry_run.errors == ""
+        assert run_stage(*given, "stage=[tags,cams,masks,train]").code == 0
+    assert json.loads(manifest.read_text())["checkpoint"] == "iter_2.pth"
+    dry_run("stage=train", given=[*given, "segmenter.iterations=3"])
+    assert dry_run.errors == note
+
+
+def test_a_network_that_cannot_be_built_is_refused_before_the_first_stage(
+    dry_run, run_stage, arguments, tmp_path
+):
+    stages = "stage=[tags,cams,masks,train]"
+    given = [*arguments, *TINY_SEGMENTER, "segmenter.accumulate=3", stages]
+    dry_run(code=2, given=given)
+    for errors in (dry_run.errors, run_stage(*given).errors):
+        assert "segmenter.batch_size=2 cannot be divided into 3 equal parts" in errors
+    assert not [*tmp_path.glob("out/*/tags")]

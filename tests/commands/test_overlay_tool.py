@@ -159,3 +159,15 @@ def test_other_pictures_are_not_replaced(draw, material, tmp_path):
         assert ".png exists, and tools/overlay.py did not write it" in finished.errors
     left = [p for p in (tmp_path / "o").rglob("*.png") if p.read_bytes() != b"theirs"]
     assert left == []
+
+
+def test_a_grey_label_has_the_colour_of_its_regions_in_every_legend(run_tool, tmp_path):
+    ids, classes = [str(k) for k in range(8)], list("abcdefg")
+    material = build_run(tmp_path / "run", ids, classes)
+    given = ["--images", material.root.parent / "photographs", "--ids", "6"]
+    for folder in (material.tags, material.masks):
+        for more in ([], ["--sheet"] if folder is material.masks else []):
+            target = tmp_path / f"{folder.stage}{len(more)}"
+            assert run_tool("overlay.py", folder.path, *given, "--output", target, *more).code == 0
+            (path,) = target.rglob("*.png")
+            assert (pixels(path) == (255, 128, 255)).all(-1).sum() > 20

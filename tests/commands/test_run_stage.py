@@ -256,6 +256,23 @@ def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photogr
     assert numbers[:4] == ["6", "6", "1 / 5", "6"]  # images, cached, of the last run, in all
 
 
+def test_evaluate_prints_the_figures_of_its_run_and_no_others(run_stage, arguments, tmp_path):
+    (tmp_path / "labels.csv").write_text("a.jpg, cat\nb.png, cup\n")
+    given = [*arguments, f"dataset.labels={tmp_path / 'labels.csv'}"]
+    path = tmp_path / "out" / "metrics.json"
+    assert run_stage(*given, "stage=[tags,evaluate]").code == 0
+    content = json.loads(path.read_text())
+    content["latest"]["tags"]["another"] = figures = content["latest"]["tags"]["all"]
+    path.write_text(json.dumps(content))
+    finished = run_stage(*given, "stage=evaluate")
+    values = [f"{100 * figures[key]:.1f}" for key in ("map", "f1", "precision", "recall")]
+    row = " *\\| *".join(["all", "2", *map(re.escape, values)])
+    assert re.search(rf"\nTags \(%\)\n\| split .*\n.*\n\| {row} \|\n\nnext: ", finished.output)
+    assert "another" not in finished.output
+    # The report prints all tables.
+    assert run_stage(*given, "stage=[evaluate,report]").output.count("Tags (%)") == 1
+
+
 def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
     tags = tmp_path / "tags.txt"
     tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")

@@ -140,3 +140,36 @@ def test_the_check_names_links_that_lead_nowhere_and_what_is_loaded_from_elsewhe
         "a.css: //x.org/f is loaded from elsewhere",
     ]
     assert list(check.problems(tmp_path / "empty")) == [f"{tmp_path / 'empty'} has no pages"]
+
+
+WRITTEN = """<aside class="sidebar-drawer"><p class="caption" role="heading">Use</p></aside>
+<div class="highlight-sh notranslate"><div class="highlight"><pre>python a.py</pre></div></div>
+<div class="highlight-yaml notranslate"><div class="highlight"><pre>a: b</pre></div></div>
+<div class="table-wrapper docutils"><table><tr><th class="head"><p></p></th></tr></table></div>
+<aside class="toc-drawer no-toc"></aside>"""
+"""What Sphinx and Furo write."""
+
+
+def test_what_scrolls_can_be_reached_and_what_is_named_has_a_name_of_its_own(website, tmp_path):
+    check, path = website("check"), tmp_path / "a.html"
+    path.write_text(WRITTEN)
+    assert list(check.problems(tmp_path)) == [
+        "a.html: an aside has no name",
+        "a.html: a heading has no level",
+        "a.html: a pre that scrolls cannot be reached with a keyboard",
+        "a.html: a div that scrolls cannot be reached with a keyboard",
+        "a.html: no button copies the commands",
+    ]
+    (tmp_path / "copybutton.js").touch()
+    path.write_text(f'<script src="copybutton.js"></script>{WRITTEN}')
+    website("markup").repair_pages(tmp_path)
+    assert list(check.problems(tmp_path)) == []
+    repaired = path.read_text()
+    assert repaired.count("tabindex") == 2, "commands wrap, and do not scroll"
+    assert "<th" not in repaired, "a header without a word"
+    assert website("markup").repair(repaired) == repaired
+
+
+def test_a_long_command_wraps():
+    style = (REPOSITORY / "docs" / "website" / "static" / "site.css").read_text()
+    assert "white-space: pre-wrap" in re.search(r"\.highlight-sh pre {(.*?)}", style)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -67,6 +68,35 @@ def test_names_and_reasons_are_escaped(build):
     for name in (*HOSTILE_CLASSES, *HOSTILE_IDS[:3], *failures, *failures.values()):
         assert name in page.text
     assert "d\\udcff" in page.text, "a file name that is not Unicode"
+
+
+def test_control_characters_of_names_are_visible(build):
+    page = page_of(
+        build(["e\x01f\x1b[31mg", "a\nb\x85c"], CLASSES, failures={"\x07": "cut\x7f off"})
+    )
+    text = page.html.replace("\n", "").replace("\t", "")
+    assert not [c for c in text if unicodedata.category(c) == "Cc"]
+    for name in (r"e\x01f\x1b[31mg", r"a\x0ab\x85c", r"\x07", r"cut\x7f off"):
+        assert name in page.text
+
+
+def test_an_image_that_several_stages_left_out_is_listed_once(build):
+    material = build(IDS, CLASSES, failures={"broken": "cannot be decoded", "x": "is gone"})
+    with material.predictions as folder:
+        folder.fail("broken", "cannot be decoded")
+        folder.fail("x", "is too small")
+    rows = re.findall(r"<tr>.*</tr>", page_of(material).html.partition('class="failures"')[2])
+    assert [re.sub(r"(<[^>]+>)+", "|", row).strip("|") for row in rows[1:]] == [
+        "broken|tags, predictions|val|cannot be decoded",
+        "x|tags|val|is gone",
+        "x|predictions|val|is too small",
+    ]
+
+
+def test_a_grey_label_is_drawn_in_a_colour_that_its_legend_shows(build):
+    page = page_of(build(IDS, [*CLASSES, "hat", "box", "jar", "mug"]))
+    swatches = [a["style"] for a in page.find("span", **{"class": "swatch"}) if "style" in a]
+    assert "background:#ff80ff" in swatches and "background:#808080" not in swatches
 
 
 def test_a_folder_without_labels_has_no_word_of_ground_truth(build):

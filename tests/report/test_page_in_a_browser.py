@@ -219,6 +219,40 @@ def test_nothing_scrolls_sideways(visit, address, settings):
         assert min(box["width"], box["height"]) >= 40, "large enough for a thumb"
 
 
+def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
+    material = build_run(tmp_path, IDS, CLASSES)
+    chain = {"method": "crf_weighted", "cams": {"method": "clip_es", "tags": {"method": "tagclip"}}}
+    for folder in material.stages:
+        folder.configuration = {"name": "deeplabv3plus_r101", "seed": 12, "masks": chain}
+    page = visit(write(material), viewport={"width": 1440, "height": 900}).page
+    cell = page.locator(".stages tbody td").last
+    expect(cell).to_have_text("deeplabv3plus_r101, seed 12, crf_weighted, clip_es, tagclip")
+    wide, there = page.get_by_role("group", name="Stages").evaluate(
+        "(d) => [d.scrollWidth, d.clientWidth]"
+    )
+    assert wide <= there, "nothing is cut"
+
+
+def test_a_figure_and_its_unit_stay_on_a_line_on_a_phone(visit, tmp_path):
+    material = build_run(tmp_path, IDS, CLASSES)
+    run = {"stage": "masks", "split": "val", "key": material.masks.key, "images": 6, "miou": 1.0}
+    metrics = MetricsFile(material.root / "metrics.json")
+    metrics.runs = [{**run, "about": {}, "configuration": {}, "per_class": {}}]
+    page = visit(write_page(material.root / "r.html", material, metrics).as_uri(), **PHONE).page
+    for place in (".tiles .value", ".worth dd"):
+        page.locator(place).first.scroll_into_view_if_needed()
+        lines = page.locator(place).evaluate_all(LINES)
+        assert lines and {*lines} == {1}, place
+
+
+LINES = """(elements) => elements.filter((e) => e.checkVisibility()).map((element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  const bottoms = [...range.getClientRects()].map((r) => r.bottom).sort((a, b) => a - b);
+  return bottoms.filter((b, k) => k === 0 || b - bottoms[k - 1] > 8).length;
+})"""
+
+
 def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
     material = build_run(tmp_path, IDS, CLASSES)
     metrics = MetricsFile(material.root / "metrics.json")

@@ -1,9 +1,14 @@
 """Labels over photographs, with a legend."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline.report.painting import overlay
+from pipeline.datasets.vocabulary import voc_palette
+from pipeline.files.images import encode_png
+from pipeline.report.painting import drawing_colours, overlay
 
 NAMES = ("background", "cat", "a cup")
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]
@@ -48,6 +53,19 @@ def test_the_legend_lies_below_and_names_what_is_there_alone():
     single = overlay(grey(600, 800), np.ones((600, 800), np.uint8), NAMES, PALETTE)[600:]
     assert (single == (200, 0, 0)).all(2).any() and not (single == (0, 0, 200)).all(2).any()
     assert (single < 60).any(), "a name is written"
+
+
+def test_a_grey_label_stands_out_on_a_grey_photograph():
+    labels = np.full((600, 800), 7, np.uint8)
+    labels[:, 400:] = 0
+    names = ("background", *"abcdefg")
+    picture = overlay(grey(600, 800), labels, names, voc_palette(8)).astype(int)
+    assert np.ptp(picture[300, 200]) > 60 and (picture[300, 600] == 128).all()
+    (drawn,) = drawing_colours(voc_palette(8))[7:]
+    assert (picture[600:] == drawn).all(2).any(), "the legend has the colour of the regions"
+    assert drawing_colours(voc_palette(7)) == voc_palette(7)
+    stored = Image.open(io.BytesIO(encode_png(labels, voc_palette(8))))
+    assert stored.getpalette()[21:24] == [128, 128, 128], "masks keep the colours of VOC"
 
 
 def test_the_largest_comes_first_and_the_background_last():

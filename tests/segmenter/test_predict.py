@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,13 +11,13 @@ from tiny_segmenters import UNET, balanced_segmenter, noise
 from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 from pipeline.errors import UserError
-from pipeline.files.images import load_image
 from pipeline.segmenter.architecture import smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
-from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg, in_mmseg
+from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.train import train
+from tests import REPOSITORY
+from tests.docs.pages import read_blocks
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +57,27 @@ def test_matches_mmsegmentation(segmenter):
     assert np.allclose(result.seg_logits.data.numpy(), segmenter.logits(image), atol=1e-5)
 
 
-def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter):
-    """Its own tools read it, with the checkpoint beside it, and label images alike."""
-    import_mmseg()
-    from mmseg.apis import inference_model, init_model
-
-    checkpoint = last_checkpoint(trained[0])
-    with in_mmseg():
-        model = init_model(str(checkpoint.with_name(CONFIG_FILE)), str(checkpoint), device="cpu")
-        for pair in pairs:
-            labelled = inference_model(model, str(pair.image)).pred_sem_seg.data[0].numpy()
-            assert np.array_equal(labelled, segmenter(load_image(pair.image)))
-    assert model.dataset_meta["classes"] == ["background", *CLASS_NAMES]
+def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter, tmp_path):
+    """The program that the documentation prints labels an image as our own ``Segmenter`` does."""
+    blocks = read_blocks(REPOSITORY / "docs" / "interoperation.md")
+    (program,) = [block.text for block in blocks if "init_model" in block.text]
+    run, photograph = tmp_path / "outputs/folder/segmenter/latest", tmp_path / "photograph.jpg"
+    shutil.copytree(trained[0], run)
+    with Image.open(pairs[0].image) as image:
+        image.save(photograph)
+    # The network finds background alone: let every class win somewhere.
+    checkpoint = torch.load(last_checkpoint(run), weights_only=True)
+    means = segmenter.logits(photograph).mean((1, 2))
+    checkpoint["state_dict"]["decode_head.conv_seg.bias"] -= torch.from_numpy(means)
+    torch.save(checkpoint, last_checkpoint(run))
+    program += "\nimport numpy\nnumpy.savez('told', labels, model.dataset_meta['classes'])\n"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    with np.load(tmp_path / "told.npz") as arrays:
+        labels, names = arrays.values()
+    assert np.array_equal(labels, Segmenter.from_run(run)(photograph))
+    assert np.bincount(labels.ravel()).min() > 50
+    assert names.tolist() == ["background", *CLASS_NAMES]
 
 
 def test_network_that_needs_whole_strides():
