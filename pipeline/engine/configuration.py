@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline.engine.registry import methods
 from pipeline.errors import UserError, check_choice, did_you_mean, shown
@@ -26,7 +27,8 @@ PLUGINS = "plugins"
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
-COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
+_INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
+COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
 """What Hydra and OmegaConf raise for a configuration that cannot be composed."""
 
 
@@ -233,6 +235,8 @@ def explain(error: Exception) -> str:
         return f"{text or 'a key'} lies below a key that is null"
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply: give flatter values"
+    if isinstance(error, YAMLError):
+        return f"{text}: correct the file"
     cause = error.__cause__
     if not text and isinstance(cause, Exception):  # Hydra's, around one of OmegaConf's
         return explain(cause)
