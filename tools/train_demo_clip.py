@@ -310,4 +310,4 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
 
 
 if __name__ == "__main__":
-    answer(run, "interrupted: run the same command again to go on")
+    answer(run)

@@ -193,7 +193,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         if is_torchscript(path):
             return read_torchscript_weights(path)
         return _state_dict(read_weights_file(path))
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # every reader raises errors of its own
         raise UserError(

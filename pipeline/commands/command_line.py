@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,41 +14,74 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import ImageError, UserError, as_started, missing_library, shown
-from pipeline.files.atomic import MENDABLE, cannot_write
+from pipeline.files.atomic import MENDABLE, cannot_write, needs_shared_memory
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
 USER_ERROR = 2
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
+RESUMABLE = "interrupted: run the same command again to go on"
 
-def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interrupted") -> None:
-    """Runs a tool on its command line; an error that the user can fix ends with exit code 2."""
+_EXHAUSTED = re.compile(
+    "annot allocate memory|can't allocate memory|can't start new thread|failed to map segment"
+    "|out of memory|Resource temporarily unavailable"
+)
+"""What the system, PyTorch and Python say when a limit on memory or processes is reached."""
+
+
+def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMABLE) -> None:
+    """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
+
+    SIGTERM ends it as Ctrl-C does. Output escapes what the terminal cannot show.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(sys.argv[1:])
-        sys.stdout.flush()
+        print(end="", flush=True)
         return
     except BrokenPipeError:  # the reader ended, as in --help | head
         # Or Python would report it once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
-    except (UserError, ImageError) as error:
-        message, code = f"error: {error}", USER_ERROR
-    except ImportError as error:
-        if (explained := missing_library(error)) is None:
+    except KeyboardInterrupt as error:
+        message, code = when_interrupted, interrupted(error)
+    except Exception as error:
+        if (explained := _explain(error)) is None:
             raise
         message, code = f"error: {explained}", USER_ERROR
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        reason = cannot_write(error.filename, error, "read or write")
-        message, code = f"error: {reason}", USER_ERROR
-    except KeyboardInterrupt:
-        message, code = when_interrupted, INTERRUPTED
     print(as_started(message), file=sys.stderr)
     sys.exit(code)
+
+
+def _interrupt(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # timeout sends it twice
+    raise KeyboardInterrupt(number)
+
+
+def interrupted(error: KeyboardInterrupt) -> int:
+    """Returns the exit code: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (error.args or (signal.SIGINT,))[0]
+
+
+def _explain(error: Exception) -> object:
+    """Returns the sentence for an error that the user can fix, none for a fault of ours."""
+    if isinstance(error, UserError | ImageError):
+        return error
+    is_of_system = isinstance(error, OSError | RuntimeError | ImportError)
+    if isinstance(error, MemoryError) or (is_of_system and _EXHAUSTED.search(str(error))):
+        return (
+            "memory, or the number of processes and threads, reached its limit: close other"
+            " programs, or raise the limits of this shell (ulimit -v, ulimit -u)"
+        )
+    if isinstance(error, ImportError):
+        return missing_library(error)
+    if isinstance(error, OSError) and (error.errno in MENDABLE or needs_shared_memory(error)):
+        return cannot_write(error.filename, error, "read or write")
+    return None
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:

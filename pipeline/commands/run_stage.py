@@ -172,7 +172,7 @@ def let_first_process_speak(error: BaseException) -> None:
     Torchrun ends all as soon as one has ended, so this one survives only if the error is its own.
     """
     if isinstance(error, KeyboardInterrupt):
-        sys.exit(command_line.INTERRUPTED)
+        sys.exit(command_line.interrupted(error))
     time.sleep(_FIRST_SPEAKS)
 
 
@@ -189,4 +189,4 @@ def answer(work: Callable[[], None]) -> None:
                 let_first_process_speak(error)
             raise
 
-    command_line.answer(explained, "interrupted: run the same command again to go on")
+    command_line.answer(explained)

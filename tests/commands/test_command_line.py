@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -86,6 +88,68 @@ def test_what_cannot_be_read_is_not_said_to_be_written(monkeypatch, capsys):
         answer(read)
     assert ended.value.code == 2
     assert "error: cannot read or write out/all/masks: Permission" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)),  # of a process over ulimit -u
+        RuntimeError("can't start new thread"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:125] DefaultCPUAllocator: can't allocate memory"
+        ),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+    ids=repr,
+)
+def test_the_limits_of_the_system_are_one_sentence(error, capsys):
+    def fail(_):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: memory, or the number of processes")
+    assert "ulimit -v" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT])
+def test_a_shared_memory_that_cannot_be_written_is_named(number, capsys, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("os.access", lambda path, mode: path != "/dev/shm")
+
+    def fail(_):
+        raise OSError(number, os.strerror(number))  # as semaphores do
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "since /dev/shm cannot be written: mount it" in said
+    monkeypatch.setattr("os.access", lambda path, mode: True)
+    with pytest.raises(SystemExit if number == errno.EROFS else FileNotFoundError):
+        answer(fail)
+    assert "/dev/shm" not in capsys.readouterr().err
+
+
+def test_output_escapes_what_a_terminal_cannot_show():
+    code = "from pipeline.commands.command_line import answer; from rich.console import Console\n"
+    code += "answer(lambda _: (print('tags → 3…'), Console().print('cams → Zoë')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "tags \\u2192 3\\u2026\ncams \\u2192 Zo\\xeb\n"
+
+
+def test_a_tool_without_output_ends_as_usual(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
+    answer(lambda _: print("lost"))
 
 
 def test_a_reader_that_ends_early_is_not_an_error(monkeypatch):
