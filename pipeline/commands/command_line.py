@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import ImageError, UserError, as_started, missing_library, shown
-from pipeline.files.atomic import MENDABLE, cannot_write, needs_shared_memory
+from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -34,7 +33,8 @@ _EXHAUSTED = re.compile(
 def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMABLE) -> None:
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
 
-    SIGTERM ends it as Ctrl-C does. Output escapes what the terminal cannot show.
+    SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
+    says. Output escapes what the terminal cannot show.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
@@ -48,12 +48,13 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMAB
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except KeyboardInterrupt as error:
-        message, code = when_interrupted, interrupted(error)
+        message, code = when_interrupted, 128 + (error.args or (signal.SIGINT,))[0]
     except Exception as error:
         if (explained := _explain(error)) is None:
             raise
         message, code = f"error: {explained}", USER_ERROR
-    print(as_started(message), file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)
 
 
@@ -62,23 +63,20 @@ def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def interrupted(error: KeyboardInterrupt) -> int:
-    """Returns the exit code: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + (error.args or (signal.SIGINT,))[0]
-
-
 def _explain(error: Exception) -> object:
     """Returns the sentence for an error that the user can fix, none for a fault of ours."""
-    if isinstance(error, UserError | ImageError):
+    if isinstance(error, (UserError, ImageError)):
         return error
-    is_of_system = isinstance(error, OSError | RuntimeError | ImportError)
+    is_of_system = isinstance(error, (OSError, RuntimeError, ImportError))
     if isinstance(error, MemoryError) or (is_of_system and _EXHAUSTED.search(str(error))):
         return (
-            "memory, or the number of processes and threads, reached its limit: close other"
-            " programs, or raise the limits of this shell (ulimit -v, ulimit -u)"
+            "memory, or the number of processes and threads, reached its limit: close programs,"
+            " raise the limits of this shell (ulimit -v, ulimit -u), or give smaller batches"
         )
     if isinstance(error, ImportError):
         return missing_library(error)
+    from pipeline.files.atomic import MENDABLE, cannot_write, needs_shared_memory  # needs psutil
+
     if isinstance(error, OSError) and (error.errno in MENDABLE or needs_shared_memory(error)):
         return cannot_write(error.filename, error, "read or write")
     return None
@@ -99,13 +97,13 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
 
     It is that of the next stage, or without one, of the run that ``dry_run=true`` only planned.
     """
-    dropped = ("dry_run", "hydra.sweep.dir") if stage is None else ("stage",)
-    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]
+    dropped = "dry_run" if stage is None else "stage"
+    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] != dropped]
     if stage is not None:
         # Hydra takes settings only beside others.
         settings = [n for n, a in enumerate(kept) if "=" in a and not a.startswith("-")]
         kept.insert(settings[0] if settings else len(kept), f"stage={stage}")
-    return as_started(shlex.join(["python", "tools/run_stage.py", *kept]))
+    return f"{command()} {shlex.join(kept)}".rstrip()
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,7 +111,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, examples: str = "") -> None:
         super().__init__(
-            prog=as_started(f"python tools/{prog}"),
+            prog=command(prog.removesuffix(".py")),
             description=description,
             epilog=as_started(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra._internal.hydra as hydra_program
@@ -79,6 +80,8 @@ def checked_configurations(arguments: Sequence[str]) -> Iterator[list[str]]:
 class _CheckedLoader(ConfigLoaderImpl):
     """Composes configurations for Hydra, and refuses those that are more than data."""
 
+    _scratch = cached_property(lambda _: TemporaryDirectory())  # removed in the end
+
     def __init__(self, typed: Sequence[Override], config_search_path: ConfigSearchPath):
         super().__init__(config_search_path)
         self._own = [each.input_line for each in typed if each.is_hydra_override()]
@@ -99,8 +102,8 @@ class _CheckedLoader(ConfigLoaderImpl):
             BaseContainer._resolvers = resolvers
         of_shell = {each.get_key_element() for each in self._typed}
         for override in OverridesParser.create().parse_overrides(overrides):
-            is_of_file = override.get_key_element() not in of_shell  # a parameter of a sweep
-            if is_of_file and not override.is_sweep_override():
+            # What nobody typed is a parameter of a file's sweep.
+            if override.get_key_element() not in of_shell and not override.is_sweep_override():
                 added = OmegaConf.create()
                 OmegaConf.update(added, override.key_or_group, override.value())
                 _refuse_code(added)
@@ -113,6 +116,8 @@ class _CheckedLoader(ConfigLoaderImpl):
         if any(part.provider == _USERS for part in self.config_search_path.get_path()):
             _refuse_difference(found, self._ours)
         _refuse_resolvers({**plain, "hydra": free})
+        if config.get("dry_run"):  # Hydra writes down what a multirun consists of
+            config.hydra.sweep.dir = self._scratch.name
         shown_by_help = config.hydra.help
         shown_by_help.template = as_started(shown_by_help.template)
         return config
@@ -135,11 +140,7 @@ class _CheckedLoader(ConfigLoaderImpl):
 
 
 def _refuse_code(settings: DictConfig, typed: Collection[str] = ()) -> None:
-    """Refuses values of a file that can name code, an address or a command, unless they are typed.
-
-    Raises:
-        UserError: a key has a value that only the command line may give.
-    """
+    """Refuses values that can name code, an address or a command, of keys that are not typed."""
     restricted = {PLUGINS: ""} | {
         key: rule.file_values for key, rule, _ in all_settings() if rule.file_values is not None
     }
@@ -156,11 +157,11 @@ def _refuse_code(settings: DictConfig, typed: Collection[str] = ()) -> None:
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
     """Yields the key and the value of everything in nested mappings that is not a mapping."""
-    if not isinstance(node, dict):
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}".lstrip("."))
+    else:
         yield key, node
-        return
-    for name, value in node.items():
-        yield from _leaves(value, f"{key}.{name}".lstrip("."))
 
 
 def _pop(node: dict[str, Any], key: str) -> Any:  # noqa: ANN401

@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline.engine.registry import methods
-from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
 from pipeline.files.shipped import CONFIGS
 
 PLUGINS = "plugins"
@@ -200,10 +200,7 @@ def _no_such_key(key: str, known: Sequence[str]) -> str:
         return f"there is no key {key}: give +{key}=… to add it"
     if key in known:  # another choice of its group has it
         return f"{key} is not a key of this choice of {key.partition('.')[0]}: leave it out"
-    return (
-        f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"
-        " them all"
-    )
+    return f"there is no key {key}: {nearest(key, known)}{command()} --cfg job shows them all"
 
 
 def nearest(wrong: str, known: Sequence[str]) -> str:

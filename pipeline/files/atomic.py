@@ -32,8 +32,6 @@ _NO_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 TEMPORARY = ".partial-"
 """The prefix of the names of temporary files."""
 
-_NO_SEMAPHORE = frozenset((errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.EROFS))
-
 _ABANDONED = 3600.0  # seconds
 
 _MAX_DEPTH = 50
@@ -122,8 +120,9 @@ def link_symbolically(path: Path, target: Path | str) -> None:
 
 def needs_shared_memory(error: OSError) -> bool:
     """Tells whether an error is that of a semaphore, which Linux keeps in /dev/shm."""
-    is_semaphore = error.filename is None and error.errno in _NO_SEMAPHORE
-    return is_semaphore and sys.platform == "linux" and not os.access("/dev/shm", os.W_OK)
+    numbers = (errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.EROFS)
+    is_semaphore = error.filename is None and error.errno in numbers and sys.platform == "linux"
+    return is_semaphore and not os.access("/dev/shm", os.W_OK)
 
 
 def cannot_write(path: Path | str | None, error: OSError, what: str = "write") -> UserError:

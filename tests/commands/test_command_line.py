@@ -12,6 +12,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.commands.command_line import answer, next_command
+from pipeline.commands.console import WHEN_INTERRUPTED
 from pipeline.engine.progress import track
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
@@ -32,14 +33,30 @@ def test_help_shows_what_to_type(run_tool, tool, monkeypatch):
     assert len(re.findall(rf"^ +python tools/{tool}", examples, re.MULTILINE)) >= 1
 
 
-def test_the_help_of_the_pipeline_names_every_stage_and_choice(run_tool):
+def test_the_help_of_the_pipeline_names_every_stage_command_and_choice(run_tool):
     GlobalHydra.instance().clear()
     text = run_tool("run_stage.py", "--help").output
+    GlobalHydra.instance().clear()
+    assert run_tool("run_stage.py").output == text, "without arguments"
+    for tool in WHEN_INTERRUPTED:
+        assert re.search(rf"^  python tools/{tool}\.py  +\w", text, re.MULTILINE), tool
     for stage in (*COMMANDS, "status"):
         assert re.search(rf"^  {stage} ", text, re.MULTILINE), stage
     for path in (REPOSITORY / "configs").glob("[!h]*/*.yaml"):  # but Hydra's own
         assert path.stem in text
     assert "dry_run=true" in text and "--config-dir" in text
+
+
+@pytest.mark.parametrize("tool", [*TOOLS, "-m pipeline"])
+def test_a_python_without_the_packages_is_one_sentence(tool):
+    words = tool.split() if tool.startswith("-m") else [f"tools/{tool}"]
+    words += ["--checkpoint", "c", "--output", "o.onnx"]  # export_onnx imports none for its help
+    done = subprocess.run(
+        [sys.executable, "-S", *words], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    said = rf"error: {re.escape(sys.executable)} has no package \w+: use \.venv/bin/python, which"
+    assert done.returncode == 2 and re.match(said, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("tool", [name for name in TOOLS if name != "run_stage.py"])
@@ -56,7 +73,11 @@ def test_an_unknown_option_is_answered_with_one_sentence(run_tool, tool):
         ([], "cams", "stage=cams"),
         (["--config-dir", "a b", "seed=1"], "cams", "--config-dir 'a b' stage=cams seed=1"),
         (["dataset.classes=[a b,c]"], "train", "stage=train 'dataset.classes=[a b,c]'"),
-        (["seed=1", "hydra.sweep.dir=/tmp/x", "dry_run=true"], None, "seed=1"),
+        (
+            ["seed=1", "hydra.sweep.dir=/tmp/x", "dry_run=true"],
+            None,
+            "seed=1 hydra.sweep.dir=/tmp/x",
+        ),
     ],
 )
 def test_what_comes_next(given, stage, wanted):
