@@ -102,11 +102,8 @@ class _CheckedLoader(ConfigLoaderImpl):
             BaseContainer._resolvers = resolvers
         of_shell = {each.get_key_element() for each in self._typed}
         for override in OverridesParser.create().parse_overrides(overrides):
-            # What nobody typed is a parameter of a file's sweep.
-            if override.get_key_element() not in of_shell and not override.is_sweep_override():
-                added = OmegaConf.create()
-                OmegaConf.update(added, override.key_or_group, override.value())
-                _refuse_code(added)
+            if override.get_key_element() not in of_shell:  # a parameter of a file's sweep
+                _refuse_code(override.value(), override.key_or_group)
         plain = OmegaConf.to_container(config)
         given = plain["hydra"]["overrides"]
         if sorted(given["hydra"] + given["task"]) != sorted(overrides):
@@ -126,7 +123,8 @@ class _CheckedLoader(ConfigLoaderImpl):
         loaded = super()._load_single_config(default, repo)
         # A path that climbs, or an absolute one, is a file of any folder, whoever is its provider.
         if loaded.provider == _USERS or re.search(r"\.\.|^/", default.config_path):
-            _refuse_code(loaded.config, {t.key_or_group for t in self._typed if not t.is_delete()})
+            typed = {each.key_or_group for each in self._typed if not each.is_delete()}
+            _refuse_code(OmegaConf.to_container(loaded.config), typed=typed)
         return loaded
 
     @cached_property
@@ -139,12 +137,12 @@ class _CheckedLoader(ConfigLoaderImpl):
         return _without(OmegaConf.to_container(loaded)["hydra"], [*_FREE, *_MADE_BY_HYDRA])
 
 
-def _refuse_code(settings: DictConfig, typed: Collection[str] = ()) -> None:
+def _refuse_code(settings: Any, group: str = "", typed: Collection[str] = ()) -> None:  # noqa: ANN401
     """Refuses values that can name code, an address or a command, of keys that are not typed."""
     restricted = {PLUGINS: ""} | {
         key: rule.file_values for key, rule, _ in all_settings() if rule.file_values is not None
     }
-    for key, value in _leaves(OmegaConf.to_container(settings)):
+    for key, value in _leaves(settings, group):
         for name, allowed in restricted.items():
             is_below = f"{key}.".startswith(f"{name}.") and key not in typed
             refers = f"{name}.".startswith(f"{key}.") and "${" in str(value)
