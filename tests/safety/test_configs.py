@@ -321,15 +321,15 @@ def test_a_shared_configuration_may_choose_what_is_shipped(shared):
 def test_the_command_line_may_name_code_and_wins(shared, mark, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(program(mark))
-    text = SLURM + f"experiment_name: {path}\n"
-    text += f"segmenter: {{config: {path}}}\nexecutor: {{cluster: {{queue: evil}}}}\n"
+    text = SLURM + f"segmenter: {{config: {path}}}\nexecutor: {{cluster: {{queue: evil}}}}\n"
     typed = [f"segmenter.config={path}", "executor.cluster.queue=mine"]
     finished = shared(text, *typed, "+executor.cluster.job_script_prologue=['module load x']")
     assert finished.code == 0, finished
     assert "give executor.cluster.queue=…" in shared(text, typed[0]).errors
     assert "give segmenter.config=…" in shared(text, typed[1]).errors
+    named = shared(f"experiment_name: {path}\n", "segmenter.config=${experiment_name}")
+    assert "give segmenter.config=… in full" in named.errors
     for typed in (
-        ["segmenter.config=${experiment_name}"],  # which is the file's
         ["+executor.cluster={job_cpu: 1}", f"segmenter.config={path}"],  # merged with the file's
         ["~segmenter.config", "executor.cluster.queue=mine"],
     ):
