@@ -45,7 +45,7 @@ lint: $(VENV)/installed
 	# Each step of the image is cached on its own.
 	$(VENV)/bin/hadolint --ignore DL3059 Dockerfile
 
-$(VENV)/installed: $(if $(LOCKED),$(wildcard requirements/*.txt),requirements.txt)
+$(VENV)/installed: $(if $(LOCKED),$(wildcard requirements/*.txt),requirements.txt) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || (echo "Python 3.11, 3.12 or 3.13 is required: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
 	$(PYTHON) -m venv $(VENV)
@@ -62,6 +62,8 @@ else
 	fi
 	$(VENV)/bin/pip install -r requirements.txt
 endif
+	# The command afseg, and this checkout as the package. Hatchling is among the requirements.
+	$(VENV)/bin/pip install --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Locks what requirements.txt admits, see the head of requirements/lock.sh.

@@ -16,7 +16,7 @@ CONSOLE = "afseg"
 """The console command of the installed package."""
 
 _SHARED_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
-_TOOL = re.compile(r"(python )?tools/(\w+)\.py")
+_TOOL = re.compile(r"python tools/(\w+)\.py")
 
 
 class UserError(Exception):
@@ -71,27 +71,36 @@ def console_word(tool: str) -> str:
     return {"run_stage": "", "make_tables": "tables"}.get(tool, tool.replace("_", "-"))
 
 
-def as_started(text: str) -> str:
-    """Returns a text with its commands as this program was started.
+def command(tool: str = "run_stage") -> str:
+    """Returns how to call a tool, in the way in which this program was started.
 
-    "python tools/predict.py" becomes "afseg predict" under the console command, "python -m pipeline
-    predict" under that one, and names the folder of the tools if it lies elsewhere.
+    It is "python tools/predict.py", with the folder of the tools if it lies elsewhere, "afseg
+    predict" under the console command, or "python -m pipeline predict".
     """
     program = Path(sys.argv[0])
-    if program.parent.name == "tools":
-        folder = program.parent
-        return _TOOL.sub(lambda t: (t[1] or "") + shlex.quote(str(folder / f"{t[2]}.py")), text)
     is_module = program.parts[-2:] == (__package__, "__main__.py")
-    if command := f"python -m {__package__}" if is_module else CONSOLE * (program.stem == CONSOLE):
-        return _TOOL.sub(lambda t: f"{command} {console_word(t[2])}".rstrip(), text)
-    return text
+    if start := f"python -m {__package__}" if is_module else CONSOLE * (program.stem == CONSOLE):
+        return f"{start} {console_word(tool)}".rstrip()
+    folder = program.parent if program.parent.name == "tools" else Path("tools")
+    return f"python {shlex.quote(str(folder / f'{tool}.py'))}"
+
+
+def as_started(text: str) -> str:
+    """Returns a text of ours, such as examples, with its commands as :func:`command` has them."""
+    return _TOOL.sub(lambda tool: command(tool[1]), text)
 
 
 def missing_library(error: ImportError) -> UserError | None:
-    """Returns the error to raise if a package lacks a library of the system, else None.
+    """Returns the error to raise if a package, or a library of the system, is missing, else None.
 
     OpenCV's usual wheel links libraries of a desktop, which servers and slim containers lack.
     """
+    name = error.name or __package__
+    if isinstance(error, ModuleNotFoundError) and not name.startswith(__package__):
+        return UserError(
+            f"{sys.executable} has no package {name}: use .venv/bin/python, which make demo"
+            " creates, or run pip install -r requirements.txt"
+        )
     if (library := _SHARED_LIBRARY.search(str(error))) is None:
         return None
     return UserError(

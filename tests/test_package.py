@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -65,6 +66,29 @@ def test_a_wheel_holds_what_runs_need(installed):
     (about,) = installed.glob("*.dist-info")
     assert "afseg = pipeline.commands.console:main" in (about / "entry_points.txt").read_text()
     assert {path.name for path in installed.iterdir()} == {"pipeline", about.name}
+
+
+def test_an_editable_install_requires_nothing_more(tmp_path):
+    """A locked environment holds hatchling, and nothing may be fetched beside the lock."""
+    (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(tmp_path), versions=["editable"])
+    with zipfile.ZipFile(wheel) as archive:
+        [link] = [name for name in archive.namelist() if name.endswith(".pth")]
+        assert archive.read(link).decode().strip() == str(REPOSITORY)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("locked", ["", "1", "onedl"])
+def test_make_installs_the_package_last(locked, tmp_path):
+    target = f"{tmp_path}/installed"
+    command = ["make", "--dry-run", f"LOCKED={locked}", f"VENV={tmp_path}", target]
+    lines = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout
+    *_, install, touch = lines.splitlines()
+    how = "--no-deps --no-build-isolation --editable ."
+    assert (install, touch) == (f"{tmp_path}/bin/pip install {how}", f"touch {target}")
+    (tmp_path / "installed").touch()
+    newer = [*command, "--what-if=pyproject.toml"]
+    lines = subprocess.run(newer, cwd=REPOSITORY, capture_output=True, text=True).stdout
+    assert install in lines
 
 
 def test_an_installed_package_runs_the_demo_from_any_folder(installed, tmp_path):

@@ -12,6 +12,7 @@ property that TagCLIP builds on, namely that the values of the last block carry 
 A run that was stopped goes on from its last checkpoint.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import math
@@ -20,9 +21,14 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.commands.command_line import Parser, answer
+
+answer(lambda _: import_module("open_clip"))  # or says how to get the packages that are missing
 
 import numpy as np
 import open_clip
@@ -32,7 +38,6 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.commands.command_line import Parser, answer
 from pipeline.datasets.scenes import Scene, load_recipe, render_scene
 
 EXAMPLES = """examples:
@@ -310,4 +315,4 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
 
 
 if __name__ == "__main__":
-    answer(run, "interrupted: run the same command again to go on")
+    answer(run)

@@ -206,7 +206,7 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
         if is_torchscript(path):
             return read_torchscript_weights(path, device)
         return _state_dict(read_weights_file(path, device))
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # every reader raises errors of its own
         raise UserError(

@@ -11,7 +11,7 @@ from huggingface_hub.utils import get_session
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from pipeline.clip.architectures import find_pretrained
-from pipeline.errors import UserError
+from pipeline.errors import UserError, command
 from pipeline.files.download import Source
 
 _TIMEOUT = 20.0  # seconds without an answer from the network
@@ -72,7 +72,7 @@ def not_downloaded(model: str, pretrained: str | None, error: Exception) -> User
     source = published_weights(model, pretrained)
     return UserError(
         f"the weights of clip.model={model} clip.pretrained={pretrained} could not be downloaded"
-        f" ({type(error).__name__}): where there is a network, run python tools/download.py"
+        f" ({type(error).__name__}): where there is a network, run {command('download')}"
         f" clip.model={model} clip.pretrained={pretrained}, or download {source.name} from"
         f" {source.urls[0]}; then give its path here, clip.checkpoint={source.name}"
     )

@@ -4,49 +4,82 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import ImageError, UserError, as_started, missing_library, shown
-from pipeline.files.atomic import MENDABLE, cannot_write
+from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
 USER_ERROR = 2
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
+RESUMABLE = "interrupted: run the same command again to go on"
 
-def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = "interrupted") -> None:
-    """Runs a tool on its command line; an error that the user can fix ends with exit code 2."""
+_EXHAUSTED = re.compile(
+    "annot allocate memory|can't allocate memory|can't start new thread|failed to map segment"
+    "|out of memory|Resource temporarily unavailable"
+)
+"""What the system, PyTorch and Python say when a limit on memory or processes is reached."""
+
+
+def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMABLE) -> None:
+    """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
+
+    SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
+    says. Output escapes what the terminal cannot show.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(sys.argv[1:])
-        sys.stdout.flush()
+        print(end="", flush=True)
         return
     except BrokenPipeError:  # the reader ended, as in --help | head
         # Or Python would report it once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
-    except (UserError, ImageError) as error:
-        message, code = f"error: {error}", USER_ERROR
-    except ImportError as error:
-        if (explained := missing_library(error)) is None:
+    except KeyboardInterrupt as error:
+        message, code = when_interrupted, 128 + (error.args or (signal.SIGINT,))[0]
+    except Exception as error:
+        if (explained := _explain(error)) is None:
             raise
         message, code = f"error: {explained}", USER_ERROR
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        reason = cannot_write(error.filename, error, "read or write")
-        message, code = f"error: {reason}", USER_ERROR
-    except KeyboardInterrupt:
-        message, code = when_interrupted, INTERRUPTED
-    print(as_started(message), file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def _interrupt(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # timeout sends it twice
+    raise KeyboardInterrupt(number)
+
+
+def _explain(error: Exception) -> object:
+    """Returns the sentence for an error that the user can fix, none for a fault of ours."""
+    if isinstance(error, (UserError, ImageError)):
+        return error
+    is_of_system = isinstance(error, (OSError, RuntimeError, ImportError))
+    if isinstance(error, MemoryError) or (is_of_system and _EXHAUSTED.search(str(error))):
+        return (
+            "memory, or the number of processes and threads, reached its limit: close programs,"
+            " raise the limits of this shell (ulimit -v, ulimit -u), or give smaller batches"
+        )
+    if isinstance(error, ImportError):
+        return missing_library(error)
+    from pipeline.files.atomic import MENDABLE, cannot_write, needs_shared_memory  # needs psutil
+
+    if isinstance(error, OSError) and (error.errno in MENDABLE or needs_shared_memory(error)):
+        return cannot_write(error.filename, error, "read or write")
+    return None
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:
@@ -64,13 +97,13 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
 
     It is that of the next stage, or without one, of the run that ``dry_run=true`` only planned.
     """
-    dropped = ("dry_run", "hydra.sweep.dir") if stage is None else ("stage",)
-    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]
+    dropped = "dry_run" if stage is None else "stage"
+    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] != dropped]
     if stage is not None:
         # Hydra takes settings only beside others.
         settings = [n for n, a in enumerate(kept) if "=" in a and not a.startswith("-")]
         kept.insert(settings[0] if settings else len(kept), f"stage={stage}")
-    return as_started(shlex.join(["python", "tools/run_stage.py", *kept]))
+    return f"{command()} {shlex.join(kept)}".rstrip()
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,7 +111,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, examples: str = "") -> None:
         super().__init__(
-            prog=as_started(f"python tools/{prog}"),
+            prog=command(prog.removesuffix(".py")),
             description=description,
             epilog=as_started(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,

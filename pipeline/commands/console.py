@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pipeline.commands.command_line import answer
-from pipeline.errors import UserError, console_word, did_you_mean, shown
+from pipeline.engine.versions import current_version
+from pipeline.errors import UserError, command, console_word, did_you_mean, shown
 
 _COMPLETE = "interrupted: the files written so far are complete"
 
@@ -39,7 +40,11 @@ def run_tool(tool: str) -> None:
 
 
 def run_stages() -> None:
-    """Runs stages of the pipeline on the command line."""
+    """Runs stages of the pipeline on the command line, which shows its help if it is empty."""
+    if sys.argv[1:] == ["--version"]:
+        answer(lambda _: print(current_version()))
+        return
+    sys.argv[1:] = sys.argv[1:] or ["--help"]
     answer(lambda _: import_module("pipeline.commands.run_stage").main())
 
 
@@ -60,8 +65,8 @@ def _refuse(word: str, words: Sequence[str]) -> None:
     from pipeline.stages.pipeline import COMMANDS  # imports PyTorch
 
     if word in COMMANDS:
-        raise UserError(f"{word} is a stage: run python tools/run_stage.py stage={word}")
+        raise UserError(f"{word} is a stage: run {command()} stage={word}")
     raise UserError(
         f"{shown(word)} is not a command: {did_you_mean(word, words)}choose from"
-        f" {', '.join(words)}, or run stages with python tools/run_stage.py stage=…"
+        f" {', '.join(words)}, or run stages with {command()} stage=…"
     )

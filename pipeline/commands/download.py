@@ -21,7 +21,7 @@ from pipeline.datasets.sources import (
     read_lists,
     whose_files,
 )
-from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
 from pipeline.files.archives import STATE
 from pipeline.files.download import Source, size_text
 from pipeline.files.shipped import CONFIGS
@@ -219,4 +219,4 @@ def _next_command(given: Mapping[str, str], last: Path) -> str:
     words = [f"{key}={value}" for key, value in given.items() if key != "runtime.wait"]
     if any(key in given for key in _CLIP):
         words.append(f"clip.checkpoint={last}")
-    return shlex.join(["python", "tools/run_stage.py", *words])
+    return f"{command()} {shlex.join(words)}"

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -50,7 +49,11 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
         if not isinstance(composed.output_dir, str) or not composed.output_dir:
             raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
         root = Path(composed.output_dir).expanduser().absolute()
-        Console(width=max(console.width, 160)).print(status_table(Store(root)))
+        table = status_table(Store(root))
+        if table.row_count:
+            Console(width=max(console.width, 160)).print(table)
+        else:
+            console.print(f"{root} holds no results yet: run {next_command(given, 'tags')}")
         return
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN
@@ -164,41 +167,27 @@ def main() -> None:
         plugins, arguments = take_plugins(given)
         import_plugins(plugins)
         register_groups()
-        sys.argv[1:] = arguments
-        names = [argument.lstrip("+").lower() for argument in arguments]
-        is_planned = "dry_run=true" in names
-        with TemporaryDirectory() if is_planned else nullcontext() as folder:
-            if is_planned:
-                # Where Hydra writes down what a multirun consists of. Its parser takes settings
-                # only where others are.
-                sys.argv.insert(names.index("dry_run=true") + 1, f"hydra.sweep.dir={folder}")
-            with checked_configurations(sys.argv[1:]) as sys.argv[1:]:
-                compose()
+        with checked_configurations(arguments) as sys.argv[1:]:
+            compose()
 
     answer(start)
 
 
-def let_first_process_speak(error: BaseException) -> None:
-    """Lets only one of the processes that torchrun started report an error that all of them meet.
-
-    Torchrun ends all as soon as one has ended, so this one survives only if the error is its own.
-    """
-    if isinstance(error, KeyboardInterrupt):
-        sys.exit(command_line.INTERRUPTED)
-    time.sleep(_FIRST_SPEAKS)
-
-
 def answer(work: Callable[[], None]) -> None:
-    """Does work; Hydra's errors, and those of a user, end with one sentence and exit code 2."""
+    """Does work; Hydra's errors, and those of a user, end with one sentence and exit code 2.
+
+    Of the processes that torchrun started, the first reports what all of them meet. Torchrun ends
+    the others, so that another one reports an error only if it is its own.
+    """
 
     def explained(arguments: Sequence[str]) -> None:
         try:
             work()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
-        except (UserError, KeyboardInterrupt) as error:
+        except UserError:
             if process_rank() > 0:
-                let_first_process_speak(error)
+                time.sleep(_FIRST_SPEAKS)
             raise
 
-    command_line.answer(explained, "interrupted: run the same command again to go on")
+    command_line.answer(explained, "" if process_rank() > 0 else command_line.RESUMABLE)

@@ -2,29 +2,38 @@
 
 Hydra runs the ``_target_`` of its callbacks and launchers, sets environment variables and opens log
 files before a job starts. Hence every composed configuration is checked first, those of a multirun
-as well, whatever files it was composed from.
+as well, whatever files it was composed from. What can name code, an address or a command is checked
+in each file, and in what a file makes Hydra add to the command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra._internal.hydra as hydra_program
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
-from pipeline.engine.configuration import explained, readable
+from pipeline.engine.configuration import PLUGINS, explained, readable
 from pipeline.errors import UserError, as_started, shown
+from pipeline.stages.config import all_settings
 
 _FREE = ("mode", "sweep.dir", "sweeper.params")
 """The keys of Hydra that a file may set, as the studies in ``configs/experiment`` do."""
@@ -55,10 +64,10 @@ def checked_configurations(arguments: Sequence[str]) -> Iterator[list[str]]:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is not allowed: name a folder with --config-dir")
     overrides = readable(given.overrides)
-    own = [each for each in overrides if each.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    if any(each.lstrip("+~").startswith("hydra.searchpath") for each in own):
+    typed = OverridesParser.create().parse_overrides(overrides)
+    if any(each.key_or_group.startswith("hydra.searchpath") for each in typed):
         raise UserError("hydra.searchpath is not allowed: name one folder with --config-dir")
-    hydra_program.ConfigLoaderImpl = partial(_CheckedLoader, own)
+    hydra_program.ConfigLoaderImpl = partial(_CheckedLoader, typed)
     # Hydra's parser takes overrides only in one place.
     first = arguments.index(given.overrides[0]) if given.overrides else 0
     before, after = arguments[:first], arguments[first + len(given.overrides) :]
@@ -71,9 +80,13 @@ def checked_configurations(arguments: Sequence[str]) -> Iterator[list[str]]:
 class _CheckedLoader(ConfigLoaderImpl):
     """Composes configurations for Hydra, and refuses those that are more than data."""
 
-    def __init__(self, own: Sequence[str], config_search_path: ConfigSearchPath):
+    _scratch = cached_property(lambda _: TemporaryDirectory())  # removed in the end
+
+    def __init__(self, typed: Sequence[Override], config_search_path: ConfigSearchPath):
         super().__init__(config_search_path)
-        self._own = list(own)
+        self._own = [each.input_line for each in typed if each.is_hydra_override()]
+        # A value that refers to another key may be a file's.
+        self._typed = [each for each in typed if "${" not in each.input_line]
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
@@ -86,6 +99,10 @@ class _CheckedLoader(ConfigLoaderImpl):
             raise UserError(f"hydra.job.env_copy: there is no variable {error}") from error
         finally:
             BaseContainer._resolvers = resolvers
+        of_shell = {each.get_key_element() for each in self._typed}
+        for override in OverridesParser.create().parse_overrides(overrides):
+            if override.get_key_element() not in of_shell:  # a parameter of a file's sweep
+                _refuse_code(override.value(), override.key_or_group)
         plain = OmegaConf.to_container(config)
         given = plain["hydra"]["overrides"]
         if sorted(given["hydra"] + given["task"]) != sorted(overrides):
@@ -95,9 +112,19 @@ class _CheckedLoader(ConfigLoaderImpl):
         if any(part.provider == _USERS for part in self.config_search_path.get_path()):
             _refuse_difference(found, self._ours)
         _refuse_resolvers({**plain, "hydra": free})
+        if config.get("dry_run"):  # Hydra writes down what a multirun consists of
+            config.hydra.sweep.dir = self._scratch.name
         shown_by_help = config.hydra.help
         shown_by_help.template = as_started(shown_by_help.template)
         return config
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        loaded = super()._load_single_config(default, repo)
+        # A path that climbs, or an absolute one, is a file of any folder, whoever is its provider.
+        if loaded.provider == _USERS or re.search(r"\.\.|^/", default.config_path):
+            typed = {each.key_or_group for each in self._typed if not each.is_delete()}
+            _refuse_code(OmegaConf.to_container(loaded.config), typed=typed)
+        return loaded
 
     @cached_property
     def _ours(self) -> dict[str, Any]:
@@ -107,6 +134,31 @@ class _CheckedLoader(ConfigLoaderImpl):
         ours.config_search_path = [part for part in path if part.provider != _USERS]
         loaded = ConfigLoaderImpl(ours).load_configuration("config", self._own, RunMode.RUN)
         return _without(OmegaConf.to_container(loaded)["hydra"], [*_FREE, *_MADE_BY_HYDRA])
+
+
+def _refuse_code(settings: Any, group: str = "", typed: Collection[str] = ()) -> None:  # noqa: ANN401
+    """Refuses values that can name code, an address or a command, of keys that are not typed."""
+    restricted = {PLUGINS: ""} | {
+        key: rule.file_values for key, rule, _ in all_settings() if rule.file_values is not None
+    }
+    for key, value in _leaves(settings, group):
+        for name, allowed in restricted.items():
+            is_below = f"{key}.".startswith(f"{name}.") and key not in typed
+            refers = f"{name}.".startswith(f"{key}.") and "${" in str(value)
+            is_harmless = value is None or re.fullmatch(allowed, str(value))
+            if refers or (is_below and not is_harmless):
+                raise UserError(
+                    f"a file of settings cannot name code: give {key}=… in full on the command line"
+                )
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Yields the key and the value of everything in nested mappings that is not a mapping."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, node
 
 
 def _pop(node: dict[str, Any], key: str) -> Any:  # noqa: ANN401

@@ -17,9 +17,10 @@ from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline.engine.registry import methods
-from pipeline.errors import UserError, check_choice, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
 from pipeline.files.shipped import CONFIGS
 
 PLUGINS = "plugins"
@@ -27,7 +28,8 @@ PLUGINS = "plugins"
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
-_COMPOSING = (HydraException, OmegaConfBaseException, OverflowError, RecursionError, ValueError)
+_INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
+_COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
 """What Hydra and OmegaConf raise for a configuration that cannot be composed."""
 
 
@@ -248,10 +250,7 @@ def _no_such_key(key: str, known: Sequence[str]) -> str:
         return f"there is no key {key}: give +{key}=… to add it"
     if key in known:  # another choice of its group has it
         return f"{key} is not a key of this choice of {key.partition('.')[0]}: leave it out"
-    return (
-        f"there is no key {key}: {nearest(key, known)}python tools/run_stage.py --cfg job shows"
-        " them all"
-    )
+    return f"there is no key {key}: {nearest(key, known)}{command()} --cfg job shows them all"
 
 
 def nearest(wrong: str, known: Sequence[str]) -> str:
@@ -283,6 +282,8 @@ def explain(error: Exception) -> str:
         return f"{text or 'a key'} lies below a key that is null"
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply: give flatter values"
+    if isinstance(error, YAMLError):
+        return f"{text}: correct the file"
     cause = error.__cause__
     if not text and isinstance(cause, Exception):  # Hydra's, around one of OmegaConf's
         return explain(cause)

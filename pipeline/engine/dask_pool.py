@@ -23,16 +23,16 @@ class DaskSettings(WorkerSettings):
 
     Attributes:
         address: of a scheduler, ``tcp://HOST:8786``, or the path of its scheduler file; none starts
-            a cluster.
+            a cluster. What its workers answer is unpickled.
         timeout: seconds within which the first worker has to appear.
         cluster: the arguments of a class of dask_jobqueue, which ``class`` names; none starts
-            processes of this machine.
+            processes of this machine. Some are commands of the job's script.
     """
 
     name: str = executor_setting("dask")
-    address: str | None = executor_setting(None)
+    address: str | None = executor_setting(None, file_values="")
     timeout: float = executor_setting(60, above=0, at_most=1e6)
-    cluster: dict[str, Any] | None = executor_setting(None)
+    cluster: dict[str, Any] | None = executor_setting(None, file_values="")
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each worker; other machines have as many as they like."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from pipeline.errors import UserError, check_choice, shown
 
@@ -35,6 +35,8 @@ class Rule:
         at_most: the largest number allowed.
         choices: the words allowed.
         lengths: the numbers of values that a list may have.
+        file_values: of a setting that can name code, an address or a command, a regular expression
+            of the values that a file of settings may give; only the command line gives others.
     """
 
     changes: Literal["result", "rounding", "images", "nothing"] = "result"
@@ -44,6 +46,7 @@ class Rule:
     at_most: float | None = None
     choices: Collection[str] = ()
     lengths: Sequence[int] = ()
+    file_values: str | None = None
 
     def __post_init__(self) -> None:
         if (self.changes == "result") == bool(self.why):
@@ -82,6 +85,16 @@ def setting(default: Any = MISSING, **rule: Any) -> Any:  # noqa: ANN401
 def rule_of(declared: dataclasses.Field) -> Rule:
     """Returns what a field declares; one that declares nothing changes a result."""
     return declared.metadata.get(_RULE, Rule())
+
+
+def declared_settings(settings: type, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
+    """Yields key, rule and type of every field, and of those of settings within them."""
+    hints = get_type_hints(settings)
+    for declared in dataclasses.fields(settings):
+        key, hint = f"{prefix}.{declared.name}".lstrip("."), hints[declared.name]
+        yield key, rule_of(declared), hint
+        for inner in filter(dataclasses.is_dataclass, (hint, *get_args(hint))):
+            yield from declared_settings(inner, key)
 
 
 def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401

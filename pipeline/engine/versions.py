@@ -77,6 +77,12 @@ def package_version() -> str:
     return f"{tag}+g{built_from.replace('+', '.changed')}"
 
 
+def current_version() -> str:
+    """Returns the version of the checkout, or that of the installed package."""
+    is_checkout = (_REPOSITORY / ".git").exists()
+    return not is_checkout and _version(DISTRIBUTION) or package_version()
+
+
 def _describe(*options: str) -> str:
     """Returns what ``git describe`` prints in our repository, or "" if it fails."""
     command = ["git", "-C", str(_REPOSITORY), "describe", *options]

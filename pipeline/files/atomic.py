@@ -12,6 +12,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -125,8 +126,20 @@ def link_symbolically(path: Path, target: Path | str) -> None:
             ) from error
 
 
+def needs_shared_memory(error: OSError) -> bool:
+    """Tells whether an error is that of a semaphore, which Linux keeps in /dev/shm."""
+    numbers = (errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.EROFS)
+    is_semaphore = error.filename is None and error.errno in numbers and sys.platform == "linux"
+    return is_semaphore and not os.access("/dev/shm", os.W_OK)
+
+
 def cannot_write(path: Path | str | None, error: OSError, what: str = "write") -> UserError:
     """Returns the error for a failed write, or for ``what`` else failed, with the remedy."""
+    if needs_shared_memory(error):
+        return UserError(
+            "processes cannot share memory, since /dev/shm cannot be written: mount it writable"
+            " (docker: --ipc host), or give runtime.workers=1 segmenter.workers=0 executor=local"
+        )
     return UserError(
         f"cannot {what} {path or 'a file'}: {error.strerror}; fix this and run the same command"
         " again, finished results are kept"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.errors import as_started
+from pipeline.errors import command
 from pipeline.report.markdown import Notes, padded_table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
 from pipeline.report.runs import (
@@ -194,7 +194,7 @@ def _commands(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
     if not commands:
         return []
     lines = [
-        f"- {', '.join(labels)}: `{as_started('python tools/run_stage.py')} {command}`\n"
-        for command, labels in commands.items()
+        f"- {', '.join(labels)}: `{command()} {settings}`\n"
+        for settings, labels in commands.items()
     ]
     return ["Not measured here yet; this would:\n", "".join(lines)]

@@ -14,7 +14,7 @@ from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available, open_folder
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.errors import UserError
+from pipeline.errors import UserError, command
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 from pipeline.files.images import too_large
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
@@ -95,7 +95,7 @@ def masks_in_folder(
                 f"segmenter.masks={given} is not a folder: give one that holds <id>.png"
             )
         found = [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
-        remedy = "tools/import_masks.py --values 255=1 makes it class 1"
+        remedy = f"{command('import_masks')} --values 255=1 makes it class 1"
         refuse_brush_masks((pair.mask for pair in found), f"segmenter.masks={given}", remedy)
         return found
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, check_choice
 from pipeline.segmenter.settings import SegmenterSettings
 
 _WITH_MOMENTUM = frozenset({"SGD", "RMSprop"})
@@ -26,11 +26,14 @@ def configure_optimizer(base: Config, settings: SegmenterSettings) -> dict[str, 
     config of mmsegmentation, and its optimiser if ``settings.optimizer`` is none.
 
     Raises:
-        UserError: neither the config nor the settings name an optimiser and a learning rate.
+        UserError: neither the config nor the settings name an optimiser and a learning rate, or
+            the settings name one that is not registered; mmengine would import it.
     """
     given = base.get("optim_wrapper", {})
     optimizer = dict(given.get("optimizer", {}))
     if settings.optimizer is not None:
+        wrong = f"segmenter.optimizer={settings.optimizer} is unknown"
+        check_choice(wrong, settings.optimizer, OPTIMIZERS.module_dict)
         optimizer = {"type": settings.optimizer}
         if settings.optimizer in _WITH_MOMENTUM:
             optimizer["momentum"] = settings.momentum

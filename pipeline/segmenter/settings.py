@@ -79,7 +79,8 @@ class SegmenterSettings(PredictionSettings):
 
     Attributes:
         name: the network's name in tables.
-        config: a config of mmsegmentation, by its path inside the package.
+        config: a config of mmsegmentation, by its path inside the package; another file, by its
+            absolute path, is a program that runs.
         backbone: a network of timm that replaces the config's backbone.
         pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
             the path of a file.
@@ -113,7 +114,7 @@ class SegmenterSettings(PredictionSettings):
     """
 
     name: str
-    config: str
+    config: str = setting(file_values=r"\w[\w-]*(/\w[\w.-]*)+")
     backbone: str | None = None
     pretrained: str | None = "imagenet"
     masks: str | None = setting(

@@ -27,7 +27,7 @@ from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
 
-from pipeline.errors import NotLocal, UserError
+from pipeline.errors import NotLocal, UserError, command
 from pipeline.files.weight_files import Oversized, read_weights_file
 from pipeline.segmenter.weight_layouts import Fit, Weights, fit_weights
 
@@ -247,6 +247,6 @@ def _name_of(backbone: nn.Module) -> str:
 def _not_downloaded(url: str, choice: str, error: Exception) -> UserError:
     return UserError(
         f"segmenter.pretrained={choice}: {url} could not be downloaded ({type(error).__name__}):"
-        f" run python tools/download.py {url} where there is a network, and give"
+        f" run {command('download')} {url} where there is a network, and give"
         " segmenter.pretrained=PATH here, or segmenter.pretrained=none"
     )

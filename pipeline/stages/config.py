@@ -22,10 +22,11 @@ import pipeline.tags.piaa
 import pipeline.tags.tagclip  # noqa: F401  these register their methods
 from pipeline.clip.quirks import Quirks
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
-from pipeline.datasets import find_reader
-from pipeline.engine.configuration import PLUGINS, compose_config, explain
+from pipeline.datasets import READERS, find_reader
+from pipeline.engine.configuration import compose_config, explain
 from pipeline.engine.dask_pool import DaskSettings
-from pipeline.engine.settings import check, setting
+from pipeline.engine.registry import methods
+from pipeline.engine.settings import Rule, check, declared_settings, setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
 from pipeline.errors import UserError, check_choice
 from pipeline.report.measured import ReportSettings
@@ -76,17 +77,20 @@ class Config:
     seed: int = setting(0, at_least=0, at_most=2**32 - 1)
 
 
+def all_settings() -> list[tuple[str, Rule, Any]]:
+    """Returns key, rule and type of every setting of every choice."""
+    groups = [("", Config), *(("executor", settings) for settings in EXECUTORS.values())]
+    groups += [("dataset", settings) for _, settings in READERS.values()]
+    groups += [(method.group, method.settings) for method in methods()]
+    return [each for group, settings in groups for each in declared_settings(settings, group)]
+
+
 def read_config(composed: DictConfig) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
     Raises:
-        UserError: an unknown key, a value of another type or outside its range, or ``plugins``,
-            which a file cannot name.
+        UserError: an unknown key, or a value of another type or outside its range.
     """
-    if PLUGINS in composed:
-        raise UserError(
-            "a file of settings cannot name code: give plugins=[MODULE] on the command line"
-        )
     groups = [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]
     for group in groups:
         is_there = OmegaConf.is_dict(composed.get(group))

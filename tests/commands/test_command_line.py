@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.commands.command_line import answer, next_command
+from pipeline.commands.console import WHEN_INTERRUPTED
 from pipeline.engine.progress import track
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
@@ -30,14 +33,30 @@ def test_help_shows_what_to_type(run_tool, tool, monkeypatch):
     assert len(re.findall(rf"^ +python tools/{tool}", examples, re.MULTILINE)) >= 1
 
 
-def test_the_help_of_the_pipeline_names_every_stage_and_choice(run_tool):
+def test_the_help_of_the_pipeline_names_every_stage_command_and_choice(run_tool):
     GlobalHydra.instance().clear()
     text = run_tool("run_stage.py", "--help").output
+    GlobalHydra.instance().clear()
+    assert run_tool("run_stage.py").output == text, "without arguments"
+    for tool in WHEN_INTERRUPTED:
+        assert re.search(rf"^  python tools/{tool}\.py  +\w", text, re.MULTILINE), tool
     for stage in (*COMMANDS, "status"):
         assert re.search(rf"^  {stage} ", text, re.MULTILINE), stage
     for path in (REPOSITORY / "configs").glob("[!h]*/*.yaml"):  # but Hydra's own
         assert path.stem in text
     assert "dry_run=true" in text and "--config-dir" in text
+
+
+@pytest.mark.parametrize("tool", [*TOOLS, "-m pipeline"])
+def test_a_python_without_the_packages_is_one_sentence(tool):
+    words = tool.split() if tool.startswith("-m") else [f"tools/{tool}"]
+    words += ["--checkpoint", "c", "--output", "o.onnx"]  # export_onnx imports none for its help
+    done = subprocess.run(
+        [sys.executable, "-S", *words], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    said = rf"error: {re.escape(sys.executable)} has no package \w+: use \.venv/bin/python, which"
+    assert done.returncode == 2 and re.match(said, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("tool", [name for name in TOOLS if name != "run_stage.py"])
@@ -54,7 +73,11 @@ def test_an_unknown_option_is_answered_with_one_sentence(run_tool, tool):
         ([], "cams", "stage=cams"),
         (["--config-dir", "a b", "seed=1"], "cams", "--config-dir 'a b' stage=cams seed=1"),
         (["dataset.classes=[a b,c]"], "train", "stage=train 'dataset.classes=[a b,c]'"),
-        (["seed=1", "hydra.sweep.dir=/tmp/x", "dry_run=true"], None, "seed=1"),
+        (
+            ["seed=1", "hydra.sweep.dir=/tmp/x", "dry_run=true"],
+            None,
+            "seed=1 hydra.sweep.dir=/tmp/x",
+        ),
     ],
 )
 def test_what_comes_next(given, stage, wanted):
@@ -86,6 +109,68 @@ def test_what_cannot_be_read_is_not_said_to_be_written(monkeypatch, capsys):
         answer(read)
     assert ended.value.code == 2
     assert "error: cannot read or write out/all/masks: Permission" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)),  # of a process over ulimit -u
+        RuntimeError("can't start new thread"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:125] DefaultCPUAllocator: can't allocate memory"
+        ),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+    ids=repr,
+)
+def test_the_limits_of_the_system_are_one_sentence(error, capsys):
+    def fail(_):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: memory, or the number of processes")
+    assert "ulimit -v" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT])
+def test_a_shared_memory_that_cannot_be_written_is_named(number, capsys, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("os.access", lambda path, mode: path != "/dev/shm")
+
+    def fail(_):
+        raise OSError(number, os.strerror(number))  # as semaphores do
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "since /dev/shm cannot be written: mount it" in said
+    monkeypatch.setattr("os.access", lambda path, mode: True)
+    with pytest.raises(SystemExit if number == errno.EROFS else FileNotFoundError):
+        answer(fail)
+    assert "/dev/shm" not in capsys.readouterr().err
+
+
+def test_output_escapes_what_a_terminal_cannot_show():
+    code = "from pipeline.commands.command_line import answer; from rich.console import Console\n"
+    code += "answer(lambda _: (print('tags → 3…'), Console().print('cams → Zoë')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "tags \\u2192 3\\u2026\ncams \\u2192 Zo\\xeb\n"
+
+
+def test_a_tool_without_output_ends_as_usual(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
+    answer(lambda _: print("lost"))
 
 
 def test_a_reader_that_ends_early_is_not_an_error(monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.commands import console
 from pipeline.commands.command_line import answer
-from pipeline.errors import as_started
+from pipeline.engine import versions
+from pipeline.errors import UserError, as_started
 from tests import REPOSITORY
 
 SCRIPTS = ("run_stage", "train_demo_clip")  # the stages, and how the demo's weights were made
@@ -70,6 +71,38 @@ def test_commands_are_shown_as_the_program_was_started(program, tool, stages, mo
     assert as_started("python tools/predict.py x") == tool
     if stages is not None:
         assert as_started("python tools/run_stage.py s") == stages
+
+
+def test_what_a_user_typed_is_not_rewritten(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/afseg"])
+    wrong = "/home/me/tools/train.py is not a folder, nor is /my/python tools/predict.py"
+
+    def fail(_):
+        raise UserError(wrong)
+
+    with pytest.raises(SystemExit):
+        answer(fail)
+    assert capsys.readouterr().err == f"error: {wrong}\n"
+
+
+def test_all_three_forms_are_helpful_without_arguments(monkeypatch, capsys):
+    code, output, _ = run(monkeypatch, capsys)
+    assert code == 0 and "usage: afseg [stage=STAGE]" in output
+    assert "  afseg tables " in output and "  afseg export-onnx " in output
+    monkeypatch.setattr(sys, "argv", ["pipeline/__main__.py"])
+    with pytest.raises(SystemExit):
+        console.main()
+    assert "usage: python -m pipeline [stage=STAGE]" in capsys.readouterr().out
+
+
+def test_the_version_is_ours(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["afseg", "--version"])
+    console.main()
+    assert capsys.readouterr().out == f"{versions.package_version()}\n"
+    monkeypatch.setattr(versions, "_REPOSITORY", tmp_path)
+    monkeypatch.setattr(versions, "version", lambda _: "7.8.9")
+    console.main()
+    assert capsys.readouterr().out == "7.8.9\n"
 
 
 def test_a_missing_library_of_the_system_is_one_sentence(monkeypatch, capsys):

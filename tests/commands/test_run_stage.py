@@ -232,6 +232,14 @@ def test_the_last_line_says_what_comes_next(run_stage, arguments, tmp_path):
         assert finished.code == 0 and f"stage={stage}" not in finished.output
 
 
+def test_the_status_of_an_empty_folder_says_what_fills_it(run_stage, arguments, tmp_path):
+    for out in (tmp_path / "absent", tmp_path):
+        finished = run_stage(*arguments[:-1], f"output_dir={out}", "stage=status")
+        assert finished.code == 0 and not finished.errors
+        start = f"{out} holds no results yet: run python tools/run_stage.py stage=tags dataset="
+        assert finished.output.startswith(start) and finished.output.count("\n") == 1
+
+
 def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photographs, tmp_path):
     def manifest(stage: str) -> dict:
         return json.loads((latest(tmp_path / "out", stage) / "manifest.json").read_text())

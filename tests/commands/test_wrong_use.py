@@ -126,6 +126,9 @@ def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
     assert folder["configuration"]["crf"] is None
     own.write_text(settings + "\nseed: many\n")
     assert "seed=many is not an integer" in run_stage(*given).errors
+    own.write_text(settings + "\nseed: [")
+    broken = run_stage(*given)
+    assert broken.code == 2 and f'in "{own}", line 5, column 8: correct the file' in broken.errors
     own.write_text(settings + "\nhydra: {callbacks: {x: {_target_: os.system}}}\n")
     assert "sets hydra.callbacks" in run_stage(*given).errors
     own.write_text(settings + "\n")

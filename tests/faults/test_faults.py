@@ -213,18 +213,23 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
     trial("fault", "SIGKILL of a run with executor=processes", "byte-equal; no orphans", times)
 
 
+PROCESSES = ("executor=processes", "runtime.workers=2")
+
+
 @pytest.mark.parametrize(
-    ("stage", "more"),
+    ("stage", "more", "what"),
     [
-        ("tags", ()),
-        pytest.param("cams", (), marks=pytest.mark.soak),
-        pytest.param("masks", ("runtime.workers=2",), marks=pytest.mark.soak),
-        pytest.param("tags", ("executor=processes", "runtime.workers=2"), marks=pytest.mark.soak),
-        ("predict", ()),
+        ("tags", (), "Ctrl-C"),
+        pytest.param("cams", (), "Ctrl-C", marks=pytest.mark.soak),
+        pytest.param("masks", ("runtime.workers=2",), "Ctrl-C", marks=pytest.mark.soak),
+        pytest.param("masks", ("runtime.workers=2",), "SIGTERM", marks=pytest.mark.soak),
+        pytest.param("tags", PROCESSES, "Ctrl-C", marks=pytest.mark.soak),
+        ("tags", PROCESSES, "SIGTERM"),
+        ("predict", (), "Ctrl-C"),
     ],
 )
-def test_ctrl_c_ends_a_stage_that_then_resumes(
-    stage, more, nursery, options, undisturbed, tmp_path, trial
+def test_an_interrupted_stage_ends_and_then_resumes(
+    stage, more, what, nursery, options, undisturbed, tmp_path, trial
 ):
     out = tmp_path / "out"
     before = {"cams": ("tags",), "masks": ("tags", "cams"), "predict": ("tags", "cams", "masks")}
@@ -237,10 +242,10 @@ def test_ctrl_c_ends_a_stage_that_then_resumes(
     wait_until(lambda: sum(map(done_in, out.glob(f"all/{folder}/*/"))) >= 1)
     workers = children_of(run.process)
     began = time.monotonic()
-    run.send(signal.SIGINT)
+    run.send({"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}[what])
     code = run.wait()
     seconds = time.monotonic() - began
-    assert code == 130, run.output
+    assert code == {"Ctrl-C": 130, "SIGTERM": 143}[what], run.output
     assert "interrupted: run the same command again to go on" in run.output
     assert "Traceback" not in run.output
     assert seconds < 60  # it ends in two on an idle machine
@@ -250,7 +255,7 @@ def test_ctrl_c_ends_a_stage_that_then_resumes(
     assert results_of_images(out, folder) == results_of_images(undisturbed, folder)
     how = f" with {' '.join(more)}" if more else ""
     trial(
-        "fault", f"Ctrl-C in stage {stage}{how}", f"ended in {seconds:.1f} s; goes on, byte-equal"
+        "fault", f"{what} in stage {stage}{how}", f"ended in {seconds:.1f} s; goes on, byte-equal"
     )
 
 

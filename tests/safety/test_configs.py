@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from hydra.utils import instantiate
 from mmengine.config import Config
 
 from pipeline.errors import UserError
+from pipeline.files.shipped import CONFIGS
 from pipeline.segmenter.mmseg import build_config, find_config
+from pipeline.stages import config as settings
 from tests import REPOSITORY
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
@@ -85,6 +89,9 @@ def test_overrides_of_a_network_reach_no_file_and_no_module(mark, tmp_path, monk
         except UserError as error:
             assert "\n" not in str(error)
         assert not mark.is_left and "evil_override" not in sys.modules, overrides
+    with pytest.raises(UserError, match="optimizer=evil_override.made is unknown: .*choose from"):
+        build(optimizer="evil_override.made")
+    assert "evil_override" not in sys.modules
     trial("code", "segmenter.overrides: _base_, custom_imports, dotted types", "nothing ran", 6)
 
 
@@ -226,6 +233,158 @@ def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tm
     trial("code", "what Hydra does, in a shared configuration", "exit 2, nothing ran", len(tried))
 
 
+SLURM = "defaults: [override /executor: slurm]\n"
+DASK = "defaults: [override /executor: dask]\n"
+SWEPT = "hydra: {mode: MULTIRUN, sweeper: {params: %s}}\n"
+CONFIG = "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py"
+
+
+def files_that_name_code(path: Path) -> dict[str, str]:
+    """Returns what is tried → a configuration; ``path`` is a program."""
+    climbing = os.path.relpath(path.parent / "elsewhere" / "evil", CONFIGS)
+    config = "segmenter: {config: %s}\n"
+    named = f"experiment_name: {path}\n"
+    return {
+        "a program": config % path,
+        "a program by a path that climbs": config % os.path.relpath(path, REPOSITORY),
+        "a program below the home": config % f"~/{path.name}",
+        "a program beside": config % "./program.py",
+        "a program as an address": config % path.as_uri(),
+        "a program of Windows": config % r"'C:\program.py'",
+        "a program that another key names": named + config % "'${experiment_name}'",
+        "a program in a group that another key names": "segmenter: '${dataset.training}'\n",
+        "a program in a group of its own": "defaults: [override /segmenter: mine]\n",
+        "a program behind ../": "defaults: [../../elsewhere/evil@segmenter]\n",
+        "a program behind our own folder": f"defaults: [/{climbing}@segmenter]\n",
+        "a program of another folder": f"defaults: [/{path.parent}/elsewhere/evil@segmenter]\n",
+        "an address": DASK + "executor: {address: 'tcp://192.0.2.1:8786'}\n",
+        "an address of a group of its own": "defaults: [override /executor: mine]\n",
+        "a command": SLURM + "executor: {cluster: {job_script_prologue: ['touch x']}}\n",
+        "a cluster": "executor: {cluster: {class: LocalCluster}}\n",
+        "a queue": SLURM + "executor: {cluster: {queue: q}}\n",
+        "a cluster that another key names": SLURM + "executor: {cluster: '${dataset.training}'}\n",
+        "plug-ins": "plugins: [evil]\n",
+        "a program as a parameter": SWEPT % f"{{segmenter.config: {path}}}",
+        "programs as parameters": SWEPT % f"{{segmenter.config: '{CONFIG},{path}'}}",
+        "a program as a parameter that adds": SWEPT % f"{{++segmenter.config: {path}}}",
+        "a program as a group of parameters": SWEPT % f"{{segmenter: '{{config: {path}}}'}}",
+        "a program as a parameter that another key names": named
+        + SWEPT % "{segmenter.config: '${experiment_name}'}",
+        "a program in parameters that another key names": f"evil: {{segmenter.config: {path}}}\n"
+        + SWEPT % "'${evil}'",
+        "an address as a parameter": SWEPT % "{+executor.address: 'tcp:8786'}",
+        "a command as a parameter": SLURM + SWEPT % "{executor.cluster.queue: q}",
+        "plug-ins as a parameter": SWEPT % "{+plugins: evil}",
+    }
+
+
+def test_a_shared_configuration_names_no_code(shared, mark, tmp_path, trial):
+    """No program, no scheduler whose answers are unpickled, no command of a batch system."""
+    path = tmp_path / "program.py"
+    path.write_text(program(mark))
+    files = {
+        "elsewhere/evil": f"config: {path}\n",
+        "more/segmenter/mine": f"defaults: [demo]\nconfig: {path}\n",
+        "more/executor/mine": "defaults: [dask]\naddress: 'tcp://192.0.2.1:8786'\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    tried = files_that_name_code(path)
+    for what, text in tried.items():
+        finished = shared(text)
+        assert finished.code == 2 and finished.errors.count("\n") == 1, (what, finished)
+        assert "a file of settings cannot name code: give " in finished.errors, (what, finished)
+    trial("code", "code, addresses, commands in a shared configuration", "exit 2", len(tried))
+
+
+def test_a_program_of_a_shared_configuration_does_not_run(shared, mark, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(program(mark))
+    for key in ("stage=[tags,cams,masks,train]", "dry_run=true"):
+        finished = shared(f"segmenter: {{config: {path}}}\n", key, "dataset.limit=1")
+        assert finished.code == 2 and not mark.is_left, finished
+
+
+def test_a_shared_configuration_may_choose_what_is_shipped(shared):
+    for text in (
+        f"segmenter: {{config: {CONFIG}, overrides: {{}}}}\n",
+        SWEPT % f"{{segmenter.config: '{CONFIG},{CONFIG}', segmenter: 'light,demo'}}",
+        DASK + "executor: {workers: 2, address: null}\n",
+        SLURM + "executor: {workers: 2}\n",
+        SWEPT % "{executor: 'local,processes'}",
+    ):
+        finished = shared(text)
+        assert finished.code == 0, (text, finished)
+
+
+def test_the_command_line_may_name_code_and_wins(shared, mark, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(program(mark))
+    text = SLURM + f"segmenter: {{config: {path}}}\nexecutor: {{cluster: {{queue: evil}}}}\n"
+    typed = [f"segmenter.config={path}", "executor.cluster.queue=mine"]
+    finished = shared(text, *typed, "+executor.cluster.job_script_prologue=['module load x']")
+    assert finished.code == 0, finished
+    assert "give executor.cluster.queue=…" in shared(text, typed[0]).errors
+    assert "give segmenter.config=…" in shared(text, typed[1]).errors
+    named = shared(f"experiment_name: {path}\n", "segmenter.config=${experiment_name}")
+    assert "give segmenter.config=… in full" in named.errors
+    for typed in (
+        ["+executor.cluster={job_cpu: 1}", f"segmenter.config={path}"],  # merged with the file's
+        ["~segmenter.config", "executor.cluster.queue=mine"],
+    ):
+        finished = shared(text, *typed)
+        assert finished.code == 2 and "cannot name code" in finished.errors, (typed, finished)
+    text = SWEPT % f"{{segmenter.config: {CONFIG}, ++segmenter.config: {path}}}"
+    assert "cannot name code" in shared(text, f"segmenter.config={CONFIG}").errors
+    assert not mark.is_left
+
+
+DATA = {
+    *("cams.descriptors", "cams.path", "clip.checkpoint", "dataset.cache", "dataset.classes"),
+    *("dataset.devkit", "dataset.image_list", "dataset.labels", "dataset.mask_folders"),
+    *("dataset.masks", "dataset.root", "dataset.sbd_root", "dataset.training.pretrained"),
+    *("masks.names", "masks.regions", "output_dir", "segmenter.masks", "segmenter.pretrained"),
+    *("dataset.splits", "tags.path"),
+}
+"""Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
+
+NAMES = {
+    *("clip.model", "clip.pretrained", "dataset.image_set", "dataset.name", "executor.name"),
+    *("runtime.device", "segmenter.backbone", "segmenter.optimizer", "stage"),
+    *("dataset.default_splits", "dataset.report_split", "dataset.split", "dataset.train_split"),
+    *("tags.fit_split", "tags.variants"),
+}
+"""Settings whose values are looked up among names that the program or a library knows."""
+
+WORDS = {
+    *("cams.backgrounds", "clip.name", "compat.name", "dataset.annotated_as", "dataset.guide"),
+    *("dataset.backgrounds", "dataset.cam_names", "dataset.parents", "dataset.tag_names"),
+    *("experiment_name", "segmenter.name"),
+}
+"""Settings that are words for CLIP, for tables and for messages."""
+
+NETWORKS = {"segmenter.overrides", "segmenter.parameter_rules"}
+"""Parts of a network, whose types have to be registered."""
+
+RESTRICTED = {"segmenter.config", "executor.address", "executor.cluster"}
+
+
+def test_every_setting_that_can_name_code_an_address_or_a_command_is_restricted():
+    """A new setting that holds text has to be put into one of the sets above."""
+    texts, restricted = set(), set()
+    groups = {declared.name for declared in fields(settings.Config) if declared.default is MISSING}
+    for key, rule, kind in settings.all_settings():
+        if re.search(r"\bstr\b|\bAny\b", str(kind)) and not rule.choices and key not in groups:
+            texts.add(key)
+        if rule.file_values is not None:
+            restricted.add(key)
+    assert texts == DATA | NAMES | WORDS | NETWORKS | RESTRICTED
+    assert restricted == RESTRICTED
+    page = (REPOSITORY / "docs" / "reliability.md").read_text()
+    assert all(f"`{key}`" in page for key in RESTRICTED | {"plugins"})
+
+
 @pytest.mark.parametrize("option", ["--config-path", "--config-name", "--experimental-rerun"])
 def test_the_configuration_as_a_whole_is_ours(run_stage, option, tmp_path):
     finished = run_stage(option, tmp_path, "stage=status")
@@ -245,7 +404,7 @@ def test_a_study_of_ones_own_is_data(shared, tmp_path):
     sweep = f"sweep: {{dir: {tmp_path / 's'}}}"
     finished = shared(f"hydra: {{mode: MULTIRUN, {sweep}, sweeper: {{params: {params}}}}}")
     assert finished.code == 0, finished.errors
-    assert finished.output.count("left out") == 2  # two tables of stage=status
+    assert finished.output.count("holds no results yet") == 2  # from stage=status, twice
 
 
 def test_no_value_is_read_from_the_environment(shared, monkeypatch, tmp_path):

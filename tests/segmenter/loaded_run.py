@@ -43,4 +43,4 @@ if __name__ == "__main__":
     shorten_logs()
     # A shell has the runs that it starts in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    answer(run, "interrupted: run the same command again to go on")
+    answer(run)

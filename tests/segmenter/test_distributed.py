@@ -1,5 +1,7 @@
 """Several processes that torchrun started, seen from one of them."""
 
+import signal
+
 import pytest
 from tiny_training import run_stage_in, training_stage
 
@@ -56,15 +58,12 @@ def test_processes_look_at_a_folder_when_the_first_one_holds_it(pairs, tmp_path,
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_ctrl_c_is_answered_once(rank, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_is_answered_once(number, code, rank, monkeypatch, capsys):
     set_all(monkeypatch, {**GROUP, "RANK": str(rank)})
-
-    def interrupted():
-        raise KeyboardInterrupt
-
     with pytest.raises(SystemExit) as ended:
-        run_stage.answer(interrupted)
-    assert ended.value.code == 130
+        run_stage.answer(lambda: signal.raise_signal(number))
+    assert ended.value.code == code
     assert capsys.readouterr().err.count("\n") == 1 - rank
 
 

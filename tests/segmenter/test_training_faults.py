@@ -265,16 +265,22 @@ def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
 
 
 @LINUX
-def test_ctrl_c_ends_at_once_and_leaves_nobody(pairs, tmp_path, undisturbed, trial):
+@pytest.mark.parametrize(("what", "exit_code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
+def test_an_interruption_leaves_nobody(what, exit_code, pairs, tmp_path, undisturbed, trial):
     training = Training(pairs, tmp_path)
     training.wait_for(5)
     assert len(training.members()) >= 2
-    os.killpg(training.process.pid, signal.SIGINT)  # as a terminal does
+    if what == "Ctrl-C":
+        os.killpg(training.process.pid, signal.SIGINT)  # as a terminal does
+    else:
+        training.process.terminate()
     code, errors = training.end()
-    assert code == 130 and errors == "interrupted: run the same command again to go on\n", errors
+    assert code == exit_code
+    assert errors == "interrupted: run the same command again to go on\n"
     assert training.members() == []
     go_on(pairs, tmp_path, undisturbed)
-    trial("training", "Ctrl-C", "exit 130, no process left; resumes to equal weights")
+    outcome = f"exit {exit_code}, no process left; resumes to equal weights"
+    trial("training", what, outcome)
 
 
 @LINUX
