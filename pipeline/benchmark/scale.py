@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 from rich.filesize import decimal
 
@@ -65,7 +66,7 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
         ["tags and CAMs", f"{computing:.2f} s/image"],
         ["mask, one process", f"{masking:.2f} s/image"],
     ]
-    hours = (computing + masking / (os.cpu_count() or 1)) / 3600
+    hours = (computing + masking / joblib.cpu_count()) / 3600
     checking = (2 / one["checked"] + 1 / one["known"]) / 3600
     rows = [
         [

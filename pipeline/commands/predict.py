@@ -116,13 +116,14 @@ def _segment(
     with track("predict", len(samples)) as advance:
         for item, result in reading.through((Item(s, "") for s in samples), segment):
             name = item.sample.id
+            image = images.pop(name, None)  # none where it could not be decoded
             labels = result if isinstance(result, ImageError) else result[0]
             if isinstance(labels, ImageError):
                 reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
                 print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)
             else:
                 final = labels[test.steps[-1]]
-                _write(own, options.output / name, images.pop(name), final, segmenter, options)
+                _write(own, options.output / name, image, final, segmenter, options)
                 written += 1
             advance()
     return written

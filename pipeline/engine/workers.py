@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 
 from pipeline.engine.folder import StageFolder
@@ -63,7 +63,7 @@ class WorkerSettings(ExecutorSettings):
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
-        return self.threads or max(1, (os.cpu_count() or 1) // size)
+        return self.threads or max(1, joblib.cpu_count() // size)
 
     def start(self, size: int) -> Pool:
         """Returns so many workers."""

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
+import joblib
 import torch
 
 from pipeline.cams.stage import CamStage, ComputedCams
@@ -86,7 +87,7 @@ class Builder:
     @cached_property
     def workers(self) -> int:
         """The number of processes and threads beside a model."""
-        return self.config.runtime.workers or torch.multiprocessing.cpu_count()
+        return self.config.runtime.workers or joblib.cpu_count()
 
     @cached_property
     def reading(self) -> Reading:

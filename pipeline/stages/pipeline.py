@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import joblib
 import torch
 
 from pipeline.cams.stage import ComputedCams
@@ -93,7 +94,7 @@ class Pipeline:
         remember_in(root, write=not config.dry_run)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        workers = config.runtime.workers or torch.multiprocessing.cpu_count()
+        workers = config.runtime.workers or joblib.cpu_count()
         dataset = load_dataset(config.dataset, workers)
         builder = Builder(
             config,

@@ -20,6 +20,7 @@ from pipeline.engine.workers import Executor, WorkerSettings, compute_shard
 from pipeline.errors import UserError
 from pipeline.files.journal import Journal
 from pipeline.stages.config import compose, read_config
+from pipeline.stages import pipeline as stages
 from pipeline.stages.pipeline import Pipeline
 from tests.small_runs import folder_options
 
@@ -48,6 +49,27 @@ def fresh_caches_before():
 def fresh_caches():
     for cache in (workers._resident, frozen._clip, frozen._encoder):
         cache.cache_clear()
+
+
+def test_a_process_per_core_that_this_one_may_use(photographs, tiny_checkpoint, monkeypatch):
+    """As in a job of three cores on a large machine."""
+    for elsewhere in (
+        "os.cpu_count",
+        "multiprocessing.cpu_count",
+        "torch.multiprocessing.cpu_count",
+    ):
+        monkeypatch.setattr(elsewhere, lambda: 64)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
+    given = []
+    load_dataset = stages.load_dataset
+    monkeypatch.setattr(stages, "load_dataset", lambda *a: given.append(a[1]) or load_dataset(*a))
+    options = folder_options(photographs, tiny_checkpoint)
+    opened = Pipeline.open(read_config(compose([*options, "runtime.workers=null"])))
+    assert given == [3] and opened.builder.workers == opened.builder.reading.threads == 3
+    assert opened.report.workers == 3
+    assert [WorkerSettings().threads_of(size) for size in (1, 2, 3, 6)] == [3, 1, 1, 1]
+    given = Pipeline.open(read_config(compose([*options, "runtime.workers=5"])))
+    assert given.builder.workers == 5
 
 
 class HerePool(WorkerSettings):
