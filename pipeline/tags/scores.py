@@ -15,18 +15,23 @@ from pipeline.errors import ImageError
 from pipeline.files.arrays import encode_arrays
 
 
-def decode_scores(text: str) -> np.ndarray:
-    """Reads float32 scores as :func:`tags_output` writes them: exactly, as text."""
-    return np.frombuffer(base64.b64decode(text), "<f4")
+def decode_scores(rows: Mapping[str, str], name: str = "scores") -> np.ndarray:
+    """Returns a row of an entry, n float32, exactly as :func:`tags_output` was given it."""
+    return np.frombuffer(base64.b64decode(rows[name] or rows["scores"]), "<f4")
 
 
 def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
-    """Returns what is stored for an image; "scores" and each variant hold n float32."""
+    """Returns what is stored for an image; "scores" and each variant hold n float32.
+
+    A variant that equals "scores", as the last step of a method does, is stored as "".
+    """
     encoded = {
         name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
         for name, values in scores.items()
     }
-    return Output(facts={"tags": list(tags), "scores": encoded})
+    final = encoded["scores"]
+    rows = {n: "" if n != "scores" and row == final else row for n, row in encoded.items()}
+    return Output(facts={"tags": list(tags), "scores": rows})
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
@@ -45,8 +50,10 @@ def read_scores(
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
     entries = folder.entries
-    rows = [entries[image_id]["scores"].get(variant) for image_id in image_ids]
-    return None if None in rows else np.array([decode_scores(row) for row in rows])
+    rows = [entries[image_id]["scores"] for image_id in image_ids]
+    if any(variant not in row for row in rows):
+        return None
+    return np.array([decode_scores(row, variant) for row in rows])
 
 
 def summarise(

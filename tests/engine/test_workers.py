@@ -19,8 +19,8 @@ from pipeline.engine.scan import open_folder
 from pipeline.engine.workers import Executor, WorkerSettings, compute_shard
 from pipeline.errors import UserError
 from pipeline.files.journal import Journal
-from pipeline.stages.config import compose, read_config
 from pipeline.stages import pipeline as stages
+from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.small_runs import folder_options
 
