@@ -8,8 +8,10 @@ Other image towers are refused here by their configuration.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,27 @@ class Training:
 
     normalisation: Normalisation = OPENAI_NORMALISATION
     quick_gelu: bool = True
+
+
+@contextmanager
+def isolate_open_clip() -> Iterator[None]:
+    """Keeps what open_clip does in the block from the rest of the process.
+
+    It draws random weights, and logs to the root logger, which would get a handler of its own.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(open_clip.__path__[0])
+
+    root.addHandler(handler)
+    root.addFilter(is_of_others)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        root.removeFilter(is_of_others)
+        root.removeHandler(handler)
 
 
 def find_architecture(model: str) -> dict[str, Any]:

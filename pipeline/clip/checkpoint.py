@@ -5,7 +5,6 @@ No code in a weights file is executed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.clip.architectures import (
     describe_architecture,
     find_pretrained,
     find_training,
+    isolate_open_clip,
     models_of_other_heads,
 )
 from pipeline.clip.published import check_network, hub_files, not_downloaded
@@ -130,6 +130,7 @@ def load_clip(
     return model.float().eval().requires_grad_(False)
 
 
+@isolate_open_clip()
 def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
     """Builds the architecture of a state dict with OpenAI's names, and loads it."""
     if "visual.proj" not in weights:
@@ -156,9 +157,9 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
         ) from error
 
 
+@isolate_open_clip()
 def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
     """Builds an architecture of open_clip with random weights."""
-    logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     try:
         # pretrained_text=False, or the text tower's own weights would be downloaded.
         return open_clip.create_model(
@@ -170,8 +171,6 @@ def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
             " its configuration from Hugging Face once; do so on a machine with a network, and"
             " copy its cache (~/.cache/huggingface, or $HF_HOME)"
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, torch.Tensor]:

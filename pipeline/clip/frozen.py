@@ -120,7 +120,8 @@ def _clip(clip: FrozenClip, weights: str) -> ClipModel:
             f"{clip.weights} does not hold the weights that the run began with: run the same"
             " command again, and give all workers the same file"
         )
-    if torch.device(clip.device).type == "cpu":
+    # Without a root, this is the process of a program that imports the package.
+    if clip.root and torch.device(clip.device).type == "cpu":
         keep_freed_memory()
     return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
@@ -174,6 +175,7 @@ def compute_shard(
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.
     """
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     folders = [WorkerFolder(*place) for place in places]

@@ -84,7 +84,8 @@ class Segmenter:
             weights = checkpoint["state_dict"]
         except MISFITS as error:
             raise foreign from error
-        model = build_model(architecture)
+        with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
+            model = build_model(architecture)
         if model.num_classes != len(names):
             raise foreign
         try:

@@ -14,6 +14,7 @@ import joblib
 import torch
 
 from pipeline.cams.stage import ComputedCams
+from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
@@ -117,6 +118,8 @@ class Pipeline:
                 "torchrun is for stage=train alone: run the other stages without it, and without"
                 " its RANK and WORLD_SIZE in the environment"
             )
+        if torch.device(self.builder.device).type == "cpu":
+            keep_freed_memory()
         steps = self.steps(commands)
         if any(isinstance(step, Training) and step.applies() for step in steps):
             from pipeline.segmenter.mmseg import read_config

@@ -72,6 +72,17 @@ def test_a_process_per_core_that_this_one_may_use(photographs, tiny_checkpoint, 
     assert given.builder.workers == 5
 
 
+def test_a_run_and_its_workers_keep_freed_memory(pipeline, monkeypatch):
+    """A program that imports the package does not, see tests/host.py."""
+    called = []
+    monkeypatch.setattr(stages, "keep_freed_memory", lambda: called.append("run"))
+    monkeypatch.setattr(frozen, "keep_freed_memory", lambda: called.append("load"))
+    list(pipeline.plan(["tags"]))
+    assert not called
+    list(pipeline.run(["tags"]))
+    assert called == ["run", "load"]
+
+
 class HerePool(WorkerSettings):
     """Does in this process what workers would, two images a shard."""
 
