@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline.clip import frozen
@@ -149,6 +151,20 @@ def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photograph
     assert (outcome.images, outcome.computed, len(outcome.left_out)) == (5, 4, 1)
     (stage,) = pipeline.steps(["tags"])
     assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
+
+
+def test_a_worker_is_silent_about_odd_files(pipeline, photographs):
+    """As a command line is; Pillow would print a warning for each of them."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12\0\x03\0\0\0\x09cut off"
+    with Image.open(photographs / "a.jpg") as picture:
+        picture.save(photographs / "a.jpg", exif=exif)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        with Image.open(photographs / "a.jpg") as picture:
+            picture.getexif().get(1)
+        assert [str(each.message) for each in given] == ["Truncated File Read"]
+        run(pipeline, ["tags"], HerePool())
+    assert len([each for each in given if "PIL" in each.filename]) == 1
 
 
 def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, tmp_path):
