@@ -52,24 +52,17 @@ class Training:
 
 
 @contextmanager
-def isolate_open_clip() -> Iterator[None]:
-    """Keeps what open_clip does in the block from the rest of the process.
-
-    It draws random weights, and logs to the root logger, which would get a handler of its own.
-    """
-    root, handler = logging.getLogger(), logging.NullHandler()
-
-    def is_of_others(record: logging.LogRecord) -> bool:
-        return not record.pathname.startswith(open_clip.__path__[0])
-
-    root.addHandler(handler)
-    root.addFilter(is_of_others)
+def without_log() -> Iterator[None]:
+    """Drops what open_clip logs to the root logger, which would also get a handler by that."""
+    silent = logging.NullHandler()
+    silent.filter = lambda record: not record.pathname.startswith(open_clip.__path__[0])
+    logging.root.addHandler(silent)
+    logging.root.addFilter(silent)
     try:
-        with torch.random.fork_rng(devices=[]):
-            yield
+        yield
     finally:
-        root.removeFilter(is_of_others)
-        root.removeHandler(handler)
+        logging.root.removeFilter(silent)
+        logging.root.removeHandler(silent)
 
 
 def find_architecture(model: str) -> dict[str, Any]:

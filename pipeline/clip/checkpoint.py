@@ -21,8 +21,8 @@ from pipeline.clip.architectures import (
     describe_architecture,
     find_pretrained,
     find_training,
-    isolate_open_clip,
     models_of_other_heads,
+    without_log,
 )
 from pipeline.clip.published import check_network, hub_files, not_downloaded
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
@@ -92,6 +92,7 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
     return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 
+@torch.random.fork_rng(devices=[])  # open_clip draws weights, which are replaced
 def load_clip(
     path: Path, model_name: str | None = None, pretrained: str | None = None
 ) -> ClipModel:
@@ -130,7 +131,6 @@ def load_clip(
     return model.float().eval().requires_grad_(False)
 
 
-@isolate_open_clip()
 def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> ClipModel:
     """Builds the architecture of a state dict with OpenAI's names, and loads it."""
     if "visual.proj" not in weights:
@@ -157,7 +157,7 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
         ) from error
 
 
-@isolate_open_clip()
+@without_log()  # that the weights are random
 def _build_by_name(model_name: str, quick_gelu: bool) -> ClipModel:
     """Builds an architecture of open_clip with random weights."""
     try:

@@ -21,11 +21,6 @@ def process_count() -> int:
     return _of_group("WORLD_SIZE", 1)
 
 
-def local_process_count() -> int:
-    """Returns the number of those on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process_count() > 1 else 1
-
-
 def process_rank() -> int:
     """Returns the rank of this process, from 0; only rank 0 writes files."""
     return _of_group("RANK", 0)

@@ -55,6 +55,7 @@ class Segmenter:
         self._min_side = smallest_side(self.model)
 
     @classmethod
+    @torch.random.fork_rng(devices=[])  # mmengine draws weights, which are replaced
     def from_run(cls, path: Path, device: str = "cpu", which: str = "last") -> Segmenter:
         """Reads a checkpoint, which contains the architecture, classes and palette.
 
@@ -84,8 +85,7 @@ class Segmenter:
             weights = checkpoint["state_dict"]
         except MISFITS as error:
             raise foreign from error
-        with torch.random.fork_rng(devices=[]):  # random weights, which are replaced
-            model = build_model(architecture)
+        model = build_model(architecture)
         if model.num_classes != len(names):
             raise foreign
         try:

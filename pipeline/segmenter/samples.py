@@ -24,7 +24,6 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.segmenter.data import TrainingPair
-from pipeline.segmenter.distributed import local_process_count
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.settings import SegmenterSettings
 
@@ -135,8 +134,8 @@ class PseudoLabelled(Dataset):
         if _WEIGHTS in arrays:
             arrays[_WEIGHTS] = np.pad(arrays[_WEIGHTS], missing)
         size = sum(array.nbytes for array in arrays.values())
-        loader = get_worker_info()
-        sharing = local_process_count() * (loader.num_workers if loader else 1)
+        loader, on_machine = get_worker_info(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        sharing = on_machine * (loader.num_workers if loader else 1)
         if self._cached_bytes + size <= _MAX_CACHED_BYTES // sharing:
             self._cache[pair.id] = arrays
             self._cached_bytes += size

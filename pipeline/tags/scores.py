@@ -51,9 +51,8 @@ def read_scores(
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
     entries = folder.entries
     rows = [entries[image_id]["scores"] for image_id in image_ids]
-    if any(variant not in row for row in rows):
-        return None
-    return np.array([decode_scores(row, variant) for row in rows])
+    is_there = all(variant in row for row in rows)
+    return np.array([decode_scores(row, variant) for row in rows]) if is_there else None
 
 
 def summarise(
