@@ -18,6 +18,7 @@ from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.engine.progress import say
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
@@ -123,6 +124,7 @@ def _clip(clip: FrozenClip, weights: str) -> ClipModel:
     # Without a root, this is the process of a program that imports the package.
     if clip.root and torch.device(clip.device).type == "cpu":
         keep_freed_memory()
+    say("loading CLIP")
     return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)
 
 

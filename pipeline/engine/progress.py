@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+_bars: list[Callable[..., None]] = []  # of blocks that run, the innermost last
+
 
 class _Speed(ProgressColumn):
     """Steps a second over the last minute."""
@@ -31,28 +34,32 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def track(description: str, total: int) -> Iterator[Callable[..., None]]:
+def _bar(title: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), *columns)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield partial(progress.update, progress.add_task(title, total=total, note=""))
+
+
+@contextmanager
+def track(title: str, total: int) -> Iterator[Callable[..., None]]:
     """Shows a bar while the block runs; silent where stderr is no terminal.
 
     The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """
-    console = Console(file=sys.stderr)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total, note="")
+    columns = (MofNCompleteColumn(), _Speed(), TimeElapsedColumn(), TimeRemainingColumn())
+    with _bar(title, total, *columns, TextColumn("{task.fields[note]}")) as update:
+        _bars.append(lambda steps=1, note="": update(advance=steps, note=note))
+        try:
+            yield _bars[-1]
+        finally:
+            _bars.pop()
 
-        def advance(steps: int = 1, note: str = "") -> None:
-            progress.update(task, advance=steps, note=note)
 
-        yield advance
+def say(note: str) -> None:
+    """Shows what happens until the next step beside the bar, if there is one."""
+    if _bars:
+        _bars[-1](0, note)
 
 
 @contextmanager
@@ -61,9 +68,6 @@ def track_bytes(title: str) -> Iterator[Callable[[int, int | None], None]]:
 
     The block gets a function of the number of bytes done, and of all if that is known.
     """
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    columns += (TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with _bar(title, None, *columns) as update:
+        yield lambda done, total: update(completed=done, total=total)

@@ -15,6 +15,7 @@ import torch
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
+from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Item, Outputs, Stage
@@ -94,8 +95,15 @@ def compute_here(
         return None
 
     computed = stage.compute(items, model)
-    for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN):
+    for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample.id, reason
+
+
+def _load(stage: Stage, inputs: Inputs) -> Any:  # noqa: ANN401
+    say("loading the model")
+    model = stage.load(inputs)
+    say("first batch")
+    return model
 
 
 class Executor:
@@ -122,8 +130,9 @@ class Executor:
         else:
             size = min(self._size, len(items)) if stage.in_processes else 1
             if size == 1:
-                return compute_here(stage, cache(partial(stage.load, inputs)), folders, items)
+                return compute_here(stage, cache(partial(_load, stage, inputs)), folders, items)
             self._pool = ProcessPool(size)
+        say("starting workers")
         places = [(folder.path, folder.recipe) for folder in folders]
         pickled = pickle.dumps((stage, inputs, folders[0].recipe))
         work = partial(compute_shard, pickled, places, threads)
@@ -201,4 +210,4 @@ def _resident(pickled: bytes) -> tuple[Stage, Callable[[], Any]]:
             f"a worker cannot import {error.name}: install the plug-in there, or add its folder to"
             " the worker's PYTHONPATH"
         ) from error
-    return stage, cache(partial(stage.load, inputs))
+    return stage, cache(partial(_load, stage, inputs))

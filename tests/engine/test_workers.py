@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,13 +14,22 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from pipeline.clip import frozen
 from pipeline.engine import workers
 from pipeline.engine.run import Run
+from pipeline.engine.sample import Sample
 from pipeline.engine.scan import open_folder
-from pipeline.engine.workers import Executor, WorkerSettings, compute_shard
+from pipeline.engine.stage import Item, Output
+from pipeline.engine.workers import (
+    Executor,
+    ExecutorSettings,
+    WorkerSettings,
+    compute_here,
+    compute_shard,
+)
 from pipeline.errors import UserError
 from pipeline.files.journal import Journal
 from pipeline.stages import pipeline as stages
@@ -127,6 +138,50 @@ def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monke
     assert [(o.stage, o.images, o.computed) for o in outcomes] == [("tags", 5, 5), ("cams", 5, 5)]
     assert len(pool.given) >= 6, "five images are three shards"
     assert len(loaded) == 1
+
+
+def test_each_result_is_reported_while_the_next_one_is_computed():
+    """It need not be stored yet; that of the image before it is."""
+    ids = [f"{k}" for k in range(8)]
+    stored, reported, before = {i: threading.Event() for i in ids}, [], []
+
+    class Slow:
+        def compute(self, items, model):
+            for k, item in enumerate(items):
+                assert all(stored[i].wait(60) for i in ids[:k])
+                before.append(len(reported))
+                yield item, [Output()]
+
+    class Stored:
+        def write(self, image_id, *_):
+            stored[image_id].set()
+
+    items = [Item(Sample(i, Path(i)), "") for i in ids]
+    for image_id, reason in compute_here(Slow(), None, [Stored()], items):
+        assert reason is None
+        reported.append(image_id)
+    assert reported == ids
+    assert all(number >= k - 2 for k, number in enumerate(before))
+
+
+@pytest.mark.parametrize(("spread", "first"), [(False, "loading the model"), (True, "starting")])
+def test_the_bar_says_what_happens_before_the_first_image(
+    pipeline, monkeypatch, capsys, spread, first
+):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "140")
+    update = Progress.update
+    monkeypatch.setattr(
+        Progress, "update", lambda bar, *a, **given: (update(bar, *a, **given), bar.refresh())
+    )
+    run(pipeline, ["tags"], HerePool() if spread else ExecutorSettings())
+    bars = [line for line in re.split("[\r\n]", capsys.readouterr().err) if "tags all" in line]
+    notes = [first, "loading CLIP", "first batch"]
+    shown = [next(k for k, bar in enumerate(bars) if note in bar) for note in notes]
+    assert shown == sorted(shown)
+    counts = [int(re.search(r"(\d)/5", bar)[1]) for bar in bars]
+    assert counts[shown[-1]] == 0 and not any(note in bars[-1] for note in notes)
+    assert [*dict.fromkeys(counts)] == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
