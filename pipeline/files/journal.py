@@ -8,11 +8,17 @@ from __future__ import annotations
 import os
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.files.atomic import cannot_write, canonical_json, parse_object, write_atomically
+from pipeline.files.atomic import (
+    cannot_write,
+    canonical_json,
+    link_or_copy,
+    parse_object,
+    write_atomically,
+)
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
@@ -25,6 +31,8 @@ _SHAPE = {
 """What entries hold, of images and of fingerprints."""
 
 _PARTS = ".entries-*.jsonl"
+_OLD = ".old"  # the suffix of a journal that was shrunk
+_FEW = 1000  # lines that are no burden
 
 
 class Journal:
@@ -43,12 +51,14 @@ class Journal:
         """Prepares a journal, which need not exist; it is read on first use."""
         self.path = path
         self._file: int | None = None
-        self.damaged = 0
+        self._lines = self.damaged = 0
 
     @cached_property
     def entries(self) -> dict[str, dict]:
         """Image id → the image's last line, without the checksum."""
-        found = [read_lines(path) for path in (self.path, *self._parts())]
+        paths = (self.path.with_suffix(_OLD), self.path, *self._parts())
+        found = [read_lines(path) for path in paths]
+        self._lines = len(found[1][0])
         self.damaged = sum(damaged for _, damaged in found)
         return {line["id"]: line for lines, _ in found for line in lines}
 
@@ -79,6 +89,18 @@ class Journal:
             write_atomically(self.path, new)
         for part in self._parts():
             part.unlink(missing_ok=True)
+
+    def shrink(self, keep: Callable[[dict], bool]) -> None:
+        """Drops superseded lines, and entries not to ``keep``, if the journal has doubled since.
+
+        Until the next time they stay in another file, to which writers that have it open may add.
+        """
+        before = self.entries.pop("", {}).get("read", _FEW)  # an entry of no file: their number
+        if self._lines > 2 * before:
+            kept = {key: entry for key, entry in self.entries.items() if keep(entry)}
+            number = {"id": "", "input": "", "read": max(_FEW, len(kept))}
+            link_or_copy(self.path, self.path.with_suffix(_OLD))
+            write_atomically(self.path, b"".join(map(encode_line, [number, *kept.values()])))
 
     def close(self) -> None:
         """Closes the file; the next line opens it again."""
