@@ -126,7 +126,7 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
     before = timed(embed_plainly) * len(names) / _PLAIN_NAMES
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        read_or_embed = partial(Store(Path(folder)).array, "text", "key", embed)
+        read_or_embed = partial(Store(Path(folder)).array, "key", embed)
         cold, warm = timed(read_or_embed), timed(read_or_embed)
     rows = [
         [f"plain, from {_PLAIN_NAMES} of the names", f"{before:.1f}", "1"],

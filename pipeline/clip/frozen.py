@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,13 +91,13 @@ class FrozenClip:
             backgrounds: names of things that are not a class.
             templates: the name of a set of templates.
         """
-        return self._embed(names + tuple((name,) for name in backgrounds), TEMPLATES[templates])
+        return self._embed((*names, *zip(backgrounds)), TEMPLATES[templates], *chain(*names))
 
     def embed_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """Returns the text embeddings of sentences as they are, S×E on the device."""
-        return self._embed(tuple((sentence,) for sentence in sentences), ("{}",))
+        return self._embed(tuple(zip(sentences)), ("{}",))
 
-    def _embed(self, every: Names, prompts: Sequence[str]) -> torch.Tensor:
+    def _embed(self, every: Names, prompts: Sequence[str], *known: str) -> torch.Tensor:
         facts = self.facts()
 
         def make() -> np.ndarray:
@@ -105,7 +106,8 @@ class FrozenClip:
 
         of_tower = (facts["weights"], self.model, facts["quick_gelu"])
         key = fingerprint(TEXT_ALGORITHM, *of_tower, every, prompts)
-        array = make() if self.root is None else Store(self.root).array("text", key, make)
+        about = [facts["weights"], *known]
+        array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.
         return torch.from_numpy(array).clone().to(self.device)
@@ -121,8 +123,7 @@ def _clip(clip: FrozenClip, weights: str) -> ClipModel:
             f"{clip.weights} does not hold the weights that the run began with: run the same"
             " command again, and give all workers the same file"
         )
-    # Without a root, this is the process of a program that imports the package.
-    if clip.root and torch.device(clip.device).type == "cpu":
+    if clip.root and torch.device(clip.device).type == "cpu":  # else the process is another's
         keep_freed_memory()
     say("loading CLIP")
     return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)

@@ -1,5 +1,3 @@
-"""Command lines, whose process is their own."""
-
 import warnings
 
 # Pillow warns of much that is odd in a file; all that matters is raised as an error or refused.

@@ -7,38 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import rich.progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.text import Text
 
-_bars: list[Callable[..., None]] = []  # of blocks that run, the innermost last
+_newest: list[Callable[..., None]] = []  # what moves the bar that was begun last
 
 
-class _Speed(ProgressColumn):
+class _Speed(bars.ProgressColumn):
     """Steps a second over the last minute."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         """Returns the column's text."""
         return Text(f"{task.finished_speed or task.speed or 0:.1f}/s", style="progress.data.speed")
 
 
 @contextmanager
-def _bar(title: str, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterator[Callable]:
     console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), *columns)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield partial(progress.update, progress.add_task(title, total=total, note=""))
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *columns)
+    with bars.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield partial(bar.update, bar.add_task(title, total=total, note=""))
 
 
 @contextmanager
@@ -47,19 +36,17 @@ def track(title: str, total: int) -> Iterator[Callable[..., None]]:
 
     The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """
-    columns = (MofNCompleteColumn(), _Speed(), TimeElapsedColumn(), TimeRemainingColumn())
-    with _bar(title, total, *columns, TextColumn("{task.fields[note]}")) as update:
-        _bars.append(lambda steps=1, note="": update(advance=steps, note=note))
-        try:
-            yield _bars[-1]
-        finally:
-            _bars.pop()
+    times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
+    note = bars.TextColumn("{task.fields[note]}")
+    with _bar(title, total, bars.MofNCompleteColumn(), _Speed(), *times, note) as update:
+        _newest[:] = [lambda steps=1, note="": update(advance=steps, note=note)]
+        yield _newest[0]
 
 
 def say(note: str) -> None:
-    """Shows what happens until the next step beside the bar, if there is one."""
-    if _bars:
-        _bars[-1](0, note)
+    """Shows what happens until the next step, beside the bar that was begun last."""
+    for advance in _newest:
+        advance(0, note)
 
 
 @contextmanager
@@ -68,6 +55,6 @@ def track_bytes(title: str) -> Iterator[Callable[[int, int | None], None]]:
 
     The block gets a function of the number of bytes done, and of all if that is known.
     """
-    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with _bar(title, None, *columns) as update:
+    speed = (bars.DownloadColumn(), bars.TransferSpeedColumn())
+    with _bar(title, None, *speed, bars.TimeRemainingColumn()) as update:
         yield lambda done, total: update(completed=done, total=total)

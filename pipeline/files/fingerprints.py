@@ -94,11 +94,9 @@ def remember_in(folder: Path | None, write: bool = True) -> None:
         _memory.set(None)
         return
     journal = Journal(folder / FILE)
-    try:
-        _ = journal.entries
-    except OSError:  # else every photograph would count as one that cannot be read
-        journal.entries = {}
-    if write:
-        with contextlib.suppress(UserError):
+    with contextlib.suppress(OSError, UserError):
+        if write:
             journal.shrink(lambda entry: os.path.lexists(entry["id"]))
+        _ = journal.entries
+    journal.__dict__.setdefault("entries", {})  # else no photograph could be read
     _memory.set((journal, write))

@@ -9,16 +9,11 @@ import os
 import platform
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.files.atomic import (
-    cannot_write,
-    canonical_json,
-    link_or_copy,
-    parse_object,
-    write_atomically,
-)
+from pipeline.files.atomic import cannot_write, canonical_json, parse_object, write_atomically
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
@@ -31,8 +26,7 @@ _SHAPE = {
 """What entries hold, of images and of fingerprints."""
 
 _PARTS = ".entries-*.jsonl"
-_OLD = ".old"  # the suffix of a journal that was shrunk
-_FEW = 1000  # lines that are no burden
+_SMALL = 100_000  # bytes of a journal that is no burden
 
 
 class Journal:
@@ -50,15 +44,14 @@ class Journal:
     def __init__(self, path: Path):
         """Prepares a journal, which need not exist; it is read on first use."""
         self.path = path
+        self._old = path.with_suffix(".old")
         self._file: int | None = None
-        self._lines = self.damaged = 0
+        self.damaged = 0
 
     @cached_property
     def entries(self) -> dict[str, dict]:
         """Image id → the image's last line, without the checksum."""
-        paths = (self.path.with_suffix(_OLD), self.path, *self._parts())
-        found = [read_lines(path) for path in paths]
-        self._lines = len(found[1][0])
+        found = [read_lines(path) for path in (self._old, self.path, *self._parts())]
         self.damaged = sum(damaged for _, damaged in found)
         return {line["id"]: line for lines, _ in found for line in lines}
 
@@ -95,12 +88,14 @@ class Journal:
 
         Until the next time they stay in another file, to which writers that have it open may add.
         """
-        before = self.entries.pop("", {}).get("read", _FEW)  # an entry of no file: their number
-        if self._lines > 2 * before:
-            kept = {key: entry for key, entry in self.entries.items() if keep(entry)}
-            number = {"id": "", "input": "", "read": max(_FEW, len(kept))}
-            link_or_copy(self.path, self.path.with_suffix(_OLD))
-            write_atomically(self.path, b"".join(map(encode_line, [number, *kept.values()])))
+        before = self.entries.pop("", {}).get("read", _SMALL)  # bytes, in an entry of no file
+        if self.path.is_file() and self.path.stat().st_size > 2 * before:
+            lines = b"".join(encode_line(each) for each in self.entries.values() if keep(each))
+            size = encode_line({"id": "", "input": "", "read": max(_SMALL, len(lines))})
+            self._old.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system without links
+                os.link(self.path, self._old)
+            write_atomically(self.path, size + lines)
 
     def close(self) -> None:
         """Closes the file; the next line opens it again."""

@@ -27,7 +27,7 @@ class OwnFiles:
         self._folder = folder
         self._tool = tool
         self._record = Journal(folder / RECORD)
-        self._record.shrink(self._is_there)
+        self._record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["input"])
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
         """Makes sure that files of these paths may be written.
@@ -68,9 +68,6 @@ class OwnFiles:
 
     def _entry(self, path: Path, digest: str) -> str:
         return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"
-
-    def _is_there(self, entry: dict) -> bool:
-        return _digest_of(self._folder / entry["id"].split(" ", 2)[-1]) == entry["input"]
 
     def _is_own(self, path: Path) -> bool:
         return self._entry(path, _digest_of(path)) in self._record.entries

@@ -95,8 +95,7 @@ class Pipeline:
         remember_in(root, write=not config.dry_run)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        workers = config.runtime.workers or joblib.cpu_count()
-        dataset = load_dataset(config.dataset, workers)
+        dataset = load_dataset(config.dataset, config.runtime.workers or joblib.cpu_count())
         builder = Builder(
             config,
             dataset.vocabulary,

@@ -21,17 +21,13 @@ def decode_scores(rows: Mapping[str, str], name: str = "scores") -> np.ndarray:
 
 
 def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
-    """Returns what is stored for an image; "scores" and each variant hold n float32.
-
-    A variant that equals "scores", as the last step of a method does, is stored as "".
-    """
+    """Returns what is stored: n float32 for "scores" and each variant, "" where it equals these."""
     encoded = {
         name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
         for name, values in scores.items()
     }
-    final = encoded["scores"]
-    rows = {n: "" if n != "scores" and row == final else row for n, row in encoded.items()}
-    return Output(facts={"tags": list(tags), "scores": rows})
+    same = [n for n, row in encoded.items() if row == encoded["scores"] and n != "scores"]
+    return Output(facts={"tags": list(tags), "scores": {**encoded, **dict.fromkeys(same, "")}})
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
@@ -49,8 +45,7 @@ def read_scores(
     folder: StageFolder, image_ids: Iterable[str], variant: str = "scores"
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
-    entries = folder.entries
-    rows = [entries[image_id]["scores"] for image_id in image_ids]
+    rows = [folder.entries[image_id]["scores"] for image_id in image_ids]
     is_there = all(variant in row for row in rows)
     return np.array([decode_scores(row, variant) for row in rows]) if is_there else None
 

@@ -134,7 +134,7 @@ def size_of_journal(folder):
 
 def test_the_journal_does_not_grow_for_ever(path, tmp_path, monkeypatch):
     """Neither by a photograph that changes, nor by new ones that are removed; others stay known."""
-    monkeypatch.setattr("pipeline.files.journal._FEW", 3, raising=False)
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 300, raising=False)
     other = tmp_path / "other selection.jpg"
     other.write_bytes(b"other")
     settle(other)
@@ -155,7 +155,7 @@ def test_the_journal_does_not_grow_for_ever(path, tmp_path, monkeypatch):
 
 
 def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.files.journal._FEW", 0, raising=False)
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     remember_in(tmp_path)
     first, beside = fingerprint_image(path), Journal(tmp_path / FILE)
     beside.append({"id": "gone", "input": "1"})
@@ -167,7 +167,7 @@ def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch)
 
 
 def test_a_dry_run_tidies_nothing(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.files.journal._FEW", 0, raising=False)
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     remember_in(tmp_path)
     fingerprint_image(path)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}

@@ -19,7 +19,7 @@ def test_what_a_tool_wrote_may_be_written_again(tmp_path):
 
 def test_the_record_does_not_grow_for_ever(tmp_path, monkeypatch):
     """Of a file that is written again and again, and of others that were removed since."""
-    monkeypatch.setattr("pipeline.files.journal._FEW", 3, raising=False)
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 300, raising=False)
     OwnFiles(tmp_path, "two.py").write(tmp_path / "theirs", "of the other tool")
     for k in range(60):
         own = OwnFiles(tmp_path, "one.py")
@@ -34,7 +34,7 @@ def test_the_record_does_not_grow_for_ever(tmp_path, monkeypatch):
 
 
 def test_a_tool_beside_one_that_tidies_knows_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.files.journal._FEW", 0, raising=False)
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     beside = OwnFiles(tmp_path, "one.py")
     beside.write(tmp_path / "early", "early")
     OwnFiles(tmp_path, "two.py").write(tmp_path / "b", "b")  # tidies
