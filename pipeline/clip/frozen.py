@@ -91,13 +91,14 @@ class FrozenClip:
             backgrounds: names of things that are not a class.
             templates: the name of a set of templates.
         """
-        return self._embed((*names, *zip(backgrounds)), TEMPLATES[templates], *chain(*names))
+        every, weights = (*names, *zip(backgrounds)), self.fingerprint
+        return self._embed(every, TEMPLATES[templates], weights, templates, *chain(*names))
 
     def embed_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """Returns the text embeddings of sentences as they are, S×E on the device."""
-        return self._embed(tuple(zip(sentences)), ("{}",))
+        return self._embed(tuple(zip(sentences)), ("{}",), self.fingerprint)
 
-    def _embed(self, every: Names, prompts: Sequence[str], *known: str) -> torch.Tensor:
+    def _embed(self, every: Names, prompts: Sequence[str], *about: str) -> torch.Tensor:
         facts = self.facts()
 
         def make() -> np.ndarray:
@@ -106,7 +107,6 @@ class FrozenClip:
 
         of_tower = (facts["weights"], self.model, facts["quick_gelu"])
         key = fingerprint(TEXT_ALGORITHM, *of_tower, every, prompts)
-        about = [facts["weights"], *known]
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.
