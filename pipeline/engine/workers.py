@@ -132,7 +132,7 @@ class Executor:
             if size == 1:
                 return compute_here(stage, cache(partial(_load, stage, inputs)), folders, items)
             self._pool = ProcessPool(size)
-        say("starting workers")
+        say("waiting for workers")
         places = [(folder.path, folder.recipe) for folder in folders]
         pickled = pickle.dumps((stage, inputs, folders[0].recipe))
         work = partial(compute_shard, pickled, places, threads)

@@ -164,7 +164,9 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
     assert all(number >= k - 2 for k, number in enumerate(before))
 
 
-@pytest.mark.parametrize(("spread", "first"), [(False, "loading the model"), (True, "starting")])
+@pytest.mark.parametrize(
+    ("spread", "first"), [(False, "loading the model"), (True, "waiting for workers")]
+)
 def test_the_bar_says_what_happens_before_the_first_image(
     pipeline, monkeypatch, capsys, spread, first
 ):
