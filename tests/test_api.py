@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -152,6 +154,20 @@ def test_a_program_of_hydra_keeps_its_own(tiny_checkpoint):
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         Labeller(CLASSES, checkpoint=tiny_checkpoint)
         assert compose("config", ["seed=7"]).seed == 7
+
+
+def test_the_process_of_a_program_stays_as_it_was(tiny_checkpoint, trained, photographs, tmp_path):
+    checkpoint = shutil.copy(tiny_checkpoint, tmp_path)
+    arguments = [checkpoint, trained[0], photographs / "a.jpg"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.host", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    changed = json.loads(finished.stdout)
+    assert changed == {"Labeller": [], "Labeller of a named CLIP": [], "Segmenter": []}
 
 
 def test_importing_the_package_costs_nothing():

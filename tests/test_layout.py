@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,14 @@ def test_the_root_of_the_package_is_the_figure_of_the_paper():
 )
 def test_a_module_fits_on_a_few_screens(path: Path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_cores_are_counted_in_one_way():
+    """That of joblib knows affinity and the quotas of containers; no other does."""
+    counting = re.compile(r"[\w.]*cpu_count\b|sched_getaffinity|cpu_affinity")
+    sources = [*PACKAGE.rglob("*.py"), *(REPOSITORY / "tools").glob("*.py")]
+    found = {name for p in sources for name in counting.findall(p.read_text(encoding="utf-8"))}
+    assert found == {"joblib.cpu_count"}
 
 
 def test_a_module_imports_only_what_stands_before_it():

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pipeline.benchmark.setup import TAGS, Setup, load_photographs, section, timed
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
-from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.linear import HAS_ONEDNN, product
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.refinement import VotedAttention, refine
@@ -63,7 +62,6 @@ def peak(device: torch.device, precision: torch.dtype, by: Callable = product) -
 
 def steps(setup: Setup, size: tuple[int, int], machine_peak: float, repeats: int) -> str:
     """Returns what every step costs for one image of width and height ``size``."""
-    keep_freed_memory()  # as the stages do
     (image,) = load_photographs(1, *size)
     return cost_table(cost_of_steps(setup, image, repeats), machine_peak)
 

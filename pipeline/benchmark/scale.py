@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 from rich.filesize import decimal
 
@@ -23,7 +24,6 @@ from pipeline.benchmark.setup import (
     timed,
 )
 from pipeline.cams.cams import encode_cams
-from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.sample import Sample
@@ -45,7 +45,6 @@ _SIZES = (10_582, 1_300_000, 100_000_000)
 
 def scale(setup: Setup, size: tuple[int, int]) -> str:
     """Returns what an image of width and height ``size`` takes, and what many of them come to."""
-    keep_freed_memory()  # as the stages do
     computing = seconds_an_image(setup.tag_and_cams, load_photographs(4, *size))
     (photograph,), cams = load_photographs(1, *size), random_cams(size, seed=0)
     label = partial(pseudo_mask, photograph, cams, CrfOptions(), bgr=True, fp16=True)
@@ -65,7 +64,7 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
         ["tags and CAMs", f"{computing:.2f} s/image"],
         ["mask, one process", f"{masking:.2f} s/image"],
     ]
-    hours = (computing + masking / (os.cpu_count() or 1)) / 3600
+    hours = (computing + masking / joblib.cpu_count()) / 3600
     checking = (2 / one["checked"] + 1 / one["known"]) / 3600
     rows = [
         [

@@ -73,7 +73,6 @@ def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
 
     A pair is measured ``repeats`` times; the ratio is the median over the pairs.
     """
-    keep_freed_memory()  # as the stages do
     (image,) = load_photographs(1, *size)
     cams: dict[str, tuple[PassCams, int]] = {"excel": (setup.excel(), 1)}
     for method in DENSE_METHODS.values():
@@ -95,7 +94,6 @@ def refiners(size: tuple[int, int], repeats: int) -> str:
 
     It is the time of all cores together, since refiners in torch share them and the CRF does not.
     """
-    keep_freed_memory()
     (image,), cams = load_photographs(1, *size), random_cams(size, seed=0)
     refine = {
         name: partial(stages_of_run(f"masks={name}")["masks"].load({"cams": Path()})[0], image)
@@ -128,7 +126,7 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
     before = timed(embed_plainly) * len(names) / _PLAIN_NAMES
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        read_or_embed = partial(Store(Path(folder)).array, "text", "key", embed)
+        read_or_embed = partial(Store(Path(folder)).array, "key", embed)
         cold, warm = timed(read_or_embed), timed(read_or_embed)
     rows = [
         [f"plain, from {_PLAIN_NAMES} of the names", f"{before:.1f}", "1"],
@@ -141,7 +139,6 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
 
 def growth(setup: Setup, size: tuple[int, int]) -> str:
     """Returns how tagging, without CWR's crops, grows with the image, classes and images."""
-    keep_freed_memory()
     cases = [(f"{side}×{side} pixels", setup, 3, (side, side)) for side in _SIDES]
     for count in (20, 40, 80, 171, 1000):
         cases.append((f"{count} classes", replace(setup, names=(count, 0)), 4, size))

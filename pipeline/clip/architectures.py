@@ -8,8 +8,10 @@ Other image towers are refused here by their configuration.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +63,20 @@ class Training:
 
     normalisation: Normalisation = OPENAI_NORMALISATION
     quick_gelu: bool = True
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Drops what open_clip logs to the root logger, which would also get a handler by that."""
+    silent = logging.NullHandler()
+    silent.filter = lambda record: not record.pathname.startswith(open_clip.__path__[0])
+    logging.root.addHandler(silent)
+    logging.root.addFilter(silent)
+    try:
+        yield
+    finally:
+        logging.root.removeFilter(silent)
+        logging.root.removeHandler(silent)
 
 
 def find_architecture(model: str) -> dict[str, Any]:

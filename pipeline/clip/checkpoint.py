@@ -5,7 +5,6 @@ No code in a weights file is executed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pipeline.clip.architectures import (
     find_pretrained,
     find_training,
     models_of_other_heads,
+    without_log,
 )
 from pipeline.clip.published import check_network, hub_files, not_downloaded
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
@@ -92,6 +92,7 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
     return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 
+@torch.random.fork_rng(devices=[])  # open_clip draws weights, which are replaced
 def load_clip(
     path: Path,
     model_name: str | None = None,
@@ -163,9 +164,9 @@ def _build_from_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> Clip
         ) from error
 
 
+@without_log()  # that the weights are random
 def build_by_name(model_name: str, quick_gelu: bool = False) -> ClipModel:
     """Builds an architecture of open_clip with random weights, on torch's default device."""
-    logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     try:
         # pretrained_text=False, or the text tower's own weights would be downloaded.
         return open_clip.create_model(
@@ -181,8 +182,6 @@ def build_by_name(model_name: str, quick_gelu: bool = False) -> ClipModel:
             " its configuration from Hugging Face once; do so on a machine with a network, and"
             " copy its cache (~/.cache/huggingface, or $HF_HOME)"
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, torch.Tensor]:

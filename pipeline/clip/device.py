@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -86,11 +86,7 @@ def keep_freed_memory() -> None:
     1024×1024 pixels. Free memory above a gigabyte at the end of the heap is still returned. Other
     systems than Linux with glibc are left alone.
     """
-    if sys.platform != "linux":
-        return
-    try:
+    with suppress(OSError, TypeError, AttributeError):  # another C library
         set_option = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    set_option(_MMAP_MAX, 0)  # keep allocations of any size
-    set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
+        set_option(_MMAP_MAX, 0)  # keep allocations of any size
+        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Names, Vocabulary
+from pipeline.engine.progress import say
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
@@ -104,13 +106,14 @@ class FrozenClip:
             backgrounds: names of things that are not a class.
             templates: the name of a set of templates.
         """
-        return self._embed(names + tuple((name,) for name in backgrounds), TEMPLATES[templates])
+        every, weights = (*names, *zip(backgrounds)), self.fingerprint
+        return self._embed(every, TEMPLATES[templates], weights, templates, *chain(*names))
 
     def embed_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """Returns the text embeddings of sentences as they are, S×E on the device."""
-        return self._embed(tuple((sentence,) for sentence in sentences), ("{}",))
+        return self._embed(tuple(zip(sentences)), ("{}",), self.fingerprint)
 
-    def _embed(self, every: Names, prompts: Sequence[str]) -> torch.Tensor:
+    def _embed(self, every: Names, prompts: Sequence[str], *about: str) -> torch.Tensor:
         facts = self.facts()
 
         def make() -> np.ndarray:
@@ -119,7 +122,7 @@ class FrozenClip:
 
         of_tower = (facts["weights"], self.model, facts["quick_gelu"])
         key = fingerprint(TEXT_ALGORITHM, *of_tower, every, prompts)
-        array = make() if self.root is None else Store(self.root).array("text", key, make)
+        array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.
         return torch.from_numpy(array).clone().to(self.device)
@@ -135,8 +138,9 @@ def _clip(clip: FrozenClip, weights: str) -> ClipModel:
             f"{clip.weights} does not hold the weights that the run began with: run the same"
             " command again, and give all workers the same file"
         )
-    if torch.device(clip.device).type == "cpu":
+    if clip.root and torch.device(clip.device).type == "cpu":  # else the process is another's
         keep_freed_memory()
+    say("loading CLIP")
     return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)
 
 

@@ -17,7 +17,7 @@ from open_clip.model import CLIP
 from open_clip.transformer import TextTransformer
 from torch import nn
 
-from pipeline.clip.architectures import ClipModel
+from pipeline.clip.architectures import ClipModel, without_log
 from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
 from pipeline.errors import UserError
@@ -49,6 +49,7 @@ _BATCH_SIZE = 512  # prompts in a batch
 _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefixes of prompts
 
 
+@without_log()
 def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
     """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.
 

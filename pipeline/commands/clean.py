@@ -15,6 +15,7 @@ from pipeline.engine.cleaning import (
     find_orphans,
     find_removable,
     find_temporary,
+    find_unused_arrays,
     remove,
     remove_orphans,
 )
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = Parser(
         "clean.py",
         "Removes the results of other and older configurations, which no current result depends on,"
-        " and those of images that were removed or left out."
+        " those of images that were removed or left out, and unused text embeddings."
         " Figures in metrics.json stay.",
         _EXAMPLES,
     )
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
     }
     kept = [path for path, _ in store.folders() if path not in dict(removable)]
     orphans = {path: found for path in kept if (found := find_orphans(path))}
-    temporary = find_temporary(store)
+    temporary = [*find_temporary(store), *find_unused_arrays(store, chosen)]
     if skipped := len(removable) - len(chosen):
         console.print(f"{skipped} unfinished runs stay; --unfinished removes them too")
     if not chosen and not orphans and not temporary:
@@ -74,8 +75,8 @@ def run(arguments: Sequence[str]) -> None:
     for folder, found in orphans.items():
         where = folder.relative_to(root).as_posix()
         console.print(f"{where}: results of {len(found)} images that were removed or left out")
-    partial = f" and {len(temporary)} unfinished files" if temporary else ""
-    console.print(f"{len(chosen)} folders{partial}, {decimal(total)}")
+    loose = f" and {len(temporary)} unfinished files or unused text embeddings" if temporary else ""
+    console.print(f"{len(chosen)} folders{loose}, {decimal(total)}")
     if options.dry_run:
         return
     if not options.yes:

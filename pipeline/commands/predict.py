@@ -17,7 +17,7 @@ from pipeline.clip.device import choose_device
 from pipeline.commands.command_line import Parser, add_checkpoint, fraction, load_segmenter
 from pipeline.commands.inputs import find_inputs
 from pipeline.datasets.settings import CrfOptions
-from pipeline.engine.progress import track
+from pipeline.engine.progress import say, track
 from pipeline.engine.reading import Name, Reading
 from pipeline.engine.review import allowed_failures
 from pipeline.engine.sample import ImageReader, Sample
@@ -114,15 +114,17 @@ def _segment(
 
     written = 0
     with track("predict", len(samples)) as advance:
+        say("first image")
         for item, result in reading.through((Item(s, "") for s in samples), segment):
             name = item.sample.id
+            image = images.pop(name, None)  # none where it could not be decoded
             labels = result if isinstance(result, ImageError) else result[0]
             if isinstance(labels, ImageError):
                 reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
                 print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)
             else:
                 final = labels[test.steps[-1]]
-                _write(own, options.output / name, images.pop(name), final, segmenter, options)
+                _write(own, options.output / name, image, final, segmenter, options)
                 written += 1
             advance()
     return written

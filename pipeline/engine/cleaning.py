@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED, key_of
 from pipeline.engine.manifest import read_manifest
 from pipeline.engine.result_folder import files_of, remove_files
-from pipeline.engine.store import Store
+from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
-from pipeline.files.atomic import TEMPORARY, read_json_lines
+from pipeline.files.atomic import TEMPORARY, canonical_json, read_json_lines
 from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
@@ -99,6 +99,19 @@ def remove_orphans(folder: Path) -> int:
         return len(orphans)
     finally:
         lock.release()
+
+
+def find_unused_arrays(store: Store, removed: Collection[Path]) -> list[Path]:
+    """Returns text embeddings, also damaged ones, that no folder but those ``removed`` needs."""
+    kept = [canonical_json(facts) for path, facts in store.folders() if path not in removed]
+    unused = []
+    for path in store.root.glob(f"text/{'[0-9a-f]' * 16}.*"):
+        with suppress(Exception):  # damaged files raise anything
+            words = [canonical_json(word) for word in read_kept(path)[1]]
+            if any(all(word in settings for word in words) for settings in kept):
+                continue
+        unused.append(path)
+    return unused
 
 
 def find_temporary(store: Store) -> list[Path]:

@@ -44,19 +44,23 @@ DIED = "its process was killed twice, perhaps by the system because memory ran o
 
 
 def prefetch(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int, max_pending: int
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    workers: int,
+    max_pending: int,
+    at_once: bool = False,
 ) -> Iterator[tuple[Item, Result]]:
     """Processes items in threads before their results are needed; yields them in order.
 
-    At most ``max_pending`` results are computed or wait at a time, which bounds the memory. An
-    error is raised where its result is taken.
+    At most ``max_pending`` results are computed or wait at a time, which bounds the memory; with
+    ``at_once`` none waits for more than the next item. Errors are raised where results are taken.
     """
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 pending.append((item, pool.submit(work, item)))
-                if len(pending) >= max_pending:
+                while pending and (len(pending) >= max_pending or at_once and pending[0][1].done()):
                     first, future = pending.popleft()
                     yield first, future.result()
             while pending:

@@ -5,54 +5,48 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
+import rich.progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.text import Text
 
+_newest: list[Callable[..., None]] = []  # what moves the bar that was begun last
 
-class _Speed(ProgressColumn):
+
+class _Speed(bars.ProgressColumn):
     """Steps a second over the last minute."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         """Returns the column's text."""
         return Text(f"{task.finished_speed or task.speed or 0:.1f}/s", style="progress.data.speed")
 
 
 @contextmanager
-def track(description: str, total: int) -> Iterator[Callable[..., None]]:
+def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterator[Callable]:
+    console = Console(file=sys.stderr)
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *columns)
+    with bars.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield partial(bar.update, bar.add_task(title, total=total, note=""))
+
+
+@contextmanager
+def track(title: str, total: int) -> Iterator[Callable[..., None]]:
     """Shows a bar while the block runs; silent where stderr is no terminal.
 
     The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """
-    console = Console(file=sys.stderr)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total, note="")
+    times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
+    note = bars.TextColumn("{task.fields[note]}")
+    with _bar(title, total, bars.MofNCompleteColumn(), _Speed(), *times, note) as update:
+        _newest[:] = [lambda steps=1, note="": update(advance=steps, note=note)]
+        yield _newest[0]
 
-        def advance(steps: int = 1, note: str = "") -> None:
-            progress.update(task, advance=steps, note=note)
 
-        yield advance
+def say(note: str) -> None:
+    """Shows what happens until the next step, beside the bar that was begun last."""
+    for advance in _newest:
+        advance(0, note)
 
 
 @contextmanager
@@ -61,9 +55,6 @@ def track_bytes(title: str) -> Iterator[Callable[[int, int | None], None]]:
 
     The block gets a function of the number of bytes done, and of all if that is known.
     """
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    columns += (TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    speed = (bars.DownloadColumn(), bars.TransferSpeedColumn())
+    with _bar(title, None, *speed, bars.TimeRemainingColumn()) as update:
+        yield lambda done, total: update(completed=done, total=total)

@@ -33,7 +33,7 @@ FORMAT = 1
 
 _FORMAT_FILE = "store.json"
 
-_SUM = "sum"  # the name of the checksum beside an array
+_SUM, _ABOUT = "sum", "about"  # the names of what is beside an array
 
 
 class Store:
@@ -123,20 +123,20 @@ class Store:
                 if is_stale(path):
                     path.unlink(missing_ok=True)
 
-    def array(self, kind: str, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Returns an array that is made once and kept in the folder ``kind`` below the root.
+    def array(self, key: str, make: Callable[[], np.ndarray], *about: str) -> np.ndarray:
+        """Returns an array that is made once and kept in the folder ``text`` below the root.
 
         The file is an archive with a checksum of the array, its type and its shape. One that is
         damaged, or another's, is put aside with a sentence, and the array is made again.
 
         Args:
-            kind: the folder's name.
             key: the fingerprint of all that the array depends on.
             make: makes it.
+            about: strings in the settings of every stage that uses it.
         """
-        path = self.root / kind / f"{key}.npz"
+        path = self.root / "text" / f"{key}.npz"
         try:
-            return _read_kept(path, key)
+            return read_kept(path)[0]
         except FileNotFoundError:
             pass
         except Exception as error:  # zipfile, zlib and numpy each have errors of their own
@@ -147,7 +147,8 @@ class Store:
             note = f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again"
             print(note, file=sys.stderr)
         array = make()
-        write_atomically(path, encode_arrays(**{key: array, _SUM: _sum_of(array)}))
+        beside = {_SUM: _sum_of(array), _ABOUT: np.array(about, str)}
+        write_atomically(path, encode_arrays(**{key: array}, **beside))
         return array
 
     def folders(self) -> list[tuple[Path, dict]]:
@@ -161,17 +162,17 @@ class Store:
         return sorted(folders, key=lambda f: f[1].get("finished") or f[1].get("began", ""))
 
 
-def _read_kept(path: Path, key: str) -> np.ndarray:
-    """Reads an array that :meth:`Store.array` wrote; all other files raise errors."""
+def read_kept(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Returns an array that :meth:`Store.array` wrote, and ``about``; other files raise errors."""
     with zipfile.ZipFile(path) as archive:
         # We compress nothing. What is compressed could take any amount of memory.
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("it is compressed")
     with np.load(path, allow_pickle=False) as kept:
-        array = kept[key]
+        array, about = kept[path.stem], kept[_ABOUT].tolist() if _ABOUT in kept else []
         if str(kept[_SUM]) != _sum_of(array):
             raise ValueError("it is not what was written")
-    return array
+    return array, about
 
 
 def _sum_of(array: np.ndarray) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
+from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
 from pipeline.engine.stage import Item, Outputs, Stage
@@ -64,7 +66,7 @@ class WorkerSettings(ExecutorSettings):
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
-        return self.threads or max(1, (os.cpu_count() or 1) // size)
+        return self.threads or max(1, joblib.cpu_count() // size)
 
     def start(self, size: int) -> Pool:
         """Returns so many workers."""
@@ -94,8 +96,29 @@ def compute_here(
         return None
 
     computed = stage.compute(items, model)
-    for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN):
+    for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample.id, reason
+
+
+def _load(stage: Stage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
+    """Loads a stage's models from its inputs; ``files`` are those of :meth:`Stage.loaded`.
+
+    Raises:
+        UserError: the files are not those whose fingerprints are in the recipe of the results.
+    """
+    say("loading the model")
+    model = stage.load(inputs)
+    try:
+        is_as_scanned = join_keys(recipe.split("-")[0], *map(fingerprint_file, files)) == recipe
+    except OSError:
+        is_as_scanned = False
+    if not is_as_scanned:
+        raise UserError(
+            f"another run replaced what stage={stage.command} loads: run the same command again,"
+            " finished results are kept"
+        )
+    say("first batch")
+    return model
 
 
 class Executor:
@@ -126,6 +149,7 @@ class Executor:
                 model = cache(partial(_load, stage, inputs, files, recipe))
                 return compute_here(stage, model, folders, items)
             self._pool = ProcessPool(size)
+        say("waiting for workers")
         places = [(folder.path, folder.recipe) for folder in folders]
         pickled = pickle.dumps((stage, inputs, files, recipe))
         work = partial(compute_shard, pickled, places, threads)
@@ -177,6 +201,7 @@ def compute_shard(
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.
     """
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     folders = [WorkerFolder(*place) for place in places]
@@ -203,22 +228,3 @@ def _resident(pickled: bytes) -> tuple[Stage, Callable[[], Any]]:
             " the worker's PYTHONPATH"
         ) from error
     return found[0], cache(partial(_load, *found))
-
-
-def _load(stage: Stage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
-    """Loads a stage's models from its inputs; ``files`` are those of :meth:`Stage.loaded`.
-
-    Raises:
-        UserError: the files are not those whose fingerprints are in the recipe of the results.
-    """
-    model = stage.load(inputs)
-    try:
-        is_as_scanned = join_keys(recipe.split("-")[0], *map(fingerprint_file, files)) == recipe
-    except OSError:
-        is_as_scanned = False
-    if not is_as_scanned:
-        raise UserError(
-            f"another run replaced what stage={stage.command} loads: run the same command again,"
-            " finished results are kept"
-        )
-    return model

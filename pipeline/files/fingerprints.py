@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import time
 from contextvars import ContextVar
 from pathlib import Path
@@ -84,8 +85,8 @@ def fingerprint_image(path: Path) -> str:
 def remember_in(folder: Path | None, write: bool = True) -> None:
     """Keeps the fingerprints of photographs from run to run, in a journal in the output directory.
 
-    A journal that is lost, or another user's, only means that files are read again. Without
-    ``write`` it is only read, and without a folder nothing is kept.
+    A journal that is lost, or another user's, only means that files are read again. Files that are
+    gone are forgotten. Without ``write`` it is only read, and without a folder nothing is kept.
     """
     if (memory := _memory.get()) is not None:
         memory[0].close()
@@ -93,9 +94,9 @@ def remember_in(folder: Path | None, write: bool = True) -> None:
         _memory.set(None)
         return
     journal = Journal(folder / FILE)
-    try:
-        known = journal.entries
-    except OSError:  # else every photograph would count as one that cannot be read
-        known = {}
-    journal.entries = known
+    with contextlib.suppress(OSError, UserError):
+        if write:
+            journal.shrink(lambda entry: os.path.lexists(entry["id"]))
+        _ = journal.entries
+    journal.__dict__.setdefault("entries", {})  # else no photograph could be read
     _memory.set((journal, write))

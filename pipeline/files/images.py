@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import stat
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,9 +42,6 @@ MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`to_image` takes."""
-
-# Pillow warns of much that is odd in a file; all that matters is raised as an error or refused.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def load_image(

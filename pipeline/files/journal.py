@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _SHAPE = {
 """What entries hold, of images and of fingerprints."""
 
 _PARTS = ".entries-*.jsonl"
+_SMALL = 100_000  # bytes of a journal that is no burden
 
 
 class Journal:
@@ -42,13 +44,14 @@ class Journal:
     def __init__(self, path: Path):
         """Prepares a journal, which need not exist; it is read on first use."""
         self.path = path
+        self._old = path.with_suffix(".old")
         self._file: int | None = None
         self.damaged = 0
 
     @cached_property
     def entries(self) -> dict[str, dict]:
         """Image id → the image's last line, without the checksum."""
-        found = [read_lines(path) for path in (self.path, *self._parts())]
+        found = [read_lines(path) for path in (self._old, self.path, *self._parts())]
         self.damaged = sum(damaged for _, damaged in found)
         return {line["id"]: line for lines, _ in found for line in lines}
 
@@ -79,6 +82,20 @@ class Journal:
             write_atomically(self.path, new)
         for part in self._parts():
             part.unlink(missing_ok=True)
+
+    def shrink(self, keep: Callable[[dict], bool]) -> None:
+        """Drops superseded lines, and entries not to ``keep``, if the journal has doubled since.
+
+        Until the next time they stay in another file, to which writers that have it open may add.
+        """
+        before = self.entries.pop("", {}).get("read", _SMALL)  # bytes, in an entry of no file
+        if self.path.is_file() and self.path.stat().st_size > 2 * before:
+            lines = b"".join(encode_line(each) for each in self.entries.values() if keep(each))
+            size = encode_line({"id": "", "input": "", "read": max(_SMALL, len(lines))})
+            self._old.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system without links
+                os.link(self.path, self._old)
+            write_atomically(self.path, size + lines)
 
     def close(self) -> None:
         """Closes the file; the next line opens it again."""

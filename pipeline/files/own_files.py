@@ -27,6 +27,7 @@ class OwnFiles:
         self._folder = folder
         self._tool = tool
         self._record = Journal(folder / RECORD)
+        self._record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["input"])
         self._tidied: set[Path] = set()
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
@@ -73,10 +74,11 @@ class OwnFiles:
         return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"
 
     def _is_own(self, path: Path) -> bool:
-        if path.is_symlink():
-            data = os.fsencode(path.readlink())
-        elif path.is_file():
-            data = path.read_bytes()
-        else:
-            return False
-        return self._entry(path, fingerprint(data)) in self._record.entries
+        return self._entry(path, _digest_of(path)) in self._record.entries
+
+
+def _digest_of(path: Path) -> str:
+    """Returns the fingerprint of what is in a file, or of what a link names; else ""."""
+    if path.is_symlink():
+        return fingerprint(os.fsencode(path.readlink()))
+    return fingerprint(path.read_bytes()) if path.is_file() else ""

@@ -177,7 +177,7 @@ def for_each_readable(
 def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = scores = threshold = None
     if entry := material.tags.entries.get(sample.id):
-        tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"]["scores"])
+        tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
         threshold = material.threshold(scores) if material.threshold else None
     layers = material.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None

@@ -164,7 +164,7 @@ def make_tile(artefact: Artefact, image_id: str, image: np.ndarray) -> Tile:
 
 def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
     entry = artefact.entries[image_id]
-    tags, scores = set(entry["tags"]), decode_scores(entry["scores"]["scores"])
+    tags, scores = set(entry["tags"]), decode_scores(entry["scores"])
     best = np.argsort(-scores, kind="stable")[:_MAX_BARS].tolist()
     # Tags are always shown, however many classes score higher.
     order = [*best, *sorted(tags - set(best))]

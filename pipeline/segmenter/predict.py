@@ -55,6 +55,7 @@ class Segmenter:
         self._min_side = smallest_side(self.model)
 
     @classmethod
+    @torch.random.fork_rng(devices=[])  # mmengine draws weights, which are replaced
     def from_run(cls, path: str | Path, device: str = "cpu", which: str = "last") -> Segmenter:
         """Reads a checkpoint, which contains the architecture, classes and palette.
 

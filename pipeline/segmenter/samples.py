@@ -18,7 +18,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import PixelData
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
@@ -29,7 +29,7 @@ from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
-_MAX_CACHED_BYTES = 2**30
+_MAX_CACHED_BYTES = 2**30  # of a training on one machine, in all processes that load images
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal sent to a process when its parent ends
 _WEIGHTS = "pixel_weights"
 _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
@@ -109,8 +109,8 @@ class PseudoLabelled(Dataset):
     def _decode(self, pair: TrainingPair) -> dict[str, np.ndarray]:
         """Decodes an image (BGR, as mmsegmentation expects), its mask and its weights.
 
-        They are cached up to a limit, because decoding a photograph of 24 megapixels takes longer
-        than an iteration.
+        They are cached, because decoding a photograph of 24 megapixels takes longer than an
+        iteration: up to 1 GiB on a machine, of which each process that loads images has its share.
         """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
@@ -134,7 +134,9 @@ class PseudoLabelled(Dataset):
         if _WEIGHTS in arrays:
             arrays[_WEIGHTS] = np.pad(arrays[_WEIGHTS], missing)
         size = sum(array.nbytes for array in arrays.values())
-        if self._cached_bytes + size <= _MAX_CACHED_BYTES:
+        loader, on_machine = get_worker_info(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        sharing = on_machine * (loader.num_workers if loader else 1)
+        if self._cached_bytes + size <= _MAX_CACHED_BYTES // sharing:
             self._cache[pair.id] = arrays
             self._cached_bytes += size
         return arrays

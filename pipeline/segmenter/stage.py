@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.progress import track
+from pipeline.engine.progress import say, track
 from pipeline.engine.reading import Reading
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
@@ -175,6 +175,7 @@ class Training(Whole):
 
         bar = track(f"train {self.options.name}", self.options.iterations)
         with bar if writes else nullcontext() as advance:
+            say("loading the network and the first batch")
             checkpoint = train.train(
                 self.options,
                 self.pairs,

@@ -8,10 +8,10 @@ from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
-import torch
+import joblib
 
 from pipeline.cams.stage import CamStage, ComputedCams
-from pipeline.clip.device import choose_batches, choose_device, choose_precision, keep_freed_memory
+from pipeline.clip.device import choose_batches, choose_device, choose_precision
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
@@ -51,10 +51,7 @@ class Builder:
     @cached_property
     def device(self) -> str:
         """Torch's name of the device."""
-        device = choose_device(self.config.runtime.device)
-        if torch.device(device).type == "cpu":
-            keep_freed_memory()
-        return device
+        return choose_device(self.config.runtime.device)
 
     @cached_property
     def clip(self) -> FrozenClip:
@@ -86,7 +83,7 @@ class Builder:
     @cached_property
     def workers(self) -> int:
         """The number of processes and threads beside a model."""
-        return self.config.runtime.workers or torch.multiprocessing.cpu_count()
+        return self.config.runtime.workers or joblib.cpu_count()
 
     @cached_property
     def reading(self) -> Reading:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import joblib
 import torch
 
 from pipeline.cams.stage import ComputedCams
+from pipeline.clip.device import keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
@@ -96,8 +98,7 @@ class Pipeline:
         remember_in(root, write=not config.dry_run)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
-        workers = config.runtime.workers or torch.multiprocessing.cpu_count()
-        dataset = load_dataset(config.dataset, workers)
+        dataset = load_dataset(config.dataset, config.runtime.workers or joblib.cpu_count())
         builder = Builder(
             config,
             dataset.vocabulary,
@@ -119,6 +120,8 @@ class Pipeline:
                 "torchrun is for stage=train alone: run the other stages without it, and without"
                 " its RANK and WORLD_SIZE in the environment"
             )
+        if torch.device(self.builder.device).type == "cpu":
+            keep_freed_memory()
         steps = self.steps(commands)
         self.fetch_weights(commands)
         return Run(

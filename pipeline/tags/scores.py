@@ -15,18 +15,19 @@ from pipeline.errors import ImageError
 from pipeline.files.arrays import encode_arrays
 
 
-def decode_scores(text: str) -> np.ndarray:
-    """Reads float32 scores as :func:`tags_output` writes them: exactly, as text."""
-    return np.frombuffer(base64.b64decode(text), "<f4")
+def decode_scores(rows: Mapping[str, str], name: str = "scores") -> np.ndarray:
+    """Returns a row of an entry, n float32, exactly as :func:`tags_output` was given it."""
+    return np.frombuffer(base64.b64decode(rows[name] or rows["scores"]), "<f4")
 
 
 def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
-    """Returns what is stored for an image; "scores" and each variant hold n float32."""
+    """Returns what is stored: n float32 for "scores" and each variant, "" where it equals these."""
     encoded = {
         name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
         for name, values in scores.items()
     }
-    return Output(facts={"tags": list(tags), "scores": encoded})
+    same = [n for n, row in encoded.items() if row == encoded["scores"] and n != "scores"]
+    return Output(facts={"tags": list(tags), "scores": {**encoded, **dict.fromkeys(same, "")}})
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
@@ -44,9 +45,9 @@ def read_scores(
     folder: StageFolder, image_ids: Iterable[str], variant: str = "scores"
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
-    entries = folder.entries
-    rows = [entries[image_id]["scores"].get(variant) for image_id in image_ids]
-    return None if None in rows else np.array([decode_scores(row) for row in rows])
+    rows = [folder.entries[image_id]["scores"] for image_id in image_ids]
+    is_there = all(variant in row for row in rows)
+    return np.array([decode_scores(row, variant) for row in rows]) if is_there else None
 
 
 def summarise(

@@ -97,7 +97,7 @@ class ScoredTags(Tags):
 
     def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Returns an entry with the tags that follow from its scores."""
-        tags = self.choose(decode_scores(entry["scores"]["scores"]))
+        tags = self.choose(decode_scores(entry["scores"]))
         return {**entry, "tags": list(tags)}
 
     def prepare(self, item: Item, folders: Folders) -> Item:

@@ -115,7 +115,7 @@ class StandardisedTags(Tags):
 
     def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Returns an entry with the tags that follow from its standardised scores."""
-        return {**entry, "tags": self._choose(decode_scores(entry["scores"][STANDARDISED]))}
+        return {**entry, "tags": self._choose(decode_scores(entry["scores"], STANDARDISED))}
 
     def load(self, inputs: Mapping[str, Path]) -> Statistics | None:
         """Reads the statistics, if images are compared."""
@@ -124,7 +124,7 @@ class StandardisedTags(Tags):
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Standardises scores and chooses tags; no image is looked at."""
         for item in items:
-            rows = {name: decode_scores(text) for name, text in item.given.items()}
+            rows = {name: decode_scores(item.given, name) for name in item.given}
             scores = rows["scores"][None].astype(np.float64)
             if "image" in self.options.standardise:
                 scores = over_classes(scores)

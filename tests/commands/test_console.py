@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -20,6 +21,18 @@ def run(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         console.main()
     return ended.value.code, *capsys.readouterr()
+
+
+def test_the_command_line_does_not_print_the_warnings_of_pillow():
+    program = """
+import warnings, pipeline.commands
+for module in ("PIL.TiffImagePlugin", "mine"):
+    warnings.warn_explicit(f"of {module}", UserWarning, "odd.py", 1, module)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert "of mine" in finished.stderr and "PIL" not in finished.stderr
 
 
 def test_every_tool_is_a_word_of_the_command():

@@ -2,11 +2,13 @@
 
 import pickle
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import ImageError
 from pipeline.files.own_files import RECORD
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
@@ -101,6 +103,23 @@ def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, mon
     assert files_in(tmp_path / "one") == files_in(tmp_path / "many")
     for name in files_in(tmp_path / "one"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+def test_an_image_that_fails_behind_the_network_is_let_go(predict, photographs, monkeypatch):
+    """As when its process of the CRF dies; many such images would fill the memory."""
+    decoded, kept = [], []
+
+    def fail(images, segmenter, test, workers):
+        for name, image in images:
+            decoded.append(weakref.ref(image))
+            del image
+            yield name, ImageError("was too much")
+            kept.append(sum(each() is not None for each in decoded))
+
+    monkeypatch.setattr("pipeline.commands.predict.segment_all", fail)
+    finished = predict(photographs)
+    assert finished.errors.count("was too much") == len(decoded) == 5
+    assert max(kept) <= 2, "those that loops are at, however many fail"
 
 
 def test_files_that_cannot_be_read_are_left_out_and_named(predict, photographs, tmp_path):

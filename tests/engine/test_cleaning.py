@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
 from pipeline.engine.cleaning import (
     find_orphans,
     find_removable,
     find_temporary,
+    find_unused_arrays,
     remove,
     remove_orphans,
 )
@@ -118,6 +122,45 @@ def test_results_of_images_that_are_gone_are_offered(store, run_tool):
     with store.folder("val", "masks", {"beta": 1}) as again:
         assert again.entries.keys() == {"a", "e"} and again.is_done("a", "1")
     assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
+
+
+def test_text_embeddings_that_no_result_needs_are_offered(store, run_tool):
+    for names in (["cat", 'a "mug"'], ["cat", "dög"]):
+        complete(store, "cams", {"clip": {"weights": "w1"}, "tag_names": [[n] for n in names]})
+    latest, older = names, ["cat", 'a "mug"']
+    for digit, about in enumerate((["w1", *latest], ["w1", *older], ["w2", *latest], ["w1"])):
+        store.array(f"{digit}" * 16, lambda: np.zeros(100), *about)
+    text = store.root / "text"
+    (text / f"{'3' * 16}.damaged").write_bytes(b"damaged")
+    (text / f"{'4' * 16}.npz").write_bytes(b"damaged")
+    (text / "theirs.npz").write_bytes(b"theirs")
+    shown = run_tool("clean.py", store.root, "--dry-run").output
+    assert "1 folders and 4 unfinished files or unused text embeddings, " in shown
+    assert run_tool("clean.py", store.root, "--yes").code == 0
+    left = {f"{'0' * 16}.npz", f"{'3' * 16}.npz", "theirs.npz"}
+    assert {path.name for path in text.iterdir()} == left
+    assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
+    assert store.array("0" * 16, lambda: pytest.fail("it is there")).shape == (100,)
+
+
+def test_what_a_run_embedded_belongs_to_its_results(run_stage, arguments, tmp_path):
+    """Whatever the method: names, names of several words a class, sentences, names of masks."""
+    names, sentences = tmp_path / "names.txt", tmp_path / "sentences.json"
+    names.write_text("background, sky\ncat, kitten\nperson\nrocket\ncup\n")
+    classes = ["cat", "person", "rocket", "cup"]
+    sentences.write_text(json.dumps({c: [f"{c} number {k}" for k in range(4)] for c in classes}))
+    store, small = Store(tmp_path / "out"), [*arguments, "dataset.limit=2"]
+    excel = ["cams=excel", f"cams.descriptors={sentences}", "cams.clusters=2"]
+    dense = ["cams=sclip", "masks=dense", f"masks.names={names}", "masks.short_side=64"]
+    for more in (["stage=[tags,cams]", *excel], ["stage=masks", *dense]):
+        finished = run_stage(*small, *more)
+        assert finished.code == 0, finished.errors
+    text = {*(store.root / "text").iterdir()}
+    assert len(text) == 4 and not find_unused_arrays(store, ())
+    masks = [path for path, manifest in store.folders() if manifest["stage"] == "masks"]
+    (unused,) = find_unused_arrays(store, masks)
+    assert unused in text
+    assert {*find_unused_arrays(store, [path for path, _ in store.folders()])} == text
 
 
 def test_files_outside_the_folder_are_never_orphans(store, tmp_path):

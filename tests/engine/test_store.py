@@ -136,7 +136,7 @@ def test_an_array_is_made_once_and_again_when_it_is_damaged(tmp_path):
 
     store = Store(tmp_path)
     for _ in range(2):
-        np.testing.assert_array_equal(store.array("text", "k", make), [0, 1, 2])
+        np.testing.assert_array_equal(store.array("k", make), [0, 1, 2])
     assert len(made) == 1
 
 
@@ -144,18 +144,18 @@ def test_a_damaged_array_is_put_aside_and_made_again(tmp_path, capsys):
     """Whatever its damage: a flipped bit of a value, a torn end, the array of another key."""
     store, path = Store(tmp_path), tmp_path / "text" / "k.npz"
     values = np.arange(3.0)
-    store.array("text", "k", lambda: values)
-    store.array("text", "other", lambda: np.ones(3))
+    store.array("k", lambda: values)
+    store.array("other", lambda: np.ones(3))
     whole = path.read_bytes()
     at = whole.index(values.tobytes()) + 9
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
     for damage in (flipped, whole[:-5], path.with_name("other.npz").read_bytes(), b""):
         path.write_bytes(damage)
-        assert store.array("text", "k", lambda: values).tolist() == [0, 1, 2]
+        assert store.array("k", lambda: values).tolist() == [0, 1, 2]
         assert path.read_bytes() == whole
         assert path.with_suffix(".damaged").read_bytes() == damage
         assert "k.npz is damaged" in capsys.readouterr().err
-    store.array("text", "k", lambda: pytest.fail("it is whole"))
+    store.array("k", lambda: pytest.fail("it is whole"))
 
 
 def test_halves_of_files_are_removed_when_their_process_has_ended(store, tmp_path):

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
+import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from pipeline.clip import frozen
 from pipeline.engine import workers
 from pipeline.engine.run import Run
+from pipeline.engine.sample import Sample
 from pipeline.engine.scan import open_folder
-from pipeline.engine.workers import Executor, WorkerSettings, compute_shard
+from pipeline.engine.stage import Item, Output
+from pipeline.engine.workers import (
+    Executor,
+    ExecutorSettings,
+    WorkerSettings,
+    compute_here,
+    compute_shard,
+)
 from pipeline.errors import UserError
 from pipeline.files.journal import Journal
+from pipeline.stages import pipeline as stages
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.small_runs import folder_options
@@ -48,6 +62,38 @@ def fresh_caches_before():
 def fresh_caches():
     for cache in (workers._resident, frozen._clip, frozen._encoder):
         cache.cache_clear()
+
+
+def test_a_process_per_core_that_this_one_may_use(photographs, tiny_checkpoint, monkeypatch):
+    """As in a job of three cores on a large machine."""
+    for elsewhere in (
+        "os.cpu_count",
+        "multiprocessing.cpu_count",
+        "torch.multiprocessing.cpu_count",
+    ):
+        monkeypatch.setattr(elsewhere, lambda: 64)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
+    given = []
+    load_dataset = stages.load_dataset
+    monkeypatch.setattr(stages, "load_dataset", lambda *a: given.append(a[1]) or load_dataset(*a))
+    options = folder_options(photographs, tiny_checkpoint)
+    opened = Pipeline.open(read_config(compose([*options, "runtime.workers=null"])))
+    assert given == [3] and opened.builder.workers == opened.builder.reading.threads == 3
+    assert opened.report.workers == 3
+    assert [WorkerSettings().threads_of(size) for size in (1, 2, 3, 6)] == [3, 1, 1, 1]
+    given = Pipeline.open(read_config(compose([*options, "runtime.workers=5"])))
+    assert given.builder.workers == 5
+
+
+def test_a_run_and_its_workers_keep_freed_memory(pipeline, monkeypatch):
+    """A program that imports the package does not, see tests/host.py."""
+    called = []
+    monkeypatch.setattr(stages, "keep_freed_memory", lambda: called.append("run"))
+    monkeypatch.setattr(frozen, "keep_freed_memory", lambda: called.append("load"))
+    list(pipeline.plan(["tags"]))
+    assert not called
+    list(pipeline.run(["tags"]))
+    assert called == ["run", "load"]
 
 
 class HerePool(WorkerSettings):
@@ -94,6 +140,52 @@ def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monke
     assert len(loaded) == 1
 
 
+def test_each_result_is_reported_while_the_next_one_is_computed():
+    """It need not be stored yet; that of the image before it is."""
+    ids = [f"{k}" for k in range(8)]
+    stored, reported, before = {i: threading.Event() for i in ids}, [], []
+
+    class Slow:
+        def compute(self, items, model):
+            for k, item in enumerate(items):
+                assert all(stored[i].wait(60) for i in ids[:k])
+                before.append(len(reported))
+                yield item, [Output()]
+
+    class Stored:
+        def write(self, image_id, *_):
+            stored[image_id].set()
+
+    items = [Item(Sample(i, Path(i)), "") for i in ids]
+    for image_id, reason in compute_here(Slow(), None, [Stored()], items):
+        assert reason is None
+        reported.append(image_id)
+    assert reported == ids
+    assert all(number >= k - 2 for k, number in enumerate(before))
+
+
+@pytest.mark.parametrize(
+    ("spread", "first"), [(False, "loading the model"), (True, "waiting for workers")]
+)
+def test_the_bar_says_what_happens_before_the_first_image(
+    pipeline, monkeypatch, capsys, spread, first
+):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "140")
+    update = Progress.update
+    monkeypatch.setattr(
+        Progress, "update", lambda bar, *a, **given: (update(bar, *a, **given), bar.refresh())
+    )
+    run(pipeline, ["tags"], HerePool() if spread else ExecutorSettings())
+    bars = [line for line in re.split("[\r\n]", capsys.readouterr().err) if "tags all" in line]
+    notes = [first, "loading CLIP", "first batch"]
+    shown = [next(k for k, bar in enumerate(bars) if note in bar) for note in notes]
+    assert shown == sorted(shown)
+    counts = [int(re.search(r"(\d)/5", bar)[1]) for bar in bars]
+    assert counts[shown[-1]] == 0 and not any(note in bars[-1] for note in notes)
+    assert [*dict.fromkeys(counts)] == [0, 1, 2, 3, 4, 5]
+
+
 def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     (stage,) = pipeline.steps(["tags"])
     builder = pipeline.builder
@@ -118,6 +210,20 @@ def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photograph
     assert (outcome.images, outcome.computed, len(outcome.left_out)) == (5, 4, 1)
     (stage,) = pipeline.steps(["tags"])
     assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
+
+
+def test_a_worker_is_silent_about_odd_files(pipeline, photographs):
+    """As a command line is; Pillow would print a warning for each of them."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12\0\x03\0\0\0\x09cut off"
+    with Image.open(photographs / "a.jpg") as picture:
+        picture.save(photographs / "a.jpg", exif=exif)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        with Image.open(photographs / "a.jpg") as picture:
+            picture.getexif().get(1)
+        assert [str(each.message) for each in given] == ["Truncated File Read"]
+        run(pipeline, ["tags"], HerePool())
+    assert len([each for each in given if "PIL" in each.filename]) == 1
 
 
 def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, tmp_path):

@@ -128,6 +128,53 @@ def test_a_dry_run_remembers_and_writes_nothing(path, tmp_path, monkeypatch):
     assert not (tmp_path / FILE).exists()
 
 
+def size_of_journal(folder):
+    return sum(len(file.read_bytes().splitlines()) for file in folder.glob(".fingerprints.*"))
+
+
+def test_the_journal_does_not_grow_for_ever(path, tmp_path, monkeypatch):
+    """Neither by a photograph that changes, nor by new ones that are removed; others stay known."""
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 300, raising=False)
+    other = tmp_path / "other selection.jpg"
+    other.write_bytes(b"other")
+    settle(other)
+    remember_in(tmp_path)
+    fingerprint_image(other)
+    for k in range(60):
+        daily = tmp_path / f"{k}.jpg"
+        for each in (path, daily):
+            each.write_bytes(b"%d" % k)
+            settle(each)
+        remember_in(tmp_path)
+        known = [fingerprint_image(each) for each in (path, daily)]
+        daily.unlink()
+    assert size_of_journal(tmp_path) < 30
+    not_read(monkeypatch)
+    remember_in(tmp_path)
+    assert fingerprint_image(path) == known[0] and fingerprint_image(other)
+
+
+def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
+    remember_in(tmp_path)
+    first, beside = fingerprint_image(path), Journal(tmp_path / FILE)
+    beside.append({"id": "gone", "input": "1"})
+    remember_in(tmp_path)
+    beside.append({"id": "late", "input": "2"})
+    found = Journal(tmp_path / FILE).entries
+    assert found["late"]["input"] == "2" and found[str(path)]["input"] == first
+    beside.close()
+
+
+def test_a_dry_run_tidies_nothing(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
+    remember_in(tmp_path)
+    fingerprint_image(path)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    remember_in(tmp_path, write=False)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_without_a_journal_files_are_read_again(path, tmp_path):
     (tmp_path / FILE).write_text('{"id": "x", "input": "y"}\nnonsense\n')
     remember_in(tmp_path)

@@ -21,6 +21,32 @@ def test_what_a_tool_wrote_may_be_written_again(tmp_path):
     OwnFiles(moved, "one.py").write(moved / "sub/a.txt", "third")
 
 
+def test_the_record_does_not_grow_for_ever(tmp_path, monkeypatch):
+    """Of a file that is written again and again, and of others that were removed since."""
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 300, raising=False)
+    OwnFiles(tmp_path, "two.py").write(tmp_path / "theirs", "of the other tool")
+    for k in range(60):
+        own = OwnFiles(tmp_path, "one.py")
+        own.write(tmp_path / "a", f"{k}")
+        own.link(tmp_path / "b", tmp_path / f"{k % 7}")
+        own.write(tmp_path / f"{k}.txt", "for a day")
+        (tmp_path / f"{k}.txt").unlink()
+    assert sum(len(file.read_bytes().splitlines()) for file in tmp_path.glob(".written.*")) < 40
+    own.write(tmp_path / "a", "again")
+    own.link(tmp_path / "b", tmp_path / "again")
+    OwnFiles(tmp_path, "two.py").write(tmp_path / "theirs", "again")
+
+
+def test_a_tool_beside_one_that_tidies_knows_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
+    beside = OwnFiles(tmp_path, "one.py")
+    beside.write(tmp_path / "early", "early")
+    OwnFiles(tmp_path, "two.py").write(tmp_path / "b", "b")  # tidies
+    beside.write(tmp_path / "late", "late")
+    for name in ("early", "late"):
+        OwnFiles(tmp_path, "one.py").refuse_foreign([tmp_path / name])
+
+
 @pytest.mark.parametrize("state", ["foreign", "changed", "of another tool", "folder", "link"])
 def test_other_files_stay(tmp_path, state):
     path, others = tmp_path / "a.txt", tmp_path / "theirs"

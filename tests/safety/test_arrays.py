@@ -70,7 +70,7 @@ def test_a_kept_array_is_made_again(name, mark, tmp_path, trial):
     path.parent.mkdir(parents=True)
     WRITERS[name](path, mark)
     assert mark.is_left_by(lambda: read_carelessly(path)), "it has to be live"
-    found = store.array("text", "key", lambda: np.arange(3.0))
+    found = store.array("key", lambda: np.arange(3.0))
     assert not mark.is_left
     assert isinstance(found, np.ndarray) and found.tolist() == [0, 1, 2]
     assert np.load(path)["key"].tolist() == [0, 1, 2]
@@ -81,7 +81,7 @@ def test_a_kept_array_that_claims_terabytes_is_made_again(tmp_path):
     store, path = Store(tmp_path / "out"), tmp_path / "out" / "text" / "key.npz"
     path.parent.mkdir(parents=True)
     path.write_bytes(header((2**45,)))
-    assert store.array("text", "key", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
+    assert store.array("key", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -166,6 +166,6 @@ def test_a_kept_array_that_we_did_not_write_is_made_again(name, tmp_path, capsys
     store, path = Store(tmp_path / "out"), tmp_path / "out" / "text" / "key.npz"
     path.parent.mkdir(parents=True)
     FOREIGN[name](path)
-    assert store.array("text", "key", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
+    assert store.array("key", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
     assert "is damaged (" in capsys.readouterr().err
-    assert store.array("text", "key", lambda: pytest.fail("it is whole")).tolist() == [0, 1, 2]
+    assert store.array("key", lambda: pytest.fail("it is whole")).tolist() == [0, 1, 2]

@@ -13,7 +13,7 @@ from tiny_training import tiny_settings, write_labelled
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.data import TrainingPair
-from pipeline.segmenter.samples import Labelled, PseudoLabelled
+from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader
 
 
 def test_large_images_and_their_masks_are_shrunk_alike(tmp_path):
@@ -63,6 +63,26 @@ def test_decoded_images_are_kept_unchanged_while_there_is_room(tmp_path, monkeyp
     monkeypatch.setattr("pipeline.segmenter.samples._MAX_CACHED_BYTES", 0)
     for with_room, without in zip(kept, draw()):
         np.testing.assert_array_equal(with_room, without)
+
+
+class CachedBytes(PseudoLabelled):
+    """Tells how much the process that loads an image has cached."""
+
+    def __getitem__(self, position: int) -> int:
+        super().__getitem__(position)
+        return self._cached_bytes
+
+
+def test_processes_that_load_images_share_one_limit(pairs, monkeypatch):
+    image = 48 * 40 * (3 + 1)
+    monkeypatch.setattr("pipeline.segmenter.samples._MAX_CACHED_BYTES", 4 * image)
+    dataset = CachedBytes(pairs, tiny_settings(), seed=0, metainfo={})
+    loaded = [max(batch) for batch in build_loader(dataset, range(20), 1, workers=2)]
+    assert max(loaded) == 2 * image
+    assert max(dataset[position] for position in range(10)) == 4 * image
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # of torchrun
+    dataset = CachedBytes(pairs, tiny_settings(), seed=0, metainfo={})
+    assert max(dataset[position] for position in range(10)) == image
 
 
 def with_mask_as_probability(pairs: list[TrainingPair]) -> list[TrainingPair]:

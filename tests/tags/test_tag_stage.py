@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +13,10 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.tags.baseline import ClassTokenOptions, build_class_token
-from pipeline.tags.scores import tags_output
+from pipeline.tags.scores import read_scores, summarise, tags_output
 from pipeline.tags.stage import ScoredTags
 from pipeline.tags.tagclip import TagClipOptions, build_tagclip
 from pipeline.tags.tagger import ScoredTagOptions, Tagger, problem_with
@@ -83,6 +87,25 @@ def test_an_entry_needs_every_variant_that_its_method_has():
     assert not stage(TagClipOptions(variants=["coarse", "dmar"])).covers(entry)
     assert stage(ClassTokenOptions(variants=["dmar"])).covers(entry), "the baseline has none"
     assert not stage(TagClipOptions(variants=[])).covers({"scores": {"coarse": ""}})
+
+
+def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
+    """As TagCLIP's after CWR; what is read from it does not tell."""
+    final, coarse = np.array([0.25, 0.75], np.float32), np.array([0.5, 0], np.float32)
+    rows = {"scores": final, "cwr": final.copy(), "coarse": coarse}
+    facts = tags_output([1], rows).facts
+    assert json.dumps(facts).count(base64.b64encode(final.tobytes()).decode()) == 1
+    assert stage(TagClipOptions(variants=["coarse", "cwr"])).covers(facts)
+    assert stage(TagClipOptions(alpha=0.5)).adapt({**facts, "tags": []})["tags"] == [1]
+    folder = Store(tmp_path).folder("val", "tags", {})
+    with folder:
+        folder.write("a", "input", {}, **facts)
+        folder.write("b", "input", {}, **tags_output([1], {**rows, "cwr": coarse}).facts)
+    assert read_scores(folder, "ab", "dmar") is None
+    with np.load(io.BytesIO(summarise(folder, "ab", ("cat", "cup"))["scores.npz"])) as stored:
+        assert {*stored} == {"ids", "classes", "scores", "cwr", "coarse"}
+        np.testing.assert_array_equal(stored["scores"], [final, final])
+        np.testing.assert_array_equal(stored["cwr"], [final, coarse])
 
 
 def test_both_taggers_are_built_from_their_settings_and_resources(tiny_clip):
