@@ -6,7 +6,7 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 _MAX_SHOWN = 160
@@ -55,6 +55,13 @@ def did_you_mean(wrong: object, known: Iterable[str], count: int = 1, cutoff: fl
     names = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(str(wrong).lower(), names, count, cutoff)
     return f"did you mean {' or '.join(names[name] for name in nearest)}? " if nearest else ""
+
+
+def nearest(wrong: str, known: Sequence[str]) -> str:
+    """Returns the known key nearest to a wrong one as a question, or ""."""
+    last = wrong.rpartition(".")[2]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 
 
 def check_choice(wrong: str, given: object, known: Collection[str]) -> None:

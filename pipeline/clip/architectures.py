@@ -39,13 +39,7 @@ _RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.\d+\.conv1\.weight")
 
 
 class Dimensions(NamedTuple):
-    """The dimensions of an image tower that settings depend on.
-
-    Attributes:
-        depth: L, the number of blocks.
-        patch_size: P, in pixels.
-        native_size: side of the square training images, in pixels.
-    """
+    """What settings depend on: L, P, and the side of training images, in pixels."""
 
     depth: int
     patch_size: int

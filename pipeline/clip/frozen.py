@@ -66,11 +66,7 @@ class FrozenClip:
 
     @cached_property
     def dimensions(self) -> Dimensions:
-        """The dimensions of the image tower, which are known without its values.
-
-        Raises:
-            UserError: the file of the weights does not hold a CLIP of this architecture.
-        """
+        """Those of the image tower; a UserError if the file does not hold this architecture."""
         if self.is_on_disk:
             visual = load_clip(self.weights, self.model, self.pretrained, device="meta").visual
         else:

@@ -66,13 +66,9 @@ class MethodStage(Stage):
         return all(isinstance(need, Whole) for need in self.needs.values())
 
     def check(self) -> None:
-        """Refuses weights and settings by which no image can have a result.
+        """Refuses a file that is not a CLIP's, and what ``validate_for(clip, prefix)`` refuses.
 
-        The settings of a method may have ``validate_for(dimensions, prefix)``, as they may have
-        ``validate(prefix)``: it refuses values that do not suit the CLIP.
-
-        Raises:
-            UserError: a value does not suit, or the file of the weights is not a CLIP's.
+        Settings may have this method, as they may have ``validate(prefix)``.
         """
         if self.resources.clip is not None:
             dimensions = self.resources.clip.dimensions

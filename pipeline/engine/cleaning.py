@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,7 @@ def remove_orphans(folder: Path) -> int:
     """Removes the results that :func:`find_orphans` returns; returns the number of images.
 
     Raises:
-        UserError: another process holds the folder's lock.
-        OSError: a file cannot be removed.
+        UserError: another process holds the folder's lock, or a file cannot be removed.
     """
     lock = FolderLock(folder)
     lock.acquire()

@@ -20,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline.engine.registry import methods
-from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, command, did_you_mean, nearest, shown
 from pipeline.files.shipped import CONFIGS
 
 PLUGINS = "plugins"
@@ -126,10 +126,9 @@ def readable(overrides: Sequence[str]) -> list[str]:
 
 def _compose_choices(read: Sequence[str]) -> DictConfig:
     """Returns the configuration by those overrides that choose what comes with the package."""
-    known = {f"{method.group}={method.name}" for method in methods()}
-    for path in CONFIGS.glob("*/*.yaml"):
-        known.add(f"{path.parent.name}={path.stem}")
-    return compose_config([text for text in read if text in known])
+    shipped = [f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml")]
+    shipped += [f"{method.group}={method.name}" for method in methods()]
+    return compose_config([text for text in read if text in shipped])
 
 
 def _as_text(number: str, composed: DictConfig) -> str:
@@ -176,11 +175,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def explained(compose: Callable[[Sequence[str]], DictConfig], read: list[str]) -> DictConfig:
-    """Composes a configuration from overrides that :func:`readable` returned.
-
-    Raises:
-        UserError: it cannot be composed.
-    """
+    """Composes a configuration from what :func:`readable` returned, or raises a UserError."""
     try:
         config = compose(read)
     except _COMPOSING as error:
@@ -213,8 +208,7 @@ def _refuse_numbers_for_switches(config: DictConfig, overrides: Sequence[str]) -
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
     """Returns what is wrong with the value of a key."""
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        wrong = _wrong_part(key, error)
-        return _no_such_key(wrong, _siblings(wrong, error))
+        return _no_such_key(key, error)
     text = str(error).splitlines()[0]
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
@@ -231,33 +225,18 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     return f"{key}: {text}"
 
 
-def _wrong_part(key: str, error: BaseException | None) -> str:
-    """Returns the part of a key that does not exist, such as masks.slick of masks.slick.beta."""
-    is_open = any(group in key for group in _OPEN)
-    missing = getattr(error, "full_key", None) or key
-    return missing if key.startswith(missing) and not is_open else key
-
-
-def _siblings(key: str, error: BaseException | None) -> list[str]:
-    """Returns the keys of the group in which an unknown key was looked for."""
-    node = getattr(error, "parent_node", None)
-    group, _, _ = key.rpartition(".")
-    return [f"{group}.{name}".lstrip(".") for name in node] if node is not None else []
-
-
-def _no_such_key(key: str, known: Sequence[str]) -> str:
+def _no_such_key(key: str, error: BaseException | None, known: Sequence[str] = ()) -> str:
+    """Returns a sentence on an unknown key, whose nearest is in its group or among the known."""
     if any(group in key for group in _OPEN):
         return f"there is no key {key}: give +{key}=… to add it"
+    missing = getattr(error, "full_key", None) or key
+    key = missing if key.startswith(missing) else key  # masks.slick of masks.slick.beta
+    group, _, _ = key.rpartition(".")
+    names = getattr(error, "parent_node", None) or ()
+    known = [*(f"{group}.{name}".lstrip(".") for name in names), *known]
     if key in known:  # another choice of its group has it
         return f"{key} is not a key of this choice of {key.partition('.')[0]}: leave it out"
     return f"there is no key {key}: {nearest(key, known)}{command()} --cfg job shows them all"
-
-
-def nearest(wrong: str, known: Sequence[str]) -> str:
-    """Returns the known key nearest to a wrong one as a question, or ""."""
-    last = wrong.rpartition(".")[2]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 
 
 def _all_keys() -> list[str]:
@@ -293,8 +272,7 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        wrong = _wrong_part(match[1], cause)
-        return _no_such_key(wrong, [*_siblings(wrong, cause), *_all_keys()])
+        return _no_such_key(match[1], cause, _all_keys())
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     if match := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):

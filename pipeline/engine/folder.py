@@ -30,7 +30,6 @@ from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
     TEMPORARY,
-    cannot_write,
     link_or_copy,
     link_symbolically,
     read_json_lines,
@@ -129,8 +128,6 @@ class StageFolder(ResultFolder):
         self._journal.close()
         self._lock.release()
 
-    # Images
-
     def is_done(self, image_id: str, input_key: str) -> bool:
         """Tells whether an image has an intact result of this recipe and input."""
         entry = self._journal.entries.get(image_id, {})
@@ -201,18 +198,9 @@ class StageFolder(ResultFolder):
         self.drop(image_id)
 
     def drop(self, image_id: str) -> None:
-        """Removes an image's result: its files, and then the entry, which survives a kill.
-
-        Raises:
-            UserError: a file cannot be removed.
-        """
-        try:
-            remove_files(self.path, self.entries.get(image_id, {}))
-        except OSError as error:
-            raise cannot_write(error.filename, error, "remove") from error
+        """Removes an image's files, and then the entry, which survives a kill."""
+        remove_files(self.path, self.entries.get(image_id, {}))
         self.entries.pop(image_id, None)
-
-    # The folder as a whole
 
     def begin(self, images: int) -> None:
         """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,16 +34,12 @@ class Change:
     Attributes:
         images: the number of images.
         known: how many of them it was learned from.
-        added: how many images are new.
-        changed: how many images have a new content.
-        removed: how many images the split no longer has.
+        counts: how many images were added, changed and removed since, by these words.
     """
 
     images: int
     known: int
-    added: int
-    changed: int
-    removed: int
+    counts: Mapping[str, int]
 
     @property
     def is_mostly_new(self) -> bool:
@@ -51,9 +47,9 @@ class Change:
         return 2 * self.known < self.images
 
     @property
-    def is_other_split(self) -> bool:
-        """Whether the split was replaced: images are gone, and most of those there are new."""
-        return bool(self.changed or self.removed) and self.is_mostly_new
+    def has_lost(self) -> bool:
+        """Whether it was learned from content that the split no longer has."""
+        return bool(self.counts["changed"] or self.counts["removed"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +111,8 @@ class Learned(Whole):
             return False
         if self.refit:
             return folder.manifest().get("input") == self._input(self.samples())
-        return not self._change_since(folder).is_other_split
+        change = self._change_since(folder)
+        return not (change.has_lost and change.is_mostly_new)
 
     def samples(self) -> Sequence[Sample]:
         """Returns the images of the split, those without a result left out.
@@ -143,9 +140,9 @@ class Learned(Whole):
         new = {image_id for image_id, content in now.items() if content not in learned}
         gone = {image_id for image_id, content in before.items() if content not in present}
         gone -= self.images.known_ids(self.of_split) - now.keys()
-        changed = new & gone
-        counts = len(new - changed), len(changed), len(gone - changed)
-        return Change(len(now), len(now) - len(new), *counts)
+        sets = {"added": new - gone, "changed": new & gone, "removed": gone - new}
+        counts = {name: len(ids) for name, ids in sets.items()}
+        return Change(len(now), len(now) - len(new), counts)
 
     def _input(self, samples: Sequence[Sample]) -> str:
         source = open_folder(self.source, self.store)
@@ -184,10 +181,9 @@ class Learned(Whole):
         """Says what it was learned from, if that happened now, else what :meth:`outlook` says."""
         if not ids:
             return self.outlook()
-        what = f"from {len(ids):,} images of split {self.of_split}"
-        if folder.manifest().get("anew"):
-            return f"{self.name} were learned anew, without labels, {what}, most of which are new"
-        return f"{self.name} were learned {what}, without labels"
+        anew = ", anew, since most of these are new" if folder.manifest().get("anew") else ""
+        what = f"{len(ids):,} images of split {self.of_split}"
+        return f"{self.name} were learned from {what}, without labels{anew}"
 
     def outlook(self) -> str:
         """Says how the split has changed since it was learned, and what a run does then; or ""."""
@@ -195,19 +191,16 @@ class Learned(Whole):
             return ""
         if not self.exists(folder := open_folder(self, self.store)):
             return ""
-        change, split = self._change_since(folder), f"split {self.of_split}"
-        known = f"{change.known:,} of {change.images:,} images of {split}"
-        refit = f"{self.command}.refit=true learns anew"
-        if change.is_other_split:
-            return (
-                f"{self.name} were learned from other images, and {known} are among these: they are"
-                " learned anew"
-            )
-        if change.changed or change.removed:
-            counts = ("added", "changed", "removed")
-            counted = ", ".join(f"{name}: {getattr(change, name):,}" for name in counts)
-            return f"{split} has changed since {self.name} were learned ({counted}): {refit}"
-        return f"{self.name} were learned from {known}: {refit}" if change.is_mostly_new else ""
+        change = self._change_since(folder)
+        known = f"{change.known:,} of {change.images:,} images of split {self.of_split}"
+        learned = f"{self.name} were learned from {known}"
+        if change.has_lost and change.is_mostly_new:
+            return f"{learned}, and from others: they are learned anew"
+        if change.has_lost:
+            counts = ", ".join(f"{name}: {count:,}" for name, count in change.counts.items())
+            learned = f"split {self.of_split} has changed since {self.name} were learned ({counts})"
+        is_worth_a_note = change.has_lost or change.is_mostly_new
+        return f"{learned}: {self.command}.refit=true learns anew" if is_worth_a_note else ""
 
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""

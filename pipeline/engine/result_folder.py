@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import cannot_write, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal, part_path
 
@@ -77,19 +77,18 @@ class WorkerFolder(ResultFolder):
 
 
 def files_of(folder: Path, entry: Mapping[str, Any]) -> list[Path]:
-    """Returns the files of an entry; none that lies outside the folder, which are not ours."""
+    """Returns the files of an entry; one that lies outside the folder is not ours."""
     paths = [folder / name for name in entry.get("files", {})]
     return [path for path in paths if path.resolve().is_relative_to(folder.resolve())]
 
 
 def remove_files(folder: Path, entry: Mapping[str, Any]) -> None:
-    """Removes the files of an entry, and the subfolders that they leave empty.
-
-    Raises:
-        OSError: a file cannot be removed.
-    """
+    """Removes the files of an entry, and subfolders that get empty; a UserError if it cannot."""
     for path in files_of(folder, entry):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error, "remove") from error
         with suppress(OSError):  # other results are beside it
             path.parent.rmdir()
 

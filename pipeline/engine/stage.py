@@ -123,8 +123,6 @@ class Stage(ABC):
         """Whether no stage runs on its images before, so that it reports files that are none."""
         return not self.needs
 
-    # The key
-
     @abstractmethod
     def own_settings(self) -> dict[str, Any]:
         """Returns all that changes a result, except the images and the stages before."""
@@ -188,11 +186,7 @@ class Stage(ABC):
     # The work
 
     def check(self) -> None:
-        """Refuses, before anything is computed, what no image can be computed with.
-
-        Raises:
-            UserError: a setting, or a file or folder that it names, cannot be used.
-        """
+        """Refuses settings, and what they name, that cannot be used: by a UserError."""
         return
 
     def applies(self) -> bool:

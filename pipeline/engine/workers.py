@@ -101,11 +101,7 @@ def compute_here(
 
 
 def _load(stage: Stage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
-    """Loads a stage's models from its inputs; ``files`` are those of :meth:`Stage.loaded`.
-
-    Raises:
-        UserError: the files are not those whose fingerprints are in the recipe of the results.
-    """
+    """Loads a stage's models; refuses files that are not those that the recipe names."""
     say("loading the model")
     model = stage.load(inputs)
     try:

@@ -146,9 +146,7 @@ class Pipeline:
     def fetch_weights(self, commands: Sequence[str], download: bool = True) -> None:
         """Builds the network of a training and fetches its initial weights, unless it has begun.
 
-        Raises:
-            UserError: the network cannot be built, or its weights cannot be had or do not fit.
-            NotLocal: they are not on this machine, and ``download`` is false.
+        Without ``download``, a NotLocal names weights that are not on this machine.
         """
         builder, settings = self.builder, self.builder.config.segmenter
         # Those of another pipeline: a stage remembers what it has read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,9 @@ class ScoredTagOptions(TagOptions):
         if self.z != type(self).z and not self.standardise:
             yield f"{prefix}.z has no effect without {prefix}.standardise"
         if "class" not in self.standardise and not method_of(self).learns:
-            for name in ("fit_split", "refit"):
-                if getattr(self, name):
-                    yield (
-                        f"{prefix}.{name} has no effect, since nothing is learned: only"
-                        f" {prefix}=piaa and {prefix}.standardise=[class] learn"
-                    )
+            learn = f"only {prefix}=piaa and {prefix}.standardise=[class] learn"
+            for name in filter(partial(getattr, self), ("fit_split", "refit")):
+                yield f"{prefix}.{name} has no effect, since nothing is learned: {learn}"
 
 
 @dataclass(frozen=True)

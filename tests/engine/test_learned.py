@@ -233,9 +233,10 @@ def test_of_a_split_that_was_replaced_it_is_learned_anew(five, names, sizes, kno
     five.replace(*zip(names, sizes))
     count, mean = len(names), sum(sizes) / len(names)
     planned, ran = five.notes()
-    found = f"{known} of {count} images of split fit are among these: they are learned anew"
-    assert planned == f"mean were learned from other images, and {found}"
-    assert ran.startswith(f"mean were learned anew, without labels, from {count} images of split")
+    found = f"mean were learned from {known} of {count} images of split fit"
+    assert planned == f"{found}, and from others: they are learned anew"
+    found = f"mean were learned from {count} images of split fit, without labels"
+    assert ran == f"{found}, anew, since most of these are new"
     assert five.mean == [mean, *names] and five.shares == [40 / mean]
     assert five.notes() == ("", "")
     assert five() == {"mean fit": (0, count), "relative val": (0, 1)}
