@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.result_folder import holds
@@ -27,29 +27,23 @@ PHOTOGRAPHS = "photographs.json"
 """The record of a split as it was learned from: id → fingerprint of each image's content."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """How the images of a split differ, by content, from those that something was learned from.
+class Change(NamedTuple):
+    """How many images of a split something was learned from; how many differ since, by content."""
 
-    Attributes:
-        images: the number of images.
-        known: how many of them it was learned from.
-        counts: how many images were added, changed and removed since, by these words.
-    """
-
-    images: int
     known: int
-    counts: Mapping[str, int]
+    added: int
+    changed: int
+    removed: int
 
     @property
     def is_mostly_new(self) -> bool:
-        """Whether fewer than half of the images are among those that it was learned from."""
-        return 2 * self.known < self.images
+        """Whether it was learned from fewer than half of the images."""
+        return self.known < self.added + self.changed
 
     @property
     def has_lost(self) -> bool:
         """Whether it was learned from content that the split no longer has."""
-        return bool(self.counts["changed"] or self.counts["removed"])
+        return bool(self.changed or self.removed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,9 +134,7 @@ class Learned(Whole):
         new = {image_id for image_id, content in now.items() if content not in learned}
         gone = {image_id for image_id, content in before.items() if content not in present}
         gone -= self.images.known_ids(self.of_split) - now.keys()
-        sets = {"added": new - gone, "changed": new & gone, "removed": gone - new}
-        counts = {name: len(ids) for name, ids in sets.items()}
-        return Change(len(now), len(now) - len(new), counts)
+        return Change(len(now) - len(new), *map(len, (new - gone, new & gone, gone - new)))
 
     def _input(self, samples: Sequence[Sample]) -> str:
         source = open_folder(self.source, self.store)
@@ -192,12 +184,12 @@ class Learned(Whole):
         if not self.exists(folder := open_folder(self, self.store)):
             return ""
         change = self._change_since(folder)
-        known = f"{change.known:,} of {change.images:,} images of split {self.of_split}"
-        learned = f"{self.name} were learned from {known}"
+        images = f"{change.known:,} of {len(self._photographs):,} images of split {self.of_split}"
+        learned = f"{self.name} were learned from {images}"
         if change.has_lost and change.is_mostly_new:
             return f"{learned}, and from others: they are learned anew"
         if change.has_lost:
-            counts = ", ".join(f"{name}: {count:,}" for name, count in change.counts.items())
+            counts = "added: {1:,}, changed: {2:,}, removed: {3:,}".format(*change)
             learned = f"split {self.of_split} has changed since {self.name} were learned ({counts})"
         is_worth_a_note = change.has_lost or change.is_mostly_new
         return f"{learned}: {self.command}.refit=true learns anew" if is_worth_a_note else ""
