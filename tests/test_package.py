@@ -80,7 +80,14 @@ def test_an_editable_install_requires_nothing_more(tmp_path):
 @pytest.mark.parametrize("locked", ["", "1", "onedl"])
 def test_make_installs_the_package_last(locked, tmp_path):
     target = f"{tmp_path}/installed"
-    command = ["make", "--dry-run", f"LOCKED={locked}", f"VENV={tmp_path}", target]
+    command = [
+        "make",
+        "--dry-run",
+        "--no-print-directory",
+        f"LOCKED={locked}",
+        f"VENV={tmp_path}",
+        target,
+    ]
     lines = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout
     *_, install, touch = lines.splitlines()
     how = "--no-deps --no-build-isolation --editable ."

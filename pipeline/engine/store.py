@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -68,15 +69,17 @@ class Store:
         return StageFolder(self.root, split, stage, configuration, wait=self._wait, **options)
 
     def check(self, files: Iterable[str]) -> None:
-        """Refuses a directory that a run could not write to, without writing to it.
+        """Refuses a directory that cannot be written to, without writing to it.
 
-        Raises:
-            UserError: it cannot be written to or made; or no run wrote to it yet, and one of the
-                ``files`` that runs write is there, so that it is somebody else's.
+        It is also refused if no run wrote to it yet, and one of the ``files`` that runs write is
+        there: it is somebody else's.
         """
         place = next(path for path in (self.root, *self.root.parents) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write to {self.root}: choose another output_dir")
+            is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            number = errno.EROFS if is_read_only else errno.EACCES
+            why = os.strerror(number if place.is_dir() else errno.ENOTDIR)
+            raise UserError(f"cannot write to {self.root}: {why}; choose another output_dir")
         for name in () if (self.root / _FORMAT_FILE).exists() or self.folders() else files:
             if os.path.lexists(self.root / name):
                 raise UserError(

@@ -151,7 +151,10 @@ DENSE = "cams=sclip masks=dense stage=masks"
         ("clip.checkpoint={empty}", "{empty} is damaged or holds no weights"),
         ("clip.checkpoint={half}", "{half} is damaged or holds no weights"),
         ("clip.checkpoint={demo} clip.model=ViT-B-32", "not clip.model=ViT-B-32"),
-        ("output_dir={empty}/out", "cannot write to {empty}/out: choose another output_dir"),
+        (
+            "output_dir={empty}/out",
+            "cannot write to {empty}/out: Permission denied; choose another output_dir",
+        ),
         ("output_dir={foreign}", "{foreign}/metrics.json exists, and no run wrote it"),
     ],
 )
@@ -177,7 +180,7 @@ def test_what_a_run_refuses_a_dry_run_refuses_too(
 
 def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(UserError, match="cannot write to .*: choose another output_dir"):
+    with pytest.raises(UserError, match="cannot write to .*: Permission denied; choose another"):
         Store(tmp_path / "out").check([])
 
 

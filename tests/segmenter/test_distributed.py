@@ -61,6 +61,7 @@ def test_processes_look_at_a_folder_when_the_first_one_holds_it(pairs, tmp_path,
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_is_answered_once(number, code, rank, monkeypatch, capsys):
     set_all(monkeypatch, {**GROUP, "RANK": str(rank)})
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
     with pytest.raises(SystemExit) as ended:
         run_stage.answer(lambda: signal.raise_signal(number))
     assert ended.value.code == code
