@@ -153,7 +153,7 @@ DENSE = "cams=sclip masks=dense stage=masks"
         ("clip.checkpoint={demo} clip.model=ViT-B-32", "not clip.model=ViT-B-32"),
         (
             "output_dir={empty}/out",
-            "cannot write to {empty}/out: Permission denied; choose another output_dir",
+            "cannot write to {empty}/out: Not a directory; choose",
         ),
         ("output_dir={foreign}", "{foreign}/metrics.json exists, and no run wrote it"),
     ],
