@@ -54,7 +54,6 @@ def test_a_wheel_holds_what_runs_need(installed):
     package = installed / "pipeline"
     shipped = [
         *(REPOSITORY / "configs").rglob("*.yaml"),
-        *(REPOSITORY / "requirements").glob("lock-*"),
         *(REPOSITORY / "data").glob("*/scenes.yaml"),
     ]
     for path in shipped:

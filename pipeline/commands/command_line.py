@@ -34,8 +34,10 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMAB
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
 
     SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
-    says. Output escapes what the terminal cannot show.
+    says. Output escapes what the terminal cannot show. File names are UTF-8 in every locale.
     """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _interrupt)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.review import Outcome, Review
-from pipeline.engine.sample import Images
+from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import is_current, left_out_until, open_folder, open_inputs
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import Stage
@@ -42,12 +42,16 @@ class Evaluation(Review):
     asked: Collection[str] = ()  # the commands of the run
 
     def refuse_nothing(self, planned: Collection[str]) -> None:
-        """Raises a UserError where nothing is there to measure, and nothing is planned."""
+        """Raises a UserError where there is, and will be, nothing that can be measured."""
+        found = [each for each in self._folders() if each[2].entries and not each[1].accompanies]
         commands = {stage.command for stage in self.stages if stage.kind in _KINDS}
-        if commands & {*planned} or any(stage.unknown_until() for stage in self.stages):
-            return
-        if not any(folder.entries for *_, folder in self._folders()):
+        is_planned = commands & {*planned} or any(s.unknown_until() for s in self.stages)
+        if not found and not is_planned:
             raise self._nothing()
+        others = [(whole, folder) for whole, _, folder in found if whole.command not in planned]
+        stale = (self._samples(*each, open_inputs(each[0], self.store))[1] for each in others)
+        if changed := [*filter(None, stale)]:
+            raise UserError("; ".join(changed))
 
     def _nothing(self) -> UserError:
         """Returns the error for nothing to measure; it names the stage that a run begins with."""
@@ -71,24 +75,10 @@ class Evaluation(Review):
                 absent.append(f"{stage.name} of split {stage.split}")
             if not folder.entries or stage.accompanies:
                 continue
-            left_out = left_out_until(whole, store)
-            samples = [s for s in self.images.of(stage.split) if s.id not in left_out]
-            ids = [s.id for s in samples]
-            if damaged := [i for i in ids if i in folder.entries and not folder.is_whole(i)]:
-                raise UserError(
-                    f"{folder.stage} for split {folder.split} hold {len(damaged)} damaged files:"
-                    f" run stage={stage.command} again"
-                )
-            # Images that were not processed are not measured; changed ones are not passed over.
             folders = open_inputs(whole, store)
-            results_of = [s for s in samples if s.id in folder.entries]
-            stale = [s for s in results_of if not is_current(whole, s, folder, folders)]
+            samples, stale = self._samples(whole, folder, folders)
             if stale:
-                changed.append(
-                    f"{len(stale)} of the {folder.stage} for split {folder.split} were made from"
-                    " another photograph or network, or from other results, and were not measured:"
-                    f" run stage={stage.command} again"
-                )
+                changed.append(stale)
                 measured.append((folder, "", None, {}))
                 continue
             results = measures.Results(samples, folder, self.vocabulary)
@@ -96,7 +86,7 @@ class Evaluation(Review):
             about = describe(stage, self.config)
             if self.round > 1:
                 about["round"] = str(self.round)
-            measured.append((folder, folder.input_key(ids), figures, about))
+            measured.append((folder, folder.input_key([s.id for s in samples]), figures, about))
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
                 if unusable:
@@ -113,6 +103,9 @@ class Evaluation(Review):
         with changing_metrics(store.root / "metrics.json") as metrics:
             for each in measured:
                 metrics.put(*each)
+            for each in self.stages:  # whose inputs have changed
+                if changed and not each.accompanies and self.folder(each) is None:
+                    metrics.latest.get(each.name, {}).pop(each.split, None)
         reasons = store.root / FAILURES
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
         write_json_lines(reasons, lines)
@@ -128,6 +121,28 @@ class Evaluation(Review):
             )
         if changed:
             raise UserError("; ".join(changed))
+
+    def _samples(
+        self, whole: Stage, folder: StageFolder, folders: Mapping[str, StageFolder]
+    ) -> tuple[list[Sample], str]:
+        """Returns the images to measure, and a sentence if results were made from others, or "".
+
+        Raises:
+            UserError: results are damaged.
+        """
+        left_out = left_out_until(whole, self.store)
+        samples = [s for s in self.images.of(whole.split) if s.id not in left_out]
+        # Images that were not processed are not measured; changed ones are not passed over.
+        results_of = [s for s in samples if s.id in folder.entries]
+        which = f"{folder.stage} for split {folder.split}"
+        again = f"run stage={whole.command} again"
+        if damaged := [s for s in results_of if not folder.is_whole(s.id)]:
+            raise UserError(f"{which} hold {len(damaged)} damaged files: {again}")
+        stale = [s for s in results_of if not is_current(whole, s, folder, folders)]
+        return samples, bool(stale) * (
+            f"{len(stale)} of the {which} were made from another photograph or network, or from"
+            f" other results, and were not measured: {again}"
+        )
 
     def _folders(self) -> Iterator[tuple[Stage, Stage, StageFolder]]:
         """Yields what can be measured, split by split: a stage, itself or its part, and where."""

@@ -1,4 +1,4 @@
-"""The files that come with the package: configurations, locks, recipes of scenes, demo weights.
+"""The files that come with the package: configurations, recipes of scenes, demo weights.
 
 In a checkout they lie beside ``pipeline/``; in an installed package, inside it. No path depends on
 the working directory.
@@ -14,7 +14,6 @@ HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 """The folder that holds ``configs`` and ``data``."""
 
 CONFIGS = HOME / "configs"
-LOCKS = HOME / "requirements"
 DATA = HOME / "data"
 DEMO = DATA / "demo"
 DATA_GUIDE = DATA / "README.md"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.report.locked import describe_departures
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import Figure, load_published
 from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
@@ -53,8 +52,6 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     words = ["experiment", "figure", "verdict", "commit", "file", "notes"]
     table = padded_table(rows[0], map(dict.values, rows), words)
     parts = ["# Published figures, reproduced or not\n", table]
-    if departures := _departures(run for run, _ in chosen):
-        parts += ["Other packages than the locked ones:\n", departures]
     if reasons:
         parts += ["Not compared:\n", "".join(f"- {reason}\n" for reason in reasons)]
     far = [f"{row['figure']} by {row['difference']}" for row in rows if "**" in row["verdict"]]
@@ -67,15 +64,6 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
 
 def _name(run: Run) -> str:
     return f"{run.choices.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
-
-
-def _departures(runs: Iterable[Run]) -> str:
-    """Returns a line for all runs that differ alike from the locks, as a Markdown list."""
-    alike: dict[str, dict[str, None]] = {}
-    for run in runs:
-        if departure := describe_departures(run.figures.get("versions", {})):
-            alike.setdefault(departure, {})[_name(run)] = None
-    return "".join(f"- {'; and '.join(names)}: {text}\n" for text, names in alike.items())
 
 
 def _obstacles(run: Run, figure: Figure) -> list[str]:
