@@ -100,12 +100,13 @@ class Labeller:
         Raises:
             UserError: whatever in it cannot be used.
         """
-        if not isinstance(classes, str | Sequence):
+        if isinstance(classes, bytes) or not isinstance(classes, str | Sequence):
             raise UserError(f"classes={shown(classes)} is not a list of names: give one, or a file")
-        lists = {"backgrounds": backgrounds, "overrides": overrides, "plugins": plugins}
+        lists = {"backgrounds": backgrounds or (), "overrides": overrides, "plugins": plugins}
         for name, given in lists.items():
-            if isinstance(given, str):
-                raise UserError(f"{name}={shown(given)} is a text: give a list, {name}=[{given!r}]")
+            is_list = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+            if not is_list or not all(isinstance(each, str) for each in given):
+                raise UserError(f"{name}={shown(given)} is not a list of texts: give {name}=['…']")
         import_plugins(plugins)
         clip = clip or ("file" if checkpoint else "vit_b16")
         dataset = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
@@ -225,7 +226,7 @@ class Labeller:
         if tags is None:
             return self.tags(image)
         indices = []
-        for tag in [tags] if isinstance(tags, str | int) else tags:
+        for tag in [tags] if isinstance(tags, str | int | np.integer) else tags:
             index = self.classes.index(tag) if tag in self.classes else tag
             if not isinstance(index, int | np.integer) or not 0 <= index < len(self.classes):
                 known = ", ".join(self.classes)

@@ -282,6 +282,37 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=r"cannot be imported \(ZeroDivisionError"):
         import_plugins(["broken_tagger"])
+    (tmp_path / "broken_tagger.py").write_text("raise SystemExit(7)  # edited\n")
+    with pytest.raises(UserError, match=r"cannot be imported \(SystemExit: 7"):
+        import_plugins(["broken_tagger"])
+
+
+def test_an_edited_plugin_has_another_key(registered, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_PLUGINS", set(registry._PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = (
+        (REPOSITORY / "tests/plugins/colour_tagger.py").read_text().replace('"colour"', '"edited"')
+    )
+
+    def key(text):
+        (tmp_path / "edited_tagger.py").write_text(text)
+        sys.modules.pop("edited_tagger", None)
+        registry._source_of.cache_clear()
+        import_plugins(["edited_tagger"])
+        config = read_config(compose([*without_methods(arguments), "tags=edited"]))
+        return Pipeline.open(config).steps(["tags"])[0].key
+
+    assert key(source) == key(source) != key(f"{source}\n")
+
+
+def test_contents_that_cannot_be_read_are_named(registered, arguments):
+    def contents(self, vocabulary):
+        return {"read": Path("no/such/file").read_text()}
+
+    registered("tags", "reading", type("Reading", (ScoredTagOptions,), {"contents": contents}))
+    config = read_config(compose([*without_methods(arguments), "tags=reading"]))
+    with pytest.raises(UserError, match="cannot read no/such/file: No such file or directory"):
+        _ = Pipeline.open(config).steps(["tags"])[0].key
 
 
 def test_plugins_are_taken_from_the_command_line():

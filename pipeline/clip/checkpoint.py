@@ -28,6 +28,7 @@ from pipeline.clip.published import check_network, hub_files, not_downloaded
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
+from pipeline.files.text import given_path
 from pipeline.files.weight_files import check_finite, read_weights_file, refuse_quantised
 
 _EXTRAS = (
@@ -54,7 +55,7 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
     """
     find_training(model, pretrained)
     if checkpoint is not None:
-        path = Path(checkpoint).expanduser().absolute()
+        path = given_path(checkpoint, "clip.checkpoint").absolute()
         if not path.is_file():
             raise UserError(
                 f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"

@@ -16,6 +16,7 @@ from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Folders, Item, Stage, Whole
 from pipeline.engine.together import Together
 from pipeline.errors import UserError
+from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import join_keys
 
 
@@ -79,7 +80,10 @@ class MethodStage(Stage):
         """Returns the settings of the method that the results depend on."""
         found = facts(self.options)
         if hasattr(self.options, "contents"):
-            found |= self.options.contents(self.vocabulary)
+            try:
+                found |= self.options.contents(self.vocabulary)
+            except OSError as error:
+                raise cannot_write(error.filename, error, "read") from error
         return found
 
     def own_settings(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipeline.engine.cleaning import (
 )
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
+from pipeline.files.text import given_path
 from pipeline.report.status import describe, finished_at, numbers
 
 _EXAMPLES = """examples:
@@ -45,13 +46,14 @@ def run(arguments: Sequence[str]) -> None:
         _EXAMPLES,
     )
     add = parser.add_argument
-    add("output_dir", type=Path, help="such as outputs/demo")
+    add("output_dir", help="such as outputs/demo")
     add("--yes", action="store_true", help="do not ask")
     add("--dry-run", action="store_true", help="remove nothing")
     add("--unfinished", action="store_true", help="include stopped runs, which could be resumed")
     options = parser.parse_args(arguments)
-    root = options.output_dir.expanduser().absolute()
-    check_folder(options.output_dir.expanduser(), "", "an output_dir such as outputs/demo")
+    folder = given_path(options.output_dir or "''", "output_dir")
+    check_folder(folder, "", "an output_dir such as outputs/demo")
+    root = folder.absolute()
     store, console = Store(root), Console(soft_wrap=True, highlight=False)
     removable = find_removable(store)
     chosen = {

@@ -18,6 +18,7 @@ from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mas
 from pipeline.files.images import SUFFIXES, encode_png
 from pipeline.files.label_images import refuse_brush_labels
 from pipeline.files.own_files import OwnFiles
+from pipeline.files.text import given_path
 
 _EXAMPLES = """examples:
   python tools/import_masks.py MASKS --classes cat,dog,person --output masks
@@ -93,7 +94,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _classes(given: str) -> str | list[str]:
     """Returns a list of names, or the path of a file with them, as for ``dataset.classes``."""
-    if Path(given).expanduser().is_file():
+    if given_path(given, "--classes").is_file():
         return given
     if given.startswith("[") and given.endswith("]"):
         given = given[1:-1]

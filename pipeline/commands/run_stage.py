@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,6 +28,7 @@ from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
 from pipeline.errors import NotLocal, UserError, shown
 from pipeline.files.shipped import CONFIGS
+from pipeline.files.text import given_path
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
@@ -48,7 +48,7 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
     if composed.stage == "status":
         if not isinstance(composed.output_dir, str) or not composed.output_dir:
             raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
-        root = Path(composed.output_dir).expanduser().absolute()
+        root = given_path(composed.output_dir, "output_dir").absolute()
         table = status_table(Store(root))
         if table.row_count:
             Console(width=max(console.width, 160)).print(table)

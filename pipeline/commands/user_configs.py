@@ -31,6 +31,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
+from pipeline.commands.command_line import Parser
 from pipeline.engine.configuration import PLUGINS, explained, readable
 from pipeline.errors import UserError, as_started, shown
 from pipeline.stages.config import all_settings
@@ -58,7 +59,11 @@ def checked_configurations(arguments: Sequence[str]) -> Iterator[list[str]]:
         UserError: the arguments replace the configuration as a whole, lead to further folders, or
             cannot be read.
     """
-    given, _ = get_args_parser().parse_known_args(list(arguments))
+    parser = get_args_parser()
+    parser.error = partial(Parser.error, parser)
+    given, unknown = parser.parse_known_args(list(arguments))
+    if wrong := [each for each in unknown if each.startswith("-")]:
+        raise UserError(f"there is no option {shown(wrong[0])}: settings are KEY=VALUE, see --help")
     for option in _FORBIDDEN:
         if getattr(given, option) is not None:
             name = option.replace("_", "-")
@@ -120,6 +125,8 @@ class _CheckedLoader(ConfigLoaderImpl):
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         loaded = super()._load_single_config(default, repo)
+        if OmegaConf.is_dict(loaded.config) and loaded.config.get("hydra", {}) is None:
+            raise _refusal("*")
         # A path that climbs, or an absolute one, is a file of any folder, whoever is its provider.
         if loaded.provider == _USERS or re.search(r"\.\.|^/", default.config_path):
             typed = {each.key_or_group for each in self._typed if not each.is_delete()}

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.engine.versions import commit
 from pipeline.engine.workers import WorkerSettings, executor_setting
 from pipeline.errors import UserError, check_choice
+from pipeline.files.text import given_path
 
 Result = TypeVar("Result")
 
@@ -71,7 +71,7 @@ class DaskPool:
         try:
             if not address:
                 self._cluster = _start_cluster(settings.cluster, size)
-            file = Path(address or "").expanduser()
+            file = given_path(address or "", "executor.address")
             if file.is_file():
                 self._client = Client(scheduler_file=str(file), timeout=timeout)
             else:

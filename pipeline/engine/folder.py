@@ -14,6 +14,7 @@ CAMs. The CAMs of most images are the same in both: they are linked, not compute
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -170,8 +171,8 @@ class StageFolder(ResultFolder):
         """
         found: Mapping[str, dict[str, tuple[Path, dict[str, Any]]]] = defaultdict(dict)
         for journal in sorted(self.path.parent.glob(f"*/{ENTRIES}")):
-            sibling = journal.parent
-            if not sibling.is_symlink() and sibling.name != self.key:
+            sibling, is_readable = journal.parent, os.access(journal, os.R_OK)  # or another user's
+            if is_readable and not sibling.is_symlink() and sibling.name != self.key:
                 for entry in Journal(journal).entries.values():
                     if entry.get("recipe") == self.recipe:
                         found[entry["id"]][entry["input"]] = (sibling, entry)

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError, shown
+from pipeline.files.fingerprints import fingerprint_file
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -67,15 +71,27 @@ class Method:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What identifies the method in a cache key."""
+        """What identifies the method in a cache key; of a plug-in, its file as well."""
         code = f"{self.build.__module__}.{self.build.__qualname__}"
-        return {"method": self.name, "code": code, "method_algorithm": self.algorithm}
+        own = (
+            {}
+            if code.startswith("pipeline.")
+            else {"method_source": _source_of(self.build.__module__)}
+        )
+        return {"method": self.name, "code": code, "method_algorithm": self.algorithm, **own}
 
     @property
     def stage(self) -> type[Stage] | None:
         """The stage that is built instead of the group's own."""
         is_stage = isinstance(self.build, type) and issubclass(self.build, Stage)
         return self.build if is_stage else None
+
+
+@cache
+def _source_of(module: str) -> str:
+    """Returns the fingerprint of the file of a module that was imported; "" if it has none."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return fingerprint_file(Path(file)) if file else ""
 
 
 _METHODS: dict[tuple[str, str], Method] = {}
@@ -92,7 +108,7 @@ def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[
     def decorate(build: Build) -> Build:
         method = Method(group, name, settings, build, **traits)
         for other in _METHODS.values():
-            is_same = other.facts == method.facts  # a module that is imported again
+            is_same = (other.name, other.facts["code"]) == (name, method.facts["code"])  # reloaded
             if not is_same and (other.group, other.name) == (group, name):
                 raise UserError(
                     f"{method.facts['code']} wants to be {group}={name}, which"
@@ -152,6 +168,6 @@ def _import(name: str, what: str) -> None:
             f"{what}: there is no module {error.name}: install its package, or add its folder to"
             " PYTHONPATH"
         ) from error
-    except Exception as error:  # whatever the module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the module raises while it is imported
         reason = shown(f"{type(error).__name__}: {error}")
         raise UserError(f"{what} cannot be imported ({reason}): correct the module") from error

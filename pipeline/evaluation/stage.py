@@ -103,8 +103,8 @@ class Evaluation(Review):
         with changing_metrics(store.root / "metrics.json") as metrics:
             for each in measured:
                 metrics.put(*each)
-            for each in self.stages:  # whose inputs have changed
-                if changed and not each.accompanies and self.folder(each) is None:
+            for each in self.stages if changed else ():  # what follows from it is another's
+                if not each.accompanies and not getattr(self.folder(each), "entries", None):
                     metrics.latest.get(each.name, {}).pop(each.split, None)
         reasons = store.root / FAILURES
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]

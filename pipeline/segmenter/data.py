@@ -18,6 +18,7 @@ from pipeline.errors import UserError, command
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 from pipeline.files.images import too_large
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
+from pipeline.files.text import given_path
 from pipeline.masks.labels import PROBABILITY
 
 _ORIENTATION = ExifTags.Base.Orientation
@@ -89,7 +90,7 @@ def masks_in_folder(
     def pairs() -> list[TrainingPair]:
         if weighted:
             raise _no_probabilities()
-        folder = Path(given).expanduser().absolute()
+        folder = given_path(given, "segmenter.masks").absolute()
         if not folder.is_dir():
             raise UserError(
                 f"segmenter.masks={given} is not a folder: give one that holds <id>.png"

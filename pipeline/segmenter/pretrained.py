@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import ConfigDict
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.files.text import given_path
 from pipeline.files.weight_files import check_finite, refuse_quantised
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
@@ -33,7 +33,8 @@ def strip_pretrained(model: ConfigDict) -> str | None:
 
 def check_choice(choice: str | None) -> None:
     """Refuses a ``segmenter.pretrained`` that is neither imagenet, coco or none nor a file."""
-    if choice in (None, "none", "imagenet", "coco") or Path(choice).expanduser().is_file():
+    is_known = choice in (None, "none", "imagenet", "coco")
+    if is_known or given_path(choice, "segmenter.pretrained").is_file():
         return
     raise UserError(
         f"segmenter.pretrained={choice} is neither imagenet, coco, none nor a file: give one of"
@@ -82,7 +83,7 @@ def load_pretrained(
     elif choice == "coco":
         weights, origin = fetch_coco(inner, settings, download)
     else:
-        weights, origin = read_weights(Path(choice).expanduser()), str(choice)
+        weights, origin = read_weights(given_path(choice, "segmenter.pretrained")), str(choice)
     # Weights may be for a whole backbone like ICNet, or for the network inside it.
     part, (fit, tensors) = backbone, fit_weights(weights, origin, backbone, settings)
     if inner is not backbone and tensors is None:

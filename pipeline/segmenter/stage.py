@@ -20,6 +20,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
+from pipeline.files.text import given_path
 from pipeline.files.weight_files import is_whole
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
@@ -91,7 +92,7 @@ class Training(Whole):
         """Returns the name of the initial weights, and the fingerprint of their file if given."""
         if self.options.starts_from_scratch:
             return {"pretrained": None}
-        path = Path(self.options.pretrained).expanduser()
+        path = given_path(self.options.pretrained, "segmenter.pretrained")
         content = {"weights": fingerprint_file(path)} if path.is_file() else {}
         return {"pretrained": path.name, **content}
 
@@ -151,8 +152,7 @@ class Training(Whole):
             UserError: masks that cannot be used, a loss that is not finite, or another process of
                 the training ended.
         """
-        # mmsegmentation takes seconds to import.
-        from pipeline.segmenter import checkpoints, train
+        from pipeline.segmenter import checkpoints, train  # mmsegmentation takes seconds to import
 
         join(self.device)  # until the first process holds the folder's lock
         writes = process_rank() == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import joblib
 import torch
@@ -29,6 +28,7 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.evaluation.stage import Evaluation
 from pipeline.files.fingerprints import remember_in
+from pipeline.files.text import given_path
 from pipeline.report.stage import Report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
@@ -93,7 +93,7 @@ class Pipeline:
         Raises:
             UserError: the data set, or a setting, cannot be used.
         """
-        root = Path(config.output_dir).expanduser().absolute()
+        root = given_path(config.output_dir, "output_dir").absolute()
         # A dry run writes nothing, not even what would save the next one some reading.
         remember_in(root, write=not config.dry_run)
         if config.runtime.threads:

@@ -168,6 +168,21 @@ def test_output_escapes_what_a_terminal_cannot_show():
     assert done.stdout == "tags \\u2192 3\\u2026\ncams \\u2192 Zo\\xeb\n"
 
 
+def test_file_names_do_not_depend_on_the_locale():
+    code = "import sys; from pipeline.commands.command_line import answer\n"
+    code += "answer(lambda _: print(sys.getfilesystemencoding(), sys.argv))"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ça va"],
+        cwd=REPOSITORY,
+        env={**os.environ, **locale},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "utf-8 ['-c', 'ça va']\n"
+
+
 def test_a_tool_without_output_ends_as_usual(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
     answer(lambda _: print("lost"))

@@ -114,6 +114,15 @@ def test_what_lacks_a_variant_that_is_asked_for_is_not_taken_over(run):
     assert counts(run(level=3)) == (0, 3, 0)
 
 
+def test_what_another_user_keeps_private_is_computed(run, monkeypatch):
+    journal, is_allowed = run().path / "entries.jsonl", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != journal and is_allowed(path, mode))
+    outcome = run(level=1)
+    assert counts(outcome) == (3, 0, 0) and not outcome.left_out
+    monkeypatch.undo()
+    assert counts(run(level=2)) == (0, 3, 0)
+
+
 def test_where_there_are_no_links_files_are_copied(run, monkeypatch):
     first = run()
 

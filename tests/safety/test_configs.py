@@ -214,6 +214,7 @@ def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tm
         "a copied environment variable": "hydra: {job: {env_copy: [NO_SUCH_VARIABLE]}}\n",
         "a log file": f"hydra: {{job_logging: {logging}}}\n",
         "a log file of Hydra": f"hydra: {{hydra_logging: {logging}}}\n",
+        "nothing in place of Hydra": "hydra: null\n",
         "a launcher": f"hydra: {{launcher: {call}}}\n",
         "a sweeper": f"hydra: {{sweeper: {call}}}\n",
         "overrides": "hydra: {overrides: {hydra: ['hydra.job.name=evil']}}\n",

@@ -149,6 +149,10 @@ def test_figures_are_of_the_photographs_and_the_network_that_are_there(opened, t
     def run(*stages: str) -> None:
         list(opened(f"dataset.masks={tmp_path / 'masks'}").run(stages))
 
+    def figures() -> dict[str, set[str]]:
+        latest = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
+        return {stage: {*splits} for stage, splits in latest.items()}
+
     run("tags", "train", "predict", "evaluate")
     (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
     content = checkpoint.read_bytes()
@@ -157,9 +161,14 @@ def test_figures_are_of_the_photographs_and_the_network_that_are_there(opened, t
         run("evaluate")
     checkpoint.write_bytes(content)
     run("evaluate")
+    assert figures() == {"tags": {"all"}, "predictions": {"all"}}
     Image.fromarray(draw_photograph(7, 40, 48)).save(tmp_path / "photographs" / "1.png")
-    with pytest.raises(UserError, match="1 of the tags for split all were made from another"):
+    old = "1 of the tags for split all were made from another"
+    with pytest.raises(UserError, match=old):
+        list(opened(f"dataset.masks={tmp_path / 'masks'}", "dry_run=true").plan(["evaluate"]))
+    with pytest.raises(UserError, match=old):
         run("evaluate")
+    assert figures() == {}
 
 
 def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
