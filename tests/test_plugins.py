@@ -287,7 +287,9 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
         import_plugins(["broken_tagger"])
 
 
-def test_an_edited_plugin_has_another_key(registered, arguments, tmp_path, monkeypatch):
+def test_an_edited_plugin_has_another_key(registered, arguments, tmp_path, monkeypatch, request):
+    repo = ConfigStore.instance().repo
+    request.addfinalizer(lambda: repo["tags"].pop("edited.yaml", None))
     monkeypatch.setattr(registry, "_PLUGINS", set(registry._PLUGINS))
     monkeypatch.syspath_prepend(str(tmp_path))
     source = (
