@@ -63,7 +63,7 @@ def checked_configurations(arguments: Sequence[str]) -> Iterator[list[str]]:
     parser.error = partial(Parser.error, parser)
     given, unknown = parser.parse_known_args(list(arguments))
     if wrong := [each for each in unknown if each.startswith("-")]:
-        raise UserError(f"there is no option {shown(wrong[0])}: settings are KEY=VALUE, see --help")
+        raise UserError(f"unknown option {shown(wrong[0])}: give settings as KEY=VALUE; see --help")
     for option in _FORBIDDEN:
         if getattr(given, option) is not None:
             name = option.replace("_", "-")

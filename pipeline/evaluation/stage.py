@@ -103,7 +103,7 @@ class Evaluation(Review):
         with changing_metrics(store.root / "metrics.json") as metrics:
             for each in measured:
                 metrics.put(*each)
-            for each in self.stages if changed else ():  # what follows from it is another's
+            for each in self.stages if changed else ():  # withdraw what was made from old results
                 if not each.accompanies and not getattr(self.folder(each), "entries", None):
                     metrics.latest.get(each.name, {}).pop(each.split, None)
         reasons = store.root / FAILURES

@@ -98,9 +98,9 @@ def read_config(composed: DictConfig) -> Config:
             raise UserError(f"{group} is missing: give a choice or its keys, and not null")
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        for key, _, kind in all_settings():  # of which OmegaConf would make true
-            given = OmegaConf.select(composed, key)
-            if kind is bool and type(given) is int and given not in (0, 1):
+        for key in [key for key, _, kind in all_settings() if kind is bool]:
+            given = OmegaConf.select(composed, key)  # OmegaConf would turn any number into true
+            if type(given) is int and given not in (0, 1):
                 raise UserError(f"{key}={given} is neither true nor false: give one of them")
         typed = OmegaConf.structured(Config)
         typed.dataset = find_reader(plain["dataset"]["name"])[1]

@@ -68,9 +68,9 @@ class ScoredTagOptions(TagOptions):
         if self.z != type(self).z and not self.standardise:
             yield f"{prefix}.z has no effect without {prefix}.standardise"
         if "class" not in self.standardise and not method_of(self).learns:
-            learn = f"only {prefix}=piaa and {prefix}.standardise=[class] learn"
+            needs = f"give {prefix}=piaa or {prefix}.standardise=[class]"
             for name in filter(partial(getattr, self), ("fit_split", "refit")):
-                yield f"{prefix}.{name} has no effect, since nothing is learned: {learn}"
+                yield f"{prefix}.{name} has no effect, because nothing is learned here: {needs}"
 
 
 @dataclass(frozen=True)

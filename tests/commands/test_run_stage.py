@@ -367,7 +367,7 @@ def notes(arguments) -> Callable[..., list[str]]:
 
 
 def test_settings_without_effect_are_named(notes):
-    learns = "since nothing is learned: only tags=piaa and tags.standardise=[class] learn"
+    learns = "because nothing is learned here: give tags=piaa or tags.standardise=[class]"
     assert notes("tags.z=1") == ["tags.z has no effect without tags.standardise"]
     assert notes("tags.refit=true", "tags.fit_split=all", "tags.standardise=[image]") == [
         f"tags.fit_split has no effect, {learns}",

@@ -89,7 +89,7 @@ from tests.small_runs import latest
         ),
         (["dry_run=2"], "dry_run=2 is neither true nor false: give one of them"),
         (["compat.exif=2"], "compat.exif=2 is neither true nor false: give one of them"),
-        (["--dry-run"], "there is no option --dry-run: settings are KEY=VALUE, see --help"),
+        (["--dry-run"], "unknown option --dry-run: give settings as KEY=VALUE; see --help"),
         (["--cfg", "jb"], "argument --cfg/-c: invalid choice: 'jb'"),
         (["segmenter.pretrained=~nosuch/x"], "segmenter.pretrained=~nosuch/x begins with the home"),
         (["clip=file", "clip.checkpoint=~nosuch/x"], "clip.checkpoint=~nosuch/x begins with the"),
