@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hydra import compose as compose_all
-from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pipeline.engine.configuration import register_groups
+from pipeline.commands.composition import compose_jobs
 from pipeline.engine.registry import methods
-from pipeline.files.shipped import CONFIGS
 from pipeline.stages.config import compose
 from tests.datasets import miniatures
 from tests.report.measured import rows_of
@@ -30,16 +24,9 @@ OTHERWISE = {"tags=file", "cams=file", "masks=dense"}  # which read no photograp
 
 
 def sweep_of(name: str) -> list[list[str]]:
-    """Returns the overrides of every run of an experiment that is a multirun, as Hydra would."""
-    register_groups()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="app"):
-        given = [f"experiment={name}"]
-        master = compose_all("config", given, return_hydra_config=True)
-        loader = GlobalHydra.instance().config_loader()
-        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(params)
-        (runs,) = BasicSweeper.split_arguments(parsed, None)
-        return runs
+    """Returns the overrides of every run of an experiment that is a multirun, but for its name."""
+    jobs = compose_jobs([f"experiment={name}"])
+    return [[o for o in job.overrides if not o.startswith("experiment=")] for job in jobs]
 
 
 @pytest.mark.parametrize("name", SWEPT)

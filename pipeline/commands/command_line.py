@@ -101,11 +101,8 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
     """
     dropped = "dry_run" if stage is None else "stage"
     kept = [a for a in arguments if a.lstrip("+").partition("=")[0] != dropped]
-    if stage is not None:
-        # Hydra takes settings only beside others.
-        settings = [n for n, a in enumerate(kept) if "=" in a and not a.startswith("-")]
-        kept.insert(settings[0] if settings else len(kept), f"stage={stage}")
-    return f"{command()} {shlex.join(kept)}".rstrip()
+    asked = [f"stage={stage}"] if stage is not None else []
+    return f"{command()} {shlex.join([*asked, *kept])}".rstrip()
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from pipeline.commands import command_line
-from pipeline.commands.command_line import next_command
-from pipeline.commands.user_configs import checked_configurations
+from pipeline.commands.command_line import Parser, next_command
+from pipeline.commands.composition import Job, compose_jobs
 from pipeline.datasets.demo import without_writing
 from pipeline.datasets.scenes import RENDERED
-from pipeline.engine.configuration import explain, register_groups, take_plugins
+from pipeline.engine.configuration import explain, take_plugins
 from pipeline.engine.folder import FAILURES
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.registry import import_plugins, methods
 from pipeline.engine.review import Outcome
 from pipeline.engine.store import Store
-from pipeline.errors import NotLocal, UserError, shown
+from pipeline.errors import NotLocal, UserError, as_started, shown
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
 from pipeline.report.markdown import padded_table
@@ -41,8 +38,9 @@ _MAX_NAMED = 5  # images that a step left out
 _FIRST_SPEAKS = 3.0  # seconds that the other processes wait before they report an error
 
 
-def run(composed: DictConfig, given: Sequence[str]) -> None:
+def run(job: Job, given: Sequence[str]) -> None:
     """Runs what ``stage`` asks for and prints what was written where; ``given`` was typed."""
+    composed, is_multirun = job.config, bool(job.overrides)
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
     if composed.stage == "status":
@@ -55,10 +53,8 @@ def run(composed: DictConfig, given: Sequence[str]) -> None:
         else:
             console.print(f"{root} holds no results yet: run {next_command(given, 'tags')}")
         return
-    hydra_config = HydraConfig.get()
-    is_multirun = hydra_config.mode == RunMode.MULTIRUN
     if is_multirun:
-        console.print(f"\n{', '.join(hydra_config.overrides.task)}")
+        console.print(f"\n{', '.join(job.overrides)}")
     config = read_config(composed)
     requested = requested_stages(config)
     with without_writing(config.dataset) if config.dry_run else nullcontext():
@@ -154,26 +150,44 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
 
 def main() -> None:
     """Runs the command line; errors of the user end with one sentence and exit code 2."""
-    # Hydra prints errors and exits with 1 on its own unless it is told to raise them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    given = sys.argv[1:]
-
-    @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
-    def compose(config: DictConfig) -> None:
-        """Receives the composed configuration; Hydra would add lines of its own to errors."""
-        answer(lambda: run(config, given))
-
-    def start() -> None:
-        plugins, arguments = take_plugins(given)
-        import_plugins(plugins)
-        register_groups()
-        with checked_configurations(arguments) as sys.argv[1:]:
-            compose()
-
     answer(start)
 
 
-def answer(work: Callable[[], None]) -> None:
+def start(arguments: Sequence[str]) -> None:
+    """Does what the command line asks for, a job after the other."""
+    if {"-h", "--help"} & {*arguments}:
+        print(help_text(), end="")
+        return
+    parser = Parser("run_stage.py", "")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job"])
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        wrong = shown(unknown[0])
+        raise UserError(f"there is no option {wrong}: settings are KEY=VALUE, see --help")
+    plugins, overrides = take_plugins(options.overrides)
+    import_plugins(plugins)
+    for job in compose_jobs(overrides, options.config_dir, options.multirun):
+        if options.cfg:
+            print(OmegaConf.to_yaml(job.config), end="")
+        else:
+            run(job, arguments)
+
+
+def help_text() -> str:
+    """Returns what ``--help`` shows."""
+    choices = {path.name: path.glob("*.yaml") for path in CONFIGS.iterdir() if path.is_dir()}
+    names = {group: {path.stem for path in paths} for group, paths in choices.items()}
+    for method in methods():
+        names.setdefault(method.group, set()).add(method.name)
+    listed = "\n".join(f"  {group}: {', '.join(sorted(names[group]))}" for group in sorted(names))
+    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
+    return as_started(text).replace("$CHOICES", listed)
+
+
+def answer(work: Callable[[Sequence[str]], None]) -> None:
     """Does work; Hydra's errors, and those of a user, end with one sentence and exit code 2.
 
     Of the processes that torchrun started, the first reports what all of them meet. Torchrun ends
@@ -182,7 +196,7 @@ def answer(work: Callable[[], None]) -> None:
 
     def explained(arguments: Sequence[str]) -> None:
         try:
-            work()
+            work(arguments)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
         except UserError:

@@ -6,16 +6,18 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -163,27 +165,74 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: an unknown key or choice, or a value of another type.
     """
+    with composing() as (compose, _):
+        config = compose(readable(overrides))
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@contextmanager
+def composing(
+    folder: Path | None = None,
+) -> Iterator[tuple[Callable[[Sequence[str]], DictConfig], Callable[..., list[Override]]]]:
+    """Yields what composes a configuration, with ``hydra``, and what parses overrides.
+
+    Files in a ``folder`` of a user's own stand beside ours. They cannot read the environment: a
+    secret must not come into a report, nor choose a file.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     register_groups()
+    if folder is not None and not folder.is_dir():
+        raise UserError(
+            f"--config-dir {folder} is not a folder: give one with experiment/NAME.yaml"
+        )
     # This may happen inside another program of Hydra's, or while an error of ours is explained.
     shared = GlobalHydra.instance()
     before, shared.hydra = shared.hydra, None
+    more = (
+        [] if folder is None else [f"hydra.searchpath=[{_quoted(f'file://{folder.absolute()}')}]"]
+    )
+
+    def compose(read: Sequence[str]) -> DictConfig:
+        return explained(partial(hydra.compose, "config", return_hydra_config=True), [*more, *read])
+
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return explained(partial(compose, "config"), readable(overrides))
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            if folder is not None:
+                OmegaConf.clear_resolver("oc.env")
+            loader = GlobalHydra.instance().config_loader()
+            yield compose, OverridesParser.create(config_loader=loader).parse_overrides
     finally:
         GlobalHydra.instance().hydra = before
+        if folder is not None:
+            OmegaConf.clear_resolvers()  # which brings back OmegaConf's own
 
 
-def explained(compose: Callable[[Sequence[str]], DictConfig], read: list[str]) -> DictConfig:
+def explained(compose: Callable[[list[str]], DictConfig], read: list[str]) -> DictConfig:
     """Composes a configuration from what :func:`readable` returned, or raises a UserError."""
     try:
         config = compose(read)
     except _COMPOSING as error:
         raise UserError(explain(error)) from error
+    except (AttributeError, KeyError) as error:  # Hydra's, for a file that spoils its own settings
+        raise UserError(f"a file of settings spoils hydra ({error}): leave its keys out") from error
     except AssertionError as error:  # OmegaConf's, for a key below one that is null
         raise UserError(_key_below_null(read)) from error
     _refuse_numbers_for_switches(config, read)
     return config
+
+
+def refuse_several_values(override: Override) -> None:
+    """Raises the UserError of an override with several values, outside of a study."""
+    key, _, value = override.input_line.partition("=")
+    quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+    raise UserError(
+        f"{shown(override.input_line)} has several values: give -m to run each of them, {key}=[…]"
+        f" for a list, or {quoted} for one value"
+    )
 
 
 def _key_below_null(read: Sequence[str]) -> str:
@@ -275,13 +324,6 @@ def explain(error: Exception) -> str:
         return _no_such_key(match[1], cause, _all_keys())
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
-    if match := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):
-        key, _, value = match[1].partition("=")
-        quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
-        return (
-            f"{shown(match[1])} has several values: give -m to run each of them, {key}=[…] for a"
-            f" list, or {quoted} for one value"
-        )
     choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"
     if match := re.search(choices, text):
         group, choice, known = match.groups()

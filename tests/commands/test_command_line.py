@@ -71,13 +71,9 @@ def test_an_unknown_option_is_answered_with_one_sentence(run_tool, tool):
     [
         (["stage=tags", "seed=1"], "cams", "stage=cams seed=1"),
         ([], "cams", "stage=cams"),
-        (["--config-dir", "a b", "seed=1"], "cams", "--config-dir 'a b' stage=cams seed=1"),
+        (["--config-dir", "a b", "seed=1"], "cams", "stage=cams --config-dir 'a b' seed=1"),
         (["dataset.classes=[a b,c]"], "train", "stage=train 'dataset.classes=[a b,c]'"),
-        (
-            ["seed=1", "hydra.sweep.dir=/tmp/x", "dry_run=true"],
-            None,
-            "seed=1 hydra.sweep.dir=/tmp/x",
-        ),
+        (["-m", "seed=1,2", "dry_run=true"], None, "-m seed=1,2"),
     ],
 )
 def test_what_comes_next(given, stage, wanted):

@@ -1,0 +1,163 @@
+"""The configurations that a command line asks for: one, or each of a study.
+
+Hydra composes them, and does nothing else: it starts no job, opens no log file and calls nothing
+that a file names. Files of a user's own, in a folder that ``--config-dir`` names, are data: a value
+that can name code, an address or a command is ours, or was typed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from pipeline.engine.configuration import PLUGINS, composing, readable, refuse_several_values
+from pipeline.engine.registry import methods
+from pipeline.errors import UserError
+from pipeline.files.shipped import CONFIGS
+from pipeline.stages.config import all_settings
+
+_FREE = ("mode", "sweeper.params")
+"""The keys of Hydra that a file may set, as the studies in ``configs/experiment`` do."""
+
+_MADE_BY_HYDRA = ("overrides", "runtime", "job.override_dirname", "job.config_name")
+
+
+class Job(NamedTuple):
+    """A run of the stages.
+
+    Attributes:
+        config: its configuration.
+        overrides: what it was composed from, if it is one of a study; else empty.
+    """
+
+    config: DictConfig
+    overrides: Sequence[str] = ()
+
+
+def compose_jobs(
+    overrides: Sequence[str], folder: Path | None = None, is_study: bool = False
+) -> Iterator[Job]:
+    """Composes what a command line asks for, a job at a time.
+
+    Args:
+        overrides: its arguments KEY=VALUE.
+        folder: holds files of a user's own.
+        is_study: whether every combination of several values is a job; a file can say so, too.
+
+    Raises:
+        UserError: an argument or a file that cannot be used, or a file that is more than data.
+    """
+    with composing(folder) as (compose, parse):
+        typed = parse(readable(overrides))
+        _refuse_hydra(typed)
+        several = [each for each in typed if each.is_sweep_override()]
+        master = compose([each.input_line for each in typed if each not in several])
+        ours = compose(_choices_of_ours(master)) if folder is not None else None
+        if ours is not None:
+            _refuse_difference(_decisions(master), _decisions(ours))
+        jobs: Iterator[Sequence[str]] = iter([()])
+        if is_study or "MULTIRUN" in str(master.hydra.mode):
+            params = OmegaConf.to_container(master.hydra.sweeper, resolve=True).get("params") or {}
+            given = parse([f"{key}={value}" for key, value in params.items()])
+            _refuse_hydra(given)
+            keys = {each.key_or_group for each in typed}
+            jobs = _combinations([e for e in given if e.key_or_group not in keys] + typed)
+        elif several:
+            refuse_several_values(several[0])
+        for job in jobs:
+            config = compose(job) if job else master
+            with open_dict(config):
+                del config["hydra"]
+            if ours is not None:
+                _refuse_code(config, ours, typed)
+                OmegaConf.to_container(config, resolve=True)  # which no resolver may be part of
+            yield Job(config, job)
+
+
+def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
+    """Yields every combination of values; of several overrides of a key, the last one counts."""
+    values = {}
+    for each in overrides:
+        key = each.get_key_element()
+        values[key] = [each.input_line]
+        if each.is_sweep_override():
+            if not each.is_discrete_sweep():
+                raise UserError(f"{each.input_line} is a range: give its values, as in {key}=1,2")
+            values[key] = [f"{key}={value}" for value in each.sweep_string_iterator()]
+    return product(*values.values())
+
+
+def _refuse_hydra(overrides: Sequence[Override]) -> None:
+    for each in overrides:
+        key = each.key_or_group
+        if each.is_hydra_override() and not key.startswith(tuple(f"hydra.{k}" for k in _FREE)):
+            raise UserError(f"{key} has no effect: Hydra composes settings here, and runs nothing")
+
+
+def _choices_of_ours(master: DictConfig) -> list[str]:
+    """Returns those choices of a configuration that come with the package, or with a plug-in."""
+    ours = {f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml")}
+    ours |= {f"{method.group}={method.name}" for method in methods()}
+    chosen = [f"{group}={choice}" for group, choice in master.hydra.runtime.choices.items()]
+    return [each for each in chosen if each in ours and not each.startswith("experiment=")]
+
+
+def _decisions(composed: DictConfig) -> dict[str, Any]:
+    """Returns what a configuration decides about Hydra beyond what a file may."""
+    found = OmegaConf.to_container(composed.hydra)
+    for key in (*_FREE, *_MADE_BY_HYDRA):
+        *groups, last = key.split(".")
+        node = found
+        for group in groups:
+            node = node[group] if isinstance(node.get(group), dict) else {}
+        node.pop(last, None)
+    return found
+
+
+def _refuse_difference(found: Any, ours: Any, key: str = "hydra") -> None:  # noqa: ANN401
+    if isinstance(found, dict) and isinstance(ours, dict):
+        for name in found.keys() | ours.keys():
+            _refuse_difference(found.get(name), ours.get(name), f"{key}.{name}")
+    elif found != ours:
+        raise UserError(
+            f"a configuration file sets {key}, but a file is data and decides nothing about what"
+            " Hydra runs, logs or writes: remove it"
+        )
+
+
+def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]) -> None:
+    """Refuses values that can name code, an address or a command, unless ours or typed in full."""
+    said = {each.key_or_group for each in typed if each.is_sweep_override()}
+    for each in typed:
+        # A value that refers to another key may be a file's.
+        if not (each.is_delete() or each.is_sweep_override() or "${" in each.input_line):
+            said |= dict(_leaves(each.value(), each.key_or_group)).keys()
+    shipped = dict(_leaves(OmegaConf.to_container(ours)))
+    restricted = {PLUGINS: ""} | {
+        key: rule.file_values for key, rule, _ in all_settings() if rule.file_values is not None
+    }
+    for key, value in _leaves(OmegaConf.to_container(config)):
+        for name, allowed in restricted.items():
+            is_below = f"{key}.".startswith(f"{name}.") and key not in said
+            refers = f"{name}.".startswith(f"{key}.") and "${" in str(value)
+            is_harmless = value is None or re.fullmatch(allowed, str(value))
+            is_ours = key in shipped and shipped[key] == value
+            if not is_ours and (refers or (is_below and not is_harmless)):
+                raise UserError(
+                    f"a file of settings cannot name code: give {key}=… in full on the command line"
+                )
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Yields the key and the value of everything in nested mappings that is not a mapping."""
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, node
