@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 BROKEN_PIPE = 141
+
+_FIRST_SPEAKS = 3.0  # seconds that the other processes of torchrun wait with an error
 
 RESUMABLE = "interrupted: run the same command again to go on"
 
@@ -35,6 +38,9 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMAB
 
     SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
     says. Output escapes what the terminal cannot show. File names are UTF-8 in every locale.
+
+    Of the processes that torchrun started, the first reports what all of them meet. Torchrun ends
+    the others, so that another one reports an error only if it is its own.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
@@ -51,13 +57,25 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMAB
         sys.exit(BROKEN_PIPE)
     except KeyboardInterrupt as error:
         message, code = when_interrupted, 128 + (error.args or (signal.SIGINT,))[0]
+        message = message if rank() == 0 else ""
     except Exception as error:
         if (explained := _explain(error)) is None:
             raise
         message, code = f"error: {explained}", USER_ERROR
+        if rank() > 0:
+            time.sleep(_FIRST_SPEAKS)
     if message:
         print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def rank() -> int:
+    """Returns the rank of this process among those that torchrun started, from 0."""
+    if "RANK" not in os.environ:
+        return 0
+    from pipeline.segmenter.distributed import process_rank  # imports PyTorch
+
+    return process_rank()
 
 
 def _interrupt(number: int, _: object) -> None:
@@ -69,6 +87,10 @@ def _explain(error: Exception) -> object:
     """Returns the sentence for an error that the user can fix, none for a fault of ours."""
     if isinstance(error, (UserError, ImageError)):
         return error
+    if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
+        from pipeline.engine.configuration import explain  # imports Hydra
+
+        return explain(error)
     is_of_system = isinstance(error, (OSError, RuntimeError, ImportError))
     if isinstance(error, MemoryError) or (is_of_system and _EXHAUSTED.search(str(error))):
         return (

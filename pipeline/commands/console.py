@@ -45,7 +45,7 @@ def run_stages() -> None:
         answer(lambda _: print(current_version()))
         return
     sys.argv[1:] = sys.argv[1:] or ["--help"]
-    answer(lambda _: import_module("pipeline.commands.run_stage").main())
+    answer(lambda given: import_module("pipeline.commands.run_stage").run(given))
 
 
 def main() -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipeline.commands import command_line
-from pipeline.commands.command_line import Parser, next_command
+from pipeline.commands.command_line import Parser, next_command, rank
 from pipeline.commands.composition import Job, compose_jobs
 from pipeline.datasets.demo import without_writing
 from pipeline.datasets.scenes import RENDERED
-from pipeline.engine.configuration import explain, take_plugins
+from pipeline.engine.configuration import take_plugins
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins, methods
 from pipeline.engine.review import Outcome
@@ -30,19 +26,17 @@ from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.report.tables import tables_of_run
-from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
 _MAX_NAMED = 5  # images that a step left out
-_FIRST_SPEAKS = 3.0  # seconds that the other processes wait before they report an error
 
 
-def run(job: Job, given: Sequence[str]) -> None:
+def run_job(job: Job, given: Sequence[str]) -> None:
     """Runs what ``stage`` asks for and prints what was written where; ``given`` was typed."""
     composed, is_multirun = job.config, bool(job.overrides)
     # Of several processes that torchrun started, the first one prints.
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=rank() > 0)
     if composed.stage == "status":
         if not isinstance(composed.output_dir, str) or not composed.output_dir:
             raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
@@ -148,13 +142,12 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
     console.print(total_time(planned))
 
 
-def main() -> None:
-    """Runs the command line; errors of the user end with one sentence and exit code 2."""
-    answer(start)
+def run(arguments: Sequence[str]) -> None:
+    """Does what the command line asks for, a job after the other.
 
-
-def start(arguments: Sequence[str]) -> None:
-    """Does what the command line asks for, a job after the other."""
+    Raises:
+        UserError: an argument, a file of settings or what a stage needs cannot be used.
+    """
     if {"-h", "--help"} & {*arguments}:
         print(help_text(), end="")
         return
@@ -173,7 +166,7 @@ def start(arguments: Sequence[str]) -> None:
         if options.cfg:
             print(OmegaConf.to_yaml(job.config), end="")
         else:
-            run(job, arguments)
+            run_job(job, arguments)
 
 
 def help_text() -> str:
@@ -185,23 +178,3 @@ def help_text() -> str:
     listed = "\n".join(f"  {group}: {', '.join(sorted(names[group]))}" for group in sorted(names))
     text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
     return as_started(text).replace("$CHOICES", listed)
-
-
-def answer(work: Callable[[Sequence[str]], None]) -> None:
-    """Does work; Hydra's errors, and those of a user, end with one sentence and exit code 2.
-
-    Of the processes that torchrun started, the first reports what all of them meet. Torchrun ends
-    the others, so that another one reports an error only if it is its own.
-    """
-
-    def explained(arguments: Sequence[str]) -> None:
-        try:
-            work(arguments)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(explain(error)) from error
-        except UserError:
-            if process_rank() > 0:
-                time.sleep(_FIRST_SPEAKS)
-            raise
-
-    command_line.answer(explained, "" if process_rank() > 0 else command_line.RESUMABLE)
