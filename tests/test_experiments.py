@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from pipeline.cams.pass_method import competitors_of
-from pipeline.clip.block import block_window
+from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import methods
 from pipeline.report.configurations import flatten

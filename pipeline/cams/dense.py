@@ -16,7 +16,7 @@ import torch
 import pipeline.dense  # noqa: F401  which registers the methods
 from pipeline.cams.gradcam import normalise
 from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
-from pipeline.clip.architectures import Dimensions
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass

@@ -14,7 +14,7 @@ from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_des
 from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
 from pipeline.cams.surgery import HeadSum, SurgeryPath, feature_surgery
 from pipeline.clip.attention import attend
-from pipeline.clip.block import block_at
+from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import MeanAttention, SharedPass

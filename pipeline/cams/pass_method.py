@@ -12,9 +12,8 @@ import torch
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.method import CamMethod, CamOptions
-from pipeline.clip.architectures import Dimensions
-from pipeline.clip.block import block_window
 from pipeline.clip.device import Batches
+from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import (

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import open_clip
 import torch
@@ -36,14 +36,6 @@ REMEDY = (
 
 _BLOCK = re.compile(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight")
 _RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.\d+\.conv1\.weight")
-
-
-class Dimensions(NamedTuple):
-    """What settings depend on: L, P, and the side of training images, in pixels."""
-
-    depth: int
-    patch_size: int
-    native_size: int
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.clip.architectures import ClipModel, Dimensions, find_training
+from pipeline.clip.architectures import ClipModel, find_training
 from pipeline.clip.checkpoint import build_by_name, is_on_disk, load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Names, Vocabulary

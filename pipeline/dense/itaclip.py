@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 
 from pipeline.clip.attention import attend
-from pipeline.clip.block import block_at
+from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights

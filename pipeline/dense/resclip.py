@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.block import block_window
+from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights

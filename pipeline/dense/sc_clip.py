@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.attention import attention_weights
-from pipeline.clip.block import Block, block_at, block_window
+from pipeline.clip.block import Block
+from pipeline.clip.dimensions import block_at, block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import TokensAfter

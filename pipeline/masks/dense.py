@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.clip.architectures import Dimensions
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Names as NameList

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.clip.architectures import Dimensions
-from pipeline.clip.block import block_window
 from pipeline.clip.device import Batches
+from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, run_shared_pass

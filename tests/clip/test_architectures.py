@@ -12,8 +12,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
 from pipeline.cams.clip_es import ClipEs, ClipEsOptions
-from pipeline.clip.block import block_window
 from pipeline.clip.device import Batches
+from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.pixels import patch_grid
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer

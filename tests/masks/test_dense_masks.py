@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
-from pipeline.clip.architectures import Dimensions
 from pipeline.clip.device import Batches
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
