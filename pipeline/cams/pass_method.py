@@ -16,6 +16,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
+from pipeline.clip.settings import TEMPLATES
 from pipeline.clip.shared_pass import (
     CamHook,
     MeanAttention,
@@ -23,7 +24,6 @@ from pipeline.clip.shared_pass import (
     batch_by_grid,
     run_shared_pass,
 )
-from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError

@@ -1,18 +1,27 @@
-"""The device, the precision and the batch sizes of the models."""
+"""The device, the precision and the batch sizes of the models.
+
+PyTorch is imported only where a GPU may be, and where weights get their type.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import UserError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Name in the configuration → torch's type."""
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Name in the configuration → the name of torch's type."""
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")
+"""What Linux has where there is a driver for a GPU: NVIDIA's, AMD's, and Windows' for both."""
 
 
 def choose_device(wanted: str) -> str:
@@ -21,6 +30,11 @@ def choose_device(wanted: str) -> str:
     Raises:
         UserError: the device does not exist.
     """
+    has_no_driver = sys.platform == "linux" and not any(Path(path).exists() for path in _DRIVERS)
+    if wanted == "cpu" or (wanted == "auto" and has_no_driver):
+        return "cpu"
+    import torch
+
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -34,18 +48,30 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def is_cpu(device: str) -> bool:
+    """Tells whether torch's name of a device is that of a CPU."""
+    return device.partition(":")[0] == "cpu"
+
+
+def check_precision(wanted: str, device: str) -> None:
+    """Refuses a precision that is slow on a device, by a UserError."""
+    if wanted == "fp16" and is_cpu(device):
+        raise UserError(
+            "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"
+            " fp32: give bf16 or fp32"
+        )
+
+
 def choose_precision(wanted: str, device: str) -> torch.dtype:
     """Returns the type of the image tower's weights, in which its matrix products are computed.
 
     Raises:
         UserError: the precision is slow on the device.
     """
-    if wanted == "fp16" and torch.device(device).type == "cpu":
-        raise UserError(
-            "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"
-            " fp32: give bf16 or fp32"
-        )
-    return PRECISIONS[wanted]
+    import torch
+
+    check_precision(wanted, device)
+    return getattr(torch, PRECISIONS[wanted])
 
 
 class Batches(NamedTuple):
@@ -68,7 +94,7 @@ def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     A single image keeps a CPU busy, where padding batches would only take time; a GPU needs larger
     batches.
     """
-    on_cpu = torch.device(device).type == "cpu"
+    on_cpu = is_cpu(device)
     images = runtime["batch_size"] or (1 if on_cpu else 16)
     crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
     return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))

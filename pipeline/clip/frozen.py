@@ -15,7 +15,7 @@ import torch
 
 from pipeline.clip.architectures import ClipModel, find_training
 from pipeline.clip.checkpoint import build_by_name, is_on_disk, load_clip, resolve_checkpoint
-from pipeline.clip.device import Batches, choose_precision, keep_freed_memory
+from pipeline.clip.device import Batches, choose_precision, is_cpu, keep_freed_memory
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
@@ -135,7 +135,7 @@ def _clip(clip: FrozenClip, weights: str) -> ClipModel:
             f"{clip.weights} does not hold the weights that the run began with: run the same"
             " command again, and give all workers the same file"
         )
-    if clip.root and torch.device(clip.device).type == "cpu":  # else the process is another's
+    if clip.root and is_cpu(clip.device):  # else the process is another's
         keep_freed_memory()
     say("loading CLIP")
     return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)

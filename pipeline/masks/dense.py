@@ -13,7 +13,7 @@ import torch
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.frozen import Resources
-from pipeline.clip.text import TEMPLATES
+from pipeline.clip.settings import TEMPLATES
 from pipeline.datasets.vocabulary import Names as NameList
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, Names

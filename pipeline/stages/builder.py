@@ -11,7 +11,7 @@ from typing import Any
 import joblib
 
 from pipeline.cams.stage import CamStage, ComputedCams
-from pipeline.clip.device import choose_batches, choose_device, choose_precision
+from pipeline.clip.device import check_precision, choose_batches, choose_device
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
@@ -57,7 +57,7 @@ class Builder:
     def clip(self) -> FrozenClip:
         """The frozen CLIP."""
         config, runtime = self.config, self.config.runtime
-        choose_precision(runtime.precision, self.device)
+        check_precision(runtime.precision, self.device)
         return FrozenClip(
             model=config.clip.model,
             pretrained=config.clip.pretrained,

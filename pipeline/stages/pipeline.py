@@ -13,7 +13,7 @@ import joblib
 import torch
 
 from pipeline.cams.stage import ComputedCams
-from pipeline.clip.device import keep_freed_memory
+from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
@@ -120,7 +120,7 @@ class Pipeline:
                 "torchrun is for stage=train alone: run the other stages without it, and without"
                 " its RANK and WORLD_SIZE in the environment"
             )
-        if torch.device(self.builder.device).type == "cpu":
+        if is_cpu(self.builder.device):
             keep_freed_memory()
         steps = self.steps(commands)
         self.fetch_weights(commands)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.text import TEMPLATES
+from pipeline.clip.settings import TEMPLATES
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger

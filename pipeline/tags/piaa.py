@@ -16,7 +16,7 @@ import torch
 
 import pipeline.dense  # noqa: F401  which registers the methods
 from pipeline.clip.frozen import Resources
-from pipeline.clip.text import TEMPLATES
+from pipeline.clip.settings import TEMPLATES
 from pipeline.dense.method import DENSE_METHODS
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting

@@ -15,8 +15,8 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
+from pipeline.clip.settings import TEMPLATES
 from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, run_shared_pass
-from pipeline.clip.text import TEMPLATES
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.tags.baseline import global_scores
