@@ -106,8 +106,7 @@ def _setting(setting: Setting) -> str:
 
 
 def _traits(method: Method) -> str:
-    code = f"{method.build.__module__}.{method.build.__qualname__}"
-    lines = [f"* Code: ``{code}``"]
+    lines = [f"* Code: ``{method.code}``"]
     if method.source:
         link = r"`arXiv \1 <https://arxiv.org/abs/\1>`__"
         lines.insert(0, "* Source: " + re.sub(r"arXiv (\d{4}\.\d{5})", link, method.source))

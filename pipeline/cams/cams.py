@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from pipeline.errors import ImageError
 
@@ -31,6 +29,9 @@ class Cams:
         """Returns the CAMs at an image's size, K×height×width float32 (bilinear)."""
         if not len(self.keys):
             return np.zeros((0, height, width), np.float32)
+        import torch  # seconds, which reading a file need not take
+        import torch.nn.functional as F
+
         cams = torch.from_numpy(self.cams.astype(np.float32)).unsqueeze(0)
         return F.interpolate(cams, (height, width), mode="bilinear", align_corners=False)[0].numpy()
 

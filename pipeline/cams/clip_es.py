@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from pipeline.cams.gradcam import softmax_gradcam
-from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
+from pipeline.cams.pass_method import PassCams, text_of
+from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.engine.registry import register
-
-
-@dataclass
-class ClipEsOptions(PassCamOptions):
-    """``cams=clip_es`` and its presets, the constants of CLIP-ES (CVPR 2023)."""
 
 
 class ClipEs(PassCams):
@@ -28,17 +21,6 @@ class ClipEs(PassCams):
         return softmax_gradcam(self.encoder, shared_pass.last_block_input, text, num_tags)
 
 
-@register(
-    "cams",
-    "clip_es",
-    ClipEsOptions,
-    uses_clip=True,
-    quirks=("open_border",),
-    shares_pass=True,
-    reads=("cam_names", "backgrounds"),
-    source="Lin et al., CLIP-ES, CVPR 2023, arXiv 2212.09506",
-    section="3. CAMs: CLIP-ES",
-)
 def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
     """Builds CLIP-ES."""
     clip, quirks = resources.clip, vars(resources.quirks)

@@ -2,65 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.cams.excel_pixels import ExcelEncoder
 from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_descriptors
-from pipeline.cams.pass_method import PassCamOptions, PassCams, text_of
+from pipeline.cams.pass_method import PassCams, text_of
+from pipeline.cams.settings import ExcelOptions
 from pipeline.cams.surgery import HeadSum, SurgeryPath, feature_surgery
 from pipeline.clip.attention import attend
 from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import MeanAttention, SharedPass
-from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import register
-from pipeline.engine.settings import setting
-from pipeline.files.fingerprints import fingerprint
-
-
-@dataclass
-class ExcelOptions(PassCamOptions):
-    """``cams=excel``: the training-free part of ExCEL (CVPR 2025).
-
-    Attributes:
-        affinity_blocks: first and last block of Ā, as offsets from the last block, which is 0.
-        box_threshold: φ, the share of a CAM's peak that opens a box of the affinity.
-        descriptors: a YAML or JSON file with sentences that describe each class, {class name:
-            [sentences]}; without it classes are compared by their names alone.
-        clusters: J, the number of attributes that the sentences are clustered into.
-        kept: the share of attributes that count for a class, those most like it.
-        blocks: the number of last blocks that have the second path.
-        size: side in pixels of the square that images are squashed to; none keeps their own grid.
-    """
-
-    affinity_blocks: list[int] = setting([-5, 0], at_least=-99, at_most=99, lengths=(2,))
-    box_threshold: float = setting(0.79, at_least=0, at_most=1)
-    descriptors: str | None = setting(
-        None, changes="nothing", why="the fingerprint of its sentences is in the key"
-    )
-    clusters: int = setting(112, at_least=1)
-    kept: float = setting(0.9, above=0, at_most=1)
-    blocks: int = setting(5, at_least=1)
-    size: int | None = setting(None, at_least=1)
-
-    def without_effect(self, prefix: str) -> Iterator[str]:
-        """Yields a note on each setting that was given and changes nothing."""
-        for name in ("clusters", "kept"):
-            if self.descriptors is None and getattr(self, name) != getattr(type(self), name):
-                yield f"{prefix}.{name} has no effect without {prefix}.descriptors"
-
-    def contents(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Returns what the file of sentences holds, for the key."""
-        if self.descriptors is None:
-            return {}
-        found = read_descriptors(self.descriptors, vocabulary.classes, self.clusters)
-        return {"sentences": fingerprint(found)}
 
 
 @dataclass(eq=False)
@@ -113,16 +70,6 @@ class Excel(PassCams):
         return feature_surgery(self.features(shared_pass), text)[:num_tags]
 
 
-@register(
-    "cams",
-    "excel",
-    ExcelOptions,
-    uses_clip=True,
-    quirks=("open_border", "imagenet_norm", "token_norm", "head_sum"),
-    reads=("cam_names", "backgrounds"),
-    source="Yang et al., ExCEL, CVPR 2025, arXiv 2503.20826",
-    section="ExCEL",
-)
 def build_excel(options: ExcelOptions, resources: Resources) -> Excel:
     """Builds ExCEL's CAMs."""
     clip, quirks = resources.clip, dict(vars(resources.quirks))

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from pipeline.cams.affinity import refine_cams
-from pipeline.cams.method import CamMethod, CamOptions
+from pipeline.cams.method import CamMethod
+from pipeline.cams.settings import PassCamOptions
 from pipeline.clip.device import Batches
-from pipeline.clip.dimensions import Dimensions, block_window
+from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.settings import TEMPLATES
 from pipeline.clip.shared_pass import (
     CamHook,
     MeanAttention,
@@ -25,32 +25,7 @@ from pipeline.clip.shared_pass import (
     run_shared_pass,
 )
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
-
-
-@dataclass
-class PassCamOptions(CamOptions):
-    """What every CAM method has that compares CLIP's patches with names.
-
-    Attributes:
-        templates: the set of templates; "clip_es" is "a clean origami {}.".
-        backgrounds: competitors of the tags; none takes the backgrounds of the data set.
-        affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
-        affinity_blocks: first and last block of Ā. A number above 0 counts from 1; 0 and below are
-            offsets from the last block, which is 0.
-        box_threshold: φ, the share of a CAM's peak that opens a box of the affinity.
-    """
-
-    templates: str = setting("clip_es", choices=TEMPLATES)
-    backgrounds: list[str] | None = None
-    affinity: bool = True
-    affinity_blocks: list[int] = setting([-7, -1], at_least=-99, at_most=99, lengths=(2,))
-    box_threshold: float = setting(0.4, at_least=0, at_most=1)
-
-    def validate_for(self, clip: Dimensions, prefix: str) -> None:
-        """Refuses blocks that a CLIP does not have."""
-        block_window(f"{prefix}.affinity_blocks", self.affinity_blocks, clip.depth)
 
 
 @dataclass(eq=False)

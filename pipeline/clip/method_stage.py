@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
-from pipeline.engine.registry import Method
+from pipeline.engine.registry import Method, imported
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Folders, Item, Stage, Whole
@@ -128,7 +128,7 @@ class MethodStage(Stage):
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Builds the method, with what it has learned."""
         learned = {"learned": inputs["learned"]} if "learned" in inputs else {}
-        return self.method.build(self.options, self.resources, **learned)
+        return imported(self.method.build)(self.options, self.resources, **learned)
 
     @property
     def shard_size(self) -> int:

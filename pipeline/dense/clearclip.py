@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.settings import ClearClipSettings
 
 
-@dense_method("clearclip", "Lan et al., ClearCLIP, ECCV 2024, arXiv 2407.12442")
-@dataclass
-class ClearClip(DenseMethod):
+@dense_method()
+class ClearClip(ClearClipSettings, DenseMethod):
     """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""
 
     def patch_features(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
@@ -14,7 +12,7 @@ from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import SecondPath
 from pipeline.dense.method import DenseMethod, Names, dense_method
-from pipeline.engine.settings import setting
+from pipeline.dense.settings import GemSettings
 
 
 def self_self_attention(block: Block, normed: torch.Tensor) -> torch.Tensor:
@@ -51,16 +49,9 @@ class SelfSelfPath(SecondPath):
         return self_self_attention(block, block.ln_1(inputs.tokens))
 
 
-@dense_method("gem", "Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878")
-@dataclass
-class Gem(DenseMethod):
-    """GEM: beside the last blocks runs a path of self-self attention without MLP.
-
-    Attributes:
-        blocks: the number of last blocks that have the second path.
-    """
-
-    blocks: int = setting(6, at_least=1)
+@dense_method()
+class Gem(GemSettings, DenseMethod):
+    """GEM: beside the last blocks runs a path of self-self attention without MLP."""
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the second path."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,27 +14,14 @@ from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
 from pipeline.dense.method import DenseMethod, Names, dense_method
-from pipeline.engine.settings import setting
+from pipeline.dense.settings import ItaClipSettings
 
 
-@dense_method("itaclip", "Aydın et al., ITACLIP, CVPR workshops 2025, arXiv 2411.12044")
-@dataclass
-class ItaClip(DenseMethod):
-    """ITACLIP: SCLIP's attention of block L, averaged with that of three blocks before; no MLP.
-
-    Attributes:
-        middle_blocks: the other blocks, as offsets from the last one, which is 0.
-        views: whether the features of the image are averaged with those of its grey and its blurred
-            version, and the similarities with those of the mirrored images.
-        upright_share: the weight of the views that are not mirrored; the mirrored ones have the
-            rest.
-    """
+@dense_method()
+class ItaClip(ItaClipSettings, DenseMethod):
+    """ITACLIP: SCLIP's attention of block L, averaged with that of three blocks before; no MLP."""
 
     passes: ClassVar[int] = 5
-
-    middle_blocks: list[int] = setting([-5, -4, -2], at_least=-99, at_most=-1, lengths=range(1, 99))
-    views: bool = True
-    upright_share: float = setting(0.7, at_least=0, at_most=1)
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the middle blocks."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.settings import MaskClipSettings
 
 
-@dense_method("maskclip", "Zhou et al., MaskCLIP, ECCV 2022, arXiv 2112.01071")
-@dataclass
-class MaskClip(DenseMethod):
+@dense_method()
+class MaskClip(MaskClipSettings, DenseMethod):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
 
     def patch_features(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.settings import DenseSettings, dense_settings
 
 
 class Names(NamedTuple):
@@ -34,11 +35,9 @@ class Names(NamedTuple):
 
 
 @dataclass
-class DenseMethod(ABC):
+class DenseMethod(DenseSettings, ABC):
     """Embeds patches by CLIP's own weights; subclasses are registered by :func:`dense_method`."""
 
-    name: ClassVar[str]
-    source: ClassVar[str]
     passes: ClassVar[int] = 1
     """Passes of the backbone over an image."""
 
@@ -75,17 +74,18 @@ DENSE_METHODS: dict[str, type[DenseMethod]] = {}
 Class = TypeVar("Class", bound=type[DenseMethod])
 
 
-def dense_method(name: str, source: str) -> Callable[[Class], Class]:
+def dense_method(name: str = "", source: str = "") -> Callable[[Class], Class]:
     """Registers a dense method, a dataclass of its settings.
 
     Args:
-        name: the word for it in the configuration.
+        name: the word for it in the configuration; "" where its settings have it already.
         source: the publication that describes it.
     """
 
     def decorate(method: Class) -> Class:
-        method.name, method.source = name, source
-        DENSE_METHODS[name] = method
+        if name:
+            dense_settings(name, source, method)(method)
+        DENSE_METHODS[method.name] = method
         return method
 
     return decorate

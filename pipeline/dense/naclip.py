@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
@@ -11,22 +9,15 @@ from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, Names, dense_method
-from pipeline.engine.settings import setting
+from pipeline.dense.settings import NaClipSettings
 
 PATCH = 16
 """The patch size in pixels of the CLIP for which constants in patches were chosen."""
 
 
-@dense_method("naclip", "Hajimiri et al., NACLIP, WACV 2025, arXiv 2404.08181")
-@dataclass
-class NaClip(DenseMethod):
-    """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP.
-
-    Attributes:
-        sigma: σ of the Gaussian ω around each patch, in patches of 16 pixels.
-    """
-
-    sigma: float = setting(5.0, above=0)
+@dense_method()
+class NaClip(NaClipSettings, DenseMethod):
+    """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP."""
 
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
@@ -15,31 +13,12 @@ from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.dense.naclip import PATCH, neighbourhood
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.semantic_feedback import BLUR_SIGMA, semantic_feedback
-from pipeline.engine.settings import setting
+from pipeline.dense.settings import ResClipSettings
 
 
-@dense_method("resclip", "Yang et al., ResCLIP, CVPR 2025, arXiv 2411.15851")
-@dataclass
-class ResClip(DenseMethod):
-    """ResCLIP: NACLIP's block L, with residual attention from middle blocks and from a first pass.
-
-    Attributes:
-        sigma: σ of NACLIP's Gaussian, in patches of 16 pixels.
-        cross_blocks: first and last block of the cross-correlation, as offsets from the last block.
-        cross_scale: τ_r, the factor of the whole attention.
-        cross_share: λ_r, the share of the cross-correlation.
-        feedback_scale: τ_s, the factor of the logits in the second pass.
-        feedback_share: λ_s, the share of the semantic feedback in them.
-        confidence: pixels of the first pass below this probability are background.
-    """
-
-    sigma: float = setting(5.0, above=0)
-    cross_blocks: list[int] = setting([-6, -3], at_least=-99, at_most=0, lengths=(2,))
-    cross_scale: float = setting(2.0, above=0)
-    cross_share: float = setting(0.3, at_least=0, at_most=1)
-    feedback_scale: float = setting(2.2, above=0)
-    feedback_share: float = setting(0.7, at_least=0, at_most=1)
-    confidence: float = setting(0.5, at_least=0, at_most=1)
+@dense_method()
+class ResClip(ResClipSettings, DenseMethod):
+    """ResCLIP: NACLIP's block L, with attention from middle blocks and from a first pass."""
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the cross-correlation."""

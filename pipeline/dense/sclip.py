@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.settings import SclipSettings
 
 
-@dense_method("sclip", "Wang et al., SCLIP, ECCV 2024, arXiv 2312.01597")
-@dataclass
-class Sclip(DenseMethod):
+@dense_method()
+class Sclip(SclipSettings, DenseMethod):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""
 
     def patch_features(

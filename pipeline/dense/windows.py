@@ -13,10 +13,6 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.method import DenseMethod, Names
 
-REMAINDERS = ("stretch", "pad")
-"""What is done with pixels beside the last whole patch: they are not looked at, and similarities
-are stretched over them; or zeros around the window complete the patches."""
-
 
 @dataclass(frozen=True)
 class Windows:
@@ -25,7 +21,7 @@ class Windows:
     Attributes:
         side: of a window in pixels; 0 looks at the whole image at once.
         stride: pixels between windows; the last row and column are shifted to end at the border.
-        remainder: one of :data:`REMAINDERS`.
+        remainder: one of :data:`~pipeline.dense.settings.REMAINDERS`.
     """
 
     side: int

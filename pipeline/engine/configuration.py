@@ -44,7 +44,7 @@ def register_groups() -> None:
     store = ConfigStore.instance()
     groups = [group for group in _groups() if (CONFIGS / group).is_dir()]
     for method in methods():
-        code, group = method.facts["code"], method.group
+        code, group = method.code, method.group
         check_choice(f"{code} is a method of a group {shown(group)}", group, groups)
         if (preset := CONFIGS / method.group / f"{method.name}.yaml").is_file():
             raise UserError(

@@ -5,7 +5,8 @@ A method is registered with the dataclass of its settings, wherever its module l
     @register("tags", "colour", ColourSettings)
     class ColourTagger: ...
 
-The type of the settings is the choice, so that settings lead to their method.
+The type of the settings is the choice, so that settings lead to their method. What computes may be
+named, as "module:attribute"; it is then imported when it is used, and PyTorch with it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError, shown
 from pipeline.files.fingerprints import fingerprint_file
 
-Build = TypeVar("Build", bound=Callable[..., Any])
+Build = TypeVar("Build", bound=Callable[..., Any] | str)
 
 ENTRY_POINTS = "annotation_free_segmentation"
 """The group of entry points by which installed packages offer methods."""
@@ -38,15 +40,16 @@ class Method:
         name: the choice.
         settings: the dataclass of its settings.
         build: a class or function that takes the settings and the
-            :class:`~pipeline.clip.frozen.Resources` that the method declares; or a stage that
-            takes the place of the group's own.
+            :class:`~pipeline.clip.frozen.Resources` that the method declares, or the name of one;
+            or a stage that takes the place of the group's own.
         algorithm: raised when the same settings give another result than before.
         uses_clip: whether it looks at images with CLIP.
         quirks: the keys of ``compat`` that it reads.
         variants: further results that it can return, by name.
         shares_pass: whether it takes part in a pass that tags and CAMs share.
         learns: makes the :class:`~pipeline.engine.learned.Learned` of a split, which ``build`` then
-            takes as well, ``learned`` being its folder; none if nothing is learned.
+            takes as well, ``learned`` being its folder; or the name of what makes it; none if
+            nothing is learned.
         batch: returns, from the settings and the quirks, how many images of a list it mixes up, 0
             if none; none of the kind where each image stands alone.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
@@ -57,34 +60,43 @@ class Method:
     group: str
     name: str
     settings: type
-    build: Callable[..., Any]
+    build: Callable[..., Any] | str
     algorithm: int = 1
     uses_clip: bool = False
     quirks: Sequence[str] = ()
     variants: Sequence[str] = ()
     shares_pass: bool = False
-    learns: Callable[..., Stage] | None = None
+    learns: Callable[..., Stage] | str | None = None
     batch: Callable[..., int] | None = None
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""
 
     @property
+    def code(self) -> str:
+        """The qualified name of what computes it."""
+        if isinstance(self.build, str):
+            return self.build.replace(":", ".")
+        return f"{self.build.__module__}.{self.build.__qualname__}"
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key; of a plug-in, its file as well."""
-        code = f"{self.build.__module__}.{self.build.__qualname__}"
-        own = (
-            {}
-            if code.startswith("pipeline.")
-            else {"method_source": _source_of(self.build.__module__)}
-        )
-        return {"method": self.name, "code": code, "method_algorithm": self.algorithm, **own}
+        is_ours = self.code.startswith("pipeline.")
+        own = {} if is_ours else {"method_source": _source_of(self.settings.__module__)}
+        facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
+        return facts | own
 
     @property
     def stage(self) -> type[Stage] | None:
         """The stage that is built instead of the group's own."""
         is_stage = isinstance(self.build, type) and issubclass(self.build, Stage)
         return self.build if is_stage else None
+
+
+def imported(given: Callable[..., Any] | str) -> Callable[..., Any]:
+    """Returns what a method gives in full, or by the name "module:attribute"."""
+    return resolve_name(given) if isinstance(given, str) else given
 
 
 @cache
@@ -108,15 +120,15 @@ def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[
     def decorate(build: Build) -> Build:
         method = Method(group, name, settings, build, **traits)
         for other in _METHODS.values():
-            is_same = (other.name, other.facts["code"]) == (name, method.facts["code"])  # reloaded
+            is_same = (other.name, other.code) == (name, method.code)  # reloaded
             if not is_same and (other.group, other.name) == (group, name):
                 raise UserError(
-                    f"{method.facts['code']} wants to be {group}={name}, which"
-                    f" {other.facts['code']} is already: choose another name"
+                    f"{method.code} wants to be {group}={name}, which"
+                    f" {other.code} is already: choose another name"
                 )
             if not is_same and other.settings is settings:
                 raise UserError(
-                    f"{method.facts['code']} shares the settings of {other.facts['code']}: give"
+                    f"{method.code} shares the settings of {other.code}: give"
                     f" {group}={name} a dataclass of its own"
                 )
         _METHODS[group, name] = method
@@ -146,7 +158,7 @@ def import_plugins(names: Iterable[str]) -> None:
     for name in dict.fromkeys(names):
         before = len(_METHODS)
         _import(name, f"plugins={shown(name)}")
-        owners = [method.facts["code"] for method in methods()]
+        owners = [method.code for method in methods()]
         if len(_METHODS) > before or any(code.startswith(f"{name}.") for code in owners):
             _PLUGINS.add(name)
         elif name not in _PLUGINS:

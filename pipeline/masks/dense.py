@@ -6,21 +6,16 @@ The method and its settings are those of ``cams=``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
-from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.frozen import Resources
-from pipeline.clip.settings import TEMPLATES
 from pipeline.datasets.vocabulary import Names as NameList
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.windows import (
-    REMAINDERS,
     Windows,
     resize,
     scaled_size,
@@ -28,82 +23,10 @@ from pipeline.dense.windows import (
     with_scaled_positions,
 )
 from pipeline.engine.reading import Size
-from pipeline.engine.settings import setting
-from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background
-from pipeline.masks.refiner import MaskOptions
+from pipeline.masks.settings import DenseMaskOptions
 
 _PAMR_VALUES = 2**26  # similarities of pixels and names that are refined together: 256 MB
-_MAX_SIDE = 16_384
-
-
-@dataclass
-class DenseMaskOptions(MaskOptions):
-    """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.
-
-    Attributes:
-        names: what pixels are compared with: the name of a list that comes with the package, or the
-            path of a file with a line for each class, its names separated by ", "; a line more, the
-            first, is the background. Null takes the data set's names for CAMs and its backgrounds.
-        templates: the set of templates; "imagenet" are the 80 of CLIP.
-        short_side: to which the shorter side of an image is resized, in pixels.
-        long_side: the most that the longer side is resized to.
-        window: the side of the square windows in pixels; null takes the CLIP's native size, and 0
-            looks at the whole image.
-        stride: pixels between windows; null takes half a window.
-        remainder: "stretch" leaves out the pixels beside the last whole patch, and stretches the
-            similarities over them; "pad" completes the patches with zeros.
-        temperature: the factor of cosine similarities in the softmax; null takes CLIP's own.
-        min_probability: pixels whose best probability is below become background.
-        min_area: classes that cover at most this share of an image's foreground are removed.
-        pamr_iterations: of the refinement of similarities by PAMR; 0 leaves it out.
-        pamr_dilations: distances of the neighbours in PAMR, in pixels.
-        beta: not used, since the names say whether there is a background.
-    """
-
-    names: str | None = None
-    templates: str = setting("imagenet", choices=TEMPLATES)
-    short_side: int = setting(336, at_least=1, at_most=_MAX_SIDE)
-    long_side: int = setting(2048, at_least=1, at_most=_MAX_SIDE)
-    window: int | None = setting(None, at_least=0, at_most=_MAX_SIDE)
-    stride: int | None = setting(None, at_least=1, at_most=_MAX_SIDE)
-    remainder: str = setting("stretch", choices=REMAINDERS)
-    temperature: float | None = setting(None, above=0)
-    min_probability: float = setting(0.0, at_least=0, at_most=1)
-    min_area: float = setting(0.0, at_least=0, at_most=1)
-    pamr_iterations: int = setting(0, at_least=0, at_most=1000)
-    pamr_dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
-    beta: float | None = setting(
-        1.0, above=0, changes="nothing", why="the names say whether there is a background"
-    )
-
-    def validate(self, prefix: str) -> None:
-        """Refuses gaps between windows."""
-        if self.window and self.stride:
-            _refuse_gaps(self.window, self.stride, prefix)
-
-    def validate_for(self, clip: Dimensions, prefix: str) -> None:
-        """Refuses windows that are smaller than a patch, or leave gaps."""
-        side = self.side(clip.native_size)
-        if 0 < side < clip.patch_size:
-            raise UserError(
-                f"{prefix}.window={side} is smaller than a patch of this CLIP: give at least"
-                f" {clip.patch_size}, or 0 for the whole image"
-            )
-        if side and self.stride:
-            _refuse_gaps(side, self.stride, prefix)
-
-    def side(self, native_size: int) -> int:
-        """Returns the side of the windows in pixels, for a CLIP of a native size."""
-        return native_size if self.window is None else self.window
-
-
-def _refuse_gaps(window: int, stride: int, prefix: str) -> None:
-    if stride > window:
-        raise UserError(
-            f"{prefix}.stride={stride} leaves gaps between windows of {window} pixels: give at most"
-            f" {window}"
-        )
 
 
 class DenseReadOut:

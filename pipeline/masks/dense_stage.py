@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.datasets.vocabulary import Names
-from pipeline.dense.method import DENSE_METHODS, DenseMethod
+from pipeline.dense.settings import DENSE_SETTINGS, DenseSettings
 from pipeline.engine.reading import Name
 from pipeline.engine.registry import method_of, register
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Computed, Item
 from pipeline.errors import ImageError, UserError
-from pipeline.masks.dense import DenseMaskOptions, DenseReadOut
 from pipeline.masks.name_lists import has_background, read_name_list
+from pipeline.masks.settings import DenseMaskOptions
 from pipeline.masks.stage import MaskStage
+
+if TYPE_CHECKING:
+    from pipeline.masks.dense import DenseReadOut
 
 
 @register(
@@ -48,11 +51,11 @@ class DenseMasks(MaskStage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.cams, DenseMethod):
+        if not isinstance(self.cams, DenseSettings):
             chosen = method_of(self.cams).name
             raise UserError(
                 f"masks=dense requires a dense method, and cams={chosen} is not one:"
-                f" give one of cams={', '.join(sorted(DENSE_METHODS))}"
+                f" give one of cams={', '.join(sorted(DENSE_SETTINGS))}"
             )
         if not has_background(self.names, self.vocabulary):
             for key in ("min_probability", "min_area"):
@@ -65,7 +68,7 @@ class DenseMasks(MaskStage):
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP."""
         super().check()
-        self.cams.hooks(self.resources.clip.dimensions)
+        self.cams.build_method().hooks(self.resources.clip.dimensions)
 
     @cached_property
     def names(self) -> Names:
@@ -78,14 +81,16 @@ class DenseMasks(MaskStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
-        own = {declared.name for declared in fields(DENSE_METHODS[self.cams.name])}
+        own = {declared.name for declared in fields(DENSE_SETTINGS[self.cams.name])}
         of_method = {key: value for key, value in facts(self.cams).items() if key in own}
         chosen = joined(method_of(self.cams).facts, of_method)
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseReadOut:
         """Builds the read-out."""
-        return DenseReadOut(self.cams, self.options, self.names, self.resources)
+        from pipeline.masks.dense import DenseReadOut  # imports PyTorch
+
+        return DenseReadOut(self.cams.build_method(), self.options, self.names, self.resources)
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -14,51 +13,9 @@ from pipeline.cams.cams import Cams
 from pipeline.clip.frozen import Resources
 from pipeline.clip.pixels import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
-from pipeline.engine.registry import register
-from pipeline.engine.settings import setting
 from pipeline.masks.labels import label_pixels, shares
-from pipeline.masks.refiner import MaskOptions, Refiner
-
-_SECTION = "4. Masks: CRF and labels"
-
-
-@dataclass
-class PixelAdaptiveOptions(MaskOptions):
-    """What PAMR and PAR have; the defaults are PAMR's.
-
-    Attributes:
-        iterations: how often scores are averaged over neighbours.
-        dilations: distances of the neighbours in pixels.
-        bandwidth: by which differences of colour are divided; a smaller one tells more apart.
-    """
-
-    iterations: int = setting(10, at_least=0, at_most=1000)
-    dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
-    bandwidth: float = setting(0.1, at_least=1e-3, at_most=1e3)
-
-
-@dataclass
-class PamrOptions(PixelAdaptiveOptions):
-    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR."""
-
-
-@dataclass
-class ParOptions(PixelAdaptiveOptions):
-    """``masks=par``: the best of the CAMs and the background for each pixel, after PAR.
-
-    Attributes:
-        position_weight: the weight of the neighbours' distances, beside that of their colours.
-        guide_side: the image is first squashed to a square of this side, in pixels, and enlarged
-            again, which blurs it; ExCEL's code does so with 320. Null leaves it as it is.
-    """
-
-    iterations: int = setting(20, at_least=0, at_most=1000)
-    dilations: list[int] = setting(
-        [1, 2, 4, 8, 12, 24], at_least=1, at_most=1000, lengths=range(1, 100)
-    )
-    bandwidth: float = setting(0.3, at_least=1e-3, at_most=1e3)
-    position_weight: float = setting(0.01, at_least=0, at_most=1e3)
-    guide_side: int | None = setting(None, at_least=1, at_most=16_384)
+from pipeline.masks.refiner import Refiner
+from pipeline.masks.settings import PixelAdaptiveOptions
 
 
 class PixelAdaptive(Refiner):
@@ -90,14 +47,6 @@ class PixelAdaptive(Refiner):
         return label_pixels(cams, size, self._options.beta, refine)
 
 
-@register(
-    "masks",
-    "pamr",
-    PamrOptions,
-    reads=(),
-    source="Araslanov and Roth, CVPR 2020, arXiv 2005.08104",
-    section=_SECTION,
-)
 class Pamr(PixelAdaptive):
     """Labels images after PAMR."""
 
@@ -106,15 +55,6 @@ class Pamr(PixelAdaptive):
         return pamr(pixels, scores, **self._kernel)
 
 
-@register(
-    "masks",
-    "par",
-    ParOptions,
-    reads=(),
-    source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in Yang et al., ExCEL, CVPR 2025,"
-    " arXiv 2503.20826",
-    section=_SECTION,
-)
 class Par(PixelAdaptive):
     """Labels images after PAR."""
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.clip.frozen import Resources
-from pipeline.engine.registry import register
-from pipeline.errors import UserError
 from pipeline.masks.crf import CrfOptions, dense_crf, import_densecrf
 from pipeline.masks.labels import label_pixels
-from pipeline.masks.refiner import MaskOptions, Refiner
+from pipeline.masks.refiner import Refiner
+from pipeline.masks.settings import PseudoMaskOptions
 
 
 def pseudo_mask(
@@ -46,36 +43,6 @@ def pseudo_mask(
     return label_pixels(cams, size, beta, lambda s: dense_crf(image, s, crf, bgr=bgr), kind)
 
 
-@dataclass
-class PseudoMaskOptions(MaskOptions):
-    """``masks=crf``: the best of the CAMs and the background for each pixel, after a dense CRF.
-
-    Attributes:
-        crf: the CRF's constants; none leaves it out.
-    """
-
-    crf: CrfOptions | None = field(default_factory=CrfOptions)
-
-    def validate(self, prefix: str) -> None:
-        """Refuses what takes probabilities where there are none, as there is no CRF."""
-        needs = {"keep_probability": "false", "confidence": "0"}
-        for name, off in needs.items():
-            if getattr(self, name) and self.crf is None:
-                raise UserError(
-                    f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
-                    f" masks=crf or {prefix}.{name}={off}"
-                )
-
-
-@register(
-    "masks",
-    "crf",
-    PseudoMaskOptions,
-    quirks=("crf_bgr", "crf_fp16"),
-    reads=(),
-    source="Krähenbühl and Koltun, NIPS 2011; constants of Lin et al., CLIP-ES, arXiv 2212.09506",
-    section="4. Masks: CRF and labels",
-)
 class PseudoMask(Refiner):
     """Labels images by :func:`pseudo_mask`."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pipeline.cams.cams import Cams
 from pipeline.engine.settings import setting
+
+if TYPE_CHECKING:
+    from pipeline.cams.cams import Cams
 
 
 @dataclass

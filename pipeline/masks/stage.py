@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from pipeline.cams.cams import Cams, read_cams
+from pipeline.clip.device import is_cpu
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.reading import Size
+from pipeline.engine.registry import imported
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Output
@@ -90,8 +91,8 @@ class Masks(MaskStage):
     @property
     def in_processes(self) -> bool:
         """Whether processes share the images: pydensecrf holds Python's global lock."""
-        on_gpu = torch.device(self.resources.device).type != "cpu"
-        return not (on_gpu and getattr(self.method.build, "on_device", False))
+        on_gpu = not is_cpu(self.resources.device)
+        return not (on_gpu and getattr(imported(self.method.build), "on_device", False))
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""

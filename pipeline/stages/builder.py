@@ -16,7 +16,7 @@ from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.reading import Reading
-from pipeline.engine.registry import Method, method_of
+from pipeline.engine.registry import Method, imported, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
@@ -144,7 +144,7 @@ class Builder:
             options = replace(options, fit_split=options.fit_split or self.train_split)
             resources = {"resources": self.resources(method), "reading": self.reading}
             parts = {"method": method, "options": options, **resources, **self._place(options)}
-            needs = {"learned": method.learns(**parts)}
+            needs = {"learned": imported(method.learns)(**parts)}
         size = method.batch(options, self.config.compat) if method.batch and self.images else 0
         together = Together(self.images, split, size) if size else None
         parts = {"needs": needs, "title": title, "together": together}

@@ -8,18 +8,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import pipeline.cams.clip_es
-import pipeline.cams.dense
-import pipeline.cams.excel
 import pipeline.cams.imported
+import pipeline.cams.settings
 import pipeline.masks.dense_stage
-import pipeline.masks.pixel_adaptive
-import pipeline.masks.pseudo_mask
 import pipeline.masks.regions
-import pipeline.tags.baseline
+import pipeline.masks.settings
 import pipeline.tags.given
-import pipeline.tags.piaa
-import pipeline.tags.tagclip  # noqa: F401  these register their methods
+import pipeline.tags.settings  # noqa: F401  these register their methods
 from pipeline.clip.quirks import Quirks
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
 from pipeline.datasets import READERS, find_reader

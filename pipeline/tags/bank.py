@@ -30,8 +30,8 @@ from pipeline.errors import ImageError
 from pipeline.files.arrays import encode_arrays
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint, join_keys
-from pipeline.tags.batched import batch_of
 from pipeline.tags.prototypes import Prototypes, choose_bank, entropy, learn
+from pipeline.tags.settings import batch_of
 
 _OF_PATCHES = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
 """The settings that the entropies and the features of patches depend on."""

@@ -12,10 +12,8 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.settings import TEMPLATES
-from pipeline.engine.registry import register
-from pipeline.engine.settings import setting
-from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
+from pipeline.tags.settings import ClassTokenOptions
+from pipeline.tags.tagger import Scored, Tagger
 
 
 @torch.no_grad()
@@ -57,26 +55,6 @@ class GlobalClip(Tagger):
                 yield name, Scored({"scores": row})
 
 
-@dataclass
-class ClassTokenOptions(ScoredTagOptions):
-    """``tags=clip``: CLIP's class token on the image squeezed to the native size.
-
-    Attributes:
-        templates: the set of templates.
-    """
-
-    templates: str = setting("tagclip", choices=TEMPLATES)
-
-
-@register(
-    "tags",
-    "clip",
-    ClassTokenOptions,
-    uses_clip=True,
-    reads=("classes", "tag_names", "backgrounds"),
-    source="Radford et al., CLIP, ICML 2021, arXiv 2103.00020",
-    section="2. Tags: TagCLIP",
-)
 def build_class_token(options: ClassTokenOptions, resources: Resources) -> GlobalClip:
     """Builds the baseline."""
     clip, vocabulary = resources.clip, resources.vocabulary

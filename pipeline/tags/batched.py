@@ -6,23 +6,10 @@ Wang et al., PIAA, ICML 2026, arXiv 2605.25821; the quirk ``piaa_batch`` of docs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pipeline.dense.sc_clip import ScClip
-
-BATCH = 128
-"""Images of a batch, in the order of their list; the last batch has fewer."""
-
-
-def batch_of(options: Any, quirks: Any) -> int:  # noqa: ANN401
-    """Returns how many images PIAA mixes up, by its settings; 0 where each stands alone.
-
-    Only centre squares do, since images of other sizes have no batch in common.
-    """
-    mixes = quirks.piaa_batch and options.encoder == "sc_clip" and options.crop
-    return BATCH if mixes else 0
 
 
 @dataclass

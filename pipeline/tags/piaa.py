@@ -16,69 +16,15 @@ import torch
 
 import pipeline.dense  # noqa: F401  which registers the methods
 from pipeline.clip.frozen import Resources
-from pipeline.clip.settings import TEMPLATES
 from pipeline.dense.method import DENSE_METHODS
-from pipeline.engine.registry import register
-from pipeline.engine.settings import setting
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
-from pipeline.tags.batched import BatchedScClip, batch_of
+from pipeline.tags.batched import BatchedScClip
 from pipeline.tags.patches import PatchEncoder, Patches
 from pipeline.tags.prototypes import Prototypes, combine, scores_of_patches
 from pipeline.tags.reidentification import propose, reidentify
-from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
-
-ENCODERS = ("sclip", "itaclip", "sc_clip")
-
-
-@dataclass
-class PiaaOptions(ScoredTagOptions):
-    """``tags=piaa``: PIAA (ICML 2026), with the constants of VOC.
-
-    Attributes:
-        min_score: 0, since the scores of an image sum to 1: ``alpha`` is the only threshold.
-        alpha: α of each image's threshold. None is published; 0.2 is the best of
-            ``experiment=alpha_piaa``.
-        encoder: the dense method that gives the features of patches.
-        templates: the set of templates; "piaa" is "a photo of a {}".
-        with_backgrounds: whether the backgrounds of the data set are learned as further classes.
-        crop: whether images are cut to the centre square of CLIP's native size, as published; else
-            they have their own size, and nothing of them is left out.
-        temperature: the factor of cosine similarities in the probabilities that fill the bank.
-        bank_size: K, the patches of least entropy that are kept for each class.
-        rescoring_temperature: T, the factor of logits in the probabilities by which patches of the
-            bank are kept.
-        patch_temperature: what the logits of patches are divided by in their softmax.
-        local_factor: α of the softmax over the classes' best patches.
-        global_factor: β of the softmax over the class token's cosine similarities.
-        global_share: the share of the class token in a score.
-        reidentify: whether CWR follows, by the probabilities of patches.
-    """
-
-    min_score: float = setting(
-        0.0, at_least=0, at_most=1, changes="nothing", why="PIAA's scores sum to 1"
-    )
-    alpha: float = setting(0.2, at_least=0, at_most=1)
-    encoder: str = setting("sclip", choices=ENCODERS)
-    templates: str = setting("piaa", choices=TEMPLATES)
-    with_backgrounds: bool = False
-    crop: bool = False
-    temperature: float = setting(60.0, above=0)
-    bank_size: int = setting(512, at_least=1)
-    rescoring_temperature: float = setting(100.0, above=0)
-    patch_temperature: float = setting(500.0, above=0)
-    local_factor: float = setting(200.0, above=0)
-    global_factor: float = setting(80.0, above=0)
-    global_share: float = setting(0.1, at_least=0, at_most=1)
-    reidentify: bool = False
-
-    def validate(self, prefix: str) -> None:
-        """Refuses a least score."""
-        if self.min_score > 0:
-            raise UserError(
-                f"{prefix}.min_score={self.min_score} would leave hardly a tag, since PIAA's scores"
-                f" of an image sum to 1: give {prefix}.min_score=0, and choose by {prefix}.alpha"
-            )
+from pipeline.tags.settings import PiaaOptions, batch_of
+from pipeline.tags.tagger import Scored, Tagger
 
 
 def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEncoder, torch.Tensor]:
@@ -89,6 +35,10 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     together = batch_of(options, resources.quirks)
     method = BatchedScClip() if together else DENSE_METHODS[options.encoder]()
     return PatchEncoder(clip.encoder, method, options.crop, clip.batches, together), text
+
+
+learn = partial(learn_prototypes, build_patches)
+"""Makes the stages that PIAA learns in."""
 
 
 @dataclass(eq=False)
@@ -154,18 +104,6 @@ class Piaa(Tagger):
                 scores[proposal.class_index] = (scores[proposal.class_index] + of_crop) / 2
 
 
-@register(
-    "tags",
-    "piaa",
-    PiaaOptions,
-    uses_clip=True,
-    quirks=("empty_class", "piaa_batch", "open_border", "cwr_stop"),
-    batch=batch_of,
-    learns=partial(learn_prototypes, build_patches),
-    reads=("classes", "tag_names", "backgrounds"),
-    source="Wang et al., PIAA, ICML 2026, arXiv 2605.25821",
-    section="Tags: PIAA",
-)
 def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Piaa:
     """Builds PIAA with the prototypes in a folder."""
     patches, text = build_patches(options, resources)

@@ -12,53 +12,15 @@ import numpy as np
 import torch
 
 from pipeline.clip.device import Batches
-from pipeline.clip.dimensions import Dimensions, block_window
+from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.settings import TEMPLATES
 from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, run_shared_pass
-from pipeline.engine.registry import register
-from pipeline.engine.settings import setting
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, propose, reidentify
-from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
-
-VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
-"""The rows of the ablation: CLIP's class token on the image squeezed to the native size, and at the
-image's own size; the best patch with block L's attention, and with the identity instead; after
-DMAR; after CWR."""
-
-
-@dataclass
-class TagClipOptions(ScoredTagOptions):
-    """``tags=tagclip``: TagCLIP (AAAI 2024). CWR takes its θ from the same ``alpha``.
-
-    Attributes:
-        templates: the set of templates; "tagclip" has the 80 of ImageNet and five of scenes.
-        attention_blocks: first and last block that DMAR averages. A number above 0 counts from 1;
-            0 and below are offsets from the last block, which is 0.
-        votes: blocks that must have an attention above average.
-        reidentify: whether CWR runs.
-        squeeze: whether images are squeezed to the native square; TagCLIP keeps their own size.
-        variants: rows of the ablation to store as well, of :data:`VARIANTS`.
-    """
-
-    templates: str = setting("tagclip", choices=TEMPLATES)
-    attention_blocks: list[int] = setting([-3, -1], at_least=-99, at_most=99, lengths=(2,))
-    votes: int = setting(4, at_least=0)
-    reidentify: bool = True
-    squeeze: bool = False
-    variants: list[str] = setting(
-        ["coarse", "dmar", "cwr"],
-        choices=VARIANTS,
-        changes="nothing",
-        why="further rows of scores, beside those that count",
-    )
-
-    def validate_for(self, clip: Dimensions, prefix: str) -> None:
-        """Refuses blocks that a CLIP does not have."""
-        block_window(f"{prefix}.attention_blocks", self.attention_blocks, clip.depth)
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagger import Scored, Tagger
 
 
 @dataclass
@@ -191,18 +153,6 @@ class TagClip(Tagger):
             image.probabilities.append(probability)
 
 
-@register(
-    "tags",
-    "tagclip",
-    TagClipOptions,
-    uses_clip=True,
-    quirks=("open_border", "cwr_stop"),
-    variants=VARIANTS,
-    shares_pass=True,
-    reads=("classes", "tag_names", "backgrounds"),
-    source="Lin et al., TagCLIP, AAAI 2024, arXiv 2312.12828, figure 2",
-    section="2. Tags: TagCLIP",
-)
 def build_tagclip(options: TagClipOptions, resources: Resources) -> TagClip:
     """Builds TagCLIP."""
     clip, vocabulary = resources.clip, resources.vocabulary

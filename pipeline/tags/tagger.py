@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.clip.shared_pass import SharedPass
 from pipeline.engine.registry import method_of
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
+
+if TYPE_CHECKING:
+    from pipeline.clip.shared_pass import SharedPass
 
 STANDARDISED = "z"
 """The row of scores from which tags follow with ``tags.standardise``."""

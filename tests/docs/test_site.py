@@ -13,7 +13,7 @@ import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.engine.registry import methods
 from tests import REPOSITORY
 
-OURS = [m for m in methods() if m.build.__module__.startswith("pipeline.")]
+OURS = [m for m in methods() if m.code.startswith("pipeline.")]
 
 
 @pytest.fixture(scope="module")

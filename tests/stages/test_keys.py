@@ -282,7 +282,7 @@ def choices() -> dict[tuple[str, ...], tuple[str, ...]]:
     found |= {(f"dataset={name}",): ("dataset",) for name in DATASETS[1:]}
     found |= {(f"executor={name}",): ("executor",) for name in ("processes", "dask")}
     for method in methods():
-        if method.build.__module__.startswith(("pipeline.", "tests.plugins.")):
+        if method.code.startswith(("pipeline.", "tests.plugins.")):
             chosen = (f"{method.group}={method.name}",)
             found[chosen + ("cams=sclip",) * (chosen == ("masks=dense",))] = (method.group,)
     return found

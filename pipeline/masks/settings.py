@@ -1,0 +1,180 @@
+"""The settings of the mask refiners, and where they are computed.
+
+Nothing here imports PyTorch, so that a command that computes nothing starts at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.settings import TEMPLATES
+from pipeline.datasets.settings import CrfOptions
+from pipeline.dense.settings import REMAINDERS
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
+from pipeline.errors import UserError
+from pipeline.masks.refiner import MaskOptions
+
+_SECTION = "4. Masks: CRF and labels"
+_MAX_SIDE = 16_384
+
+
+@dataclass
+class PseudoMaskOptions(MaskOptions):
+    """``masks=crf``: the best of the CAMs and the background for each pixel, after a dense CRF.
+
+    Attributes:
+        crf: the CRF's constants; none leaves it out.
+    """
+
+    crf: CrfOptions | None = field(default_factory=CrfOptions)
+
+    def validate(self, prefix: str) -> None:
+        """Refuses what takes probabilities where there are none, as there is no CRF."""
+        needs = {"keep_probability": "false", "confidence": "0"}
+        for name, off in needs.items():
+            if getattr(self, name) and self.crf is None:
+                raise UserError(
+                    f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
+                    f" masks=crf or {prefix}.{name}={off}"
+                )
+
+
+register(
+    "masks",
+    "crf",
+    PseudoMaskOptions,
+    quirks=("crf_bgr", "crf_fp16"),
+    reads=(),
+    source="Krähenbühl and Koltun, NIPS 2011; constants of Lin et al., CLIP-ES, arXiv 2212.09506",
+    section="4. Masks: CRF and labels",
+)("pipeline.masks.pseudo_mask:PseudoMask")
+
+
+@dataclass
+class PixelAdaptiveOptions(MaskOptions):
+    """What PAMR and PAR have; the defaults are PAMR's.
+
+    Attributes:
+        iterations: how often scores are averaged over neighbours.
+        dilations: distances of the neighbours in pixels.
+        bandwidth: by which differences of colour are divided; a smaller one tells more apart.
+    """
+
+    iterations: int = setting(10, at_least=0, at_most=1000)
+    dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
+    bandwidth: float = setting(0.1, at_least=1e-3, at_most=1e3)
+
+
+@dataclass
+class PamrOptions(PixelAdaptiveOptions):
+    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR."""
+
+
+@dataclass
+class ParOptions(PixelAdaptiveOptions):
+    """``masks=par``: the best of the CAMs and the background for each pixel, after PAR.
+
+    Attributes:
+        position_weight: the weight of the neighbours' distances, beside that of their colours.
+        guide_side: the image is first squashed to a square of this side, in pixels, and enlarged
+            again, which blurs it; ExCEL's code does so with 320. Null leaves it as it is.
+    """
+
+    iterations: int = setting(20, at_least=0, at_most=1000)
+    dilations: list[int] = setting(
+        [1, 2, 4, 8, 12, 24], at_least=1, at_most=1000, lengths=range(1, 100)
+    )
+    bandwidth: float = setting(0.3, at_least=1e-3, at_most=1e3)
+    position_weight: float = setting(0.01, at_least=0, at_most=1e3)
+    guide_side: int | None = setting(None, at_least=1, at_most=16_384)
+
+
+register(
+    "masks",
+    "pamr",
+    PamrOptions,
+    reads=(),
+    source="Araslanov and Roth, CVPR 2020, arXiv 2005.08104",
+    section=_SECTION,
+)("pipeline.masks.pixel_adaptive:Pamr")
+
+register(
+    "masks",
+    "par",
+    ParOptions,
+    reads=(),
+    source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in Yang et al., ExCEL, CVPR 2025,"
+    " arXiv 2503.20826",
+    section=_SECTION,
+)("pipeline.masks.pixel_adaptive:Par")
+
+
+@dataclass
+class DenseMaskOptions(MaskOptions):
+    """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.
+
+    Attributes:
+        names: what pixels are compared with: the name of a list that comes with the package, or the
+            path of a file with a line for each class, its names separated by ", "; a line more, the
+            first, is the background. Null takes the data set's names for CAMs and its backgrounds.
+        templates: the set of templates; "imagenet" are the 80 of CLIP.
+        short_side: to which the shorter side of an image is resized, in pixels.
+        long_side: the most that the longer side is resized to.
+        window: the side of the square windows in pixels; null takes the CLIP's native size, and 0
+            looks at the whole image.
+        stride: pixels between windows; null takes half a window.
+        remainder: "stretch" leaves out the pixels beside the last whole patch, and stretches the
+            similarities over them; "pad" completes the patches with zeros.
+        temperature: the factor of cosine similarities in the softmax; null takes CLIP's own.
+        min_probability: pixels whose best probability is below become background.
+        min_area: classes that cover at most this share of an image's foreground are removed.
+        pamr_iterations: of the refinement of similarities by PAMR; 0 leaves it out.
+        pamr_dilations: distances of the neighbours in PAMR, in pixels.
+        beta: not used, since the names say whether there is a background.
+    """
+
+    names: str | None = None
+    templates: str = setting("imagenet", choices=TEMPLATES)
+    short_side: int = setting(336, at_least=1, at_most=_MAX_SIDE)
+    long_side: int = setting(2048, at_least=1, at_most=_MAX_SIDE)
+    window: int | None = setting(None, at_least=0, at_most=_MAX_SIDE)
+    stride: int | None = setting(None, at_least=1, at_most=_MAX_SIDE)
+    remainder: str = setting("stretch", choices=REMAINDERS)
+    temperature: float | None = setting(None, above=0)
+    min_probability: float = setting(0.0, at_least=0, at_most=1)
+    min_area: float = setting(0.0, at_least=0, at_most=1)
+    pamr_iterations: int = setting(0, at_least=0, at_most=1000)
+    pamr_dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
+    beta: float | None = setting(
+        1.0, above=0, changes="nothing", why="the names say whether there is a background"
+    )
+
+    def validate(self, prefix: str) -> None:
+        """Refuses gaps between windows."""
+        if self.window and self.stride:
+            _refuse_gaps(self.window, self.stride, prefix)
+
+    def validate_for(self, clip: Dimensions, prefix: str) -> None:
+        """Refuses windows that are smaller than a patch, or leave gaps."""
+        side = self.side(clip.native_size)
+        if 0 < side < clip.patch_size:
+            raise UserError(
+                f"{prefix}.window={side} is smaller than a patch of this CLIP: give at least"
+                f" {clip.patch_size}, or 0 for the whole image"
+            )
+        if side and self.stride:
+            _refuse_gaps(side, self.stride, prefix)
+
+    def side(self, native_size: int) -> int:
+        """Returns the side of the windows in pixels, for a CLIP of a native size."""
+        return native_size if self.window is None else self.window
+
+
+def _refuse_gaps(window: int, stride: int, prefix: str) -> None:
+    if stride > window:
+        raise UserError(
+            f"{prefix}.stride={stride} leaves gaps between windows of {window} pixels: give at most"
+            f" {window}"
+        )
