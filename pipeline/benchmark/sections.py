@@ -31,7 +31,7 @@ from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
-from pipeline.dense.method import DENSE_METHODS
+from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import methods
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
@@ -75,7 +75,7 @@ def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
     """
     (image,) = load_photographs(1, *size)
     cams: dict[str, tuple[PassCams, int]] = {"excel": (setup.excel(), 1)}
-    for method in DENSE_METHODS.values():
+    for method in DENSE_SETTINGS.values():
         (registered,) = (m for m in methods() if (m.group, m.name) == ("cams", method.name))
         cams[method.name] = setup.dense_cams(registered.settings()), method.passes
     rows = []

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
 from torchvision.transforms.functional import normalize
 
+from pipeline.clip.dimensions import Normalisation, patch_grid
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.pixels import Normalisation, patch_grid
 
 
 class ExcelEncoder(ClipEncoder):

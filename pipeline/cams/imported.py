@@ -10,10 +10,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.cams.method import CamOptions
 from pipeline.cams.stage import CamStage
-from pipeline.clip.pixels import patch_grid
+from pipeline.clip.dimensions import patch_grid
 from pipeline.engine.registry import register
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import setting
@@ -86,6 +85,8 @@ class ImportedCams(CamStage):
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Reads CAMs and brings them to a grid."""
+        from pipeline.cams.clip_es_files import read_clip_es  # imports PyTorch
+
         for item in items:
             try:
                 image, size = self.reading.decode(item.sample)

@@ -12,21 +12,17 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
-from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
+from pipeline.clip.dimensions import SHIPPED, Normalisation, Training
 from pipeline.errors import UserError, did_you_mean
 
 ClipModel = CLIP | CustomTextCLIP
 """open_clip's two classes of CLIPs: the text tower is part of the model, or a module of its own."""
-
-SHIPPED = "demo"
-"""The name of the weights that come with the package; they tell their architecture."""
 
 REMEDY = (
     "TagCLIP needs a vision transformer of open_clip's own with a class token: choose clip=vit_b16,"
@@ -36,19 +32,6 @@ REMEDY = (
 
 _BLOCK = re.compile(r"visual\.transformer\.resblocks\.\d+\.ln_1\.weight")
 _RESNET_BLOCK = re.compile(r"visual\.layer([1-4])\.\d+\.conv1\.weight")
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings that inference must share with the training of the weights.
-
-    Attributes:
-        normalisation: of the pixels.
-        quick_gelu: whether the activation is QuickGELU, OpenAI's approximation of GELU.
-    """
-
-    normalisation: Normalisation = OPENAI_NORMALISATION
-    quick_gelu: bool = True
 
 
 @contextmanager

@@ -11,24 +11,18 @@ from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import try_to_load_from_cache
 from open_clip.model import build_model_from_openai_state_dict, convert_to_custom_text_state_dict
 
 from pipeline.clip.architectures import (
     REMEDY,
-    SHIPPED,
     ClipModel,
     describe_architecture,
-    find_pretrained,
     find_training,
     models_of_other_heads,
     without_log,
 )
-from pipeline.clip.published import check_network, hub_files, not_downloaded
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
-from pipeline.files.shipped import DEMO
-from pipeline.files.text import given_path
 from pipeline.files.weight_files import check_finite, read_weights_file, refuse_quantised
 
 _EXTRAS = (
@@ -41,56 +35,6 @@ _EXTRAS = (
 
 _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 """What open_clip raises for weights with other dimensions than its own."""
-
-
-def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
-    """Returns the path of the weights: the given file, the demo's, or one that open_clip downloads.
-
-    The arguments are those of :class:`pipeline.clip.settings.ClipSettings`. An unsuitable model is
-    refused before anything is downloaded.
-
-    Raises:
-        UserError: the file, the model or the weights do not exist, the method cannot use the model,
-            or the download fails.
-    """
-    find_training(model, pretrained)
-    if checkpoint is not None:
-        path = given_path(checkpoint, "clip.checkpoint").absolute()
-        if not path.is_file():
-            raise UserError(
-                f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
-            )
-        return path
-    if model is None and pretrained == SHIPPED:
-        return DEMO / "clip.safetensors"
-    if model is None:
-        raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
-    settings = find_pretrained(model, pretrained)
-    try:
-        if not is_on_disk(model, pretrained, checkpoint):
-            check_network(model, pretrained)
-        return Path(open_clip.download_pretrained(settings))
-    except Exception as error:  # urllib and the hub's client each raise errors of their own
-        raise not_downloaded(model, pretrained, error) from error
-
-
-def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None) -> bool:
-    """Tells, without the network, whether weights are here or would be downloaded.
-
-    The arguments are those of :func:`resolve_checkpoint`. A given file counts as here even if it is
-    missing or damaged; loading it reports that.
-
-    Raises:
-        UserError: the model has no weights with that name.
-    """
-    if checkpoint is not None or model is None:
-        return True
-    published = find_pretrained(model, pretrained)
-    if "file" in published:
-        return True
-    if files := hub_files(published):
-        return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
-    return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 
 @torch.random.fork_rng(devices=[])  # open_clip draws weights, which are replaced

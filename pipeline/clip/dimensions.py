@@ -1,11 +1,53 @@
-"""The dimensions of an image tower, and the blocks that settings name in it."""
+"""What is known of a CLIP without its weights: dimensions, blocks, training and patch grid.
+
+Nothing here imports PyTorch or open_clip.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import safe_open
+
 from pipeline.errors import UserError
+
+SHIPPED = "demo"
+"""The name of the weights that come with the package; they tell their architecture."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How a CLIP's training normalised pixels.
+
+    Attributes:
+        mean: of red, green and blue in [0, 1].
+        std: standard deviations of red, green and blue.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+OPENAI_NORMALISATION = Normalisation(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings that inference must share with the training of the weights.
+
+    Attributes:
+        normalisation: of the pixels.
+        quick_gelu: whether the activation is QuickGELU, OpenAI's approximation of GELU.
+    """
+
+    normalisation: Normalisation = OPENAI_NORMALISATION
+    quick_gelu: bool = True
 
 
 class Dimensions(NamedTuple):
@@ -57,3 +99,33 @@ def block_window(key: str, window: Sequence[int], depth: int) -> range:
             f" block {last}: give the first block and then the last"
         )
     return range(first, last + 1)
+
+
+def read_dimensions(path: Path) -> Dimensions:
+    """Returns the dimensions that a safetensors file with OpenAI's names has, from its header."""
+    with safe_open(path, "numpy") as file:
+        names = [name for name in file.keys() if name.endswith(".ln_1.weight")]  # noqa: SIM118
+        patch = file.get_slice("visual.conv1.weight").get_shape()[-1]
+        tokens = file.get_slice("visual.positional_embedding").get_shape()[0]
+    depth = sum(name.startswith("visual.") for name in names)
+    return Dimensions(depth, patch, patch * math.isqrt(tokens - 1))
+
+
+def patch_grid(
+    height: int, width: int, patch_size: int, max_patches: int | None = None
+) -> tuple[int, int]:
+    """Returns the rows and columns of patches that cover an image (docs/algorithms.md, section 1).
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        patch_size: side of a patch in pixels.
+        max_patches: an image that needs more is shrunk to at most as many; the memory of attention
+            grows with their square.
+    """
+    rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
+    if max_patches is None or rows * columns <= max_patches:
+        return rows, columns
+    factor = math.sqrt(max_patches / (rows * columns))
+    rows = max(1, min(int(rows * factor), max_patches))
+    return rows, max(1, min(int(columns * factor), max_patches // rows))

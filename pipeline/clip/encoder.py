@@ -20,7 +20,8 @@ from torch import nn
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, attend_with_weights, one_by_one
 from pipeline.clip.block import Block
-from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation, patch_grid, to_pixels
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
+from pipeline.clip.pixels import to_pixels
 from pipeline.errors import UserError
 
 AttentionHook = Callable[[int, torch.Tensor], None]

@@ -1,4 +1,4 @@
-"""A frozen CLIP and how a run uses it; loaded on first use, once in a process."""
+"""A frozen CLIP and how a run uses it; loaded on first use, once in a process, as PyTorch is."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from pipeline.clip.architectures import ClipModel, find_training
-from pipeline.clip.checkpoint import build_by_name, is_on_disk, load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches, choose_precision, is_cpu, keep_freed_memory
-from pipeline.clip.dimensions import Dimensions
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, TEXT_ALGORITHM, class_embeddings, load_tokenizer
+from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
+from pipeline.clip.published import is_on_disk, resolve_checkpoint, training_of
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.architectures import ClipModel
+    from pipeline.clip.encoder import ClipEncoder
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class FrozenClip:
     @cached_property
     def dimensions(self) -> Dimensions:
         """Those of the image tower; a UserError if the file does not hold this architecture."""
+        if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
+            return read_dimensions(self.weights)
+        import torch
+
+        from pipeline.clip.checkpoint import build_by_name, load_clip
+
         if self.is_on_disk:
             visual = load_clip(self.weights, self.model, self.pretrained, device="meta").visual
         else:
@@ -78,7 +86,7 @@ class FrozenClip:
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
-        training = find_training(self.model, self.pretrained)
+        training = training_of(self.model, self.pretrained)
         return {
             "mean": list(training.normalisation.mean),
             "std": list(training.normalisation.std),
@@ -103,6 +111,8 @@ class FrozenClip:
             backgrounds: names of things that are not a class.
             templates: the name of a set of templates.
         """
+        from pipeline.clip.text import TEMPLATES
+
         every, weights = (*names, *zip(backgrounds)), self.fingerprint
         return self._embed(every, TEMPLATES[templates], weights, templates, *chain(*names))
 
@@ -111,6 +121,10 @@ class FrozenClip:
         return self._embed(tuple(zip(sentences)), ("{}",), self.fingerprint)
 
     def _embed(self, every: Names, prompts: Sequence[str], *about: str) -> torch.Tensor:
+        import torch
+
+        from pipeline.clip.text import TEXT_ALGORITHM, class_embeddings, load_tokenizer
+
         facts = self.facts()
 
         def make() -> np.ndarray:
@@ -130,6 +144,8 @@ class FrozenClip:
 
 @lru_cache(maxsize=1)
 def _clip(clip: FrozenClip, weights: str) -> ClipModel:
+    from pipeline.clip.checkpoint import load_clip
+
     if fingerprint_file(clip.weights) != weights:
         raise UserError(
             f"{clip.weights} does not hold the weights that the run began with: run the same"
@@ -143,10 +159,12 @@ def _clip(clip: FrozenClip, weights: str) -> ClipModel:
 
 @lru_cache(maxsize=1)
 def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
+    from pipeline.clip.encoder import ClipEncoder
+
     return ClipEncoder(
         _clip(clip, weights),
         position_fp16=clip.position_fp16,
-        normalisation=find_training(clip.model, clip.pretrained).normalisation,
+        normalisation=training_of(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
     )

@@ -1,20 +1,90 @@
-"""Where CLIP's published weights are, for those who download them and for error messages."""
+"""Where CLIP's weights are: on this machine, or where they are published.
+
+open_clip and Hugging Face's client are imported only for weights that a name stands for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import hf_hub_url
-from huggingface_hub.utils import get_session
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-
-from pipeline.clip.architectures import find_pretrained
+from pipeline.clip.dimensions import SHIPPED, Training
 from pipeline.errors import UserError, command
 from pipeline.files.download import Source
+from pipeline.files.shipped import DEMO
+from pipeline.files.text import given_path
 
 _TIMEOUT = 20.0  # seconds without an answer from the network
+
+
+def training_of(model: str | None, pretrained: str | None) -> Training:
+    """Returns how weights were trained; see :func:`pipeline.clip.architectures.find_training`."""
+    if model is None and pretrained in (None, SHIPPED):
+        return Training()
+    from pipeline.clip.architectures import find_training
+
+    return find_training(model, pretrained)
+
+
+def _find(model: str, pretrained: str | None) -> dict[str, Any]:
+    from pipeline.clip.architectures import find_pretrained
+
+    return find_pretrained(model, pretrained)
+
+
+def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: str | None) -> Path:
+    """Returns the path of the weights: the given file, the demo's, or one that open_clip downloads.
+
+    The arguments are those of :class:`pipeline.clip.settings.ClipSettings`. An unsuitable model is
+    refused before anything is downloaded.
+
+    Raises:
+        UserError: the file, the model or the weights do not exist, the method cannot use the model,
+            or the download fails.
+    """
+    training_of(model, pretrained)
+    if checkpoint is not None:
+        path = given_path(checkpoint, "clip.checkpoint").absolute()
+        if not path.is_file():
+            raise UserError(
+                f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
+            )
+        return path
+    if model is None and pretrained == SHIPPED:
+        return DEMO / "clip.safetensors"
+    if model is None:
+        raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
+    import open_clip
+
+    settings = _find(model, pretrained)
+    try:
+        if not is_on_disk(model, pretrained, checkpoint):
+            check_network(model, pretrained)
+        return Path(open_clip.download_pretrained(settings))
+    except Exception as error:  # urllib and the hub's client each raise errors of their own
+        raise not_downloaded(model, pretrained, error) from error
+
+
+def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None) -> bool:
+    """Tells, without the network, whether weights are here or would be downloaded.
+
+    The arguments are those of :func:`resolve_checkpoint`. A given file counts as here even if it is
+    missing or damaged; loading it reports that.
+
+    Raises:
+        UserError: the model has no weights with that name.
+    """
+    if checkpoint is not None or model is None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    published = _find(model, pretrained)
+    if "file" in published:
+        return True
+    if files := hub_files(published):
+        return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
+    return (Path("~/.cache/clip").expanduser() / published["url"].rpartition("/")[2]).is_file()
 
 
 def published_weights(model: str, pretrained: str | None) -> Source:
@@ -26,7 +96,7 @@ def published_weights(model: str, pretrained: str | None) -> Source:
     Raises:
         UserError: open_clip does not list these weights.
     """
-    entry = find_pretrained(model, pretrained)
+    entry = _find(model, pretrained)
     if "openaipublic" in entry.get("url", ""):
         path = PurePosixPath(entry["url"])
         return Source(path.name, (entry["url"],), None, "sha256", path.parent.name)
@@ -42,6 +112,8 @@ def hub_files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         entry: what open_clip lists of the weights. Without a name, its own names are meant; a
             pickle may have been downloaded as safetensors.
     """
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
     repository, _, name = entry.get("hf_hub", "").rpartition("/")
     if not repository:
         return []
@@ -52,6 +124,8 @@ def hub_files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _addresses(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the URLs at which open_clip looks for weights."""
+    from huggingface_hub import hf_hub_url
+
     files = hub_files(entry)
     return tuple(hf_hub_url(*file) for file in files) if files else (entry["url"],)
 
@@ -62,8 +136,10 @@ def check_network(model: str, pretrained: str | None) -> None:
     Raises:
         Exception: whatever the client raises if the host cannot be reached.
     """
-    entry = find_pretrained(model, pretrained)
+    entry = _find(model, pretrained)
     if "file" not in entry:
+        from huggingface_hub.utils import get_session
+
         get_session().head(_addresses(entry)[0], timeout=_TIMEOUT)
 
 

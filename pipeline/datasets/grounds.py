@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import skimage.data
-from scipy.ndimage import gaussian_filter
 
 Rng = np.random.Generator
 Colour = tuple[float, float, float]
@@ -21,6 +19,8 @@ def _photographed(name: str, dark: Colour, light: Colour) -> Ground:
     """Returns a ground that crops and tints one of scikit-image's texture photographs."""
 
     def ground(rng: Rng, height: int, width: int) -> np.ndarray:
+        import skimage.data
+
         texture = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
         top, left = (rng.integers(s - n + 1) for s, n in zip(texture.shape, (height, width)))
         grey = texture[top : top + height, left : left + width]
@@ -38,6 +38,8 @@ def _tint(grey: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
 
 def _clouds(rng: Rng, height: int, width: int, sigma: float | tuple[float, float]) -> np.ndarray:
     """Returns Gaussian noise, smoothed with ``sigma`` pixels, H×W in [0, 1]."""
+    from scipy.ndimage import gaussian_filter
+
     noise = gaussian_filter(rng.normal(size=(height, width)), sigma, mode="wrap")
     low, high = noise.min(), noise.max()
     return (noise - low) / (high - low)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import skimage.color
 import yaml
 from PIL import Image, ImageDraw
 
@@ -111,6 +110,8 @@ def _draw(
 
     hue = recipe["classes"][name] + rng.uniform(-1, 1) * recipe["hue_half_width"]
     saturation, brightness = (rng.uniform(*recipe[key]) for key in ("saturation", "brightness"))
+    import skimage.color
+
     colour = skimage.color.hsv2rgb(np.array([(hue % 360) / 360, saturation, brightness]))
     contrast = rng.uniform(*recipe["pattern_contrast"])
     tones = 1 + contrast * np.clip(PATTERNS[name](u, v), -1, 1)

@@ -7,11 +7,10 @@ import torch
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.settings import ClearClipSettings
 
 
-@dense_method()
 class ClearClip(ClearClipSettings, DenseMethod):
     """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""
 

@@ -11,7 +11,7 @@ from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import SecondPath
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.settings import GemSettings
 
 
@@ -49,7 +49,6 @@ class SelfSelfPath(SecondPath):
         return self_self_attention(block, block.ln_1(inputs.tokens))
 
 
-@dense_method()
 class Gem(GemSettings, DenseMethod):
     """GEM: beside the last blocks runs a path of self-self attention without MLP."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
@@ -13,15 +11,12 @@ from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.settings import ItaClipSettings
 
 
-@dense_method()
 class ItaClip(ItaClipSettings, DenseMethod):
     """ITACLIP: SCLIP's attention of block L, averaged with that of three blocks before; no MLP."""
-
-    passes: ClassVar[int] = 5
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the middle blocks."""

@@ -6,11 +6,10 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.settings import MaskClipSettings
 
 
-@dense_method()
 class MaskClip(MaskClipSettings, DenseMethod):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
 

@@ -1,8 +1,8 @@
 """What a dense method is: it gives every patch of an image an embedding in CLIP's space.
 
 The methods are training-free and differ from CLIP in the last blocks of the image tower alone. Each
-is a dataclass in a file of its own, whose fields are its settings. CAMs, tags and label maps are
-read out of their similarities with names.
+has a file of its own, and its settings in :mod:`pipeline.dense.settings`. CAMs, tags and label maps
+are read out of their similarities with names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,6 @@ class Names(NamedTuple):
 @dataclass
 class DenseMethod(DenseSettings, ABC):
     """Embeds patches by CLIP's own weights; subclasses are registered by :func:`dense_method`."""
-
-    passes: ClassVar[int] = 1
-    """Passes of the backbone over an image."""
 
     def hooks(self, encoder: ClipEncoder) -> Sequence[BlockHook]:
         """Returns the hooks that the method requires, new for each pass."""
@@ -68,24 +65,18 @@ class DenseMethod(DenseSettings, ABC):
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
 
-DENSE_METHODS: dict[str, type[DenseMethod]] = {}
-"""The dense methods by their names."""
-
 Class = TypeVar("Class", bound=type[DenseMethod])
 
 
-def dense_method(name: str = "", source: str = "") -> Callable[[Class], Class]:
-    """Registers a dense method, a dataclass of its settings.
+def dense_method(name: str, source: str) -> Callable[[Class], Class]:
+    """Registers a dense method, which is a dataclass of its settings as well.
 
     Args:
-        name: the word for it in the configuration; "" where its settings have it already.
+        name: the word for it in the configuration.
         source: the publication that describes it.
     """
 
     def decorate(method: Class) -> Class:
-        if name:
-            dense_settings(name, source, method)(method)
-        DENSE_METHODS[method.name] = method
-        return method
+        return dense_settings(name, source, method)(method)
 
     return decorate

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.settings import NaClipSettings
 
 PATCH = 16
 """The patch size in pixels of the CLIP for which constants in patches were chosen."""
 
 
-@dense_method()
 class NaClip(NaClipSettings, DenseMethod):
     """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP."""
 

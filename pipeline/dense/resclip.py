@@ -9,14 +9,13 @@ from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.naclip import PATCH, neighbourhood
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.semantic_feedback import BLUR_SIGMA, semantic_feedback
 from pipeline.dense.settings import ResClipSettings
 
 
-@dense_method()
 class ResClip(ResClipSettings, DenseMethod):
     """ResCLIP: NACLIP's block L, with attention from middle blocks and from a first pass."""
 

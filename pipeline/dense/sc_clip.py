@@ -11,12 +11,11 @@ from pipeline.clip.dimensions import block_at, block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import TokensAfter
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names
 from pipeline.dense.settings import ScClipSettings
 from pipeline.errors import ImageError
 
 
-@dense_method()
 class ScClip(ScClipSettings, DenseMethod):
     """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pipeline.engine.registry import imported
 from pipeline.engine.settings import setting
@@ -28,8 +28,10 @@ class DenseSettings:
 
     name: ClassVar[str]
     source: ClassVar[str]
-    method: ClassVar[type[DenseMethod] | str]
+    method: ClassVar[Any]
     """The method, or its name "module:class"."""
+    passes: ClassVar[int] = 1
+    """Passes of the backbone over an image."""
 
     def build_method(self) -> DenseMethod:
         """Returns the method with these settings."""
@@ -132,6 +134,8 @@ class ItaClipSettings(DenseSettings):
         upright_share: the weight of the views that are not mirrored; the mirrored ones have the
             rest.
     """
+
+    passes: ClassVar[int] = 5
 
     middle_blocks: list[int] = setting([-5, -4, -2], at_least=-99, at_most=-1, lengths=range(1, 99))
     views: bool = True

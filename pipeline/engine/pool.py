@@ -24,8 +24,6 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from joblib.externals.loky import get_reusable_executor
-
 from pipeline.errors import ImageError, UserError
 
 Item = TypeVar("Item")
@@ -41,6 +39,13 @@ _MAX_GIVEN_UP = 3
 
 DIED = "its process was killed twice, perhaps by the system because memory ran out"
 """Why an image is skipped whose workers died."""
+
+
+def cpu_count() -> int:
+    """Returns how many CPUs this process may use: its affinity and its container limit them."""
+    import joblib  # costs a command that computes nothing more than all else
+
+    return joblib.cpu_count()
 
 
 def prefetch(
@@ -113,6 +118,8 @@ class ProcessPool:
     def _processes(self) -> Executor:
         # Torch also reads the number of its threads from these when it is imported.
         threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL")}
+        from joblib.externals.loky import get_reusable_executor
+
         return get_reusable_executor(
             self.size, initializer=_begin_process, initargs=(os.getpid(),), env=threads
         )

@@ -10,11 +10,8 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import joblib
-import torch
-
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
+from pipeline.engine.pool import Pool, ProcessPool, cpu_count, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
@@ -66,7 +63,7 @@ class WorkerSettings(ExecutorSettings):
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
-        return self.threads or max(1, joblib.cpu_count() // size)
+        return self.threads or max(1, cpu_count() // size)
 
     def start(self, size: int) -> Pool:
         """Returns so many workers."""
@@ -198,8 +195,11 @@ def compute_shard(
         The journal entries for each folder; and id → reason, of the images that were skipped.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
-    if threads and torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    if threads:
+        import torch
+
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
     folders = [WorkerFolder(*place) for place in places]
     try:
         done = dict(compute_here(*_resident(pickled), folders, items))

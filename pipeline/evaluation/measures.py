@@ -28,7 +28,7 @@ from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.masks.labels import read_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
-from pipeline.tags.tagclip import VARIANTS
+from pipeline.tags.settings import VARIANTS
 from pipeline.tags.tagger import STANDARDISED
 
 _MAIN = "main"  # the alternative of an image's labels that is the result itself

@@ -159,3 +159,12 @@ def _move(source: Path, target: Path) -> None:
             _move(path, place)
         else:
             shutil.move(path, place)  # a folder may be a link to another disk
+
+
+def is_whole(path: Path) -> bool:
+    """Tells whether a file is a zip archive, and every part of it has its checksum (CRC)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # damaged archives raise nearly anything
+        return False

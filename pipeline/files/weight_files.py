@@ -89,15 +89,6 @@ def check_archive(path: Path) -> None:
         raise Oversized(f"{path} unpacks to {unpacked} bytes")
 
 
-def is_whole(path: Path) -> bool:
-    """Tells whether a file is a zip archive, and every part of it has its checksum (CRC)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # damaged archives raise nearly anything
-        return False
-
-
 def check_extent(tensor: torch.Tensor, device: str = "cpu") -> None:
     """Checks that a tensor, read for a device, has a value of its own for each element.
 

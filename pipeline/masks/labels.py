@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE, read_labels
+
+if TYPE_CHECKING:
+    import torch
 
 UNFILTERED = ".unfiltered"
 """Folder of the masks before the confidence filter; these are measured."""
@@ -63,6 +65,9 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
     Returns:
         The channels, height×width uint8, of equal scores the first, and their scores, float32.
     """
+    import torch
+    import torch.nn.functional as F
+
     best = channel = None
     for index, score in enumerate(torch.from_numpy(scores)):
         if score.shape != (height, width):
@@ -82,6 +87,8 @@ def shares(scores: torch.Tensor) -> torch.Tensor:
 
     These are the probabilities from which the CRF starts.
     """
+    import torch
+
     return scores / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
 
 

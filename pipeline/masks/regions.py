@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from skimage.segmentation import slic
 
 from pipeline.cams.cams import Cams
 from pipeline.engine.registry import register
@@ -77,6 +75,8 @@ def label_regions(
         regions: in the size of ``channels``; each is read once.
         inside: the index of each pixel in the flattened scores.
     """
+    import torch
+
     flat = scores.reshape(len(scores), -1)
     smallest = np.full(channels.size, channels.size + 1)
     for region in regions:
@@ -124,6 +124,8 @@ class RegionVote(Refiner):
         return to_labels(channels, cams.keys, background=has_background), probability
 
     def _superpixels(self, image: np.ndarray) -> np.ndarray:
+        from skimage.segmentation import slic
+
         of = self._options.slic
         return slic(image, of.segments, of.compactness, sigma=of.sigma, start_label=1)
 

@@ -15,8 +15,9 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
 from pipeline.errors import UserError
+from pipeline.files.archives import is_whole
 from pipeline.files.atomic import write_atomically
-from pipeline.files.weight_files import is_whole, read_weights_file
+from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.openmmlab import StepHook
 

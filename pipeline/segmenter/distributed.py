@@ -7,9 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import distributed
-
+from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError
 
 _GROUP = frozenset(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
@@ -32,7 +30,7 @@ def _of_group(variable: str, alone: int) -> int:
 
 def local_device(device: str) -> str:
     """Returns the device of this process: under torchrun the GPU of its local rank."""
-    if torch.device(device).type == "cuda" and process_count() > 1:
+    if not is_cpu(device) and process_count() > 1:
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return device
 
@@ -44,9 +42,12 @@ def join(device: str) -> None:
     """
     if process_count() == 1:
         return
+    import torch
+    from torch import distributed
+
     if not distributed.is_initialized():
         device = local_device(device)
-        on_gpu = torch.device(device).type == "cuda"
+        on_gpu = not is_cpu(device)
         if on_gpu:
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if on_gpu else "gloo")
@@ -64,6 +65,8 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        from torch import distributed
+
         # Gloo, the back end for CPUs, raises plain RuntimeErrors.
         if not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
             raise

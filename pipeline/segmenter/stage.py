@@ -17,11 +17,11 @@ from pipeline.engine.reading import Reading
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
 from pipeline.errors import ImageError, UserError
+from pipeline.files.archives import is_whole
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
-from pipeline.files.weight_files import is_whole
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings

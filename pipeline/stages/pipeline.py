@@ -9,15 +9,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import joblib
-import torch
-
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
 from pipeline.engine.plan import PlannedStage, plan
+from pipeline.engine.pool import cpu_count
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
@@ -97,8 +95,10 @@ class Pipeline:
         # A dry run writes nothing, not even what would save the next one some reading.
         remember_in(root, write=not config.dry_run)
         if config.runtime.threads:
+            import torch
+
             torch.set_num_threads(config.runtime.threads)
-        dataset = load_dataset(config.dataset, config.runtime.workers or joblib.cpu_count())
+        dataset = load_dataset(config.dataset, config.runtime.workers or cpu_count())
         builder = Builder(
             config,
             dataset.vocabulary,

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import pipeline.dense  # noqa: F401  which registers the methods
 from pipeline.clip.frozen import Resources
-from pipeline.dense.method import DENSE_METHODS
+from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
 from pipeline.tags.batched import BatchedScClip
@@ -33,7 +32,7 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
     together = batch_of(options, resources.quirks)
-    method = BatchedScClip() if together else DENSE_METHODS[options.encoder]()
+    method = BatchedScClip() if together else DENSE_SETTINGS[options.encoder]().build_method()
     return PatchEncoder(clip.encoder, method, options.crop, clip.batches, together), text
 
 

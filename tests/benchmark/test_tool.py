@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pipeline.dense.method import DENSE_METHODS
+from pipeline.dense.settings import DENSE_SETTINGS
 from tests.small_runs import Finished
 
 
@@ -37,7 +37,7 @@ def test_other_cams_are_held_against_clip_es(benchmark):
     finished = benchmark("--sections", "cams", "--size", "112x96")
     assert finished.code == 0, finished.errors
     rows = re.findall(r"^\| (\w+) \| +\d+ \| +\d+ \| +[\d.]+ \| +(\d) \|", finished.output, re.M)
-    passes = {name: str(method.passes) for name, method in DENSE_METHODS.items()}
+    passes = {name: str(method.passes) for name, method in DENSE_SETTINGS.items()}
     assert dict(rows) == {"excel": "1", **passes}
 
 

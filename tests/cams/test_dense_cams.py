@@ -22,7 +22,8 @@ from pipeline.cams.pass_method import PassCams
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.dense.method import DENSE_METHODS, Names
+from pipeline.dense.method import Names
+from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import import_plugins, methods
 from pipeline.engine.review import Outcome
 from pipeline.errors import UserError
@@ -209,7 +210,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
     )
     shared = start("shared", cams=options_of(name))
     run(shared, "tags", "cams")
-    method = DENSE_METHODS[name]()
+    method = DENSE_SETTINGS[name]().build_method()
     # An image that SC-CLIP refuses in the pass with the tags has one of its own.
     assert len(passes) == 3 * method.passes + (name == "sc_clip")
     alone = start("alone", cams=options_of(name))
@@ -265,7 +266,7 @@ def test_an_own_dense_method_is_a_choice_that_workers_can_be_sent(start, tmp_pat
 
 
 def test_a_dense_method_does_not_take_the_name_of_another():
-    taken = type("Other", (DENSE_METHODS["sclip"],), {"__module__": __name__})
+    taken = type("Other", (DENSE_SETTINGS["sclip"],), {"__module__": __name__})
     with pytest.raises(UserError, match="wants to be cams=sclip, which .* is already"):
         register_dense_cams(taken)
 

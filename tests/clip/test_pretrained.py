@@ -18,9 +18,9 @@ from pipeline.cams.clip_es import ClipEs, ClipEsOptions
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
 from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
 from pipeline.clip.device import Batches
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
-from pipeline.clip.pixels import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.published import hub_files, published_weights
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError

@@ -13,10 +13,11 @@ from open_clip.model import CLIP
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.itaclip import ItaClip
-from pipeline.dense.method import DENSE_METHODS, DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names, dense_method
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.sc_clip import ScClip, repair
 from pipeline.dense.semantic_feedback import chebyshev, of_one_object, semantic_feedback
+from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError, UserError
 from pipeline.tags.batched import BatchedScClip
 from tests.dense import naive
@@ -50,7 +51,9 @@ def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID)
 
 def names_of(encoder: ClipEncoder) -> Names:
     """Returns three names and two backgrounds, each of which some patches are like."""
-    features = embed_patches(DENSE_METHODS["clearclip"](), encoder, pictures(encoder))
+    features = embed_patches(
+        DENSE_SETTINGS["clearclip"]().build_method(), encoder, pictures(encoder)
+    )
     text = F.normalize(features[0, [1, 9, 17, 25, 33]], dim=-1)
     return Names(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
 
@@ -73,7 +76,7 @@ def ours_and_naive(name: str, names: Names):
         return ResClip(confidence=CONFIDENCE), plainly
     if name == "sc_clip":
         return ScClip(neighbours=9), partial(naive.sc_clip, neighbours=9)
-    return DENSE_METHODS[name](), getattr(naive, name)
+    return DENSE_SETTINGS[name]().build_method(), getattr(naive, name)
 
 
 def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -82,7 +85,7 @@ def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 
     assert (ours - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", DENSE_METHODS)
+@pytest.mark.parametrize("name", DENSE_SETTINGS)
 @torch.no_grad()
 def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, names):
     method, plainly = ours_and_naive(name, names)
@@ -119,7 +122,7 @@ def test_similarities_of_itaclip_are_those_of_five_views(clip, encoder, names):
     assert not torch.allclose(views, alone, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", DENSE_METHODS)
+@pytest.mark.parametrize("name", DENSE_SETTINGS)
 @torch.no_grad()
 def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     """The device "meta" computes shapes alone, and refuses tensors of a CPU."""
@@ -133,7 +136,7 @@ def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     assert similarities.device.type == "meta" and similarities.shape == (2, 35, 5)
 
 
-@pytest.mark.parametrize("name", DENSE_METHODS)
+@pytest.mark.parametrize("name", DENSE_SETTINGS)
 @torch.no_grad()
 def test_bfloat16_moves_similarities_little(name, two_heads):
     names, pixels = names_of(two_heads), pictures(two_heads)
@@ -249,7 +252,7 @@ def test_blocks_in_the_wrong_order_are_refused(method, message):
 
 
 def test_a_method_is_registered_by_its_name(monkeypatch):
-    monkeypatch.setattr("pipeline.dense.method.DENSE_METHODS", dict(DENSE_METHODS))
+    monkeypatch.setattr("pipeline.dense.settings.DENSE_SETTINGS", dict(DENSE_SETTINGS))
     own = dense_method("own", "a paper")(type("Own", (ItaClip,), {}))
     assert (own.name, own.source, own.passes) == ("own", "a paper", 5)
-    assert {method.passes for method in DENSE_METHODS.values() if method is not ItaClip} == {1}
+    assert {method.passes for method in DENSE_SETTINGS.values() if method is not ItaClip} == {1}

@@ -18,9 +18,11 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
-from pipeline.dense.method import DENSE_METHODS, Names
+from pipeline.dense.method import Names
+from pipeline.dense.naclip import NaClip
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
+from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
@@ -61,7 +63,7 @@ def read_out(
     quirks = SimpleNamespace(position_scale=position_scale)
     clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
     resources = Resources(CLASSES, "cpu", clip, quirks)
-    return DenseReadOut(DENSE_METHODS[method](), chosen, names, resources), clip
+    return DenseReadOut(DENSE_SETTINGS[method]().build_method(), chosen, names, resources), clip
 
 
 def prepared(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -96,7 +98,7 @@ def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
     text = F.normalize(torch.randn(6, 32, generator=torch.manual_seed(0)), dim=-1)
     compared = Names(text, torch.arange(6), 20.0)
     pixels = prepared(IMAGE, 84, 123)
-    method, encoder = DENSE_METHODS["naclip"](), clip.encoder
+    method, encoder = DENSE_SETTINGS["naclip"]().build_method(), clip.encoder
     if whole:
         similarities = naive.on_grid(method, encoder, pixels, compared, quirk)
     else:
@@ -145,7 +147,7 @@ def test_windows_follow_the_clip():
 def test_an_image_of_too_many_patches_is_shrunk(tiny_clip):
     label, clip = read_out(tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12)
     grids = []
-    run_pass = DENSE_METHODS["naclip"].run_pass
+    run_pass = NaClip.run_pass
 
     def watched(self, encoder, pixels):
         seen = run_pass(self, encoder, pixels)
@@ -153,7 +155,7 @@ def test_an_image_of_too_many_patches_is_shrunk(tiny_clip):
         return seen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DENSE_METHODS["naclip"], "run_pass", watched)
+        patch.setattr(NaClip, "run_pass", watched)
         label(IMAGE, (75, 110))
     assert grids == [(2, 4)]
 

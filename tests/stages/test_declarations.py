@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import pipeline.stages.config  # noqa: F401  registers the methods
-from pipeline.dense.method import DENSE_METHODS
+from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import methods
 
 TAGGING = ("classes", "tag_names", "backgrounds")
@@ -27,7 +27,8 @@ DECLARED = {
     "masks=dense": (True, ("position_scale",), ()),
 }
 DECLARED |= {
-    f"cams={name}": (True, ("open_border",), ("cam_names", "backgrounds")) for name in DENSE_METHODS
+    f"cams={name}": (True, ("open_border",), ("cam_names", "backgrounds"))
+    for name in DENSE_SETTINGS
 }
 """Choice → whether CLIP looks, the quirks that are read, the parts of the vocabulary."""
 
