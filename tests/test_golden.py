@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
@@ -18,7 +19,8 @@ from pipeline.files.images import load_image
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests.methods import ALONE, cams_of, scores_of
 

@@ -11,14 +11,16 @@ import pytest
 import yaml
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests import REPOSITORY
 from tests.methods import ALONE, cams_of, scores_of

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage import data
 
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
-from pipeline.cams.dense import DenseCamOptions, DenseCams
-from pipeline.cams.excel import Excel, ExcelOptions
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.dense import DenseCams
+from pipeline.cams.excel import Excel
 from pipeline.cams.excel_pixels import ExcelEncoder
 from pipeline.cams.pass_method import PassCams
+from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, ExcelOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -28,7 +29,8 @@ from pipeline.report.markdown import markdown_table
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 
 CROPS_OF_TWO_IMAGES = (4, 5)
 """How many classes CWR looks at again, image by image: 4.5 on average, as on VOC."""

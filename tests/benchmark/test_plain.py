@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.benchmark import plain
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from tests.methods import cams_of, scores_of
 from tests.small_runs import draw_photograph
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.cams import read_cams
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
-from pipeline.cams.dense import DenseCamOptions, DenseCams, register_dense_cams
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.dense import DenseCams
 from pipeline.cams.pass_method import PassCams
+from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, register_dense_cams
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.device import Batches
-from pipeline.clip.dimensions import block_window
+from pipeline.clip.dimensions import block_window, patch_grid
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.pixels import patch_grid
 from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
 from pipeline.errors import UserError
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from tests.methods import ALONE, cams_of, scores_of
 from tests.small_runs import draw_photograph
 

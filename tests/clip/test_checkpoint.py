@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.clip.checkpoint import load_clip, read_weights, resolve_checkpoint
+from pipeline.clip.checkpoint import load_clip, read_weights
+from pipeline.clip.published import resolve_checkpoint
 from pipeline.errors import UserError
 
 

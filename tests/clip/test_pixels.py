@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.clip.pixels import OPENAI_NORMALISATION, patch_grid, to_pixels
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, patch_grid
+from pipeline.clip.pixels import to_pixels
 
 
 def test_images_are_resized_up_to_whole_patches():

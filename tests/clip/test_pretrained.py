@@ -14,18 +14,20 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
-from pipeline.cams.clip_es import ClipEs, ClipEsOptions
+from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
-from pipeline.clip.checkpoint import load_clip, resolve_checkpoint
+from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
-from pipeline.clip.published import hub_files, published_weights
+from pipeline.clip.published import hub_files, published_weights, resolve_checkpoint
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline import global_scores
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from tests import REPOSITORY
 from tests.methods import ALONE, cams_of, scores_of
 from tests.small_runs import draw_photograph
@@ -107,7 +109,7 @@ PUBLISHED = {name: preset for name, preset in PRESETS.items() if preset["model"]
 def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
     name, monkeypatch, nothing_is_fetched
 ):
-    monkeypatch.setattr("pipeline.clip.checkpoint.is_on_disk", lambda *_: False)
+    monkeypatch.setattr("pipeline.clip.published.is_on_disk", lambda *_: False)
     asked = []
 
     class Session:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.models import get_model
 
-from pipeline.clip.checkpoint import is_on_disk
+from pipeline.clip.published import is_on_disk
 from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
@@ -235,7 +235,7 @@ def test_masks_that_have_to_be_drawn_are_not_kept(run_stage, tiny_checkpoint, tm
 
 
 def test_scenes_are_not_rendered_and_weights_not_downloaded(run_stage, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.clip.checkpoint.try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names: None)
     monkeypatch.setattr("open_clip.download_pretrained", None)  # cannot be called
     finished = run_stage(
         "dry_run=true",
@@ -278,7 +278,7 @@ def test_weights_are_looked_for_where_they_are_kept(tmp_path, monkeypatch):
         asked.append((repository, name))
         return name if name in kept else None
 
-    monkeypatch.setattr("pipeline.clip.checkpoint.try_to_load_from_cache", find)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", find)
     published = {"model": "ViT-B-32-quickgelu", "pretrained": "openai", "checkpoint": None}
     assert is_on_disk(**published)
     assert asked == [("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")]
@@ -290,7 +290,7 @@ def test_weights_are_looked_for_where_they_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     published = {"model": "RN50", "pretrained": "cc12m", "checkpoint": None}
     settings = {"url": "https://example.org/a/weights.pt"}
-    monkeypatch.setattr("pipeline.clip.checkpoint.find_pretrained", lambda *names: settings)
+    monkeypatch.setattr("pipeline.clip.published._find", lambda *names: settings)
     assert not is_on_disk(**published)
     (tmp_path / ".cache" / "clip").mkdir(parents=True)
     (tmp_path / ".cache" / "clip" / "weights.pt").touch()

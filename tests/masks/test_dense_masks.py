@@ -28,9 +28,10 @@ from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
-from pipeline.masks.dense import DenseMaskOptions, DenseReadOut
+from pipeline.masks.dense import DenseReadOut
 from pipeline.masks.dense_stage import DenseMasks
 from pipeline.masks.name_lists import read_name_list, shipped_lists
+from pipeline.masks.settings import DenseMaskOptions
 from pipeline.stages.config import compose, read_config
 from tests.dense import naive_protocol as naive
 

@@ -24,7 +24,8 @@ from pipeline.masks.labels import (
     stack_background,
     to_labels,
 )
-from pipeline.masks.pseudo_mask import PseudoMask, PseudoMaskOptions, pseudo_mask
+from pipeline.masks.pseudo_mask import PseudoMask, pseudo_mask
+from pipeline.masks.settings import PseudoMaskOptions
 
 CLEAN = CrfOptions()
 

@@ -18,8 +18,9 @@ from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
 from pipeline.masks.labels import PROBABILITY, stack_background
-from pipeline.masks.pixel_adaptive import Pamr, PamrOptions, Par, ParOptions
+from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.masks.settings import PamrOptions, ParOptions
 from pipeline.stages.config import compose, read_config
 from tests.masks.test_stage import make_masks, maps, masks_stage  # noqa: F401  a fixture
 from tests.small_runs import draw_photograph

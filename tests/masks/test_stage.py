@@ -28,7 +28,8 @@ from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.labels import PROBABILITY, UNFILTERED
-from pipeline.masks.pseudo_mask import PseudoMaskOptions, pseudo_mask
+from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.masks.settings import PseudoMaskOptions
 from pipeline.masks.stage import Masks
 from pipeline.segmenter.data import TrainingPair, check_pairs
 from pipeline.stages.config import compose, read_config

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.cams.dense import register_dense_cams
+from pipeline.cams.settings import register_dense_cams
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass

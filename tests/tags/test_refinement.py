@@ -8,7 +8,8 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.tagclip import TagClip, TagClipOptions
+from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from tests.clip.naive_boxes import naive_union
 from tests.methods import ALONE, scores_of
 from tests.small_runs import draw_photograph

@@ -14,7 +14,8 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.baseline import GlobalClip, global_scores
 from pipeline.tags.reidentification import Proposal, propose, reidentify
-from pipeline.tags.tagclip import VARIANTS, TagClip, TagClipOptions
+from pipeline.tags.settings import VARIANTS, TagClipOptions
+from pipeline.tags.tagclip import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests.methods import ALONE, scores_of
 from tests.small_runs import draw_photograph
