@@ -41,7 +41,7 @@ DIED = "its process was killed twice, perhaps by the system because memory ran o
 """Why an image is skipped whose workers died."""
 
 
-def cpu_count() -> int:
+def count_cores() -> int:
     """Returns how many CPUs this process may use: its affinity and its container limit them."""
     import joblib  # costs a command that computes nothing more than all else
 

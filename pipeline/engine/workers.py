@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.pool import Pool, ProcessPool, cpu_count, prefetch, spread
+from pipeline.engine.pool import Pool, ProcessPool, count_cores, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.settings import setting
@@ -63,7 +63,7 @@ class WorkerSettings(ExecutorSettings):
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
-        return self.threads or max(1, cpu_count() // size)
+        return self.threads or max(1, count_cores() // size)
 
     def start(self, size: int) -> Pool:
         """Returns so many workers."""

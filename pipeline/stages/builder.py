@@ -13,7 +13,7 @@ from pipeline.clip.device import check_precision, choose_batches, choose_device
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.pool import cpu_count
+from pipeline.engine.pool import count_cores
 from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, imported, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
@@ -82,7 +82,7 @@ class Builder:
     @cached_property
     def workers(self) -> int:
         """The number of processes and threads beside a model."""
-        return self.config.runtime.workers or cpu_count()
+        return self.config.runtime.workers or count_cores()
 
     @cached_property
     def reading(self) -> Reading:

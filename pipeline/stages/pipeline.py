@@ -15,7 +15,7 @@ from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
 from pipeline.engine.plan import PlannedStage, plan
-from pipeline.engine.pool import cpu_count
+from pipeline.engine.pool import count_cores
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images
@@ -98,7 +98,7 @@ class Pipeline:
             import torch
 
             torch.set_num_threads(config.runtime.threads)
-        dataset = load_dataset(config.dataset, config.runtime.workers or cpu_count())
+        dataset = load_dataset(config.dataset, config.runtime.workers or count_cores())
         builder = Builder(
             config,
             dataset.vocabulary,

@@ -24,6 +24,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.dense.method import Names
+from pipeline.dense.sclip import Sclip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import import_plugins, methods
 from pipeline.engine.review import Outcome
@@ -89,8 +90,9 @@ def test_a_map_is_the_probability_among_tags_and_backgrounds_normalised_once(
     image, tags = draw_photograph(0, 64, 96), [2, 0]
     options = options_of("sclip", temperature=temperature)
     cams = cams_of(dense_cams(encoder, text, options), image, tags)
-    seen = options.run_pass(encoder, encoder.prepare(image)[None])
-    features = F.normalize(options.patch_features(encoder, seen)[0], dim=-1)
+    method = options.build_method()
+    seen = method.run_pass(encoder, encoder.prepare(image)[None])
+    features = F.normalize(method.patch_features(encoder, seen)[0], dim=-1)
     tau = 50.0 if temperature is None else temperature  # the tiny CLIP's is 50
     expected = footing(features @ text[[2, 0, 3, 4]].T, tau, 2)
     np.testing.assert_allclose(cams.reshape(2, -1), expected, atol=1e-5)
@@ -138,15 +140,16 @@ def test_an_image_has_the_same_cams_whatever_shares_its_batch(encoder, text, nam
     assert np.array_equal(cams(0, 1, 2)[1], together[1])
 
 
-def test_to_a_method_the_backgrounds_are_one_thing(encoder, text):
+def test_to_a_method_the_backgrounds_are_one_thing(encoder, text, monkeypatch):
     seen = []
 
-    class Looking(options_of("sclip").__class__):
+    class Looking(Sclip):
         def similarities(self, encoder, seen_pass, names):
             seen.append(names)
             return super().similarities(encoder, seen_pass, names)
 
-    options = Looking(temperature=7.0)
+    options = options_of("sclip", temperature=7.0)
+    monkeypatch.setattr(type(options), "method", Looking)
     cams_of(dense_cams(encoder, text, options), draw_photograph(0, 64, 96), [2, 0])
     ((vectors, labels, temperature),) = seen
     assert labels.tolist() == [1, 2, 0, 0] and temperature == 7

@@ -117,7 +117,7 @@ def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
             asked.append(url)
             raise ConnectionError("Name or service not known")
 
-    monkeypatch.setattr("pipeline.clip.published.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     model, pretrained = PUBLISHED[name]["model"], PUBLISHED[name]["pretrained"]
     with pytest.raises(UserError) as caught:
         resolve_checkpoint(model, pretrained, None)

@@ -255,4 +255,4 @@ def test_a_method_is_registered_by_its_name(monkeypatch):
     monkeypatch.setattr("pipeline.dense.settings.DENSE_SETTINGS", dict(DENSE_SETTINGS))
     own = dense_method("own", "a paper")(type("Own", (ItaClip,), {}))
     assert (own.name, own.source, own.passes) == ("own", "a paper", 5)
-    assert {method.passes for method in DENSE_SETTINGS.values() if method is not ItaClip} == {1}
+    assert {s.passes for name, s in DENSE_SETTINGS.items() if name != "itaclip"} == {1}

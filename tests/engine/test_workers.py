@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
-from pipeline.clip import frozen
+from pipeline.clip import checkpoint, frozen
 from pipeline.engine import workers
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Sample
@@ -129,9 +129,9 @@ def run(pipeline, commands, pool):
 
 def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monkeypatch):
     loaded = []
-    load_clip = frozen.load_clip
+    load_clip = checkpoint.load_clip
     monkeypatch.setattr(
-        frozen,
+        checkpoint,
         "load_clip",
         lambda *given, **device: loaded.append(device) or load_clip(*given, **device),
     )

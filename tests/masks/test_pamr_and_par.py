@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pipeline.cams.cams import Cams
 from pipeline.clip.pixels import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
-from pipeline.engine.registry import method_of
+from pipeline.engine.registry import imported, method_of
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
@@ -115,7 +115,7 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
 def test_the_stage_writes_what_the_method_computes(maps, tmp_path, options):  # noqa: F811
     folder, outcome = make_masks(tmp_path / "out", maps, replace(options, keep_probability=True))
     assert outcome.computed == 3 and not outcome.left_out
-    refine = method_of(options).build(options, CPU)
+    refine = imported(method_of(options).build)(options, CPU)
     for index, sample in enumerate(maps[0]):
         labels, probability = refine(draw_photograph(index, 40, 60), maps[2][sample.id])
         name = f"{sample.id}.png"

@@ -20,7 +20,7 @@ from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags import batched, piaa
+from pipeline.tags import piaa
 from pipeline.tags.bank import read_prototypes
 from pipeline.tags.batched import BatchedScClip
 from pipeline.tags.patches import centre
@@ -147,7 +147,7 @@ def test_other_prototypes_are_other_tags(opened, photographs):
 @pytest.fixture
 def in_twos(opened, monkeypatch):
     """Runs of SC-CLIP in batches of two images, on a grid of 16 patches."""
-    monkeypatch.setattr(batched, "BATCH", 2)
+    monkeypatch.setattr("pipeline.tags.settings.BATCH", 2)
     monkeypatch.setattr(piaa, "BatchedScClip", partial(BatchedScClip, neighbours=9))
     given = ("tags.encoder=sc_clip", "tags.crop=true", "compat.piaa_batch=true")
     given += ("runtime.batch_size=4",)
