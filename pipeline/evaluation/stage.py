@@ -112,6 +112,9 @@ class Evaluation(Review):
         notes = [metrics.damage] * bool(metrics.damage)
         if absent:
             notes.append(f"not measured, since there are no results: {', '.join(absent)}")
+        if not (outcomes or unmeasured or changed):
+            notes.append("nothing was measured, since no image has ground truth")
+            outcomes.append(Outcome("evaluate", "", 0, 0, {}, store.root))
         for outcome in outcomes:
             yield replace(outcome, note="; ".join(notes) if outcome is outcomes[0] else "")
         if unmeasured:
