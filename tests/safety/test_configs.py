@@ -217,7 +217,6 @@ def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tm
         "nothing in place of Hydra": "hydra: null\n",
         "a launcher": f"hydra: {{launcher: {call}}}\n",
         "a sweeper": f"hydra: {{sweeper: {call}}}\n",
-        "overrides": "hydra: {overrides: {hydra: ['hydra.job.name=evil']}}\n",
         "a folder of runs": f"hydra: {{run: {{dir: {tmp_path / 'evil'}}}}}\n",
         "parameters of a sweep": "hydra: {mode: MULTIRUN, sweeper: {params: {hydra.run.dir: x}}}\n",
     }

@@ -5,7 +5,7 @@ import signal
 import pytest
 from tiny_training import run_stage_in, training_stage
 
-from pipeline.commands import run_stage
+from pipeline.commands import command_line
 from pipeline.errors import UserError
 from pipeline.segmenter.distributed import explain_lost_process, process_count, process_rank
 
@@ -63,7 +63,7 @@ def test_an_interruption_is_answered_once(number, code, rank, monkeypatch, capsy
     set_all(monkeypatch, {**GROUP, "RANK": str(rank)})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
     with pytest.raises(SystemExit) as ended:
-        run_stage.answer(lambda: signal.raise_signal(number))
+        command_line.answer(lambda _: signal.raise_signal(number))
     assert ended.value.code == code
     assert capsys.readouterr().err.count("\n") == 1 - rank
 
@@ -71,13 +71,13 @@ def test_an_interruption_is_answered_once(number, code, rank, monkeypatch, capsy
 def test_an_error_of_all_processes_is_told_by_the_first(monkeypatch):
     """Torchrun ends the others while they wait."""
     waited = []
-    monkeypatch.setattr(run_stage.time, "sleep", waited.append)
+    monkeypatch.setattr(command_line.time, "sleep", waited.append)
 
-    def refused():
+    def refused(_):
         raise UserError("no masks")
 
     for rank in ("0", "1"):
         set_all(monkeypatch, {**GROUP, "RANK": rank})
         with pytest.raises(SystemExit):
-            run_stage.answer(refused)
+            command_line.answer(refused)
     assert len(waited) == 1
