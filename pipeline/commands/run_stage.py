@@ -159,7 +159,7 @@ def run(arguments: Sequence[str]) -> None:
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         wrong = shown(unknown[0])
-        raise UserError(f"there is no option {wrong}: settings are KEY=VALUE, see --help")
+        raise UserError(f"unknown option {wrong}: give settings as KEY=VALUE; see --help")
     plugins, overrides = take_plugins(options.overrides)
     import_plugins(plugins)
     for job in compose_jobs(overrides, options.config_dir, options.multirun):
