@@ -13,7 +13,6 @@ from pipeline.clip.device import Batches
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
 from pipeline.tags.tagclip import TagClip
@@ -50,5 +49,5 @@ def stage_of(kind: type[StageOfMethod], options: object, vocabulary: Vocabulary)
         method=method_of(options),
         options=options,
         resources=resources_of(vocabulary),
-        reading=Reading(ImageReader(), 1, 8),
+        reader=ImageReader(),
     )

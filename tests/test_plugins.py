@@ -21,7 +21,7 @@ from pipeline import Labeller
 from pipeline.engine import registry
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.registry import import_plugins, register
-from pipeline.engine.stage import Item, Output, Stage
+from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.label_images import read_labels
@@ -238,7 +238,7 @@ def test_a_method_has_the_settings_that_its_stage_reads(registered, arguments):
     registered("tags", "hiding", TagOptions)
     config = read_config(compose([*without_methods(arguments), "tags=hiding"]))
     with pytest.raises(UserError, match="of tags=hiding, .* derive them from ScoredTagOptions"):
-        Pipeline.open(config).steps(["tags"])
+        Pipeline.open(config).stages(["tags"])
 
 
 def test_a_setting_may_be_a_choice_of_python(registered, arguments):
@@ -246,7 +246,7 @@ def test_a_setting_may_be_a_choice_of_python(registered, arguments):
 
     def key(*more):
         config = read_config(compose([*without_methods(arguments), "tags=hiding", *more]))
-        return Pipeline.open(config).steps(["tags"])[0].key
+        return Pipeline.open(config).stages(["tags"])[0].key
 
     assert key() == key("tags.colour=RED") != key("tags.colour=BLUE")
     with pytest.raises(UserError, match="^tags.colour"):
@@ -258,7 +258,7 @@ def test_a_setting_does_not_hide_another_part_of_the_key(name, registered, argum
     """Two facts of one name would be one entry of the key, so that a change could go unseen."""
     registered("tags", "hiding", ScoredTagOptions, **{name: 1})
     given = compose([*without_methods(arguments), "tags=hiding", f"tags.{name}=2"])
-    (stage,) = Pipeline.open(read_config(given)).steps(["tags"])[:1]
+    (stage,) = Pipeline.open(read_config(given)).stages(["tags"])[:1]
     with pytest.raises(UserError, match=f"a method has a setting {name}, .* rename the setting"):
         _ = stage.key
 
@@ -269,7 +269,7 @@ def test_the_class_names_are_part_of_the_key(arguments):
     def keys(*more: str) -> list[tuple[str, str]]:
         import_plugins(take_plugins(arguments)[0])
         config = read_config(compose([*take_plugins(arguments)[1], *more]))
-        steps = Pipeline.open(config).steps(["tags", "cams", "masks"])
+        steps = Pipeline.open(config).stages(["tags", "cams", "masks"])
         return [(step.key, step.recipe) for step in steps]
 
     for change in ("dataset.classes=[blue,green,red]", "dataset.backgrounds=[sky]"):
@@ -302,7 +302,7 @@ def test_an_edited_plugin_has_another_key(registered, arguments, tmp_path, monke
         registry._source_of.cache_clear()
         import_plugins(["edited_tagger"])
         config = read_config(compose([*without_methods(arguments), "tags=edited"]))
-        return Pipeline.open(config).steps(["tags"])[0].key
+        return Pipeline.open(config).stages(["tags"])[0].key
 
     assert key(source) == key(source) != key(f"{source}\n")
 
@@ -314,7 +314,7 @@ def test_contents_that_cannot_be_read_are_named(registered, arguments):
     registered("tags", "reading", type("Reading", (ScoredTagOptions,), {"contents": contents}))
     config = read_config(compose([*without_methods(arguments), "tags=reading"]))
     with pytest.raises(UserError, match="cannot read no/such/file: No such file or directory"):
-        _ = Pipeline.open(config).steps(["tags"])[0].key
+        _ = Pipeline.open(config).stages(["tags"])[0].key
 
 
 def test_plugins_are_taken_from_the_command_line():
@@ -340,11 +340,12 @@ def test_python_takes_any_tagger_that_scores():
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Boxes(Stage):
+class Boxes(PerImage):
     """The bounding boxes of a mask's labels, as JSON."""
 
     name = command = "boxes"
     kind = "boxes"
+    reads_images = False
 
     def own_settings(self) -> dict:
         return {}
@@ -356,18 +357,21 @@ class Boxes(Stage):
     def load(self, inputs) -> Path:
         return inputs["masks"]
 
-    def compute(self, items, model: Callable[[], Path]):
-        for item in items:
+    def compute(self, images, model: Callable[[], Path]):
+        for item, _ in images:
             labels = read_labels(model() / f"{item.sample.id}.png")
             boxes = {int(region.label): list(region.bbox) for region in regionprops(labels)}
-            yield item, [Output({f"{item.sample.id}.json": json.dumps(boxes).encode()})]
+            files = {f"{item.sample.id}.json": json.dumps(boxes).encode()}
+            yield item, {"boxes": Output(files)}
 
 
 def test_a_stage_is_a_class_and_a_line(run_stage, arguments, tmp_path, monkeypatch):
     monkeypatch.setitem(
         builder.PER_SPLIT,
         "boxes",
-        lambda own, split, before: Boxes(split=split, needs={"masks": before["masks"]}),
+        lambda own, split, before: Boxes(
+            split=split, reader=own.reader, before={"masks": before["masks"]}
+        ),
     )
     monkeypatch.setattr(pipeline, "COMMANDS", (*pipeline.COMMANDS, "boxes"))
     stages = "stage=[tags,cams,masks,boxes]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.clip.dimensions import patch_grid
 from pipeline.engine.registry import register
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import setting
-from pipeline.engine.stage import Computed, Folders, Item
+from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
 from pipeline.files.text import given_path
@@ -45,7 +45,10 @@ class ImportedCams(CamStage):
     contents of an image's file are part of its input.
     """
 
-    in_processes = True
+    @property
+    def batch(self) -> None:
+        """None: reading files keeps one core busy."""
+        return None
 
     @property
     def note(self) -> str:
@@ -83,16 +86,15 @@ class ImportedCams(CamStage):
         key = join_keys(fingerprint_image(sample.image), fingerprint_file(path))
         return Item(sample, key, path)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Reads CAMs and brings them to a grid."""
         from pipeline.cams.clip_es_files import read_clip_es  # imports PyTorch
 
-        for item in items:
+        for item, image in images:
+            grid = patch_grid(*image.shape[:2], self.options.cell_size)
             try:
-                image, size = self.reading.decode(item.sample)
-                grid = patch_grid(*image.shape[:2], self.options.cell_size)
-                cams = read_clip_es(item.given, size, grid, self.resources.num_classes)
+                cams = read_clip_es(item.given, item.size, grid, self.resources.num_classes)
             except ImageError as error:
                 yield item, error
             else:
-                yield item, [self.cams_file(item.sample.id, cams)]
+                yield item, {self.name: self.cams_file(item.sample.id, cams)}

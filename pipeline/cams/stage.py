@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,8 @@ import numpy as np
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
-from pipeline.engine.reading import Name, Size
 from pipeline.engine.sample import Sample
-from pipeline.engine.stage import Computed, Folders, Item, Output
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import read_tags
@@ -64,19 +63,17 @@ class ComputedCams(CamStage):
         return cams
 
     def output(
-        self, image_id: str, input_key: str, tags: Sequence[int], cams: np.ndarray, size: Size
+        self, item: Item, tags: Sequence[int], cams: np.ndarray, input_key: str | None = None
     ) -> Output:
-        """Returns what is stored for an image."""
-        cams = self.checked(cams, tags, image_id)
-        return self.cams_file(image_id, Cams(np.array(tags, np.int64), cams, size), input_key)
+        """Returns what is stored for an image; ``input_key`` is that of a shared pass."""
+        cams = self.checked(cams, tags, item.sample.id)
+        stored = Cams(np.array(tags, np.int64), cams, item.size)
+        return self.cams_file(item.sample.id, stored, input_key)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Computes CAMs."""
-
-        def cams_of(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
-            return model().stream((name, image, name[0].given) for name, image in images)
-
-        for item, result in self.reading.through(items, cams_of, self.chosen):
-            if not isinstance(result, ImageError):
-                result = [self.output(item.sample.id, item.input, item.given, *result)]
-            yield item, result
+        for item, cams in model().stream((item, image, item.given) for item, image in images):
+            if isinstance(cams, ImageError):
+                yield item, cams
+            else:
+                yield item, {self.name: self.output(item, item.given, cams)}

@@ -9,27 +9,25 @@ from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, imported
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import facts, joined, plain
-from pipeline.engine.stage import Folders, Item, Stage, Whole
-from pipeline.engine.together import Together
+from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import UserError
 from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import join_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MethodStage(Stage):
+class MethodStage(PerImage):
     """A stage on one split that a method computes.
 
     Attributes:
         method: the method.
         options: its settings.
         resources: what it is built from.
-        reading: how images are read.
-        together: which images the method mixes up; none where each stands alone.
+        images: the images of the run; none for single images.
+        mixed: how many images of the split's list the method mixes, 0 where each stands alone.
         options_base: what the settings of every method of the stage are derived from.
 
     Raises:
@@ -41,8 +39,8 @@ class MethodStage(Stage):
     method: Method
     options: Any
     resources: Resources
-    reading: Reading
-    together: Together | None = None
+    images: Images | None = None
+    mixed: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, self.options_base):
@@ -60,11 +58,6 @@ class MethodStage(Stage):
     def uses_clip(self) -> bool:
         """Whether the method looks at images with CLIP."""
         return self.method.uses_clip
-
-    @property
-    def is_first(self) -> bool:
-        """Whether no stage on its images runs before: what is learned comes from other ones."""
-        return all(isinstance(need, Whole) for need in self.needs.values())
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and what ``validate_for(clip, prefix)`` refuses.
@@ -96,16 +89,16 @@ class MethodStage(Stage):
         if "backgrounds" in options:
             read.pop("backgrounds", None)
         clip = {"clip": self.resources.clip.facts()} if self.resources.clip else {}
-        quirks, decoding = vars(self.resources.quirks), self.reading.decode.facts
+        quirks, decoding = vars(self.resources.quirks), self.reader.facts
         return joined(self.method.facts, options, decoding, quirks, read, clip)
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image, whose input holds the images that it is looked at together with."""
+        """Returns an image; its input holds the other images of its batch, if they are mixed."""
         item = super().item(sample, folders)
-        if self.together is None:
+        if not self.mixed:
             return item
-        batch, key = self.together.of(sample)
-        return replace(item, input=join_keys(item.input, key), together=batch)
+        batch = self.images.batches(self.split, self.mixed)[sample.id]
+        return replace(item, input=join_keys(item.input, batch), batch=batch)
 
     @property
     def chosen(self) -> str:
@@ -131,13 +124,9 @@ class MethodStage(Stage):
         return imported(self.method.build)(self.options, self.resources, **learned)
 
     @property
-    def shard_size(self) -> int:
-        """The number of images that fill a worker's batches."""
-        if self.together is not None:
-            return self.together.size
-        images = self.resources.clip.batches.images if self.resources.clip else 1
-        return 4 if images == 1 else 16 * images
+    def batch(self) -> int | None:
+        """Images that CLIP takes at a time."""
+        return self.resources.clip.batches.images if self.resources.clip else 1
 
     def __getstate__(self) -> dict[str, Any]:
-        # Items hold their batches.
-        return {**super().__getstate__(), "together": None}
+        return {**super().__getstate__(), "images": None}  # workers need items alone

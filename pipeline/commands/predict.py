@@ -18,10 +18,10 @@ from pipeline.commands.command_line import Parser, add_checkpoint, fraction, loa
 from pipeline.commands.inputs import find_inputs
 from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.progress import say, track
-from pipeline.engine.reading import Name, Reading
-from pipeline.engine.review import allowed_failures
+from pipeline.engine.run import allowed_failures
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.engine.stage import Item
+from pipeline.engine.stage import Decoded, Item
+from pipeline.engine.workers import go_through
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import encode_png
 from pipeline.files.own_files import OwnFiles
@@ -31,8 +31,6 @@ from pipeline.segmenter.testing import Labels, segment_all
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
-
-Named = Iterator[tuple[Name, np.ndarray]]
 
 _EXAMPLES = """examples:
   python tools/predict.py --checkpoint outputs/folder/segmenter/latest PHOTOS
@@ -49,7 +47,6 @@ names the second ends in _2. Images that cannot be read are skipped and listed. 
 if a given file or folder holds no image, or if more are skipped than --max-failures allows.
 """
 _LABELS, _OVERLAY = ".png", "_overlay.jpg"  # added to a name
-_MAX_PREFETCHED = 2  # images
 _MAX_PROCESSES = 16  # each holds PyTorch and the probabilities of several images
 _JPEG_QUALITY = 92
 
@@ -98,27 +95,26 @@ def _segment(
 ) -> int:
     """Segments images as the stage ``predict`` does, and returns the number of those written."""
     limits = {"max_pixels": options.max_pixels, "longest_side": options.longest_side}
-    reading = Reading(ImageReader(apply_exif=True, **limits), threads=1, prefetch=_MAX_PREFETCHED)
+    reader = ImageReader(apply_exif=True, **limits)
     test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     images: dict[str, np.ndarray] = {}  # being segmented
 
-    def remember(decoded: Named) -> Named:
-        for (item, size), image in decoded:
+    def remember(decoded: Decoded) -> Decoded:
+        for item, image in decoded:
             images[item.sample.id] = image
-            yield (item, size), image
+            yield item, image
 
-    def segment(decoded: Named) -> Iterator[tuple[Name, Labels | ImageError]]:
-        return segment_all(remember(decoded), lambda: segmenter, test, workers)
+    def segment(decoded: Decoded) -> Iterator[tuple[Item, Labels | ImageError]]:
+        return segment_all(remember(decoded), segmenter, test, workers)
 
-    written = 0
+    written, items = 0, (Item(sample, "") for sample in samples)
     with track("predict", len(samples)) as advance:
         say("first image")
-        for item, result in reading.through((Item(s, "") for s in samples), segment):
+        for item, labels in go_through(items, reader, segment, "the segmenter"):
             name = item.sample.id
             image = images.pop(name, None)  # none where it could not be decoded
-            labels = result if isinstance(result, ImageError) else result[0]
             if isinstance(labels, ImageError):
                 reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
                 print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)

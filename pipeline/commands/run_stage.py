@@ -17,7 +17,7 @@ from pipeline.datasets.scenes import RENDERED
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins, methods
-from pipeline.engine.review import Outcome
+from pipeline.engine.run import Outcome
 from pipeline.engine.store import Store
 from pipeline.errors import NotLocal, UserError, as_started, shown
 from pipeline.files.shipped import CONFIGS
@@ -122,7 +122,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
         if remark := remark_on_clip(preset, config.clip.name):
             yield remark
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
-    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.steps(requested)):
+    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.stages(requested)):
         yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
 
 

@@ -135,7 +135,7 @@ class StageFolder(ResultFolder):
         found = entry.get("recipe"), entry.get("input")
         return found == (self.recipe, input_key) and holds(self.path, entry)
 
-    def is_whole(self, image_id: str) -> bool:
+    def is_intact(self, image_id: str) -> bool:
         """Tells whether the files of an image's entry are those that were written."""
         return holds(self.path, self.entries[image_id])
 

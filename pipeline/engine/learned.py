@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.result_folder import holds
-from pipeline.engine.review import Review
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import available, key_unknown_until, open_folder
-from pipeline.engine.stage import Stage, Whole
+from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
-
-Step = TypeVar("Step", bound=Stage | Review)
 
 PHOTOGRAPHS = "photographs.json"
 """The record of a split as it was learned from: id → fingerprint of each image's content."""
@@ -47,13 +44,13 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Learned(Whole):
+class Learned(OfSplit):
     """Something that is learned from the results of one stage on all images of a split.
 
     Its key names settings and the split, but no image: it is learned once, and new photographs do
     not change it. It is learned anew, unasked, if the split was replaced (see :class:`Change`).
-    Stages that use it hold the fingerprint of its file in their recipe (see :meth:`Stage.loaded`),
-    so that their results are computed again after it was learned anew.
+    Stages that use it hold the fingerprint of its file in their recipe, so that their results are
+    computed again after it was learned anew (see :meth:`PerImage.loaded`).
 
     Attributes:
         images: the images of the run.
@@ -61,17 +58,9 @@ class Learned(Whole):
         refit: whether it is learned again when those results, or the images, have changed.
     """
 
-    known_by_content = True
-    file: ClassVar[str]
-    """The name of the file that holds it."""
     images: Images
     store: Store
     refit: bool = False
-
-    @property
-    def shown(self) -> str:
-        """The word for it in tables and messages."""
-        return self.name
 
     @abstractmethod
     def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
@@ -86,9 +75,10 @@ class Learned(Whole):
         """
 
     @property
-    def source(self) -> Stage:
+    def source(self) -> PerImage:
         """The stage whose results it is learned from."""
-        return next(need for need in self.needs.values() if not isinstance(need, Whole))
+        (source,) = self.before.values()
+        return source
 
     def exists(self, folder: StageFolder) -> bool:
         """Tells whether it was learned, and is intact."""
@@ -115,14 +105,14 @@ class Learned(Whole):
             UserError: the stage before it did not process all of them.
         """
         if not self.refit and self.is_complete(open_folder(self, self.store)):
-            return self.images.of(self.of_split)
+            return self.images.of(self.split)
         return available(self.source, self.images, self.store)
 
     @cached_property
     def _photographs(self) -> dict[str, str]:
         """Id → fingerprint of each image's content; "" for a file that cannot be read."""
-        found = dict.fromkeys((sample.id for sample in self.images.of(self.of_split)), "")
-        for sample in self.images.of(self.of_split):
+        found = dict.fromkeys((sample.id for sample in self.images.of(self.split)), "")
+        for sample in self.images.of(self.split):
             with suppress(OSError, ValueError):
                 found[sample.id] = fingerprint_image(sample.image)
         return found
@@ -133,7 +123,7 @@ class Learned(Whole):
         learned, present = {*before.values()}, {*now.values()}
         new = {image_id for image_id, content in now.items() if content not in learned}
         gone = {image_id for image_id, content in before.items() if content not in present}
-        gone -= self.images.known_ids(self.of_split) - now.keys()
+        gone -= self.images.known_ids(self.split) - now.keys()
         return Change(len(now) - len(new), *map(len, (new - gone, new & gone, gone - new)))
 
     def _input(self, samples: Sequence[Sample]) -> str:
@@ -147,7 +137,7 @@ class Learned(Whole):
             return 0
         samples, began = self.samples(), time.monotonic()
         if not samples:
-            raise UserError(f"split {self.of_split} has no image to learn {self.name} from")
+            raise UserError(f"split {self.split} has no image to learn {self.name} from")
         is_there = self.exists(folder)
         if not is_there:  # else what was learned before counts until then
             folder.begin(len(samples))
@@ -160,7 +150,7 @@ class Learned(Whole):
         folder.write_manifest(
             complete=True,
             images=len(ids),
-            left_out=len(self.images.of(self.of_split)) - len(ids),
+            left_out=len(self.images.of(self.split)) - len(ids),
             input=self._input(samples),
             files={name: fingerprint(data) for name, data in files.items()},
             anew=is_there and not self.refit,
@@ -174,7 +164,7 @@ class Learned(Whole):
         if not ids:
             return self.outlook()
         anew = ", anew, since most of these are new" if folder.manifest().get("anew") else ""
-        what = f"{len(ids):,} images of split {self.of_split}"
+        what = f"{len(ids):,} images of split {self.split}"
         return f"{self.name} were learned from {what}, without labels{anew}"
 
     def outlook(self) -> str:
@@ -184,13 +174,13 @@ class Learned(Whole):
         if not self.exists(folder := open_folder(self, self.store)):
             return ""
         change = self._change_since(folder)
-        images = f"{change.known:,} of {len(self._photographs):,} images of split {self.of_split}"
+        images = f"{change.known:,} of {len(self._photographs):,} images of split {self.split}"
         learned = f"{self.name} were learned from {images}"
         if change.has_lost and change.is_mostly_new:
             return f"{learned}, and from others: they are learned anew"
         if change.has_lost:
             counts = "added: {1:,}, changed: {2:,}, removed: {3:,}".format(*change)
-            learned = f"split {self.of_split} has changed since {self.name} were learned ({counts})"
+            learned = f"split {self.split} has changed since {self.name} were learned ({counts})"
         is_worth_a_note = change.has_lost or change.is_mostly_new
         return f"{learned}: {self.command}.refit=true learns anew" if is_worth_a_note else ""
 
@@ -198,36 +188,32 @@ class Learned(Whole):
         """Raises the UserError of a stage that uses it, where it was not learned."""
         if not self.exists(folder):
             raise UserError(
-                f"no {self.name} were learned from split {self.of_split}: run"
+                f"no {self.name} were learned from split {self.split}: run"
                 f" stage={self.command} first"
             )
 
+    def is_settled(self) -> bool:
+        """Tells whether it serves as it is, so that no stage before it need run."""
+        if self.refit or key_unknown_until(self, {}):
+            return False
+        return self.is_complete(open_folder(self, self.store))
 
-def with_needs(steps: Sequence[Step], store: Store) -> list[Step | Stage]:
-    """Returns steps, each after those stages of its own command that it needs.
+
+def with_needs(stages: Iterable[Stage]) -> list[Stage]:
+    """Returns stages, each after those stages of its own command that it needs.
 
     What is only needed to learn something that need not be learned is not among them.
     """
-    found: dict[str, Step | Stage] = {}
+    found: dict[Stage, None] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.label in found:
-            return
-        if not (isinstance(stage, Learned) and _is_settled(stage, store)):
-            for need in stage.needs.values():
+        if stage not in found:
+            is_settled = isinstance(stage, Learned) and stage.is_settled()
+            for need in () if is_settled else stage.needs.values():
                 if need.command == stage.command:
                     visit(need)
-        found[stage.label] = stage
+            found[stage] = None
 
-    for number, step in enumerate(steps):
-        if isinstance(step, Stage):
-            visit(step)
-        else:
-            found[f"review {number}"] = step
-    return [*found.values()]
-
-
-def _is_settled(stage: Learned, store: Store) -> bool:
-    if stage.refit or key_unknown_until(stage, {}):
-        return False
-    return stage.is_complete(open_folder(stage, store))
+    for stage in stages:
+        visit(stage)
+    return [*found]

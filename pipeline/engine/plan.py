@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.learned import Learned
-from pipeline.engine.review import Review
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, scan
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 
 
@@ -22,14 +21,13 @@ class PlannedStage:
     Attributes:
         stage: its name.
         split: the split, or "" for a stage that has none.
-        images: how many images it covers; none for a review.
+        images: how many images it covers; none for evaluation and report.
         cached: how many results exist, or can be reused; none where the key is not known yet.
-        to_compute: how many images would be computed; none for a review.
+        to_compute: how many images would be computed; none for evaluation and report.
         after: the stage that has to run before it is certain which; "" where it is certain now.
-        is_most: whether ``to_compute`` is an upper bound.
+        is_upper_bound: whether ``to_compute`` is one.
         seconds: the estimated computing time; none where nothing like it was ever measured.
-        shares_pass: whether the results come from the pass of another stage, at no cost of their
-            own; that stage's name, or "".
+        rides_with: the stage from whose pass the results come, at no cost of their own, or "".
         key: the name of the folder; "" where it is not known yet.
         note: a sentence without its full stop on what the stage would find changed, or "".
     """
@@ -40,53 +38,54 @@ class PlannedStage:
     cached: int | None = None
     to_compute: int | None = None
     after: str = ""
-    is_most: bool = False
+    is_upper_bound: bool = False
     seconds: float | None = None
-    shares_pass: str = ""
+    rides_with: str = ""
     key: str = ""
     note: str = ""
 
 
-def plan(steps: Sequence[Stage | Review], images: Images, store: Store) -> Iterator[PlannedStage]:
-    """Yields what each step would do, in the order of the run.
+def plan(
+    stages: Iterable[Stage], images: Images, store: Store, scans: dict[Stage, Scan]
+) -> Iterator[PlannedStage]:
+    """Yields what each stage would do, in the order of the run.
+
+    The ``scans`` of these stages are added to those of stages that run before them.
 
     Raises:
-        UserError: what would stop the run, such as a missing input; the steps before it were
+        UserError: what would stop the run, such as a missing input; the stages before it were
             yielded.
     """
-    scans: dict[str, Scan] = {}
-    served: dict[str, str] = {}
-    commands, folders = {step.command for step in steps}, store.folders()
-    for step in steps:
-        if isinstance(step, Review):
-            step.refuse_nothing(commands)
-            yield PlannedStage(step.command, _in_round("", step.round))
-        elif step.applies():
-            scans[step.label] = scan(step, images, store, scans)
-            row = _row(scans[step.label], served.get(step.label, ""), folders)
-            yield replace(row, note=step.outlook()) if isinstance(step, Learned) else row
-            served |= {each.label: step.name for each in step.serves}
+    carriers: dict[Stage, str] = {}
+    folders = store.folders()
+    for stage in filter(Stage.applies, stages):
+        scans[stage] = scan(stage, images, store, scans)
+        row = _row(scans[stage], carriers.get(stage, ""), folders)
+        yield replace(row, note=stage.outlook()) if isinstance(stage, Learned) else row
+        if isinstance(stage, PerImage) and stage.rider is not None:
+            carriers[stage.rider] = stage.name
 
 
-def _row(found: Scan, shares_pass: str, folders: Sequence) -> PlannedStage:
+def _row(found: Scan, carrier: str, folders: Sequence) -> PlannedStage:
     stage, folder, pending = found.stage, found.folder, len(found.pending)
-    timed = len(found.missing) if shares_pass else pending
+    timed = len(found.missing) if carrier else pending
     settings = folder.configuration if folder else stage.expected
     return PlannedStage(
-        stage=stage.shown,
-        split=_in_round(stage.where, stage.round),
+        stage=stage.name,
+        split=in_round(stage.where, stage.round),
         images=len(found.samples),
         cached=len(found.usable) - pending if folder else None,
         to_compute=pending,
         after=found.after,
-        is_most=folder is None or any(i in folder.entries for i in found.waiting),
+        is_upper_bound=folder is None or any(i in folder.entries for i in found.waiting),
         seconds=estimate(stage, settings, timed, folders),
-        shares_pass=shares_pass if found.waiting and not found.missing else "",
+        rides_with=carrier if found.waiting and not found.missing else "",
         key=folder.key if folder else "",
     )
 
 
-def _in_round(where: str, number: int) -> str:
+def in_round(where: str, number: int) -> str:
+    """Returns a split with the round of training that its results belong to, from the second on."""
     return ", ".join(filter(None, (where, f"round {number}" if number > 1 else "")))
 
 

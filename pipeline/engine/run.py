@@ -2,126 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.progress import track
-from pipeline.engine.review import Outcome, Review, allowed_failures
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, open_folder, scan
-from pipeline.engine.stage import Stage, Whole
+from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 
 
-@dataclass
-class Run:
-    """A run of stages.
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did for a split.
 
     Attributes:
-        steps: stages and reviews in their order; those of one command and round are together.
+        stage: its name.
+        split: the split, or "" for a step that has none.
+        images: how many images it covers.
+        computed: how many of them were computed now.
+        left_out: id → reason, of those that were skipped.
+        path: where the result lies.
+        reused: how many were taken over from results of other settings.
+        note: a sentence without its full stop on what is remarkable about the results, or "".
+    """
+
+    stage: str
+    split: str
+    images: int
+    computed: int
+    left_out: Mapping[str, str]
+    path: Path
+    reused: int = 0
+    note: str = ""
+
+    @property
+    def cached(self) -> int:
+        """How many of them had a result already."""
+        return self.images - len(self.left_out) - self.computed - self.reused
+
+
+def allowed_failures(wanted: float | None, images: int) -> float:
+    """Returns how many of some images may be skipped before a run counts as failed.
+
+    ``wanted`` is ``runtime.max_failures``: a number, a share below 1, or none for 10 images or 1%,
+    whichever is more, but not all.
+    """
+    if wanted is None:
+        return min(max(10, 0.01 * images), max(0, images - 1))
+    return wanted * images if 0 < wanted < 1 else wanted
+
+
+@dataclass
+class Run:
+    """A run of stages; a context manager, which ends the workers.
+
+    Attributes:
         images: the images.
         store: the output directory.
         executor: chooses who computes.
-        max_failures: see :func:`pipeline.engine.review.allowed_failures`.
-        files: the names of files that steps of such a run write in the output directory.
+        max_failures: see :func:`allowed_failures`.
+        files: the names of further files that such a run writes in the output directory.
         writes: whether this process writes; of several that train together, one does.
     """
 
-    steps: Sequence[Stage | Review]
     images: Images
     store: Store
     executor: Executor
     max_failures: float | None = None
     files: Sequence[str] = ()
     writes: bool = True
-    _scans: dict[str, Scan] = field(default_factory=dict)
-    _served: dict[str, int] = field(default_factory=dict)
+    _scans: dict[Stage, Scan] = field(default_factory=dict)
+    _from_riding: dict[Stage, int] = field(default_factory=dict)
 
-    def __call__(self) -> Iterator[Outcome]:
-        """Runs all steps and yields what each did.
+    def __enter__(self) -> Run:
+        if self.writes:
+            self.store.begin(self.files)
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:  # noqa: ANN401
+        self.executor.close(at_once=kind is not None)
+        if self.writes and kind is None:
+            self.store.sweep_up()
+
+    def compute(self, stages: Iterable[Stage]) -> Iterator[Outcome]:
+        """Runs stages, of which those of one command and round are together; yields what each did.
 
         Raises:
             UserError: a missing input, or a stage that skipped too many images. That stage has
-                processed all others.
+                processed all others, on all splits.
         """
-        if self.writes:
-            self.store.begin(self.files)
-        try:
-            for _, group in groupby(self.steps, lambda step: (step.round, step.command)):
-                outcomes = []
-                for step in group:
-                    for outcome in self._outcomes(step):
-                        outcomes.append(outcome)
-                        yield outcome
-                for outcome in outcomes:
-                    self._refuse_failures(outcome)
-        except BaseException:
-            self.executor.close(at_once=True)
-            raise
-        self.executor.close()
-        if self.writes:
-            self.store.sweep_up()
+        for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):
+            outcomes = []
+            for stage in filter(Stage.applies, group):
+                compute = self._of_split if isinstance(stage, OfSplit) else self._per_image
+                outcomes.append(compute(stage))
+                yield outcomes[-1]
+            self.refuse_failures(outcomes)
 
-    def _outcomes(self, step: Stage | Review) -> Iterator[Outcome]:
-        if isinstance(step, Review):
-            yield from step.review(self.store)
-        elif step.applies():
-            yield self._whole(step) if isinstance(step, Whole) else self._per_image(step)
+    def refuse_failures(self, outcomes: Iterable[Outcome]) -> None:
+        """Ends the run, by a UserError, if too many images were skipped."""
+        for outcome in outcomes:
+            left_out = len(outcome.left_out)
+            if left_out > allowed_failures(self.max_failures, outcome.images):
+                raise UserError(
+                    f"{left_out} of {outcome.images} images of split {outcome.split} were left"
+                    f" out of {outcome.stage}, more than runtime.max_failures allows:"
+                    f" {outcome.path / FAILURES} says why"
+                )
 
-    def _whole(self, stage: Whole) -> Outcome:
+    def _of_split(self, stage: OfSplit) -> Outcome:
         before = scan(stage, self.images, self.store, self._scans)
+        folder = before.folder
         with ExitStack() as lock:
             if self.writes:
-                lock.enter_context(before.folder)
-            computed = stage.run(before.folder)
+                lock.enter_context(folder)
+            computed = stage.run(folder)
             if self.writes and stage.accompanies:
-                before.folder.accompany(stage.accompanies.key)
-        self._scans[stage.label] = replace(before, missing=())
+                folder.accompany(stage.accompanies.key)
+        self._scans[stage] = replace(before, missing=())
         ids = [sample.id for sample in before.samples]
-        note = stage.remark(before.folder, ids if computed else ())
-        return Outcome(
-            stage.shown, stage.where, len(ids), computed, {}, before.folder.path, note=note
-        )
+        note = stage.remark(folder, ids if computed else ())
+        return Outcome(stage.name, stage.where, len(ids), computed, {}, folder.path, note=note)
 
-    def _per_image(self, stage: Stage) -> Outcome:
+    def _per_image(self, stage: PerImage) -> Outcome:
         self.store.refuse_equal_names(sample.id for sample in self.images.of(stage.split))
         with ExitStack() as locks:
+            # Its own comes last, so that an image with an entry there is complete.
             opened = {
                 each.name: locks.enter_context(open_folder(each, self.store))
-                for each in stage.outputs
+                for each in (stage.rider, stage)
+                if each is not None
             }
             before = scan(stage, self.images, self.store, self._scans, opened)
             folder = before.folder
-            for each in (stage, *stage.parts):
-                for image_id in before.left_out_before(self.images):
-                    opened[each.name].drop(image_id)
-            folder.computed = folder.shared = self._served.pop(stage.label, 0)
-            for _, source, entry in before.reusable:
-                folder.reuse(stage.adapt(entry), source)
-            failures = {**before.left_out, **self._compute(before, list(opened.values()))}
-            for each in (stage, *stage.parts):
-                self._finish(each, opened[each.name], before, failures)
-            for each in stage.serves:  # these are finished when their own turn comes
-                self._served[each.label] = opened[each.name].computed
-        self._scans[stage.label] = replace(before, missing=(), reusable=(), left_out=failures)
-        ids = dict.fromkeys(before.ids)
-        left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
+            for image_id in before.left_out_before(self.images):
+                folder.drop(image_id)
+            folder.computed = folder.shared = self._from_riding.pop(stage, 0)
+            for entry, source in before.reusable:
+                folder.reuse(dict(entry), source)
+            failures = {**before.left_out, **self._compute_missing(before, opened)}
+            for image_id, reason in failures.items():
+                folder.fail(image_id, reason)
+            ids, entries = before.ids, folder.entries
+            summary = stage.summary(folder, [i for i in ids if i in entries])
+            folder.finish(ids, summary, self.images.known_ids(stage.split))
+            if stage.accompanies:
+                folder.accompany(stage.accompanies.key)
+            if stage.rider is not None:  # it is finished when its own turn comes
+                self._from_riding[stage.rider] = opened[stage.rider.name].computed
+        self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)
+        asked = {*ids}
+        left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in asked}
         computed = min(folder.computed, len(ids) - len(left_out))
         facts = computed, left_out, folder.path, folder.reused, stage.remark(folder, ids)
         return Outcome(stage.name, stage.where, len(ids), *facts)
 
-    def _compute(self, before: Scan, folders: Sequence[StageFolder]) -> dict[str, str]:
+    def _compute_missing(self, before: Scan, folders: Mapping[str, StageFolder]) -> dict[str, str]:
         """Computes what is missing; returns id → reason, of the images that were skipped."""
         failures: dict[str, str] = {}
         if not before.missing:
             return failures
         stage = before.stage
-        for folder in folders:
+        for folder in folders.values():
             folder.begin(len(before.ids))
         inputs = {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
         with track(f"{stage.name} {stage.split}", len(before.missing)) as advance:
@@ -130,24 +180,3 @@ class Run:
                     failures[image_id] = reason
                 advance(note=f"{len(failures)} left out" if failures else "")
         return failures
-
-    def _finish(
-        self, stage: Stage, folder: StageFolder, before: Scan, failures: Mapping[str, str]
-    ) -> None:
-        for image_id, reason in failures.items():
-            folder.fail(image_id, reason)
-        ids, entries = before.ids, folder.entries
-        done = [image_id for image_id in ids if image_id in entries]
-        folder.finish(ids, stage.summary(folder, done), self.images.known_ids(stage.split))
-        if stage.accompanies:
-            folder.accompany(stage.accompanies.key)
-
-    def _refuse_failures(self, outcome: Outcome) -> None:
-        """Ends a run in which too many images were skipped; all others were processed."""
-        left_out = len(outcome.left_out)
-        if left_out > allowed_failures(self.max_failures, outcome.images):
-            raise UserError(
-                f"{left_out} of {outcome.images} images of split {outcome.split} were left"
-                f" out of {outcome.stage}, more than runtime.max_failures allows:"
-                f" {outcome.path / FAILURES} says why"
-            )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import UserError, check_choice
+from pipeline.files.fingerprints import fingerprint, fingerprint_image
 from pipeline.files.images import limit_longest_side, load_image
 from pipeline.files.label_images import IGNORE
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 Labels = tuple[int, ...]
 """Class indices from 0, sorted."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +105,28 @@ class Dataset:
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads the images of a run; can be pickled.
+    """Reads the images of a run; can be pickled, and then reads them in one thread.
 
     Attributes:
         apply_exif: see :func:`pipeline.files.images.load_image`.
         max_pixels: see :func:`pipeline.files.images.load_image`.
         longest_side: larger images are shrunk to this size in pixels.
+        threads: the number of threads that decode.
+        prefetch: the number of images that are decoded before a model asks for them.
     """
 
     apply_exif: bool = False
     max_pixels: int | None = None
     longest_side: int | None = None
+    threads: int = 1
+    prefetch: int = 2
 
     @property
     def facts(self) -> dict[str, int | bool | None]:
         """What changes the pixels of an image, for a cache key."""
         return {"longest_side": self.longest_side, "exif": not self.apply_exif}
 
-    def __call__(self, sample: Sample) -> tuple[np.ndarray, tuple[int, int]]:
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
         """Returns the image, h×w×3 uint8, shrunk if too large, and its full height and width.
 
         Raises:
@@ -126,6 +135,9 @@ class ImageReader:
         image = load_image(sample.image, apply_exif=self.apply_exif, max_pixels=self.max_pixels)
         return limit_longest_side(image, self.longest_side), image.shape[:2]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "threads": 1}  # there are several workers
+
 
 @dataclass(frozen=True)
 class Images:
@@ -133,6 +145,9 @@ class Images:
 
     dataset: Dataset
     limit: int | None = None
+    _batches: dict[tuple[str, int | None], dict[str, str]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def of(self, split: str) -> list[Sample]:
         """Returns the images of a split.
@@ -152,3 +167,25 @@ class Images:
         whole = self.dataset.whole
         ids = whole[split] if whole else [sample.id for sample in self.dataset.splits[split]]
         return {*ids, *self.rejected(split)}
+
+    def batches(self, split: str, size: int | None = None) -> Mapping[str, str]:
+        """Returns id → fingerprint of the contents of the batch that an image is in.
+
+        The list of a split is cut into batches of ``size``, of which the last one may be smaller;
+        without a size, the list is the batch. Of a file that cannot be read, the name counts.
+        """
+        if (split, size) not in self._batches:
+            found = self._batches[split, size] = {}
+            samples = self.of(split)
+            for start in range(0, len(samples), size or max(1, len(samples))):
+                batch = samples[start : start + (size or len(samples))]
+                found |= dict.fromkeys((s.id for s in batch), _fingerprint_batch(batch))
+        return self._batches[split, size]
+
+
+def _fingerprint_batch(batch: Sequence[Sample]) -> str:
+    contents = {}
+    for sample in batch:
+        with suppress(OSError, ValueError):
+            contents[sample.id] = fingerprint_image(sample.image)
+    return fingerprint([[sample.id, contents.get(sample.id, "")] for sample in batch])

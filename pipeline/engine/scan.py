@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.stage import Item, Stage, Whole
+from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
@@ -24,7 +25,7 @@ class Scan:
         folder: its folder; none while its key is not known.
         samples: the images that it covers; those that an earlier stage skipped are not among them.
         missing: what has to be computed, and can be now.
-        reusable: what need not be computed: items with a sibling's folder and entry.
+        reusable: what need not be computed: entries, adapted to the stage, with a sibling's folder.
         waiting: the ids of images that another stage has to process first.
         left_out: id → reason, of images that cannot have a result.
         after: the stage that ``waiting`` waits for.
@@ -34,7 +35,7 @@ class Scan:
     folder: StageFolder | None
     samples: Sequence[Sample]
     missing: Sequence[Item] = ()
-    reusable: Sequence[tuple[Item, Path, Mapping[str, Any]]] = ()
+    reusable: Sequence[tuple[Mapping[str, Any], Path]] = ()
     waiting: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict)
     after: str = ""
@@ -61,19 +62,25 @@ class Scan:
         return self.waiting | {item.sample.id for item in self.missing}
 
 
-Scans = Mapping[str, Scan]  # by the labels of their stages
+Scans = Mapping[Stage, Scan]
 
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
     """Returns a stage's folder as it is now.
 
-    What a trained network computes is known by the content of its file as well.
+    Its recipe holds the contents of the files that the stage loads, such as a checkpoint.
     """
-    wholes = {n: need for n, need in stage.needs.items() if isinstance(need, Whole)}
-    files = stage.loaded({n: open_folder(need, store).path for n, need in wholes.items()})
-    recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
-    options = {"becomes_latest": stage.accompanies is None, "recipe": recipe}
-    return store.folder(stage.split, stage.name, stage.settings, **options)
+    options: dict[str, Any] = {"becomes_latest": stage.accompanies is None}
+    if isinstance(stage, PerImage):
+        files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
+        options["recipe"] = join_keys(stage.recipe, *map(fingerprint_file, files))
+    split = stage.split if stage.is_below_split else ""
+    return store.folder(split, stage.name, stage.settings, **options)
+
+
+def open_with_inputs(stage: PerImage, store: Store) -> Folders:
+    """Returns the folders of a stage, by its name, and of those before it."""
+    return {n: open_folder(s, store) for n, s in {**stage.before, stage.name: stage}.items()}
 
 
 def scan(
@@ -81,112 +88,109 @@ def scan(
     images: Images,
     store: Store,
     earlier: Scans,
-    opened: Mapping[str, StageFolder] = {},
+    opened: Folders = MappingProxyType({}),
 ) -> Scan:
     """Returns what exists of a stage and what is missing.
 
     Args:
         earlier: scans of stages that run before this one; of others the disk tells.
-        opened: folders of ``stage.outputs`` that are open already, by name.
+        opened: folders of the stage and of its rider that are open already, by name.
 
     Raises:
         UserError: a stage that it needs is not among ``earlier``, and did not process all images.
     """
     if after := key_unknown_until(stage, earlier):
-        samples = images.of(stage.of_split if isinstance(stage, Whole) else stage.split)
-        waiting = frozenset(s.id for s in samples)
-        return Scan(stage, None, samples, waiting=waiting, after=after)
-    if isinstance(stage, Whole):
+        samples = images.of(stage.split)
+        return Scan(stage, None, samples, waiting=frozenset(s.id for s in samples), after=after)
+    if isinstance(stage, OfSplit):
         folder, samples = open_folder(stage, store), stage.samples()
         missing = [] if stage.is_complete(folder) else [Item(s, "") for s in samples]
         return Scan(stage, folder, samples, missing)
     samples, waiting, after = _inputs(stage, images, store, earlier)
     folders = {
-        name: earlier[need.label].folder if need.label in earlier else open_folder(need, store)
-        for name, need in stage.needs.items()
+        name: earlier[need].folder if need in earlier else open_folder(need, store)
+        for name, need in stage.before.items()
     }
-    folders |= {s.name: opened.get(s.name) or open_folder(s, store) for s in stage.outputs}
-    folder, parts = folders[stage.name], stage.parts
-    written = [folder, *(folders[part.name] for part in parts)]
-    entries = folder.entries
-    missing, reusable = [], []
-    left_out = images.rejected(stage.split) if stage.is_first else {}
+    folder = opened.get(stage.name) or open_folder(stage, store)
+    rider = stage.rider and (opened.get(stage.rider.name) or open_folder(stage.rider, store))
+    items: dict[str, Item] = {}
+    missing: set[str] = set()
+    reusable: dict[str, tuple[Mapping[str, Any], Path]] = {}
+    # The first stage on the images names the files that are no images.
+    left_out = {} if stage.before else images.rejected(stage.split)
     for sample in samples:
         if sample.id in waiting:
             continue
         try:
-            item = stage.item(sample, folders)
-            is_done = all(each.is_done(sample.id, item.input) for each in written)
-            if is_done and stage.covers(entries[sample.id]):
+            item = items[sample.id] = stage.item(sample, folders)
+            is_done = folder.is_done(sample.id, item.input)
+            if is_done and stage.adapt(folder.entries[sample.id]) is not None:
                 continue
-            # Entries of parts would have to be found together.
-            sibling = None if parts else folder.find_reusable(sample.id, item.input)
-            if sibling is not None and stage.covers(sibling[1]):
-                reusable.append((item, *sibling))
+            sibling = folder.find_reusable(sample.id, item.input)
+            if sibling and (entry := stage.adapt(sibling[1])) is not None:
+                reusable[sample.id] = entry, sibling[0]
             else:
-                missing.append(stage.prepare(item, folders))
+                missing.add(sample.id)
         except ImageError as error:
             left_out[sample.id] = str(error)
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
             left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return Scan(stage, folder, samples, missing, reusable, waiting, left_out, after)
+    if batches := {items[image_id].batch for image_id in missing} - {""}:
+        missing |= {image_id for image_id, item in items.items() if item.batch in batches}
+    computed = [item for image_id, item in items.items() if image_id in missing]
+    if rider is not None:
+        known = ((item, frozenset(rider.inputs(item.sample.id))) for item in computed)
+        computed = [replace(item, known_to_rider=inputs) for item, inputs in known]
+    reused = [found for image_id, found in reusable.items() if image_id not in missing]
+    return Scan(stage, folder, samples, computed, reused, waiting, left_out, after)
 
 
 def key_unknown_until(stage: Stage, earlier: Scans) -> str:
     """Returns what has to happen before a stage's key is known; "" where it is known."""
     for need in stage.needs.values():
-        before = earlier.get(need.label)
-        if before is None:
+        found = earlier.get(need)
+        if found is None:
             if after := key_unknown_until(need, earlier):
                 return after
-        elif before.folder is None:
-            return before.after
-        elif isinstance(stage, Whole) and before.pending:
-            return need.shown
+        elif found.folder is None:
+            return found.after
+        elif isinstance(stage, OfSplit) and found.pending:
+            return need.name
     return stage.unknown_until()
 
 
 def _inputs(
-    stage: Stage, images: Images, store: Store, earlier: Scans
+    stage: PerImage, images: Images, store: Store, earlier: Scans
 ) -> tuple[list[Sample], frozenset[str], str]:
     """Returns the images that a stage covers, and which of them wait for what other stage."""
     samples, waiting, after = images.of(stage.split), frozenset(), ""
-    for need in stage.needs.values():
-        before = earlier.get(need.label)
-        if before is not None:
-            if isinstance(need, Whole):
-                waits = {s.id for s in samples} if before.pending else set()
-            else:
-                samples, waits = before.usable, before.pending
-            waiting, after = waiting | waits, need.shown if waits else after
-        elif isinstance(need, Whole):
-            need.refuse_missing(open_folder(need, store), stage)
-        else:
+    for need in stage.before.values():
+        if (found := earlier.get(need)) is None:
             samples = available(need, images, store)
+        else:
+            samples = found.usable
+            waiting, after = waiting | found.pending, need.name if found.pending else after
+    for use in stage.uses.values():
+        if (found := earlier.get(use)) is None:
+            use.refuse_missing(open_folder(use, store), stage)
+        elif found.pending:
+            waiting, after = frozenset(sample.id for sample in samples), use.name
     return samples, waiting, after
 
 
-def is_current(
-    stage: Stage, sample: Sample, folder: StageFolder, folders: Mapping[str, StageFolder]
-) -> bool:
+def is_current(stage: PerImage, sample: Sample, folders: Folders) -> bool:
     """Tells whether an image's result was made from what there is now.
 
     That is its photograph and the results of earlier stages; of those that were removed, the last
-    ones count.
-
-    Args:
-        stage: the stage, or the one that it is a part of.
-        sample: the image.
-        folder: the results.
-        folders: those of ``stage.needs`` and ``stage.outputs``, by their names.
+    ones count. The ``folders`` are those of :func:`open_with_inputs`.
     """
+    folder = folders[stage.name]
     try:
         if folder.photograph_of(sample.id) != fingerprint_image(sample.image):
             return False
     except OSError:
         return folder.photograph_of(sample.id) is not None
-    earlier = [name for name, need in stage.needs.items() if not isinstance(need, Whole)]
-    if not earlier or any(sample.id not in folders[name].entries for name in earlier):
+    if not stage.before or any(sample.id not in folders[n].entries for n in stage.before):
         return True
     try:
         return folder.entries[sample.id]["input"] == stage.item(sample, folders).input
@@ -194,23 +198,15 @@ def is_current(
         return True
 
 
-def open_inputs(stage: Stage, store: Store) -> dict[str, StageFolder]:
-    """Returns the folders of ``stage.needs`` and ``stage.outputs``, by their names."""
-    found = {name: open_folder(need, store) for name, need in stage.needs.items()}
-    return found | {each.name: open_folder(each, store) for each in stage.outputs}
-
-
-def left_out_until(stage: Stage, store: Store) -> set[str]:
-    """Returns the ids of the images that a stage, or one before it on its images, skipped."""
-    left_out, pending = set(), [stage]
-    while pending:
-        if not isinstance(each := pending.pop(), Whole):
-            left_out |= open_folder(each, store).failures.keys()
-            pending += each.needs.values()
+def left_out_until(stage: PerImage, store: Store) -> set[str]:
+    """Returns the ids of the images that a stage, or one before it, skipped."""
+    left_out = set(open_folder(stage, store).failures)
+    for need in stage.before.values():
+        left_out |= left_out_until(need, store)
     return left_out
 
 
-def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
+def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     """Returns the images that have an intact result of a stage, for a stage that needs it.
 
     Those that the stage, or one before it, skipped are not among them.
@@ -218,15 +214,14 @@ def available(stage: Stage, images: Images, store: Store) -> list[Sample]:
     Raises:
         UserError: the stage did not run, or not on all images as they are now.
     """
-    folder, samples = open_folder(stage, store), images.of(stage.split)
-    left_out = left_out_until(stage, store)
+    folders, samples = open_with_inputs(stage, store), images.of(stage.split)
+    folder, left_out = folders[stage.name], left_out_until(stage, store)
     expected = [s for s in samples if s.id not in left_out]
-    folders = open_inputs(stage, store)
-    finished = [s for s in expected if is_current(stage, s, folder, folders)]
+    finished = [s for s in expected if is_current(stage, s, folders)]
     name, split = stage.name, stage.split
     if not finished and expected:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")
-    damaged = [s for s in finished if not folder.is_whole(s.id)]
+    damaged = [s for s in finished if not folder.is_intact(s.id)]
     if len(finished) < len(expected) or damaged:
         missing = f"{len(expected) - len(finished)} of {len(samples)} missing"
         missing += f", {len(damaged)} damaged" if damaged else ""

@@ -1,17 +1,23 @@
-"""What a stage is. The engine knows nothing else about tags, CAMs, masks or networks."""
+"""What a stage is. The engine knows nothing else about tags, CAMs, masks or networks.
+
+There are two kinds: a stage with a result for each image, and one with a single result that is made
+from all images of a split.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pipeline.engine.folder import StageFolder, key_of
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.settings import joined
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
@@ -25,19 +31,22 @@ class Item:
         sample: the image.
         input: the fingerprint of the content that its result is made from.
         given: what the computation takes from earlier stages, such as the image's tags.
-        together: the images that it is looked at together with, itself among them; see
-            :class:`~pipeline.engine.together.Together`. Empty where it does not depend on others.
+        batch: names the images on which its result depends, if the model mixes those of a batch;
+            else "". Such a batch is computed as a whole.
+        known_to_rider: the inputs of which the stage's rider has a result of the image already.
+        size: height and width of the whole image in pixels, once it is decoded.
     """
 
     sample: Sample
     input: str
     given: Any = None
-    together: tuple[Sample, ...] = ()
+    batch: str = ""
+    known_to_rider: frozenset[str] = frozenset()
+    size: Size | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers need no ground truth, from which no result is made.
-        sample = dataclasses.replace(self.sample, mask=None, labels=None)
-        return {**self.__dict__, "sample": sample}
+        return {**self.__dict__, "sample": replace(self.sample, mask=None, labels=None)}
 
 
 @dataclass(frozen=True)
@@ -55,25 +64,30 @@ class Output:
     input: str | None = None
 
 
-Outputs = Sequence[Output | None]
-"""One output for each of :attr:`Stage.outputs`; none where the folder has the result already."""
+Decoded = Iterator[tuple[Item, np.ndarray]]
+"""Images as they arrive, H×W×3 uint8, perhaps shrunk; none for a stage that looks at no image."""
+
+Outputs = Mapping[str, Output]
+"""By the names of the stages that they belong to: the one that computes, and its rider."""
 
 Computed = Iterator[tuple[Item, Outputs | ImageError]]
 """Items in any order, each with its outputs, or with the reason why it has none."""
 
 Folders = Mapping[str, StageFolder]
-"""Open folders by the names of their stages."""
+"""Folders by the names under which a stage knows those before it, and by its own name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage(ABC):
-    """One stage on one split, which is one folder.
+    """What both kinds of stages have: a name, a key, and the stages that they read.
 
-    A stage can be pickled and sent to a worker, without its models and without ``needs``.
+    Stages of equal name, split, round and title are equal. A stage can be pickled and sent to a
+    worker, without its models and without the stages that it reads.
 
     Attributes:
-        split: the split; "" for a stage that belongs to no split.
-        needs: the stages whose results it reads, by name. Their settings are part of its own.
+        split: the split of its images.
+        before: the stages whose results of these images it reads, by name.
+        uses: the stages whose single result it uses, by name.
         round: the round of training that it belongs to.
         title: tells it from another stage of the same name, split and round.
         accompanies: the stage that it is compared with, if it is there for comparison alone.
@@ -81,13 +95,14 @@ class Stage(ABC):
     """
 
     split: str
-    needs: Mapping[str, Stage] = field(default_factory=dict)
+    before: Mapping[str, PerImage] = field(default_factory=dict)
+    uses: Mapping[str, OfSplit] = field(default_factory=dict)
     round: int = 1
     title: str = ""
     accompanies: Stage | None = None
 
     name: ClassVar[str]
-    """The name of its folder."""
+    """The name of its folder, and the word for it in tables."""
     command: ClassVar[str]
     """The word for it in ``stage=``."""
     kind: ClassVar[str]
@@ -96,62 +111,49 @@ class Stage(ABC):
     """Raised when the same settings give another result than before, beyond rounding."""
     decisive: ClassVar[Collection[str]] = ()
     """The settings that decide how long an image takes."""
-    in_processes: ClassVar[bool] = False
-    """Whether processes of this machine compute it where no other workers are configured."""
-    thresholds: ClassVar[Collection[str]] = ()
-    """Settings that are applied to computed results, and cost no computation when they change."""
-    note: ClassVar[str] = ""
-    """What a table says of it beside a figure, if it is out of the ordinary."""
+    is_below_split: ClassVar[bool] = True
+    """Whether its folder lies below that of its split."""
 
     @property
-    def label(self) -> str:
-        """Identifies the stage among those of a run."""
-        return f"{self.split}/{self.name}, round {self.round}, {self.title}"
+    def needs(self) -> Mapping[str, Stage]:
+        """All stages that it reads. Their settings are part of its own."""
+        return {**self.before, **self.uses}
 
     @property
     def where(self) -> str:
         """The split and the title, as tables show them."""
         return f"{self.split} ({self.title})" if self.title else self.split
 
-    @property
-    def shown(self) -> str:
-        """The word for it in tables and messages."""
-        return self.name
-
-    @property
-    def is_first(self) -> bool:
-        """Whether no stage runs on its images before, so that it reports files that are none."""
-        return not self.needs
+    # Its key
 
     @abstractmethod
     def own_settings(self) -> dict[str, Any]:
-        """Returns all that changes a result, except the images and the stages before."""
+        """Returns all that changes a result, except the images and the stages that it reads."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that changes a result, except the images: the stages before included."""
-        before = {name: need.settings for name, need in self.needs.items()}
-        return joined({"algorithm": self.algorithm}, self.own_settings(), before)
+        """All that changes a result, except the images: the stages that it reads included."""
+        needs = {name: need.settings for name, need in self.needs.items()}
+        return joined({"algorithm": self.algorithm}, self.own_settings(), needs)
 
     @cached_property
     def key(self) -> str:
         """The name of its folder: a fingerprint of its settings."""
         return key_of(self.settings)
 
-    @cached_property
-    def recipe(self) -> str:
-        """The fingerprint of how a result is computed from its input.
-
-        Results of equal recipe and equal input are equal, whatever the stages before were.
-        """
-        own = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
-        wholes = {n: need for n, need in self.needs.items() if isinstance(need, Whole)}
-        whole = {n: need.settings for n, need in wholes.items() if not need.known_by_content}
-        return fingerprint([self.name, self.algorithm, own, whole])
-
     def unknown_until(self) -> str:
         """Returns what has to happen before the key is known, such as "download"; or ""."""
         return ""
+
+    # What is said of it, before and after its turn
+
+    def check(self) -> None:
+        """Refuses settings, and what they name, that cannot be used: by a UserError."""
+        return
+
+    def applies(self) -> bool:
+        """Tells whether there is something to do, as far as the data set decides that."""
+        return True
 
     @property
     def expected(self) -> Mapping[str, Any]:
@@ -166,114 +168,114 @@ class Stage(ABC):
         own = facts.get("computed", 0) - facts.get("shared", 0)
         return facts.get("seconds", 0) / own * images if own else None
 
-    # Its folders
+    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+        """Returns what the user should know of the results of images as a whole, or ""."""
+        return ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     @property
-    def parts(self) -> Sequence[Stage]:
-        """Stages without a turn of their own; they are complete when this one is."""
+    def _identity(self) -> tuple[str, str, int, str]:
+        return self.name, self.split, self.round, self.title
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {**state, "before": {}, "uses": {}, "accompanies": None}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PerImage(Stage):
+    """A stage with a result for each image of a split.
+
+    Attributes:
+        reader: reads the images.
+        rider: a stage with a turn of its own whose results also come from this one's pass.
+    """
+
+    reader: ImageReader
+    rider: PerImage | None = None
+
+    reads_images: ClassVar[bool] = True
+    """Whether it looks at images; else it is given items alone."""
+
+    @property
+    def thresholds(self) -> Collection[str]:
+        """Settings that are applied to computed results, and cost no computation to change."""
         return ()
 
-    @property
-    def serves(self) -> Sequence[Stage]:
-        """Stages with a turn of their own whose results also come from this one's pass."""
-        return ()
+    @cached_property
+    def recipe(self) -> str:
+        """The fingerprint of how a result is computed from its input.
 
-    @property
-    def outputs(self) -> list[Stage]:
-        """All stages that it computes results for, itself first."""
-        return [self, *self.parts, *self.serves]
-
-    # The work
-
-    def check(self) -> None:
-        """Refuses settings, and what they name, that cannot be used: by a UserError."""
-        return
-
-    def applies(self) -> bool:
-        """Tells whether there is something to do, as far as the data set decides that."""
-        return True
+        Results of equal recipe and equal input are equal, whatever the stages before were. The
+        files of what it uses belong to the recipe of a folder, see :meth:`loaded`.
+        """
+        own = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
+        return fingerprint([self.name, self.algorithm, own])
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of what its result is made from.
 
-        The ``folders`` are those of :attr:`needs` and of :attr:`outputs`.
+        The ``folders`` are those of the stages before it.
 
         Raises:
             ImageError: the image cannot have a result.
         """
         return Item(sample, fingerprint_image(sample.image))
 
-    def covers(self, entry: Mapping[str, Any]) -> bool:
-        """Tells whether a journal entry holds everything that is asked for."""
-        return True
+    def adapt(self, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Returns an entry of the same recipe and input with this stage's thresholds applied.
 
-    def prepare(self, item: Item, folders: Folders) -> Item:
-        """Returns an item that has to be computed with what only the computation takes."""
-        return item
-
-    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns an entry of the same recipe and input with this stage's thresholds applied."""
-        return dict(entry)
+        Returns none where the entry lacks something that is asked for.
+        """
+        return entry
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
-        """Returns the files of a :class:`Whole` that :meth:`load` reads, as far as they exist."""
-        return ()
+        """Returns the files of :attr:`uses` that :meth:`load` reads, as far as they exist."""
+        files = (inputs[name] / use.file for name, use in self.uses.items())
+        return [path for path in files if path.is_file()]
+
+    @property
+    def batch(self) -> int | None:
+        """Images that its model takes at a time.
+
+        None where a model is bound to one core: processes of this machine then share the images.
+        """
+        return 1
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the models in the process that computes; ``inputs`` are the folders of needs."""
         return None
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
-        """Computes results, in batches as it likes; ``model`` loads on its first call.
-
-        It is never called of a :class:`Whole` or of a part of another stage.
-        """
-        raise NotImplementedError(f"{type(self).__name__} computes no image")
-
     @property
-    def shard_size(self) -> int:
-        """The number of images that a worker is given at a time, unless it is configured."""
-        return 4
+    def chosen(self) -> str:
+        """What computes it, as the configuration chooses it, such as "tags=tagclip"."""
+        return f"stage={self.command}"
+
+    @abstractmethod
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
+        """Computes results, in batches as it likes; ``model`` loads on its first call."""
 
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns files that sum up the results of the images ``done``."""
         return {}
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Returns what the user should know of the results of images as a whole, or ""."""
-        return ""
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return {**state, "needs": {}, "accompanies": None}
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Whole(Stage):
-    """A stage with one result that is made from all images together, such as a trained network.
+class OfSplit(Stage):
+    """A stage with one result that is made from all images of a split, such as a trained network.
 
-    What it will be is known only when the stages before it have finished. The settings of a
+    What it will be is known only when the stages that it reads have finished. The settings of a
     training hold a fingerprint of the images; those of a
     :class:`~pipeline.engine.learned.Learned` do not.
-
-    Attributes:
-        of_split: the split of the images.
     """
 
-    known_by_content: ClassVar[bool] = False
-    """Whether its file says all that results depend on, whatever its settings were."""
-    split: str = ""
-    of_split: str
-
-    @property
-    def shown(self) -> str:
-        """The word for it in tables and messages."""
-        return self.command
-
-    @property
-    def where(self) -> str:
-        """The split of the images and the title, as tables show them."""
-        return f"{self.of_split} ({self.title})" if self.title else self.of_split
+    file: ClassVar[str]
+    """The name of the file that holds the result, for stages that use it."""
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
@@ -285,15 +287,15 @@ class Whole(Stage):
 
     @abstractmethod
     def is_complete(self, folder: StageFolder) -> bool:
-        """Tells whether the result exists."""
+        """Tells whether the result exists, and need not be made anew."""
 
     @abstractmethod
     def run(self, folder: StageFolder) -> int:
-        """Computes the result, resuming an interrupted run.
+        """Makes the result, resuming an interrupted run.
 
-        Returns the number of images that it was computed from, 0 where it existed.
+        Returns the number of images that it was made from, 0 where it existed.
         """
 
     @abstractmethod
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
-        """Raises the UserError of a stage that reads the result, where that does not exist."""
+        """Raises the UserError of a stage that uses the result, where that does not exist."""

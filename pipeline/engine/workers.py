@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, count_cores, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
+from pipeline.engine.sample import ImageReader, Size
 from pipeline.engine.settings import setting
-from pipeline.engine.stage import Item, Outputs, Stage
+from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 
@@ -71,33 +73,89 @@ class WorkerSettings(ExecutorSettings):
 
 
 def compute_here(
-    stage: Stage,
+    stage: PerImage,
     model: Callable[[], Any],
-    folders: Sequence[ResultFolder],
+    folders: Mapping[str, ResultFolder],
     items: Sequence[Item],
 ) -> Done:
     """Computes and stores results in this process; a thread writes files as the model goes on.
 
-    ``model`` returns what the stage loads, and ``folders`` are those of its outputs.
+    ``model`` returns what the stage loads, and ``folders`` are its own and its rider's, by name.
     """
 
     def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
         item, outputs = computed
         if isinstance(outputs, ImageError):
             return str(outputs)
-        # The stage's own folder comes last, so that an image with an entry there is complete.
-        for folder, output in reversed(list(zip(folders, outputs))):
-            if output is not None:
+        for name, folder in folders.items():
+            if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
                 folder.write(item.sample.id, output.input or item.input, files, **output.facts)
         return None
 
-    computed = stage.compute(items, model)
+    reader = stage.reader if stage.reads_images else None
+    computed = go_through(items, reader, partial(stage.compute, model=model), stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample.id, reason
 
 
-def _load(stage: Stage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
+def go_through(
+    items: Iterable[Item],
+    reader: ImageReader | None,
+    compute: Callable[[Decoded], Iterable[tuple[Item, Any]]],
+    name: str,
+) -> Iterator[tuple[Item, Any]]:
+    """Yields what is computed of images, or the ImageError of one that cannot be read.
+
+    All images that stand alone are computed in one call, and those of each batch in another; only
+    if one of them can be read.
+
+    Args:
+        items: the images.
+        reader: decodes them, ahead of the computation; none gives items alone.
+        compute: yields a result for each item that it receives, in any order.
+        name: what an error calls it; it names the images that it was given, too.
+
+    Raises:
+        UserError: it returned nothing for an image.
+    """
+
+    def decode(item: Item) -> tuple[Any, Size | None] | ImageError:
+        try:
+            return reader(item.sample) if reader is not None else (None, None)
+        except ImageError as error:
+            return error
+
+    def readable(items: Iterable[Item]) -> Decoded:
+        ahead = (reader.threads, reader.prefetch) if reader is not None else (1, 1)
+        for item, decoded in prefetch(items, decode, *ahead):
+            if isinstance(decoded, ImageError):
+                unreadable.append((item, decoded))
+            else:
+                image, size = decoded
+                given[item.sample.id] = None
+                yield replace(item, size=size), image
+
+    for _, group in groupby(items, lambda item: item.batch):
+        unreadable: list[tuple[Item, ImageError]] = []
+        given: dict[str, None] = {}
+        images = readable(group)
+        if (first := next(images, None)) is not None:
+            try:
+                for item, result in compute(chain([first], images)):
+                    given.pop(item.sample.id, None)
+                    while unreadable:
+                        yield unreadable.pop(0)
+                    yield item, result
+            except Exception as error:
+                error.add_note(f"{name} failed on image {', '.join(given)}")
+                raise
+            if given:
+                raise UserError(f"{name} returned nothing for image {', '.join(given)}")
+        yield from unreadable
+
+
+def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
     """Loads a stage's models; refuses files that are not those that the recipe names."""
     say("loading the model")
     model = stage.load(inputs)
@@ -127,27 +185,31 @@ class Executor:
         self._pool: Pool | None = None
 
     def compute(
-        self, stage: Stage, inputs: Inputs, folders: Sequence[StageFolder], items: Sequence[Item]
+        self,
+        stage: PerImage,
+        inputs: Inputs,
+        folders: Mapping[str, StageFolder],
+        items: Sequence[Item],
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed."""
         settings, threads, shard_size = self._settings, None, 1
-        files, recipe = stage.loaded(inputs), folders[0].recipe
+        files, recipe = stage.loaded(inputs), folders[stage.name].recipe
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
-            shard_size = settings.shard_size or stage.shard_size
+            images = stage.batch or 1
+            shard_size = settings.shard_size or (4 if images == 1 else 16 * images)
         else:
-            size = min(self._size, len(items)) if stage.in_processes else 1
+            size = min(self._size, len(items)) if stage.batch is None else 1
             if size == 1:
                 model = cache(partial(_load, stage, inputs, files, recipe))
                 return compute_here(stage, model, folders, items)
             self._pool = ProcessPool(size)
         say("waiting for workers")
-        places = [(folder.path, folder.recipe) for folder in folders]
+        places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
         pickled = pickle.dumps((stage, inputs, files, recipe))
         work = partial(compute_shard, pickled, places, threads)
-        shards = [items[start : start + shard_size] for start in range(0, len(items), shard_size)]
-        return _compute_in(self._pool, work, folders, shards)
+        return _compute_in(self._pool, work, folders, _shards(items, shard_size))
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
@@ -155,10 +217,20 @@ class Executor:
             self._pool.close(at_once)
 
 
+def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cuts images into shards of a size; a batch whose images depend on each other is a shard."""
+    shards = []
+    for batch, group in groupby(items, lambda item: item.batch):
+        whole = [*group]
+        step = len(whole) if batch else size
+        shards += [whole[start : start + step] for start in range(0, len(whole), step)]
+    return shards
+
+
 def _compute_in(
     pool: Pool,
-    work: Callable[[Sequence[Item]], tuple[list[list[dict]], dict[str, str]]],
-    folders: Sequence[StageFolder],
+    work: Callable[[Sequence[Item]], tuple[dict[str, list[dict]], dict[str, str]]],
+    folders: Mapping[str, StageFolder],
     shards: Sequence[Sequence[Item]],
 ) -> Done:
     """Has shards computed by workers; an image whose workers die is skipped."""
@@ -166,9 +238,9 @@ def _compute_in(
     for shard, done in spread(pool, work, shards):
         if not isinstance(done, ImageError):
             entries, failures = done
-            for folder, lines in zip(folders, entries):
+            for name, lines in entries.items():
                 for line in lines:
-                    folder.adopt(line)
+                    folders[name].adopt(line)
             for item in shard:
                 yield item.sample.id, failures.get(item.sample.id)
         elif len(shard) == 1:
@@ -182,14 +254,14 @@ def _compute_in(
 
 def compute_shard(
     pickled: bytes,
-    places: Sequence[tuple[Path, str]],
+    places: Mapping[str, tuple[Path, str]],
     threads: int | None,
     items: Sequence[Item],
-) -> tuple[list[list[dict]], dict[str, str]]:
+) -> tuple[dict[str, list[dict]], dict[str, str]]:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
-    folder that receives results.
+    folder that receives results, by name.
 
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.
@@ -200,18 +272,18 @@ def compute_shard(
 
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-    folders = [WorkerFolder(*place) for place in places]
+    folders = {name: WorkerFolder(*place) for name, place in places.items()}
     try:
         done = dict(compute_here(*_resident(pickled), folders, items))
     finally:
-        for folder in folders:
+        for folder in folders.values():
             folder.close()
     failures = {image_id: reason for image_id, reason in done.items() if reason is not None}
-    return [folder.entries for folder in folders], failures
+    return {name: folder.entries for name, folder in folders.items()}, failures
 
 
 @lru_cache(maxsize=1)
-def _resident(pickled: bytes) -> tuple[Stage, Callable[[], Any]]:
+def _resident(pickled: bytes) -> tuple[PerImage, Callable[[], Any]]:
     """Returns a stage with its model, which stays from shard to shard.
 
     The recipe tells apart stages that differ in the contents of a file alone, such as new weights.

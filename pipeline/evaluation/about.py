@@ -20,7 +20,7 @@ _WITH_METHODS = ("scores", "cams", "pseudo masks")
 def describe(stage: Stage, config: Config) -> dict[str, str]:
     """Returns the choices that led to the results of the measured stage, and "" for the others."""
     chain = list(_chain(stage))
-    notes = [each.note for each in chain if each.note]
+    notes = [note for each in chain if (note := getattr(each, "note", ""))]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
     methods = {}
     for each in reversed(chain):

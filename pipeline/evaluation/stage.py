@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
-from pipeline.engine.review import Outcome, Review
+from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.scan import is_current, left_out_until, open_folder, open_inputs
+from pipeline.engine.scan import is_current, left_out_until, open_folder, open_with_inputs
 from pipeline.engine.settings import plain
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures
@@ -24,32 +24,32 @@ from pipeline.files.fingerprints import fingerprint
 if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
+FILES = ("metrics.json", FAILURES)
+"""What it writes in the output directory."""
+
 _KINDS = ("scores", "cams", "pseudo masks", "predictions")  # of results that are measured
 
 
 @dataclass(frozen=True)
-class Evaluation(Review):
+class Evaluation:
     """Measures the results of one round of training, where there is ground truth."""
 
-    command = "evaluate"
-    files = ("metrics.json", FAILURES)
     stages: Sequence[Stage]  # of the round
     images: Images
     vocabulary: Vocabulary
     config: Config
     store: Store
     round: int = 1
-    asked: Collection[str] = ()  # the commands of the run
 
-    def refuse_nothing(self, planned: Collection[str]) -> None:
+    def require_results(self, planned: Collection[str]) -> None:
         """Raises a UserError where there is, and will be, nothing that can be measured."""
-        found = [each for each in self._folders() if each[2].entries and not each[1].accompanies]
+        found = [each for each in self._folders() if each[1].entries and not each[0].accompanies]
         commands = {stage.command for stage in self.stages if stage.kind in _KINDS}
         is_planned = commands & {*planned} or any(s.unknown_until() for s in self.stages)
         if not found and not is_planned:
             raise self._nothing()
-        others = [(whole, folder) for whole, _, folder in found if whole.command not in planned]
-        stale = (self._samples(*each, open_inputs(each[0], self.store))[1] for each in others)
+        others = [stage for stage, _ in found if stage.command not in planned]
+        stale = (self._samples(s, open_with_inputs(s, self.store))[1] for s in others)
         if changed := [*filter(None, stale)]:
             raise UserError("; ".join(changed))
 
@@ -59,8 +59,8 @@ class Evaluation(Review):
         first = masks[0].command if masks and not masks[0].needs else "tags"
         return UserError(f"there is nothing to evaluate: run stage={first} first")
 
-    def review(self, store: Store) -> Iterator[Outcome]:
-        """Measures, and writes ``metrics.json``.
+    def measure(self, asked: Collection[str]) -> Iterator[Outcome]:
+        """Measures, and writes ``metrics.json``; ``asked`` are the commands of the run.
 
         Images whose ground truth cannot be used are skipped; the figures say how many, and
         ``failures.jsonl`` beside ``metrics.json`` names them.
@@ -70,13 +70,14 @@ class Evaluation(Review):
         """
         measured, unmeasured, changed, outcomes, absent = [], [], [], [], []
         failures: dict[tuple[str, str], str] = {}
-        for whole, stage, folder in self._folders():
-            if not folder.entries and whole.command in self.asked:
+        store = self.store
+        for stage, folder in self._folders():
+            if not folder.entries and stage.command in asked:
                 absent.append(f"{stage.name} of split {stage.split}")
             if not folder.entries or stage.accompanies:
                 continue
-            folders = open_inputs(whole, store)
-            samples, stale = self._samples(whole, folder, folders)
+            folders = open_with_inputs(stage, store)
+            samples, stale = self._samples(stage, folders)
             if stale:
                 changed.append(stale)
                 measured.append((folder, "", None, {}))
@@ -126,35 +127,34 @@ class Evaluation(Review):
             raise UserError("; ".join(changed))
 
     def _samples(
-        self, whole: Stage, folder: StageFolder, folders: Mapping[str, StageFolder]
+        self, stage: PerImage, folders: Mapping[str, StageFolder]
     ) -> tuple[list[Sample], str]:
         """Returns the images to measure, and a sentence if results were made from others, or "".
 
         Raises:
             UserError: results are damaged.
         """
-        left_out = left_out_until(whole, self.store)
-        samples = [s for s in self.images.of(whole.split) if s.id not in left_out]
+        folder, left_out = folders[stage.name], left_out_until(stage, self.store)
+        samples = [s for s in self.images.of(stage.split) if s.id not in left_out]
         # Images that were not processed are not measured; changed ones are not passed over.
         results_of = [s for s in samples if s.id in folder.entries]
         which = f"{folder.stage} for split {folder.split}"
-        again = f"run stage={whole.command} again"
-        if damaged := [s for s in results_of if not folder.is_whole(s.id)]:
+        again = f"run stage={stage.command} again"
+        if damaged := [s for s in results_of if not folder.is_intact(s.id)]:
             raise UserError(f"{which} hold {len(damaged)} damaged files: {again}")
-        stale = [s for s in results_of if not is_current(whole, s, folder, folders)]
+        stale = [s for s in results_of if not is_current(stage, s, folders)]
         return samples, bool(stale) * (
             f"{len(stale)} of the {which} were made from another photograph or network, or from"
             f" other results, and were not measured: {again}"
         )
 
-    def _folders(self) -> Iterator[tuple[Stage, Stage, StageFolder]]:
-        """Yields what can be measured, split by split: a stage, itself or its part, and where."""
-        every = [(stage, each) for stage in self.stages for each in (*stage.parts, stage)]
-        measurable = [(stage, each) for stage, each in every if each.kind in _KINDS]
-        for split in dict.fromkeys(each.split for _, each in measurable):
-            for stage, each in measurable:
-                if each.split == split and (folder := self.folder(each)) is not None:
-                    yield stage, each, folder
+    def _folders(self) -> Iterator[tuple[PerImage, StageFolder]]:
+        """Yields what can be measured, split by split: a stage, and where its results are."""
+        measurable = [stage for stage in self.stages if stage.kind in _KINDS]
+        for split in dict.fromkeys(stage.split for stage in measurable):
+            for stage in measurable:
+                if stage.split == split and (folder := self.folder(stage)) is not None:
+                    yield stage, folder
 
     def folder(self, stage: Stage) -> StageFolder | None:
         """Returns the folder of a stage; none where its key depends on what does not exist."""
@@ -171,7 +171,7 @@ class Evaluation(Review):
             return measures.evaluate_cams(results, betas, self.config.compat.float16_argmax)
         if stage.kind == "pseudo masks":
             return measures.evaluate_masks(results)
-        ceiling = next((self.folder(s) for s in self.stages if s.accompanies is stage), None)
+        ceiling = next((self.folder(s) for s in self.stages if s.accompanies == stage), None)
         figures = measures.evaluate_predictions(results, stage.options.test.steps[:-1], ceiling)
         network = self.folder(stage.needs["segmenter"])
         initial_weights = network.manifest().get("initial_weights") if network else None
@@ -195,7 +195,7 @@ def _links(
     """
     before = {
         folders[name].stage: _fingerprint_results(need, folders[name], ids)
-        for name, need in stage.needs.items()
+        for name, need in stage.before.items()
         if need.kind in _KINDS and {*ids} <= folders[name].entries.keys()
     }
     return {"results": _fingerprint_results(stage, folder, ids), "made_from": before}

@@ -22,7 +22,7 @@ from pipeline.dense.windows import (
     similarity_map,
     with_scaled_positions,
 )
-from pipeline.engine.reading import Size
+from pipeline.engine.sample import Size
 from pipeline.masks.name_lists import has_background
 from pipeline.masks.settings import DenseMaskOptions
 

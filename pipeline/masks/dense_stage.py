@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.settings import DENSE_SETTINGS, DenseSettings
-from pipeline.engine.reading import Name
 from pipeline.engine.registry import method_of, register
 from pipeline.engine.settings import facts, joined, plain
-from pipeline.engine.stage import Computed, Item
+from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError, UserError
 from pipeline.masks.name_lists import has_background, read_name_list
 from pipeline.masks.settings import DenseMaskOptions
@@ -92,18 +89,12 @@ class DenseMasks(MaskStage):
 
         return DenseReadOut(self.cams.build_method(), self.options, self.names, self.resources)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
-
-        def labelled(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
-            for (item, size), image in images:
-                try:
-                    yield (item, size), model()(image, size)
-                except ImageError as error:
-                    yield (item, size), error
-
-        for item, result in self.reading.through(items, labelled, self.chosen):
-            if not isinstance(result, ImageError):
-                found, size = result
-                result = [self.output(item.sample.id, *found, size)]
-            yield item, result
+        for item, image in images:
+            try:
+                found = model()(image, item.size)
+            except ImageError as error:
+                yield item, error
+            else:
+                yield item, self.outputs(item, *found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,11 +12,10 @@ import numpy as np
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.clip.device import is_cpu
 from pipeline.clip.method_stage import MethodStage
-from pipeline.engine.reading import Size
 from pipeline.engine.registry import imported
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import Sample, Size
 from pipeline.engine.settings import joined
-from pipeline.engine.stage import Computed, Folders, Item, Output
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
@@ -65,20 +64,18 @@ class MaskStage(MethodStage):
             raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
 
-    def output(
-        self, image_id: str, labels: np.ndarray, probability: np.ndarray | None, size: Size
-    ) -> Output:
+    def outputs(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
         """Returns what is stored for an image; raises as :meth:`checked`."""
-        labels, probability = self.checked(labels, probability, size, image_id)
+        labels, probability = self.checked(labels, probability, item.size, item.sample.id)
         files = mask_files(
-            image_id,
+            item.sample.id,
             labels,
             probability,
             self.vocabulary.palette,
             confidence=self.options.confidence,
             keep_probability=self.options.keep_probability,
         )
-        return Output(files)
+        return {self.name: Output(files)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,10 +86,10 @@ class Masks(MaskStage):
     from_cams = True
 
     @property
-    def in_processes(self) -> bool:
-        """Whether processes share the images: pydensecrf holds Python's global lock."""
+    def batch(self) -> int | None:
+        """None unless a GPU refines: pydensecrf holds Python's global lock."""
         on_gpu = not is_cpu(self.resources.device)
-        return not (on_gpu and getattr(imported(self.method.build), "on_device", False))
+        return 1 if on_gpu and getattr(imported(self.method.build), "on_device", False) else None
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""
@@ -109,20 +106,14 @@ class Masks(MaskStage):
         """Returns the labels that a refiner gives an image, and their probability."""
         return refine(image, cams)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         refine, folder = model()
-        for item in items:
-            image_id = item.sample.id
+        for item, image in images:
             try:
-                image, size = self.reading.decode(item.sample)
-                cams = read_cams(folder / f"{image_id}.npz")
-                found = self.refined(refine, image, cams, item)
-                output = self.output(image_id, *found, size)
+                cams = read_cams(folder / f"{item.sample.id}.npz")
+                outputs = self.outputs(item, *self.refined(refine, image, cams, item))
             except ImageError as error:
                 yield item, error
-                continue
-            except Exception as error:
-                error.add_note(f"{self.chosen} failed on image {image_id}")
-                raise
-            yield item, [output]
+            else:
+                yield item, outputs

@@ -77,8 +77,8 @@ def plan_table(planned: Sequence[PlannedStage]) -> Table:
     table = Table(*columns, title="dry run: nothing is computed or written")
     for row in planned:
         time = "unknown" if row.seconds is None else in_words(row.seconds)
-        if row.shares_pass:
-            time = f"with {row.shares_pass}"
+        if row.rides_with:
+            time = f"with {row.rides_with}"
         table.add_row(
             row.stage,
             row.split or "–",
@@ -112,4 +112,4 @@ def what_to_compute(row: PlannedStage) -> str:
         return "0"
     count = "all" if row.to_compute == row.images else f"{row.to_compute:,}"
     after = f", after {row.after}" if row.after else ""
-    return f"{'up to ' * row.is_most}{count}{after}"
+    return f"{'up to ' * row.is_upper_bound}{count}{after}"

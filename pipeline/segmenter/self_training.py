@@ -7,9 +7,8 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ import numpy as np
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.reading import Name, Reading
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, setting
-from pipeline.engine.stage import Computed, Folders, Item, Output, Stage
-from pipeline.errors import ImageError
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, PerImage
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import TestSettings
@@ -92,52 +89,33 @@ def relabel(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Relabelling(Stage):
-    """What the tags and the masks of a later round share.
+class _Relabelling(PerImage):
+    """The tags or the masks of a later round, which follow from one prediction.
 
     Attributes:
+        options: how predictions become tags and masks.
         test: the sizes of an image over which probabilities are averaged.
+        keep_probability: whether the probability of each pixel is stored beside its mask.
+        device: torch's name of the device that predicts.
+        vocabulary: the class names.
     """
 
+    command = "masks"
+    decisive = ("method",)
     options: SelfTrainingSettings
     test: TestSettings
+    keep_probability: bool
+    device: str
     vocabulary: Vocabulary
-    reading: Reading
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
         test = {"scales": list(self.test.scales), "flip": self.test.flip}
-        return {"method": "segmenter", **self.reading.decode.facts, **test}
+        return {"method": "segmenter", **self.reader.facts, **test}
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint of the round before."""
         return network_files(inputs["segmenter"], "last")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SegmenterMasks(_Relabelling):
-    """The masks of a later round: the predictions of the segmenter of the round before.
-
-    Attributes:
-        keep_probability: whether the probability of each pixel is stored beside its mask.
-    """
-
-    name = command = "masks"
-    kind = "pseudo masks"
-    algorithm = 2
-    decisive = ("method",)
-    keep_probability: bool
-    device: str
-
-    def own_settings(self) -> dict[str, Any]:
-        """Returns what the masks depend on besides the network and the tags."""
-        kept = {"keep_probability": self.keep_probability}
-        return {**super().own_settings(), **facts(self.options), **kept}
-
-    @cached_property
-    def parts(self) -> Sequence[Stage]:
-        """The tags, which are written with the masks."""
-        return [SegmenterTags(**{f.name: getattr(self, f.name) for f in fields(SegmenterTags)})]
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with its tags of the first round if these are kept."""
@@ -153,18 +131,11 @@ class SegmenterMasks(_Relabelling):
 
         return Segmenter.from_run(inputs["segmenter"], self.device)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Tags and labels images anew."""
-        scales, flip = self.test.scales, self.test.flip
-
-        def predict(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, np.ndarray]]:
-            return ((name, model().probabilities(image, scales, flip)) for name, image in images)
-
-        for item, result in self.reading.through(items, predict):
-            if isinstance(result, ImageError):
-                yield item, result
-                continue
-            relabelled = relabel(*result, self.options, item.given)
+        for item, image in images:
+            probabilities = model().probabilities(image, self.test.scales, self.test.flip)
+            relabelled = relabel(probabilities, item.size, self.options, item.given)
             files = mask_files(
                 item.sample.id,
                 relabelled.labels,
@@ -174,14 +145,28 @@ class SegmenterMasks(_Relabelling):
                 keep_probability=self.keep_probability,
             )
             tags = tags_output(relabelled.tags, {"scores": relabelled.scores})
-            yield item, [Output(files), tags]
+            yield item, {SegmenterTags.name: tags, SegmenterMasks.name: Output(files)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmenterMasks(_Relabelling):
+    """The masks of a later round: the predictions of the segmenter of the round before."""
+
+    name = "masks"
+    kind = "pseudo masks"
+    algorithm = 2
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what the masks depend on besides the network and the tags."""
+        kept = {"keep_probability": self.keep_probability}
+        return {**super().own_settings(), **facts(self.options), **kept}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SegmenterTags(_Relabelling):
-    """The tags of a later round, which :class:`SegmenterMasks` computes with its masks."""
+    """The tags of a later round; the masks ride with them."""
 
-    name = command = "tags"
+    name = "tags"
     kind = "scores"
 
     def own_settings(self) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from typing import Any
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.progress import say, track
-from pipeline.engine.reading import Reading
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.engine.stage import Computed, Item, Output, Stage, Whole
+from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.archives import is_whole
 from pipeline.files.atomic import read_json, write_atomically
@@ -35,7 +34,7 @@ _BEST = "best_*.pth"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Training(Whole):
+class Training(OfSplit):
     """A segmenter that learns from masks; its folder is mmengine's work directory.
 
     Attributes:
@@ -47,6 +46,7 @@ class Training(Whole):
     command = "train"
     kind = "network"
     decisive = ("name", "backbone", "config", "batch_size", "crop_size", "precision")
+    is_below_split = False
     options: SegmenterSettings
     seed: int
     device: str
@@ -228,7 +228,7 @@ class Training(Whole):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions(Stage):
+class Predictions(PerImage):
     """The predictions of a segmenter for a split: palette PNGs of image size.
 
     The results of the steps before the last one are in hidden folders, see :func:`variant_path`.
@@ -242,20 +242,19 @@ class Predictions(Stage):
     options: PredictionSettings
     device: str
     vocabulary: Vocabulary
-    reading: Reading
 
     def applies(self) -> bool:
         """Tells whether the network exists for the data set."""
-        return self.needs["segmenter"].applies()
+        return self.uses["segmenter"].applies()
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what predictions depend on besides the network."""
-        return {**self.reading.decode.facts, **self.options.prediction_facts}
+        return {**self.reader.facts, **self.options.prediction_facts}
 
     @property
     def expected(self) -> Mapping[str, Any]:
         """The settings that decide how long an image takes."""
-        network = self.needs["segmenter"].expected
+        network = self.uses["segmenter"].expected
         return {**self.options.prediction_facts, "segmenter": network}
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
@@ -268,13 +267,11 @@ class Predictions(Stage):
 
         return Segmenter.from_run(inputs["segmenter"], self.device, self.options.checkpoint)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Segments images."""
         test = self.options.test
         *before, last = test.steps
-        segment = partial(segment_all, segmenter=model, test=test, workers=self.reading.threads)
-        for item, result in self.reading.through(items, segment):
-            labels = result if isinstance(result, ImageError) else result[0]
+        for item, labels in segment_all(images, model(), test, self.reader.threads):
             if isinstance(labels, ImageError):
                 yield item, labels
                 continue
@@ -282,7 +279,7 @@ class Predictions(Stage):
             files = {f"{item.sample.id}.png": partial(encode, labels[last])}
             for step in before:
                 files[variant_path(step, item.sample.id)] = partial(encode, labels[step])
-            yield item, [Output(files)]
+            yield item, {self.name: Output(files)}
 
 
 def network_files(folder: Path, which: str) -> list[Path]:

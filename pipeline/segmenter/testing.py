@@ -5,7 +5,7 @@ This module does not import mmsegmentation, so that worker processes for the CRF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine.pool import in_processes
-from pipeline.engine.reading import Name
+from pipeline.engine.stage import Decoded, Item
 from pipeline.errors import ImageError
 from pipeline.masks.crf import CrfOptions, dense_crf
 from pipeline.masks.labels import resized_argmax
@@ -30,42 +30,37 @@ Labels = dict[str, np.ndarray]
 class _Seen:
     """The output of a network for an image, on its way to the CRF."""
 
-    name: Name
+    item: Item
     labels: Labels
     image: np.ndarray
     probabilities: np.ndarray
 
 
 def segment_all(
-    images: Iterator[tuple[Name, np.ndarray]],
-    segmenter: Callable[[], Segmenter],
-    test: TestSettings,
-    workers: int,
-) -> Iterator[tuple[Name, Labels | ImageError]]:
-    """Segments images, H×W×3 uint8, by every step; the CRF runs in processes behind the network."""
-    seen = (_look(segmenter(), name, image, test) for name, image in images)
+    images: Decoded, segmenter: Segmenter, test: TestSettings, workers: int
+) -> Iterator[tuple[Item, Labels | ImageError]]:
+    """Segments images by every step; the CRF runs in processes behind the network."""
+    seen = (_look(segmenter, item, image, test) for item, image in images)
     if test.crf is None:
-        return ((each.name, each.labels) for each in seen)
+        return ((each.item, each.labels) for each in seen)
     refined = in_processes(seen, partial(_refine, crf=test.crf), workers)
-    return ((each.name, labels) for each, labels in refined)
+    return ((each.item, labels) for each, labels in refined)
 
 
-def _look(segmenter: Segmenter, name: Name, image: np.ndarray, test: TestSettings) -> _Seen:
+def _look(segmenter: Segmenter, item: Item, image: np.ndarray, test: TestSettings) -> _Seen:
     total, plain = 0, None
     for is_plain, view in segmenter.views(image, test.scales, test.flip):
         total += view
         plain = view.cpu().numpy() if is_plain else plain
     plain = segmenter.probabilities(image) if plain is None else plain
     probabilities = (total / (len(test.scales) * (1 + test.flip))).cpu().numpy()
-    _, size = name
-    labels = {SINGLE_SCALE: resized_argmax(plain, *size)[0]}
+    labels = {SINGLE_SCALE: resized_argmax(plain, *item.size)[0]}
     if MULTI_SCALE in test.steps:
-        labels[MULTI_SCALE] = resized_argmax(probabilities, *size)[0]
-    return _Seen(name, labels, image, probabilities)
+        labels[MULTI_SCALE] = resized_argmax(probabilities, *item.size)[0]
+    return _Seen(item, labels, image, probabilities)
 
 
 def _refine(seen: _Seen, crf: CrfOptions) -> Labels:
     """Does the last step for one image, in whatever process."""
-    _, size = seen.name
     sharpened = dense_crf(seen.image, seen.probabilities, crf)
-    return {**seen.labels, CRF: resized_argmax(sharpened, *size)[0]}
+    return {**seen.labels, CRF: resized_argmax(sharpened, *seen.item.size)[0]}

@@ -14,15 +14,13 @@ from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
-from pipeline.engine.reading import Reading
 from pipeline.engine.registry import Method, imported, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.engine.together import Together
 from pipeline.masks.stage import Masks, MaskStage
 from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
-from pipeline.segmenter.self_training import SegmenterMasks
+from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags, Tags
@@ -70,24 +68,20 @@ class Builder:
         )
 
     @cached_property
-    def decode(self) -> ImageReader:
-        """Decodes images."""
+    def reader(self) -> ImageReader:
+        """Reads images, one after the other."""
         config = self.config
         return ImageReader(
             apply_exif=not config.compat.exif,
             max_pixels=config.dataset.max_pixels,
             longest_side=config.images.longest_side,
+            threads=self.workers,
         )
 
     @cached_property
     def workers(self) -> int:
         """The number of processes and threads beside a model."""
         return self.config.runtime.workers or count_cores()
-
-    @cached_property
-    def reading(self) -> Reading:
-        """How stages read images."""
-        return Reading(self.decode, self.workers, self.clip.batches.waiting)
 
     def resources(self, method: Method) -> Resources:
         """Returns what a method is built from: only what it declares."""
@@ -98,11 +92,17 @@ class Builder:
             quirks=SimpleNamespace(**{n: getattr(self.config.compat, n) for n in method.quirks}),
         )
 
+    def reader_for(self, method: Method) -> ImageReader:
+        """Returns what reads images for a method: as many ahead as CLIP may wait for a batch."""
+        if not method.uses_clip:
+            return self.reader
+        return replace(self.reader, prefetch=self.clip.batches.waiting)
+
     # From images to pseudo masks
 
-    def per_split(self, split: str) -> dict[str, Stage]:
+    def per_split(self, split: str) -> dict[str, PerImage]:
         """Returns the stages of a split that :data:`PER_SPLIT` names."""
-        stages: dict[str, Stage] = {}
+        stages: dict[str, PerImage] = {}
         for command, build in PER_SPLIT.items():
             stages[command] = build(self, split, stages)
         return stages
@@ -114,11 +114,11 @@ class Builder:
             method=method,
             options=options,
             resources=self.resources(method),
-            reading=self.reading,
+            reader=self.reader_for(method),
             **parts,
         )
 
-    def tags(self, split: str, before: Mapping[str, Stage]) -> Tags:
+    def tags(self, split: str, before: Mapping[str, PerImage]) -> Tags:
         """Returns the stage of a split's tags, with what is learned for them."""
         options = self.config.tags
         if self.images is not None and (given := getattr(options, "fit_split", None)):
@@ -129,43 +129,41 @@ class Builder:
         given = replace(options, fit_split=options.fit_split or self.train_split)
         own = given if method_of(options).learns else replace(options, fit_split=None)
         raw = partial(self._scored, options=own, title="before standardising")
-        needs: dict[str, Stage] = {"raw": raw(split)}
+        uses = {}
         if "class" in steps:
-            needs["learned"] = ScoreStatistics(
-                needs={"raw": raw(given.fit_split)}, steps=steps, **self._place(given)
-            )
-        return self._from_method(StandardisedTags, given, split=split, needs=needs)
+            before = {"raw": raw(given.fit_split)}
+            uses["learned"] = ScoreStatistics(before=before, steps=steps, **self._place(given))
+        parts = {"split": split, "before": {"raw": raw(split)}, "uses": uses}
+        return self._from_method(StandardisedTags, given, **parts)
 
     def _scored(self, split: str, options: Any, title: str = "") -> Tags:  # noqa: ANN401
         """Returns the stage of tags by the scores of a method."""
-        method, needs = method_of(options), {}
+        method, uses = method_of(options), {}
         if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
-            resources = {"resources": self.resources(method), "reading": self.reading}
-            parts = {"method": method, "options": options, **resources, **self._place(options)}
-            needs = {"learned": imported(method.learns)(**parts)}
-        size = method.batch(options, self.config.compat) if method.batch and self.images else 0
-        together = Together(self.images, split, size) if size else None
-        parts = {"needs": needs, "title": title, "together": together}
+            own = {"method": method, "options": options, "resources": self.resources(method)}
+            parts = {"reader": self.reader_for(method), **own, **self._place(options)}
+            uses = {"learned": imported(method.learns)(**parts)}
+        mixed = method.batch(options, self.config.compat) if method.batch and self.images else 0
+        parts = {"uses": uses, "title": title, "images": self.images, "mixed": mixed}
         return self._from_method(ScoredTags, options, split=split, **parts)
 
     def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
         """Returns where something is learned from: the images of ``tags.fit_split``."""
-        split = options.fit_split
         place = {"images": self.images, "store": self.store, "refit": options.refit}
-        return {"split": split, "of_split": split, **place}
+        return {"split": options.fit_split, **place}
 
-    def cams(self, split: str, before: Mapping[str, Stage]) -> CamStage:
+    def cams(self, split: str, before: Mapping[str, PerImage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""
         options = self.config.cams
-        needs = {} if method_of(options).stage else {"tags": before["tags"]}
-        return self._from_method(ComputedCams, options, split=split, needs=needs)
+        tags = {} if method_of(options).stage else {"tags": before["tags"]}
+        return self._from_method(ComputedCams, options, split=split, before=tags)
 
-    def masks(self, split: str, before: Mapping[str, Stage]) -> MaskStage:
+    def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
         options = self.config.masks
         if masks_stage(self.config).from_cams:
-            parts = {"needs": {"cams": before["cams"]}}
+            parts = {"before": {"cams": before["cams"]}}
         else:
             parts = {"cams": self.config.cams}
         return self._from_method(Masks, options, split=split, **parts)
@@ -190,67 +188,91 @@ class Builder:
                     return labelled
         return ()
 
-    def training(self, masks: Stage, number: int) -> Training:
+    def training(self, masks: PerImage, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
-        options = self.config.segmenter
-        needs = {"masks": masks}
+        options, before = self.config.segmenter, {"masks": masks}
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
-            data, needs = masks_in_folder(options.masks, self._train_samples, weighted), {}
+            data, before = masks_in_folder(options.masks, self._train_samples, weighted), {}
         else:
             data = masks_of_stage(masks, self.images, self.store, weighted)
         return Training(
-            of_split=self.train_split,
+            split=self.train_split,
             round=number,
-            needs=needs,
+            before=before,
             options=options,
             seed=self.config.seed,
             device=self.device,
             vocabulary=self.vocabulary,
-            decode=self.decode,
+            decode=self.reader,
             data=data,
             validation=self._validation_samples,
         )
 
     def predictions(self, split: str, training: Training) -> Predictions:
         """Returns the stage of a segmenter's predictions for a split."""
-        return Predictions(
-            split=split,
-            round=training.round,
-            needs={"segmenter": training},
-            options=self.config.segmenter,
-            device=self.device,
-            vocabulary=self.vocabulary,
-            reading=replace(self.reading, prefetch=4),
-        )
+        options, number = self.config.segmenter, training.round
+        return Predictions(split=split, round=number, options=options, **self._segmenting(training))
 
-    def relabelled(self, split: str, training: Training, tags: Tags) -> Stage:
-        """Returns the masks of the round after a training, which that segmenter predicts."""
+    def relabelled(
+        self, split: str, training: Training, tags: Tags
+    ) -> tuple[SegmenterTags, SegmenterMasks]:
+        """Returns tags and masks of the round after a training, which that segmenter predicts."""
         options = self.config.self_training
-        return SegmenterMasks(
-            split=split,
-            round=training.round + 1,
-            needs={"segmenter": training, **({"first_tags": tags} if options.keep_tags else {})},
-            options=options,
-            test=self.config.segmenter.test,
-            keep_probability=self.config.masks.keep_probability,
-            device=self.device,
-            vocabulary=self.vocabulary,
-            reading=replace(self.reading, prefetch=4),
-        )
+        parts = {
+            "split": split,
+            "round": training.round + 1,
+            "before": {"first_tags": tags} if options.keep_tags else {},
+            "options": options,
+            "test": self.config.segmenter.test,
+            "keep_probability": self.config.masks.keep_probability,
+            **self._segmenting(training),
+        }
+        masks = SegmenterMasks(**parts)
+        return SegmenterTags(**parts, rider=masks), masks
+
+    def _segmenting(self, training: Training) -> dict[str, Any]:
+        """Returns the parts of a stage whose model is a segmenter."""
+        return {
+            "uses": {"segmenter": training},
+            "device": self.device,
+            "vocabulary": self.vocabulary,
+            "reader": replace(self.reader, prefetch=4),
+        }
 
     def networks(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
         """Returns a network and its predictions, and those of a fully supervised one."""
         if not self.config.segmenter.ceiling:
             return [training, *predictions]
         title, data = "ground truth", ground_truth_masks(self._train_samples)
-        supervised = replace(training, title=title, needs={}, accompanies=training, data=data)
+        supervised = replace(training, title=title, before={}, accompanies=training, data=data)
         beside = [
-            replace(each, title=title, needs={"segmenter": supervised}, accompanies=each)
+            replace(each, title=title, uses={"segmenter": supervised}, accompanies=each)
             for each in predictions
             if each.split != self.train_split
         ]
         return [training, supervised, *predictions, *beside]
+
+    # The list
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """All stages of all rounds on all splits, in their order."""
+        # A segmenter is trained on the masks of its split, whatever splits the run works on.
+        splits = dict.fromkeys([*self.splits, self.train_split])
+        first = {split: self.per_split(split) for split in splits}
+        stages: list[Stage] = [first[s][command] for command in PER_SPLIT for s in self.splits]
+        masks = {split: first[split]["masks"] for split in splits}
+        training: Training | None = None
+        for number in range(1, self.config.rounds + 1):
+            if training is not None:
+                pairs = {s: self.relabelled(s, training, first[s]["tags"]) for s in splits}
+                masks = {split: pair[1] for split, pair in pairs.items()}
+                stages += [stage for split in self.splits for stage in pairs[split]]
+            training = self.training(masks[self.train_split], number)
+            predictions = [self.predictions(split, training) for split in self.splits]
+            stages += self.networks(training, predictions)
+        return stages
 
 
 def masks_stage(config: Config) -> type[MaskStage]:
@@ -258,7 +280,7 @@ def masks_stage(config: Config) -> type[MaskStage]:
     return method_of(config.masks).stage or Masks
 
 
-PER_SPLIT: dict[str, Callable[[Builder, str, Mapping[str, Stage]], Stage]] = {
+PER_SPLIT: dict[str, Callable[[Builder, str, Mapping[str, PerImage]], PerImage]] = {
     "tags": Builder.tags,
     "cams": Builder.cams,
     "masks": Builder.masks,

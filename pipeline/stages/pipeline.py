@@ -7,34 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
-from pipeline.engine.plan import PlannedStage, plan
+from pipeline.engine.plan import PlannedStage, in_round, plan
 from pipeline.engine.pool import count_cores
-from pipeline.engine.review import Outcome, Review
-from pipeline.engine.run import Run
+from pipeline.engine.run import Outcome, Run
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import scan
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, check_choice, shown
-from pipeline.evaluation.stage import Evaluation
+from pipeline.evaluation import stage as evaluation
 from pipeline.files.fingerprints import remember_in
 from pipeline.files.text import given_path
-from pipeline.report.stage import Report
+from pipeline.report import stage as report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
 from pipeline.stages.builder import PER_SPLIT, Builder, masks_stage
 from pipeline.stages.config import Config
 from pipeline.tags.stage import ScoredTags
 
-_FILES = (*Evaluation.files, *Report.files)
+_FILES = (*evaluation.FILES, *report.FILES)
 
 COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
 """What ``stage=`` takes, in the order of the pipeline."""
@@ -122,17 +120,29 @@ class Pipeline:
             )
         if is_cpu(self.builder.device):
             keep_freed_memory()
-        steps = self.steps(commands)
+        rounds = self._rounds(commands)
         self.fetch_weights(commands)
-        return Run(
-            steps,
-            self.builder.images,
-            self.builder.store,
-            Executor(self.builder.config.executor, self.builder.workers),
-            self.builder.config.runtime.max_failures,
+        builder, config = self.builder, self.builder.config
+        with Run(
+            builder.images,
+            builder.store,
+            Executor(config.executor, builder.workers),
+            config.runtime.max_failures,
             files=_FILES,
             writes=process_rank() == 0,
-        )()
+        ) as run:
+            for number, stages in rounds:
+                yield from run.compute(stages)
+                if "evaluate" in commands:
+                    outcomes = []
+                    for outcome in self._evaluation(number).measure(commands):
+                        outcomes.append(outcome)
+                        yield outcome
+                    run.refuse_failures(outcomes)
+            if "report" in commands:
+                last, settings = self._evaluation(config.rounds), config.report
+                stages, reader, workers = builder.stages, builder.reader, builder.workers
+                yield from report.write(stages, last, settings, reader, workers)
 
     def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
         """Yields what a run would do, without computing or writing anything.
@@ -140,8 +150,15 @@ class Pipeline:
         Raises:
             UserError: what would stop the run.
         """
-        self.builder.store.check(_FILES)
-        return plan(self.steps(commands), self.builder.images, self.builder.store)
+        builder, scans = self.builder, {}
+        builder.store.check(_FILES)
+        for number, stages in self._rounds(commands):
+            yield from plan(stages, builder.images, builder.store, scans)
+            if "evaluate" in commands:
+                self._evaluation(number).require_results(commands)
+                yield PlannedStage("evaluate", in_round("", number))
+        if "report" in commands:
+            yield PlannedStage("report", in_round("", builder.config.rounds))
 
     def fetch_weights(self, commands: Sequence[str], download: bool = True) -> None:
         """Builds the network of a training and fetches its initial weights, unless it has begun.
@@ -149,8 +166,8 @@ class Pipeline:
         Without ``download``, a NotLocal names weights that are not on this machine.
         """
         builder, settings = self.builder, self.builder.config.segmenter
-        # Those of another pipeline: a stage remembers what it has read.
-        stages = Pipeline(builder).stages if "train" in commands else ()
+        # Those of another builder: a stage remembers what it has read.
+        stages = replace(builder).stages if "train" in commands else ()
         trainings = [s for s in stages if isinstance(s, Training) and s.applies()]
         if not any(self._starts(training, commands) for training in trainings):
             return
@@ -174,78 +191,40 @@ class Pipeline:
         begun = found.folder is not None and any(found.folder.path.glob("iter_*.pth"))
         return bool(found.pending) and not begun
 
-    # The list
-
-    @cached_property
-    def stages(self) -> list[Stage]:
-        """All stages of all rounds on all splits, in their order."""
+    def _evaluation(self, number: int) -> evaluation.Evaluation:
+        """Returns what measures the results of a round."""
         builder = self.builder
-        # A segmenter is trained on the masks of its split, whatever splits the run works on.
-        splits = dict.fromkeys([*builder.splits, builder.train_split])
-        first = {split: builder.per_split(split) for split in splits}
-        stages = [first[split][command] for command in PER_SPLIT for split in builder.splits]
-        masks = {split: first[split]["masks"] for split in splits}
-        training: Training | None = None
-        for number in range(1, builder.config.rounds + 1):
-            if training is not None:
-                tags = {split: first[split]["tags"] for split in splits}
-                masks = {s: builder.relabelled(s, training, tags[s]) for s in splits}
-                stages += [masks[split] for split in builder.splits]
-            training = builder.training(masks[builder.train_split], number)
-            predictions = [builder.predictions(split, training) for split in builder.splits]
-            stages += builder.networks(training, predictions)
-        return stages
-
-    @cached_property
-    def evaluations(self) -> list[Evaluation]:
-        """The evaluation of each round."""
-        return [
-            Evaluation(
-                stages=[stage for stage in self.stages if stage.round == number],
-                images=self.builder.images,
-                vocabulary=self.builder.vocabulary,
-                config=self.builder.config,
-                store=self.builder.store,
-                round=number,
-            )
-            for number in range(1, self.builder.config.rounds + 1)
-        ]
-
-    @property
-    def report(self) -> Report:
-        """The report of all rounds."""
-        return Report(
-            self.stages,
-            self.evaluations[-1],
-            self.builder.config.report,
-            self.builder.decode,
-            self.builder.workers,
-            round=self.builder.config.rounds,
+        return evaluation.Evaluation(
+            stages=[stage for stage in builder.stages if stage.round == number],
+            images=builder.images,
+            vocabulary=builder.vocabulary,
+            config=builder.config,
+            store=builder.store,
+            round=number,
         )
 
-    def steps(self, commands: Collection[str]) -> list[Stage | Review]:
-        """Returns the steps that were asked for, in their order.
+    def _rounds(self, commands: Collection[str]) -> list[tuple[int, list[Stage]]]:
+        """Returns the stages of :meth:`stages`, by the round of training that they belong to."""
+        stages, numbers = self.stages(commands), range(1, self.builder.config.rounds + 1)
+        return [(n, [stage for stage in stages if stage.round == n]) for n in numbers]
 
-        Stages that can share a pass of the backbone, and are asked for together, do so. Before a
-        stage come those that learn what it uses, unless that is there.
+    def stages(self, commands: Collection[str]) -> list[Stage]:
+        """Returns the stages that were asked for, in their order.
+
+        CAMs that can share a pass of the backbone with tags, and are asked for together with them,
+        ride with these. Before a stage come those that learn what it uses, unless that is there.
 
         Raises:
             UserError: a stage that was asked for cannot be computed with its settings.
         """
-        chosen = [stage for stage in self.stages if stage.command in commands]
+        chosen = [stage for stage in self.builder.stages if stage.command in commands]
         computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]
         cams = {stage.split: stage for stage in computed if stage.method.shares_pass}
         for index, stage in enumerate(chosen):
             shares = isinstance(stage, ScoredTags) and stage.method.shares_pass
             if shares and stage.split in cams and not getattr(stage.options, "squeeze", False):
-                chosen[index] = replace(stage, follower=cams[stage.split])
-        steps: list[Stage | Review] = []
-        for evaluation in self.evaluations:
-            steps += [stage for stage in chosen if stage.round == evaluation.round]
-            if evaluation.command in commands:
-                steps.append(replace(evaluation, asked=commands))
-        steps = with_needs(steps, self.builder.store)
-        for step in steps:
-            if isinstance(step, Stage):
-                step.check()
-        return steps + ([self.report] if self.report.command in commands else [])
+                chosen[index] = replace(stage, rider=cams[stage.split])
+        stages = with_needs(chosen)
+        for stage in stages:
+            stage.check()
+        return stages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.datasets.lists import read_class_list
 from pipeline.engine.registry import register
 from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.settings import setting
-from pipeline.engine.stage import Computed, Folders, Item
+from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.files.text import given_path
@@ -42,9 +42,11 @@ class GivenTags(Tags):
     corrected line costs one image.
     """
 
+    reads_images = False
+
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags: there are no scores and no pixels."""
-        decoding = self.reading.decode.facts
+        decoding = self.reader.facts
         return {k: v for k, v in super().own_settings().items() if k not in decoding}
 
     @abstractmethod
@@ -56,12 +58,12 @@ class GivenTags(Tags):
         tags = self.tags_of(sample)
         return Item(sample, join_keys(fingerprint_image(sample.image), fingerprint(tags)), tags)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Yields what is given."""
-        for item in items:
+        for item, _ in images:
             scores = np.zeros(self.resources.num_classes, np.float32)
             scores[list(item.given)] = 1
-            yield item, [tags_output(item.given, {"scores": scores})]
+            yield item, {self.name: tags_output(item.given, {"scores": scores})}
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,14 +42,14 @@ class PatchEncoder:
         method: the dense method.
         crop: see :class:`~pipeline.tags.piaa.PiaaOptions`.
         batches: the sizes of batches.
-        together: how many images the method mixes up, in their order; 0 where each stands alone.
+        mixes: whether the method mixes the images that it is given, which are then one batch.
     """
 
     encoder: ClipEncoder
     method: DenseMethod
     crop: bool
     batches: Batches
-    together: int = 0
+    mixes: bool = False
 
     @torch.no_grad()
     def stream(
@@ -59,14 +58,14 @@ class PatchEncoder:
         """Yields a name and what CLIP sees, or why it cannot, for each name and image.
 
         Each batch is padded to its full size, so that an image does not depend on the others,
-        unless the method mixes them up.
+        unless the method mixes them.
         """
         encoder, batches = self.encoder, self.batches
         if self.crop:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
         for batch in self._batches(images):
             names, pictures = zip(*batch)
-            size = len(batch) if self.together else batches.images
+            size = len(batch) if self.mixes else batches.images
             hooks = self.method.hooks(encoder)
             shared_pass = run_shared_pass(encoder, pictures, size, cam_hooks=hooks)
             try:
@@ -80,14 +79,10 @@ class PatchEncoder:
                 yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
 
     def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
-        if not self.together:
-            yield from batch_by_grid(
-                self.encoder, images, self.batches.images, self.batches.waiting
-            )
+        if self.mixes:
+            yield [*images]
             return
-        images = iter(images)
-        while batch := [*islice(images, self.together)]:
-            yield batch
+        yield from batch_by_grid(self.encoder, images, self.batches.images, self.batches.waiting)
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:

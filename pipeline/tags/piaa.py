@@ -31,9 +31,9 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     clip, vocabulary = resources.clip, resources.vocabulary
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
-    together = batch_of(options, resources.quirks)
-    method = BatchedScClip() if together else DENSE_SETTINGS[options.encoder]().build_method()
-    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, together), text
+    mixes = batch_of(options, resources.quirks) > 0
+    method = BatchedScClip() if mixes else DENSE_SETTINGS[options.encoder]().build_method()
+    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, mixes), text
 
 
 learn = partial(learn_prototypes, build_patches)
@@ -104,8 +104,9 @@ class Piaa(Tagger):
 
 
 def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Piaa:
-    """Builds PIAA with the prototypes in a folder."""
+    """Builds PIAA with the prototypes that follow from the bank in a folder."""
     patches, text = build_patches(options, resources)
-    prototypes = read_prototypes(learned, resources.device)
+    device, empty_class = resources.device, resources.quirks.empty_class
+    prototypes = read_prototypes(learned, text, options, empty_class=empty_class, device=device)
     quirks = {name: getattr(resources.quirks, name) for name in ("open_border", "cwr_stop")}
     return Piaa(patches, text, prototypes, resources.num_classes, options, **quirks)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.reading import Name
 from pipeline.engine.settings import joined
-from pipeline.engine.stage import Computed, Folders, Item, Stage
+from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError
 from pipeline.tags.scores import decode_scores, remark_on_tags, summarise, tags_output
 from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
 
-if TYPE_CHECKING:
-    from pipeline.cams.stage import ComputedCams
+Threshold = Callable[[np.ndarray], float]
+"""Returns what an image's scores, n float32 in [0, 1], must exceed to be tags."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,20 +29,17 @@ class Tags(MethodStage):
     name = command = "tags"
     kind = "scores"
     options_base = TagOptions
-    threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
-    """Returns what an image's scores must exceed to be tags; none where tags are given."""
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """What makes tags of an image's scores; none where they are given."""
+        return None
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on; their files hold a score for each class."""
         settings = super().own_settings()
         classes = {"classes": list(self.vocabulary.classes)}
         return settings if "classes" in self.method.reads else joined(settings, classes)
-
-    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
-        """Returns the file of what was learned, on which the tags of every image depend."""
-        learned = self.needs.get("learned")
-        path = inputs["learned"] / learned.file if learned else None
-        return [path] if path and path.is_file() else []
 
     def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
         """Returns ``scores.npz`` and ``tags.txt``."""
@@ -58,27 +54,25 @@ class Tags(MethodStage):
 class ScoredTags(Tags):
     """Tags that follow from the scores of a tagger, whose options have ``alpha``.
 
-    Attributes:
-        follower: the stage of CAMs that is computed in the same pass, if it is run as well.
+    Its rider are CAMs of a method that can share the tagger's pass.
     """
 
     decisive = ("method", "clip", "reidentify", "squeeze")
     options_base = ScoredTagOptions
-    follower: ComputedCams | None = None
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method, without those of what may follow."""
         return {k: v for k, v in super().option_facts().items() if k not in ("standardise", "z")}
 
     @property
-    def serves(self) -> Sequence[Stage]:
-        """The stage that is computed in the same pass."""
-        return [self.follower] if self.follower else []
+    def threshold(self) -> Threshold:
+        """That of θ_img, and of the least score."""
 
-    def threshold(self, scores: np.ndarray) -> float:
-        """Returns what an image's scores, n float32 in [0, 1], must exceed to be tags."""
-        low, high = float(scores.min()), float(scores.max())
-        return max(low + self.options.alpha * (high - low), self.options.min_score)
+        def of_image(scores: np.ndarray) -> float:
+            low, high = float(scores.min()), float(scores.max())
+            return max(low + self.options.alpha * (high - low), self.options.min_score)
+
+        return of_image
 
     @property
     def thresholds(self) -> Collection[str]:
@@ -91,49 +85,33 @@ class ScoredTags(Tags):
         """The further rows of scores that are asked for, of those that the method has."""
         return [name for name in self.options.variants if name in self.method.variants]
 
-    def covers(self, entry: Mapping[str, Any]) -> bool:
-        """Tells whether the scores of every variant exist."""
-        return {"scores", *self.variants} <= entry["scores"].keys()
-
-    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns an entry with the tags that follow from its scores."""
+    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns an entry with the tags that follow from its scores; none if a variant lacks."""
+        if not {"scores", *self.variants} <= entry["scores"].keys():
+            return None
         tags = self.choose(decode_scores(entry["scores"]))
         return {**entry, "tags": list(tags)}
 
-    def prepare(self, item: Item, folders: Folders) -> Item:
-        """Returns an item with the inputs of which its follower's result exists."""
-        if self.follower is None:
-            return item
-        known = folders[self.follower.name].inputs(item.sample.id)
-        return replace(item, given=frozenset(known))
-
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
-        """Builds the tagger, and the follower's method."""
-        return super().load(inputs), self.follower and self.follower.load(inputs)
+        """Builds the tagger, and the method of the CAMs that ride."""
+        return super().load(inputs), self.rider and self.rider.load(inputs)
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        follower, options = self.follower, self.options
-
-        def score(images: Iterator[tuple[Name, np.ndarray]]) -> Iterator[tuple[Name, Any]]:
-            tagger, cam_method = model()
-            more = {"cam_hooks": cam_method.hooks} if cam_method else {}
-            return tagger.stream(images, self.variants, **more)
-
-        for item, result in self.reading.through(items, score, self.chosen):
-            if isinstance(result, ImageError):
-                yield item, result
+        (tagger, cam_method), rider = model(), self.rider
+        hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
+        for item, scored in tagger.stream(images, self.variants, **hooks):
+            if isinstance(scored, ImageError):
+                yield item, scored
                 continue
-            scored, size = result
             if problem := problem_with(scored.scores, self.resources.num_classes):
                 raise self.wrong(problem, item.sample.id)
-            tags = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
-            outputs = [tags_output(tags, scored.scores)]
-            if follower and (key := follower.input_key(item.input, tags)) not in item.given:
-                # The follower's own turn says why an image has no CAMs.
-                with suppress(ImageError):
-                    cams = model()[1].cams_of_pass(scored.shared_pass, tags)
-                    outputs.append(follower.output(item.sample.id, key, tags, cams, size))
+            tags = self.choose(scored.scores["scores"])
+            outputs = {self.name: tags_output(tags, scored.scores)}
+            if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
+                with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
+                    cams = cam_method.cams_of_pass(scored.shared_pass, tags)
+                    outputs[rider.name] = rider.output(item, tags, cams, key)
             yield item, outputs
 
     def choose(self, scores: np.ndarray) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ of any tagger. The second one gives every class a threshold of its own without a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import Sample
-from pipeline.engine.stage import Computed, Folders, Item
+from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import UserError
 from pipeline.files.arrays import encode_arrays
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
@@ -72,14 +72,14 @@ class ScoreStatistics(Learned):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns the steps, and the split."""
-        return {"standardise": sorted(self.steps), "fit_split": self.of_split}
+        return {"standardise": sorted(self.steps), "fit_split": self.split}
 
     def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
         """Computes the statistics."""
         if len(ids) < 2:
             raise UserError(
                 "tags.standardise=[class] compares images, and split"
-                f" {self.of_split} has one: give more, or another tags.fit_split"
+                f" {self.split} has one: give more, or another tags.fit_split"
             )
         scores = read_scores(folder, ids).astype(np.float64)
         found = statistics_of(over_classes(scores) if "image" in self.steps else scores)
@@ -97,7 +97,12 @@ class StandardisedTags(Tags):
     """The classes whose standardised score exceeds ``tags.z``; the scores stay beside it."""
 
     options_base = ScoredTagOptions
-    thresholds = ("z",)
+    reads_images = False
+
+    @property
+    def thresholds(self) -> Collection[str]:
+        """What standardised scores are compared with."""
+        return ("z",)
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what follows the scores."""
@@ -121,9 +126,9 @@ class StandardisedTags(Tags):
         """Reads the statistics, if images are compared."""
         return read_statistics(inputs["learned"]) if "learned" in inputs else None
 
-    def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Standardises scores and chooses tags; no image is looked at."""
-        for item in items:
+        for item, _ in images:
             rows = {name: decode_scores(item.given, name) for name in item.given}
             scores = rows["scores"][None].astype(np.float64)
             if "image" in self.options.standardise:
@@ -131,7 +136,7 @@ class StandardisedTags(Tags):
             if (statistics := model()) is not None:
                 scores = over_images(scores, statistics)
             rows[STANDARDISED] = scores[0].astype(np.float32)
-            yield item, [tags_output(self._choose(rows[STANDARDISED]), rows)]
+            yield item, {self.name: tags_output(self._choose(rows[STANDARDISED]), rows)}
 
     def _choose(self, standardised: np.ndarray) -> list[int]:
         return [int(k) for k in np.flatnonzero(standardised > self.options.z)]

@@ -27,7 +27,7 @@ from pipeline.dense.method import Names
 from pipeline.dense.sclip import Sclip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import import_plugins, methods
-from pipeline.engine.review import Outcome
+from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.files.images import load_image
 from pipeline.stages.config import Config, compose, read_config
@@ -232,7 +232,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
     of_own_pass = stored(tmp_path / "alone")
     assert set(of_own_pass) == set(found)
 
-    (stage,) = shared.steps(["cams"])
+    (stage,) = shared.stages(["cams"])
     clip, encoder = stage.resources.clip, stage.resources.clip.encoder
     vocabulary = stage.vocabulary
     text = clip.embed(vocabulary.cam_names, vocabulary.backgrounds or ("background",), "clip_es")

@@ -14,7 +14,7 @@ from torchvision.models import get_model
 
 from pipeline.clip.published import is_on_disk
 from pipeline.engine.plan import PlannedStage, estimate
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import PerImage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
@@ -307,7 +307,7 @@ def write_manifest(store: Store, name: str, **facts) -> None:
     (folder / "manifest.json").write_text(json.dumps({"finished": name, **facts}))
 
 
-class Timed(Stage):
+class Timed(PerImage):
     """A stage whose images take as long as its CLIP takes."""
 
     name = command = kind = "cams"
@@ -316,12 +316,16 @@ class Timed(Stage):
     def own_settings(self):
         return {}
 
-    def compute(self, items, model):
+    def compute(self, images, model):
         yield from ()
 
 
 def test_times_are_those_of_the_last_run_like_it(tmp_path):
-    store, clip, stage = Store(tmp_path), {"model": "B", "precision": "fp32"}, Timed(split="all")
+    store, clip, stage = (
+        Store(tmp_path),
+        {"model": "B", "precision": "fp32"},
+        Timed(split="all", reader=None),
+    )
     assert estimate(stage, {"clip": clip}, 10, store.folders()) is None
     write_manifest(
         store, "1", stage="cams", configuration={"clip": clip, "phi": 1}, computed=10, seconds=20

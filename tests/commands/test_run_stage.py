@@ -360,7 +360,7 @@ def notes(arguments) -> Callable[..., list[str]]:
 
     def notes(*more: str) -> list[str]:
         pipeline = Pipeline.open(read_config(compose([*arguments, *more])))
-        assert pipeline.stages
+        assert pipeline.builder.stages
         return list(notes_on(pipeline, ["tags", "cams"], more))
 
     return notes

@@ -13,27 +13,29 @@ from pipeline.engine.cleaning import find_removable
 from pipeline.engine.learned import Learned, with_needs
 from pipeline.engine.plan import plan
 from pipeline.engine.run import Run
-from pipeline.engine.sample import Dataset, Images, Sample
-from pipeline.engine.stage import Item, Output, Stage, Whole
+from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
+from pipeline.engine.stage import Output, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings, WorkerSettings
 from pipeline.errors import ImageError, UserError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sizes(Stage):
+class Sizes(PerImage):
     """The size of each image, which is learned from; other stages of the command want its mean."""
 
     name = kind = "sizes"
     command = "relative"
+    reads_images = False
 
     def own_settings(self) -> dict:
         return {"split": self.split}
 
-    def compute(self, items: list[Item], model):
-        for item in items:
+    def compute(self, images, model):
+        for item, _ in images:
             data = item.sample.image.read_bytes()
-            yield item, [Output(facts={"size": len(data)})] if data else ImageError("is empty")
+            output = {"sizes": Output(facts={"size": len(data)})}
+            yield item, output if data else ImageError("is empty")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,28 +55,22 @@ class Mean(Learned):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Relative(Stage):
+class Relative(PerImage):
     """The size of each image, divided by the mean."""
 
     name = command = kind = "relative"
-
-    @property
-    def is_first(self) -> bool:
-        return all(isinstance(need, Whole) for need in self.needs.values())
+    reads_images = False
 
     def own_settings(self) -> dict:
         return {}
 
-    def loaded(self, inputs):
-        path = inputs["mean"] / Mean.file
-        return [path] if path.is_file() else []
-
     def load(self, inputs):
         return json.loads((inputs["mean"] / Mean.file).read_bytes())[0]
 
-    def compute(self, items: list[Item], model):
-        for item in items:
-            yield item, [Output(facts={"share": len(item.sample.image.read_bytes()) / model()})]
+    def compute(self, images, model):
+        for item, _ in images:
+            share = len(item.sample.image.read_bytes()) / model()
+            yield item, {"relative": Output(facts={"share": share})}
 
 
 class Kept:
@@ -106,23 +102,23 @@ class Kept:
     def steps(self, refit: bool = False, splits=("val",), limit=None) -> list[Stage]:
         images, steps = Images(Dataset(None, self.splits, "fit"), limit), []
         for split in splits:
-            sizes = Sizes(split="fit")
+            sizes = Sizes(split="fit", reader=ImageReader())
             learned = {"images": images, "store": self.store, "refit": refit}
-            mean = Mean(split="fit", of_split="fit", needs={"sizes": sizes}, **learned)
-            steps.append(Relative(split=split, needs={"mean": mean}))
-        return with_needs(steps, self.store)
+            mean = Mean(split="fit", before={"sizes": sizes}, **learned)
+            steps.append(Relative(split=split, reader=ImageReader(), uses={"mean": mean}))
+        return with_needs(steps)
 
     def __call__(self, limit=None, **asked) -> dict[str, tuple[int, int]]:
         """Returns the name of each step → the images that were computed, and all."""
         asked["limit"] = limit
         images = Images(Dataset(None, self.splits, "fit"), limit)
-        run = Run(self.steps(**asked), images, self.store, Executor(ExecutorSettings(), 1))
-        self.outcomes = list(run())
+        with Run(images, self.store, Executor(ExecutorSettings(), 1)) as run:
+            self.outcomes = list(run.compute(self.steps(**asked)))
         return {f"{o.stage} {o.split}": (o.computed, o.images) for o in self.outcomes}
 
     def planned(self, **asked) -> dict[str, tuple[int, str]]:
         images = Images(Dataset(None, self.splits, "fit"))
-        self.rows = rows = list(plan(self.steps(**asked), images, self.store))
+        self.rows = rows = list(plan(self.steps(**asked), images, self.store, {}))
         return {f"{row.stage} {row.split}": (row.to_compute, row.after) for row in rows}
 
     def latest(self, split: str, stage: str) -> Path:
@@ -274,9 +270,9 @@ def test_what_another_run_learns_meanwhile_is_not_mixed_in(kept, monkeypatch, ex
 
     monkeypatch.setattr(Executor, "compute", refit_first)
     images = Images(Dataset(None, kept.splits, "fit"))
-    run = Run(kept.steps(), images, kept.store, Executor(executor, 1))
-    with pytest.raises(UserError, match="another run replaced what stage=relative loads"):
-        list(run())
+    replaced = pytest.raises(UserError, match="another run replaced what stage=relative loads")
+    with replaced, Run(images, kept.store, Executor(executor, 1)) as run:
+        list(run.compute(kept.steps()))
     assert kept()["relative val"] == (2, 2) and kept.shares == [1, 0.25]
 
 
@@ -327,9 +323,9 @@ def test_images_that_cannot_be_learned_from_are_left_out(kept):
 def test_without_an_image_or_a_result_there_is_one_sentence(kept):
     relative = kept.steps()[-1]
     images = Images(Dataset(None, kept.splits, "fit"))
-    alone = Run([relative], images, kept.store, Executor(ExecutorSettings(), 1))
+    alone = Run(images, kept.store, Executor(ExecutorSettings(), 1))
     with pytest.raises(UserError, match="no mean were learned from split fit: run stage=relative"):
-        list(alone())
+        list(alone.compute([relative]))
     kept.splits["fit"] = []
     with pytest.raises(UserError, match="split fit has no image to learn mean from"):
         kept()

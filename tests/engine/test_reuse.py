@@ -14,8 +14,8 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.engine.cleaning import find_removable, remove
 from pipeline.engine.folder import LATEST
 from pipeline.engine.run import Run
-from pipeline.engine.sample import Dataset, Images, Sample
-from pipeline.engine.stage import Item, Output, Stage
+from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
+from pipeline.engine.stage import Output, PerImage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from tests.small_runs import folder_options
@@ -24,10 +24,11 @@ IDS = ("a", "b c", "d/e")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Copies(Stage):
+class Copies(PerImage):
     """Copies images; ``level`` is applied to what was computed, ``times`` is not."""
 
     name = command = kind = "copies"
+    reads_images = False
     thresholds = ("level",)
     level: int = 0
     times: int = 1
@@ -36,17 +37,15 @@ class Copies(Stage):
     def own_settings(self) -> dict:
         return {"level": self.level, "times": self.times}
 
-    def covers(self, entry) -> bool:
-        return {*self.variants} <= entry["scores"].keys()
+    def adapt(self, entry) -> dict | None:
+        is_covered = {*self.variants} <= entry["scores"].keys()
+        return {**entry, "level": self.level} if is_covered else None
 
-    def adapt(self, entry) -> dict:
-        return {**entry, "level": self.level}
-
-    def compute(self, items: list[Item], model):
-        for item in items:
+    def compute(self, images, model):
+        for item, _ in images:
             copy = item.sample.image.read_bytes() * self.times
             facts = {"level": self.level, "scores": dict.fromkeys(self.variants, "")}
-            yield item, [Output({f"{item.sample.id}.bin": copy}, facts)]
+            yield item, {"copies": Output({f"{item.sample.id}.bin": copy}, facts)}
 
 
 @pytest.fixture
@@ -65,9 +64,10 @@ def run(samples, tmp_path):
     store = Store(tmp_path / "out")
 
     def run(**settings):
-        stage = Copies(split="all", **settings)
+        stage = Copies(split="all", reader=ImageReader(), **settings)
         images = Images(Dataset(None, {"all": samples}, "all"))
-        (outcome,) = Run([stage], images, store, Executor(ExecutorSettings(), 1))()
+        with Run(images, store, Executor(ExecutorSettings(), 1)) as run:
+            (outcome,) = run.compute([stage])
         return outcome
 
     run.store = store

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -78,8 +79,7 @@ def test_a_process_per_core_that_this_one_may_use(photographs, tiny_checkpoint, 
     monkeypatch.setattr(stages, "load_dataset", lambda *a: given.append(a[1]) or load_dataset(*a))
     options = folder_options(photographs, tiny_checkpoint)
     opened = Pipeline.open(read_config(compose([*options, "runtime.workers=null"])))
-    assert given == [3] and opened.builder.workers == opened.builder.reading.threads == 3
-    assert opened.report.workers == 3
+    assert given == [3] and opened.builder.workers == opened.builder.reader.threads == 3
     assert [WorkerSettings().threads_of(size) for size in (1, 2, 3, 6)] == [3, 1, 1, 1]
     given = Pipeline.open(read_config(compose([*options, "runtime.workers=5"])))
     assert given.builder.workers == 5
@@ -123,8 +123,8 @@ class HerePool(WorkerSettings):
 
 def run(pipeline, commands, pool):
     builder = pipeline.builder
-    steps = pipeline.steps(commands)
-    return list(Run(steps, builder.images, builder.store, Executor(pool, 2))())
+    with Run(builder.images, builder.store, Executor(pool, 2)) as run:
+        return [*run.compute(pipeline.stages(commands))]
 
 
 def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monkeypatch):
@@ -147,19 +147,20 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
     ids = [f"{k}" for k in range(8)]
     stored, reported, before = {i: threading.Event() for i in ids}, [], []
 
-    class Slow:
-        def compute(self, items, model):
-            for k, item in enumerate(items):
+    class Slow(SimpleNamespace):
+        def compute(self, images, model):
+            for k, (item, _) in enumerate(images):
                 assert all(stored[i].wait(60) for i in ids[:k])
                 before.append(len(reported))
-                yield item, [Output()]
+                yield item, {"slow": Output()}
 
     class Stored:
         def write(self, image_id, *_):
             stored[image_id].set()
 
     items = [Item(Sample(i, Path(i)), "") for i in ids]
-    for image_id, reason in compute_here(Slow(), None, [Stored()], items):
+    stage = Slow(reads_images=False, chosen="stage=slow")
+    for image_id, reason in compute_here(stage, None, {"slow": Stored()}, items):
         assert reason is None
         reported.append(image_id)
     assert reported == ids
@@ -189,16 +190,16 @@ def test_the_bar_says_what_happens_before_the_first_image(
 
 
 def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
-    (stage,) = pipeline.steps(["tags"])
+    (stage,) = pipeline.stages(["tags"])
     builder = pipeline.builder
     folder = open_folder(stage, builder.store)
     folder.path.mkdir(parents=True)
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
-    place = (folder.path, folder.recipe)
+    places = {"tags": (folder.path, folder.recipe)}
     entries, failures = compute_shard(
-        pickle.dumps((stage, {}, [], stage.recipe)), [place], None, items
+        pickle.dumps((stage, {}, [], stage.recipe)), places, None, items
     )
-    assert [line["id"] for line in entries[0]] == ["a", "b"] and not failures
+    assert [line["id"] for line in entries["tags"]] == ["a", "b"] and not failures
     assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
     with folder:
         assert list(folder.entries) == ["a", "b"]
@@ -210,7 +211,7 @@ def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photograph
     (photographs / "a.jpg").write_bytes(b"nothing")
     [outcome] = run(pipeline, ["tags"], HerePool())
     assert (outcome.images, outcome.computed, len(outcome.left_out)) == (5, 4, 1)
-    (stage,) = pipeline.steps(["tags"])
+    (stage,) = pipeline.stages(["tags"])
     assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
 
 
@@ -230,15 +231,15 @@ def test_a_worker_is_silent_about_odd_files(pipeline, photographs):
 
 def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, tmp_path):
     """A worker of a cluster outlives a run, and a file may hold other weights in the next."""
-    (stage,) = pipeline.steps(["tags"])
+    (stage,) = pipeline.stages(["tags"])
     loaded, load = [], type(stage).load
     monkeypatch.setattr(
         type(stage), "load", lambda self, inputs: loaded.append(1) or load(self, inputs)
     )
     items = [stage.item(sample, {}) for sample in pipeline.builder.images.of("all")]
-    place = (tmp_path, stage.recipe)
+    places = {"tags": (tmp_path, stage.recipe)}
     for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
-        compute_shard(pickle.dumps((stage, {}, [], recipe)), [place], None, items[:1])
+        compute_shard(pickle.dumps((stage, {}, [], recipe)), places, None, items[:1])
         assert len(loaded) == times
 
 
@@ -274,7 +275,7 @@ def test_a_worker_that_outlives_a_run_takes_the_weights_of_the_next(weights, ope
 def test_weights_that_change_during_a_run_are_refused(weights, opened):
     path, exchange = weights
     pipeline = opened(path, "out")
-    assert all(stage.key for stage in pipeline.steps(["tags"]))
+    assert all(stage.key for stage in pipeline.stages(["tags"]))
     exchange()
     with pytest.raises(UserError, match="does not hold the weights that the run began with"):
         run(pipeline, ["tags"], HerePool())

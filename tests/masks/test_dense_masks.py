@@ -23,7 +23,6 @@ from pipeline.dense.naclip import NaClip
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.settings import DENSE_SETTINGS
-from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
@@ -266,7 +265,7 @@ def stage_of(names: str | None = None, cams: str = "sclip", **options) -> DenseM
         method=method_of(chosen),
         options=chosen,
         resources=Resources(CLASSES, "cpu", None, SimpleNamespace(position_scale=True)),
-        reading=Reading(ImageReader(), 1, 8),
+        reader=ImageReader(),
         cams=OmegaConf.to_object(method),
     )
 
@@ -304,4 +303,4 @@ def test_a_worker_needs_no_file_of_names(tmp_path):
 
 def test_the_stage_needs_no_other():
     stage = stage_of()
-    assert not stage.needs and not stage.from_cams and not stage.in_processes
+    assert not stage.needs and not stage.from_cams and stage.batch is not None

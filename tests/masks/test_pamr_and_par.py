@@ -128,11 +128,11 @@ def test_the_stage_writes_what_the_method_computes(maps, tmp_path, options):  # 
 
 def test_a_gpu_serves_one_process_and_the_crf_uses_all_of_them():
     crf, _ = masks_stage()
-    for device, expected in (("cpu", True), ("cuda", False)):
+    for device, expected in (("cpu", None), ("cuda", 1)):
         options, resources = PamrOptions(), replace(crf.resources, device=device)
         stage = replace(crf, method=method_of(options), options=options, resources=resources)
-        assert stage.in_processes is expected
-        assert replace(crf, resources=resources).in_processes
+        assert stage.batch is expected
+        assert replace(crf, resources=resources).batch is None
 
 
 def test_settings_are_those_of_the_papers_within_ranges():

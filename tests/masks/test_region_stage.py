@@ -43,8 +43,8 @@ def stage_of(**options) -> RegionMasks:
         method=method_of(chosen),
         options=chosen,
         resources=plain.resources,
-        reading=plain.reading,
-        needs=plain.needs,
+        reader=plain.reader,
+        before=plain.before,
     )
 
 
@@ -54,7 +54,8 @@ def run(maps, tmp_path):  # noqa: F811
         stage = stage_of(**options)
         images = Images(Dataset(stage.vocabulary, {"all": maps[0]}, "all"))
         executor = Executor(ExecutorSettings(), workers)
-        (outcome,) = Run([stage], images, Store(tmp_path / "out"), executor, max_failures=9)()
+        with Run(images, Store(tmp_path / "out"), executor, max_failures=9) as run:
+            (outcome,) = run.compute([stage])
         return outcome
 
     return run

@@ -13,13 +13,12 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.reading import Reading
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import check
-from pipeline.engine.stage import Item, Stage
+from pipeline.engine.stage import Item, PerImage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.errors import ImageError, UserError
@@ -55,7 +54,7 @@ def maps(tmp_path):
     return samples, cams, found
 
 
-class Maps(Stage):
+class Maps(PerImage):
     """A stage whose results are there already."""
 
     name = command = kind = "cams"
@@ -63,7 +62,7 @@ class Maps(Stage):
     def own_settings(self):
         return {}
 
-    def compute(self, items, model):
+    def compute(self, images, model):
         yield from ()
 
 
@@ -79,8 +78,8 @@ def masks_stage(chosen=None, **options) -> tuple[Masks, Vocabulary]:
         method=method_of(chosen),
         options=chosen,
         resources=Resources(vocabulary, "cpu", None, quirks),
-        reading=Reading(ImageReader(), 1, 8),
-        needs={"cams": Maps(split="all")},
+        reader=ImageReader(),
+        before={"cams": Maps(split="all", reader=ImageReader())},
     )
     return stage, vocabulary
 
@@ -90,7 +89,8 @@ def make_masks(out, maps, chosen=None, workers=1, **options):
     samples, (stage, vocabulary) = maps[0], masks_stage(chosen, **options)
     images = Images(Dataset(vocabulary, {"all": samples}, "all"))
     store = Store(out)
-    (outcome,) = Run([stage], images, store, Executor(ExecutorSettings(), workers))()
+    with Run(images, store, Executor(ExecutorSettings(), workers)) as run:
+        (outcome,) = run.compute([stage])
     return outcome.path, outcome
 
 

@@ -72,7 +72,9 @@ def test_given_tags_have_no_threshold_and_later_rounds_their_own():
             options=SelfTrainingSettings(tag_threshold=0.6, keep_tags=keep),
             test=TestSettings(),
             vocabulary=None,
-            reading=None,
+            reader=None,
+            keep_probability=False,
+            device="cpu",
         )
         assert (tags.threshold and tags.threshold(np.zeros(3))) == threshold
 

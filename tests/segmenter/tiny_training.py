@@ -117,7 +117,7 @@ def training_stage(pairs, labelled, **changes):
     from pipeline.segmenter.stage import Training
 
     return Training(
-        of_split="train",
+        split="train",
         options=tiny_settings(**changes),
         seed=3,
         device="cpu",

@@ -67,7 +67,7 @@ def rewrite(path: Path, content: bytes) -> None:
 
 
 def key_of(pipeline: Pipeline, name: str) -> str:
-    return next(stage.key for stage in pipeline.stages if stage.name == name)
+    return next(stage.key for stage in pipeline.builder.stages if stage.name == name)
 
 
 def test_what_a_training_would_fail_on_is_said_before_the_stages_ahead_of_it(
@@ -176,11 +176,12 @@ def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
 
     def masks() -> tuple[Stage, Images, Store]:
         pipeline = opened("rounds=2", "self_training.keep_tags=false")
-        (stage,) = [s for s in pipeline.stages if s.name == "masks" and s.round == 2]
+        (stage,) = [s for s in pipeline.builder.stages if s.name == "masks" and s.round == 2]
         return stage, pipeline.builder.images, pipeline.builder.store
 
     stage, *place = masks()
-    (outcome,) = Run([stage], *place, Executor(ExecutorSettings(), 1))()
+    with Run(*place, Executor(ExecutorSettings(), 1)) as run:
+        (outcome,) = run.compute([stage])
     assert outcome.computed == 3
     assert len(available(*masks())) == 3
     (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
@@ -192,11 +193,11 @@ def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
 
 def test_a_later_round_has_the_tags_that_it_keeps_in_its_inputs(opened, tmp_path):
     def inputs(tags: list[int], *more: str) -> str:
-        stages = opened("rounds=2", *more).stages
+        stages = opened("rounds=2", *more).builder.stages
         (relabelled,) = [s for s in stages if s.name == "masks" and s.round == 2]
         sample = Sample("1", tmp_path / "photographs" / "1.png")
         folders = {
-            name: SimpleNamespace(entries={"1": {"tags": tags}}) for name in relabelled.needs
+            name: SimpleNamespace(entries={"1": {"tags": tags}}) for name in relabelled.before
         }
         return relabelled.item(sample, folders).input
 
@@ -270,7 +271,7 @@ def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
     path.write_bytes(b"some CAMs")
 
     def made_from() -> str:
-        stages = opened("cams=file", f"cams.path={tmp_path}").stages
+        stages = opened("cams=file", f"cams.path={tmp_path}").builder.stages
         return next(stage for stage in stages if stage.name == "cams").item(sample, {}).input
 
     first = made_from()

@@ -126,19 +126,18 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
         images = Images(Dataset(vocabulary, samples, "all"), config.dataset.limit)
         pipeline = Pipeline(Builder(config, vocabulary, images, ["all"], Store(tmp_path)))
         found = {}
-        for stage in pipeline.stages:
+        for stage in pipeline.builder.stages:
             if stage.round > 2 or stage.title:
                 continue
             first, second = {
+                "tags": ("tags", "retagged"),
                 "masks": ("masks", "relabelled"),
                 "segmenter": TRAINING,
                 "predictions": TESTING,
             }.get(stage.name, (stage.name, ""))
             found[first if stage.round == 1 else second] = stage
-            if stage.parts:
-                (found["retagged"],) = stage.parts
         assert {*found} == {*ALL}
-        return {name: (stage.key, stage.recipe) for name, stage in found.items()}
+        return {n: (stage.key, getattr(stage, "recipe", "")) for n, stage in found.items()}
 
     return keys
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.engine.cleaning import find_orphans
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.review import Outcome
+from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline

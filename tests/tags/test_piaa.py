@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,8 @@ from pipeline.tags.bank import read_prototypes
 from pipeline.tags.batched import BatchedScClip
 from pipeline.tags.patches import centre
 from pipeline.tags.piaa import build_patches
-from pipeline.tags.prototypes import learn
+from pipeline.tags.prototypes import Prototypes, learn
+from pipeline.tags.stage import ScoredTags
 from tests.engine.test_workers import HerePool
 from tests.small_runs import artefacts, folder_options, latest
 from tests.tags.test_prototypes import naive_scores
@@ -62,7 +62,14 @@ def opened(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable
 def run(pipeline: Pipeline, pool=None) -> list:
     builder = pipeline.builder
     executor = Executor(pool or ExecutorSettings(), 1)
-    return [*Run(pipeline.steps(["tags"]), builder.images, builder.store, executor)()]
+    with Run(builder.images, builder.store, executor) as run:
+        return [*run.compute(pipeline.stages(["tags"]))]
+
+
+def prototypes_in(root: Path, tags: ScoredTags, text: torch.Tensor) -> Prototypes:
+    """Returns what a stage of tags loads."""
+    folder = latest(root, "prototypes")
+    return read_prototypes(folder, text, tags.options, empty_class=False, device="cpu")
 
 
 def naive_bank(features: dict[str, np.ndarray], text: np.ndarray) -> dict[str, list[int]]:
@@ -84,20 +91,21 @@ def naive_bank(features: dict[str, np.ndarray], text: np.ndarray) -> dict[str, l
 def test_prototypes_and_scores_follow_from_the_features_of_the_images(opened, given):
     pipeline = opened(*given)
     outcomes = run(pipeline)
-    assert [o.stage for o in outcomes] == ["patches", "bank", "features", "prototypes", "tags"]
-    tags, builder = pipeline.steps(["tags"])[-1], pipeline.builder
+    assert [o.stage for o in outcomes] == ["patches", "prototypes", "tags"]
+    tags, builder = pipeline.stages(["tags"])[-1], pipeline.builder
     patches, text = build_patches(tags.options, tags.resources)
     images = [(s.id, ImageReader(True)(s)[0]) for s in builder.images.of("all")]
     seen = dict(patches.stream(images))
     features = {i: p.features.numpy() for i, p in seen.items()}
     root = builder.store.root
     bank = naive_bank(features, text.numpy())
-    assert json.loads((latest(root, "bank") / "bank.json").read_bytes()) == bank
     kept = torch.cat([seen[i].features[bank[i]] for i in sorted(bank)])
+    with np.load(latest(root, "prototypes") / "bank.npz") as stored:
+        np.testing.assert_array_equal(stored["features"], kept.numpy())
     expected = learn(kept, text, 60.0, 100.0, empty_class=False)
-    with np.load(latest(root, "prototypes") / "prototypes.npz") as stored:
-        np.testing.assert_allclose(stored["weight"], expected.weight.numpy(), rtol=1e-5)
-        weight, bias = stored["weight"], stored["bias"]
+    found = prototypes_in(root, tags, text)
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-5)
+    weight, bias = found.weight.numpy(), found.bias.numpy()
     with np.load(latest(root, "tags") / "scores.npz") as stored:
         ids, scores = stored["ids"], stored["scores"]
     for image_id, row in zip(ids, scores):
@@ -111,24 +119,24 @@ def test_workers_and_a_run_that_goes_on_write_the_same_bytes(opened, monkeypatch
     run(opened(out="whole"))
     run(opened(out="workers"), HerePool())
     calls, stop = [], opened(out="killed")
-    store = type(stop.steps(["tags"])[0]).compute
+    store = type(stop.stages(["tags"])[0]).compute
 
-    def compute(self, items, model):
-        for result in store(self, items, model):
+    def compute(self, images, model):
+        for result in store(self, images, model):
             calls.append(self.name)
             if len(calls) == 3:
                 raise KeyboardInterrupt
             yield result
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(stop.steps(["tags"])[0]), "compute", compute)
+        patched.setattr(type(stop.stages(["tags"])[0]), "compute", compute)
         with pytest.raises(KeyboardInterrupt):
             run(stop)
     outcomes = run(opened(out="killed"))
     assert 0 < outcomes[0].computed < 5, "what was done before is not done again"
     whole, workers, killed = (artefacts(opened.root / n) for n in ("whole", "workers", "killed"))
     assert whole == workers == killed
-    assert any(name.endswith("prototypes.npz") for name in whole)
+    assert any(name.endswith("bank.npz") for name in whole)
 
 
 def test_other_prototypes_are_other_tags(opened, photographs):
@@ -157,10 +165,10 @@ def in_twos(opened, monkeypatch):
 def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
     pipeline = in_twos()
     run(pipeline)
-    tags, builder = pipeline.steps(["tags"])[-1], pipeline.builder
+    tags, builder = pipeline.stages(["tags"])[-1], pipeline.builder
     encoder, text = build_patches(tags.options, tags.resources)[0].encoder, tags.resources.clip
     text = text.embed(builder.vocabulary.tag_names, (), "piaa")
-    prototypes = read_prototypes(latest(builder.store.root, "prototypes"), "cpu")
+    prototypes = prototypes_in(builder.store.root, tags, text)
     samples, scores = builder.images.of("all"), {}
     for start in (0, 2, 4):
         ids = [sample.id for sample in samples[start : start + 2]]
@@ -183,11 +191,14 @@ def test_a_batch_is_computed_whole_whoever_computes_and_whatever_is_there(in_two
     pool = HerePool()
     pool.shard_size = 1
     run(in_twos(out="workers"), pool)
-    tags = type(in_twos(out="killed").steps(["tags"])[-1])
+    tags = type(in_twos(out="killed").stages(["tags"])[-1])
 
-    def compute(self, items, model, store=tags.compute):
-        for number, result in enumerate(store(self, items, model)):
-            if number == 3:  # between two images of one batch
+    computed = []
+
+    def compute(self, images, model, store=tags.compute):
+        for result in store(self, images, model):
+            computed.append(result)
+            if len(computed) == 4:  # between two images of one batch
                 raise KeyboardInterrupt
             yield result
 
@@ -217,8 +228,8 @@ def test_backgrounds_and_cwr_are_extensions(opened):
     with np.load(with_both[-1].path / "scores.npz") as stored:
         assert stored["scores"].shape == (5, 4)
         assert (stored["scores"].sum(1) < 4).all() and (stored["scores"] >= 0).all()
-    with np.load(with_both[-2].path / "prototypes.npz") as stored:
-        assert stored["bias"].shape[0] > 4
+    with np.load(with_both[-2].path / "bank.npz") as stored:
+        assert stored["classes"].max() > 4
 
 
 def test_a_least_score_is_refused():

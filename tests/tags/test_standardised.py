@@ -64,8 +64,8 @@ def run(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..
         composed = compose([*options, f"output_dir={tmp_path / 'out'}", *given])
         pipeline = Pipeline.open(read_config(composed))
         builder, executor = pipeline.builder, Executor(ExecutorSettings(), 1)
-        steps = pipeline.steps(["tags"])
-        outcomes = [*Run(steps, builder.images, builder.store, executor)()]
+        with Run(builder.images, builder.store, executor) as run:
+            outcomes = [*run.compute(pipeline.stages(["tags"]))]
         return [(o.stage, o.computed, o.reused, o.path) for o in outcomes]
 
     return run

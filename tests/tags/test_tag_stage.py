@@ -84,10 +84,10 @@ def test_thresholds_are_the_settings_that_no_score_depends_on(options, expected)
 
 def test_an_entry_needs_every_variant_that_its_method_has():
     entry = tags_output([], dict.fromkeys(("scores", "coarse"), np.zeros(2))).facts
-    assert stage(TagClipOptions(variants=["coarse"])).covers(entry)
-    assert not stage(TagClipOptions(variants=["coarse", "dmar"])).covers(entry)
-    assert stage(ClassTokenOptions(variants=["dmar"])).covers(entry), "the baseline has none"
-    assert not stage(TagClipOptions(variants=[])).covers({"scores": {"coarse": ""}})
+    assert stage(TagClipOptions(variants=["coarse"])).adapt(entry)
+    assert stage(TagClipOptions(variants=["coarse", "dmar"])).adapt(entry) is None
+    assert stage(ClassTokenOptions(variants=["dmar"])).adapt(entry), "the baseline has none"
+    assert stage(TagClipOptions(variants=[])).adapt({"scores": {"coarse": ""}}) is None
 
 
 def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
@@ -96,7 +96,7 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     rows = {"scores": final, "cwr": final.copy(), "coarse": coarse}
     facts = tags_output([1], rows).facts
     assert json.dumps(facts).count(base64.b64encode(final.tobytes()).decode()) == 1
-    assert stage(TagClipOptions(variants=["coarse", "cwr"])).covers(facts)
+    assert stage(TagClipOptions(variants=["coarse", "cwr"])).adapt(facts)
     assert stage(TagClipOptions(alpha=0.5)).adapt({**facts, "tags": []})["tags"] == [1]
     folder = Store(tmp_path).folder("val", "tags", {})
     with folder:
