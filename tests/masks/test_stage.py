@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import check
 from pipeline.engine.stage import Item, PerImage
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor, ExecutorSettings, go_through
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
@@ -39,7 +40,7 @@ from tests.small_runs import draw_photograph
 def maps(tmp_path):
     """Images, one of them without tags, and the folder of their maps."""
     samples, found = [], {}
-    stage = Maps(split="all")
+    stage = Maps(split="all", reader=ImageReader())
     with open_folder(stage, Store(tmp_path / "out")) as cams:
         for index, image_id in enumerate(["a", "b c/d", "without tags"]):
             path = tmp_path / "images" / f"{index}.png"
@@ -160,9 +161,10 @@ def test_an_image_that_cannot_be_read_costs_no_other(maps):
     stage, _ = masks_stage()
     model = stage.load({"cams": cams.path})
     items = [Item(sample, "input") for sample in samples]
-    (_, error), *others = stage.compute(items, lambda: model)
+    compute = partial(stage.compute, model=lambda: model)
+    (_, error), *others = go_through(items, stage.reader, compute, "masks")
     assert isinstance(error, ImageError)
-    names = [name for _, (output,) in others for name in output.files]
+    names = [name for _, outputs in others for name in outputs["masks"].files]
     assert names == ["b c/d.png", "without tags.png"]
 
 

@@ -134,7 +134,11 @@ def test_workers_and_a_run_that_goes_on_write_the_same_bytes(opened, monkeypatch
             run(stop)
     outcomes = run(opened(out="killed"))
     assert 0 < outcomes[0].computed < 5, "what was done before is not done again"
-    whole, workers, killed = (artefacts(opened.root / n) for n in ("whole", "workers", "killed"))
+    # Which patches are stored beside those of the bank depends on who saw which image first.
+    whole, workers, killed = (
+        {name: data for name, data in artefacts(opened.root / n).items() if "/patches/" not in name}
+        for n in ("whole", "workers", "killed")
+    )
     assert whole == workers == killed
     assert any(name.endswith("bank.npz") for name in whole)
 

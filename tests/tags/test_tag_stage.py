@@ -63,7 +63,7 @@ def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
 
 def test_a_tag_exceeds_a_share_of_the_range_of_scores_and_the_least_score():
     scores = np.array([0.2, 0.8], np.float32)
-    chosen = TagClipOptions(alpha=0.25)
+    chosen = TagClipOptions(alpha=0.25, variants=[])
     assert stage(chosen).threshold(scores) == pytest.approx(0.35)
     assert stage(TagClipOptions(alpha=0.25, min_score=0.6)).threshold(scores) == 0.6
     entry = {"key": "x", **tags_output([], {"scores": np.array([0.2, 0.3, 0.8, 0.4])}).facts}
@@ -97,7 +97,7 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     facts = tags_output([1], rows).facts
     assert json.dumps(facts).count(base64.b64encode(final.tobytes()).decode()) == 1
     assert stage(TagClipOptions(variants=["coarse", "cwr"])).adapt(facts)
-    assert stage(TagClipOptions(alpha=0.5)).adapt({**facts, "tags": []})["tags"] == [1]
+    assert stage(TagClipOptions(alpha=0.5, variants=["cwr"])).adapt({**facts, "tags": []})["tags"] == [1]
     folder = Store(tmp_path).folder("val", "tags", {})
     with folder:
         folder.write("a", "input", {}, **facts)
