@@ -22,7 +22,7 @@ from pipeline.clip.shared_pass import (
     MeanAttention,
     SharedPass,
     batch_by_grid,
-    run_shared_pass,
+    prepare_batch,
 )
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import ImageError
@@ -97,7 +97,8 @@ class PassCams(CamMethod):
         encoder, batches = self.encoder, self.batches
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
             pictures = [image for _, image, _ in batch]
-            whole = run_shared_pass(encoder, pictures, batches.images, cam_hooks=self.hooks())
+            pixels = prepare_batch(encoder, pictures, batches.images)
+            whole = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
             for row, (name, _, tags) in enumerate(batch):
                 try:
                     yield name, self.cams_of_pass(whole.of_image(row), tags)

@@ -101,31 +101,27 @@ def batch_by_grid(
     yield from waiting.values()
 
 
-def run_shared_pass(
+def prepare_batch(
     encoder: ClipEncoder,
     images: Sequence[np.ndarray],
     batch_size: int,
-    *hooks: AttentionHook,
-    cam_hooks: Sequence[CamHook] = (),
     squeeze: bool = False,
-) -> SharedPass:
-    """Runs blocks 1 to L−1 over a batch of :func:`batch_by_grid`.
+) -> torch.Tensor:
+    """Returns the pixels of a batch of :func:`batch_by_grid`, for :meth:`SharedPass.over`.
 
-    The batch is padded to its full size, so that an image's result does not depend on the others.
+    The batch is padded to its full size, so that an image's result does not depend on the others:
+    the rows after the images are copies of the last one.
 
     Args:
         encoder: the image tower.
         images: each H×W×3 uint8, all of one patch grid.
         batch_size: as for :func:`batch_by_grid`.
-        hooks: see :meth:`~pipeline.clip.encoder.ClipEncoder.backbone`.
-        cam_hooks: those whose results are kept.
         squeeze: resize images to the native square instead.
 
     Returns:
-        The pass over the batch. Rows after the images are padding.
+        B×3×H×W float32, normalised, on the encoder's device.
     """
     prepared = [encoder.prepare(image, squeeze=squeeze) for image in images]
     size = encoder.batch_size_for(encoder.patch_grid(images[0]), batch_size)
     prepared += prepared[-1:] * (size - len(prepared))
-    pixels = torch.stack(prepared).to(encoder.device)
-    return SharedPass.over(encoder, pixels, *hooks, cam_hooks=cam_hooks)
+    return torch.stack(prepared).to(encoder.device)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown
@@ -33,8 +34,10 @@ _EXHAUSTED = re.compile(
 """What the system, PyTorch and Python say when a limit on memory or processes is reached."""
 
 
-def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMABLE) -> None:
+def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
+
+    The tool is a function of the arguments, or the name "module:function" of one.
 
     SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
     says. Output escapes what the terminal cannot show. File names are UTF-8 in every locale.
@@ -48,6 +51,7 @@ def answer(run: Callable[[Sequence[str]], None], when_interrupted: str = RESUMAB
         stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        run = resolve_name(run) if isinstance(run, str) else run
         run(sys.argv[1:])
         print(end="", flush=True)
         return

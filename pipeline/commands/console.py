@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from pipeline.commands.command_line import answer
 from pipeline.engine.versions import current_version
@@ -32,11 +31,7 @@ WHEN_INTERRUPTED = {
 
 def run_tool(tool: str) -> None:
     """Runs a tool on the command line."""
-
-    def run(arguments: Sequence[str]) -> None:
-        import_module(f"pipeline.commands.{tool}").run(arguments)
-
-    answer(run, WHEN_INTERRUPTED[tool])
+    answer(f"pipeline.commands.{tool}:run", WHEN_INTERRUPTED[tool])
 
 
 def run_stages() -> None:
@@ -45,7 +40,7 @@ def run_stages() -> None:
         answer(lambda _: print(current_version()))
         return
     sys.argv[1:] = sys.argv[1:] or ["--help"]
-    answer(lambda given: import_module("pipeline.commands.run_stage").run(given))
+    answer("pipeline.commands.run_stage:run")
 
 
 def main() -> None:

@@ -282,17 +282,21 @@ def _collect(path: Path, lines: Iterable[tuple[int, str, list[int]]]) -> dict[st
     return found
 
 
-def format_class_line(image_id: str, labels: Sequence[int]) -> str:
-    """Returns a line in TagCLIP's format.
+def format_class_list(labels: Mapping[str, Sequence[int]]) -> str:
+    """Returns a list of ids and class indices in TagCLIP's format, a line each.
 
-    White space in the id is percent-encoded, and so are bytes of a file's name that are not UTF-8.
+    White space in an id is percent-encoded, and so are bytes of a file's name that are not UTF-8.
     """
-    encoded = re.sub(r"[\s%\ud800-\udfff]", lambda m: parse.quote(m[0], errors=_NOT_UTF8), image_id)
-    return " ".join([encoded, *map(str, labels)])
+    special = re.compile(r"[\s%\ud800-\udfff]")
+    lines = []
+    for image_id, of_image in labels.items():
+        encoded = special.sub(lambda found: parse.quote(found[0], errors=_NOT_UTF8), image_id)
+        lines.append(" ".join([encoded, *map(str, of_image)]) + "\n")
+    return "".join(lines)
 
 
 def unquote(encoded: str) -> str:
-    """Returns the id that :func:`format_class_line` encoded."""
+    """Returns the id that :func:`format_class_list` encoded."""
     return parse.unquote(encoded, errors=_NOT_UTF8)
 
 

@@ -148,35 +148,38 @@ class Run:
             folder.computed = folder.shared = self._from_riding.pop(stage, 0)
             for entry, source in before.reusable:
                 folder.reuse(dict(entry), source)
-            failures = {**before.left_out, **self._compute_missing(before, opened)}
-            for image_id, reason in failures.items():
-                folder.fail(image_id, reason)
-            ids, entries = before.ids, folder.entries
-            summary = stage.summary(folder, [i for i in ids if i in entries])
-            folder.finish(ids, summary, self.images.known_ids(stage.split))
-            if stage.accompanies:
-                folder.accompany(stage.accompanies.key)
+            failures, missing = dict(before.left_out), before.missing
+            if missing:
+                for each in opened.values():
+                    each.begin(len(before.ids))
+                with track(f"{stage.name} {stage.split}", len(missing)) as advance:
+                    inputs = {n: open_folder(s, self.store).path for n, s in stage.needs.items()}
+                    for image_id, reason in self.executor.compute(stage, inputs, opened, missing):
+                        if reason is not None:
+                            failures[image_id] = reason
+                        left_out = len(failures) - len(before.left_out)
+                        advance(note=f"{left_out} left out" if left_out else "")
+            self._finish(stage, folder, before.ids, failures)
             if stage.rider is not None:  # it is finished when its own turn comes
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
         self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)
-        asked = {*ids}
-        left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in asked}
-        computed = min(folder.computed, len(ids) - len(left_out))
-        facts = computed, left_out, folder.path, folder.reused, stage.remark(folder, ids)
+        ids = dict.fromkeys(before.ids)
+        own = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
+        computed = min(folder.computed, len(ids) - len(own))
+        facts = computed, own, folder.path, folder.reused, stage.remark(folder, ids)
         return Outcome(stage.name, stage.where, len(ids), *facts)
 
-    def _compute_missing(self, before: Scan, folders: Mapping[str, StageFolder]) -> dict[str, str]:
-        """Computes what is missing; returns id → reason, of the images that were skipped."""
-        failures: dict[str, str] = {}
-        if not before.missing:
-            return failures
-        stage = before.stage
-        for folder in folders.values():
-            folder.begin(len(before.ids))
-        inputs = {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
-        with track(f"{stage.name} {stage.split}", len(before.missing)) as advance:
-            for image_id, reason in self.executor.compute(stage, inputs, folders, before.missing):
-                if reason is not None:
-                    failures[image_id] = reason
-                advance(note=f"{len(failures)} left out" if failures else "")
-        return failures
+    def _finish(
+        self,
+        stage: PerImage,
+        folder: StageFolder,
+        ids: Sequence[str],
+        failures: Mapping[str, str],
+    ) -> None:
+        for image_id, reason in failures.items():
+            folder.fail(image_id, reason)
+        entries = folder.entries
+        summary = stage.summary(folder, [i for i in ids if i in entries])
+        folder.finish(ids, summary, self.images.known_ids(stage.split))
+        if stage.accompanies:
+            folder.accompany(stage.accompanies.key)

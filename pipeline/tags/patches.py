@@ -14,7 +14,7 @@ from torchvision.transforms.functional import InterpolationMode, center_crop, re
 
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.shared_pass import batch_by_grid, run_shared_pass
+from pipeline.clip.shared_pass import SharedPass, batch_by_grid, prepare_batch
 from pipeline.dense.method import DenseMethod
 from pipeline.errors import ImageError
 
@@ -66,8 +66,8 @@ class PatchEncoder:
         for batch in self._batches(images):
             names, pictures = zip(*batch)
             size = len(batch) if self.mixes else batches.images
-            hooks = self.method.hooks(encoder)
-            shared_pass = run_shared_pass(encoder, pictures, size, cam_hooks=hooks)
+            pixels = prepare_batch(encoder, pictures, size)
+            shared_pass = SharedPass.over(encoder, pixels, cam_hooks=self.method.hooks(encoder))
             try:
                 features = self.method.patch_features(encoder, shared_pass)
             except ImageError as error:

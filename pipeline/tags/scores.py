@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.datasets.lists import format_class_line
+from pipeline.datasets.lists import format_class_list
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Output
@@ -45,7 +45,8 @@ def read_scores(
     folder: StageFolder, image_ids: Iterable[str], variant: str = "scores"
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
-    rows = [folder.entries[image_id]["scores"] for image_id in image_ids]
+    entries = folder.entries
+    rows = [entries[image_id]["scores"] for image_id in image_ids]
     is_there = all(variant in row for row in rows)
     return np.array([decode_scores(row, variant) for row in rows]) if is_there else None
 
@@ -55,13 +56,13 @@ def summarise(
 ) -> Mapping[str, bytes]:
     """Returns ``scores.npz`` and ``tags.txt`` of the images ``done``."""
     entries = folder.entries
-    lines = [format_class_line(i, entries[i]["tags"]) + "\n" for i in done]
+    text = format_class_list({image_id: entries[image_id]["tags"] for image_id in done})
     arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
     for name in sorted(entries[done[0]]["scores"]) if done else ():
         if (scores := read_scores(folder, done, name)) is not None:
             arrays[name] = scores
-    text = "".join(lines).encode("utf-8", "surrogateescape")
-    return {"scores.npz": encode_arrays(**arrays), "tags.txt": text}
+    encoded = text.encode("utf-8", "surrogateescape")
+    return {"scores.npz": encode_arrays(**arrays), "tags.txt": encoded}
 
 
 def remark_on_tags(folder: StageFolder, ids: Iterable[str], classes: Sequence[str]) -> str:

@@ -98,7 +98,7 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider = model(), self.rider
+        (tagger, cam_method), rider, options = model(), self.rider, self.options
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
@@ -106,7 +106,7 @@ class ScoredTags(Tags):
                 continue
             if problem := problem_with(scored.scores, self.resources.num_classes):
                 raise self.wrong(problem, item.sample.id)
-            tags = self.choose(scored.scores["scores"])
+            tags = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
             outputs = {self.name: tags_output(tags, scored.scores)}
             if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs

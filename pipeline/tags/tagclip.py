@@ -15,7 +15,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, run_shared_pass
+from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, prepare_batch
 from pipeline.tags.baseline import global_scores
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import Proposal, propose, reidentify
@@ -118,9 +118,8 @@ class TagClip(Tagger):
         names, images = zip(*batch)
         voted = VotedAttention(self.window, options.votes)
         hooks = cam_hooks() if cam_hooks else ()
-        whole = run_shared_pass(
-            encoder, images, self.batches.images, voted, cam_hooks=hooks, squeeze=options.squeeze
-        )
+        pixels = prepare_batch(encoder, images, self.batches.images, options.squeeze)
+        whole = SharedPass.over(encoder, pixels, voted, cam_hooks=hooks)
         inputs = whole.last_block_input
 
         def best_patch(scores: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,9 @@ from pipeline.cams.settings import ClipEsOptions
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.sample import Sample
 from pipeline.engine.settings import check
+from pipeline.engine.stage import Item
 from pipeline.errors import UserError
 from tests.methods import ALONE, resources_of, stage_of
 
@@ -54,7 +57,8 @@ def test_cams_that_cannot_be_used_are_refused(stage, shape, low, high, message):
 
 def test_an_image_without_tags_has_no_cams_and_is_stored_under_its_own_input(stage):
     key = stage.input_key("image", ())
-    output = stage.output("a", key, (), np.zeros((0, 3, 4), np.float32), (30, 40))
+    item = Item(Sample("a", Path("a.png")), "image", size=(30, 40))
+    output = stage.output(item, (), np.zeros((0, 3, 4), np.float32), key)
     assert list(output.files) == ["a.npz"] and output.input == key
     assert key != stage.input_key("image", (0,)) != stage.input_key("image", (1,))
 

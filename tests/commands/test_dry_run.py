@@ -100,7 +100,7 @@ def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photo
 def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     first = dry_run(*TINY_SEGMENTER)
     assert [row[:6] for row in first[3:]] == [
-        ["train", "all", "5", "–", "up to all, after masks", "unknown"],
+        ["segmenter", "all", "5", "–", "up to all, after masks", "unknown"],
         ["predictions", "all", "5", "–", "up to all, after masks", "unknown"],
         ["evaluate", "–", "–", "–", "what there is", "–"],
         ["report", "–", "–", "–", "what there is", "–"],
@@ -111,7 +111,7 @@ def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     # Another seed is another training, of which it is known how long it takes.
     train, predict = dry_run(*TINY_SEGMENTER, "seed=4", "stage=[train,predict]")
     assert train[3:5] == ["0", "all"] and re.match(r"\d+\.\d s", train[5])
-    assert predict[3:5] == ["0", "all, after train"] and predict[6] != first[4][6]
+    assert predict[3:5] == ["0", "all, after segmenter"] and predict[6] != first[4][6]
     # With other maps, the masks may come out as they were.
     rows = dry_run(*TINY_SEGMENTER, "tags.variants=[coarse,dmar,cwr,clip]")
     assert rows[0][4] == "all" and rows[1][4] == "up to all, after tags"
@@ -384,7 +384,10 @@ def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     given = [*arguments, *PRETRAINED]
     note = f"note: the run first downloads the weights {RESNET}\n"
-    assert [row[0] for row in dry_run("stage=[tags,cams,masks,train]", given=given)][-1] == "train"
+    rows = dry_run("stage=[tags,cams,masks,train]", given=given)
+    assert rows[-1][0] == "segmenter"
+        -1
+    ] == "segmenter"
     assert dry_run.errors == note
     finished = run_stage(*given, "stage=[tags,cams,masks,train]")
     assert finished.code == 2 and f"{RESNET} could not be downloaded" in finished.errors

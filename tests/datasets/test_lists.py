@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.ground_truth import read_mask
-from pipeline.datasets.lists import format_class_line, read_class_list, read_image_classes
+from pipeline.datasets.lists import format_class_list, read_class_list, read_image_classes
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import coco_names
 from tests.datasets.miniatures import (
@@ -189,7 +189,7 @@ def test_a_table_with_another_class_is_refused_by_line(write):
 def test_what_is_written_is_read_again(tmp_path):
     ids = ["a", "two words", "100%", "a%20b", "été/東京", "tab\there", "line\u2028end", "\x85"]
     labels = {image_id: tuple(range(k)) for k, image_id in enumerate(ids)}
-    text = "".join(format_class_line(i, k) + "\n" for i, k in labels.items())
+    text = format_class_list(labels)
     (tmp_path / "tags.txt").write_text(text, encoding="utf-8")
     known = {str(k): k for k in range(10)}
     assert read_class_list(tmp_path / "tags.txt", "tags.path", known) == labels

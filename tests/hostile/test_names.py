@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.datasets.folder import find_images
-from pipeline.datasets.lists import format_class_line, read_class_list
+from pipeline.datasets.lists import format_class_list, read_class_list
 from pipeline.errors import UserError
 from tests.datasets.miniatures import load
 from tests.hostile.examples import SEEDED
@@ -64,7 +64,7 @@ def test_any_id_is_a_line_of_a_list(tmp_path, trial):
     @given(st.lists(NAMES.filter(is_a_name), min_size=1, max_size=5, unique=True))
     def list_them(ids):
         labels = {image_id: tuple(range(k)) for k, image_id in enumerate(ids)}
-        lines = "".join(format_class_line(i, k) + "\n" for i, k in labels.items())
+        lines = format_class_list(labels)
         (tmp_path / "tags.txt").write_text(lines, encoding="utf-8")
         known = {str(k): k for k in range(5)}
         assert read_class_list(tmp_path / "tags.txt", "tags.path", known) == labels

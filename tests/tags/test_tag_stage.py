@@ -97,7 +97,8 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     facts = tags_output([1], rows).facts
     assert json.dumps(facts).count(base64.b64encode(final.tobytes()).decode()) == 1
     assert stage(TagClipOptions(variants=["coarse", "cwr"])).adapt(facts)
-    assert stage(TagClipOptions(alpha=0.5, variants=["cwr"])).adapt({**facts, "tags": []})["tags"] == [1]
+    chosen = stage(TagClipOptions(alpha=0.5, variants=["cwr"]))
+    assert chosen.adapt({**facts, "tags": []})["tags"] == [1]
     folder = Store(tmp_path).folder("val", "tags", {})
     with folder:
         folder.write("a", "input", {}, **facts)
