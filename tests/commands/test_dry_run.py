@@ -386,8 +386,6 @@ def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
     note = f"note: the run first downloads the weights {RESNET}\n"
     rows = dry_run("stage=[tags,cams,masks,train]", given=given)
     assert rows[-1][0] == "segmenter"
-        -1
-    ] == "segmenter"
     assert dry_run.errors == note
     finished = run_stage(*given, "stage=[tags,cams,masks,train]")
     assert finished.code == 2 and f"{RESNET} could not be downloaded" in finished.errors
