@@ -70,7 +70,11 @@ EXCEL = {
     "excel_voc2012_tagclip": ("voc2012", "val", "tagclip", 112, 0.79),
     "excel_coco2014": ("coco2014", "train", "ground_truth", 224, 0.88),
 }
-PIAA = {"piaa_voc2007": ("voc2007", "test"), "piaa_coco2014": ("coco2014", "val")}
+PIAA = {
+    f"piaa_{dataset}{encoder}": (dataset, split)
+    for dataset, split in (("voc2007", "test"), ("coco2014", "val"))
+    for encoder in ("", "_sc_clip")
+}
 STUDIES = ("precision", "quirks", "input_size", "alpha", "scene_names", "classes_in_classes")
 STUDIES += ("dmar_blocks", "dmar_votes", "dmar_windows", "alpha_piaa", "z")
 BUILDERS = {
@@ -140,25 +144,28 @@ def test_labels_of_voc_are_those_of_the_published_figures():
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "fit_split", "constants"),
+    ("dataset", "split", "fit_split", "constants"),
     [
-        ("piaa_voc2007", "test", "trainval", (100, 200, 80)),
-        ("piaa_coco2014", "val", "train", (0.01, 400, 80)),
+        ("voc2007", "test", "trainval", (100, 200, 80)),
+        ("coco2014", "val", "train", (0.01, 400, 80)),
     ],
 )
-def test_piaa_has_its_authors_constants_and_names(name, split, fit_split, constants):
+@pytest.mark.parametrize("encoder", ["sclip", "sc_clip"])
+def test_piaa_has_its_authors_constants_and_names(dataset, split, fit_split, constants, encoder):
+    name = f"piaa_{dataset}" + "_sc_clip" * (encoder == "sc_clip")
     config = composed(f"experiment={name}")
     assert_holds(config, RELEASED)
     assert method(config, "tags") == "piaa" and list(config.stage) == ["tags", "evaluate", "report"]
     of = ("rescoring_temperature", "local_factor", "global_factor")
     expected = {f"tags.{key}": value for key, value in zip(of, constants)}
     expected |= {"tags.bank_size": 512, "tags.fit_split": fit_split, "tags.templates": "piaa"}
+    expected |= {"tags.encoder": encoder, "tags.crop": True, "compat.piaa_batch": True}
     assert_holds(config, {**expected, "experiment_name": name, "dataset.split": split})
     assert config.dataset.get("difficult") in (False, None), "7,013 positives on VOC 2007 test"
     options = read_config(compose([f"experiment={name}", "dataset.root=x"]))
     names = build_vocabulary(options.dataset)
     renamed = [pair for pair in zip(names.classes, names.tag_names) if (pair[0],) != pair[1]]
-    assert len(renamed) == {"piaa_voc2007": 3, "piaa_coco2014": 6}[name]
+    assert len(renamed) == {"voc2007": 3, "coco2014": 6}[dataset]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -377,14 +384,12 @@ def test_clip_es_takes_the_objects_and_not_the_masks(run_experiment, tmp_path):
 
 @pytest.mark.parametrize("name", PIAA)
 def test_piaa_runs_to_its_end(run_experiment, built, name, tmp_path):
-    if name == "piaa_coco2014":
+    if "coco2014" in name:
         miniature_coco.build_coco(built("coco2014", "val").parent, "train2014")
     figures = run_experiment(name)
     assert list(figures) == ["tags"] and figures["tags"]["map"] > 0
     [prototypes] = tmp_path.glob("*/prototypes/latest")
-    assert (
-        prototypes.parents[1].name == {"piaa_voc2007": "trainval", "piaa_coco2014": "train"}[name]
-    )
+    assert prototypes.parents[1].name == ("train" if "coco2014" in name else "trainval")
 
 
 @pytest.mark.parametrize("name", EXCEL)

@@ -20,11 +20,11 @@ from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags import piaa
-from pipeline.tags.bank import read_prototypes
+from pipeline.tags.bank import LeastEntropies, read_prototypes
 from pipeline.tags.batched import BatchedScClip
 from pipeline.tags.patches import centre
 from pipeline.tags.piaa import build_patches
-from pipeline.tags.prototypes import Prototypes, learn
+from pipeline.tags.prototypes import Prototypes, choose_bank, learn
 from pipeline.tags.stage import ScoredTags
 from tests.engine.test_workers import HerePool
 from tests.small_runs import artefacts, folder_options, latest
@@ -141,6 +141,52 @@ def test_workers_and_a_run_that_goes_on_write_the_same_bytes(opened, monkeypatch
     )
     assert whole == workers == killed
     assert any(name.endswith("bank.npz") for name in whole)
+
+
+def test_what_follows_from_the_bank_takes_no_pass(opened):
+    """And a smaller bank is the one that would have been learned."""
+    first = run(opened())
+    for given in ("tags.rescoring_temperature=3", "compat.empty_class=true", "tags.bank_size=3"):
+        again = run(opened(given))
+        assert [(o.stage, o.computed) for o in again] == [("prototypes", 0), ("tags", 5)], given
+        assert again[0].path == first[1].path
+    fresh = run(opened("tags.bank_size=3", out="fresh"))[-1].path / "scores.npz"
+    assert fresh.read_bytes() == (again[-1].path / "scores.npz").read_bytes()
+    larger = run(opened("tags.bank_size=7"))
+    assert [(o.stage, o.computed) for o in larger] == [
+        ("patches", 5),
+        ("prototypes", 5),
+        ("tags", 5),
+    ]
+    assert [o.computed for o in run(opened("tags.temperature=50"))] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_candidates_hold_the_bank_in_whatever_order_images_come(size):
+    """Also where entropies are equal; what is certainly not in the bank is left out."""
+    random = np.random.default_rng(size)
+    entropies = [random.integers(0, 9, 30).astype(np.float32) / 8 for _ in range(12)]
+    classes = [random.integers(0, 3, 30) for _ in range(12)]
+    bank = choose_bank(entropies, classes, size)
+    for order in (range(12), range(11, -1, -1), random.permutation(12)):
+        least = LeastEntropies(size)
+        found = {int(i): least.candidates(entropies[i], classes[i]) for i in order}
+        assert all({*bank[i]} <= {*found[i]} for i in range(12))
+        of_candidates = choose_bank(
+            [entropies[i][found[i]] for i in range(12)],
+            [classes[i][found[i]] for i in range(12)],
+            size,
+        )
+        for i in range(12):
+            np.testing.assert_array_equal(found[i][of_candidates[i]], bank[i])
+    assert sum(map(len, found.values())) < 360 or size == 40
+
+
+def test_what_is_kept_of_an_image_is_no_part_of_the_journal(opened):
+    """10,000 lines of 2,000 bytes are 20 MB."""
+    folder = run(opened())[0].path
+    lines = (folder / "entries.jsonl").read_text().splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) < 500
 
 
 def test_other_prototypes_are_other_tags(opened, photographs):
