@@ -110,7 +110,7 @@ def main(clip: str, run: str, photograph: str) -> None:
 
     from pipeline import Labeller, Segmenter, load_image
 
-    overrides = ["tags.votes=2", "tags.templates=photo"]
+    overrides = ["tags.votes=2", "tags.templates=piaa"]
     Labeller(["cat", "cup"], checkpoint=clip, overrides=overrides)(load_image(photograph))
     compare("Labeller")
     overrides += ["clip.model=tiny", "cams=sclip", "masks=dense", "masks.short_side=80"]

@@ -50,7 +50,7 @@ def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
         f"clip.checkpoint={checkpoint}",
         "tags.min_score=0",
         "tags.votes=2",
-        "tags.templates=photo",
+        "tags.templates=piaa",
         "runtime.workers=1",
     ]
 

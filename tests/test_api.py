@@ -18,7 +18,7 @@ from tests import REPOSITORY
 from tests.small_runs import TINY_SEGMENTER, latest
 
 CLASSES = ["cat", "person", "rocket", "cup"]
-SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=photo"]
+SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_labelling_is_what_the_stages_store(
 def test_masks_straight_from_images_are_those_of_the_stage(
     run_stage, arguments, photographs, tiny_checkpoint, tmp_path
 ):
-    more = ["cams=sclip", "masks=dense", "masks.short_side=80", "masks.templates=photo"]
+    more = ["cams=sclip", "masks=dense", "masks.short_side=80", "masks.templates=piaa"]
     finished = run_stage(*arguments, *more, "dataset.limit=2", "stage=masks")
     assert finished.code == 0, finished.errors
     labeller = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=[*SETTINGS, *more])

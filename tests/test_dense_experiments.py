@@ -148,7 +148,7 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
         "clip=file",
         f"clip.checkpoint={deep_checkpoint}",
         "masks.short_side=80",
-        "masks.templates=photo",
+        "masks.templates=piaa",
         "runtime.workers=1",
         f"output_dir={tmp_path / 'out'}",
         *SMALL.get(method, ()),

@@ -22,14 +22,12 @@ from tests.datasets import miniature_coco, miniatures
 CONFIGS = REPOSITORY / "configs"
 QUIRKS = ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16")
 OF_EXCEL = ("imagenet_norm", "token_norm", "head_sum")
-IN_NO_PRESET = ("float16_argmax", "tag_order")
 RELEASED = {
     "clip.model": "ViT-B-16-quickgelu",
     "clip.pretrained": "openai",
     "clip.checkpoint": None,
     "compat.name": "released",
     **{f"compat.{quirk}": True for quirk in QUIRKS},
-    **{f"compat.{quirk}": False for quirk in IN_NO_PRESET},
     "images.longest_side": None,
     "runtime.precision": "fp32",
     "tags.min_score": 0,

@@ -32,7 +32,7 @@ def test_a_module_fits_on_a_few_screens(path: Path):
 def test_cores_are_counted_in_one_way():
     """That of joblib knows affinity and the quotas of containers; no other does."""
     counting = re.compile(r"[\w.]*cpu_count\b|sched_getaffinity|cpu_affinity")
-    sources = [*PACKAGE.rglob("*.py"), *(REPOSITORY / "tools").glob("*.py")]
+    sources = [*PACKAGE.rglob("*.py"), *(REPOSITORY / "tools").rglob("*.py")]
     found = {name for p in sources for name in counting.findall(p.read_text(encoding="utf-8"))}
     assert found == {"joblib.cpu_count"}
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from pipeline.datasets import READERS
 from pipeline.engine.registry import Method, methods
-from pipeline.engine.settings import Rule, rule_of
+from pipeline.engine.settings import Rule, meanings, rule_of
 from pipeline.files.shipped import CONFIGS
 from pipeline.stages.config import EXECUTORS, Config
 
@@ -83,16 +83,6 @@ def prose(documented: Any) -> str:  # noqa: ANN401
     """Returns a docstring up to its first section, such as ``Attributes:``."""
     text = inspect.getdoc(documented) or ""
     return re.split(r"^(?:Attributes|Args|Returns|Raises|Yields):$", text, flags=re.M)[0].strip()
-
-
-def meanings(settings: type) -> dict[str, str]:
-    """Returns what the attributes of a dataclass mean, by the docstrings of it and its bases."""
-    found: dict[str, str] = {}
-    for kind in reversed(settings.__mro__):
-        _, _, listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("Attributes:\n")
-        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE):
-            found[name] = " ".join(text.split())
-    return found
 
 
 def settings_of(settings: type, prefix: str, values: Any = None) -> Iterator[Setting]:  # noqa: ANN401

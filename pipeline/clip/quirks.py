@@ -23,14 +23,12 @@ class Quirks:
         cwr_stop: an empty box ends CWR for all later classes.
         crf_bgr: the CRF compares a BGR image minus a mean, wrapped around to bytes.
         crf_fp16: the CRF's unary energies are computed in float16.
-        float16_argmax: CAMs are measured by an argmax in float16, where more scores are equal.
         imagenet_norm: ExCEL normalises pixels with ImageNet's mean and standard deviation.
         token_norm: ExCEL divides features by their length over the tokens, not over the channels.
         head_sum: ExCEL's affinity sums the attention of the last blocks over heads, and averages
             that of the block before.
         empty_class: PIAA keeps no patch of a class in which none stands out.
         piaa_batch: PIAA mixes up the 128 images of a batch of SC-CLIP.
-        tag_order: tags keep the order of the data set's annotation, and are not sorted.
     """
 
     name: str = setting("", changes="nothing", why="each quirk is in the key")
@@ -40,11 +38,9 @@ class Quirks:
     cwr_stop: bool = False
     crf_bgr: bool = False
     crf_fp16: bool = False
-    float16_argmax: bool = setting(False, changes="nothing", why="CAMs are measured with it")
     imagenet_norm: bool = False
     token_norm: bool = False
     head_sum: bool = False
     empty_class: bool = False
     piaa_batch: bool = False
-    tag_order: bool = False
     position_scale: bool = False

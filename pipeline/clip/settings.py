@@ -10,7 +10,7 @@ from pipeline.engine.settings import setting
 _ROUNDING = "the order of sums changes, and nothing else"
 _SPEED = "results do not depend on it"
 
-TEMPLATES = ("tagclip", "clip_es", "photo", "piaa", "imagenet")
+TEMPLATES = ("tagclip", "clip_es", "piaa", "imagenet")
 """The sets of prompt templates, whose sentences :data:`pipeline.clip.text.TEMPLATES` holds."""
 
 

@@ -37,7 +37,6 @@ TEMPLATES = {
         "this is one {} in the scene.",
     ),
     "clip_es": ("a clean origami {}.",),
-    "photo": ("a photo of a {}.",),
     "piaa": ("a photo of a {}",),
     "imagenet": _IMAGENET,
 }

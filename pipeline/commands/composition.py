@@ -16,10 +16,14 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.engine.configuration import PLUGINS, composing, readable, refuse_several_values
-from pipeline.engine.registry import methods
+from pipeline.engine.configuration import (
+    PLUGINS,
+    choices,
+    composing,
+    readable,
+    refuse_several_values,
+)
 from pipeline.errors import UserError
-from pipeline.files.shipped import CONFIGS
 from pipeline.stages.config import all_settings
 
 _FREE = ("mode", "sweeper.params")
@@ -102,10 +106,9 @@ def _refuse_hydra(overrides: Sequence[Override]) -> None:
 
 def _choices_of_ours(master: DictConfig) -> list[str]:
     """Returns those choices of a configuration that come with the package, or with a plug-in."""
-    ours = {f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml")}
-    ours |= {f"{method.group}={method.name}" for method in methods()}
-    chosen = [f"{group}={choice}" for group, choice in master.hydra.runtime.choices.items()]
-    return [each for each in chosen if each in ours and not each.startswith("experiment=")]
+    ours = {group: names for group, names in choices().items() if group != "experiment"}
+    chosen = master.hydra.runtime.choices.items()
+    return [f"{group}={name}" for group, name in chosen if name in ours.get(group, ())]
 
 
 def _decisions(composed: DictConfig) -> dict[str, Any]:

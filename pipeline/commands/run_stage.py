@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -14,21 +16,22 @@ from pipeline.commands.command_line import Parser, next_command, rank
 from pipeline.commands.composition import Job, compose_jobs
 from pipeline.datasets.demo import without_writing
 from pipeline.datasets.scenes import RENDERED
-from pipeline.engine.configuration import take_plugins
+from pipeline.engine.configuration import choices, take_plugins
 from pipeline.engine.folder import FAILURES
-from pipeline.engine.registry import import_plugins, methods
+from pipeline.engine.registry import import_plugins
 from pipeline.engine.run import Outcome
+from pipeline.engine.settings import REQUIRED, defaults, meanings
 from pipeline.engine.store import Store
 from pipeline.errors import NotLocal, UserError, as_started, shown
-from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
 from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
 from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.report.tables import tables_of_run
-from pipeline.stages.config import METHODS, read_config
+from pipeline.stages.config import METHODS, Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
+_GROUPS = ("images", "runtime", "self_training", "report")  # without choices
 _MAX_NAMED = 5  # images that a step left out
 
 
@@ -171,10 +174,28 @@ def run(arguments: Sequence[str]) -> None:
 
 def help_text() -> str:
     """Returns what ``--help`` shows."""
-    choices = {path.name: path.glob("*.yaml") for path in CONFIGS.iterdir() if path.is_dir()}
-    names = {group: {path.stem for path in paths} for group, paths in choices.items()}
-    for method in methods():
-        names.setdefault(method.group, set()).add(method.name)
-    listed = "\n".join(f"  {group}: {', '.join(sorted(names[group]))}" for group in sorted(names))
+    names = {group: ", ".join(sorted(names)) for group, names in choices().items()}
+    listed = "\n".join(f"  {group}: {names[group]}" for group in sorted(names))
     text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-    return as_started(text).replace("$CHOICES", listed)
+    return as_started(text).replace("$KEYS", "\n".join(_keys())).replace("$CHOICES", listed)
+
+
+def _keys() -> Iterator[str]:
+    """Yields the keys that every run has, each with its default and its meaning."""
+    kinds = get_type_hints(Config)
+    for group, kind in {"": Config, **{group: kinds[group] for group in _GROUPS}}.items():
+        meaning_of = meanings(kind)
+        for name, default in defaults(kind).items():
+            if default == REQUIRED:
+                continue
+            key = f"{group}.{name}={_as_yaml(default)}".lstrip(".")
+            meaning = meaning_of.get(name, "").replace("``", "").removesuffix(".")
+            yield textwrap.fill(
+                f"  {key:33}  {meaning}", 100, subsequent_indent=" " * 37, break_on_hyphens=False
+            )
+
+
+def _as_yaml(value: Any) -> str:  # noqa: ANN401
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -27,6 +27,9 @@ from pipeline.files.shipped import CONFIGS
 
 PLUGINS = "plugins"
 
+DEFAULTS = "dataclass_defaults"
+"""What Hydra calls the configuration that ``configs/config.yaml`` begins with."""
+
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
@@ -54,6 +57,18 @@ def register_groups() -> None:
         stored = store.repo.get(group, {}).get(f"{method.name}.yaml")
         if stored is None or OmegaConf.get_type(stored.node) is not method.settings:
             store.store(group=group, name=method.name, node=method.settings)
+
+
+def choices() -> dict[str, set[str]]:
+    """Returns group → its choices that come with the package or a plug-in."""
+    stored = ConfigStore.instance().repo
+    found = {}
+    for group in (path.name for path in CONFIGS.iterdir() if path.is_dir()):
+        files = [path.name for path in (CONFIGS / group).glob("*.yaml")]
+        found[group] = {name.removesuffix(".yaml") for name in (*files, *stored.get(group, ()))}
+    for method in methods():
+        found.setdefault(method.group, set()).add(method.name)
+    return found
 
 
 def _groups() -> dict[str, None]:
@@ -128,8 +143,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
 
 def _compose_choices(read: Sequence[str]) -> DictConfig:
     """Returns the configuration by those overrides that choose what comes with the package."""
-    shipped = [f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml")]
-    shipped += [f"{method.group}={method.name}" for method in methods()]
+    shipped = {f"{group}={name}" for group, names in choices().items() for name in names}
     return compose_config([text for text in read if text in shipped])
 
 
@@ -182,7 +196,7 @@ def composing(
     secret must not come into a report, nor choose a file.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a file in it has a name that is taken.
     """
     register_groups()
     if folder is not None and not folder.is_dir():
@@ -192,9 +206,10 @@ def composing(
     # This may happen inside another program of Hydra's, or while an error of ours is explained.
     shared = GlobalHydra.instance()
     before, shared.hydra = shared.hydra, None
-    more = (
-        [] if folder is None else [f"hydra.searchpath=[{_quoted(f'file://{folder.absolute()}')}]"]
-    )
+    more = []
+    if folder is not None:
+        _refuse_namesakes(folder)
+        more = [f"hydra.searchpath=[{_quoted(f'file://{folder.absolute()}')}]"]
 
     def compose(read: Sequence[str]) -> DictConfig:
         return explained(partial(hydra.compose, "config", return_hydra_config=True), [*more, *read])
@@ -209,6 +224,16 @@ def composing(
         GlobalHydra.instance().hydra = before
         if folder is not None:
             OmegaConf.clear_resolvers()  # which brings back OmegaConf's own
+
+
+def _refuse_namesakes(folder: Path) -> None:
+    """Refuses files that Hydra would read in place of a method, an executor or the defaults."""
+    stored = ConfigStore.instance().repo
+    groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
+    names = [f"{group}/{name}" for group in groups for name in stored.get(group, ())]
+    for name in (f"{DEFAULTS}.yaml", *names):
+        if (folder / name).exists():
+            raise UserError(f"{folder / name} has a name that is taken: rename the file")
 
 
 def explained(compose: Callable[[list[str]], DictConfig], read: list[str]) -> DictConfig:

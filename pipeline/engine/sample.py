@@ -57,13 +57,8 @@ class Sample:
         Raises:
             UserError: the image has no ground truth, or it is damaged.
         """
-        return tuple(sorted(self.listed_labels))
-
-    @cached_property
-    def listed_labels(self) -> Labels:
-        """The same in the order in which the data set lists them."""
         if self.labels is not None:
-            return self.labels() if callable(self.labels) else self.labels
+            return tuple(sorted(self.labels() if callable(self.labels) else self.labels))
         if self.mask is None:
             raise UserError(f"image {self.id} has no ground truth: choose a tagger that needs none")
         values = np.unique(self.mask.read())

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
@@ -20,6 +22,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from pipeline.errors import UserError, check_choice, shown
 
 _RULE = "rule"
+
+REQUIRED = "???"
+"""What a configuration holds where a field has no default; :data:`omegaconf.MISSING`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,17 @@ def rule_of(declared: dataclasses.Field) -> Rule:
     return declared.metadata.get(_RULE, Rule())
 
 
+def defaults(settings: type) -> dict[str, Any]:
+    """Returns the defaults of a dataclass by name, as a configuration holds them."""
+    found = {}
+    for declared in dataclasses.fields(settings):
+        factory, default = declared.default_factory, declared.default
+        value = default if factory is MISSING else factory()
+        value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        found[declared.name] = REQUIRED if value is MISSING else value
+    return found
+
+
 def declared_settings(settings: type, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
     """Yields key, rule and type of every field, and of those of settings within them."""
     hints = get_type_hints(settings)
@@ -95,6 +111,16 @@ def declared_settings(settings: type, prefix: str = "") -> Iterator[tuple[str, R
         yield key, rule_of(declared), hint
         for inner in filter(dataclasses.is_dataclass, (hint, *get_args(hint))):
             yield from declared_settings(inner, key)
+
+
+def meanings(settings: type) -> dict[str, str]:
+    """Returns what the attributes of a dataclass mean, by the docstrings of it and its bases."""
+    found: dict[str, str] = {}
+    for kind in reversed(settings.__mro__):
+        _, _, listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("Attributes:\n")
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
 
 
 def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401

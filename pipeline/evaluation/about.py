@@ -13,7 +13,6 @@ from pipeline.engine.stage import Stage
 if TYPE_CHECKING:
     from pipeline.stages.config import Config
 
-_IN_NO_PRESET = ("float16_argmax", "tag_order")  # quirks that ``released`` does not keep either
 _WITH_METHODS = ("scores", "cams", "pseudo masks")
 
 
@@ -68,10 +67,9 @@ def _describe_quirks(quirks: Quirks, kind: str) -> str:
     before_masks = kind in ("scores", "cams")
     names = [n for n in vars(quirks) if n != "name" and not (before_masks and n.startswith("crf_"))]
     kept = [name for name in names if getattr(quirks, name) is True]
-    released = [name for name in names if name not in _IN_NO_PRESET]
-    if kept in ([], released):
+    if kept in ([], names):
         return "released" if kept else "clean"
-    left_out = [name for name in released if name not in kept]
-    if {*kept} <= {*released} and len(left_out) < len(kept):
+    left_out = [name for name in names if name not in kept]
+    if len(left_out) < len(kept):
         return f"released without {' '.join(left_out)}"
     return " ".join(kept)

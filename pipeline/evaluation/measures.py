@@ -85,19 +85,16 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     }
 
 
-def evaluate_cams(
-    results: Results, betas: Sequence[float | None], float16: bool = False
-) -> dict | None:
+def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | None:
     """Measures the argmax of the CAMs and the background, before any CRF.
 
     With several β of the background each is measured, and the figures are those of the best, which
     the ground truth chooses (as for the figure that CLIP-ES publishes of its CAMs); they say so.
-    ``float16`` is the quirk ``float16_argmax``.
     """
 
     def labels_by_beta(sample: Sample) -> dict[float | None, np.ndarray]:
         cams = read_cams(results.folder.path / f"{sample.id}.npz")
-        resized = cams.resized(*cams.size).astype(np.float16 if float16 else np.float32)
+        resized = cams.resized(*cams.size)
         labels = {}
         for beta in betas:
             scores = stack_background(resized, beta)

@@ -167,8 +167,7 @@ class Evaluation:
         if stage.kind == "scores":
             return measures.evaluate_tags(results, self.config.tags.absent_as_zero)
         if stage.kind == "cams":
-            betas = plain(self.config.cams.background_betas)
-            return measures.evaluate_cams(results, betas, self.config.compat.float16_argmax)
+            return measures.evaluate_cams(results, plain(self.config.cams.background_betas))
         if stage.kind == "pseudo masks":
             return measures.evaluate_masks(results)
         ceiling = next((self.folder(s) for s in self.stages if s.accompanies == stage), None)

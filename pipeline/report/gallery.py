@@ -17,10 +17,6 @@ from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report import painting
 from pipeline.report.measured import ImageFigures, Layers, Material, for_each_readable
 
-MAX_CHARACTERS = 88_000
-"""Of an image with all its layers; 200 of them stay below 20 MB, with the page around them."""
-
-_MIN_SHRINKING, _MAX_SHRINKING, _MIN_SIDE = 0.9, 0.5, 32
 _RUNNERS_UP = 3  # classes that are listed although they are not tags
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"
 
@@ -159,25 +155,18 @@ def _verdict(index: int, figures: ImageFigures) -> str:
 
 
 def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
-    sample, side = figures.sample, material.settings.longest_side
+    sample = figures.sample
     full_size, original = material.read(sample)
     has_cams = sample.id in material.cams.entries
     cams = read_cams(material.cams.path / f"{sample.id}.npz") if has_cams else None
     layers = material.layers(sample)
     if cams is not None:
         layers["argmax"], _ = pseudo_mask(full_size, cams, None, material.beta)
-    while True:
-        image = limit_longest_side(full_size, side)
-        height, width = image.shape[:2]
-        photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
-        panels = list(_panels(cams, layers, material, original, height, width))
-        size = len(photograph) + sum(len(panel.picture) for panel in panels)
-        if size <= MAX_CHARACTERS or max(height, width) <= _MIN_SIDE:
-            rows = tag_rows(figures)
-            return Card(figures, reason, width, height, photograph, rows, panels)
-        # Compressed sizes grow with the sides of outlines, and with the pixels of photographs.
-        factor = np.clip((MAX_CHARACTERS / size) ** 0.7, _MAX_SHRINKING, _MIN_SHRINKING)
-        side = max(_MIN_SIDE, int(max(height, width) * factor))
+    image = limit_longest_side(full_size, material.settings.longest_side)
+    height, width = image.shape[:2]
+    photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
+    panels = list(_panels(cams, layers, material, original, height, width))
+    return Card(figures, reason, width, height, photograph, tag_rows(figures), panels)
 
 
 def _panels(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,10 +19,11 @@ import pipeline.tags.settings  # noqa: F401  these register their methods
 from pipeline.clip.quirks import Quirks
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
 from pipeline.datasets import READERS, find_reader
-from pipeline.engine.configuration import compose_config, explain
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.engine.configuration import DEFAULTS, compose_config, explain
 from pipeline.engine.dask_pool import DaskSettings
 from pipeline.engine.registry import methods
-from pipeline.engine.settings import Rule, check, declared_settings, setting
+from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
 from pipeline.errors import UserError, check_choice
 from pipeline.report.measured import ReportSettings
@@ -66,10 +68,29 @@ class Config:
     report: ReportSettings
     stage: Any = setting("all", changes="nothing", why=_SHOWN)
     experiment_name: str | None = setting(None, changes="nothing", why=_SHOWN)
-    output_dir: str = setting("outputs", changes="nothing", why=_SHOWN)
+    output_dir: str = setting("outputs/${dataset.name}", changes="nothing", why=_SHOWN)
     dry_run: bool = setting(False, changes="nothing", why=_SHOWN)
     rounds: int = setting(1, at_least=1, changes="nothing", why="each round has keys of its own")
     seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+
+
+def _register_defaults() -> None:
+    """Gives every configuration the defaults of the dataclasses.
+
+    ``configs/config.yaml`` begins with those of the keys that every run has. Each executor is a
+    choice of its group, as each method is.
+    """
+    groups = {name: kind for name, kind in get_type_hints(Config).items() if is_dataclass(kind)}
+    groups["dataset"] = DatasetSettings  # to which the readers add
+    del groups["clip"]  # whose files give every key: some of them require clip.checkpoint
+    root = {key: default for key, default in defaults(Config).items() if default != REQUIRED}
+    store = ConfigStore.instance()
+    store.store(DEFAULTS, root | {group: defaults(kind) for group, kind in groups.items()})
+    for name, kind in EXECUTORS.items():
+        store.store(group="executor", name=name, node=defaults(kind))
+
+
+_register_defaults()
 
 
 def all_settings() -> list[tuple[str, Rule, Any]]:

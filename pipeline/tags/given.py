@@ -71,16 +71,15 @@ class GroundTruthOptions(GivenTagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
-@register("tags", "ground_truth", GroundTruthOptions, quirks=("tag_order",), reads=("classes",))
+@register("tags", "ground_truth", GroundTruthOptions, reads=("classes",))
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroundTruthTags(GivenTags):
     """The data set's labels."""
 
     def tags_of(self, sample: Sample) -> Labels:
         """Returns an image's labels."""
-        keep_order = self.resources.quirks.tag_order
         try:
-            return sample.listed_labels if keep_order else sample.ground_truth_labels
+            return sample.ground_truth_labels
         except UserError as error:
             if not sample.has_ground_truth:
                 raise

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.benchmark.costs import Cost, cost_of_steps, cost_table
-from pipeline.benchmark.setup import Setup
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from tools.benchmark.costs import Cost, cost_of_steps, cost_table
+from tools.benchmark.setup import Setup
 
 
 def test_arithmetic_is_that_of_a_transformer(tiny_clip):

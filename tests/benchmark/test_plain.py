@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.benchmark import plain
 from pipeline.cams.clip_es import ClipEs
 from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.device import Batches
@@ -17,6 +16,7 @@ from pipeline.tags.settings import TagClipOptions
 from pipeline.tags.tagclip import TagClip
 from tests.methods import cams_of, scores_of
 from tests.small_runs import draw_photograph
+from tools.benchmark import plain
 
 BATCHES = Batches(images=2, crops=3, waiting=32)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.dense.settings import DENSE_SETTINGS
+from tests import REPOSITORY
 from tests.small_runs import Finished
 
 
@@ -71,7 +74,7 @@ def test_segmenters_are_measured(benchmark):
 
 
 def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
-    monkeypatch.setattr("pipeline.benchmark.scale._IMAGES", 40)
+    monkeypatch.setattr("tools.benchmark.scale._IMAGES", 40)
     finished = benchmark("--sections", "scale")
     assert finished.code == 0, finished.errors
     rows = {
@@ -100,3 +103,22 @@ def test_a_wrong_benchmark_is_answered_with_one_sentence(benchmark, wrong, messa
     finished = benchmark(*wrong)
     assert finished.code == 2
     assert message in finished.errors and "Traceback" not in finished.errors
+
+
+def test_sections_run_in_processes_of_their_own(benchmark, monkeypatch):
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    finished = benchmark("--sections", "text,masks")
+    assert finished.code == 0, finished.errors
+    for command, section in zip(commands, ("text", "masks"), strict=True):
+        assert command[:2] == [sys.executable, str(REPOSITORY / "tools" / "benchmark.py")]
+        assert command[-2:] == ["--sections", section]
+
+
+def test_an_installed_package_says_where_the_benchmark_is(run_tool, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.benchmark.HOME", tmp_path)
+    finished = run_tool("benchmark.py")
+    assert finished.code == 2
+    assert finished.errors.startswith(
+        "error: the benchmark is part of a checkout of the repository"
+    )

@@ -353,7 +353,7 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
             "clip=vit_b16",
             "clip.model=tiny-ViT",
             f"clip.pretrained={pretrained}",
-            "tags.templates=photo",
+            "tags.templates=piaa",
             "tags.variants=[]",
             "tags.votes=2",
             "runtime.workers=1",

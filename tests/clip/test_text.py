@@ -75,7 +75,7 @@ def test_a_name_does_not_depend_on_the_others(tiny_clip):
 
 
 def test_several_names_of_a_class_are_averaged(tiny_clip):
-    templates = TEMPLATES["photo"]
+    templates = TEMPLATES["piaa"]
     single = class_embeddings(tiny_clip, TOKENIZER, [("cat",), ("kitten",), ("dog",)], templates)
     embeddings = class_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
     mean = (single[0] + single[1]) / 2

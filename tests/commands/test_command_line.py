@@ -17,7 +17,7 @@ from pipeline.engine.progress import track
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
 
-TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
+TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -45,6 +45,13 @@ def test_the_help_of_the_pipeline_names_every_stage_command_and_choice(run_tool)
     for path in (REPOSITORY / "configs").glob("[!h]*/*.yaml"):  # but Hydra's own
         assert path.stem in text
     assert "dry_run=true" in text and "--config-dir" in text
+
+
+def test_the_help_has_the_keys_of_every_run_with_their_defaults(run_tool):
+    text = run_tool("run_stage.py", "--help").output
+    assert re.search(r"^  seed=0  +of the segmenter; the stages before it are", text, re.MULTILINE)
+    assert re.search(r"^  runtime\.workers=null  +processes and threads", text, re.MULTILINE)
+    assert re.search(r"^  self_training\.keep_tags=true  +whether", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("tool", [*TOOLS, "-m pipeline"])

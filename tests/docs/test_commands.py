@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from pipeline.commands import download
 from pipeline.commands.command_line import Parser
+from pipeline.engine.configuration import choices
 from pipeline.engine.registry import methods
 from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
@@ -232,7 +233,7 @@ def test_settings_within_the_text_exist(known_keys):
                 key, value = match.groups()
                 if (REPOSITORY / "configs" / key).is_dir() and value != "null":
                     there = (REPOSITORY / "configs" / key / f"{value}.yaml").is_file()
-                    there |= any((m.group, m.name) == (key, value) for m in methods())
+                    there |= value in choices()[key]
                     assert there or value in OWN, f"{page.name}: {word}"
                 else:
                     # A page may leave out the group that it has just named.

@@ -77,7 +77,7 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
         *kept,
         "clip=file",
         f"clip.checkpoint={checkpoint}",
-        *(() if takes_tags else ("tags.templates=photo",)),
+        *(() if takes_tags else ("tags.templates=piaa",)),
         "++tags.min_score=0",
         "runtime.workers=1",
         *TINY_TRAINING,

@@ -26,15 +26,8 @@ TAGS = SimpleNamespace(kind="scores", note="", needs={}, own_settings=dict)
             "released without exif cwr_stop",
         ),
         (MASKS, ["compat=clean", "compat.exif=true"], "exif"),
-        (MASKS, ["compat=clean", "compat.tag_order=true"], "tag_order"),
     ],
 )
 def test_quirks_are_named_by_the_preset_and_what_differs(stage, given, expected):
     config = read_config(compose(["dataset=demo", "clip=demo", *given]))
     assert describe(stage, config)["compat"] == expected
-
-
-def test_a_quirk_of_no_preset_is_named_beside_those_of_released():
-    config = read_config(compose(["dataset=demo", "compat=released", "compat.tag_order=true"]))
-    names = describe(MASKS, config)["compat"].split()
-    assert "tag_order" in names and "exif" in names and "without" not in names

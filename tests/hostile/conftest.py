@@ -56,7 +56,7 @@ def run_on(
             "dataset.classes=[cat,person,rocket,cup]",
             "clip=file",
             f"clip.checkpoint={tiny_checkpoint}",
-            *([] if has_tags else ["tags.min_score=0", "tags.votes=2", "tags.templates=photo"]),
+            *([] if has_tags else ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]),
             "runtime.workers=1",
             f"output_dir={out}",
             *arguments,

@@ -288,7 +288,7 @@ def test_the_dense_method_is_in_the_key_and_what_cams_alone_read_is_not():
         return stage.key
 
     assert len({key("sclip"), key("naclip"), key("naclip", sigma=4.0)}) == 3
-    for name, value in {"affinity": True, "templates": "photo", "temperature": 3.0}.items():
+    for name, value in {"affinity": True, "templates": "piaa", "temperature": 3.0}.items():
         assert key("naclip", **{name: value}) == key("naclip")
 
 

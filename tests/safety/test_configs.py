@@ -298,6 +298,26 @@ def test_a_shared_configuration_names_no_code(shared, mark, tmp_path, trial):
     trial("code", "code, addresses, commands in a shared configuration", "exit 2", len(tried))
 
 
+@pytest.mark.parametrize("name", ["dataclass_defaults", "executor/dask", "tags/tagclip"])
+def test_a_shared_file_takes_the_place_of_nothing_that_a_dataclass_gives(name, shared):
+    path = shared.folder / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{GLOBAL}executor: {{address: 'tcp://192.0.2.1:8786'}}\n")
+    finished = shared(DASK)
+    assert finished.code == 2
+    assert finished.errors == f"error: {path} has a name that is taken: rename the file\n"
+
+
+@pytest.mark.parametrize("name", ["config", "executor/slurm"])
+def test_a_shared_file_takes_the_place_of_no_file_that_is_shipped(name, shared):
+    path = shared.folder / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{GLOBAL}executor: {{address: 'tcp://192.0.2.1:8786'}}\n")
+    finished = shared(SLURM, "--cfg", "job")
+    assert finished.code == 0, finished.errors
+    assert yaml.safe_load(finished.output)["executor"]["address"] is None
+
+
 def test_a_program_of_a_shared_configuration_does_not_run(shared, mark, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(program(mark))

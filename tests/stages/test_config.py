@@ -1,56 +1,60 @@
-"""The typed configuration and the YAML files that show it."""
+"""Defaults stand in dataclasses; the YAML files hold choices and differences."""
 
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.segmenter.settings import SegmenterSettings
-from pipeline.stages.config import Config, compose, read_config
-from tests import REPOSITORY
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.engine.registry import methods
+from pipeline.engine.settings import defaults
+from pipeline.files.shipped import CONFIGS
+from pipeline.stages.config import EXECUTORS, Config, compose
 
-FOLDER = ["dataset=folder", "dataset.root=photographs", "dataset.classes=[cat]"]
-
-
-def default_of(declared: Field) -> Any:
-    return declared.default if declared.default_factory is MISSING else declared.default_factory()
-
-
-def disagreements(settings: Any, shown: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns the keys whose value in YAML is not the default in Python: both values."""
-    found = {}
-    for declared in fields(settings):
-        value, default = shown.get(declared.name, MISSING), default_of(declared)
-        if MISSING in (value, default) or (isinstance(value, str) and "${" in value):
-            continue
-        if is_dataclass(default) and isinstance(value, dict):
-            inner = disagreements(default, value)
-            found |= {f"{declared.name}.{name}": both for name, both in inner.items()}
-        elif value != default:
-            found[declared.name] = (value, default)
-    return found
+KINDS = {name: kind for name, kind in get_type_hints(Config).items() if is_dataclass(kind)}
+CHOICES = {f"{method.group}={method.name}": method.settings for method in methods()}
+CHOICES |= {f"executor={name}": settings for name, settings in EXECUTORS.items()}
+FILES = [path for group in ("tags", "cams", "masks") for path in (CONFIGS / group).glob("*.yaml")]
 
 
-@pytest.mark.parametrize("group", ["", "dataset", "images", "report", "runtime", "self_training"])
-def test_defaults_in_config_yaml_are_those_in_python(group):
-    shown = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs/config.yaml"))
-    settings = read_config(compose(FOLDER))
-    if group:
-        settings, shown = getattr(settings, group), shown[group]
-    assert {declared.name for declared in fields(settings)} & {*shown}
-    assert disagreements(settings, shown) == {}
+@pytest.fixture(scope="module")
+def composed() -> dict[str, Any]:
+    return OmegaConf.to_container(compose(["dataset=folder"]))
 
 
-def test_defaults_of_every_segmenter_are_those_in_python():
-    shown = OmegaConf.load(REPOSITORY / "configs/segmenter/default.yaml")
-    shown = OmegaConf.to_container(shown)
-    assert {declared.name for declared in fields(SegmenterSettings)} == {*shown}
-    assert disagreements(SegmenterSettings, shown) == {}
+def test_every_key_that_is_declared_can_be_given(composed):
+    assert {declared.name for declared in fields(Config)} == {*composed}
+    for group, kind in {**KINDS, "dataset": DatasetSettings}.items():
+        assert {declared.name for declared in fields(kind)} <= {*composed[group]}, group
 
 
-def test_every_key_of_config_yaml_is_declared():
-    shown = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs/config.yaml"))
-    groups = {"dataset", "executor", "clip", "compat", "tags", "cams", "masks", "segmenter"}
-    declared = {declared.name for declared in fields(Config)}
-    assert declared - groups <= {*shown} - {"defaults", "hydra"} <= declared
+@pytest.mark.parametrize("group", ["report", "runtime", "self_training"])
+def test_what_no_file_gives_has_the_default_of_its_dataclass(group, composed):
+    assert composed[group] == defaults(KINDS[group])
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_without_a_file_has_the_defaults_of_its_dataclass(choice):
+    group = choice.partition("=")[0]
+    found = OmegaConf.to_container(compose([choice, "dataset=voc2012"]))[group]
+    assert found == defaults(CHOICES[choice])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_a_preset_of_a_method_holds_differences_alone(path: Path):
+    given = OmegaConf.to_container(OmegaConf.load(path))
+    [base] = [name for name in given.pop("defaults") if name != "_self_"]
+    default = defaults(CHOICES[f"{path.parent.name}={base}"])
+    assert not {key for key, value in given.items() if default[key] == value}
+
+
+def test_the_files_that_all_runs_read_repeat_no_default():
+    root = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))
+    assert {*root} == {"defaults", "dataset"}
+    segmenter = OmegaConf.to_container(OmegaConf.load(CONFIGS / "segmenter" / "default.yaml"))
+    for given in (root["dataset"], segmenter.pop("test"), segmenter):
+        assert all("${" in value for value in given.values()), "how keys follow from others"

@@ -63,7 +63,6 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "compat.imagenet_norm": ("cams",),
     "compat.token_norm": ("cams",),
     "compat.head_sum": ("cams",),
-    "compat.tag_order": ("tags",),
     "compat.empty_class": ("tags",),
     "compat.piaa_batch": ("tags",),
     "compat.position_scale": ("masks",),
@@ -82,7 +81,6 @@ BELONGS: dict[str, tuple[str, ...]] = {
 """A setting that changes a result, or the group of it → the stages that it belongs to."""
 
 OF_OTHERS = {
-    "compat.tag_order": ("tags=ground_truth",),
     "compat.empty_class": ("tags=piaa",),
     "compat.piaa_batch": ("tags=piaa",),
     "compat.imagenet_norm": ("cams=excel",),

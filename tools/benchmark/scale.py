@@ -14,15 +14,6 @@ import joblib
 import numpy as np
 from rich.filesize import decimal
 
-from pipeline.benchmark.sections import random_cams
-from pipeline.benchmark.setup import (
-    Setup,
-    load_photographs,
-    seconds_an_image,
-    section,
-    stages_of_run,
-    timed,
-)
 from pipeline.cams.cams import encode_cams
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import ENTRIES
@@ -37,6 +28,15 @@ from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import markdown_table
 from pipeline.tags.scores import tags_output
+from tools.benchmark.sections import random_cams
+from tools.benchmark.setup import (
+    Setup,
+    load_photographs,
+    seconds_an_image,
+    section,
+    stages_of_run,
+    timed,
+)
 
 _IMAGES = 2000  # that files are written and read for
 _PHOTOGRAPH = 80_000  # bytes, as VOC's and ImageNet's have
@@ -111,7 +111,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
             tags.write(sample.id, "0" * 16, {}, tags=[0, 14], scores=scores)
             masks.write(sample.id, "0" * 33, {f"{sample.id}.png": mask})
         rate("written", lambda s: cams.write(s.id, "0" * 33, {f"{s.id}.npz": cams_file}))
-        rate("checked", lambda s: cams.is_whole(s.id))
+        rate("checked", lambda s: cams.is_intact(s.id))
     lines = [folder.path / ENTRIES for folder in folders]
     journals = [*lines, store.root / fingerprints.FILE]
     found["lines"] = sum(path.stat().st_size for path in journals) / _IMAGES

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.benchmark.costs import Cost, measure
-from pipeline.benchmark.setup import load_photographs, section
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import compose, read_config
+from tools.benchmark.costs import Cost, measure
+from tools.benchmark.setup import load_photographs, section
 
 _CLASSES = 20
 _BATCH, _CROP = 2, 321

@@ -14,17 +14,6 @@ import numpy as np
 import yaml
 from skimage.filters import gaussian
 
-from pipeline.benchmark import plain
-from pipeline.benchmark.setup import (
-    TAGS,
-    Setup,
-    in_turn,
-    load_photographs,
-    seconds_an_image,
-    section,
-    stages_of_run,
-    timed,
-)
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.architectures import ClipModel
@@ -38,6 +27,17 @@ from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, ExecutorSettings
 from pipeline.files.images import encode_png
 from pipeline.files.shipped import CONFIGS
+from tools.benchmark import plain
+from tools.benchmark.setup import (
+    TAGS,
+    Setup,
+    in_turn,
+    load_photographs,
+    seconds_an_image,
+    section,
+    stages_of_run,
+    timed,
+)
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _MASKS = 64

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from pipeline.benchmark.setup import TAGS, Setup, load_photographs, section, timed
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.linear import HAS_ONEDNN, product
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import reidentify
+from tools.benchmark.setup import TAGS, Setup, load_photographs, section, timed
 
 _PEAK_SIDE = 2048  # of the square matrices whose product is taken for the peak
 
