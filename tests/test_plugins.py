@@ -344,7 +344,6 @@ class Boxes(Stage):
     """The bounding boxes of a mask's labels, as JSON."""
 
     name = command = "boxes"
-    kind = "boxes"
 
     def own_settings(self) -> dict:
         return {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.engine.folder import StageFolder, key_of
+from pipeline.engine.kinds import INTERMEDIATE, Kind
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.errors import ImageError
@@ -90,8 +91,10 @@ class Stage(ABC):
     """The name of its folder."""
     command: ClassVar[str]
     """The word for it in ``stage=``."""
-    kind: ClassVar[str]
-    """What its results are: "scores", "cams", "pseudo masks", "predictions" or "network"."""
+    kind: ClassVar[Kind] = INTERMEDIATE
+    """What its results are."""
+    variants: ClassVar[Sequence[str]] = ()
+    """The names of further results that it stores of each image."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
     decisive: ClassVar[Collection[str]] = ()

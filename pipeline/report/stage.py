@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
 from pipeline.engine.review import Outcome, Review
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import Stage
@@ -49,20 +50,23 @@ class Report(Review):
         stages = [each for stage in applied for each in (*stage.parts, stage)]
         for stage in stages:
             folder = reviewed.folder(stage)
-            if folder is not None and (stage.kind != "network" or folder.manifest()):
+            if folder is not None and (stage.kind is not NETWORK or folder.manifest()):
                 folders[stage] = folder
         splits = list(dict.fromkeys(stage.split for stage in stages if stage.split))
         done = {stage.split for stage, folder in folders.items() if folder.entries}
         split = next((split for split in reversed(splits) if split in done), splits[-1])
         own = [stage for stage in stages if stage.split == split and not stage.accompanies]
-        newest: dict[str, Stage] = {}
+        newest: dict[Kind, Stage] = {}
         for stage in sorted(own, key=lambda stage: stage.round, reverse=True):
             newest.setdefault(stage.kind, stage)
-        kinds = ("scores", "cams", "pseudo masks", "predictions")
-        shown = tags, _, masks, predictions = [newest.get(kind) for kind in kinds]
         # The key of a folder may not be known yet.
         empty = StageFolder(Path(), "", "", {})
-        titles = {}
+        shown = {
+            name: folders.get(newest[kind], empty)
+            for name, kind in measured_kinds().items()
+            if kind in newest
+        }
+        masks, titles = newest[MASKS], {}
         if masks.round > 1:
             titles["argmax_title"] = "argmax of the first round's CAMs"
             titles["mask_title"] = "mask, seen by the segmenter before"
@@ -79,11 +83,11 @@ class Report(Review):
             reviewed.images.of(split),
             reviewed.vocabulary,
             self.read,
-            *(folders.get(stage, empty) for stage in shown),
+            shown,
             stages=list({folder.path: folder for folder in folders.values()}.values()),
-            threshold=tags.threshold,
+            threshold=newest[TAGS].threshold,
             beta=getattr(masks.options, "beta", 1.0),
-            about=describe(predictions, reviewed.config),
+            about=describe(newest[PREDICTIONS], reviewed.config),
             workers=self.workers,
             settings=self.settings,
             **titles,

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.reading import Name, Reading
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, setting
@@ -123,7 +124,7 @@ class SegmenterMasks(_Relabelling):
     """
 
     name = command = "masks"
-    kind = "pseudo masks"
+    kind = MASKS
     algorithm = 2
     decisive = ("method",)
     keep_probability: bool
@@ -182,7 +183,7 @@ class SegmenterTags(_Relabelling):
     """The tags of a later round, which :class:`SegmenterMasks` computes with its masks."""
 
     name = command = "tags"
-    kind = "scores"
+    kind = TAGS
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the tags depend on besides the network and the first tags."""

@@ -20,6 +20,7 @@ from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
 from pipeline.datasets import READERS, find_reader
 from pipeline.engine.configuration import compose_config, explain
 from pipeline.engine.dask_pool import DaskSettings
+from pipeline.engine.kinds import groups
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import Rule, check, declared_settings, setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
@@ -33,7 +34,7 @@ compose = compose_config
 
 EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
 
-METHODS = ("tags", "cams", "masks")
+METHODS = groups()
 """The groups whose choices are methods."""
 
 _SHOWN = "it chooses what is done and shown, not how"

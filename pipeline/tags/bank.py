@@ -75,7 +75,7 @@ class _PatchStage(MethodStage):
 class PatchEntropies(_PatchStage):
     """The entropy and the zero-shot class of every patch of every image."""
 
-    name = kind = "patches"
+    name = "patches"
 
     def compute(self, items: Sequence[Item], model: Callable[[], Any]) -> Computed:
         """Classifies patches."""
@@ -101,7 +101,7 @@ def _read(entry: dict[str, Any], name: str) -> np.ndarray:
 class Bank(Learned):
     """Which patches of which images have the least entropy, ``bank_size`` for each class."""
 
-    name = kind = "bank"
+    name = "bank"
     command = "tags"
     file = "bank.json"
     size: int
@@ -136,7 +136,7 @@ def _chosen(path: Path, changed: int) -> dict[str, list[int]]:
 class BankFeatures(_PatchStage):
     """The features of the patches in the bank; of other images nothing is computed or stored."""
 
-    name = kind = "features"
+    name = "features"
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its patches in the bank."""
@@ -159,7 +159,7 @@ class BankFeatures(_PatchStage):
 class LearnedPrototypes(Learned):
     """The prototypes of the classes."""
 
-    name = kind = "prototypes"
+    name = "prototypes"
     command = "tags"
     file = "prototypes.npz"
     options: Any

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import TAGS
 from pipeline.engine.reading import Name
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Folders, Item, Stage
@@ -28,7 +29,7 @@ class Tags(MethodStage):
     """The tags of a split, wherever they come from."""
 
     name = command = "tags"
-    kind = "scores"
+    kind = TAGS
     options_base = TagOptions
     threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
     """Returns what an image's scores must exceed to be tags; none where tags are given."""

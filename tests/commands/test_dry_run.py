@@ -13,12 +13,12 @@ from PIL import Image
 from torchvision.models import get_model
 
 from pipeline.clip.published import is_on_disk
+from pipeline.commands.status import total_time, what_to_compute
 from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
-from pipeline.report.status import total_time, what_to_compute
 from pipeline.segmenter import weight_sources
 from tests import REPOSITORY
 from tests.datasets import miniatures
@@ -310,7 +310,7 @@ def write_manifest(store: Store, name: str, **facts) -> None:
 class Timed(Stage):
     """A stage whose images take as long as its CLIP takes."""
 
-    name = command = kind = "cams"
+    name = command = "cams"
     decisive = ("clip",)
 
     def own_settings(self):

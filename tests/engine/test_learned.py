@@ -24,7 +24,7 @@ from pipeline.errors import ImageError, UserError
 class Sizes(Stage):
     """The size of each image, which is learned from; other stages of the command want its mean."""
 
-    name = kind = "sizes"
+    name = "sizes"
     command = "relative"
 
     def own_settings(self) -> dict:
@@ -40,7 +40,7 @@ class Sizes(Stage):
 class Mean(Learned):
     """The mean size."""
 
-    name = kind = "mean"
+    name = "mean"
     command = "relative"
     file = "mean.json"
 
@@ -56,7 +56,7 @@ class Mean(Learned):
 class Relative(Stage):
     """The size of each image, divided by the mean."""
 
-    name = command = kind = "relative"
+    name = command = "relative"
 
     @property
     def is_first(self) -> bool:

@@ -27,7 +27,7 @@ IDS = ("a", "b c", "d/e")
 class Copies(Stage):
     """Copies images; ``level`` is applied to what was computed, ``times`` is not."""
 
-    name = command = kind = "copies"
+    name = command = "copies"
     thresholds = ("level",)
     level: int = 0
     times: int = 1
