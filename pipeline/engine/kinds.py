@@ -6,7 +6,7 @@ They stand apart from the stages, since what reads only figures starts without P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 
@@ -17,26 +17,30 @@ class Kind:
     Attributes:
         stage: the name of its folder, of its entries in ``metrics.json`` and of its settings within
             those of later stages.
-        name: its name in tables.
-        title: its name where there is room.
+        name: its name in tables; by default that of the stage.
+        title: its name where there is room; by default the name.
         holds: what it stores of an image: "tags" (with scores), "cams", "masks" (labels, measured
             before a filter that may set some to 255), "labels", or nothing, "".
         group: the group of methods, one of which computes it; "" if no method is chosen.
         method: the column of tables that names the method; by default the group, or else the name.
-        figures: column of tables → metric in ``metrics.json``. The first stands for the stage. What
-            has none is not measured.
+        figures: column of tables → metric, "map" and others of tags or "miou" of labels and CAMs.
+            The first stands for the stage; without any it is not measured.
     """
 
     stage: str
-    name: str
-    title: str
+    name: str = ""
+    title: str = ""
+    _: KW_ONLY
     holds: Literal["tags", "cams", "masks", "labels", ""] = ""
     group: str = ""
     method: str = ""
     figures: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "method", self.method or self.group or self.name)
+        name = self.name or self.stage
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "title", self.title or name)
+        object.__setattr__(self, "method", self.method or self.group or name)
 
     @property
     def metric(self) -> str:
@@ -59,17 +63,26 @@ class Kind:
         return f"unfiltered {self.layer}"
 
 
-INTERMEDIATE = Kind("", "", "")
+INTERMEDIATE = Kind("")
 """What a stage computes for another one alone, such as a bank of features."""
 
-TAGS = Kind("tags", "tags", "tags", "tags", "tags", figures={"mAP": "map", "F1": "f1"})
+TAGS = Kind("tags", holds="tags", group="tags", figures={"mAP": "map", "F1": "f1"})
 CAMS = Kind(
-    *("cams", "CAMs", "class activation maps", "cams", "cams"), figures={"mIoU CAMs": "miou"}
+    "cams",
+    "CAMs",
+    "class activation maps",
+    holds="cams",
+    group="cams",
+    figures={"mIoU CAMs": "miou"},
 )
-MASKS = Kind("masks", "masks", "pseudo masks", "masks", "masks", figures={"mIoU masks": "miou"})
-NETWORK = Kind("segmenter", "network", "network")
+MASKS = Kind(
+    "masks", title="pseudo masks", holds="masks", group="masks", figures={"mIoU masks": "miou"}
+)
+NETWORK = Kind("segmenter", "network")
 PREDICTIONS = Kind(
-    *("predictions", "segmenter", "segmenter", "labels"),
+    "predictions",
+    "segmenter",
+    holds="labels",
     method="network",
     figures={"mIoU segmenter": "miou"},
 )
