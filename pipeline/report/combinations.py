@@ -47,11 +47,6 @@ class Combination:
         }
         self.settings = self.last.chain
 
-    @property
-    def identity(self) -> str:
-        """What distinguishes it from the other rows of its images."""
-        return _identity(self.last)
-
     @cached_property
     def choices(self) -> dict[str, str]:
         """Returns the words of the row by their columns, "" where there are none."""
@@ -152,7 +147,7 @@ def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
 def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combination]:
     """Yields the rows that every split has, with the runs of all, of the seeds that all have."""
     every = (row for rows in by_split for row in rows)
-    for rows in grouped(every, lambda row: row.identity).values():
+    for rows in grouped(every, lambda row: _identity(row.last)).values():
         if len(rows) < len(by_split):
             continue
         # A split with more seeds than another would count more often.
@@ -176,6 +171,7 @@ def _is_made_from(later: Run, earlier: Run) -> bool:
 
 
 def _identity(run: Run) -> str:
+    """Returns what distinguishes the row that a run leads to from others of its images."""
     return f"{run.stage} {without_seed(run)}"
 
 

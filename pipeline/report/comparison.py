@@ -9,7 +9,7 @@ from pipeline.errors import command
 from pipeline.report.grouping import Shown, choose_run, describe_images
 from pipeline.report.markdown import Notes, Table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
-from pipeline.report.runs import METRIC_LABELS, Choices, Run
+from pipeline.report.runs import METRIC_LABELS, Choices, Run, as_number
 
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
@@ -160,7 +160,8 @@ def _remarks(run: Run, column: Column) -> list[str]:
     if run.choices.experiment in published_experiments():
         remarks += run.changes()
     if run.has_tags:
-        positives = int(sum(filter(None, run.class_values("positives"))))
+        of_classes = run.figures.get("per_class", {}).values()
+        positives = int(sum(as_number(of.get("positives")) or 0 for of in of_classes))
         remarks.append(column.of.positives.get(positives, ""))
     if run.kind is PREDICTIONS:
         weights = (run.configuration.get("segmenter") or {}).get("pretrained")

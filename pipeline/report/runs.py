@@ -126,10 +126,6 @@ class Run:
         measured = self.dataset_split == f"{column.of.dataset} {column.of.split}"
         return self.value(column.metric, column.level) if measured else None
 
-    def class_values(self, metric: str) -> list[float | None]:
-        """Returns a figure of each class, in their order."""
-        return [as_number(of.get(metric)) for of in self.figures.get("per_class", {}).values()]
-
     def notes(self, level: int = 0) -> list[str]:
         """Returns what a reader must know beside the figures of a level."""
         notes = [self.about["data"]] if self.about.get("data") else []
