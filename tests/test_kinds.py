@@ -101,6 +101,7 @@ def test_a_kind_of_its_own_is_seen_everywhere(
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     assert "edges against the ground truth" in page.text and "outlines, IoU" in page.text
     assert "edge" in {figure.get("data-layer") for figure in page.find("figure")}
+    assert page.find("option", value="edge"), "to lay over all photographs"
 
     status = run_stage("stage=status", f"output_dir={out}").output
     (line,) = (line for line in status.splitlines() if " edges " in line)
@@ -116,6 +117,8 @@ def test_a_kind_of_its_own_is_seen_everywhere(
     assert finished.code == 0 and (tmp_path / "o" / "edges" / "a.png").is_file()
 
 
-def test_a_name_is_taken_once(edges):
+def test_a_kind_has_its_place_and_its_name_is_taken_once(edges):
+    order = [kind.stage for kind in kinds.kinds()]
+    assert order == ["tags", "cams", "masks", "edges", "segmenter", "predictions"]
     with pytest.raises(ValueError, match="there is a kind of the name masks"):
         add_kind(Kind("masks"), after=MASKS)
