@@ -344,7 +344,6 @@ class Boxes(PerImage):
     """The bounding boxes of a mask's labels, as JSON."""
 
     name = command = "boxes"
-    kind = "boxes"
     reads_images = False
 
     def own_settings(self) -> dict:

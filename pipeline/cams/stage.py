@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.kinds import CAMS
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.errors import ImageError
@@ -26,7 +27,7 @@ class CamStage(MethodStage):
 
     name = command = "cams"
     options_base = CamOptions
-    kind = "cams"
+    kind = CAMS
 
     def cams_file(self, image_id: str, cams: Cams, input_key: str | None = None) -> Output:
         """Returns the file of an image's CAMs; ``input_key`` is that of a shared pass."""

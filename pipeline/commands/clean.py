@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from pipeline.commands.command_line import Parser, check_folder
+from pipeline.commands.status import numbers
 from pipeline.engine.cleaning import (
     find_orphans,
     find_removable,
@@ -19,10 +20,11 @@ from pipeline.engine.cleaning import (
     remove,
     remove_orphans,
 )
+from pipeline.engine.manifest import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 from pipeline.files.text import given_path
-from pipeline.report.status import describe, finished_at, numbers
+from pipeline.report.configurations import describe_choices
 
 _EXAMPLES = """examples:
   python tools/clean.py outputs/demo                 lists what would be removed, and asks
@@ -115,6 +117,6 @@ def _table(folders: Mapping[Path, tuple[Mapping, int]], root: Path) -> Table:
             str(manifest.get("images", "–")),
             decimal(size),
             finished_at(manifest) or "no",
-            describe(manifest.get("configuration", {})),
+            describe_choices(manifest.get("configuration", {})),
         )
     return table

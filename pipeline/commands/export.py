@@ -10,13 +10,14 @@ from pathlib import Path
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
+from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import UserError
+from pipeline.exchange.artefacts import Artefact, read_artefact
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.artefacts import Artefact, read_artefact
 
 _EXAMPLES = """examples:
   python tools/export.py outputs/voc2012/train/cams/latest --format clip_es --output cams
@@ -29,12 +30,9 @@ _EXAMPLES = """examples:
 Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
 """  # noqa: E501
 
-_STAGES = {
-    "clip_es": ("cams",),
-    "coco": ("masks", "predictions"),
-    "mmsegmentation": ("masks", "predictions"),
-}
-"""Format → the stages that it can hold."""
+_LABELS = ("masks", "labels")
+_HELD = {"clip_es": ("cams",), "coco": _LABELS, "mmsegmentation": _LABELS}
+"""Format → what it can hold of an image, see :class:`pipeline.engine.kinds.Kind`."""
 
 _ONLY_FOR = {
     "components": ("coco",),
@@ -57,17 +55,17 @@ def run(arguments: Sequence[str]) -> None:
     export = _export(options, artefact)
     for note in export.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{export.written} {artefact.stage} written to {options.output}")
+    print(f"{export.written} {artefact.kind.stage} written to {options.output}")
     remedy = "could not be exported: fix those that are named above"
     export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")
 
 
 def _check(options: Namespace, artefact: Artefact) -> None:
     chosen = options.format
-    if artefact.stage not in _STAGES[chosen]:
+    if artefact.kind.holds not in _HELD[chosen]:
         raise UserError(
-            f"{options.folder} holds {artefact.stage}, and --format {chosen} is for"
-            f" {' and '.join(_STAGES[chosen])}: give such a folder or another format"
+            f"{options.folder} holds {artefact.kind.stage}, and --format {chosen} is for"
+            f" {' and '.join(_stages(*_HELD[chosen]))}: give such a folder or another format"
         )
     for name, formats in _ONLY_FOR.items():
         if getattr(options, name) and chosen not in formats:
@@ -84,7 +82,11 @@ def _check(options: Namespace, artefact: Artefact) -> None:
     if chosen == "mmsegmentation" and options.images is None:
         raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
     if not artefact.entries:
-        raise UserError(f"{artefact.path} holds no image: run stage={artefact.stage} first")
+        raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
+
+
+def _stages(*held: str) -> list[str]:
+    return [stage for stage, kind in measured_kinds().items() if kind.holds in held]
 
 
 def _export(options: Namespace, artefact: Artefact) -> Export:
@@ -123,9 +125,9 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Writes CAMs, masks or predictions in the formats of other programs."
     parser = Parser("export.py", title, _EXAMPLES)
     add = parser.add_argument
-    stage = "<output_dir>/<split>/<cams|masks|predictions>/<key or latest>"
+    stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
     add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--format", required=True, choices=sorted(_STAGES))
+    add("--format", required=True, choices=sorted(_HELD))
     output = "a folder; for coco, the JSON file"
     add("--output", required=True, type=Path, metavar="DEST", help=output)
     add("--images", type=Path, metavar="DIR", help="the folder of the images")

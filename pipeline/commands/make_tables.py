@@ -11,9 +11,8 @@ from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
-from pipeline.report.comparison import is_shown, write_comparison
+from pipeline.report.comparison import write_comparison
 from pipeline.report.leaderboard import write_leaderboard
-from pipeline.report.other_measurements import write_measurements
 from pipeline.report.published import load_published, published_experiments
 from pipeline.report.runs import METRICS, Run, find_files, read_runs
 from pipeline.report.study import compare_folders, write_study
@@ -71,10 +70,8 @@ def run(arguments: Sequence[str]) -> None:
     elif options.study is not None:
         text = _study(options, runs)
     else:
-        tables = load_published()
-        sections = [write_comparison(table, runs) for table in tables]
-        others = write_measurements(runs, lambda run: any(is_shown(t, run) for t in tables))
-        text = "\n".join(filter(None, [_INTRODUCTION, *sections, others]))
+        sections = [write_comparison(table, runs) for table in load_published()]
+        text = "\n".join([_INTRODUCTION, *sections])
         output = output or _TABLES
     if output is not None:
         OwnFiles(output.parent, "make_tables.py").write(output, text)

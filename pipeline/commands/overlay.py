@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder, fraction
+from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
+from pipeline.exchange.artefacts import Artefact, find_photograph, read_artefact
 from pipeline.exchange.exporting import Export, target_path
+from pipeline.exchange.overlays import draw_overlay, make_tile
 from pipeline.files.images import load_image
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.artefacts import Artefact, find_photograph, read_artefact
-from pipeline.report.overlays import Tile, draw_overlay, draw_sheet, make_tile
+from pipeline.report.sheets import Tile, draw_sheet
 
 _EXAMPLES = """examples:
   python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
@@ -50,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     drawing, written = Export(), 0
     own = OwnFiles(options.output, "overlay.py")
     if not options.sheet:
-        folders = [options.output / artefact.stage for artefact in artefacts]
+        folders = [options.output / artefact.kind.stage for artefact in artefacts]
         own.refuse_foreign(folder / f"{i}.png" for folder in folders for i in ids)
     for path, data in _draw(artefacts, ids, options, drawing):
         own.write(path, data)
@@ -83,7 +85,7 @@ def _draw(
         return load_image(path, apply_exif=artefact.apply_exif)
 
     def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
-        path = target_path(options.output / artefact.stage, f"{image_id}.png")
+        path = target_path(options.output / artefact.kind.stage, f"{image_id}.png")
         return path, draw_overlay(artefact, image_id, load(artefact, image_id), options.opacity)
 
     def make_tiles(image_id: str) -> list[Tile]:
@@ -106,7 +108,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
     parser = Parser("overlay.py", title, _EXAMPLES)
     add = parser.add_argument
-    stage = "<output_dir>/<split>/<tags|cams|masks|predictions>/<key or latest>"
+    stage = f"<output_dir>/<split>/<{'|'.join(measured_kinds())}>/<key or latest>"
     add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
     add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
     add("--output", type=Path, default="overlays", metavar="DIR", help="default: overlays/")

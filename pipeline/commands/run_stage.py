@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipeline.commands.command_line import Parser, next_command, rank
 from pipeline.commands.composition import Job, compose_jobs
+from pipeline.commands.status import plan_table, status_table, total_time
 from pipeline.datasets.demo import without_writing
 from pipeline.datasets.scenes import RENDERED
 from pipeline.engine.configuration import choices, take_plugins
@@ -24,9 +25,7 @@ from pipeline.engine.settings import REQUIRED, defaults, meanings
 from pipeline.engine.store import Store
 from pipeline.errors import NotLocal, UserError, as_started, shown
 from pipeline.files.text import given_path
-from pipeline.report.markdown import padded_table
 from pipeline.report.published import remark_on_clip
-from pipeline.report.status import plan_table, status_table, total_time
 from pipeline.report.tables import tables_of_run
 from pipeline.stages.config import METHODS, Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
@@ -72,8 +71,7 @@ def run_job(job: Job, given: Sequence[str]) -> None:
             console.print(f"written to {outcome.path}")
     if measured and "report" not in requested:
         tables = tables_of_run(pipeline.builder.store.root, measured)
-        parts = (f"\n{t.title}\n{padded_table(t.header, t.rows, t.header[:1])}" for t in tables)
-        console.print("".join(parts))
+        console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
     if is_multirun or outcome is None:
         return
     every = parse_stages("all")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.files.atomic import read_json
 
@@ -23,3 +25,8 @@ _SHAPE = {
 def read_manifest(folder: Path) -> dict:
     """Returns the manifest of a stage's folder; {} where there is none, or a damaged one."""
     return read_json(folder / MANIFEST, _SHAPE) or {}
+
+
+def finished_at(manifest: Mapping[str, Any]) -> str:
+    """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
+    return manifest.get("finished", "")[:16].replace("T", " ")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.engine.folder import StageFolder, key_of
+from pipeline.engine.kinds import INTERMEDIATE, Kind
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.settings import joined
 from pipeline.errors import ImageError
@@ -105,8 +106,8 @@ class Stage(ABC):
     """The name of its folder, and the word for it in tables."""
     command: ClassVar[str]
     """The word for it in ``stage=``."""
-    kind: ClassVar[str]
-    """What its results are: "scores", "cams", "pseudo masks", "predictions" or "network"."""
+    kind: ClassVar[Kind] = INTERMEDIATE
+    """What its results are."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
     decisive: ClassVar[Collection[str]] = ()
@@ -205,6 +206,11 @@ class PerImage(Stage):
     @property
     def thresholds(self) -> Collection[str]:
         """Settings that are applied to computed results, and cost no computation to change."""
+        return ()
+
+    @property
+    def variants(self) -> Sequence[str]:
+        """The names of further results that it stores of each image."""
         return ()
 
     @cached_property

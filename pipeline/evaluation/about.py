@@ -4,39 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from pipeline.cams.method import CamOptions
 from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.engine.kinds import CAMS, Kind, groups
 from pipeline.engine.stage import Stage
-
-if TYPE_CHECKING:
-    from pipeline.stages.config import Config
-
-_WITH_METHODS = ("scores", "cams", "pseudo masks")
+from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.tags.tagger import TagOptions
 
 
-def describe(stage: Stage, config: Config) -> dict[str, str]:
+class Configuration(Protocol):
+    """What evaluation reads of the whole configuration."""
+
+    experiment_name: str | None
+    dataset: DatasetSettings
+    runtime: RuntimeSettings
+    clip: ClipSettings
+    compat: Quirks
+    tags: TagOptions
+    cams: CamOptions
+    segmenter: SegmenterSettings
+
+
+def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     """Returns the choices that led to the results of the measured stage, and "" for the others."""
     chain = list(_chain(stage))
     notes = [note for each in chain if (note := getattr(each, "note", ""))]
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
-    methods = {}
+    methods = dict.fromkeys(groups(), "")
     for each in reversed(chain):
-        if each.kind in _WITH_METHODS:
+        if group := each.kind.group:
             own = each.own_settings()
-            methods[each.kind] = own.get("method", "")
+            methods[group] = own.get("method", "")
             # Masks that are made without CAMs may take the method of cams= all the same.
-            methods |= {"cams": own["cams"]["method"]} if "cams" in own else {}
+            methods |= {CAMS.group: own["cams"]["method"]} if "cams" in own else {}
     return {
         "experiment": config.experiment_name or "",
         "dataset": config.dataset.name,
         "data": ", ".join(filter(None, (_describe_ground_truth(config.dataset), *notes))),
         "clip": config.clip.name if uses_clip else "",
         "pretrained": (config.clip.pretrained or "") if uses_clip else "",
-        "tags": methods.get("scores", ""),
-        "cams": methods.get("cams", ""),
-        "masks": methods.get("pseudo masks", ""),
+        **methods,
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,
@@ -62,10 +73,9 @@ def _describe_ground_truth(dataset: DatasetSettings) -> str:
     return ", ".join(facts)
 
 
-def _describe_quirks(quirks: Quirks, kind: str) -> str:
+def _describe_quirks(quirks: Quirks, kind: Kind) -> str:
     """Returns the preset that is in force, "released" or "clean", or what differs from one."""
-    before_masks = kind in ("scores", "cams")
-    names = [n for n in vars(quirks) if n != "name" and not (before_masks and n.startswith("crf_"))]
+    names = [n for n in vars(quirks) if n != "name" and (kind.is_labels or n[:4] != "crf_")]
     kept = [name for name in names if getattr(quirks, name) is True]
     if kept in ([], names):
         return "released" if kept else "clean"

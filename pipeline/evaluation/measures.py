@@ -1,4 +1,4 @@
-"""What is measured of scores, CAMs, pseudo masks and predictions; none without ground truth."""
+"""What is measured of tags, CAMs, masks and other labels; none without ground truth."""
 
 from __future__ import annotations
 
@@ -133,31 +133,31 @@ def evaluate_masks(results: Results) -> dict | None:
     return {**measured[_MAIN], "kept": float(np.mean(shares))}
 
 
-def evaluate_predictions(
-    results: Results, steps: Sequence[str], ceiling: StageFolder | None
+def evaluate_labels(
+    results: Results, variants: Sequence[str] = (), ceiling: StageFolder | None = None
 ) -> dict | None:
-    """Measures the segmenter's predictions, and variants of them.
+    """Measures label images, such as a segmenter's predictions, and variants of them.
 
-    The variants are those of the ``steps`` of testing before the last (single scale, several
-    scales), and the fully supervised predictions in the folder ``ceiling``.
+    The ``variants`` are in the same folder, such as those of the steps of testing before the last
+    (single scale, several scales); another is ``ceiling``, the folder of the fully supervised ones.
     """
 
-    def steps_of(sample: Sample) -> dict[str, np.ndarray]:
-        paths = {_MAIN: f"{sample.id}.png"} | {s: variant_path(s, sample.id) for s in steps}
-        return {step: read_labels(results.folder.path / path) for step, path in paths.items()}
+    def labels_of(sample: Sample) -> dict[str, np.ndarray]:
+        paths = {_MAIN: f"{sample.id}.png"} | {v: variant_path(v, sample.id) for v in variants}
+        return {name: read_labels(results.folder.path / path) for name, path in paths.items()}
 
     def ceiling_of(sample: Sample) -> dict[str, np.ndarray]:
         return {"ceiling": read_labels(ceiling.path / f"{sample.id}.png")}
 
-    variants = _evaluate(results, steps_of)
-    if not variants:
+    measured = _evaluate(results, labels_of)
+    if not measured:
         return None
     if ceiling is not None:
-        variants |= _evaluate(replace(results, folder=ceiling), ceiling_of)
-    result = variants.pop(_MAIN)
+        measured |= _evaluate(replace(results, folder=ceiling), ceiling_of)
+    result = measured.pop(_MAIN)
     result["variants"] = {
         name: {metric: figures[metric] for metric in ("miou", "miou_union", "miou_images")}
-        for name, figures in variants.items()
+        for name, figures in measured.items()
     }
     return result
 

@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import measured_kinds
 from pipeline.files.atomic import (
     Complete,
     cannot_write,
@@ -19,7 +20,6 @@ from pipeline.files.atomic import (
 )
 from pipeline.files.lock import FolderLock
 
-_STAGES = ("tags", "cams", "masks", "predictions")
 _NUMBER = int | float | None
 _NUMBERS = {str: {str: _NUMBER}}
 _LEVEL = {
@@ -106,10 +106,10 @@ class MetricsFile:
         self.latest: dict = {
             stage: {split: f for split, f in splits.items() if fits(f, _FIGURES, ["images"])}
             for stage, splits in latest.items()
-            if stage in _STAGES
+            if stage in measured_kinds()
         }
         runs_kept = (run for run in runs if fits(run, _RUN, _REQUIRED))
-        self.runs: list[dict] = [run for run in runs_kept if run["stage"] in _STAGES]
+        self.runs: list[dict] = [run for run in runs_kept if run["stage"] in measured_kinds()]
         kept = len(self.runs) + sum(map(len, self.latest.values()))
         damaged = len(runs) + sum(map(len, latest.values())) - kept
         entries = "1 damaged entry" if damaged == 1 else f"{damaged} damaged entries"

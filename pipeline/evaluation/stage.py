@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
+from pipeline.engine.kinds import MASKS, NETWORK
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import is_current, left_out_until, open_folder, open_with_inputs
@@ -16,18 +17,13 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures
-from pipeline.evaluation.about import describe
+from pipeline.evaluation.about import Configuration, describe
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
 from pipeline.files.fingerprints import fingerprint
 
-if TYPE_CHECKING:
-    from pipeline.stages.config import Config
-
 FILES = ("metrics.json", FAILURES)
 """What it writes in the output directory."""
-
-_KINDS = ("scores", "cams", "pseudo masks", "predictions")  # of results that are measured
 
 
 @dataclass(frozen=True)
@@ -37,14 +33,14 @@ class Evaluation:
     stages: Sequence[Stage]  # of the round
     images: Images
     vocabulary: Vocabulary
-    config: Config
+    config: Configuration
     store: Store
     round: int = 1
 
     def require_results(self, planned: Collection[str]) -> None:
         """Raises a UserError where there is, and will be, nothing that can be measured."""
         found = [each for each in self._folders() if each[1].entries and not each[0].accompanies]
-        commands = {stage.command for stage in self.stages if stage.kind in _KINDS}
+        commands = {stage.command for stage in self.stages if stage.kind.figures}
         is_planned = commands & {*planned} or any(s.unknown_until() for s in self.stages)
         if not found and not is_planned:
             raise self._nothing()
@@ -55,7 +51,7 @@ class Evaluation:
 
     def _nothing(self) -> UserError:
         """Returns the error for nothing to measure; it names the stage that a run begins with."""
-        masks = [stage for stage in self.stages if stage.kind == "pseudo masks"]
+        masks = [stage for stage in self.stages if stage.kind is MASKS]
         first = masks[0].command if masks and not masks[0].needs else "tags"
         return UserError(f"there is nothing to evaluate: run stage={first} first")
 
@@ -150,7 +146,7 @@ class Evaluation:
 
     def _folders(self) -> Iterator[tuple[PerImage, StageFolder]]:
         """Yields what can be measured, split by split: a stage, and where its results are."""
-        measurable = [stage for stage in self.stages if stage.kind in _KINDS]
+        measurable = [stage for stage in self.stages if stage.kind.figures]
         for split in dict.fromkeys(stage.split for stage in measurable):
             for stage in measurable:
                 if stage.split == split and (folder := self.folder(stage)) is not None:
@@ -164,15 +160,17 @@ class Evaluation:
             return None
 
     def _measure(self, stage: Stage, results: measures.Results) -> dict[str, Any] | None:
-        if stage.kind == "scores":
+        holds = stage.kind.holds
+        if holds == "tags":
             return measures.evaluate_tags(results, self.config.tags.absent_as_zero)
-        if stage.kind == "cams":
+        if holds == "cams":
             return measures.evaluate_cams(results, plain(self.config.cams.background_betas))
-        if stage.kind == "pseudo masks":
+        if holds == "masks":
             return measures.evaluate_masks(results)
         ceiling = next((self.folder(s) for s in self.stages if s.accompanies == stage), None)
-        figures = measures.evaluate_predictions(results, stage.options.test.steps[:-1], ceiling)
-        network = self.folder(stage.needs["segmenter"])
+        figures = measures.evaluate_labels(results, stage.variants, ceiling)
+        networks = (self.folder(use) for use in stage.uses.values() if use.kind is NETWORK)
+        network = next(networks, None)
         initial_weights = network.manifest().get("initial_weights") if network else None
         if figures is not None and initial_weights:
             figures["initial_weights"] = initial_weights
@@ -195,13 +193,13 @@ def _links(
     before = {
         folders[name].stage: _fingerprint_results(need, folders[name], ids)
         for name, need in stage.before.items()
-        if need.kind in _KINDS and {*ids} <= folders[name].entries.keys()
+        if need.kind.figures and {*ids} <= folders[name].entries.keys()
     }
     return {"results": _fingerprint_results(stage, folder, ids), "made_from": before}
 
 
 def _fingerprint_results(stage: Stage, folder: StageFolder, ids: Sequence[str]) -> str:
     """Returns the fingerprint of what later stages read of these images' results."""
-    of = {"scores": lambda image_id: folder.entries[image_id]["tags"]}
-    result = of.get(stage.kind, folder.output_key)
-    return fingerprint([[image_id, result(image_id)] for image_id in sorted(ids)])
+    has_tags = stage.kind.holds == "tags"
+    result_of = (lambda i: folder.entries[i]["tags"]) if has_tags else folder.output_key
+    return fingerprint([[image_id, result_of(image_id)] for image_id in sorted(ids)])

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from skimage.measure import label as label_components
 
+from pipeline.exchange.artefacts import Artefact, find_photograph
 from pipeline.exchange.exporting import Export, read_labels
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.artefacts import Artefact, find_photograph
 
 _DESCRIPTION = (
     "regions of label images; category k+1 is class k. Pixels without annotation are background or"

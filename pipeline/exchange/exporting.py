@@ -12,9 +12,9 @@ import numpy as np
 
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
+from pipeline.exchange.artefacts import Artefact
 from pipeline.files import label_images
 from pipeline.files.label_images import IGNORE
-from pipeline.report.artefacts import Artefact
 
 Name = TypeVar("Name")
 Result = TypeVar("Result")

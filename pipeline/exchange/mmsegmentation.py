@@ -14,11 +14,11 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
+from pipeline.exchange.artefacts import Artefact, find_photograph
 from pipeline.exchange.exporting import Export, read_labels, target_path
 from pipeline.files.atomic import TEMPORARY
 from pipeline.files.images import FORMATS, encode_png, load_image, to_image_error
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.artefacts import Artefact, find_photograph
 
 _CONFIG = """\
 # Written by tools/export.py. With this file among its _base_, a config uses the data set as

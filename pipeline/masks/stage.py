@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.clip.device import is_cpu
 from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.kinds import MASKS
 from pipeline.engine.registry import imported
 from pipeline.engine.sample import Sample, Size
 from pipeline.engine.settings import joined
@@ -28,7 +29,7 @@ class MaskStage(MethodStage):
     """The pseudo masks of a split, whatever they are made from."""
 
     name = command = "masks"
-    kind = "pseudo masks"
+    kind = MASKS
     algorithm = 2
     options_base = MaskOptions
     from_cams: ClassVar[bool] = False

@@ -5,33 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from statistics import mean
-from typing import NamedTuple
 
-from pipeline.report.combinations import FIGURES, Combination
-from pipeline.report.markdown import percent
+from pipeline.engine.kinds import CAMS, figure_columns, kinds
+from pipeline.report.combinations import Combination
+from pipeline.report.markdown import Table, percent
 
-_PARTS = {"tags": "mAP", "cams": "mIoU CAMs", "affinity": "mIoU CAMs", "masks": "mIoU masks"}
-"""Part of a combination → the first figure that depends on it."""
-
-_MAY_VARY = {*_PARTS, "commit"}
-
-
-class Averages(NamedTuple):
-    """A table with a row for every method of every part."""
-
-    words: Sequence[str]  # the columns that hold words, the first ones
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = "Each method, averaged over all others"
-    caption: str = (
-        "Above, every method is combined with the same others. Each row here averages all"
-        " combinations that contain one method; the last column is the best of them."
-    )
+_CAPTION = (
+    "Above, every method is combined with the same others. Each row here averages all"
+    " combinations that contain one method; the last column is the best of them."
+)
 
 
 def average_over_others(
     rows: Sequence[Combination], choices: Sequence[Mapping[str, str]]
-) -> Averages | None:
+) -> Table | None:
     """Returns the mean figures of every method over its combinations with all others.
 
     Args:
@@ -44,30 +31,34 @@ def average_over_others(
         then is every method combined with the same others. Given image labels are left out.
     """
     kept = [(row, words) for row, words in zip(rows, choices) if not row.has_given_tags]
-    methods = {part: sorted({words[part] for _, words in kept}) for part in _PARTS}
+    order = [*figure_columns()]
+    # Part of a combination → the first figure that depends on it.
+    first_figures = {kind.group: next(iter(kind.figures)) for kind in kinds() if kind.group}
+    first_figures["affinity"] = first_figures[CAMS.group]
+    parts = [name for name in choices[0] if name in first_figures]
+    methods = {part: sorted({words[part] for _, words in kept}) for part in parts}
     methods = {part: found for part, found in methods.items() if len(found) > 1}
     distinct = {tuple(words[part] for part in methods) for _, words in kept}
     is_product = len(kept) == len(distinct) == prod(map(len, methods.values()))
-    others = {tuple(v for n, v in words.items() if n not in _MAY_VARY) for _, words in kept}
+    may_vary = {*first_figures, "commit"}
+    others = {tuple(v for n, v in words.items() if n not in may_vary) for _, words in kept}
     if len(methods) < 2 or not is_product or len(others) > 1:
         return None
-    columns = [name for name in FIGURES if all(row.values(name) for row, _ in kept)]
+    columns = [name for name in order if all(row.values(name) for row, _ in kept)]
     if not columns:
         return None
     last = columns[-1]
     figures = [{name: mean(row.values(name)) for name in columns} for row, _ in kept]
     table = []
     for part, found in methods.items():
-        first = [*FIGURES].index(_PARTS[part])
+        first = order.index(first_figures[part])
         of_part = []
         for method in found:
             of_method = [f for f, (_, words) in zip(figures, kept) if words[part] == method]
             means = {name: mean(f[name] for f in of_method) for name in columns}
-            cells = [
-                percent(means[name]) if [*FIGURES].index(name) >= first else "" for name in columns
-            ]
+            cells = [percent(means[n]) * (order.index(n) >= first) for n in columns]
             best = percent(max(f[last] for f in of_method))
             of_part.append((-means[last], [part, method, *cells, best]))
         table += [cells for _, cells in sorted(of_part)]
-    names = ["part", "method"]
-    return Averages(names, [*names, *columns, f"best {last}"], table)
+    names, title = ["part", "method"], "Each method, averaged over all others"
+    return Table([*names, *columns, f"best {last}"], table, names, title, _CAPTION)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.report.markdown import padded_table
+from pipeline.report.grouping import describe_images
+from pipeline.report.markdown import Table
 from pipeline.report.published import Figure, load_published
-from pipeline.report.runs import METRIC_LABELS, STAGE_NAMES, Run, describe_images
+from pipeline.report.runs import METRIC_LABELS, Run
 
 TOLERANCE = 0.2
 """Percentage points that a figure may differ from the published one."""
@@ -33,7 +34,7 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     for run in runs:
         for index, figure in enumerate(figures):
             reproduces = (run.choices.experiment, run.stage) == (figure.experiment, figure.stage)
-            if not figure.experiment or not reproduces or figure.column.value(run) is None:
+            if not figure.experiment or not reproduces or run.value_in(figure.column) is None:
                 continue
             if obstacles := _obstacles(run, figure):
                 reasons[f"{_name(run)}: {'; '.join(obstacles)}"] = None
@@ -50,8 +51,9 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     rows = [_row(run, figure) for run, figure in chosen]
     rows.sort(key=lambda row: (row["experiment"], row["figure"]))
     words = ["experiment", "figure", "verdict", "commit", "file", "notes"]
-    table = padded_table(rows[0], map(dict.values, rows), words)
-    parts = ["# Published figures, reproduced or not\n", table]
+    cells = [[*row.values()] for row in rows]
+    title = "Published figures, reproduced or not"
+    parts = [Table([*rows[0]], cells, words, title).markdown("#")]
     if reasons:
         parts += ["Not compared:\n", "".join(f"- {reason}\n" for reason in reasons)]
     far = [f"{row['figure']} by {row['difference']}" for row in rows if "**" in row["verdict"]]
@@ -63,7 +65,7 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
 
 
 def _name(run: Run) -> str:
-    return f"{run.choices.experiment}, {run.split} {STAGE_NAMES[run.stage]} {run.key}"
+    return f"{run.choices.experiment}, {run.split} {run.kind.name} {run.key}"
 
 
 def _obstacles(run: Run, figure: Figure) -> list[str]:
@@ -80,10 +82,10 @@ def _obstacles(run: Run, figure: Figure) -> list[str]:
 
 
 def _row(run: Run, figure: Figure) -> dict[str, str]:
-    value = 100 * figure.column.value(run)
+    value = 100 * run.value_in(figure.column)
     difference, rerun = value - figure.value, figure.row.rerun.get(figure.column.name)
     agrees = abs(difference) <= TOLERANCE + _ROUNDING
-    name = f"{run.dataset_split} {STAGE_NAMES[run.stage]} {METRIC_LABELS[figure.column.metric]}"
+    name = f"{run.dataset_split} {run.kind.name} {METRIC_LABELS[figure.column.metric]}"
     level = f", level {figure.column.level}" if figure.column.level else ""
     return {
         "experiment": figure.experiment,

@@ -8,23 +8,21 @@ from statistics import mean
 from typing import Any
 
 from pipeline.clip.quirks import Quirks
+from pipeline.engine.kinds import (
+    CAMS,
+    MASKS,
+    NETWORK,
+    PREDICTIONS,
+    Kind,
+    figure_columns,
+    kinds,
+    measured_kinds,
+)
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import flatten
+from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
-from pipeline.report.remarks import map_notes
-from pipeline.report.runs import STAGES, Run, without_seed
-
-FIGURES = {
-    "mAP": ("tags", "map"),
-    "F1": ("tags", "f1"),
-    "mIoU CAMs": ("cams", "miou"),
-    "mIoU masks": ("masks", "miou"),
-    "mIoU segmenter": ("predictions", "miou"),
-}
-"""Column → stage and metric; a later stage decides the order of the rows before an earlier one."""
-
-METHODS = {"tags": "tags", "cams": "cams", "masks": "masks", "network": "predictions"}
-"""Column of a method → its stage."""
+from pipeline.report.runs import Run, map_notes
 
 _GIVEN = "ground_truth"
 """The choice of ``tags=`` that takes the image labels of the ground truth."""
@@ -42,40 +40,45 @@ class Combination:
     def __init__(self, chains: Sequence[Mapping[str, Run]]):
         self.chains = chains
         self.last = _last(chains[-1])
-        self.runs: dict[str, list[Run]] = {}
-        for stage in dict.fromkeys(stage for chain in chains for stage in chain):
-            found = [chain[stage] for chain in chains if stage in chain]
-            self.runs[stage] = list({(run.split, run.key): run for run in found}.values())
+        found = grouped((run for chain in chains for run in chain.values()), lambda run: run.stage)
+        self.runs = {
+            stage: [*{(run.split, run.key): run for run in runs}.values()]
+            for stage, runs in found.items()
+        }
         self.settings = self.last.chain
-
-    @property
-    def identity(self) -> str:
-        """What distinguishes it from the other rows of its images."""
-        return _identity(self.last)
 
     @cached_property
     def choices(self) -> dict[str, str]:
         """Returns the words of the row by their columns, "" where there are none."""
-        about, settings = dict(self.last.about), self.settings
-        if self.last.stage == "tags":
-            # Tags of a later round name the methods of the round before.
-            about |= {"cams": "", "masks": ""}
-        # Masks that need no CAMs may name the dense method that they read out (masks=dense).
-        masks, cams = settings.get("masks", {}), settings.get("cams", {})
+        about, methods = self.last.about, {}
+        for kind in measured_kinds().values():
+            methods[kind.method] = self._method(kind)
+            if kind is CAMS:
+                cams = self.settings.get(kind.stage)
+                methods["affinity"] = _affinity(cams) if about.get("cams") and cams else ""
         commits = [r.about.get("commit", "") for of in self.runs.values() for r in of][::-1]
         return {
-            "tags": about.get("tags", ""),
-            "cams": about.get("cams") or str(cams.get("method", "")),
-            "affinity": _affinity(cams) if about.get("cams") and cams else "",
-            # The CRF without its constants is the argmax of the CAMs (masks=argmax).
-            "masks": "argmax" if masks.get("crf", "") is None else about.get("masks", ""),
-            "network": about.get("segmenter", "") if self.last.stage == "predictions" else "",
+            **methods,
             "round": about.get("round", ""),
             "CLIP": self.last.choices.backbone,
             "compat": about.get("compat", ""),
             "precision": about.get("precision", ""),
             "commit": " / ".join(dict.fromkeys(filter(None, commits))),
         }
+
+    def _method(self, kind: Kind) -> str:
+        """Returns what computed the results of a kind that led to the last ones, or ""."""
+        order, about, last = kinds(), self.last.about, self.last.kind
+        settings = self.settings.get(kind.stage, {})
+        if kind is PREDICTIONS:
+            return about.get("segmenter", "") if last is PREDICTIONS else ""
+        # Tags of a later round name the methods of the round before.
+        named = about.get(kind.group, "") if order.index(kind) <= order.index(last) else ""
+        if kind is CAMS:
+            # Masks that need no CAMs may name the dense method that they read out (masks=dense).
+            return named or str(settings.get("method", ""))
+        # The CRF without its constants is the argmax of the CAMs (masks=argmax).
+        return "argmax" if kind is MASKS and settings.get("crf", "") is None else named
 
     @property
     def has_given_tags(self) -> bool:
@@ -86,45 +89,45 @@ class Combination:
         nested = (v for n, v in flatten(self.settings).items() if n.endswith("tags.method"))
         return _GIVEN in (self.last.about.get("tags"), *nested)
 
-    def own_settings(self, stage: str) -> dict[str, Any]:
+    def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""
-        left_out = _IN_COLUMNS.union(STAGES)
-        found = {k: v for k, v in self.settings.get(stage, {}).items() if k not in left_out}
-        if stage == "predictions":
-            segmenter = self.settings.get("segmenter", {})
-            found["segmenter"] = {k: v for k, v in segmenter.items() if k not in left_out}
-        return found
+        left_out = _IN_COLUMNS.union(each.stage for each in kinds())
+        settings = self.settings.get(kind.stage, {})
+        found = {name: value for name, value in settings.items() if name not in left_out}
+        network = {NETWORK.stage: self.own_settings(NETWORK)} if kind is PREDICTIONS else {}
+        return found | network
 
     def values(self, column: str) -> list[float]:
         """Returns the figures of all seeds, as far as they were measured."""
-        stage, metric = FIGURES[column]
-        if stage == "tags" and self.has_given_tags:
+        kind, metric = figure_columns()[column]
+        if kind.holds == "tags" and self.has_given_tags:
             return []
-        values = [run.value(metric) for run in self.runs.get(stage, ())]
+        values = [run.value(metric) for run in self.runs.get(kind.stage, ())]
         return [value for value in values if value is not None]
 
     def cell(self, column: str, notes: Notes) -> str:
         """Returns a figure in percent with the marks of its notes."""
-        stage, metric = FIGURES[column]
+        kind, metric = figure_columns()[column]
         if not (values := self.values(column)):
             return ""
-        run = self.runs[stage][0]
+        runs = self.runs[kind.stage]
+        run = runs[0]
         remarks = map_notes(run.figures) if metric == "map" else run.help_by_ground_truth()
         marks = "".join(map(notes.mark, remarks))
-        count = len({of_seed.key for of_seed in self.runs[stage]})
+        count = len({of_seed.key for of_seed in runs})
         seeds = f" ({count} seeds)" * (count > 1)
         return f"{percent_of_several(values)}{marks}{seeds}"
 
     def rank(self) -> list[tuple[bool, float]]:
         """Returns what orders rows: the last stage first, higher figures first."""
-        found = [self.values(column) for column in reversed(FIGURES)]
+        found = [self.values(column) for column in reversed(figure_columns())]
         return [(not values, -mean(values) if values else 0.0) for values in found]
 
 
 def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
     """Yields the runs that no later one is made from, each with those that it is made from."""
     by_settings = {(run.stage, canonical_json(run.configuration)): run for run in runs}
-    leaves = dict.fromkeys(run.key for run in runs)
+    leaves = {run.key for run in runs}
     chains = []
     for run in runs:
         chain = {run.stage: run}
@@ -135,22 +138,16 @@ def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
             if not _is_made_from([*chain.values()][-1], earlier):
                 break
             chain[stage] = earlier
-            leaves.pop(earlier.key, None)
+            leaves.discard(earlier.key)
         chains.append(chain)
-    same: dict[str, list[Mapping[str, Run]]] = {}
-    for run, chain in zip(runs, chains):
-        if run.key in leaves:
-            same.setdefault(_identity(run), []).append(chain)
-    yield from map(Combination, same.values())
+    ends = (chain for chain in chains if _last(chain).key in leaves)
+    yield from map(Combination, grouped(ends, lambda chain: _identity(_last(chain))).values())
 
 
 def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combination]:
     """Yields the rows that every split has, with the runs of all, of the seeds that all have."""
-    same: dict[str, list[Combination]] = {}
-    for rows in by_split:
-        for row in rows:
-            same.setdefault(row.identity, []).append(row)
-    for rows in same.values():
+    every = (row for rows in by_split for row in rows)
+    for rows in grouped(every, lambda row: _identity(row.last)).values():
         if len(rows) < len(by_split):
             continue
         # A split with more seeds than another would count more often.
@@ -174,6 +171,7 @@ def _is_made_from(later: Run, earlier: Run) -> bool:
 
 
 def _identity(run: Run) -> str:
+    """Returns what distinguishes the row that a run leads to from others of its images."""
     return f"{run.stage} {without_seed(run)}"
 
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline.engine.kinds import MASKS, PREDICTIONS
 from pipeline.errors import command
-from pipeline.report.markdown import Notes, padded_table
+from pipeline.report.grouping import Shown, choose_run, describe_images
+from pipeline.report.markdown import Notes, Table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
-from pipeline.report.runs import (
-    MAIN_METRIC,
-    METRIC_LABELS,
-    STAGE_NAMES,
-    Choices,
-    Run,
-    Shown,
-    choose_run,
-    describe_images,
-)
+from pipeline.report.runs import METRIC_LABELS, Choices, Run, as_number
 
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
@@ -29,7 +22,6 @@ _METHODS = {
     "ground_truth": "CLIP-ES",
     "": "a dense method",
 }
-_STAGES = {**STAGE_NAMES, "masks": "masks after the CRF"}
 
 _USUAL = {"cams": "clip_es", "masks": "crf"}
 """Group → the method of the published rows; a row of ours names any other."""
@@ -52,22 +44,14 @@ def write_comparison(table: PublishedTable, runs: Sequence[Run]) -> str:
         rows.append([*words, *cells, ""])
     words = [table.unit, table.backbone, "supervision"]
     header = [*words, *(column.label for column in table.columns), "source"]
+    figures = Table(header, rows, words, table.title, table.remark, notes.paragraphs())
     parts = [
-        f"## {table.title}\n",
-        *([f"{table.remark}\n"] if table.remark else []),
-        padded_table(header, rows, words) + notes.lines(),
+        figures.markdown(),
         "".join(f"{number}. {source}\n" for source, number in sources.items()),
         *_origins(table, own_rows),
         *_commands(table, own_rows),
     ]
     return "\n".join(parts)
-
-
-def is_shown(table: PublishedTable, run: Run) -> bool:
-    """Tells whether a table shows the figure that stands for a run."""
-    main = (MAIN_METRIC[run.stage], "miou_union")
-    columns = [column for column in table.columns if column.metric in main]
-    return any(_matches(table, line, column, run) for line in table.lines for column in columns)
 
 
 def _published_cells(
@@ -83,9 +67,9 @@ def _published_cells(
 def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
     if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
         return False
-    if run.stage == "masks" and _refiner(run) != table.masks:
+    if run.kind is MASKS and _refiner(run) != table.masks:
         return False
-    return column.value(run) is not None
+    return run.value_in(column) is not None
 
 
 def _refiner(run: Run) -> str:
@@ -104,7 +88,7 @@ def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
         if choices.experiment in published_experiments():
             changed = f"{choices.experiment}, changed" if run.changes() else _PRESET
             choices = choices._replace(experiment=changed)
-        network = run.about.get("segmenter", "") if run.stage == "predictions" else ""
+        network = run.about.get("segmenter", "") if run.kind is PREDICTIONS else ""
         chosen = {group: run.about.get(group, "") for group in _USUAL}
         own = ", ".join(f"{g}={name}" for g, name in chosen.items() if name not in ("", _USUAL[g]))
         for number, line in enumerate(table.lines):
@@ -143,21 +127,21 @@ def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
             if column.name in shown:
                 order = shown[column.name].run.order
                 origins.setdefault(order, (shown[column.name], []))[1].append(column)
-    rows, stages = [], _STAGES if table.masks == "crf" else STAGE_NAMES
+    rows, of_masks = [], " after the CRF" * (table.masks == "crf")
     for of_run, columns in origins.values():
         run = of_run.run
         values = [f"{of_run.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
         level, choices = columns[0].level, run.choices
+        of_level = f", level {level}" if level else ""
         rows.append(
             {
                 "figure": ", ".join(values),
-                "of": stages[run.stage] + (f", level {level}" if level else ""),
+                "of": run.kind.name + of_masks * (run.kind is MASKS) + of_level,
                 "split": run.dataset_split,
                 "images": f"{run.images:,}",
                 "experiment": choices.experiment,
                 "clip": choices.backbone,
-                "cams": run.about.get("cams", ""),
-                "masks": run.about.get("masks", ""),
+                **{group: run.about.get(group, "") for group in _USUAL},
                 "compat": choices.compat,
                 "precision": choices.precision,
                 "commit": run.about.get("commit", ""),
@@ -167,17 +151,19 @@ def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
     if not rows:
         return []
     words = rows[0].keys() - {"figure", "images"}
-    return ["Where our figures are from:\n", padded_table(rows[0], map(dict.values, rows), words)]
+    caption, cells = "Where our figures are from:", [[*row.values()] for row in rows]
+    return [Table([*rows[0]], cells, words, caption=caption).markdown()]
 
 
 def _remarks(run: Run, column: Column) -> list[str]:
     remarks = [describe_images(run.images, column.of.images).split(":")[0], *run.notes()]
     if run.choices.experiment in published_experiments():
         remarks += run.changes()
-    if run.stage == "tags":
-        positives = int(sum(filter(None, run.class_values("positives"))))
+    if run.has_tags:
+        of_classes = run.figures.get("per_class", {}).values()
+        positives = int(sum(as_number(of.get("positives")) or 0 for of in of_classes))
         remarks.append(column.of.positives.get(positives, ""))
-    if run.stage == "predictions":
+    if run.kind is PREDICTIONS:
         weights = (run.configuration.get("segmenter") or {}).get("pretrained")
         name = str(weights).rsplit("/", 1)[-1] if weights else "nothing"
         remarks.append(f"segmenter starts from {name}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from pipeline.engine.kinds import MASKS, kinds
 from pipeline.engine.registry import methods
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
@@ -36,6 +37,19 @@ def describe_setting(value: object) -> str:
             return f"{len(value)} entries ({fingerprint(value)[:4]})"
         return f"[{', '.join(map(describe_setting, value))}]"
     return "on" if isinstance(value, Mapping) else str(value)
+
+
+def describe_choices(configuration: Mapping[str, Any]) -> str:
+    """Names the methods, names and seeds of a configuration, from its last stage to its first."""
+    labels = {"name": "", "seed": "seed ", "method": ""}
+    given = {key: configuration[key] for key in labels if configuration.get(key) is not None}
+    choices = [f"{labels[key]}{value}" for key, value in given.items()]
+    for kind in reversed(kinds()):
+        if isinstance(before := configuration.get(kind.stage), Mapping):
+            choices.append(describe_choices(before))
+    if configuration.get(MASKS.stage) == "ground truth":
+        choices.append("ground truth")
+    return ", ".join(filter(None, choices))
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,7 +135,7 @@ def varying(
 def distinguish(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns for each configuration the settings in which it differs from any other.
 
-    Its methods, names and seeds, which :func:`pipeline.report.status.describe` gives, are left out.
+    Its methods, names and seeds, which :func:`describe_choices` gives, are left out.
     """
     found = varying(configurations)
     settings = {name: values for name, values in found.items() if last_part(name) not in _DESCRIBED}

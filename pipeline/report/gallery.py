@@ -10,6 +10,7 @@ from operator import attrgetter
 import numpy as np
 
 from pipeline.cams.cams import Cams, read_cams
+from pipeline.engine.kinds import CAMS, MASKS, PREDICTIONS, label_kinds
 from pipeline.engine.sample import Sample
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
@@ -157,8 +158,8 @@ def _verdict(index: int, figures: ImageFigures) -> str:
 def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
     sample = figures.sample
     full_size, original = material.read(sample)
-    has_cams = sample.id in material.cams.entries
-    cams = read_cams(material.cams.path / f"{sample.id}.npz") if has_cams else None
+    folder = material.folders[CAMS.stage]
+    cams = read_cams(folder.path / f"{sample.id}.npz") if sample.id in folder.entries else None
     layers = material.layers(sample)
     if cams is not None:
         layers["argmax"], _ = pseudo_mask(full_size, cams, None, material.beta)
@@ -189,8 +190,8 @@ def _panels(
             yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
     titles = {
         "argmax": material.argmax_title,
-        "mask": material.mask_title,
-        "prediction": "prediction",
+        **{kind.layer: kind.layer for kind in label_kinds()},
+        MASKS.layer: material.mask_title,
         "truth": "ground truth",
     }
     for layer, title in titles.items():
@@ -200,10 +201,11 @@ def _panels(
             picture = painting.embed(painting.paint_labels(small, palette))
             facts = _describe_labels(layers[layer], classes)
             yield Panel(layer, title, picture, facts, painting.find_places(small))
+    mask, prediction = MASKS.unfiltered, PREDICTIONS.unfiltered
     pairs = [
-        ("mask-truth", "mask", "unfiltered", "ground truth", "truth"),
-        ("prediction-truth", "prediction", "prediction", "ground truth", "truth"),
-        ("mask-prediction", "mask", "unfiltered", "prediction", "prediction"),
+        ("mask-truth", "mask", mask, "ground truth", "truth"),
+        ("prediction-truth", "prediction", prediction, "ground truth", "truth"),
+        ("mask-prediction", "mask", mask, "prediction", prediction),
     ]
     for layer, name, first, other, second in pairs:
         if {first, second} <= layers.keys() and layers[first].shape == layers[second].shape:

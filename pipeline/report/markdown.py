@@ -1,44 +1,72 @@
-"""Markdown tables and the numbers in them."""
+"""Tables as Markdown, and the numbers in them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import NamedTuple
 
 _MARKS = "†‡§¶"
 
 
-class Table(NamedTuple):
-    """A table as Markdown or HTML; the first column holds words, the others numbers."""
+@dataclass(frozen=True)
+class Table:
+    """A table with the words around it, for Markdown or HTML.
 
-    title: str
+    Attributes:
+        header: the names of the columns.
+        rows: a cell for each column.
+        words: the columns that hold words, which are aligned left; the others hold numbers.
+        title: the heading.
+        caption: a paragraph above the table.
+        notes: paragraphs below it.
+        best: row and column of the cells in bold.
+    """
+
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()  # paragraphs below it
+    words: Collection[str]
+    title: str = ""
+    caption: str = ""
+    notes: Sequence[str] = ()
+    best: Collection[tuple[int, int]] = ()
+
+    @property
+    def text(self) -> str:
+        """The table alone, whose columns also line up in plain text."""
+        columns = []
+        for number, (name, *cells) in enumerate(zip(self.header, *self.rows)):
+            marked = (self._cell(i, number, cell) for i, cell in enumerate(cells))
+            cells = [_escape(cell) for cell in (name, *marked)]
+            width = max(3, *map(len, cells))
+            justify = str.ljust if name in self.words else str.rjust
+            first, *others = (justify(cell, width) for cell in cells)
+            columns.append([first, ("-" if name in self.words else ":").rjust(width, "-"), *others])
+        return "".join(map(_line, zip(*columns)))
+
+    @property
+    def narrow(self) -> str:
+        """The table alone, without padding; the first column is aligned left, the others right."""
+        rule = ["---", *["---:"] * (len(self.header) - 1)]
+        return "".join(_line(map(_escape, cells)) for cells in [self.header, rule, *self.rows])
+
+    def markdown(self, heading: str = "##", *, padded: bool = True) -> str:
+        """Returns the table below its title and caption, as far as it has them, and the notes."""
+        title = f"{heading} {self.title}" if self.title else ""
+        above = "".join(f"{part}\n\n" for part in (title, self.caption) if part)
+        below = "".join(f"\n{note}\n" for note in self.notes)
+        return above + (self.text if padded else self.narrow) + below
+
+    def _cell(self, row: int, column: int, text: str) -> str:
+        return f"**{text}**" if (row, column) in self.best else text
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a Markdown table; the first column is aligned left, the others right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(_line(map(_cell, cells)) for cells in [header, rule, *rows])
-
-
-def padded_table(
-    header: Iterable[str], rows: Iterable[Iterable[str]], words: Collection[str]
-) -> str:
-    """Returns a Markdown table whose columns also line up in plain text.
-
-    The columns that ``words`` names are aligned left, the others right, as numbers.
-    """
-    columns = []
-    for name, *cells in zip(header, *rows):
-        cells = [_cell(cell) for cell in (name, *cells)]
-        width = max(3, *map(len, cells))
-        justify = str.ljust if name in words else str.rjust
-        first, *others = (justify(cell, width) for cell in cells)
-        columns.append([first, ("-" if name in words else ":").rjust(width, "-"), *others])
-    return "".join(map(_line, zip(*columns)))
+def highest(texts: Mapping[int, str]) -> list[int]:
+    """Returns where the highest number stands, as it is printed; nowhere where all are alike."""
+    if len(set(texts.values())) < 2:
+        return []
+    best = max(filter(None, texts.values()), key=float)
+    return [place for place, text in texts.items() if text == best]
 
 
 def percent(value: float | None, missing: str = "–") -> str:
@@ -60,12 +88,12 @@ class Notes(dict[str, str]):
         mark = _MARKS[len(self) % len(_MARKS)] * (1 + len(self) // len(_MARKS))
         return self.setdefault(note, mark)
 
-    def lines(self) -> str:
-        """Returns the notes, a paragraph each, after an empty line; nothing without notes."""
-        return "".join(f"\n{mark} {note}\n" for note, mark in self.items())
+    def paragraphs(self) -> list[str]:
+        """Returns the notes, each after its mark."""
+        return [f"{mark} {note}" for note, mark in self.items()]
 
 
-def _cell(text: str) -> str:
+def _escape(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS, label_kinds
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
-from pipeline.files.label_images import IGNORE, read_labels
+from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import read_mask
 from pipeline.report.runs import as_number
 from pipeline.tags.scores import decode_scores
@@ -35,11 +36,8 @@ _MISFIT = "its results do not fit the class names: run the stages again"
 
 Result = TypeVar("Result")
 Layers = dict[str, np.ndarray]
-"""The labels of an image, H×W uint8 each, as far as there are any: "mask", "unfiltered" (the mask
-before the confidence filter, as it is measured), "prediction" and "truth"."""
-
-_MEASURED = {"masks": "unfiltered", "predictions": "prediction"}
-"""What is compared with the ground truth → the layer that holds it."""
+"""The labels of an image, H×W uint8 each, as far as there are any: "truth", and the words of each
+:class:`~pipeline.engine.kinds.Kind` such as "mask" and "unfiltered mask"."""
 
 _WHY = "a report shows results and changes none"
 
@@ -67,10 +65,7 @@ class Material:
     samples: Sequence[Sample]
     vocabulary: Vocabulary
     read: ImageReader
-    tags: StageFolder
-    cams: StageFolder
-    masks: StageFolder
-    predictions: StageFolder
+    folders: Mapping[str, StageFolder]  # stage → what is shown of it, in the order of the pipeline
     stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
     threshold: Callable[[np.ndarray], float] | None = None
     """What a score must exceed to be a tag, from an image's n float32 scores; none if scores do not
@@ -82,18 +77,14 @@ class Material:
     workers: int = 1  # threads that read files
     settings: ReportSettings = field(default_factory=ReportSettings)
 
-    @property
-    def shown(self) -> tuple[StageFolder, ...]:
-        """The folders of the images that are shown."""
-        return self.tags, self.cams, self.masks, self.predictions
-
     def layers(self, sample: Sample) -> Layers:
         """Reads the labels of an image."""
         layers = {}
-        if sample.id in self.masks.entries:
-            layers["mask"], layers["unfiltered"] = read_mask(self.masks.path, sample.id)
-        if sample.id in self.predictions.entries:
-            layers["prediction"] = read_labels(self.predictions.path / f"{sample.id}.png")
+        for kind in label_kinds():
+            folder = self.folders.get(kind.stage)
+            if folder is not None and sample.id in folder.entries:
+                labels, unfiltered = read_mask(folder.path, sample.id)
+                layers |= {kind.layer: labels, kind.unfiltered: unfiltered}
         if sample.mask is not None:
             layers["truth"] = sample.mask.read()
         return layers
@@ -128,15 +119,16 @@ class Measured:
     """All images of a split for which anything was computed, in figures and in their order."""
 
     images: list[ImageFigures]
-    confusions: dict[str, Confusion]  # "masks" and "predictions"; empty without ground truth
+    confusions: dict[str, Confusion]  # stage → of its labels; empty without ground truth
     problems: dict[str, str] = field(default_factory=dict)  # id → why an image is missing
 
 
 def measure_images(material: Material) -> Measured:
     """Measures the images of a split for which anything was computed, a few at a time."""
     num_labels = len(material.vocabulary.classes) + 1
-    measured = Measured([], {name: Confusion(num_labels) for name in _MEASURED})
-    samples = [s for s in material.samples if any(s.id in f.entries for f in material.shown)]
+    measured = Measured([], {kind.stage: Confusion(num_labels) for kind in label_kinds()})
+    folders = material.folders.values()
+    samples = [s for s in material.samples if any(s.id in f.entries for f in folders)]
     work = partial(_measure, material=material)
     with track(f"report {material.split}", len(samples)) as advance:
         results = for_each_readable(samples, work, material, measured.problems, advance)
@@ -176,14 +168,15 @@ def for_each_readable(
 
 def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = scores = threshold = None
-    if entry := material.tags.entries.get(sample.id):
+    if entry := material.folders[TAGS.stage].entries.get(sample.id):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
         threshold = material.threshold(scores) if material.threshold else None
     layers = material.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
-    confusions = {name: _compare(layers, of, material) for name, of in _MEASURED.items()}
+    measured = {kind.stage: kind.unfiltered for kind in label_kinds()}
+    confusions = {stage: _compare(layers, layer, material) for stage, layer in measured.items()}
     classes = {*(tags or ()), *(truth or ())}
-    for layer in layers.keys() & _MEASURED.values():
+    for layer in layers.keys() & measured.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
     num_classes = len(material.vocabulary.classes)
     if not classes <= {*range(num_classes)} or scores is not None and len(scores) != num_classes:
@@ -194,9 +187,9 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str
         truth=truth,
         scores=scores,
         threshold=threshold,
-        mask_iou=as_number(confusions["masks"].miou()),
-        prediction_iou=as_number(confusions["predictions"].miou()),
-        disagreement=_disagreement(layers.get("unfiltered"), layers.get("prediction")),
+        mask_iou=as_number(confusions[MASKS.stage].miou()),
+        prediction_iou=as_number(confusions[PREDICTIONS.stage].miou()),
+        disagreement=_disagreement(*(layers.get(k.unfiltered) for k in (MASKS, PREDICTIONS))),
         classes=frozenset(classes),
     )
     return figures, confusions

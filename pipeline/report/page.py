@@ -15,28 +15,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import TAGS, Kind, label_kinds, measured_kinds
+from pipeline.engine.manifest import finished_at
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
+from pipeline.report.configurations import describe_choices
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.leaderboard import collect_boards
 from pipeline.report.markdown import percent
 from pipeline.report.measured import ImageFigures, Material, measure_images
 from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
-from pipeline.report.runs import (
-    MAIN_METRIC,
-    METRIC_LABELS,
-    STAGE_NAMES,
-    STAGE_TITLES,
-    runs_of,
-)
-from pipeline.report.status import describe, finished_at
+from pipeline.report.runs import METRIC_LABELS, runs_of
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
 _HEAT_STOPS = 9
+_OF_CLASS = {"map": "AP", "miou": "IoU"}
+"""Metric that stands for a stage → its name for a single class."""
+
 _CONTROLS = {code: rf"\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
@@ -62,7 +61,7 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
         "duration": in_words,
         "count": lambda number: "–" if number is None else f"{number:,}",
         "finished": finished_at,
-        "choices": describe,
+        "choices": describe_choices,
     }
     stream = environment.get_template("page.html").stream(context)
     with replacing(path) as file:
@@ -76,8 +75,9 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
     measured = measure_images(material)
     selection = choose_images(measured.images, material.settings.images)
     # Those of exactly the folders that the page shows.
-    found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in material.shown}
-    figures = {stage: entry for stage, entry in found.items() if entry is not None}
+    shown, every = material.folders.values(), measured_kinds()
+    found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in shown}
+    figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in material.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
     script = (_HERE / "page.js").read_text(encoding="utf-8")
@@ -91,17 +91,18 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "selection": selection,
         "title": material.about.get("dataset") or material.root.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "figures": {STAGE_TITLES[stage]: (MAIN_METRIC[stage], figures[stage]) for stage in figures},
+        "figures": {kind.title: (kind.metric, entry) for kind, entry in figures.items()},
         "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),
         # A single combination is in the tables above.
         "boards": [board for board in collect_boards(runs_of(metrics)) if len(board.rows) > 1],
-        "shown_keys": {folder.key for folder in material.shown},
+        "shown_keys": {folder.key for folder in shown},
         "flow": _sum_up(stages),
         "stages": stages,
         "versions": _versions(manifest for _, manifest in stages),
-        "class_columns": {stage: STAGE_NAMES[stage] for stage in figures},
+        "class_columns": {k.stage: f"{k.name}, {_OF_CLASS[k.metric]}" for k in figures},
         "class_rows": list(_class_rows(figures, material.vocabulary.classes, measured.images)),
+        "layers": [kind.layer for kind in label_kinds()],
         "confusions": {n: found for n, found in measured.confusions.items() if found.matrix.any()},
         "draw_confusion": draw_confusion,
         "find_confused": find_confused,
@@ -137,7 +138,9 @@ def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _class_rows(
-    figures: Mapping[str, Mapping[str, Any]], classes: Sequence[str], images: Sequence[ImageFigures]
+    figures: Mapping[Kind, Mapping[str, Any]],
+    classes: Sequence[str],
+    images: Sequence[ImageFigures],
 ) -> Iterator[dict[str, Any]]:
     """Yields how often every class was tagged, and its AP and IoU if they were measured.
 
@@ -147,13 +150,13 @@ def _class_rows(
     if not figures and not tagged:
         return
     for label, name in enumerate((BACKGROUND, *classes)):
-        if not label and not figures.keys() - {"tags"}:
+        if not label and not figures.keys() - {TAGS}:
             continue
-        of_class = {stage: entry["per_class"].get(name, {}) for stage, entry in figures.items()}
-        positives = of_class.get("tags", {}).get("positives")
-        measures = {stage: entry.get("iou") for stage, entry in of_class.items()}
-        if "tags" in of_class:
-            measures["tags"] = of_class["tags"].get("ap") if positives else None
+        of_class = {kind: entry["per_class"].get(name, {}) for kind, entry in figures.items()}
+        positives = of_class.get(TAGS, {}).get("positives")
+        # Without positives, average precision is not defined.
+        defined = [kind for kind in of_class if kind is not TAGS or positives]
+        measures = {k.stage: of_class[k].get(_OF_CLASS[k.metric].lower()) for k in defined}
         yield {
             "label": label,
             "name": name,

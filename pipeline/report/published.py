@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from pipeline.files.shipped import CONFIGS
-
-if TYPE_CHECKING:
-    from pipeline.report.runs import Run
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
@@ -44,11 +41,6 @@ class Column:
     stage: str | None = None  # whose result is measured, if the rows do not say it
     level: int = 0  # 0 for the classes themselves, 1 for their parents
     command: str = ""  # the arguments of run_stage.py that lead to our figure
-
-    def value(self, run: Run) -> float | None:
-        """Returns a run's figure in [0, 1]; none if it measured something else."""
-        measured = run.dataset_split == f"{self.of.dataset} {self.of.split}"
-        return run.value(self.metric, self.level) if measured else None
 
 
 @dataclass(frozen=True)

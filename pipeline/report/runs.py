@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.configurations import (
-    compose,
-    describe_setting,
-    differences,
-    flatten,
-    identity,
-    last_part,
-)
-from pipeline.report.markdown import Notes, percent, percent_of_several
-from pipeline.report.published import remark_on_clip
-from pipeline.report.remarks import has_seen_masks, map_notes
+from pipeline.report.configurations import compose, describe_setting, differences
+from pipeline.report.markdown import percent
+from pipeline.report.published import Column, remark_on_clip
 
 METRICS = "metrics.json"
-MAIN_METRIC = {"tags": "map", "cams": "miou", "masks": "miou", "predictions": "miou"}
-"""Stage → the figure that stands for it."""
-
 METRIC_LABELS = {
     "map": "mAP",
     "f1": "F1",
@@ -37,18 +27,11 @@ METRIC_LABELS = {
 }
 """Metric in ``metrics.json`` → its name for readers."""
 
-STAGE_NAMES = {"tags": "tags", "cams": "CAMs", "masks": "masks", "predictions": "segmenter"}
-"""Stage → its name in tables."""
-
-STAGE_TITLES = {**STAGE_NAMES, "cams": "class activation maps", "masks": "pseudo masks"}
-"""Stage → its name where there is room."""
-
-STAGES = ("predictions", "segmenter", "masks", "cams", "tags")
-"""The last first; the settings of each hold those of the next."""
-
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
 _NOT_COMPARABLE = ("templates", "variants", "background_betas")
 """Settings that a run's configuration does not hold, or holds in another form than the files."""
+
+_MAX_NAMES = 3  # classes that a note lists
 
 
 class Choices(NamedTuple):
@@ -87,6 +70,16 @@ class Run:
         return f"{self.about.get('dataset', '')} {self.split}"
 
     @property
+    def kind(self) -> Kind:
+        """What was measured."""
+        return measured_kinds()[self.stage]
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether tags were measured, against the labels of images; else it was their pixels."""
+        return self.kind.holds == "tags"
+
+    @property
     def image_set(self) -> str:
         """Identifies the photographs that were measured; "" where that was not recorded."""
         return self.figures.get("image_set", "")
@@ -97,18 +90,21 @@ class Run:
         return self.figures.get("ground_truth", "")
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether the photographs and their ground truth are known."""
+        return bool(self.image_set and self.ground_truth)
+
+    @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
         """The settings of its stage and of those that it is made from, the last first.
 
         Settings of a stage hold those of the stage before it.
         """
-        chain: dict[str, Mapping[str, Any]] = {}
-        settings: Any = {self.stage: self.configuration}
-        for stage in STAGES[STAGES.index(self.stage) :]:
-            settings = settings.get(stage)
-            if not isinstance(settings, Mapping):
-                break
-            chain[stage] = settings
+        chain = {self.stage: self.configuration}
+        settings, every = self.configuration, kinds()
+        for kind in reversed(every[: every.index(self.kind)]):
+            if isinstance(before := settings.get(kind.stage), Mapping):
+                settings = chain[kind.stage] = before
         return chain
 
     @property
@@ -125,9 +121,10 @@ class Run:
         """Returns a figure in [0, 1], or none; level 0 is the classes', 1 that of their parents."""
         return as_number(self.levels[level].get(metric)) if level < len(self.levels) else None
 
-    def class_values(self, metric: str) -> list[float | None]:
-        """Returns a figure of each class, in their order."""
-        return [as_number(of.get(metric)) for of in self.figures.get("per_class", {}).values()]
+    def value_in(self, column: Column) -> float | None:
+        """Returns its figure in a published column, in [0, 1]; none if that is of other images."""
+        measured = self.dataset_split == f"{column.of.dataset} {column.of.split}"
+        return self.value(column.metric, column.level) if measured else None
 
     def notes(self, level: int = 0) -> list[str]:
         """Returns what a reader must know beside the figures of a level."""
@@ -161,18 +158,17 @@ class Run:
         Raises:
             UserError: the experiment's files cannot be read.
         """
-        experiment, changes = compose(self.choices.experiment), []
-        for stage, settings in self.chain.items():
-            if stage in ("predictions", "segmenter"):
-                continue
-            for name, expected in experiment[stage].items():
+        experiment, chain, changes = compose(self.choices.experiment), self.chain, []
+        for kind in reversed(kinds()):
+            settings = chain.get(kind.stage, {})
+            for name, expected in experiment[kind.group].items() if kind.group else ():
                 # Without a list of its own an experiment takes the data set's backgrounds.
                 inherited = name == "backgrounds" and expected is None
-                if (stage, name) == ("masks", "names"):
+                if (kind.group, name) == ("masks", "names"):
                     expected = _names_in(expected) if expected else settings.get(name)
                 if name in settings and name not in _NOT_COMPARABLE and not inherited:
-                    changes += differences(f"{stage}.{name}", settings[name], expected)
-        if self.stage == "cams":
+                    changes += differences(f"{kind.group}.{name}", settings[name], expected)
+        if self.kind is CAMS:
             # The values of β among which ground truth chose are not part of the key.
             tried = list(self.figures.get("chosen_by_ground_truth") or {})
             expected = experiment["cams"]["background_betas"]
@@ -188,34 +184,6 @@ def _names_in(given: str) -> list[list[str]]:
     from pipeline.masks.name_lists import names_in
 
     return [list(names) for names in names_in(given)]
-
-
-class Shown(NamedTuple):
-    """The run that a cell shows, and what it was chosen from, see :func:`choose_run`."""
-
-    run: Run
-    candidates: int  # configurations, apart from seeds
-    full_sizes: Sequence[int]
-    seeds: Sequence[Run] = ()  # runs of other seeds on as many images
-
-    def figure(self, metric: str, level: int = 0) -> str:
-        """Returns a figure in percent; of several seeds the mean ± the standard deviation."""
-        values = [run.value(metric, level) for run in (self.run, *self.seeds)]
-        return percent(values[0]) if None in values else percent_of_several(values)
-
-    def cell(self, metric: str, notes: Notes, level: int = 0) -> str:
-        """Returns a figure in percent with its marks and remarks, or nothing if not measured.
-
-        A dash stands for a figure that the results do not have, such as the mAP of decisions.
-        """
-        if level >= len(self.run.levels) or metric not in self.run.levels[level]:
-            return ""
-        latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
-        images = describe_images(self.run.images, self.full_sizes)
-        seeds = f"{1 + len(self.seeds)} seeds" if self.seeds else ""
-        remark = ", ".join(filter(None, [images, seeds, latest]))
-        marks = "".join(map(notes.mark, self.run.notes(level)))
-        return f"{self.figure(metric, level)}{marks}{f' ({remark})' * bool(remark)}"
 
 
 def as_number(value: object) -> float | None:
@@ -268,33 +236,29 @@ def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Ru
         yield Run(file, order, about=named, figures=entry, **{name: entry[name] for name in names})
 
 
-def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
-    """Chooses the latest run on all images, or else the latest of those on the most images.
-
-    Runs that differ from it in nothing but the seed are shown with it. ``full_sizes`` are the
-    numbers of images that make a whole split; empty if any number does.
-    """
-
-    def rank(run: Run) -> tuple[bool, int, int]:
-        is_whole = run.images in full_sizes
-        return is_whole, 0 if is_whole else run.images, run.order
-
-    chosen = max(runs, key=rank)
-    latest = {run.key: run for run in runs if run.key != chosen.key}.values()
-    same = without_seed(chosen)
-    seeds = [r for r in latest if without_seed(r) == same and r.images == chosen.images]
-    candidates = {same, *map(without_seed, latest)}
-    return Shown(chosen, len(candidates), full_sizes, seeds)
+# What a reader must know of figures
 
 
-def without_seed(run: Run) -> str:
-    """Returns what runs share that differ in nothing but the seed; the key of one without."""
-    has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
-    return identity(run.configuration) if has_seed else run.key
+def has_seen_masks(figures: Mapping[str, Any]) -> bool:
+    """Tells whether a segmenter started from weights that were trained on masks by people."""
+    return bool((figures.get("initial_weights") or {}).get("seen_masks"))
 
 
-def describe_images(images: int, full_sizes: Sequence[int]) -> str:
-    """Returns "" if a whole split was measured (see :func:`choose_run`), else how much of it."""
-    if not full_sizes or images in full_sizes:
-        return ""
-    return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"
+def map_notes(figures: Mapping[str, Any]) -> list[str]:
+    """Returns what a reader must know of the mAP among the figures of tags."""
+    if "map_classes" not in figures:
+        return []
+    classes, averaged = figures["per_class"], figures["map_classes"]
+    if averaged is None:
+        return ["no mAP: the scores are decisions, which rank nothing"]
+    notes, absent = [], [name for name, of in classes.items() if of.get("positives") == 0]
+    if absent:
+        more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
+        names = f"{', '.join(absent[:_MAX_NAMES])}{more} {'have' if absent[1:] else 'has'}"
+        count = f", and count{'' if absent[1:] else 's'} 0" if averaged == len(classes) else ""
+        over = f"mAP over {averaged} of {len(classes)} classes"
+        notes.append(f"{over}; {names} no positive{count}")
+    if "map_of_ties" in figures:
+        low, high = map(percent, figures["map_of_ties"])
+        notes.append(f"mAP from {low} to {high} by the order of images of equal score")
+    return notes

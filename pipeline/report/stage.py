@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
@@ -56,21 +57,24 @@ def _gather(
     folders: dict[Stage, StageFolder] = {}
     for stage in filter(Stage.applies, stages):
         folder = last.folder(stage)
-        if folder is not None and (stage.kind != "network" or folder.manifest()):
+        if folder is not None and (stage.kind is not NETWORK or folder.manifest()):
             folders[stage] = folder
     per_image = [s for s in stages if isinstance(s, PerImage) and s.applies()]
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, folder in folders.items() if folder.entries}
     split = next((split for split in reversed(splits) if split in done), splits[-1])
     own = [stage for stage in per_image if stage.split == split and not stage.accompanies]
-    newest: dict[str, PerImage] = {}
+    newest: dict[Kind, PerImage] = {}
     for stage in sorted(own, key=lambda stage: stage.round, reverse=True):
         newest.setdefault(stage.kind, stage)
-    kinds = ("scores", "cams", "pseudo masks", "predictions")
-    shown = tags, _, masks, predictions = [newest.get(kind) for kind in kinds]
     # The key of a folder may not be known yet.
     empty = StageFolder(Path(), "", "", {})
-    titles = {}
+    shown = {
+        name: folders.get(newest[kind], empty)
+        for name, kind in measured_kinds().items()
+        if kind in newest
+    }
+    masks, titles = newest[MASKS], {}
     if masks.round > 1:
         titles["argmax_title"] = "argmax of the first round's CAMs"
         titles["mask_title"] = "mask, seen by the segmenter before"
@@ -87,11 +91,11 @@ def _gather(
         last.images.of(split),
         last.vocabulary,
         reader,
-        *(folders.get(stage, empty) for stage in shown),
+        shown,
         stages=list({folder.path: folder for folder in folders.values()}.values()),
-        threshold=tags.threshold,
+        threshold=newest[TAGS].threshold,
         beta=getattr(masks.options, "beta", 1.0),
-        about=describe(predictions, last.config),
+        about=describe(newest[PREDICTIONS], last.config),
         workers=workers,
         settings=settings,
         **titles,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.clip.quirks import Quirks
+from pipeline.engine.kinds import PREDICTIONS, kinds
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import (
@@ -21,8 +22,9 @@ from pipeline.report.configurations import (
     short_name,
     varying,
 )
-from pipeline.report.markdown import padded_table, percent
-from pipeline.report.runs import MAIN_METRIC, METRIC_LABELS, STAGE_NAMES, Run, as_number
+from pipeline.report.grouping import grouped
+from pipeline.report.markdown import Table, highest, percent
+from pipeline.report.runs import METRIC_LABELS, Run, as_number
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
@@ -73,25 +75,22 @@ def compare_folders(runs: Mapping[str, Sequence[Run]]) -> str:
 
 
 def _write(title: str, runs: Sequence[Run]) -> str:
-    groups: dict[tuple[str, int, str], dict[str, Run]] = {}
-    for run in runs:
-        place = (run.about.get("dataset", ""), list(MAIN_METRIC).index(run.stage), run.split)
-        groups.setdefault(place, {})[run.key] = run
-    sections = [f"# {title}\n"]
-    for _, group in sorted(groups.items()):
-        first, *others = group.values()
-        of_group = f"{first.dataset_split}, {STAGE_NAMES[first.stage]}"
-        sections.append(f"## {of_group}\n\n{_table([first, *others])}")
-    return "\n".join(sections)
+    def place(run: Run) -> tuple[str, int, str]:
+        return run.about.get("dataset", ""), kinds().index(run.kind), run.split
+
+    groups = sorted(grouped(runs, place).items())
+    tables = [_table([*{run.key: run for run in of_place}.values()]) for _, of_place in groups]
+    return "\n".join([f"# {title}\n", *(table.markdown() for table in tables)])
 
 
-def _table(runs: list[Run]) -> str:
-    settings = _varying(runs)
+def _table(runs: list[Run]) -> Table:
+    """Returns the table of the latest runs of one data set, stage and split."""
+    settings, title = _varying(runs), f"{runs[0].dataset_split}, {runs[0].kind.name}"
     if len(settings) == 1 and len(runs) > _MAX_ROWS:
         ((name, values),) = settings.items()
         pairs = [json.loads(value or "null") for value in values]
         if all(isinstance(pair, list) and [type(b) for b in pair] == [int, int] for pair in pairs):
-            return _matrix(runs, name, pairs)
+            return _matrix(title, runs, name, pairs)
     if len(set(zip(*settings.values()))) < len(runs):
         settings["key"] = [canonical_json(run.key) for run in runs]
     columns = {
@@ -109,14 +108,14 @@ def _table(runs: list[Run]) -> str:
         columns["notes"] = notes
     order = sorted(range(len(runs)), key=lambda i: [_sort_key(v[i]) for v in settings.values()])
     rows = [[cells[i] for cells in columns.values()] for i in order]
-    caption = f"{images[0]} images, %.\n\n" if same_images else "%.\n\n"
-    return caption + padded_table(columns, rows, words)
+    caption = f"{images[0]} images, %." if same_images else "%."
+    return Table([*columns], rows, words, title, caption)
 
 
 def _varying(runs: Sequence[Run]) -> dict[str, Values]:
     """Returns the choices and the settings that differ among runs, by their dotted names."""
     # Only predictions depend on the segmenter, but every run names one.
-    names = [name for name in _CHOICES if name != "segmenter" or runs[0].stage == "predictions"]
+    names = [name for name in _CHOICES if name != "segmenter" or runs[0].kind is PREDICTIONS]
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
     return varying([run.configuration for run in runs], choices, _stands_for)
@@ -141,7 +140,7 @@ def _sort_key(value: str) -> tuple[int, Any]:
 
 def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
     """Returns the main figure of a stage, and others that all runs have, by their columns."""
-    metric = MAIN_METRIC[runs[0].stage]
+    metric = runs[0].kind.metric
     main = METRIC_LABELS[metric]
     columns = {main: [run.value(metric) for run in runs]}
     for level in range(1, max(len(run.levels) for run in runs)):
@@ -156,13 +155,11 @@ def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
 def _embolden(values: Sequence[float | None]) -> list[str]:
     """Returns percentages, the best in bold unless all are printed alike."""
     texts = [percent(value, missing="") for value in values]
-    best = percent(max((v for v in values if v is not None), default=None), missing="")
-    if len(set(texts)) == 1:
-        return texts
-    return [f"**{text}**" if text == best else text for text in texts]
+    best = highest(dict(enumerate(texts)))
+    return [f"**{text}**" if i in best else text for i, text in enumerate(texts)]
 
 
-def _matrix(runs: Sequence[Run], name: str, pairs: Sequence[list[int]]) -> str:
+def _matrix(title: str, runs: Sequence[Run], name: str, pairs: Sequence[list[int]]) -> Table:
     """Returns the main figure as a matrix of first × last block."""
     label, values = next(iter(_metrics(runs).items()))
     figures = dict(zip(map(tuple, pairs), _embolden(values)))
@@ -170,5 +167,5 @@ def _matrix(runs: Sequence[Run], name: str, pairs: Sequence[list[int]]) -> str:
     corner = f"{name}: first ↓ last →"
     rows = [[str(first), *(figures.get((first, last), "") for last in lasts)] for first in firsts]
     images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
-    table = padded_table([corner, *map(str, lasts)], rows, [corner])
-    return f"{label}, %, {images} images.\n\n{table}"
+    caption = f"{label}, %, {images} images."
+    return Table([corner, *map(str, lasts)], rows, [corner], title, caption)

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.kinds import PREDICTIONS, TAGS, Kind, measured_kinds
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
-from pipeline.report.markdown import Table, markdown_table, percent, percent_of_several
-from pipeline.report.remarks import has_seen_masks, map_notes
-from pipeline.report.runs import METRICS, STAGE_TITLES
+from pipeline.report.grouping import grouped
+from pipeline.report.markdown import Table, percent, percent_of_several
+from pipeline.report.runs import METRIC_LABELS, METRICS, has_seen_masks, map_notes
 
 Settings = Mapping[str, Any]
 
@@ -29,6 +30,8 @@ _VARIANTS = {
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
 
+_OF_TAGS = ("map", "f1", "precision", "recall")
+_MEANS = ("miou", "miou_union", "miou_images")
 _OF_CALIBRATION = (
     "A class is a tag where its standardised score exceeds tags.z. The ground truth chooses the"
     " best z, which shows how far one z for all classes is from the best one of each."
@@ -42,12 +45,8 @@ _OF_MEANS = (
 
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
-    tables = collect_tables(metrics)
-    sections = [
-        f"## {t.title}\n\n{markdown_table(t.header, t.rows)}" + "".join(f"\n{n}\n" for n in t.notes)
-        for t in tables
-    ]
-    text = "\n".join(sections) or "Nothing was measured: the images have no ground truth.\n"
+    text = "\n".join(table.markdown(padded=False) for table in collect_tables(metrics))
+    text = text or "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
 
@@ -57,13 +56,13 @@ def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
     metrics = MetricsFile(root / METRICS)
     for stage, splits in metrics.latest.items():
         metrics.latest[stage] = {s: of for s, of in splits.items() if f"{s} {stage}" in measured}
-    return [table for table in (_tagging(metrics), _segmentation(metrics)) if table.rows]
+    return [table for table in (*_tagging(metrics), _segmentation(metrics)) if table.rows]
 
 
 def collect_tables(metrics: MetricsFile) -> list[Table]:
     """Returns the tables of what was measured, without empty ones."""
     tables = [
-        _tagging(metrics),
+        *_tagging(metrics),
         _ablation(metrics),
         *_calibration(metrics),
         _segmentation(metrics),
@@ -73,32 +72,38 @@ def collect_tables(metrics: MetricsFile) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _tagging(metrics: MetricsFile) -> Table:
-    header, rows, notes = ["split", "images", "mAP", "F1", "precision", "recall"], [], []
-    for split, of_split in metrics.latest.get("tags", {}).items():
-        for level, figures in _by_level(of_split):
-            values = (figures.get(metric) for metric in ("map", "f1", "precision", "recall"))
-            rows.append([split + level, _images(of_split), *map(percent, values)])
-            notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
-    return Table("Tags (%)", header, rows, notes)
+def _tagging(metrics: MetricsFile) -> Iterator[Table]:
+    for kind in _measured_by("map"):
+        header, rows, notes = ["split", "images", *map(METRIC_LABELS.get, _OF_TAGS)], [], []
+        for split, of_split in metrics.latest.get(kind.stage, {}).items():
+            for level, figures in _by_level(of_split):
+                values = (percent(figures.get(metric)) for metric in _OF_TAGS)
+                rows.append([split + level, _images(of_split), *values])
+                notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
+        title = f"{kind.title.capitalize()} (%)"
+        yield Table(header, rows, header[:1], title, notes=notes)
+
+
+def _measured_by(metric: str) -> list[Kind]:
+    return [kind for kind in measured_kinds().values() if kind.metric == metric]
 
 
 def _ablation(metrics: MetricsFile) -> Table:
-    splits = {k: f for k, f in metrics.latest.get("tags", {}).items() if f.get("variants")}
+    splits = {k: f for k, f in metrics.latest.get(TAGS.stage, {}).items() if f.get("variants")}
     header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
     rows = [
         [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
         for name, label in _VARIANTS.items()
         if any(name in f["variants"] for f in splits.values())
     ]
-    return Table("Tagging, step by step", header, rows)
+    return Table(header, rows, header[:1], "Tagging, step by step")
 
 
 def _calibration(metrics: MetricsFile) -> Iterator[Table]:
     """Yields a table for each split whose tags follow from standardised scores."""
     of_tags = ["precision (%)", "recall (%)", "F1 (%)"]
     header = ["class", "positives", *of_tags, "best z", "F1 there (%)"]
-    for split, figures in metrics.latest.get("tags", {}).items():
+    for split, figures in metrics.latest.get(TAGS.stage, {}).items():
         if found := figures.get("calibration"):
             rows, per_class = [], figures.get("per_class", {})
             positives = {name: of.get("positives", 0) for name, of in per_class.items()}
@@ -111,31 +116,27 @@ def _calibration(metrics: MetricsFile) -> Iterator[Table]:
             best = ["–" if common is None else f"{common:.2f}", percent(found["f1"])]
             rows.append(["all, one z", str(sum(positives.values())), *values, *best])
             title = f"Calibration of the standardised scores, {split}"
-            yield Table(title, header, rows, [_OF_CALIBRATION])
+            yield Table(header, rows, header[:1], title, notes=[_OF_CALIBRATION])
 
 
 def _segmentation(metrics: MetricsFile) -> Table:
     rows = []
-    for stage in ("cams", "masks", "predictions"):
-        label = STAGE_TITLES[stage] + ", trained on pseudo masks" * (stage == "predictions")
-        for split, figures in metrics.latest.get(stage, {}).items():
-            where = [split, _images(figures)]
-            for level, of_level in _by_level(figures):
-                rows.append([label + _remark(figures) + level, *where, *_means(of_level)])
+    for kind in _measured_by("miou"):
+        label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
+        for split, figures in metrics.latest.get(kind.stage, {}).items():
+            results = {label + _remark(figures) + level: of for level, of in _by_level(figures)}
             variants = figures.get("variants", {})
             ceiling = variants.get("ceiling", {}).get("miou")
             share = (figures.get("miou") or 0) / ceiling if ceiling else None
             reached = f"trained on the ground truth (share reached: {percent(share)}%)"
             for step, words in {**_STEPS, "ceiling": reached}.items():
                 if step in variants:
-                    row = [f"the same segmenter, {words}", *where, *_means(variants[step])]
-                    rows.append(row)
-    header = ["result", "split", "images", "mIoU (%)", "mIoU_union (%)", "mIoU_images (%)"]
-    return Table("Segmentation", header, rows, [_OF_MEANS])
-
-
-def _means(figures: Mapping[str, Any]) -> list[str]:
-    return [percent(figures.get(metric)) for metric in ("miou", "miou_union", "miou_images")]
+                    results[f"the same {kind.name}, {words}"] = variants[step]
+            for result, of_result in results.items():
+                means = (percent(of_result.get(metric)) for metric in _MEANS)
+                rows.append([result, split, _images(figures), *means])
+    header = ["result", "split", "images", *(f"{METRIC_LABELS[m]} (%)" for m in _MEANS)]
+    return Table(header, rows, header[:1], "Segmentation", notes=[_OF_MEANS])
 
 
 def _remark(figures: Mapping[str, Any]) -> str:
@@ -147,12 +148,8 @@ def _remark(figures: Mapping[str, Any]) -> str:
 
 def _seeds(metrics: MetricsFile) -> Table:
     """Returns the mean of the runs of a segmenter that differ in nothing but the seed."""
-    groups: dict[tuple[str, str, str], list[Mapping]] = {}
-    for run in metrics.runs:
-        if run["stage"] == "predictions":
-            key = (run["split"], _images(run), identity(run["configuration"]))
-            groups.setdefault(key, []).append(run)
-    rows = []
+    trained, rows = [run for run in metrics.runs if run["stage"] == PREDICTIONS.stage], []
+    groups = grouped(trained, lambda r: (r["split"], _images(r), identity(r["configuration"])))
     for (split, images, _), runs in groups.items():
         values = [run.get("miou") for run in runs]
         if len(runs) > 1 and None not in values:
@@ -161,7 +158,7 @@ def _seeds(metrics: MetricsFile) -> Table:
             name = str(settings[0].get("segmenter.name"))
             rows.append([name, split, images, seeds, percent_of_several(values)])
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
-    return Table("Over seeds", header, rows)
+    return Table(header, rows, header[:1], "Over seeds")
 
 
 def _by_level(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -184,7 +181,8 @@ def collect_rounds(metrics: MetricsFile) -> Table:
 
     Its figures are those of ``metrics.json``, blank where nothing was measured.
     """
-    latest = {figures.get("key") for figures in metrics.latest.get("predictions", {}).values()}
+    predicted = metrics.latest.get(PREDICTIONS.stage, {})
+    latest = {figures.get("key") for figures in predicted.values()}
     # Splits may have been predicted by different segmenters: the newest run counts.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     rounds: list[tuple[Settings, Settings]] = []  # the settings of segmenter and masks
@@ -202,7 +200,7 @@ def collect_rounds(metrics: MetricsFile) -> Table:
                 column = columns.setdefault(f"{label}, {split}", [""] * len(rounds))
                 column[number] = percent(value)
     rows = [[str(number), *cells] for number, cells in enumerate(zip(*columns.values()), 1)]
-    return Table("Rounds of self-training (%)", ["round", *columns], rows)
+    return Table(["round", *columns], rows, ["round"], "Rounds of self-training (%)")
 
 
 def _figures(

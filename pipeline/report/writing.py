@@ -7,14 +7,15 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.cams.cams import Cams, read_cams
+from pipeline.engine.kinds import CAMS, MASKS, label_kinds
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.files.label_images import BACKGROUND
 from pipeline.report.measured import Material, for_each_readable
-from pipeline.report.overlays import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.page import write_page
 from pipeline.report.runs import METRICS
+from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.tables import write_tables
 
 _EXAMPLES = 6
@@ -23,8 +24,8 @@ _EXAMPLES = 6
 def write_report(material: Material) -> list[Path]:
     """Writes the files of a report, the page last; ``examples.png`` if anything was computed."""
     root, vocabulary, files = material.root, material.vocabulary, []
-    both = material.cams.entries.keys() & material.masks.entries.keys()
-    samples = [sample for sample in material.samples if sample.id in both]
+    folders = [material.folders[kind.stage] for kind in (CAMS, MASKS)]
+    samples = [s for s in material.samples if all(s.id in f.entries for f in folders)]
     # The page says why others cannot be read.
     readable = for_each_readable(samples, partial(_example, material=material), material, {})
     if examples := list(islice(readable, _EXAMPLES)):
@@ -40,13 +41,14 @@ def _example(sample: Sample, material: Material) -> tuple[str, list[Tile | None]
     """Returns a title, and a tile for every result that the image may have."""
     classes, palette = material.vocabulary.classes, material.vocabulary.palette
     image, _ = material.read(sample)
-    cams = read_cams(material.cams.path / f"{sample.id}.npz")
+    cams = read_cams(material.folders[CAMS.stage].path / f"{sample.id}.npz")
     tags = [classes[k] for k in cams.keys]
     heat = None
     if tags:
         heat = cam_tile(image, Cams(cams.keys[:1], cams.cams[:1], (0, 0)), f"CAM of {tags[0]}")
     layers = material.layers(sample)
-    titles = {"mask": "pseudo mask", "prediction": "segmenter", "truth": "ground truth"}
+    titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
+    titles["truth"] = "ground truth"
     tiles = [
         label_tile(image, layers[layer], palette, title) if layer in layers else None
         for layer, title in titles.items()

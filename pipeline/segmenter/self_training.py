@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts, setting
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, PerImage
@@ -153,7 +154,7 @@ class SegmenterMasks(_Relabelling):
     """The masks of a later round: the predictions of the segmenter of the round before."""
 
     name = "masks"
-    kind = "pseudo masks"
+    kind = MASKS
     algorithm = 2
 
     def own_settings(self) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class SegmenterTags(_Relabelling):
     """The tags of a later round; the masks ride with them."""
 
     name = "tags"
-    kind = "scores"
+    kind = TAGS
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the tags depend on besides the network and the first tags."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
@@ -44,7 +45,7 @@ class Training(OfSplit):
 
     name = "segmenter"
     command = "train"
-    kind = "network"
+    kind = NETWORK
     decisive = ("name", "backbone", "config", "batch_size", "crop_size", "precision")
     is_below_split = False
     options: SegmenterSettings
@@ -236,7 +237,7 @@ class Predictions(PerImage):
 
     name = "predictions"
     command = "predict"
-    kind = "predictions"
+    kind = PREDICTIONS
     algorithm = 3
     decisive = ("test", "segmenter.name")
     options: PredictionSettings
@@ -250,6 +251,11 @@ class Predictions(PerImage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what predictions depend on besides the network."""
         return {**self.reader.facts, **self.options.prediction_facts}
+
+    @property
+    def variants(self) -> Sequence[str]:
+        """The steps of testing before the last."""
+        return self.options.test.steps[:-1]
 
     @property
     def expected(self) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from pipeline.datasets import READERS, find_reader
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import DEFAULTS, compose_config, explain
 from pipeline.engine.dask_pool import DaskSettings
+from pipeline.engine.kinds import groups
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.engine.workers import ExecutorSettings, WorkerSettings
@@ -35,7 +36,7 @@ compose = compose_config
 
 EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
 
-METHODS = ("tags", "cams", "masks")
+METHODS = groups()
 """The groups whose choices are methods."""
 
 _SHOWN = "it chooses what is done and shown, not how"

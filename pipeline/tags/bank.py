@@ -74,7 +74,7 @@ class SurePatches(MethodStage):
         build: see :data:`Build`.
     """
 
-    name = kind = "patches"
+    name = "patches"
     command = "tags"
     decisive = ("method", "clip", "encoder", "crop")
     images: Images
@@ -125,7 +125,7 @@ class LearnedPrototypes(Learned):
             learned with a larger one serves as well.
     """
 
-    name = kind = "prototypes"
+    name = "prototypes"
     command = "tags"
     file = "bank.npz"
     size: int

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import TAGS
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError
@@ -27,7 +28,7 @@ class Tags(MethodStage):
     """The tags of a split, wherever they come from."""
 
     name = command = "tags"
-    kind = "scores"
+    kind = TAGS
     options_base = TagOptions
 
     @property

@@ -65,7 +65,7 @@ def _standardise(scores: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.nd
 class ScoreStatistics(Learned):
     """The statistics of every class's scores over the images of a split."""
 
-    name = kind = "statistics"
+    name = "statistics"
     command = "tags"
     file = "statistics.npz"
     steps: Sequence[str]

@@ -13,12 +13,12 @@ from PIL import Image
 from torchvision.models import get_model
 
 from pipeline.clip.published import is_on_disk
+from pipeline.commands.status import total_time, what_to_compute
 from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import PerImage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
-from pipeline.report.status import total_time, what_to_compute
 from pipeline.segmenter import weight_sources
 from tests.datasets import miniatures
 from tests.small_runs import TINY_SEGMENTER, draw_photograph
@@ -309,7 +309,7 @@ def write_manifest(store: Store, name: str, **facts) -> None:
 class Timed(PerImage):
     """A stage whose images take as long as its CLIP takes."""
 
-    name = command = kind = "cams"
+    name = command = "cams"
     decisive = ("clip",)
 
     def own_settings(self):

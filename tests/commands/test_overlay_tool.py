@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.exchange.artefacts import read_artefact
+from pipeline.exchange.overlays import make_tile
 from pipeline.files.images import encode_png
 from pipeline.files.journal import encode_line
-from pipeline.report.artefacts import read_artefact
-from pipeline.report.overlays import make_tile
 from tests.report.small_run import PALETTE, build_run
 
 IDS = ["0", "1", "2", "3"]
@@ -40,7 +40,7 @@ def pixels(path):
 
 
 def test_every_kind_of_artefact_is_drawn(draw, material, tmp_path):
-    folders = [material.tags, material.cams, material.masks, material.predictions]
+    folders = [*material.folders.values()]
     finished = draw(*(folder.path for folder in folders))
     assert finished.code == 0, finished.errors
     assert finished.output == f"16 overlays in {tmp_path / 'o'}\n"
@@ -51,7 +51,7 @@ def test_every_kind_of_artefact_is_drawn(draw, material, tmp_path):
 
 
 def test_masks_are_tinted_and_named(draw, material, tmp_path):
-    draw(material.masks.path, "--ids", "0", "--opacity", "1")
+    draw(material.folders["masks"].path, "--ids", "0", "--opacity", "1")
     picture = pixels(tmp_path / "o" / "masks" / "0.png")
     height = 48 * 8  # 48 pixels of the photograph, enlarged
     region = (picture[:height] == PALETTE[1]).all(-1)
@@ -61,26 +61,26 @@ def test_masks_are_tinted_and_named(draw, material, tmp_path):
 
 
 def test_sheets_hold_so_many_images_and_go_on(draw, material, tmp_path):
-    finished = draw(material.tags.path, material.masks.path, "--sheet", "--limit", "3")
+    finished = draw(
+        material.folders["tags"].path, material.folders["masks"].path, "--sheet", "--limit", "3"
+    )
     assert finished.code == 0 and finished.output.startswith("1 sheet in ")
     wide = pixels(tmp_path / "o" / "sheet_1.png")
-    finished = draw(material.masks.path, "--sheet", "--columns", "1", "--limit", "3")
+    finished = draw(material.folders["masks"].path, "--sheet", "--columns", "1", "--limit", "3")
     narrow = pixels(tmp_path / "o" / "sheet_1.png")
     assert narrow.shape[1] < wide.shape[1] and narrow.shape[0] > wide.shape[0]
 
 
 def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.commands.overlay._ROWS", 1)
-    finished = draw(material.predictions.path, "--sheet", "--columns", "3")
+    finished = draw(material.folders["predictions"].path, "--sheet", "--columns", "3")
     assert finished.output.startswith("2 sheets")
     assert {p.name for p in (tmp_path / "o").glob("[!.]*")} == {"sheet_1.png", "sheet_2.png"}
 
 
 def test_tiles_show_their_artefact(material):
     image = np.full((48, 64, 3), 110, np.uint8)
-    cams, masks, tags = (
-        read_artefact(material.__dict__[k].path) for k in ("cams", "masks", "tags")
-    )
+    cams, masks, tags = (read_artefact(material.folders[k].path) for k in ("cams", "masks", "tags"))
     tile = make_tile(masks, "0", image)
     assert tile.labels == {1} and not tile.has_heat
     assert tile.picture[80, 60, 0] > tile.picture[80, 60, 1], "the class's colour is red"
@@ -93,12 +93,14 @@ def test_tiles_show_their_artefact(material):
 
 
 def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):
-    (material.masks.path / "0.png").unlink()
-    (material.masks.path / "1.png").write_bytes(encode_png(np.full((48, 64), 77, np.uint8)))
+    (material.folders["masks"].path / "0.png").unlink()
+    (material.folders["masks"].path / "1.png").write_bytes(
+        encode_png(np.full((48, 64), 77, np.uint8))
+    )
     (material.root.parent / "photographs" / "2.png").unlink()
-    finished = draw(material.masks.path)
+    finished = draw(material.folders["masks"].path)
     assert finished.code == 2
-    assert f"left out: 0: {material.masks.path / '0.png'} is missing" in finished.errors
+    assert f"left out: 0: {material.folders['masks'].path / '0.png'} is missing" in finished.errors
     assert "left out: 1: labels [77] for 4 names" in finished.errors
     assert "left out: 2: no image " in finished.errors
     assert "error: 3 of 4 images could not be drawn" in finished.errors
@@ -118,7 +120,7 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, message):
-    finished = draw(material.masks.path, *arguments)
+    finished = draw(material.folders["masks"].path, *arguments)
     assert finished.code == 2 and message in finished.errors
     assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
 
@@ -129,13 +131,17 @@ def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     finished = draw(tmp_path)
     assert finished.code == 2 and f"{tmp_path} is not a finished folder of tags" in finished.errors
-    finished = run_tool("overlay.py", material.masks.path, "--images", tmp_path / "nowhere")
+    finished = run_tool(
+        "overlay.py", material.folders["masks"].path, "--images", tmp_path / "nowhere"
+    )
     assert finished.code == 2 and "is not a folder: give the one that holds them" in finished.errors
 
 
 def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
-    (material.masks.path / "entries.jsonl").write_bytes(encode_line({"id": "../x", "input": "i"}))
-    photographs, masks = material.root.parent / "photographs", material.masks.path
+    (material.folders["masks"].path / "entries.jsonl").write_bytes(
+        encode_line({"id": "../x", "input": "i"})
+    )
+    photographs, masks = material.root.parent / "photographs", material.folders["masks"].path
     (photographs.parent / "x.png").write_bytes((photographs / "0.png").read_bytes())
     (masks.parent / "x.png").write_bytes((masks / "0.png").read_bytes())
     finished = draw(masks)
@@ -154,7 +160,7 @@ def test_other_pictures_are_not_replaced(draw, material, tmp_path):
     for name in ("masks/2.png", "sheet_1.png"):
         (tmp_path / "o" / name).write_bytes(b"theirs")
     for arguments in ([], ["--sheet"]):
-        finished = draw(material.masks.path, *arguments)
+        finished = draw(material.folders["masks"].path, *arguments)
         assert finished.code == 2
         assert ".png exists, and tools/overlay.py did not write it" in finished.errors
     left = [p for p in (tmp_path / "o").rglob("*.png") if p.read_bytes() != b"theirs"]
@@ -165,8 +171,8 @@ def test_a_grey_label_has_the_colour_of_its_regions_in_every_legend(run_tool, tm
     ids, classes = [str(k) for k in range(8)], list("abcdefg")
     material = build_run(tmp_path / "run", ids, classes)
     given = ["--images", material.root.parent / "photographs", "--ids", "6"]
-    for folder in (material.tags, material.masks):
-        for more in ([], ["--sheet"] if folder is material.masks else []):
+    for folder in (material.folders["tags"], material.folders["masks"]):
+        for more in ([], ["--sheet"] if folder is material.folders["masks"] else []):
             target = tmp_path / f"{folder.stage}{len(more)}"
             assert run_tool("overlay.py", folder.path, *given, "--output", target, *more).code == 0
             (path,) = target.rglob("*.png")

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import ImageError, UserError
+from pipeline.exchange.artefacts import find_photograph
 from pipeline.files.images import COMMON_SUFFIXES, load_image
-from pipeline.report.artefacts import find_photograph
 from tests.datasets.miniatures import contents, load, write_labels
 from tests.small_runs import draw_photograph
 

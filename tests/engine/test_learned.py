@@ -24,7 +24,7 @@ from pipeline.errors import ImageError, UserError
 class Sizes(PerImage):
     """The size of each image, which is learned from; other stages of the command want its mean."""
 
-    name = kind = "sizes"
+    name = "sizes"
     command = "relative"
     reads_images = False
 
@@ -42,7 +42,7 @@ class Sizes(PerImage):
 class Mean(Learned):
     """The mean size."""
 
-    name = kind = "mean"
+    name = "mean"
     command = "relative"
     file = "mean.json"
 
@@ -58,7 +58,7 @@ class Mean(Learned):
 class Relative(PerImage):
     """The size of each image, divided by the mean."""
 
-    name = command = kind = "relative"
+    name = command = "relative"
     reads_images = False
 
     def own_settings(self) -> dict:

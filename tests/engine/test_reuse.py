@@ -27,7 +27,7 @@ IDS = ("a", "b c", "d/e")
 class Copies(PerImage):
     """Copies images; ``level`` is applied to what was computed, ``times`` is not."""
 
-    name = command = kind = "copies"
+    name = command = "copies"
     reads_images = False
     thresholds = ("level",)
     level: int = 0

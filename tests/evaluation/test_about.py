@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.engine import kinds
 from pipeline.evaluation.about import describe
 from pipeline.stages.config import compose, read_config
 
-MASKS = SimpleNamespace(kind="pseudo masks", note="", needs={}, own_settings=dict)
-TAGS = SimpleNamespace(kind="scores", note="", needs={}, own_settings=dict)
+MASKS = SimpleNamespace(kind=kinds.MASKS, note="", needs={}, own_settings=dict)
+TAGS = SimpleNamespace(kind=kinds.TAGS, note="", needs={}, own_settings=dict)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from pipeline.engine.store import Store
 from pipeline.evaluation.measures import (
     Results,
     evaluate_cams,
+    evaluate_labels,
     evaluate_masks,
-    evaluate_predictions,
     evaluate_tags,
 )
 from pipeline.files.images import encode_png
@@ -103,7 +103,7 @@ def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
     with store.folder("val", "predictions", {"ceiling": 1}) as ceiling:
         ceiling.write("a", "input", {"a.png": png["ceiling"]})  # b is still to be predicted
     results = Results(samples, folder, VOCABULARY)
-    found = evaluate_predictions(results, ["single"], ceiling)
+    found = evaluate_labels(results, ["single"], ceiling)
     assert (found["images"], found["miou"]) == (2, 1)
     assert found["variants"] == {
         "single": dict.fromkeys(("miou", "miou_union", "miou_images"), pytest.approx(1 / 4)),
@@ -113,8 +113,8 @@ def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
             "miou_images": pytest.approx(3 / 4),
         },
     }
-    assert evaluate_predictions(results, [], None)["variants"] == {}
-    assert evaluate_predictions(replace(results, samples=[]), ["single"], ceiling) is None
+    assert evaluate_labels(results)["variants"] == {}
+    assert evaluate_labels(replace(results, samples=[]), ["single"], ceiling) is None
 
 
 def test_maps_are_also_measured_one_level_up(measured):

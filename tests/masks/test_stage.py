@@ -58,7 +58,7 @@ def maps(tmp_path):
 class Maps(PerImage):
     """A stage whose results are there already."""
 
-    name = command = kind = "cams"
+    name = command = "cams"
 
     def own_settings(self):
         return {}

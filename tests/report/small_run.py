@@ -128,10 +128,7 @@ def build_run(
         samples=samples,
         vocabulary=vocabulary,
         read=ImageReader(),
-        tags=tags_folder,
-        cams=folders["cams"],
-        masks=folders["masks"],
-        predictions=folders["predictions"],
+        folders={"tags": tags_folder, **folders},
         stages=[tags_folder, *folders.values()],
         **settings,
     )

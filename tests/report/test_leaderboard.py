@@ -182,7 +182,7 @@ def test_clip_es_refined_before_there_was_a_choice(tmp_path):
 def test_the_page_shows_several_combinations_and_marks_its_own(build):
     material = build(["a", "b"], CLASSES)
     chains = [Chain().tags(v, alpha=v) for v in (0.5, 0.7)]
-    chains[0].entries[0] |= {"key": material.tags.key, "split": "val"}
+    chains[0].entries[0] |= {"key": material.folders["tags"].key, "split": "val"}
     chains[1].entries[0]["split"] = "val"
     chains[1].entries[0]["about"]["tags"] = "<b>mine</b>"
 

@@ -82,7 +82,7 @@ def test_control_characters_of_names_are_visible(build):
 
 def test_an_image_that_several_stages_left_out_is_listed_once(build):
     material = build(IDS, CLASSES, failures={"broken": "cannot be decoded", "x": "is gone"})
-    with material.predictions as folder:
+    with material.folders["predictions"] as folder:
         folder.fail("broken", "cannot be decoded")
         folder.fail("x", "is too small")
     rows = re.findall(r"<tr>.*</tr>", page_of(material).html.partition('class="failures"')[2])
@@ -135,9 +135,9 @@ def test_without_a_crf_there_is_one_mask(build):
 
 def test_what_is_damaged_is_listed_and_the_others_are_shown(build):
     material = build(IDS, CLASSES)
-    (material.cams.path / f"{IDS[0]}.npz").write_bytes(b"damaged")
-    (material.masks.path / f"{IDS[1]}.png").unlink()
-    (material.predictions.path / f"{IDS[2]}.png").write_bytes(b"damaged")
+    (material.folders["cams"].path / f"{IDS[0]}.npz").write_bytes(b"damaged")
+    (material.folders["masks"].path / f"{IDS[1]}.png").unlink()
+    (material.folders["predictions"].path / f"{IDS[2]}.png").write_bytes(b"damaged")
     material.samples[3].image.write_bytes(b"damaged")
     page = page_of(material)
     assert len(page.find("li", **{"class": "card"})) == len(IDS) - 4
@@ -174,8 +174,8 @@ def test_stages_are_told_from_their_manifests(build):
     for folder in material.stages:
         assert folder.key in page.text
     assert "val" in page.text and "numpy" in page.text
-    assert material.tags.manifest()["versions"]["numpy"] in page.text
-    assert page.find("code", title=f"val/tags/{material.tags.key}")
+    assert material.folders["tags"].manifest()["versions"]["numpy"] in page.text
+    assert page.find("code", title=f"val/tags/{material.folders['tags'].key}")
     words = " ".join(page.text.split())
     assert "unfinished" not in words
     for stage in ("tags", "cams", "masks", "predictions"):
@@ -191,7 +191,7 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
     }  # fmt: skip
     named = {"stage": "tags", "split": "val", "about": {}, "configuration": {}}
     runs = [
-        {**named, "key": material.tags.key, **figures},
+        {**named, "key": material.folders["tags"].key, **figures},
         {**named, "key": "another", **figures, "map": 0.111},
     ]
     content = {"latest": {"tags": {"val": figures}}, "runs": runs}
@@ -211,9 +211,9 @@ def test_an_image_has_all_its_layers_at_the_longest_side_that_was_asked_for(buil
     sample = material.samples[0]
     Image.fromarray(noise).save(sample.image)
     cams = Cams(np.arange(30), rng.random((30, 44, 57)).astype(np.float16), (700, 900))
-    (material.cams.path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
+    (material.folders["cams"].path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
     labels = rng.integers(0, 30, (700, 900), dtype=np.uint8)
-    for folder in (material.masks, material.predictions):
+    for folder in (material.folders["masks"], material.folders["predictions"]):
         (folder.path / f"{sample.id}.png").write_bytes(encode_png(labels, [(9, 9, 9)] * 31))
     sample.mask.path.write_bytes(encode_png(labels[::-1], [(9, 9, 9)] * 31))
     selection = choose_images(measure_images(material).images, 200)
@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(build, tmp_path):
 
 def test_stages_that_were_interrupted_say_so(build):
     material = build(IDS, CLASSES)
-    with material.masks as folder:
+    with material.folders["masks"] as folder:
         folder.begin(9)
     page = page_of(material)
     assert page.text.count("unfinished") == 1
@@ -297,25 +297,25 @@ def test_the_size_is_that_of_the_photograph(build):
 
 
 def _tags(material, image_id):
-    material.tags.entries[image_id]["tags"] = [7]
+    material.folders["tags"].entries[image_id]["tags"] = [7]
 
 
 def _scores(material, image_id):
-    material.tags.entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).facts
+    material.folders["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).facts
 
 
 def _entry(material, image_id):
-    del material.tags.entries[image_id]["scores"]
+    del material.folders["tags"].entries[image_id]["scores"]
 
 
 def _cams(material, image_id):
     cams = Cams(np.array([9]), np.ones((1, 6, 8), np.float16), (48, 64))
-    (material.cams.path / f"{image_id}.npz").write_bytes(encode_cams(cams))
+    (material.folders["cams"].path / f"{image_id}.npz").write_bytes(encode_cams(cams))
 
 
 def _mask(material, image_id):
     labels = np.full((48, 64), 99, np.uint8)
-    (material.masks.path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
+    (material.folders["masks"].path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
 
 
 @pytest.mark.parametrize("truth", [True, False])

@@ -235,7 +235,13 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
 
 def test_a_figure_and_its_unit_stay_on_a_line_on_a_phone(visit, tmp_path):
     material = build_run(tmp_path, IDS, CLASSES)
-    run = {"stage": "masks", "split": "val", "key": material.masks.key, "images": 6, "miou": 1.0}
+    run = {
+        "stage": "masks",
+        "split": "val",
+        "key": material.folders["masks"].key,
+        "images": 6,
+        "miou": 1.0,
+    }
     metrics = MetricsFile(material.root / "metrics.json")
     metrics.runs = [{**run, "about": {}, "configuration": {}, "per_class": {}}]
     page = visit(write_page(material.root / "r.html", material, metrics).as_uri(), **PHONE).page
@@ -257,7 +263,13 @@ def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
     material = build_run(tmp_path, IDS, CLASSES)
     metrics = MetricsFile(material.root / "metrics.json")
     per_class = {name: {"iou": k / 10} for k, name in enumerate(["background", *CLASSES])}
-    run = {"stage": "masks", "split": "val", "key": material.masks.key, "images": 6, "miou": 0.5}
+    run = {
+        "stage": "masks",
+        "split": "val",
+        "key": material.folders["masks"].key,
+        "images": 6,
+        "miou": 0.5,
+    }
     run |= {"about": {}, "configuration": {}}
     metrics.runs = [{**run, "per_class": per_class}]
     page = visit(write_page(material.root / "report.html", material, metrics).as_uri()).page

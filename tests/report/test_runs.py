@@ -1,11 +1,11 @@
-"""The measured runs: in which order they are read, and which is shown."""
+"""The measured runs: in which order they are read, and what changes them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pipeline.stages.config  # noqa: F401  registers the methods of experiments
-from pipeline.report.runs import Run, choose_run, read_runs
+from pipeline.report.runs import Run, read_runs
 from tests.report.measured import voc2007, write_runs
 
 
@@ -13,13 +13,6 @@ def test_runs_of_several_files_are_numbered_through(tmp_path):
     first = write_runs(tmp_path / "a" / "metrics.json", {}, voc2007(0.1))
     second = write_runs(tmp_path / "b" / "metrics.json", voc2007(0.2), voc2007(0.3))
     assert [run.order for run in read_runs([first, second])[0]] == [0, 1, 2]
-
-
-def test_the_latest_run_on_all_images_is_chosen(tmp_path):
-    path = write_runs(tmp_path / "metrics.json", *(voc2007(0.9, n) for n in (7, 9, 8)))
-    runs, _ = read_runs([path])
-    assert choose_run(runs)[0].images == 9
-    assert choose_run(runs, (7, 8))[0].images == 8
 
 
 def test_settings_are_held_against_the_experiment_s_own():

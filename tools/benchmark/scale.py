@@ -26,7 +26,7 @@ from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.report.markdown import markdown_table
+from pipeline.report.markdown import Table
 from pipeline.tags.scores import tags_output
 from tools.benchmark.sections import random_cams
 from tools.benchmark.setup import (
@@ -82,7 +82,7 @@ def scale(setup: Setup, size: tuple[int, int]) -> str:
     header = ["images", "hours on this machine", "machines for a weekend (48 h)", "files", "disk"]
     header += ["memory", "hours of checks when all is there", "messages to workers"]
     of_one = section("Scale", ["one image", ""], rates)
-    return f"{of_one}\n{markdown_table(header, rows)}"
+    return f"{of_one}\n{Table(header, rows, header[:1]).narrow}"
 
 
 def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float]:

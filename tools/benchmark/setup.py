@@ -25,7 +25,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.stage import Stage
-from pipeline.report.markdown import markdown_table
+from pipeline.report.markdown import Table
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
@@ -154,4 +154,4 @@ def seconds_an_image(work: Callable[[Sequence], object], images: Sequence[np.nda
 
 def section(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a section of the report as Markdown."""
-    return f"## {title}\n\n{markdown_table(header, rows)}"
+    return Table(header, rows, header[:1], title).markdown(padded=False)

@@ -11,13 +11,13 @@ from typing import Any
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.cleaning import find_orphans
 from pipeline.engine.folder import ENTRIES
+from pipeline.engine.kinds import Kind, measured_kinds
 from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.files.label_images import BACKGROUND
 from pipeline.report.configurations import flatten
-from pipeline.report.runs import STAGE_NAMES
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Artefact:
     """A finished per-image stage."""
 
     path: Path
-    stage: str  # tags, cams, masks or predictions
+    kind: Kind
     classes: tuple[str, ...]
     apply_exif: bool  # whether its images were rotated as their EXIF orientation says
     entries: Mapping[str, Mapping[str, Any]]  # id → what was recorded of each image that exists
@@ -48,9 +48,10 @@ def read_artefact(path: Path) -> Artefact:
         UserError: it is not such a folder.
     """
     manifest = read_manifest(path)
-    stage, configuration = manifest.get("stage"), manifest.get("configuration")
-    if stage not in tuple(STAGE_NAMES) or not isinstance(configuration, Mapping):
-        *stages, last = STAGE_NAMES
+    stage, configuration = manifest.get("stage", ""), manifest.get("configuration")
+    kind = measured_kinds().get(stage)
+    if kind is None or not isinstance(configuration, Mapping):
+        *stages, last = measured_kinds()
         raise UserError(
             f"{path} is not a finished folder of {', '.join(stages)} or {last}: give one such as"
             " outputs/demo/val/masks/latest"
@@ -61,7 +62,7 @@ def read_artefact(path: Path) -> Artefact:
     classes = tuple(map(str, settings["classes"]))
     orphans = find_orphans(path)
     entries = {i: e for i, e in Journal(path / ENTRIES).entries.items() if i not in orphans}
-    return Artefact(path, stage, classes, settings.get("exif") is False, entries)
+    return Artefact(path, kind, classes, settings.get("exif") is False, entries)
 
 
 def find_photograph(root: Path, image_id: str) -> Path:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.filesize import decimal
 from rich.table import Column, Table
 
 from pipeline.engine.folder import ENTRIES
+from pipeline.engine.manifest import finished_at
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import Store, folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
-from pipeline.report.configurations import distinguish
+from pipeline.report.configurations import describe_choices, distinguish
 
 
 def numbers(*names: str) -> list[Column]:
@@ -38,6 +38,7 @@ def status_table(store: Store) -> Table:
         if not manifest.get("complete"):
             done = f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
         split = path.parent.parent.relative_to(store.root).as_posix()
+        choices = describe_choices(manifest.get("configuration", {}))
         table.add_row(
             "–" if split == "." else split,
             path.parent.name,
@@ -47,27 +48,9 @@ def status_table(store: Store) -> Table:
             decimal(folder_size(path)),
             f"{manifest.get('seconds', 0):.0f}",
             finished_at(manifest) or "no",
-            ", ".join(filter(None, [describe(manifest.get("configuration", {})), differing[path]])),
+            ", ".join(filter(None, [choices, differing[path]])),
         )
     return table
-
-
-def finished_at(manifest: Mapping[str, Any]) -> str:
-    """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
-    return manifest.get("finished", "")[:16].replace("T", " ")
-
-
-def describe(configuration: Mapping[str, Any]) -> str:
-    """Names the choices that a configuration holds, from its last stage to its first."""
-    labels = {"name": "", "seed": "seed ", "method": ""}
-    given = {key: configuration[key] for key in labels if configuration.get(key) is not None}
-    choices = [f"{labels[key]}{value}" for key, value in given.items()]
-    for stage in ("segmenter", "masks", "cams", "tags"):
-        if isinstance(before := configuration.get(stage), Mapping):
-            choices.append(describe(before))
-    if configuration.get("masks") == "ground truth":
-        choices.append("ground truth")
-    return ", ".join(filter(None, choices))
 
 
 def plan_table(planned: Sequence[PlannedStage]) -> Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.commands.status import status_table
 from pipeline.engine.store import Store
-from pipeline.report.status import status_table
 
 
 def what(store: Store) -> dict[str, str]:

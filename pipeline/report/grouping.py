@@ -1,0 +1,132 @@
+"""Which runs belong together: those of the same images, and those that differ in their seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import product
+from typing import NamedTuple, TypeVar
+
+from pipeline.files.label_images import BACKGROUND
+from pipeline.report.configurations import flatten, identity, last_part
+from pipeline.report.markdown import Notes, percent, percent_of_several
+from pipeline.report.runs import Run
+
+Element = TypeVar("Element")
+Key = TypeVar("Key", bound=Hashable)
+
+
+def grouped(elements: Iterable[Element], key: Callable[[Element], Key]) -> dict[Key, list[Element]]:
+    """Returns elements by a key of each, in their order."""
+    groups: dict[Key, list[Element]] = {}
+    for element in elements:
+        groups.setdefault(key(element), []).append(element)
+    return groups
+
+
+# The same images and the same ground truth
+
+
+class Place(NamedTuple):
+    """What figures share that may be compared."""
+
+    dataset: str
+    split: str
+    data: str  # the convention of the ground truth
+    classes: tuple[str, ...]
+    images: int
+    image_set: str
+    ground_truth: str = ""  # where the images have several: that of tags, and that of pixels
+
+
+def by_place(runs: Iterable[Run]) -> dict[Place, list[Run]]:
+    """Returns the latest run of each key on the same images and the same ground truth.
+
+    Runs of which these were not recorded are left out.
+    """
+    known = [run for run in runs if run.is_comparable]
+    places: dict[Place, list[Run]] = {}
+    for place, of_place in grouped(known, _place).items():
+        # Tags are measured against labels, and the other results against masks.
+        truths = [
+            [*dict.fromkeys(r.ground_truth for r in of_place if r.has_tags == has_tags)]
+            for has_tags in (True, False)
+        ]
+        several = any(len(of_kind) > 1 for of_kind in truths)
+        for of_tags, of_pixels in product(*(of_kind or [""] for of_kind in truths)):
+            truth = f"{of_tags} {of_pixels}" if several else ""
+            same = [r for r in of_place if r.ground_truth == (of_tags if r.has_tags else of_pixels)]
+            # What two folders hold, or two experiments share, counts once: the latest of them.
+            latest = {(run.stage, run.key): run for run in same}
+            kept = [run for run in same if latest[run.stage, run.key] is run]
+            places[place._replace(ground_truth=truth)] = kept
+    ordered = sorted(places, key=lambda p: (p.dataset, p.split, p.data, -p.images, p))
+    return {place: places[place] for place in ordered}
+
+
+def _place(run: Run) -> Place:
+    classes = tuple(name for name in run.figures.get("per_class", {}) if name != BACKGROUND)
+    about = run.about.get("dataset", ""), run.split, run.about.get("data", "")
+    return Place(*about, classes, run.images, run.image_set)
+
+
+# The same settings but for the seed
+
+
+def without_seed(run: Run) -> str:
+    """Returns what runs share that differ in nothing but the seed; the key of one without."""
+    has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
+    return identity(run.configuration) if has_seed else run.key
+
+
+class Shown(NamedTuple):
+    """The run that a cell shows, and what it was chosen from, see :func:`choose_run`."""
+
+    run: Run
+    candidates: int  # configurations, apart from seeds
+    full_sizes: Sequence[int]
+    seeds: Sequence[Run] = ()  # runs of other seeds on as many images
+
+    def figure(self, metric: str, level: int = 0) -> str:
+        """Returns a figure in percent; of several seeds the mean ± the standard deviation."""
+        values = [run.value(metric, level) for run in (self.run, *self.seeds)]
+        return percent(values[0]) if None in values else percent_of_several(values)
+
+    def cell(self, metric: str, notes: Notes, level: int = 0) -> str:
+        """Returns a figure in percent with its marks and remarks, or nothing if not measured.
+
+        A dash stands for a figure that the results do not have, such as the mAP of decisions.
+        """
+        if level >= len(self.run.levels) or metric not in self.run.levels[level]:
+            return ""
+        latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
+        images = describe_images(self.run.images, self.full_sizes)
+        seeds = f"{1 + len(self.seeds)} seeds" if self.seeds else ""
+        remark = ", ".join(filter(None, [images, seeds, latest]))
+        marks = "".join(map(notes.mark, self.run.notes(level)))
+        return f"{self.figure(metric, level)}{marks}{f' ({remark})' * bool(remark)}"
+
+
+def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
+    """Chooses the latest run on all images, or else the latest of those on the most images.
+
+    Runs that differ from it in nothing but the seed are shown with it. ``full_sizes`` are the
+    numbers of images that make a whole split; empty if any number does.
+    """
+
+    def rank(run: Run) -> tuple[bool, int, int]:
+        is_whole = run.images in full_sizes
+        return is_whole, 0 if is_whole else run.images, run.order
+
+    chosen = max(runs, key=rank)
+    latest = {run.key: run for run in runs if run.key != chosen.key}.values()
+    same = without_seed(chosen)
+    seeds = [r for r in latest if without_seed(r) == same and r.images == chosen.images]
+    candidates = {same, *map(without_seed, latest)}
+    return Shown(chosen, len(candidates), full_sizes, seeds)
+
+
+def describe_images(images: int, full_sizes: Sequence[int]) -> str:
+    """Returns "" if a whole split was measured (see :func:`choose_run`), else how much of it."""
+    if not full_sizes or images in full_sizes:
+        return ""
+    return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"
