@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.files.shipped import CONFIGS
 from tests import REPOSITORY, SHARED
+from tests.compositions import remember_compositions
 from tests.small_runs import Finished, draw_photograph, folder_options
 from tests.tiny_clip import build_tiny_clip
 
@@ -60,6 +58,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="make soak does it"))
 
 
+def pytest_collection_finish() -> None:
+    """Has Python's collector look at what tests make, and not at what they import."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Notes when the time budget ends."""
     minutes = session.config.getoption("--minutes")
@@ -76,6 +80,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Writes the table of docs/reliability.md."""
+    gc.unfreeze()  # else libraries complain at the end of what they see alive
     path = session.config.getoption("--table")
     if path is None or exitstatus != 0:  # a table of failures would be no promise
         return
@@ -103,21 +108,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def shipped_configurations_are_parsed_once() -> Iterator[None]:
-    """Keeps them in memory: parsing takes half the time of composing, which most tests do."""
-    load, parsed = OmegaConf.load, {}
-
-    def load_once(file: Any) -> Any:
-        path = Path(getattr(file, "name", file))
-        if not path.is_relative_to(CONFIGS):
-            return load(file)
-        if path not in parsed:
-            parsed[path] = load(file)
-        return deepcopy(parsed[path])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", load_once)
-        yield
+def configurations_are_composed_once() -> None:
+    """Spares each run most of what Hydra takes."""
+    remember_compositions()
 
 
 @pytest.fixture(autouse=True, scope="session")
