@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_weights import LIVE, state_bomb
 from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter
+from tests.safety.live_weights import LIVE, state_bomb
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
     PALETTE,
@@ -78,7 +78,7 @@ def test_no_checkpoint_runs(name, read, trained, mark, tmp_path, monkeypatch, tr
 
 
 def test_a_whole_checkpoint_with_code_beside_its_weights(read, trained, mark, tmp_path, trial):
-    from live_weights import Code
+    from tests.safety.live_weights import Code
 
     path = tmp_path / "checkpoint.pth"
     torch.save({**own(trained), "hook": Code(mark.path)}, path)
@@ -227,7 +227,7 @@ def test_a_network_of_timm_fetches_nothing(parts, trained, tmp_path, monkeypatch
 
 
 def test_weights_that_a_network_names_are_not_read(trained, mark, tmp_path, trial):
-    from live_weights import zipped
+    from tests.safety.live_weights import zipped
 
     evil = tmp_path / "evil.pth"
     zipped(evil, mark.path, {})

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_segmenters import UNET, balanced_segmenter, noise
-from tiny_training import tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter import export
 from pipeline.segmenter.export import Shape, export_onnx, run_onnx
+from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
+from tests.segmenter.tiny_training import tiny_settings
 
 
 def assert_same(path, segmenter, images):

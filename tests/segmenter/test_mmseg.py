@@ -6,13 +6,13 @@ import types
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model, find_config, import_mmseg
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 DEEPLAB = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"
 

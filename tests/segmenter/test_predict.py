@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_segmenters import UNET, balanced_segmenter, noise
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import smallest_side
@@ -18,6 +16,8 @@ from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
 from tests import REPOSITORY
 from tests.docs.pages import read_blocks
+from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 
 @pytest.fixture(scope="module")

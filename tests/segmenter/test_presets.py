@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny_training import CLASS_NAMES, PALETTE
 
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
@@ -14,6 +13,7 @@ from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import compose
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE
 from tests.typed import to_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"

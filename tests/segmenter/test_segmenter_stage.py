@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_training import CLASS_NAMES, run_stage_in, training_stage, write_labelled, write_pairs
 
 from pipeline.errors import UserError
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
+from tests.segmenter.tiny_training import (
+    CLASS_NAMES,
+    run_stage_in,
+    training_stage,
+    write_labelled,
+    write_pairs,
+)
 from tests.small_runs import TINY_SEGMENTER
 
 

@@ -2,12 +2,10 @@ import math
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.checkpoints import last_checkpoint
@@ -15,12 +13,14 @@ from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled, positions
 from pipeline.segmenter.train import train
+from tests import REPOSITORY
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
 def kill(iteration, total, loss):
@@ -75,8 +75,8 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path, capfd
     work_dir = tmp_path / "run"
     folder = pairs[0].image.parent  # the same pairs are written again, to the same bytes
     process = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, Path(__file__).parent, folder, work_dir],
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", KILLED_RUN, REPOSITORY, folder, work_dir],
+        cwd=REPOSITORY,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL

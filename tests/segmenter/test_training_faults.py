@@ -11,16 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
-from loaded_run import ITERATIONS
-from test_train import assert_same_weights, run, weights
-from tiny_training import tiny_settings, write_labelled
-from training_process import Training, environment
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.segmenter import checkpoints
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
+from tests import REPOSITORY
+from tests.segmenter.loaded_run import ITERATIONS
+from tests.segmenter.test_train import assert_same_weights, run, weights
+from tests.segmenter.tiny_training import tiny_settings, write_labelled
+from tests.segmenter.training_process import Training, environment
 
 HERE = Path(__file__).parent
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -166,7 +167,7 @@ KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
 written = []
@@ -185,7 +186,7 @@ train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Pat
 def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_path, trial):
     work_dir, folder = tmp_path / "run", pairs[0].image.parent
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_WRITING, HERE, folder, work_dir],
+        [sys.executable, "-c", KILLED_WHILE_WRITING, REPOSITORY, folder, work_dir],
         env=environment(),
         check=False,
     )

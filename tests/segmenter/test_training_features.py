@@ -7,28 +7,26 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import assert_same_weights, run, weights
-from tiny_training import frozen_norms, tiny_settings, write_labelled
 
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
-
-HERE = Path(__file__).parent
+from tests import REPOSITORY
+from tests.segmenter.test_train import assert_same_weights, run, weights
+from tests.segmenter.tiny_training import frozen_norms, tiny_settings, write_labelled
 
 SLOW_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
 pairs = write_pairs(Path(sys.argv[2]))
@@ -41,7 +39,8 @@ DISTRIBUTED_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, frozen_norms, write_labelled, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, frozen_norms
+from tests.segmenter.tiny_training import write_labelled, write_pairs
 from pipeline.segmenter.train import train
 
 pairs = write_pairs(Path(sys.argv[2]))
@@ -194,8 +193,8 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     script.write_text(DISTRIBUTED_RUN)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*launcher, script, HERE, folder, together],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        [*launcher, script, REPOSITORY, folder, together],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,
@@ -207,7 +206,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
         assert torch.allclose(values.float(), weights(alone)[name].float(), atol=1e-5), name
     assert figures_of(together) == pytest.approx(figures_of(alone), abs=0.5)
     assert len(list(together.glob("*/*.log"))) == 1  # the first process alone writes
-    assert not (HERE.parents[1] / ".dist_test").exists()
+    assert not (REPOSITORY / ".dist_test").exists()
 
 
 def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
@@ -225,11 +224,9 @@ def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
 def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
     folder, work_dir = pairs[0].image.parent, tmp_path / "run"
     chance = random.Random(7)
-    arguments = [sys.executable, "-c", SLOW_RUN, HERE, folder, work_dir]
+    arguments = [sys.executable, "-c", SLOW_RUN, REPOSITORY, folder, work_dir]
     for _ in range(2):
-        process = subprocess.Popen(
-            arguments, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         for _ in range(chance.randrange(2, 7)):
             assert process.stdout.readline()
         time.sleep(chance.uniform(0, 0.05))

@@ -5,7 +5,12 @@ import re
 import pytest
 import timm
 import torch
-from foreign_backbones import (
+from safetensors.torch import save_file
+from torch.nn.functional import layer_norm
+from torchvision.models import get_model, segmentation
+
+from pipeline.errors import UserError
+from tests.segmenter.foreign_backbones import (
     CONVNEXT,
     DILATED,
     assert_same_features,
@@ -15,11 +20,6 @@ from foreign_backbones import (
     saved,
     stirred,
 )
-from safetensors.torch import save_file
-from torch.nn.functional import layer_norm
-from torchvision.models import get_model, segmentation
-
-from pipeline.errors import UserError
 
 
 @torch.no_grad()
