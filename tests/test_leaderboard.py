@@ -13,6 +13,7 @@ from pipeline.stages.config import compose
 from tests.datasets import miniatures
 from tests.report.measured import rows_of
 from tests.test_experiments import STUDIES
+from tests.tiers import large_except
 
 SWEPT = {
     "leaderboard": {"tags", "cams", "cams.affinity", "masks"},
@@ -94,7 +95,10 @@ def scenes(tmp_path_factory):
     return tmp_path_factory.mktemp("scenes")
 
 
-@pytest.mark.parametrize("name", sorted({*SWEPT, *STUDIES, "recipe"}))
+@pytest.mark.parametrize(
+    "name",
+    large_except(("leaderboard", "quirks", "recipe"), sorted({*SWEPT, *STUDIES, "recipe"})),
+)
 def test_an_experiment_of_ours_runs_to_its_end(run_stage, scenes, name, tmp_path):
     finished = run_stage(
         f"experiment={name}",

@@ -106,6 +106,7 @@ def test_methods_outside_the_package_have_all_that_ours_have(
     assert "colour" in status.output and "superpixels" in status.output
 
 
+@pytest.mark.large
 def test_workers_import_them(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks]"
     assert run_stage(*arguments, stages).code == 0

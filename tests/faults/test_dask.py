@@ -26,6 +26,7 @@ def workers_of(process: int) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.large
 def test_one_of_two_local_workers_is_killed_in_the_middle(
     nursery, options, undisturbed, tmp_path, trial
 ):

@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.files.journal import Journal
 from tests.faults.runs import Nursery, Run, results_of_images, unfinished_files, wait_until
+from tests.tiers import large_except
 
 PER_IMAGE = ("tags", "cams", "masks", "predictions")
 
@@ -47,7 +48,7 @@ def remount(disk: Path, *settings: str) -> None:
     subprocess.run(command, check=True)
 
 
-@pytest.mark.parametrize("stage", PER_IMAGE)
+@pytest.mark.parametrize("stage", large_except(["tags"], PER_IMAGE))
 def test_a_damaged_artefact_is_computed_again(
     stage, nursery, options, undisturbed, copy, kills, trial
 ):
@@ -76,6 +77,7 @@ def test_a_damaged_artefact_is_computed_again(
     )
 
 
+@pytest.mark.large
 def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, trial):
     for stage, reader in (("cams", "masks"), ("masks", "train")):
         suffix = ".npz" if stage == "cams" else ".png"
@@ -88,6 +90,7 @@ def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, tr
     trial("fault", "a file exchanged for another image's", "one sentence of the stage after it", 2)
 
 
+@pytest.mark.large
 def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, kills, trial):
     arguments = [*options, "stage=[tags,cams,masks]", f"output_dir={small_disk / 'out'}"]
     ballast = small_disk / "ballast"
@@ -192,6 +195,7 @@ def test_a_worker_that_the_system_kills_is_replaced(
     trial("fault", f"SIGKILL of a worker {what}", "its images done by another, byte-equal")
 
 
+@pytest.mark.large
 def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_path, kills, trial):
     """What workers had finished is taken over, and they end with the run."""
     generator = random.Random(4)
@@ -224,8 +228,8 @@ PROCESSES = ("executor=processes", "runtime.workers=2")
         pytest.param("masks", ("runtime.workers=2",), "Ctrl-C", marks=pytest.mark.soak),
         pytest.param("masks", ("runtime.workers=2",), "SIGTERM", marks=pytest.mark.soak),
         pytest.param("tags", PROCESSES, "Ctrl-C", marks=pytest.mark.soak),
-        ("tags", PROCESSES, "SIGTERM"),
-        ("predict", (), "Ctrl-C"),
+        pytest.param("tags", PROCESSES, "SIGTERM", marks=pytest.mark.large),
+        pytest.param("predict", (), "Ctrl-C", marks=pytest.mark.large),
     ],
 )
 def test_an_interrupted_stage_ends_and_then_resumes(
@@ -259,6 +263,7 @@ def test_an_interrupted_stage_ends_and_then_resumes(
     )
 
 
+@pytest.mark.large
 def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, trial, request):
     """The second says who is at work, or waits for it and finds everything done."""
     other = Nursery(tmp_path)

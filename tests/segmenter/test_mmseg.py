@@ -150,6 +150,7 @@ def test_k_net_builds():
     assert model.decode_head.kernel_update_head[-1].num_classes == 3
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["heads", pytest.param("validation", marks=pytest.mark.soak)])
 def test_modules_that_need_mmsegmentation_can_be_imported_first(name):
     program = f"import pipeline.segmenter.{name}"

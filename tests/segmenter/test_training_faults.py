@@ -52,6 +52,7 @@ def small_disk(tmp_path_factory, request):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.large
 @LINUX
 def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
     tries = [line for line in small_disk if "share" in line]
@@ -77,6 +78,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
     )
 
 
+@pytest.mark.large
 @LINUX
 def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, trial):
     tries = [line for line in small_disk if "read_only" in line]
@@ -183,6 +185,7 @@ train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Pat
 """
 
 
+@pytest.mark.large
 def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_path, trial):
     work_dir, folder = tmp_path / "run", pairs[0].image.parent
     done = subprocess.run(
@@ -215,6 +218,7 @@ def killed_at_every_point(tmp_path, step):
     return tried
 
 
+@pytest.mark.large
 @LINUX
 @pytest.mark.parametrize("step", ["9", pytest.param("1", marks=pytest.mark.soak)])
 def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(tmp_path, step, trial):
@@ -246,6 +250,7 @@ def go_on(pairs, root, undisturbed):
     assert_same_weights(undisturbed, weights(work_dir))
 
 
+@pytest.mark.large
 @LINUX
 def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
     training = Training(pairs, tmp_path)
@@ -265,6 +270,7 @@ def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
     )
 
 
+@pytest.mark.large
 @LINUX
 @pytest.mark.parametrize(("what", "exit_code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
 def test_an_interruption_leaves_nobody(what, exit_code, pairs, tmp_path, undisturbed, trial):
@@ -284,6 +290,7 @@ def test_an_interruption_leaves_nobody(what, exit_code, pairs, tmp_path, undistu
     trial("training", what, outcome)
 
 
+@pytest.mark.large
 @LINUX
 def test_a_killed_training_leaves_nobody_and_no_lock(pairs, tmp_path, undisturbed, trial):
     training = Training(pairs, tmp_path)

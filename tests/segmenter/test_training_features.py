@@ -184,6 +184,7 @@ def test_resuming_a_batch_in_parts(pairs, tmp_path):
     assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
+@pytest.mark.large
 def test_two_processes_train_as_one(pairs, tmp_path):
     """torchrun with two processes on the CPU (gloo) ends where one process in two parts does."""
     folder = pairs[0].image.parent
