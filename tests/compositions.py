@@ -42,7 +42,10 @@ def compose_once(
     registered = frozenset((each.group, each.name, each.settings) for each in methods())
     key = (name, chosen, registered, *(path.path for path in loader.get_search_path().get_path()))
     if key not in _remembered:
-        _remembered[key] = pickle.dumps(_compose(name, [*chosen], return_hydra_config))
+        try:
+            _remembered[key] = pickle.dumps(_compose(name, [*chosen], return_hydra_config))
+        except (pickle.PicklingError, AttributeError):  # the settings of a method within a test
+            return _compose(name, [*overrides], return_hydra_config)
     config = pickle.loads(_remembered[key])
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config

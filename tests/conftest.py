@@ -224,8 +224,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path, list]:
-    """An undisturbed training of a segmenter: its folder and the losses that it reported."""
+def training(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path, list]:
+    """An undisturbed training of a segmenter: its folder, and what it reported."""
     from pipeline.segmenter.train import train
     from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
@@ -240,3 +240,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path
         on_iteration=lambda *report: reports.append(report),
     )
     return work_dir, reports
+
+
+@pytest.fixture(scope="session")
+def trained(training: tuple[Path, list]) -> Path:
+    """The folder of an undisturbed training."""
+    return training[0]
+
+
+@pytest.fixture(scope="session")
+def reports(training: tuple[Path, list]) -> list[tuple[int, int, float]]:
+    """Every iteration of an undisturbed training, their number, and the loss."""
+    return training[1]

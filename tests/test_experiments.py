@@ -273,18 +273,26 @@ def labels_in(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def miou(truths: list[np.ndarray], predictions: list[np.ndarray], count: int) -> float:
-    """Returns the mean over the labels in the ground truth, pooled, class by class."""
+def count_ious(
+    truths: list[np.ndarray], predictions: list[np.ndarray], count: int
+) -> list[float | None]:
+    """Returns the IoU of each label, pooled over the images; none without ground truth."""
     truth, predicted = (
         np.concatenate([a.ravel() for a in arrays]) for arrays in (truths, predictions)
     )
     truth, predicted = truth[truth != 255], predicted[truth != 255]
     scores = []
     for label in range(count):
-        if (truth == label).any():
-            either = (truth == label) | (predicted == label)
-            scores.append(((truth == label) & (predicted == label)).sum() / either.sum())
-    return float(np.mean(scores))
+        both = ((truth == label) & (predicted == label)).sum()
+        either = ((truth == label) | (predicted == label)).sum()
+        scores.append(float(both / either) if (truth == label).any() else None)
+    return scores
+
+
+def miou(truths: list[np.ndarray], predictions: list[np.ndarray], count: int) -> float:
+    """Returns the mean over the labels in the ground truth."""
+    scores = count_ious(truths, predictions, count)
+    return float(np.mean([score for score in scores if score is not None]))
 
 
 def assert_masks_were_measured(name: str, figures: dict, root: Path, tmp_path: Path) -> None:

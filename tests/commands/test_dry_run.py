@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
 from pipeline.report.status import total_time, what_to_compute
 from pipeline.segmenter import weight_sources
-from tests import REPOSITORY
 from tests.datasets import miniatures
 from tests.small_runs import TINY_SEGMENTER, draw_photograph
 
@@ -348,11 +347,6 @@ def test_what_a_row_says():
     unknown = PlannedStage("masks", "val", images=9, cached=0, to_compute=9)
     assert what_to_compute(unknown) == "all"
     assert total_time([row, unknown]) == "estimated time: 3.0 s without masks, never measured here"
-
-
-def test_the_figures_of_a_dry_run_are_in_the_configuration():
-    text = (REPOSITORY / "configs" / "config.yaml").read_text(encoding="utf-8")
-    assert "dry_run: false" in text
 
 
 RESNET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"

@@ -114,15 +114,15 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     trial("fault", "a full disk, in tags, cams or masks", outcome, times)
 
 
-def test_a_read_only_folder_is_said(nursery, options, small_disk, undisturbed, trial):
+def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, undisturbed, trial):
     out = small_disk / "out"
     remount(small_disk, "size=8m")
     nursery.run(*options, "stage=tags", f"output_dir={out}")
     remount(small_disk, "ro")
     for stage in ("tags", "cams", "evaluate"):
-        output = nursery.run(*options, f"stage={stage}", f"output_dir={out}", code=2)
-        assert "error: cannot write" in output and "Read-only file system" in output
-        assert "Traceback" not in output
+        finished = run_stage(*options, f"stage={stage}", f"output_dir={out}")
+        assert finished.code == 2 and finished.errors.startswith("error: cannot write"), finished
+        assert "Read-only file system" in finished.errors
     remount(small_disk, "rw")
     nursery.run(*options, "stage=cams", f"output_dir={out}")
     assert results_of_images(out, "cams") == results_of_images(undisturbed, "cams")
@@ -307,14 +307,16 @@ def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, tri
     trial("fault", "two configurations in one output_dir at once", "each as it is alone", 1)
 
 
-def test_a_store_of_another_version_is_answered_in_a_sentence(nursery, options, copy, trial):
+def test_a_store_of_another_version_is_answered_in_a_sentence(run_stage, options, copy, trial):
     marker = copy / "store.json"
     for found, age in ((0, "an older"), (99, "a newer")):
         marker.write_text(json.dumps({"format": found}))
-        output = nursery.run(*options, "stage=status", f"output_dir={copy}", code=2)
-        assert f"was written by {age} version of this program (format {found}" in output
-        output = nursery.run(*options, "stage=tags", f"output_dir={copy}", code=2)
-        assert output.count("error: ") == 1 and "Traceback" not in output
+        for stage in ("status", "tags"):
+            finished = run_stage(*options, f"stage={stage}", f"output_dir={copy}")
+            assert finished.code == 2 and finished.errors.count("\n") == 1, finished
+            wanted = f"was written by {age} version of this program (format {found}"
+            assert wanted in finished.errors
     marker.unlink()  # as before there was one
-    assert "24 images, 0 computed now" in nursery.run(*options, "stage=tags", f"output_dir={copy}")
+    finished = run_stage(*options, "stage=tags", f"output_dir={copy}")
+    assert "24 images, 0 computed now" in finished.output
     trial("fault", "an output_dir of another version", "one sentence; version 1 is read", 5)

@@ -426,7 +426,7 @@ def test_no_value_is_read_from_the_environment(shared, monkeypatch, tmp_path):
 
 def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, tmp_path, trial):
     """What lies where a person happens to be is data to work on, not modules to import."""
-    names = ("yaml", "torch", "mmseg", "hydra_plugins", "sitecustomize", "pipeline", "numpy")
+    names = ("yaml", "torch", "hydra_plugins", "sitecustomize", "pipeline", "numpy", "stray")
     for name in names:
         Path(tmp_path / f"{name}.py").write_text(f"__import__('os').mkdir({str(mark.path)!r})\n")
     assert mark.is_left_by(lambda: exec((tmp_path / "yaml.py").read_text()))
@@ -435,6 +435,7 @@ def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, t
             sys.executable,
             REPOSITORY / "tools" / "run_stage.py",
             "stage=status",
+            "plugins=[stray]",
             f"output_dir={tmp_path / 'out'}",
         ],
         cwd=tmp_path,
@@ -443,6 +444,6 @@ def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, t
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2 and "there is no module stray" in done.stderr, done.stderr
     assert not mark.is_left
     trial("code", "modules in the working directory", "not imported", len(names))

@@ -27,7 +27,7 @@ def test_stand_in_is_removed():
 def test_the_scope_of_other_programs_stays(trained, pairs, tmp_path):
     """Another program in this process may use mmengine for something else."""
     with DefaultScope.overwrite_default_scope("mmengine"):
-        segmenter = Segmenter.from_run(trained[0])
+        segmenter = Segmenter.from_run(trained)
         segmenter(np.zeros((8, 8, 3), np.uint8))
         train(tiny_settings(iterations=1), pairs, CLASS_NAMES, PALETTE, tmp_path, 3)
         assert DefaultScope.get_current_instance().scope_name == "mmengine"

@@ -197,7 +197,7 @@ def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_
     assert [path.name for path in work_dir.glob("*.pth")] == ["iter_2.pth"]
     assert len(list(work_dir.glob(".partial-*"))) == 1
     run(pairs, work_dir)
-    assert_same_weights(weights(trained[0]), weights(work_dir))
+    assert_same_weights(weights(trained), weights(work_dir))
     trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
 
 

@@ -59,7 +59,7 @@ def test_validation_changes_no_weight_and_keeps_the_best(trained, pairs, tmp_pat
     labelled = write_labelled(tmp_path / "val")
     work_dir = tmp_path / "run"
     validated(pairs, work_dir, labelled)
-    assert_same_weights(weights(trained[0]), weights(work_dir))
+    assert_same_weights(weights(trained), weights(work_dir))
 
     figures = figures_of(work_dir)
     assert list(figures) == [2, 4, 5]  # at the interval, and at the end
@@ -140,7 +140,7 @@ class Breaking:
 
 def test_no_validation_no_best_checkpoint(trained):
     with pytest.raises(UserError, match="validation_interval"):
-        best_checkpoint(trained[0])
+        best_checkpoint(trained)
 
 
 def test_curves_for_tensorboard(pairs, tmp_path):
@@ -210,11 +210,11 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     assert not (REPOSITORY / ".dist_test").exists()
 
 
-def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
+def test_mixed_precision_on_a_cpu(reports, pairs, tmp_path):
     losses = []
     settings = tiny_settings(precision="bf16")
     run(pairs, tmp_path, settings, on_iteration=lambda *r: losses.append(r[2]))
-    exact = [report[2] for report in trained[1]]
+    exact = [report[2] for report in reports]
     assert losses != exact and np.allclose(losses, exact, rtol=0.05)
     assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
     with pytest.raises(UserError, match="fp16 is for GPUs"):
