@@ -22,6 +22,22 @@ def test_the_latest_run_on_all_images_is_chosen(tmp_path):
     assert choose_run(runs, (7, 8))[0].images == 8
 
 
+def test_of_whole_splits_the_latest_is_chosen_and_not_the_largest(tmp_path):
+    path = write_runs(tmp_path / "metrics.json", voc2007(0.9, 8), voc2007(0.9, 7))
+    runs, _ = read_runs([path])
+    assert choose_run(runs, (7, 8))[0].images == 7
+
+
+def test_a_level_that_was_not_measured_has_no_figure(tmp_path):
+    parents = {"levels": [{"map": 0.4}]}
+    path = write_runs(tmp_path / "metrics.json", voc2007(0.3), {**voc2007(0.3), **parents})
+    runs, _ = read_runs([path])
+    assert [[run.value("map", level) for level in (0, 1, 2)] for run in runs] == [
+        [0.3, None, None],
+        [0.3, 0.4, None],
+    ]
+
+
 def test_settings_are_held_against_the_experiment_s_own():
     inner = {"method": "tagclip", "alpha": 0.5, "templates": ["a {}", "b {}"]}
     maps = {"affinity_blocks": [-7, -1], "backgrounds": ["sky"], "tags": inner}
