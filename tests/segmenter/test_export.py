@@ -22,6 +22,7 @@ def assert_same(path, segmenter, images):
     assert len(np.unique(labels)) == 3, "labels that all agree would prove nothing"
 
 
+@pytest.mark.large
 def test_any_number_of_images_of_any_size(tmp_path):
     import onnx
 

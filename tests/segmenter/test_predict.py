@@ -57,6 +57,7 @@ def test_matches_mmsegmentation(segmenter):
     assert np.allclose(result.seg_logits.data.numpy(), segmenter.logits(image), atol=1e-5)
 
 
+@pytest.mark.large
 def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter, tmp_path):
     """The program that the documentation prints labels an image as our own ``Segmenter`` does."""
     blocks = read_blocks(REPOSITORY / "docs" / "interoperation.md")

@@ -162,6 +162,7 @@ def read_weights(checkpoint):
     return {name: values.tolist() for name, values in weights.items()}
 
 
+@pytest.mark.large
 def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     """The training is in the cache and was not measured: it is done once more, and measured."""
     labelled = write_labelled(tmp_path / "val")

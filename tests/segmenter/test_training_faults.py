@@ -93,6 +93,16 @@ def failing(*args, **kwargs):
     raise NO_SPACE
 
 
+SHORT = {"iterations": 3, "checkpoint_interval": 1}
+
+
+@pytest.fixture(scope="module")
+def short(pairs, tmp_path_factory):
+    """The weights of a short training that nothing disturbs."""
+    run(pairs, work_dir := tmp_path_factory.mktemp("short"), tiny_settings(**SHORT))
+    return weights(work_dir)
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -101,9 +111,11 @@ def failing(*args, **kwargs):
         "tensorboard.summary.writer.record_writer.RecordWriter.write",
     ],
 )
-def test_logs_and_curves_that_cannot_be_written(pairs, tmp_path, monkeypatch, capfd, place, trial):
+def test_logs_and_curves_that_cannot_be_written(
+    pairs, short, tmp_path, monkeypatch, capfd, place, trial
+):
     monkeypatch.setattr("pipeline.segmenter.train.LOG_INTERVAL", 1)
-    settings = tiny_settings(iterations=3, checkpoint_interval=1)
+    settings = tiny_settings(**SHORT)
     with monkeypatch.context() as patched:
         patched.setattr(place, failing)
         with pytest.raises(UserError, match="cannot write .*: No space left on device; ") as caught:
@@ -111,8 +123,7 @@ def test_logs_and_curves_that_cannot_be_written(pairs, tmp_path, monkeypatch, ca
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     run(pairs, tmp_path / "run", settings)
-    run(pairs, tmp_path / "whole", settings)
-    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert_same_weights(short, weights(tmp_path / "run"))
     trial("training", f"no space for {place.split('.')[-2]}", "one sentence; resumes")
 
 

@@ -201,8 +201,16 @@ def test_official_segformer(tmp_path):
     assert_same_features(backbone, timm_features(network))
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "module.", "module.backbone.", "model."])
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("prefix", "wrapped"),
+    [
+        ("", False),
+        ("backbone.", True),
+        ("module.", False),
+        ("module.backbone.", True),
+        ("model.", False),
+    ],
+)
 def test_prefixes(prefix, wrapped, tmp_path):
     weights = stirred(get_model("resnet18")).state_dict()
     named = {prefix + name: value for name, value in weights.items()}
