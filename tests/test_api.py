@@ -163,6 +163,7 @@ def test_a_program_of_hydra_keeps_its_own(tiny_checkpoint):
         assert compose("config", ["seed=7"]).seed == 7
 
 
+@pytest.mark.large
 def test_the_process_of_a_program_stays_as_it_was(tiny_checkpoint, trained, photographs, tmp_path):
     checkpoint = shutil.copy(tiny_checkpoint, tmp_path)
     arguments = [checkpoint, trained, photographs / "a.jpg"]
