@@ -203,6 +203,7 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
     assert "dog 2 0–" in words, "a class without positives has no AP"
 
 
+@pytest.mark.large
 def test_two_hundred_images_stay_below_twenty_megabytes(build):
     rng = np.random.default_rng(0)
     many = [f"class {k}" for k in range(30)]
