@@ -388,7 +388,7 @@ def test_every_setting_that_can_name_code_an_address_or_a_command_is_restricted(
 @pytest.mark.parametrize("option", ["--config-path", "--config-name", "--experimental-rerun"])
 def test_the_configuration_as_a_whole_is_ours(run_stage, option, tmp_path):
     finished = run_stage(option, tmp_path, "stage=status")
-    assert finished.code == 2 and finished.errors.startswith(f"error: there is no option {option}")
+    assert finished.code == 2 and finished.errors.startswith(f"error: unknown option {option}")
 
 
 def test_what_hydra_would_do_is_refused(run_stage, tmp_path):
