@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import sys
 import time
 from collections import Counter
@@ -40,7 +41,8 @@ def trial(request):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds what ``make soak`` asks for."""
+    """Adds what ``make soak`` and ``make versions`` ask for."""
+    parser.addoption("--shuffle", metavar="SEED", help="run the files of tests in another order")
     parser.addoption("--soak", action="store_true", help="as many faults as docs/reliability.md")
     parser.addoption("--table", metavar="FILE", help="write what was tried, and what happened")
     parser.addoption("--minutes", type=float, help="leave out the tests that would begin later")
@@ -52,6 +54,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     At the end, such a file would leave the other processes idle.
     """
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    if (seed := config.getoption("--shuffle")) is not None:  # which every process of xdist shares
+        items.sort(key=lambda item: random.Random(f"{seed} {item.path}").random())
     if not config.getoption("--soak"):
         for item in items:
             if item.get_closest_marker("soak"):
