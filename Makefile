@@ -6,24 +6,31 @@ FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test rounding docs docs-test lint lock versions studies leaderboard recipe segmenters soak clean
+.PHONY: demo test test-large test-all rounding docs docs-test lint lock versions studies leaderboard recipe segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
 
-# In two processes; pyproject.toml says how they share the tests.
+# In two processes; pyproject.toml says how they share the tests. The small tier takes minutes, and is to be
+# run before every commit; the large one holds what takes longer: processes that are killed, presets and
+# experiments to their end.
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2
+
+test-large: $(VENV)/installed
+	$(RUN) -m pytest -n 2 -m large
+
+test-all: test test-large
 
 # The tests that compute, as on a processor with 256-bit vectors and with one thread, which rounds differently.
 rounding: $(VENV)/installed
 	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
-	  $(RUN) -m pytest -n 2 tests/cams tests/clip tests/dense tests/evaluation tests/masks tests/tags \
+	  $(RUN) -m pytest -n 2 -m "" tests/cams tests/clip tests/dense tests/evaluation tests/masks tests/tags \
 	  tests/test_api.py tests/test_demo.py tests/test_golden.py tests/test_regression.py tests/test_rounds.py
 
 # Types every command of README.md and docs/, on small stand-ins for data and weights: a minute or two.
 docs-test: $(VENV)/installed
-	DOCS=all $(RUN) -m pytest tests/docs
+	DOCS=all $(RUN) -m pytest -m "" tests/docs
 
 # The site, in site/: README, docs/, and a reference that follows from the code.
 docs: $(VENV)/installed-docs
@@ -126,7 +133,7 @@ segmenters: $(VENV)/installed
 MINUTES ?= 90
 soak: $(VENV)/installed
 	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
-	  tests/engine/test_pool.py --soak --minutes $(MINUTES) \
+	  tests/engine/test_pool.py -m "" --soak --minutes $(MINUTES) \
 	  --table docs/reliability.md
 	$(RUN) -m pytest -m soak --soak tests/commands tests/masks tests/segmenter \
 	  --ignore tests/segmenter/test_training_faults.py

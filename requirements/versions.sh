@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs the test suite on the locked versions of every supported Python, and on the lowest versions that the
-# ranges admit. Each has an environment of its own in .venv-versions, which is built once.
+# Runs the test suite, both tiers, on the locked versions of every supported Python, and on the lowest versions
+# that the ranges admit. Each has an environment of its own in .venv-versions, which is built once, and runs the
+# files of tests in another order.
 #   requirements/versions.sh [ENVIRONMENT…]   py311 py312 py313 lowest (with Python 3.11); all by default
 # Requires uv (pip install uv), python3.11, python3.12 and python3.13. TESTS="tests/clip …" runs fewer tests.
 set -u
@@ -33,7 +34,7 @@ for environment in ${*:-py311 py312 py313 lowest}; do
   esac
   log=.venv-versions/$environment.log
   install "$environment" $python >"$log" 2>&1 &&
-    ".venv-versions/$environment/bin/python" -m pytest -n 2 ${TESTS:-} >"$log" 2>&1 || failed=1
+    ".venv-versions/$environment/bin/python" -m pytest -n 2 -m "" --shuffle $environment ${TESTS:-} >"$log" 2>&1 || failed=1
   echo "$environment: $(tail -n 1 "$log")"
 done
 exit $failed

@@ -1,7 +1,12 @@
 """The tests mirror the package; what several of them share lies in modules without tests."""
 
+import gc
 import os
+import sys
 from pathlib import Path
+
+if "pytest" in sys.modules:  # and not a program that a test starts
+    gc.disable()  # nothing that is imported becomes garbage; conftest.py enables it again
 
 # Each of the two processes of `make test` has a core. Torch reads this when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"

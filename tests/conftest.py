@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.files.shipped import CONFIGS
 from tests import REPOSITORY, SHARED
+from tests.compositions import remember_compositions
 from tests.small_runs import Finished, draw_photograph, folder_options
 from tests.tiny_clip import build_tiny_clip
 
@@ -42,7 +41,8 @@ def trial(request):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds what ``make soak`` asks for."""
+    """Adds what ``make soak`` and ``make versions`` ask for."""
+    parser.addoption("--shuffle", metavar="SEED", help="run the files of tests in another order")
     parser.addoption("--soak", action="store_true", help="as many faults as docs/reliability.md")
     parser.addoption("--table", metavar="FILE", help="write what was tried, and what happened")
     parser.addoption("--minutes", type=float, help="leave out the tests that would begin later")
@@ -54,10 +54,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     At the end, such a file would leave the other processes idle.
     """
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    if (seed := config.getoption("--shuffle")) is not None:  # which every process of xdist shares
+        items.sort(key=lambda item: random.Random(f"{seed} {item.path}").random())
     if not config.getoption("--soak"):
         for item in items:
             if item.get_closest_marker("soak"):
                 item.add_marker(pytest.mark.skip(reason="make soak does it"))
+
+
+def pytest_collection_finish() -> None:
+    """Has Python's collector look at what tests make, and not at what they import."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -76,6 +84,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Writes the table of docs/reliability.md."""
+    gc.unfreeze()  # else libraries complain at the end of what they see alive
     path = session.config.getoption("--table")
     if path is None or exitstatus != 0:  # a table of failures would be no promise
         return
@@ -103,21 +112,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def shipped_configurations_are_parsed_once() -> Iterator[None]:
-    """Keeps them in memory: parsing takes half the time of composing, which most tests do."""
-    load, parsed = OmegaConf.load, {}
-
-    def load_once(file: Any) -> Any:
-        path = Path(getattr(file, "name", file))
-        if not path.is_relative_to(CONFIGS):
-            return load(file)
-        if path not in parsed:
-            parsed[path] = load(file)
-        return deepcopy(parsed[path])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", load_once)
-        yield
+def configurations_are_composed_once() -> None:
+    """Spares each run most of what Hydra takes."""
+    remember_compositions()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -231,8 +228,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path, list]:
-    """An undisturbed training of a segmenter: its folder and the losses that it reported."""
+def training(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path, list]:
+    """An undisturbed training of a segmenter: its folder, and what it reported."""
     from pipeline.segmenter.train import train
     from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
@@ -247,3 +244,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path
         on_iteration=lambda *report: reports.append(report),
     )
     return work_dir, reports
+
+
+@pytest.fixture(scope="session")
+def trained(training: tuple[Path, list]) -> Path:
+    """The folder of an undisturbed training."""
+    return training[0]
+
+
+@pytest.fixture(scope="session")
+def reports(training: tuple[Path, list]) -> list[tuple[int, int, float]]:
+    """Every iteration of an undisturbed training, their number, and the loss."""
+    return training[1]

@@ -163,9 +163,10 @@ def test_a_program_of_hydra_keeps_its_own(tiny_checkpoint):
         assert compose("config", ["seed=7"]).seed == 7
 
 
+@pytest.mark.large
 def test_the_process_of_a_program_stays_as_it_was(tiny_checkpoint, trained, photographs, tmp_path):
     checkpoint = shutil.copy(tiny_checkpoint, tmp_path)
-    arguments = [checkpoint, trained[0], photographs / "a.jpg"]
+    arguments = [checkpoint, trained, photographs / "a.jpg"]
     finished = subprocess.run(
         [sys.executable, "-m", "tests.host", *map(str, arguments)],
         cwd=REPOSITORY,

@@ -19,6 +19,7 @@ def test_the_weights_are_small_and_complete():
     assert len(model.visual.transformer.resblocks) == 12
 
 
+@pytest.mark.large
 def test_the_demo_tags_and_segments_scenes(run_stage, tmp_path):
     finished = run_stage(
         "stage=[tags,cams,masks,evaluate,report]",

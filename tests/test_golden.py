@@ -89,6 +89,7 @@ def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, ta
         assert choose_tags(scores, 0.5) == tuple(golden[f"{image_id}/tags"])
 
 
+@pytest.mark.large
 def test_maps_and_masks_are_the_released_ones(encoder, images, golden):
     text = torch.from_numpy(golden["cam_text_features"])
     method = ClipEs(encoder, text[:CLASSES], text[CLASSES:], ClipEsOptions(), ALONE)

@@ -97,6 +97,7 @@ def test_make_installs_the_package_last(locked, tmp_path):
     assert install in lines
 
 
+@pytest.mark.large
 def test_an_installed_package_runs_the_demo_from_any_folder(installed, tmp_path):
     words = ["stage=tags", "dataset=demo", "clip=demo", "dataset.split=val", "dataset.limit=2"]
     environment = {**os.environ, "PYTHONPATH": str(installed)}

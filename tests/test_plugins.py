@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
@@ -67,6 +66,19 @@ def results(out: Path) -> dict[str, bytes]:
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in found if "latest" not in p.parts}
 
 
+@pytest.fixture
+def forgotten(monkeypatch, request):
+    """Forgets a method after the test that registers it: forgotten(group, name)."""
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_PLUGINS", set(registry._PLUGINS))
+    repo = ConfigStore.instance().repo
+
+    def forget(group, name):
+        request.addfinalizer(lambda: repo.get(group, {}).pop(f"{name}.yaml", None))
+
+    return forget
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_method_takes_forty_lines(name):
     source = REPOSITORY / "tests" / "plugins" / f"{name}.py"
@@ -106,6 +118,7 @@ def test_methods_outside_the_package_have_all_that_ours_have(
     assert "colour" in status.output and "superpixels" in status.output
 
 
+@pytest.mark.large
 def test_workers_import_them(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks]"
     assert run_stage(*arguments, stages).code == 0
@@ -161,17 +174,8 @@ def test_a_file_of_settings_names_no_code(run_stage, arguments, tmp_path):
     assert computed(finished) == {"tags": 5}
 
 
-def test_a_module_beside_the_photographs_is_not_found(arguments, photographs, tmp_path):
-    for folder in (photographs, tmp_path):
-        (folder / "stray.py").write_text("raise SystemExit('it ran')\n")
-    command = [sys.executable, str(REPOSITORY / "tools" / "run_stage.py"), "plugins=[stray]"]
-    finished = subprocess.run(
-        [*command, *arguments[1:], "stage=tags"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert finished.returncode == 2 and "there is no module stray" in finished.stderr
-
-
-def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch):
+def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, forgotten):
+    forgotten("tags", "installed")
     (tmp_path / "installed_tagger.py").write_text(
         "from dataclasses import dataclass\n"
         "from pipeline.engine.registry import register\n"
@@ -186,6 +190,7 @@ def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatc
         "[annotation_free_segmentation]\ninstalled = installed_tagger\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "installed_tagger", raising=False)
     import_plugins([])
     config = read_config(compose(["dataset=demo", "tags=installed"]))
     assert type(config.tags).__module__ == "installed_tagger"
@@ -208,16 +213,14 @@ def without_methods(arguments: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def registered(monkeypatch, request):
+def registered(forgotten):
     """Registers a method for the time of a test: registered(group, name, **fields of settings)."""
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
 
     def add(group, name, *bases, **given):
         defaults = [(key, type(value), field(default=value)) for key, value in given.items()]
         options = make_dataclass("Options", defaults, bases=bases)
         register(group, name, options)(lambda options, resources: None)
-        repo = ConfigStore.instance().repo
-        request.addfinalizer(lambda: repo.get(group, {}).pop(f"{name}.yaml", None))
+        forgotten(group, name)
 
     return add
 
@@ -287,10 +290,8 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
         import_plugins(["broken_tagger"])
 
 
-def test_an_edited_plugin_has_another_key(registered, arguments, tmp_path, monkeypatch, request):
-    repo = ConfigStore.instance().repo
-    request.addfinalizer(lambda: repo["tags"].pop("edited.yaml", None))
-    monkeypatch.setattr(registry, "_PLUGINS", set(registry._PLUGINS))
+def test_an_edited_plugin_has_another_key(forgotten, arguments, tmp_path, monkeypatch):
+    forgotten("tags", "edited")
     monkeypatch.syspath_prepend(str(tmp_path))
     source = (
         (REPOSITORY / "tests/plugins/colour_tagger.py").read_text().replace('"colour"', '"edited"')

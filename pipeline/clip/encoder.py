@@ -85,7 +85,7 @@ class ClipEncoder:
                 :func:`pipeline.clip.architectures.find_training`.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
-            max_patches: see :func:`pipeline.clip.pixels.patch_grid`.
+            max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
 
         Raises:
             UserError: the image tower is not a plain vision transformer with a class token.

@@ -61,6 +61,7 @@ def test_steps_and_text_are_told(benchmark):
     assert "6 names × 85 prompts" in finished.output
 
 
+@pytest.mark.large
 def test_segmenters_are_measured(benchmark):
     finished = benchmark("--sections", "segmenters", "--segmenters", "demo,timm_mlp:resnet10t")
     assert finished.code == 0, finished.errors

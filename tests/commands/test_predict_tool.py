@@ -25,7 +25,7 @@ def read_png(path):
 def predict(run_tool, trained, tmp_path):
     """Runs the tool with results in ``tmp_path / "out"``."""
 
-    def run(*arguments, checkpoint=trained[0], output=tmp_path / "out"):
+    def run(*arguments, checkpoint=trained, output=tmp_path / "out"):
         return run_tool("predict.py", "--checkpoint", checkpoint, *arguments, "--output", output)
 
     return run
@@ -47,7 +47,7 @@ def test_a_folder_of_photographs(predict, photographs, trained, tmp_path):
     names = ["a", "b", "c", "d", "holiday 2026/e f"]
     wanted = [f"{name}{ending}" for name in names for ending in (".png", "_overlay.jpg")]
     assert files_in(tmp_path / "out") == sorted(wanted)
-    segmenter = Segmenter.from_run(trained[0])
+    segmenter = Segmenter.from_run(trained)
     with Image.open(photographs / "b.png") as image:
         labels, palette = read_png(tmp_path / "out" / "b.png")
         assert np.array_equal(labels, segmenter(np.asarray(image)))
@@ -64,7 +64,7 @@ def test_large_turned_photographs_get_labels_of_full_size(predict, trained, tmp_
     assert predict(tmp_path / "turned.png", "--longest-side", 45).code == 0
     labels, _ = read_png(tmp_path / "out" / "turned.png")
     turned = Image.fromarray(np.rot90(image, -1)).resize((30, 45), Image.Resampling.BICUBIC)
-    probabilities = Segmenter.from_run(trained[0]).probabilities(np.asarray(turned))
+    probabilities = Segmenter.from_run(trained).probabilities(np.asarray(turned))
     assert labels.shape == (90, 60)
     assert np.array_equal(labels, resized_argmax(probabilities, 90, 60)[0])
 
@@ -76,7 +76,7 @@ def test_scales_flips_and_the_crf(predict, photographs, trained, tmp_path):
     assert files_in(tmp_path / "out") == ["b.png"]
     with Image.open(photographs / "b.png") as file:
         image = np.asarray(file)
-    segmenter = Segmenter.from_run(trained[0])
+    segmenter = Segmenter.from_run(trained)
     refined = segmenter.refine(image, segmenter.probabilities(image, (0.5, 1), flip=True))
     assert np.array_equal(read_png(tmp_path / "out" / "b.png")[0], refined.argmax(0))
 
@@ -158,7 +158,7 @@ def test_mistakes_end_in_one_sentence(predict, photographs, monkeypatch, argumen
 def test_a_checkpoint_is_a_file_a_folder_or_a_whole_run(predict, photographs, trained, tmp_path):
     run = tmp_path / "outputs" / "segmenter" / "latest"
     run.mkdir(parents=True)
-    shutil.copy(last_checkpoint(trained[0]), run)
+    shutil.copy(last_checkpoint(trained), run)
     for checkpoint in (run / "iter_5.pth", run, tmp_path / "outputs"):
         assert predict(photographs / "a.jpg", checkpoint=checkpoint).code == 0
     assert "does not exist" in predict(photographs, checkpoint=tmp_path / "no.pth").errors

@@ -36,8 +36,12 @@ print("imported:", *sorted({top.partition(".")[0] for top in sys.modules}))
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_computes_nothing_imports_nothing_that_computes(arguments, allowed, tmp_path: Path):
+def test_what_computes_nothing_imports_nothing_that_computes(
+    arguments, allowed, photographs: Path, tmp_path: Path
+):
     given = [] if "make_tables" in arguments else [f"output_dir={tmp_path / 'out'}"]
+    if "dry_run=true" in arguments:
+        given += ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat]"]
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments, *given],
         cwd=REPOSITORY,

@@ -133,21 +133,6 @@ def test_a_list_that_names_none_of_the_images_is_refused(voc2012, cache, write):
     assert dataset.splits["val"][0].ground_truth_labels == (3,)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a 1\n\nb 20\n", "line 3: 20 is not a class: give numbers from 0 to 19"),
-        ("a -1\n", "line 1: -1 is not a class"),
-        ("a cat\n", "line 1: cat is not a class"),
-        ("a 1.0\n", "line 1: 1.0 is not a class"),
-        (b"caf\xe9 1\n", "is not UTF-8 text"),
-    ],
-)
-def test_invalid_lines_are_named(voc2012, cache, write, text, message):
-    with pytest.raises(UserError, match=message):
-        load("voc2012", voc2012, cache, labels=write(text))
-
-
 def test_a_table_names_images_and_classes(photographs, cache, write):
     text = (
         '\ufeff"holiday 2026/e f.jpg", cat , "person"\r\n'

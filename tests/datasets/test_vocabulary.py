@@ -41,12 +41,6 @@ def test_one_background_needs_no_list():
         vocabulary_of(["cat"], backgrounds=["sky", ""])
 
 
-def test_names_come_from_a_file_too(tmp_path):
-    path = tmp_path / "classes.txt"
-    path.write_bytes(b"\xef\xbb\xbfcat\r\n\r\ntraffic light\r\n")
-    assert vocabulary_of(str(path)).classes == ("cat", "traffic light")
-
-
 def test_a_class_may_have_several_names_and_others_for_cams():
     vocabulary = vocabulary_of(ANIMALS)
     assert vocabulary.classes == ("person", "cat", "bird")
@@ -134,22 +128,13 @@ def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, messag
         (5, "dataset.classes=5 is not a list"),
         ({"cat": 1}, "is not a list"),
         ([], "holds no name"),
-        (["cat", " "], "an empty one"),
         (["cat", None], "has no name"),
-        (["cat", "dog", "cat"], "names cat twice"),
         ([f"c{i}" for i in range(255)], "room for 254"),
     ],
 )
 def test_unusable_names_are_answered_in_one_sentence(classes, message):
     with pytest.raises(UserError, match=message):
         vocabulary_of(classes)
-
-
-def test_a_file_that_is_not_text_is_named(tmp_path):
-    path = tmp_path / "classes.txt"
-    path.write_bytes("Käse".encode("latin-1"))
-    with pytest.raises(UserError, match=r"classes.txt is not UTF-8 text"):
-        vocabulary_of(str(path))
 
 
 @pytest.mark.parametrize("key", ["tag_names", "cam_names", "parents"])

@@ -1,6 +1,6 @@
-"""mAP, F1 and mIoU against scikit-learn, mmsegmentation and, if it is installed, torchmetrics.
+"""mAP, F1 and mIoU against scikit-learn and mmsegmentation.
 
-The conventions differ in ties: scikit-learn and torchmetrics give images of equal score one rank.
+The conventions differ in ties: scikit-learn gives images of equal score one rank.
 """
 
 from __future__ import annotations
@@ -69,24 +69,6 @@ def test_ties_and_absent_classes_against_scikit_learn(seed: int):
     assert strict["map"] == pytest.approx(theirs, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_map_and_f1_are_those_of_torchmetrics(seed: int):
-    classification = pytest.importorskip("torchmetrics.functional.classification")
-    scores, positive = random_tagging(seed)
-    strict = (scores * 10 + np.arange(len(scores), 0, -1)[:, None] / 100) / 20  # no ties
-    classes = scores.shape[1]
-    found = tagging_figures(strict, positive, strict > 0.3, range(classes))
-    given = torch.from_numpy(strict), torch.from_numpy(positive.astype(np.int64))
-    # It leaves classes without positives out of the mean as well, with a warning.
-    theirs = classification.multilabel_average_precision(*given, classes, average="none")
-    theirs = theirs.numpy()[positive.any(0)].mean()
-    assert found["map"] == pytest.approx(float(theirs), abs=1e-5)
-    options = {"num_labels": classes, "average": "micro", "threshold": 0.3}
-    for name in ("f1_score", "precision", "recall"):
-        value = float(getattr(classification, f"multilabel_{name}")(*given, **options))
-        assert found[name.removesuffix("_score")] == pytest.approx(value, abs=1e-6)
-
-
 def random_masks(seed: int, classes: int, absent: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns masks with ignored pixels; the last ``absent`` classes are only predicted."""
     rng = np.random.default_rng(seed)
@@ -148,18 +130,6 @@ def test_the_mean_over_images_is_that_of_scikit_learn(seed: int):
     assert found == pytest.approx(np.mean(theirs), abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_mean_over_images_is_that_of_torchmetrics(seed: int):
-    classification = pytest.importorskip("torchmetrics.functional.classification")
-    (found, images), theirs = imagewise(seed), []
-    options = {"num_classes": 7, "average": "none", "ignore_index": IGNORE}
-    for truth, prediction, labels in images:
-        given = (torch.from_numpy(array).long() for array in (prediction, truth))
-        of_classes = classification.multiclass_jaccard_index(*given, **options)
-        theirs.append(float(of_classes[labels.astype(int)].mean()))
-    assert found == pytest.approx(np.mean(theirs), abs=1e-6)
-
-
 def confused(seed: int) -> tuple[Confusion, list[tuple[torch.Tensor, torch.Tensor]]]:
     """Returns masks of 9 classes, of which two are only predicted and one does not occur."""
     confusion, pairs = Confusion(9), random_masks(seed, 8, absent=2)
@@ -178,16 +148,6 @@ def test_the_union_is_the_mean_of_mmsegmentation(seed: int):
     areas = [IoUMetric.intersect_and_union(p, t, 9, IGNORE) for t, p in pairs]
     theirs = IoUMetric.total_area_to_metrics(*(sum(parts) for parts in zip(*areas)), ["mIoU"])
     assert confusion.miou_union() == pytest.approx(np.nanmean(theirs["IoU"]), abs=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_union_is_the_mean_of_torchmetrics(seed: int):
-    classification = pytest.importorskip("torchmetrics.classification")
-    confusion, pairs = confused(seed)
-    jaccard = classification.MulticlassJaccardIndex(9, ignore_index=IGNORE)
-    for truth, prediction in pairs:
-        jaccard.update(prediction.long(), truth.long())
-    assert confusion.miou_union() == pytest.approx(float(jaccard.compute()), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,6 +8,8 @@ has begun, its process, and with another when it has ended, its exit code (negat
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import runpy
@@ -57,15 +59,22 @@ def main() -> None:
     """Serves runs until standard input ends."""
     sys.path.insert(0, str(REPOSITORY))
     os.chdir(REPOSITORY)
-    import hydra  # noqa: F401
-
-    import pipeline.stages.pipeline  # noqa: F401
+    gc.disable()  # nothing that is imported becomes garbage
+    import pipeline.commands.run_stage  # noqa: F401
+    from pipeline.engine.configuration import compose_config
+    from pipeline.errors import UserError
     from pipeline.segmenter import predict, train  # noqa: F401
+    from tests.compositions import remember_compositions
     from tests.segmenter.tiny_training import shorten_logs
 
     shorten_logs()
+    remember_compositions()
+    gc.freeze()
+    gc.enable()
     for line in sys.stdin:
         order = json.loads(line)
+        with contextlib.suppress(UserError):
+            compose_config(order["arguments"])  # so that its fork need not
         child = os.fork()
         if child == 0:
             run(order)

@@ -26,6 +26,7 @@ def workers_of(process: int) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.large
 def test_one_of_two_local_workers_is_killed_in_the_middle(
     nursery, options, undisturbed, tmp_path, trial
 ):
@@ -111,19 +112,13 @@ def test_the_scheduler_is_killed_in_the_middle(
         (["executor=slurm", "+executor.cluster.colour=red"], "does not suit SLURMCluster"),
     ],
 )
-def test_wrong_use_is_answered_with_one_sentence(wrong, sentence, nursery, options, tmp_path):
-    output = nursery.run(
-        *options,
-        "stage=tags",
-        "executor=dask",
-        "executor.timeout=2",
-        *wrong,
-        f"output_dir={tmp_path}",
-        code=2,
-    )
-    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+def test_wrong_use_is_answered_with_one_sentence(wrong, sentence, run_stage, options, tmp_path):
+    more = ["stage=tags", "executor=dask", "executor.timeout=2", *wrong, f"output_dir={tmp_path}"]
+    finished = run_stage(*options, *more)
+    assert finished.code == 2, finished
+    errors = [line for line in finished.errors.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and sentence in errors[0]
-    assert "Traceback" not in output
+    assert "Traceback" not in finished.errors
 
 
 SBATCH = """#!/bin/sh

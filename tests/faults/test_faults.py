@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.files.journal import Journal
 from tests.faults.runs import Nursery, Run, results_of_images, unfinished_files, wait_until
+from tests.tiers import large_except
 
 PER_IMAGE = ("tags", "cams", "masks", "predictions")
 
@@ -47,7 +48,7 @@ def remount(disk: Path, *settings: str) -> None:
     subprocess.run(command, check=True)
 
 
-@pytest.mark.parametrize("stage", PER_IMAGE)
+@pytest.mark.parametrize("stage", large_except(["tags"], PER_IMAGE))
 def test_a_damaged_artefact_is_computed_again(
     stage, nursery, options, undisturbed, copy, kills, trial
 ):
@@ -76,6 +77,7 @@ def test_a_damaged_artefact_is_computed_again(
     )
 
 
+@pytest.mark.large
 def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, trial):
     for stage, reader in (("cams", "masks"), ("masks", "train")):
         suffix = ".npz" if stage == "cams" else ".png"
@@ -88,6 +90,7 @@ def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, tr
     trial("fault", "a file exchanged for another image's", "one sentence of the stage after it", 2)
 
 
+@pytest.mark.large
 def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, kills, trial):
     arguments = [*options, "stage=[tags,cams,masks]", f"output_dir={small_disk / 'out'}"]
     ballast = small_disk / "ballast"
@@ -111,15 +114,15 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     trial("fault", "a full disk, in tags, cams or masks", outcome, times)
 
 
-def test_a_read_only_folder_is_said(nursery, options, small_disk, undisturbed, trial):
+def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, undisturbed, trial):
     out = small_disk / "out"
     remount(small_disk, "size=8m")
     nursery.run(*options, "stage=tags", f"output_dir={out}")
     remount(small_disk, "ro")
     for stage in ("tags", "cams", "evaluate"):
-        output = nursery.run(*options, f"stage={stage}", f"output_dir={out}", code=2)
-        assert "error: cannot write" in output and "Read-only file system" in output
-        assert "Traceback" not in output
+        finished = run_stage(*options, f"stage={stage}", f"output_dir={out}")
+        assert finished.code == 2 and finished.errors.startswith("error: cannot write"), finished
+        assert "Read-only file system" in finished.errors
     remount(small_disk, "rw")
     nursery.run(*options, "stage=cams", f"output_dir={out}")
     assert results_of_images(out, "cams") == results_of_images(undisturbed, "cams")
@@ -192,6 +195,7 @@ def test_a_worker_that_the_system_kills_is_replaced(
     trial("fault", f"SIGKILL of a worker {what}", "its images done by another, byte-equal")
 
 
+@pytest.mark.large
 def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_path, kills, trial):
     """What workers had finished is taken over, and they end with the run."""
     generator = random.Random(4)
@@ -224,8 +228,8 @@ PROCESSES = ("executor=processes", "runtime.workers=2")
         pytest.param("masks", ("runtime.workers=2",), "Ctrl-C", marks=pytest.mark.soak),
         pytest.param("masks", ("runtime.workers=2",), "SIGTERM", marks=pytest.mark.soak),
         pytest.param("tags", PROCESSES, "Ctrl-C", marks=pytest.mark.soak),
-        ("tags", PROCESSES, "SIGTERM"),
-        ("predict", (), "Ctrl-C"),
+        pytest.param("tags", PROCESSES, "SIGTERM", marks=pytest.mark.large),
+        pytest.param("predict", (), "Ctrl-C", marks=pytest.mark.large),
     ],
 )
 def test_an_interrupted_stage_ends_and_then_resumes(
@@ -259,6 +263,7 @@ def test_an_interrupted_stage_ends_and_then_resumes(
     )
 
 
+@pytest.mark.large
 def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, trial, request):
     """The second says who is at work, or waits for it and finds everything done."""
     other = Nursery(tmp_path)
@@ -302,14 +307,16 @@ def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, tri
     trial("fault", "two configurations in one output_dir at once", "each as it is alone", 1)
 
 
-def test_a_store_of_another_version_is_answered_in_a_sentence(nursery, options, copy, trial):
+def test_a_store_of_another_version_is_answered_in_a_sentence(run_stage, options, copy, trial):
     marker = copy / "store.json"
     for found, age in ((0, "an older"), (99, "a newer")):
         marker.write_text(json.dumps({"format": found}))
-        output = nursery.run(*options, "stage=status", f"output_dir={copy}", code=2)
-        assert f"was written by {age} version of this program (format {found}" in output
-        output = nursery.run(*options, "stage=tags", f"output_dir={copy}", code=2)
-        assert output.count("error: ") == 1 and "Traceback" not in output
+        for stage in ("status", "tags"):
+            finished = run_stage(*options, f"stage={stage}", f"output_dir={copy}")
+            assert finished.code == 2 and finished.errors.count("\n") == 1, finished
+            wanted = f"was written by {age} version of this program (format {found}"
+            assert wanted in finished.errors
     marker.unlink()  # as before there was one
-    assert "24 images, 0 computed now" in nursery.run(*options, "stage=tags", f"output_dir={copy}")
+    finished = run_stage(*options, "stage=tags", f"output_dir={copy}")
+    assert "24 images, 0 computed now" in finished.output
     trial("fault", "an output_dir of another version", "one sentence; version 1 is read", 5)

@@ -11,6 +11,8 @@ from tests.faults.runs import Nursery, unfinished_files
 from tests.faults.test_kills import metrics_of, prepare
 from tests.small_runs import artefacts
 
+pytestmark = pytest.mark.large
+
 FEW = "dataset.limit=3"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.faults.runs import results_of_images, unfinished_files, wait_until, weights_of
+from tests.tiers import large_except
 
 BEFORE = {
     "tags": (),
@@ -57,7 +58,7 @@ def passes(calls: Path, kind: bytes) -> int:
     return calls.read_bytes().count(kind) if calls.exists() else 0
 
 
-@pytest.mark.parametrize("stage", BEFORE)
+@pytest.mark.parametrize("stage", large_except(("tags", "train"), BEFORE))
 def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
     stage, nursery, options, undisturbed, tmp_path, kills, trial
 ):

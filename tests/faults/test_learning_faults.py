@@ -12,6 +12,8 @@ from tests.faults.test_faults import done_in, kill_with_workers
 from tests.faults.test_kill_points import points_of
 from tests.small_runs import artefacts
 
+pytestmark = pytest.mark.large
+
 SCANS = ("patches", "features", "tags")
 STEPS = (*SCANS, "prototypes", "statistics")
 

@@ -14,6 +14,8 @@ from PIL import Image
 from tests.faults.runs import wait_until
 from tests.small_runs import draw_photograph
 
+pytestmark = pytest.mark.large
+
 MEGABYTE = 2**20
 RISE = 50  # megabytes that thousands of images may cost, after the first 200
 

@@ -85,3 +85,11 @@ def test_a_full_disk_is_said(tmp_path):
     with pytest.raises(UserError, match="No space left on device; fix this and run"):
         journal.append({"id": "a", "input": "1"})
     journal.close()
+
+
+def test_what_is_added_after_a_rewriting_is_in_the_new_file(journal):
+    journal.append({"id": "d", "input": "1"})  # the file is open
+    journal.compact()
+    journal.append({"id": "e", "input": "1"})
+    found, damaged = read_lines(journal.path)
+    assert ([line["id"] for line in found], damaged) == (["a", "b", "c", "d", "e"], 0)

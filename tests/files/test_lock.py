@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from pipeline.errors import UserError
@@ -106,11 +107,60 @@ def test_another_machine_holds_it_while_it_shows_life(tmp_path):
     lock.release()
 
 
-def test_an_old_holder_of_this_machine_counts_for_nothing(tmp_path):
-    write_holder(tmp_path, 0, host=platform.node(), process=os.getpid(), started=1.0)
+def process_of_holder(folder) -> int:
+    return json.loads((folder / HOLDER).read_text())["process"]
+
+
+def test_the_systems_lock_decides_on_this_machine(tmp_path):
+    """A file of a holder here that no longer has it counts for nothing, however young it is."""
+    parent = os.getppid()  # which lives
+    started = psutil.Process(parent).create_time()
+    write_holder(tmp_path, 0, host=platform.node(), process=parent, started=started)
     lock = FolderLock(tmp_path)
     lock.acquire()
+    assert process_of_holder(tmp_path) == os.getpid()
     lock.release()
+
+
+@pytest.fixture
+def no_system_lock(monkeypatch):
+    """A file system without locks."""
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+
+
+def test_the_number_of_a_process_may_be_that_of_another_one_later(tmp_path, no_system_lock):
+    parent = os.getppid()
+    started = psutil.Process(parent).create_time()
+    write_holder(tmp_path, 0, host=platform.node(), process=parent, started=started)
+    with pytest.raises(UserError, match=f"is being written by process {parent} on"):
+        FolderLock(tmp_path).acquire()
+    write_holder(tmp_path, 0, host=platform.node(), process=parent, started=started - 1000)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    assert process_of_holder(tmp_path) == os.getpid()
+    lock.release()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_may_have_neither_locks_nor_links(
+    number, tmp_path, no_system_lock, monkeypatch
+):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refused)
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
+    first.acquire()
+    assert process_of_holder(tmp_path) == os.getpid()
+    with pytest.raises(UserError, match="is being written"):
+        second.acquire()
+    first.check()
+    first.release()
+    assert not (tmp_path / HOLDER).exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP])

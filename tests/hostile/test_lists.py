@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.datasets.lists import read_class_list, read_image_classes
 from pipeline.errors import UserError
+from tests.datasets.miniatures import load
 from tests.hostile.conftest import assert_one_sentence, failures, latest, short
 from tests.hostile.examples import SEEDED
 from tests.hostile.files import encode, photograph, write
@@ -33,22 +34,55 @@ def tags_of(out: Path) -> dict[str, list[int]]:
     return {entry["id"]: entry["tags"] for entry in map(json.loads, lines)}
 
 
+def write_list(path: Path, content: bytes | str) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 @pytest.fixture
-def read(run_on, tmp_path):
+def run_with(run_on, tmp_path):
     """Runs the stage ``tags`` on a list, as a table, in TagCLIP's format, or of images alone."""
 
     def run(key: str, name: str, content: bytes | str) -> Finished:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path = write_list(tmp_path / name, content)
         more = {
             "dataset.labels": ["tags=ground_truth"],
             "dataset.image_list": ["tags=file", f"tags.path={tmp_path / 'every.txt'}"],
             "tags.path": ["tags=file"],
         }[key]
-        (tmp_path / "every.txt").write_text("a 0\nb 0\ntwo%20words 0\né 0\n", encoding="utf-8")
+        write_list(tmp_path / "every.txt", "a 0\nb 0\ntwo%20words 0\né 0\n")
         return run_on("stage=tags", "dataset.split=all", *more, f"{key}={path}")
 
     return run
+
+
+@pytest.fixture
+def read(root, tmp_path):
+    """Reads a list as such a run does, and returns id → tags of the images, none for an image list.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+
+    def read(key: str, name: str, content: bytes | str) -> dict[str, list[int] | None]:
+        path = write_list(tmp_path / name, content)
+        if key == "tags.path":
+            found = read_class_list(path, key, {str(k): k for k in range(len(CLASSES))})
+            return {image_id: [*tags] for image_id, tags in found.items()}
+        given = {key.removeprefix("dataset."): str(path), "split": "all"}
+        samples = load("folder", root, tmp_path / "cache", classes=CLASSES, **given).splits["all"]
+        return {s.id: None if s.labels is None else [*s.labels] for s in samples}
+
+    return read
+
+
+def assert_refused(read, *arguments: object, holds: tuple[str, ...]) -> None:
+    """Checks that a list is refused in one sentence that a person can read."""
+    with pytest.raises(UserError) as refused:
+        read(*arguments)
+    sentence = str(refused.value)
+    assert len(sentence) < 700 and sentence.isprintable()
+    assert all(part in sentence for part in holds), sentence
 
 
 TABLE = "a.jpg,cat\nb.jpg,person,cup\ntwo words.jpg,rocket\né.jpg\n"
@@ -66,11 +100,9 @@ TABLE = "a.jpg,cat\nb.jpg,person,cup\ntwo words.jpg,rocket\né.jpg\n"
     ],
     ids=short,
 )
-def test_tables_of_a_spreadsheet_are_read(read, out, content, what, trial):
-    finished = read("dataset.labels", "labels.csv", content)
-    assert finished.code == 0, finished.errors
-    assert tags_of(out) == {"a": [0], "b": [1, 3], "two words": [2], "é": []}
-    assert failures(latest(out, "tags")) == {}
+def test_tables_of_a_spreadsheet_are_read(read, content, what, trial):
+    found = read("dataset.labels", "labels.csv", content)
+    assert found == {"a": [0], "b": [1, 3], "two words": [2], "é": []}
     trial("input", f"dataset.labels as .csv: {what}", "read")
 
 
@@ -95,7 +127,7 @@ def test_tables_of_a_spreadsheet_are_read(read, out, content, what, trial):
     ids=short,
 )
 def test_tables_that_cannot_be_read_are_refused(read, content, what, sentence, trial):
-    assert_one_sentence(read("dataset.labels", "labels.csv", content), "labels", sentence)
+    assert_refused(read, "dataset.labels", "labels.csv", content, holds=("labels", sentence))
     trial("input", f"dataset.labels as .csv: {what}", "exit code 2")
 
 
@@ -118,29 +150,49 @@ LIST = "a 0\nb 1 3\ntwo%20words 2\né\n"
     ],
     ids=short,
 )
-def test_tagclips_lists_are_read_or_refused(read, out, key, content, what, sentence, trial):
-    finished = read(key, "list.txt", content)
+def test_tagclips_lists_are_read_or_refused(read, key, content, what, sentence, trial):
     if sentence is None:
-        assert finished.code == 0, finished.errors
-        assert tags_of(out) == {"a": [0], "b": [1, 3], "two words": [2], "é": []}
+        wanted = {"a": [0], "b": [1, 3], "two words": [2], "é": []}
+        assert read(key, "list.txt", content) == wanted
     else:
-        assert_one_sentence(finished, "list.txt", sentence)
+        assert_refused(read, key, "list.txt", content, holds=("list.txt", sentence))
     trial("input", f"{key} as .txt: {what}", "read" if sentence is None else "exit code 2")
 
 
-def test_images_that_a_list_does_not_have_are_named(read, out, trial):
-    finished = read("tags.path", "list.txt", "a 0\nx 1\n")
+@pytest.mark.parametrize(
+    ("key", "name", "content", "tags"),
+    [
+        ("dataset.labels", "labels.csv", TABLE, {"a": [0], "b": [1, 3], "two words": [2], "é": []}),
+        ("dataset.labels", "labels.txt", LIST, {"a": [0], "b": [1, 3], "two words": [2], "é": []}),
+        ("tags.path", "list.txt", LIST, {"a": [0], "b": [1, 3], "two words": [2], "é": []}),
+        ("dataset.image_list", "images.txt", "a\nb.jpg\n", {"a": [0], "b": [0]}),
+        ("dataset.labels", "labels.csv", "a.jpg,dog\n", "line 1: dog is not in dataset.classes"),
+        ("tags.path", "list.txt", "a 4\n", "line 1: 4 is not a class: give numbers from 0 to 3"),
+        ("dataset.image_list", "images.txt", "", "is empty: give a list with one image per line"),
+    ],
+)
+def test_the_command_line_reads_or_refuses_them(run_with, out, key, name, content, tags):
+    finished = run_with(key, name, content)
+    if isinstance(tags, str):
+        assert_one_sentence(finished, name, tags)
+    else:
+        assert finished.code == 0, finished.errors
+        assert tags_of(out) == tags and failures(latest(out, "tags")) == {}
+
+
+def test_images_that_a_list_does_not_have_are_named(run_with, out, trial):
+    finished = run_with("tags.path", "list.txt", "a 0\nx 1\n")
     assert finished.code == 0 and tags_of(out) == {"a": [0]}
     named = failures(latest(out, "tags"))
     assert named.keys() == {"b", "two words", "é"}
     assert all("has no line in" in reason for reason in named.values())
-    finished = read("tags.path", "list.txt", "")
+    finished = run_with("tags.path", "list.txt", "")
     assert finished.code == 2 and failures(latest(out, "tags")).keys() == set(NAMES)
     trial("input", "tags.path without lines of some or all images", "in failures.jsonl", 7)
 
 
-def test_images_that_are_not_there_are_named(read, out, trial):
-    finished = read("dataset.labels", "labels.csv", TABLE + "b.png,cup\nc.jpg,cat\n")
+def test_images_that_are_not_there_are_named(run_with, out, trial):
+    finished = run_with("dataset.labels", "labels.csv", TABLE + "b.png,cup\nc.jpg,cat\n")
     assert finished.code == 0 and len(tags_of(out)) == 4
     assert failures(latest(out, "tags")) == {}
     assert "note: labels.csv names b.png and 1 more, which are not images" in finished.errors
@@ -162,19 +214,18 @@ def test_images_that_are_not_there_are_named(read, out, trial):
     ],
     ids=short,
 )
-def test_lists_of_images_are_read_or_refused(read, out, content, what, sentence, trial):
-    finished = read("dataset.image_list", "images.txt", content)
+def test_lists_of_images_are_read_or_refused(read, content, what, sentence, trial):
     if sentence is None:
-        assert finished.code == 0, finished.errors
-        assert tags_of(out).keys() == {"a", "b"}
+        assert read("dataset.image_list", "images.txt", content).keys() == {"a", "b"}
     else:
-        assert_one_sentence(finished, "images.txt", sentence)
+        holds = ("images.txt", sentence)
+        assert_refused(read, "dataset.image_list", "images.txt", content, holds=holds)
     trial("input", f"dataset.image_list: {what}", "read" if sentence is None else "exit code 2")
 
 
-def test_a_list_of_images_may_have_plain_white_space(read, out, trial):
-    assert read("dataset.image_list", "images.txt", "two words.jpg\ntwo%20words\n").code == 0
-    assert tags_of(out).keys() == {"two words"}
+def test_a_list_of_images_may_have_plain_white_space(read, trial):
+    found = read("dataset.image_list", "images.txt", "two words.jpg\ntwo%20words\n")
+    assert found.keys() == {"two words"}
     trial("input", "dataset.image_list: white space that is not encoded", "read")
 
 
@@ -188,8 +239,15 @@ def test_what_is_no_file_is_refused(run_on, tmp_path, key, trial):
     trial("input", f"{key}: pipe, folder, missing", "exit code 2", 3)
 
 
-@pytest.mark.parametrize("key", ["dataset.labels", "dataset.image_list", "tags.path"])
-@pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name/x.csv"], ids=short)
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("dataset.labels", "x" * 5000),
+        ("dataset.image_list", "~nobody-of-this-name/x.csv"),
+        ("tags.path", "~nobody-of-this-name/x.csv"),
+    ],
+    ids=short,
+)
 def test_what_can_be_no_file_is_refused(run_on, key, place, trial):
     more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
     finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}='{place}'")

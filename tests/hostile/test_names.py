@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.datasets import find_reader, load_dataset
 from pipeline.datasets.folder import find_images
 from pipeline.datasets.lists import format_class_list, read_class_list
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.errors import UserError
-from tests.datasets.miniatures import load
+from tests.datasets.miniatures import settings_of
 from tests.hostile.examples import SEEDED
 from tests.hostile.files import encode, photograph, write
+from tests.typed import to_settings
 
 PHOTOGRAPH = encode(photograph())
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
@@ -37,9 +42,15 @@ def is_a_name(name: str) -> bool:
     return not {0, ord("/")} & set(encoded) and not name.startswith(".") and len(encoded) < 250
 
 
+@cache
+def _settings() -> DatasetSettings:
+    usual = settings_of("folder", Path(), Path(), classes=["cat"])
+    return to_settings(find_reader("folder")[1], usual)
+
+
 def found(root: Path, cache: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Returns id → file and id → reason."""
-    dataset = load("folder", root, cache, classes=["cat"])
+    dataset = load_dataset(replace(_settings(), root=str(root), cache=str(cache)))
     samples = {s.id: s.image.name for s in dataset.splits["all"]}
     rejected = dict(dataset.rejected["all"])
     assert not samples.keys() & rejected.keys(), "an image is done or left out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pipeline.stages.config  # noqa: F401  registers the methods of experiments
+from pipeline.report.grouping import choose_run
 from pipeline.report.runs import Run, read_runs
 from tests.report.measured import voc2007, write_runs
 
@@ -13,6 +14,29 @@ def test_runs_of_several_files_are_numbered_through(tmp_path):
     first = write_runs(tmp_path / "a" / "metrics.json", {}, voc2007(0.1))
     second = write_runs(tmp_path / "b" / "metrics.json", voc2007(0.2), voc2007(0.3))
     assert [run.order for run in read_runs([first, second])[0]] == [0, 1, 2]
+
+
+def test_the_latest_run_on_all_images_is_chosen(tmp_path):
+    path = write_runs(tmp_path / "metrics.json", *(voc2007(0.9, n) for n in (7, 9, 8)))
+    runs, _ = read_runs([path])
+    assert choose_run(runs).run.images == 9
+    assert choose_run(runs, (7, 8)).run.images == 8
+
+
+def test_of_whole_splits_the_latest_is_chosen_and_not_the_largest(tmp_path):
+    path = write_runs(tmp_path / "metrics.json", voc2007(0.9, 8), voc2007(0.9, 7))
+    runs, _ = read_runs([path])
+    assert choose_run(runs, (7, 8)).run.images == 7
+
+
+def test_a_level_that_was_not_measured_has_no_figure(tmp_path):
+    parents = {"levels": [{"map": 0.4}]}
+    path = write_runs(tmp_path / "metrics.json", voc2007(0.3), {**voc2007(0.3), **parents})
+    runs, _ = read_runs([path])
+    assert [[run.value("map", level) for level in (0, 1, 2)] for run in runs] == [
+        [0.3, None, None],
+        [0.3, 0.4, None],
+    ]
 
 
 def test_settings_are_held_against_the_experiment_s_own():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 
 class Mark:
@@ -43,12 +43,6 @@ def mark(tmp_path: Path) -> Mark:
 
 
 @pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
-    """Five images with masks to train on."""
-    return write_pairs(tmp_path_factory.mktemp("safety_pairs"))
-
-
-@pytest.fixture(scope="session")
 def learn(pairs: list) -> Callable[..., Path]:
     """Trains the tiny network in a folder, from what is there."""
     from pipeline.segmenter.train import train
@@ -61,8 +55,8 @@ def learn(pairs: list) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, learn: Callable[..., Path]) -> Path:
-    """The folder of a finished training."""
-    work_dir = tmp_path_factory.mktemp("safety_runs") / "trained"
+def two_steps(tmp_path_factory: pytest.TempPathFactory, learn: Callable[..., Path]) -> Path:
+    """The folder of a training of two steps, with a checkpoint after each."""
+    work_dir = tmp_path_factory.mktemp("safety_runs") / "two_steps"
     learn(work_dir)
     return work_dir

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_weights import Code
 
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.ground_truth import MatlabMask, read_mask
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
+from tests.safety.live_weights import Code
 from tests.small_runs import folder_options
 
 

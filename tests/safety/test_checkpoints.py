@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_weights import LIVE, state_bomb
 from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter
+from tests.safety.live_weights import LIVE, state_bomb
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
     PALETTE,
@@ -56,16 +56,16 @@ def read(request, run_tool, learn, tmp_path) -> Callable[[Path], tuple[int, str]
     return run
 
 
-def own(trained: Path) -> dict:
-    return torch.load(trained / "iter_1.pth", weights_only=True)
+def own(two_steps: Path) -> dict:
+    return torch.load(two_steps / "iter_1.pth", weights_only=True)
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_no_checkpoint_runs(name, read, trained, mark, tmp_path, monkeypatch, trial):
+def test_no_checkpoint_runs(name, read, two_steps, mark, tmp_path, monkeypatch, trial):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     write, careless = LIVE[name]
     path = tmp_path / "checkpoint.pth"
-    write(path, mark.path, own(trained)["state_dict"])
+    write(path, mark.path, own(two_steps)["state_dict"])
     assert mark.is_left_by(lambda: careless(path)), "it has to be live, or this shows nothing"
     code, said = read(path)
     assert not mark.is_left
@@ -77,11 +77,11 @@ def test_no_checkpoint_runs(name, read, trained, mark, tmp_path, monkeypatch, tr
     trial("code", f"{read.way}: {name}", "nothing ran")
 
 
-def test_a_whole_checkpoint_with_code_beside_its_weights(read, trained, mark, tmp_path, trial):
-    from live_weights import Code
+def test_a_whole_checkpoint_with_code_beside_its_weights(read, two_steps, mark, tmp_path, trial):
+    from tests.safety.live_weights import Code
 
     path = tmp_path / "checkpoint.pth"
-    torch.save({**own(trained), "hook": Code(mark.path)}, path)
+    torch.save({**own(two_steps), "hook": Code(mark.path)}, path)
     assert mark.is_left_by(lambda: torch.load(path, weights_only=False))
     code, said = read(path)
     assert not mark.is_left
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_would_take_memory_without_end(read, tmp_path, trial):
 
 
 def test_the_program_that_mmengine_keeps_in_checkpoints_is_not_run(
-    trained, learn, mark, tmp_path, trial
+    two_steps, learn, mark, tmp_path, trial
 ):
     """mmengine runs ``meta["config"]`` when it resumes."""
     from mmengine.config import Config
@@ -107,7 +107,7 @@ def test_the_program_that_mmengine_keeps_in_checkpoints_is_not_run(
     assert mark.is_left_by(lambda: Config.fromstring(program, ".py"))
     work_dir = tmp_path / "work"
     work_dir.mkdir()
-    checkpoint = own(trained)
+    checkpoint = own(two_steps)
     checkpoint["meta"] |= {"config": program, "cfg": program}
     torch.save(checkpoint, work_dir / "iter_1.pth")
     learn(work_dir)
@@ -117,11 +117,11 @@ def test_the_program_that_mmengine_keeps_in_checkpoints_is_not_run(
 
 
 def test_programs_in_the_folder_of_a_run_are_not_run(
-    trained, learn, run_tool, mark, tmp_path, trial
+    two_steps, learn, run_tool, mark, tmp_path, trial
 ):
     program = f"import os\nos.mkdir({str(mark.path)!r})\n"
     assert mark.is_left_by(lambda: exec(program))
-    work_dir = Path(shutil.copytree(trained, tmp_path / "work"))
+    work_dir = Path(shutil.copytree(two_steps, tmp_path / "work"))
     (work_dir / "iter_2.pth").unlink()
     names = ("config", "mmseg_config", "deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512", "work")
     names += ("mmseg", "mmcv", "torch", "sitecustomize", "__init__", "conftest")
@@ -140,15 +140,15 @@ def test_programs_in_the_folder_of_a_run_are_not_run(
     trial("code", "resume and predict.py: programs in the work directory", "not run", len(names))
 
 
-def network_of(trained: Path, change: Callable[[dict], None], path: Path) -> Path:
+def network_of(two_steps: Path, change: Callable[[dict], None], path: Path) -> Path:
     """Writes a checkpoint that describes another network."""
-    checkpoint = copy.deepcopy(own(trained))
+    checkpoint = copy.deepcopy(own(two_steps))
     change(checkpoint["meta"]["segmenter"]["model"])
     torch.save(checkpoint, path)
     return path
 
 
-def test_a_network_may_name_no_function(trained, mark, tmp_path, trial):
+def test_a_network_may_name_no_function(two_steps, mark, tmp_path, trial):
     """mmengine calls whatever has a dotted name."""
     from mmengine.registry import MODELS
 
@@ -163,14 +163,14 @@ def test_a_network_may_name_no_function(trained, mark, tmp_path, trial):
         "what prepares images": lambda m: m.update(data_preprocessor=dict(call)),
     }
     for place, change in places.items():
-        path = network_of(trained, change, tmp_path / "other.pth")
+        path = network_of(two_steps, change, tmp_path / "other.pth")
         with pytest.raises(UserError, match=r"mkdir|not a segmenter|describes"):
             Segmenter.from_run(path)
         assert not mark.is_left, place
     trial("code", "checkpoint: os.mkdir as a part of the network", "refused", len(places))
 
 
-def test_a_network_may_name_no_package(trained, mark, tmp_path, monkeypatch, trial):
+def test_a_network_may_name_no_package(two_steps, mark, tmp_path, monkeypatch, trial):
     """mmengine imports ``<scope>.registry``."""
     from mmengine.registry import MODELS
 
@@ -183,7 +183,7 @@ def test_a_network_may_name_no_package(trained, mark, tmp_path, monkeypatch, tri
     for name in ("evil_scope", "evil_scope.registry"):
         sys.modules.pop(name, None)
     path = network_of(
-        trained, lambda m: m["decode_head"].update(_scope_="evil_scope"), tmp_path / "other.pth"
+        two_steps, lambda m: m["decode_head"].update(_scope_="evil_scope"), tmp_path / "other.pth"
     )
     with pytest.raises(UserError, match="evil_scope"):
         Segmenter.from_run(path)
@@ -201,7 +201,7 @@ def test_a_network_may_name_no_package(trained, mark, tmp_path, monkeypatch, tri
     ],
     ids=["hub", "folder", "file", "download"],
 )
-def test_a_network_of_timm_fetches_nothing(parts, trained, tmp_path, monkeypatch, trial):
+def test_a_network_of_timm_fetches_nothing(parts, two_steps, tmp_path, monkeypatch, trial):
     opened = []
 
     def fetch(*args, **kwargs):
@@ -215,7 +215,7 @@ def test_a_network_of_timm_fetches_nothing(parts, trained, tmp_path, monkeypatch
     ):
         monkeypatch.setattr(place, fetch)
     backbone = {"type": "TIMMBackbone", "out_indices": (1, 4), "features_only": True, **parts}
-    path = network_of(trained, lambda m: m.update(backbone=backbone), tmp_path / "other.pth")
+    path = network_of(two_steps, lambda m: m.update(backbone=backbone), tmp_path / "other.pth")
     with pytest.raises(UserError):  # in the end its weights fit no such network
         Segmenter.from_run(path)
     assert opened == []
@@ -226,29 +226,29 @@ def test_a_network_of_timm_fetches_nothing(parts, trained, tmp_path, monkeypatch
     )
 
 
-def test_weights_that_a_network_names_are_not_read(trained, mark, tmp_path, trial):
-    from live_weights import zipped
+def test_weights_that_a_network_names_are_not_read(two_steps, mark, tmp_path, trial):
+    from tests.safety.live_weights import zipped
 
     evil = tmp_path / "evil.pth"
     zipped(evil, mark.path, {})
     assert mark.is_left_by(lambda: torch.load(evil, weights_only=False))
     init = {"type": "Pretrained", "checkpoint": str(evil)}
     path = network_of(
-        trained, lambda m: m["backbone"].update(init_cfg=init), tmp_path / "other.pth"
+        two_steps, lambda m: m["backbone"].update(init_cfg=init), tmp_path / "other.pth"
     )
     assert Segmenter.from_run(path).class_names[0] == "background"
     assert not mark.is_left
     trial("code", "checkpoint: weights elsewhere", "not read")
 
 
-def test_a_checkpoint_has_no_file_removed(trained, learn, tmp_path, trial):
+def test_a_checkpoint_has_no_file_removed(two_steps, learn, tmp_path, trial):
     """mmengine removes the files that a checkpoint calls the best so far, and the oldest."""
     from pipeline.segmenter.train import train
 
     work_dir, precious = tmp_path / "work", tmp_path / "precious.pth"
     (work_dir / "iter_").mkdir(parents=True)
     precious.write_text("precious")
-    checkpoint = own(trained)
+    checkpoint = own(two_steps)
     names = {"best_ckpt": str(precious), "best_score": -1.0, "last_ckpt": str(precious)}
     names["keep_ckpt_ids"] = ["/../../precious", 0, 1]
     checkpoint["message_hub"]["runtime_info"] |= names
@@ -270,8 +270,8 @@ def test_a_checkpoint_has_no_file_removed(trained, learn, tmp_path, trial):
 
 
 @pytest.mark.parametrize("part", ["meta", "optimizer", "message_hub", "param_schedulers", "iter"])
-def test_parts_that_are_missing_are_one_sentence(part, trained, learn, tmp_path, trial):
-    checkpoint = own(trained)
+def test_parts_that_are_missing_are_one_sentence(part, two_steps, learn, tmp_path, trial):
+    checkpoint = own(two_steps)
     if part == "iter":
         checkpoint["meta"]["iter"] = "many"
     else:

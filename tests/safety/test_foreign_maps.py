@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from live_weights import Code
 
 from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.errors import ImageError
 from pipeline.files.object_files import read_object_file
+from tests.safety.live_weights import Code
 
 MAPS = np.full((1, 8, 8), 0.5, np.float16)
 

@@ -131,7 +131,7 @@ def test_a_stage_writes_in_its_folder_alone(tmp_path, trial):
     trial("code", "a result's name that leaves its folder", "refused", len(tried) + 1)
 
 
-def test_results_of_predict_stay_in_their_folder(trained, tmp_path, run_tool, trial):
+def test_results_of_predict_stay_in_their_folder(two_steps, tmp_path, run_tool, trial):
     photographs, outside = tmp_path / "photographs", tmp_path / "outside"
     for path in (photographs / "a" / "..b.jpg", photographs / "...jpg", outside / "c.jpg"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def test_results_of_predict_stay_in_their_folder(trained, tmp_path, run_tool, tr
     finished = run_tool(
         "predict.py",
         "--checkpoint",
-        trained,
+        two_steps,
         photographs,
         photographs / "a" / ".." / "a" / "..b.jpg",
         "--output",

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_weights import ABSURD, GREEDY, LIVE, Code, absurd_script, absurd_state, write_script
 
 from pipeline.clip import checkpoint
 from pipeline.errors import UserError
 from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter import weight_sources
 from pipeline.segmenter.mmseg import build_model
+from tests.safety.live_weights import (
+    ABSURD,
+    GREEDY,
+    LIVE,
+    Code,
+    absurd_script,
+    absurd_state,
+    write_script,
+)
 from tests.segmenter.foreign_backbones import HEAD
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -102,7 +110,7 @@ def test_safetensors_that_claim_too_much(header, reader, tmp_path, trial):
 
 def test_a_plain_script_is_read(tmp_path):
     """So that what is refused above is refused for what it claims."""
-    from live_weights import _Stored
+    from tests.safety.live_weights import _Stored
 
     path = tmp_path / "weights.pt"
     values = torch.arange(4.0).numpy().tobytes()

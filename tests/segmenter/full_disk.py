@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_training import (
+import pipeline.segmenter.train as training
+from pipeline.commands.command_line import answer
+from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
+from pipeline.segmenter.settings import SegmenterSettings
+from tests.segmenter.tiny_training import (
     CLASS_NAMES,
     PALETTE,
     pretend_to_measure,
@@ -28,11 +30,6 @@ from tiny_training import (
     write_labelled,
     write_pairs,
 )
-
-import pipeline.segmenter.train as training
-from pipeline.commands.command_line import answer
-from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
-from pipeline.segmenter.settings import SegmenterSettings
 
 SETTINGS = tiny_settings(validation_interval=2, learning_rate=0.1)
 

@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_training import (
+import pipeline.segmenter.train as training
+from pipeline.files.atomic import TEMPORARY
+from pipeline.segmenter.stage import Training
+from tests.faults.kill_points import watch
+from tests.segmenter.tiny_training import (
     FIGURES,
     pretend_to_measure,
     run_stage_in,
@@ -30,11 +32,6 @@ from tiny_training import (
     write_labelled,
     write_pairs,
 )
-
-import pipeline.segmenter.train as training
-from pipeline.files.atomic import TEMPORARY
-from pipeline.segmenter.stage import Training
-from tests.faults.kill_points import watch
 
 
 def in_fork(stage: Training, root: Path, kill_at: int | None = None) -> list[str]:

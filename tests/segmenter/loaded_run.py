@@ -4,17 +4,19 @@ Locks the folder as the stage does, prints the number of every iteration, and en
 """
 
 import signal
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_training import CLASS_NAMES, PALETTE, shorten_logs, tiny_settings, write_pairs
 
 from pipeline.commands.command_line import answer
 from pipeline.engine.store import Store
 from pipeline.segmenter.train import train
+from tests.segmenter.tiny_training import (
+    CLASS_NAMES,
+    PALETTE,
+    shorten_logs,
+    tiny_settings,
+    write_pairs,
+)
 
 ITERATIONS = 24
 

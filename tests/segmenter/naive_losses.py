@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 from torch import nn
 
 from pipeline.segmenter.mmseg import build_config
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 FAST_SCNN = "fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py"
 

@@ -3,11 +3,11 @@
 import signal
 
 import pytest
-from tiny_training import run_stage_in, training_stage
 
 from pipeline.commands import command_line
 from pipeline.errors import UserError
 from pipeline.segmenter.distributed import explain_lost_process, process_count, process_rank
+from tests.segmenter.tiny_training import run_stage_in, training_stage
 
 GROUP = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_segmenters import UNET, balanced_segmenter, noise
-from tiny_training import tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter import export
 from pipeline.segmenter.export import Shape, export_onnx, run_onnx
+from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
+from tests.segmenter.tiny_training import tiny_settings
 
 
 def assert_same(path, segmenter, images):
@@ -22,6 +22,7 @@ def assert_same(path, segmenter, images):
     assert len(np.unique(labels)) == 3, "labels that all agree would prove nothing"
 
 
+@pytest.mark.large
 def test_any_number_of_images_of_any_size(tmp_path):
     import onnx
 
@@ -121,7 +122,7 @@ def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypa
 
     monkeypatch.setattr(export, "_export", write)
     target = tmp_path / "model.onnx"
-    arguments = ["export_onnx.py", "--checkpoint", trained[0], "--output", target]
+    arguments = ["export_onnx.py", "--checkpoint", trained, "--output", target]
     finished = run_tool(*arguments, "--size", 40, 48)
     assert finished.code == 0 and finished.errors == "" and target.read_bytes() == b"graph"
     assert finished.output.splitlines() == [
@@ -140,7 +141,7 @@ def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypa
 def test_mistakes_when_exporting_end_in_one_sentence(run_tool, trained, tmp_path):
     arguments = ["export_onnx.py", "--output", tmp_path / "m.onnx"]
     assert "required: --checkpoint" in run_tool(*arguments).errors
-    finished = run_tool(*arguments, "--checkpoint", trained[0], "--size", 0, 48)
+    finished = run_tool(*arguments, "--checkpoint", trained, "--size", 0, 48)
     assert finished.code == 2 and "0×48 is not a size" in finished.errors
     finished = run_tool(*arguments, "--checkpoint", tmp_path / "none")
     assert finished.code == 2 and "does not exist" in finished.errors

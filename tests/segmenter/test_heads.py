@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_presets import network_of
+
+from tests.segmenter.test_presets import network_of
 
 BLOCKS = (3, 4, 23, 3)  # of ResNet-101
 STRIDES = (1, 2, 1, 1)

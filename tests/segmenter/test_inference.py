@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from tiny_segmenters import noise
 
 from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter, scale_image
+from tests.segmenter.tiny_segmenters import noise
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 0.37])

@@ -1,13 +1,13 @@
 """The sentence on a head that is not free for every use."""
 
 import pytest
-from test_presets import settings_of
-from test_train import run
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.segmenter import licences
 from pipeline.segmenter.licences import licence_notes
 from pipeline.segmenter.mmseg import build_config
+from tests.segmenter.test_presets import settings_of
+from tests.segmenter.test_train import run
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 
 def notes_on(settings):

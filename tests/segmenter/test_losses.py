@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
-from naive_losses import FAST_SCNN, HeadsAlone, as_samples, model_config, naive_cross_entropy
-from tiny_training import tiny_settings
 from torch import nn
 
 from pipeline.engine.settings import check
@@ -17,6 +15,14 @@ from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.losses import BalancedCrossEntropy, choose_loss
 from pipeline.segmenter.mmseg import build_model
+from tests.segmenter.naive_losses import (
+    FAST_SCNN,
+    HeadsAlone,
+    as_samples,
+    model_config,
+    naive_cross_entropy,
+)
+from tests.segmenter.tiny_training import tiny_settings
 
 
 def random_scores_and_labels(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:

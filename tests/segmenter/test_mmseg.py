@@ -6,13 +6,13 @@ import types
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model, find_config, import_mmseg
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 DEEPLAB = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"
 
@@ -27,7 +27,7 @@ def test_stand_in_is_removed():
 def test_the_scope_of_other_programs_stays(trained, pairs, tmp_path):
     """Another program in this process may use mmengine for something else."""
     with DefaultScope.overwrite_default_scope("mmengine"):
-        segmenter = Segmenter.from_run(trained[0])
+        segmenter = Segmenter.from_run(trained)
         segmenter(np.zeros((8, 8, 3), np.uint8))
         train(tiny_settings(iterations=1), pairs, CLASS_NAMES, PALETTE, tmp_path, 3)
         assert DefaultScope.get_current_instance().scope_name == "mmengine"
@@ -150,6 +150,7 @@ def test_k_net_builds():
     assert model.decode_head.kernel_update_head[-1].num_classes == 3
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["heads", pytest.param("validation", marks=pytest.mark.soak)])
 def test_modules_that_need_mmsegmentation_can_be_imported_first(name):
     program = f"import pipeline.segmenter.{name}"

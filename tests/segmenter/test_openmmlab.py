@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_train import run
-from tiny_training import tiny_settings
 
 from pipeline import segmenter
 from pipeline.engine import versions
 from pipeline.segmenter import train
 from pipeline.segmenter.openmmlab import swaps_channels
+from tests.segmenter.test_train import run
+from tests.segmenter.tiny_training import tiny_settings
 
 MODULES = [module.name for module in pkgutil.iter_modules(segmenter.__path__)]
 THEIRS = ("mmengine", "mmcv", "mmseg")

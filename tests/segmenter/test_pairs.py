@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
-from tiny_training import write_pairs
 
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.segmenter.data import check_pairs, masks_in_folder
+from tests.segmenter.tiny_training import write_pairs
 
 
 @pytest.fixture

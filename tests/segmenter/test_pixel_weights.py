@@ -13,15 +13,21 @@ import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper
-from naive_losses import FAST_SCNN, HeadsAlone, as_samples, model_config, naive_cross_entropy
 from PIL import Image
-from tiny_training import tiny_settings
 from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.segmenter.losses import choose_loss, weight_pixels
 from pipeline.segmenter.mmseg import build_model
 from pipeline.segmenter.samples import PseudoLabelled
+from tests.segmenter.naive_losses import (
+    FAST_SCNN,
+    HeadsAlone,
+    as_samples,
+    model_config,
+    naive_cross_entropy,
+)
+from tests.segmenter.tiny_training import tiny_settings
 
 OHEM = "deeplabv3plus/deeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024.py"
 

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_segmenters import UNET, balanced_segmenter, noise
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import smallest_side
@@ -18,11 +16,13 @@ from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
 from tests import REPOSITORY
 from tests.docs.pages import read_blocks
+from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
 
 @pytest.fixture(scope="module")
 def segmenter(trained):
-    return Segmenter.from_run(trained[0])
+    return Segmenter.from_run(trained)
 
 
 @pytest.mark.parametrize("shape", [(40, 48), (33, 57), (16, 100)])
@@ -40,7 +40,7 @@ def test_classes_come_from_the_checkpoint(segmenter, trained, tmp_path):
     assert segmenter.class_names == ("background", *CLASS_NAMES)
     assert segmenter.palette == tuple(PALETTE)
     alone = tmp_path / "elsewhere.pth"
-    shutil.copy(last_checkpoint(trained[0]), alone)
+    shutil.copy(last_checkpoint(trained), alone)
     assert Segmenter.from_run(alone).class_names == segmenter.class_names
 
 
@@ -57,12 +57,13 @@ def test_matches_mmsegmentation(segmenter):
     assert np.allclose(result.seg_logits.data.numpy(), segmenter.logits(image), atol=1e-5)
 
 
+@pytest.mark.large
 def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter, tmp_path):
     """The program that the documentation prints labels an image as our own ``Segmenter`` does."""
     blocks = read_blocks(REPOSITORY / "docs" / "interoperation.md")
     (program,) = [block.text for block in blocks if "init_model" in block.text]
     run, photograph = tmp_path / "outputs/folder/segmenter/latest", tmp_path / "photograph.jpg"
-    shutil.copytree(trained[0], run)
+    shutil.copytree(trained, run)
     with Image.open(pairs[0].image) as image:
         image.save(photograph)
     # The network finds background alone: let every class win somewhere.
@@ -205,7 +206,7 @@ def test_refined_probabilities_follow_edges(segmenter):
 
 
 def test_the_best_checkpoint_is_taken_when_asked_for(trained, tmp_path):
-    last = last_checkpoint(trained[0])
+    last = last_checkpoint(trained)
     shutil.copy(last, tmp_path / "iter_5.pth")
     with pytest.raises(UserError, match="no best checkpoint"):
         Segmenter.from_run(tmp_path, which="best")
@@ -259,7 +260,7 @@ def damaged(tmp_path, source, kind):
 )
 def test_unusable_checkpoint_ends_in_one_sentence(trained, tmp_path, kind):
     with pytest.raises(UserError) as caught:
-        Segmenter.from_run(damaged(tmp_path, last_checkpoint(trained[0]), kind))
+        Segmenter.from_run(damaged(tmp_path, last_checkpoint(trained), kind))
     assert "\n" not in str(caught.value)
 
 
@@ -293,7 +294,7 @@ TEST_CFG = "model.data_preprocessor.test_cfg"
     ids=lambda change: " ".join(f"{name}={value}" for name, value in change.items()),
 )
 def test_a_checkpoint_that_describes_itself_in_another_way_is_refused(trained, tmp_path, change):
-    checkpoint = torch.load(last_checkpoint(trained[0]), weights_only=True)
+    checkpoint = torch.load(last_checkpoint(trained), weights_only=True)
     changed(change)(checkpoint["meta"]["segmenter"])
     torch.save(checkpoint, tmp_path / "c.pth")
     with pytest.raises(UserError, match="c.pth is not a segmenter of stage=train: choose another"):
@@ -302,7 +303,7 @@ def test_a_checkpoint_that_describes_itself_in_another_way_is_refused(trained, t
 
 def test_a_device_that_does_not_exist_is_refused(trained):
     with pytest.raises(UserError, match="device=gpu is not a device: give cpu, cuda or auto"):
-        Segmenter.from_run(trained[0], device="gpu")
+        Segmenter.from_run(trained, device="gpu")
 
 
 def test_images_in_every_form_are_segmented_alike(segmenter, tmp_path):
@@ -323,7 +324,7 @@ def test_images_in_every_form_are_segmented_alike(segmenter, tmp_path):
 
 
 def test_weights_that_are_not_finite_name_their_file(trained, tmp_path):
-    checkpoint = torch.load(last_checkpoint(trained[0]), weights_only=True)
+    checkpoint = torch.load(last_checkpoint(trained), weights_only=True)
     name = "decode_head.conv_seg.bias"
     checkpoint["state_dict"][name][0] = float("nan")
     torch.save(checkpoint, tmp_path / "iter_1.pth")
@@ -332,7 +333,7 @@ def test_weights_that_are_not_finite_name_their_file(trained, tmp_path):
 
 
 def test_scores_that_are_not_finite_are_an_error(trained):
-    segmenter = Segmenter.from_run(trained[0])
+    segmenter = Segmenter.from_run(trained)
     with torch.no_grad():
         segmenter.model.decode_head.conv_seg.bias.fill_(float("inf"))
     with pytest.raises(UserError, match="scores of an image are not finite"):

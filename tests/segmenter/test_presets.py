@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny_training import CLASS_NAMES, PALETTE
 
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
@@ -14,6 +13,8 @@ from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import compose
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE
+from tests.tiers import large_except
 from tests.typed import to_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -63,7 +64,10 @@ def test_presets_that_are_promised():
     } == {*PRESETS} - {"default"}
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "default"])
+@pytest.mark.parametrize(
+    "preset",
+    large_except(("demo", "segformer_b0", "timm_mlp"), (p for p in PRESETS if p != "default")),
+)
 def test_preset_learns(preset):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample

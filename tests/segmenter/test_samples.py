@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_training import tiny_settings, write_labelled
 
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader
+from tests.segmenter.tiny_training import tiny_settings, write_labelled
 
 
 def test_large_images_and_their_masks_are_shrunk_alike(tmp_path):

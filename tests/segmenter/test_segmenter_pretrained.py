@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 import pytest
 import timm
 import torch
-from foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import get_external_models
 from torchvision.models import get_model
@@ -14,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.segmenter.mmseg import find_config, import_mmseg
 from pipeline.segmenter.pretrained import check_choice, load_pretrained, strip_pretrained
 from pipeline.segmenter.weight_layouts import Fit
+from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_training import CLASS_NAMES, run_stage_in, training_stage, write_labelled, write_pairs
 
 from pipeline.errors import UserError
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
+from tests.segmenter.tiny_training import (
+    CLASS_NAMES,
+    run_stage_in,
+    training_stage,
+    write_labelled,
+    write_pairs,
+)
 from tests.small_runs import TINY_SEGMENTER
 
 
@@ -156,6 +162,7 @@ def read_weights(checkpoint):
     return {name: values.tolist() for name, values in weights.items()}
 
 
+@pytest.mark.large
 def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     """The training is in the cache and was not measured: it is done once more, and measured."""
     labelled = write_labelled(tmp_path / "val")

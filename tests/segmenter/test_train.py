@@ -2,12 +2,10 @@ import math
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.errors import UserError
 from pipeline.segmenter.checkpoints import last_checkpoint
@@ -15,12 +13,14 @@ from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled, positions
 from pipeline.segmenter.train import train
+from tests import REPOSITORY
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
 def kill(iteration, total, loss):
@@ -47,13 +47,12 @@ def assert_same_weights(one, other):
         assert torch.equal(values, other[name]), name
 
 
-def test_finished_run(trained, capfd):
-    work_dir, reports = trained
+def test_finished_run(trained, reports):
     assert [report[:2] for report in reports] == [(n, 5) for n in range(1, 6)]
     assert all(math.isfinite(report[2]) for report in reports)
-    assert last_checkpoint(work_dir).name == "iter_5.pth"
-    assert (work_dir / CONFIG_FILE).is_file()
-    assert len(list(work_dir.glob("iter_*.pth"))) == 2
+    assert last_checkpoint(trained).name == "iter_5.pth"
+    assert (trained / CONFIG_FILE).is_file()
+    assert len(list(trained.glob("iter_*.pth"))) == 2
 
 
 def test_console_stays_quiet(pairs, tmp_path, capfd):
@@ -67,16 +66,16 @@ def test_finished_run_is_not_repeated(trained, pairs):
     def never(*report):
         raise AssertionError("trained again")
 
-    assert run(pairs, trained[0], on_iteration=never).name == "iter_5.pth"
+    assert run(pairs, trained, on_iteration=never).name == "iter_5.pth"
 
 
 @pytest.mark.soak  # test_training_faults.py kills at chosen points
-def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path, capfd):
+def test_killed_run_ends_like_an_undisturbed_one(trained, reports, pairs, tmp_path, capfd):
     work_dir = tmp_path / "run"
     folder = pairs[0].image.parent  # the same pairs are written again, to the same bytes
     process = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, Path(__file__).parent, folder, work_dir],
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", KILLED_RUN, REPOSITORY, folder, work_dir],
+        cwd=REPOSITORY,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL
@@ -88,29 +87,29 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, pairs, tmp_path, capfd
     run(pairs, work_dir, on_iteration=lambda *report: resumed.append(report))
     named = f"note: checkpoint {work_dir}/iter_4.pth is damaged and is now iter_4.pth.damaged\n"
     assert capfd.readouterr() == ("", named)
-    assert resumed == trained[1][2:]
-    assert_same_weights(weights(trained[0]), weights(work_dir))
+    assert resumed == reports[2:]
+    assert_same_weights(weights(trained), weights(work_dir))
 
 
 def test_workers_change_nothing(trained, pairs, tmp_path):
     run(pairs, tmp_path, tiny_settings(workers=1))
-    assert_same_weights(weights(trained[0]), weights(tmp_path))
+    assert_same_weights(weights(trained), weights(tmp_path))
 
 
 def test_masks_without_probabilities_are_not_weighted(trained, pairs, tmp_path):
     """As the ground truth of a fully supervised network, whatever its settings say."""
     run(pairs, tmp_path, tiny_settings(pixel_weights="crf"))
-    assert_same_weights(weights(trained[0]), weights(tmp_path))
+    assert_same_weights(weights(trained), weights(tmp_path))
 
 
 def test_seed_changes_the_weights(trained, pairs, tmp_path):
     train(tiny_settings(), pairs, CLASS_NAMES, PALETTE, tmp_path, seed=4)
     name = "backbone.conv1.weight"
-    assert not torch.equal(weights(trained[0])[name], weights(tmp_path)[name])
+    assert not torch.equal(weights(trained)[name], weights(tmp_path)[name])
 
 
 def test_checkpoint_holds_only_plain_values(trained):
-    checkpoint = torch.load(last_checkpoint(trained[0]), weights_only=True)
+    checkpoint = torch.load(last_checkpoint(trained), weights_only=True)
     described = checkpoint["meta"]["segmenter"]
     assert described["class_names"] == ["background", *CLASS_NAMES]
     assert [tuple(colour) for colour in described["palette"]] == PALETTE
@@ -135,7 +134,7 @@ def test_unreadable_image_is_named(pairs, tmp_path, workers):
 def test_pretrained_backbone(trained, pairs, tmp_path):
     backbone = {
         name.removeprefix("backbone."): value
-        for name, value in weights(trained[0]).items()
+        for name, value in weights(trained).items()
         if name.startswith("backbone.")
     }
     path = tmp_path / "backbone.pth"

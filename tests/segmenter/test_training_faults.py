@@ -11,16 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
-from loaded_run import ITERATIONS
-from test_train import assert_same_weights, run, weights
-from tiny_training import tiny_settings, write_labelled
-from training_process import Training, environment
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.segmenter import checkpoints
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
+from tests import REPOSITORY
+from tests.segmenter.loaded_run import ITERATIONS
+from tests.segmenter.test_train import assert_same_weights, run, weights
+from tests.segmenter.tiny_training import tiny_settings, write_labelled
+from tests.segmenter.training_process import Training, environment
 
 HERE = Path(__file__).parent
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -51,6 +52,7 @@ def small_disk(tmp_path_factory, request):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.large
 @LINUX
 def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
     tries = [line for line in small_disk if "share" in line]
@@ -76,6 +78,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
     )
 
 
+@pytest.mark.large
 @LINUX
 def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, trial):
     tries = [line for line in small_disk if "read_only" in line]
@@ -90,6 +93,16 @@ def failing(*args, **kwargs):
     raise NO_SPACE
 
 
+SHORT = {"iterations": 3, "checkpoint_interval": 1}
+
+
+@pytest.fixture(scope="module")
+def short(pairs, tmp_path_factory):
+    """The weights of a short training that nothing disturbs."""
+    run(pairs, work_dir := tmp_path_factory.mktemp("short"), tiny_settings(**SHORT))
+    return weights(work_dir)
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -98,9 +111,11 @@ def failing(*args, **kwargs):
         "tensorboard.summary.writer.record_writer.RecordWriter.write",
     ],
 )
-def test_logs_and_curves_that_cannot_be_written(pairs, tmp_path, monkeypatch, capfd, place, trial):
+def test_logs_and_curves_that_cannot_be_written(
+    pairs, short, tmp_path, monkeypatch, capfd, place, trial
+):
     monkeypatch.setattr("pipeline.segmenter.train.LOG_INTERVAL", 1)
-    settings = tiny_settings(iterations=3, checkpoint_interval=1)
+    settings = tiny_settings(**SHORT)
     with monkeypatch.context() as patched:
         patched.setattr(place, failing)
         with pytest.raises(UserError, match="cannot write .*: No space left on device; ") as caught:
@@ -108,8 +123,7 @@ def test_logs_and_curves_that_cannot_be_written(pairs, tmp_path, monkeypatch, ca
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     run(pairs, tmp_path / "run", settings)
-    run(pairs, tmp_path / "whole", settings)
-    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert_same_weights(short, weights(tmp_path / "run"))
     trial("training", f"no space for {place.split('.')[-2]}", "one sentence; resumes")
 
 
@@ -166,7 +180,7 @@ KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
 written = []
@@ -182,10 +196,11 @@ train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Pat
 """
 
 
+@pytest.mark.large
 def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_path, trial):
     work_dir, folder = tmp_path / "run", pairs[0].image.parent
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_WRITING, HERE, folder, work_dir],
+        [sys.executable, "-c", KILLED_WHILE_WRITING, REPOSITORY, folder, work_dir],
         env=environment(),
         check=False,
     )
@@ -193,7 +208,7 @@ def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_
     assert [path.name for path in work_dir.glob("*.pth")] == ["iter_2.pth"]
     assert len(list(work_dir.glob(".partial-*"))) == 1
     run(pairs, work_dir)
-    assert_same_weights(weights(trained[0]), weights(work_dir))
+    assert_same_weights(weights(trained), weights(work_dir))
     trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
 
 
@@ -214,6 +229,7 @@ def killed_at_every_point(tmp_path, step):
     return tried
 
 
+@pytest.mark.large
 @LINUX
 @pytest.mark.parametrize("step", ["9", pytest.param("1", marks=pytest.mark.soak)])
 def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(tmp_path, step, trial):
@@ -245,6 +261,7 @@ def go_on(pairs, root, undisturbed):
     assert_same_weights(undisturbed, weights(work_dir))
 
 
+@pytest.mark.large
 @LINUX
 def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
     training = Training(pairs, tmp_path)
@@ -264,6 +281,7 @@ def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
     )
 
 
+@pytest.mark.large
 @LINUX
 @pytest.mark.parametrize(("what", "exit_code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
 def test_an_interruption_leaves_nobody(what, exit_code, pairs, tmp_path, undisturbed, trial):
@@ -283,6 +301,7 @@ def test_an_interruption_leaves_nobody(what, exit_code, pairs, tmp_path, undistu
     trial("training", what, outcome)
 
 
+@pytest.mark.large
 @LINUX
 def test_a_killed_training_leaves_nobody_and_no_lock(pairs, tmp_path, undisturbed, trial):
     training = Training(pairs, tmp_path)

@@ -7,28 +7,26 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import assert_same_weights, run, weights
-from tiny_training import frozen_norms, tiny_settings, write_labelled
 
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
-
-HERE = Path(__file__).parent
+from tests import REPOSITORY
+from tests.segmenter.test_train import assert_same_weights, run, weights
+from tests.segmenter.tiny_training import frozen_norms, tiny_settings, write_labelled
 
 SLOW_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
 from pipeline.segmenter.train import train
 
 pairs = write_pairs(Path(sys.argv[2]))
@@ -41,7 +39,8 @@ DISTRIBUTED_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tiny_training import CLASS_NAMES, PALETTE, frozen_norms, write_labelled, write_pairs
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, frozen_norms
+from tests.segmenter.tiny_training import write_labelled, write_pairs
 from pipeline.segmenter.train import train
 
 pairs = write_pairs(Path(sys.argv[2]))
@@ -60,7 +59,7 @@ def test_validation_changes_no_weight_and_keeps_the_best(trained, pairs, tmp_pat
     labelled = write_labelled(tmp_path / "val")
     work_dir = tmp_path / "run"
     validated(pairs, work_dir, labelled)
-    assert_same_weights(weights(trained[0]), weights(work_dir))
+    assert_same_weights(weights(trained), weights(work_dir))
 
     figures = figures_of(work_dir)
     assert list(figures) == [2, 4, 5]  # at the interval, and at the end
@@ -141,7 +140,7 @@ class Breaking:
 
 def test_no_validation_no_best_checkpoint(trained):
     with pytest.raises(UserError, match="validation_interval"):
-        best_checkpoint(trained[0])
+        best_checkpoint(trained)
 
 
 def test_curves_for_tensorboard(pairs, tmp_path):
@@ -185,6 +184,7 @@ def test_resuming_a_batch_in_parts(pairs, tmp_path):
     assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
+@pytest.mark.large
 def test_two_processes_train_as_one(pairs, tmp_path):
     """torchrun with two processes on the CPU (gloo) ends where one process in two parts does."""
     folder = pairs[0].image.parent
@@ -194,8 +194,8 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     script.write_text(DISTRIBUTED_RUN)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*launcher, script, HERE, folder, together],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        [*launcher, script, REPOSITORY, folder, together],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,
@@ -207,14 +207,14 @@ def test_two_processes_train_as_one(pairs, tmp_path):
         assert torch.allclose(values.float(), weights(alone)[name].float(), atol=1e-5), name
     assert figures_of(together) == pytest.approx(figures_of(alone), abs=0.5)
     assert len(list(together.glob("*/*.log"))) == 1  # the first process alone writes
-    assert not (HERE.parents[1] / ".dist_test").exists()
+    assert not (REPOSITORY / ".dist_test").exists()
 
 
-def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
+def test_mixed_precision_on_a_cpu(reports, pairs, tmp_path):
     losses = []
     settings = tiny_settings(precision="bf16")
     run(pairs, tmp_path, settings, on_iteration=lambda *r: losses.append(r[2]))
-    exact = [report[2] for report in trained[1]]
+    exact = [report[2] for report in reports]
     assert losses != exact and np.allclose(losses, exact, rtol=0.05)
     assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
     with pytest.raises(UserError, match="fp16 is for GPUs"):
@@ -225,11 +225,9 @@ def test_mixed_precision_on_a_cpu(trained, pairs, tmp_path):
 def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
     folder, work_dir = pairs[0].image.parent, tmp_path / "run"
     chance = random.Random(7)
-    arguments = [sys.executable, "-c", SLOW_RUN, HERE, folder, work_dir]
+    arguments = [sys.executable, "-c", SLOW_RUN, REPOSITORY, folder, work_dir]
     for _ in range(2):
-        process = subprocess.Popen(
-            arguments, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         for _ in range(chance.randrange(2, 7)):
             assert process.stdout.readline()
         time.sleep(chance.uniform(0, 0.05))

@@ -5,7 +5,12 @@ import re
 import pytest
 import timm
 import torch
-from foreign_backbones import (
+from safetensors.torch import save_file
+from torch.nn.functional import layer_norm
+from torchvision.models import get_model, segmentation
+
+from pipeline.errors import UserError
+from tests.segmenter.foreign_backbones import (
     CONVNEXT,
     DILATED,
     assert_same_features,
@@ -15,11 +20,6 @@ from foreign_backbones import (
     saved,
     stirred,
 )
-from safetensors.torch import save_file
-from torch.nn.functional import layer_norm
-from torchvision.models import get_model, segmentation
-
-from pipeline.errors import UserError
 
 
 @torch.no_grad()
@@ -201,8 +201,16 @@ def test_official_segformer(tmp_path):
     assert_same_features(backbone, timm_features(network))
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "module.", "module.backbone.", "model."])
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("prefix", "wrapped"),
+    [
+        ("", False),
+        ("backbone.", True),
+        ("module.", False),
+        ("module.backbone.", True),
+        ("model.", False),
+    ],
+)
 def test_prefixes(prefix, wrapped, tmp_path):
     weights = stirred(get_model("resnet18")).state_dict()
     named = {prefix + name: value for name, value in weights.items()}

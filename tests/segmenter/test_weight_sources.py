@@ -10,7 +10,6 @@ from urllib.error import URLError
 import pytest
 import timm
 import torch
-from foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 from huggingface_hub.errors import OfflineModeIsEnabled
 from mmengine.runner import get_external_models, get_mmcls_models
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from torchvision.models import get_model, segmentation
 from pipeline.errors import UserError
 from pipeline.segmenter import weight_sources
 from pipeline.segmenter.weight_sources import read_weights
+from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 
 
 class LeavesAMark:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 UNET = {
     "config": "unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",

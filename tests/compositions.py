@@ -1,0 +1,72 @@
+"""Composes each choice of groups once a process, since most tests compose a configuration.
+
+Hydra takes ten times as long as a copy takes. What a command line sets beyond its choices is set
+by Hydra, in the copy. With a folder of a user's own, files of ours alone are read once.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig
+
+from pipeline.engine.registry import methods
+from pipeline.files.shipped import CONFIGS
+
+Plugins.instance()  # registers what reads files
+_Files = SourcesRegistry.instance().resolve("file")
+_compose, _load = hydra.compose, _Files.load_config
+_composed: dict[tuple, bytes] = {}
+_read: dict[str, bytes] = {}
+
+
+def load_once(source: ConfigSource, config_path: str) -> ConfigResult:
+    """Does what Hydra does to read a file, once for each of ours."""
+    if source.path != str(CONFIGS):
+        return _load(source, config_path)
+    if config_path not in _read:
+        _read[config_path] = pickle.dumps(_load(source, config_path))
+    return pickle.loads(_read[config_path])
+
+
+def compose_once(
+    name: str, overrides: Sequence[str] = (), return_hydra_config: bool = False
+) -> DictConfig:
+    """Does what ``hydra.compose`` does, except that it lists no overrides in ``hydra``."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    if (
+        not return_hydra_config
+        or any(each.key_or_group == "hydra.searchpath" for each in parsed)
+        or any(each.is_sweep_override() or each.is_force_add() for each in parsed)
+    ):
+        return _compose(name, [*overrides], return_hydra_config)
+    choices, values = [], []
+    for each in parsed:
+        is_choice = loader.repository.group_exists(each.key_or_group)
+        (choices if is_choice and not isinstance(each.value(), dict) else values).append(each)
+    chosen = tuple(each.input_line for each in choices)
+    registered = frozenset((each.group, each.name, each.settings) for each in methods())
+    key = (name, chosen, registered, *(path.path for path in loader.get_search_path().get_path()))
+    if key not in _composed:
+        try:
+            _composed[key] = pickle.dumps(_compose(name, [*chosen], return_hydra_config))
+        except (pickle.PicklingError, AttributeError):  # the settings of a method within a test
+            return _compose(name, [*overrides], return_hydra_config)
+    config = pickle.loads(_composed[key])
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return config
+
+
+def remember_compositions() -> None:
+    """Puts these in Hydra's place, for as long as the process lasts."""
+    hydra.compose, _Files.load_config = compose_once, load_once

@@ -1,0 +1,73 @@
+"""What PIAA learns, as runs and their files show it: begun, done, damaged, chosen again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.small_runs import Finished, folder_options, latest
+
+PROTOTYPES = "prototypes.npz"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def tag(
+    run_stage: Callable[..., Finished], photographs: Path, tiny_checkpoint: Path, out: Path
+) -> Callable[..., Finished]:
+    """Tags the five photographs with PIAA."""
+    options = folder_options(photographs, tiny_checkpoint)
+    options = [each for each in options if not each.startswith(("tags.votes", "tags.templates"))]
+    given = [*options, "tags=piaa", "tags.bank_size=4", f"output_dir={out}", "stage=tags"]
+    return lambda *more: run_stage(*given, *more)
+
+
+def computed(finished: Finished, stage: str) -> int:
+    assert finished.code == 0, finished.errors
+    (line,) = re.findall(rf"^{stage} .*", finished.output, re.M)
+    return int(re.search(r"(\d+) computed now", line)[1])
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_what_was_learned_before_is_the_latest_again(tag, out):
+    tag()
+    first = latest(out, "prototypes").resolve()
+    tag("tags.bank_size=3")
+    assert latest(out, "prototypes").resolve() != first
+    # The tags of this threshold are new, and what they are made with is not.
+    assert computed(tag("tags.alpha=0.7"), "prototypes") == 0
+    assert latest(out, "prototypes").resolve() == first
+
+
+def test_what_is_not_complete_is_learned_though_its_files_are_intact(tag, out):
+    tag()
+    folder = latest(out, "prototypes").resolve()
+    learned, about = (folder / PROTOTYPES).read_bytes(), manifest(folder)
+    (folder / "manifest.json").write_text(json.dumps({**about, "complete": False}))
+    assert computed(tag(), "prototypes") == 5
+    assert manifest(folder)["complete"] and (folder / PROTOTYPES).read_bytes() == learned
+
+
+def test_learning_that_ends_early_leaves_an_incomplete_folder(tag, out):
+    tag()
+    folder = latest(out, "prototypes").resolve()
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / PROTOTYPES).mkdir()  # so that it cannot be written
+    finished = tag()
+    assert finished.code == 2 and "error: cannot write" in finished.errors, finished
+    about = manifest(folder)
+    assert (about["complete"], about["images"]) == (False, 5)
+    (folder / PROTOTYPES).rmdir()
+    assert computed(tag(), "prototypes") == 5
