@@ -197,7 +197,7 @@ def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, t
         rows = (line.split("│") for line in finished.output.splitlines() if line.startswith("│"))
         return list(dict.fromkeys(cells[1].strip() for cells in rows))
 
-    rest = ["masks", "train", "predictions", "evaluate", "report"]
+    rest = ["masks", "segmenter", "predictions", "evaluate", "report"]
     assert planned() == rest
     assert planned("stage=[all,tags]") == ["tags", *rest]
     assert planned("rounds=2")[:2] == ["tags", "masks"]

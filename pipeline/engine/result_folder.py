@@ -18,7 +18,7 @@ class ResultFolder:
 
     Attributes:
         path: the folder.
-        recipe: see :attr:`pipeline.engine.stage.Stage.recipe`.
+        recipe: see :attr:`pipeline.engine.stage.PerImage.recipe`.
     """
 
     def __init__(self, path: Path, recipe: str, journal: Path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -202,11 +203,13 @@ def learn_prototypes(
     reader: ImageReader,
 ) -> LearnedPrototypes:
     """Returns the stage that learns from a split, with the one before it, which looks at images."""
+    # Of the quirks, features depend on this one alone.
+    quirks = SimpleNamespace(piaa_batch=resources.quirks.piaa_batch)
     patches = SurePatches(
         split=split,
         method=method,
         options=options,
-        resources=resources,
+        resources=replace(resources, quirks=quirks),
         reader=reader,
         images=images,
         mixed=batch_of(options, resources.quirks),

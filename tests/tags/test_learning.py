@@ -11,7 +11,7 @@ import pytest
 
 from tests.small_runs import Finished, folder_options, latest
 
-PROTOTYPES = "prototypes.npz"
+BANK = "bank.npz"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def manifest(folder: Path) -> dict:
 def test_what_was_learned_before_is_the_latest_again(tag, out):
     tag()
     first = latest(out, "prototypes").resolve()
-    tag("tags.bank_size=3")
+    tag("tags.temperature=50")
     assert latest(out, "prototypes").resolve() != first
     # The tags of this threshold are new, and what they are made with is not.
     assert computed(tag("tags.alpha=0.7"), "prototypes") == 0
@@ -53,10 +53,10 @@ def test_what_was_learned_before_is_the_latest_again(tag, out):
 def test_what_is_not_complete_is_learned_though_its_files_are_intact(tag, out):
     tag()
     folder = latest(out, "prototypes").resolve()
-    learned, about = (folder / PROTOTYPES).read_bytes(), manifest(folder)
+    learned, about = (folder / BANK).read_bytes(), manifest(folder)
     (folder / "manifest.json").write_text(json.dumps({**about, "complete": False}))
     assert computed(tag(), "prototypes") == 5
-    assert manifest(folder)["complete"] and (folder / PROTOTYPES).read_bytes() == learned
+    assert manifest(folder)["complete"] and (folder / BANK).read_bytes() == learned
 
 
 def test_learning_that_ends_early_leaves_an_incomplete_folder(tag, out):
@@ -64,10 +64,10 @@ def test_learning_that_ends_early_leaves_an_incomplete_folder(tag, out):
     folder = latest(out, "prototypes").resolve()
     for path in folder.iterdir():
         path.unlink()
-    (folder / PROTOTYPES).mkdir()  # so that it cannot be written
+    (folder / BANK).mkdir()  # so that it cannot be written
     finished = tag()
     assert finished.code == 2 and "error: cannot write" in finished.errors, finished
     about = manifest(folder)
     assert (about["complete"], about["images"]) == (False, 5)
-    (folder / PROTOTYPES).rmdir()
+    (folder / BANK).rmdir()
     assert computed(tag(), "prototypes") == 5
