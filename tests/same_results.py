@@ -67,7 +67,13 @@ CONFIGURATIONS: dict[str, Sequence[str]] = {
 RENAMED: dict[str, str] = {}
 """Overrides, or keys of them, of this tree → what the other commit calls them."""
 
-KNOWN: dict[str, str] = {}
+KNOWN = {
+    # Names of modules are in lower case; the rest is a function, or a class and one of its methods.
+    r"\bcode: '[a-z_\d.]+\.((?:[A-Z]\w*\.)?\w+)' became '[a-z_\d.]+\.\1'$": "code moved",
+    r"/(prototypes|statistics)/manifest\.json: (anew|files\.photographs\.json): new$": (
+        "manifests say from which images something was learned, and whether it was learned anew"
+    ),
+}
 """Expression that finds "configuration/file: what differs" → why it differs on purpose."""
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -84,7 +90,7 @@ def describe(configuration: str, found: Comparison) -> tuple[str, bool]:
         more = f"; {len(others) - 4} more" if len(others) > 4 else ""
         lines += [f"    {file}: {'; '.join(others[:4])}{more}"] if others else []
     equal = ", ".join(f"{count} {kind}" for kind, count in sorted(found.equal.items()))
-    purposes = [f"    on purpose, {count} times: {reason}" for reason, count in reasons.items()]
+    purposes = [f"    on purpose ({count}): {reason}" for reason, count in reasons.items()]
     differ = f"; {len(lines)} differ" if lines else ""
     first = f"{configuration}: equal are {equal or 'none'}{differ}"
     return "\n".join([first, *lines, *purposes]), not lines

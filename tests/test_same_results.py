@@ -177,8 +177,24 @@ def test_a_difference_on_purpose_is_told_with_its_reason(base, new, monkeypatch)
     monkeypatch.setattr(same_results, "KNOWN", known)
     found = compare_outputs(base, new)
     text, same = describe("chain", found)
-    assert same and "on purpose, 1 times: manifests count what is left out" in text
+    assert same and "on purpose (1): manifests count what is left out" in text
     assert not describe("alpha", found)[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("pipeline.cams.dense.Sclip.build", "pipeline.cams.settings.Sclip.build", True),
+        ("pipeline.cams.dense.Sclip.build", "pipeline.cams.settings.Naclip.build", False),
+        ("pipeline.masks.pseudo_mask.PseudoMask", "pipeline.masks.crf.PseudoMask", True),
+        ("pipeline.tags.tagclip.build_tagclip", "pipeline.tags.tagger.build_tagclip", True),
+        ("pipeline.tags.tagclip.build_tagclip", "pipeline.tags.tagclip.build", False),
+    ],
+)
+def test_code_may_move_but_not_change_its_name(base, new, before, after, same):
+    write_manifest(base / "val/masks/2b", configuration={"code": before})
+    write_manifest(new / "val/masks/7d", configuration={"code": after})
+    assert describe("dense", compare_outputs(base, new))[1] == same
 
 
 def test_keys_that_the_other_commit_calls_otherwise(monkeypatch):
