@@ -6,7 +6,8 @@ FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-large test-all rounding docs docs-test lint lock versions studies leaderboard recipe segmenters soak clean
+.PHONY: demo test test-large test-all rounding same-results docs docs-test lint lock versions studies leaderboard recipe segmenters \
+  soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -27,6 +28,10 @@ rounding: $(VENV)/installed
 	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
 	  $(RUN) -m pytest -n 2 -m "" tests/cams tests/clip tests/dense tests/evaluation tests/masks tests/tags \
 	  tests/test_api.py tests/test_demo.py tests/test_golden.py tests/test_regression.py tests/test_rounds.py
+
+# Whether this tree's results have the bytes of those of another commit, BASE, whose own stay in the folder KEEP.
+same-results: $(VENV)/installed
+	$(RUN) -m tests.same_results $(BASE) $(if $(KEEP),--keep $(KEEP))
 
 # Types every command of README.md and docs/, on small stand-ins for data and weights: a minute or two.
 docs-test: $(VENV)/installed

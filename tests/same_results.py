@@ -1,0 +1,211 @@
+"""Shows that a change of the code keeps the bytes of results: runs two trees and compares.
+
+    make same-results BASE=COMMIT                    # this working tree and a commit
+    python -m tests.same_results COMMIT --keep DIR   # the commit's results are computed once
+    python -m tests.same_results --base CHECKOUT     # instead of a commit, a folder that has one
+    python -m tests.same_results COMMIT --only piaa rounds
+
+Both trees run the configurations below on a few scenes of the demo, each in a process of its own
+with one thread. Compared are arrays and tensors bit by bit, PNGs and text byte by byte, and values
+of manifests and metrics except times, versions, host, and fingerprints of recipes. Names of
+folders may differ: among the results of a stage on a split, those that differ least are a pair.
+Journals, logs, text embeddings, pages, and what PIAA stores before prototypes are not compared.
+
+With --keep, DIR holds the results of both trees: of the commit in a folder named after it, which
+later calls reuse, of this tree in one with the tree's name. Exit code 0: all results are equal,
+but for differences in KNOWN; 1: others differ; 2: the other commit cannot be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests import REPOSITORY
+from tests.compared_results import Comparison, compare_outputs
+from tests.small_runs import TINY_SEGMENTER
+
+EVERY = (
+    *("dataset=demo", "clip=demo", "dataset.limit=4", "seed=0"),
+    *("runtime.device=cpu", "runtime.threads=1", "runtime.workers=1"),
+)
+"""What every run is told, beside the folders of its output and of the scenes."""
+
+_TRAINING = (*TINY_SEGMENTER, "segmenter.crop_size=64", "segmenter.iterations=4")
+_VAL = ("dataset.split=val", "stage=[tags,cams,masks,evaluate]")
+_WORKERS = ("executor.workers=2", "executor.threads=1", "executor.shard_size=2")
+
+CONFIGURATIONS: dict[str, Sequence[str]] = {
+    "chain": (*_TRAINING, "stage=all"),
+    "alpha": (*_VAL, "tags.alpha=0.2", "masks=crf_weighted"),
+    "given": (*_VAL, "tags=ground_truth"),
+    "excel": (*_VAL, "cams=excel"),
+    "dense": ("dataset.split=val", "stage=[masks,evaluate]", "cams=sclip", "masks=dense"),
+    "regions": (*_VAL, "masks=regions"),
+    "par": (*_VAL, "masks=par"),
+    "piaa": (*_VAL, "tags=piaa", "tags.bank_size=32"),
+    "piaa_sc_clip": (*_VAL, "tags=piaa", "tags.encoder=sc_clip", "tags.crop=true"),
+    "z": (*_VAL, "tags.standardise=[image,class]", "tags.z=0.5"),
+    "rounds": (
+        *(*_TRAINING, "stage=[tags,cams,masks,train,predict,evaluate]", "rounds=2"),
+        *("segmenter.ceiling=false", "self_training.confidence=0.1"),
+    ),
+    "processes": (*_VAL, "executor=processes", *_WORKERS),
+    "dask": (*_VAL, "executor=dask", *_WORKERS),
+}
+
+RENAMED: dict[str, str] = {}
+"""Overrides, or keys of them, of this tree → what the other commit calls them."""
+
+KNOWN = {
+    # Names of modules are in lower case; the rest is a function, or a class and one of its methods.
+    r"\bcode: '[a-z_\d.]+\.((?:[A-Z]\w*\.)?\w+)' became '[a-z_\d.]+\.\1'$": "code moved",
+    r"/(prototypes|statistics)/manifest\.json: (anew|files\.photographs\.json): new$": (
+        "manifests say from which images something was learned, and whether it was learned anew"
+    ),
+    r"\.tag_order: missing$": "the quirk tag_order was removed",
+    r"^piaa\w*/train/prototypes/": "PIAA stores its bank, from which prototypes follow",
+    r"^piaa\w*/.*\bconfiguration\.([a-z]+\.)*learned\.": "PIAA learns in one pass",
+    r"^rounds/.*/manifest\.json: last\.shared: ": "masks of later rounds ride with their tags",
+}
+"""Expression that finds "configuration/file: what differs" → why it differs on purpose."""
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def describe(configuration: str, found: Comparison) -> tuple[str, bool]:
+    """Returns what is printed about a configuration, and whether its results are as they were."""
+    reasons: Counter[str] = Counter()
+    lines = []
+    for file, parts in found.differences.items():
+        known = [_reason(f"{configuration}/{file}: {part}") for part in parts]
+        reasons.update(reason for reason in known if reason)
+        others = [part for part, reason in zip(parts, known) if not reason]
+        more = f"; {len(others) - 4} more" if len(others) > 4 else ""
+        lines += [f"    {file}: {'; '.join(others[:4])}{more}"] if others else []
+    equal = ", ".join(f"{count} {kind}" for kind, count in sorted(found.equal.items()))
+    purposes = [f"    on purpose ({count}): {reason}" for reason, count in reasons.items()]
+    differ = f"; {len(lines)} differ" if lines else ""
+    first = f"{configuration}: equal are {equal or 'none'}{differ}"
+    return "\n".join([first, *lines, *purposes]), not lines
+
+
+def _reason(difference: str) -> str | None:
+    return next((why for found, why in KNOWN.items() if re.search(found, difference)), None)
+
+
+def compute(
+    tree: Path, outputs: Path, names: Sequence[str], base: bool, jobs: int
+) -> dict[str, str]:
+    """Runs configurations with the code of a tree, unless a run that succeeded was kept.
+
+    Returns:
+        configuration → why its run failed.
+    """
+    outputs.mkdir(parents=True, exist_ok=True)
+    names = [name for name in names if not _is_kept(outputs, name, base)]
+    if not names:
+        return {}
+    runs = []
+    for name in names:
+        shutil.rmtree(outputs / name, ignore_errors=True)
+        folders = [f"output_dir={outputs / name}", f"dataset.root={outputs / 'scenes'}"]
+        runs.append(([*overrides(name, base), *folders], str(outputs / f"{name}.log")))
+    program = [sys.executable, "-P", REPOSITORY / "tests" / "forked_runs.py"]
+    ended = subprocess.run(
+        [*program, tree / "tools" / "run_stage.py", str(jobs)],
+        cwd=outputs,
+        env=os.environ | _ENVIRONMENT | {"PYTHONPATH": str(tree)},
+        input=json.dumps(runs),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    failures = {}
+    for name, code in zip(names, json.loads(ended.stdout)):
+        log = outputs / f"{name}.log"
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        if code:
+            failures[name] = f"ended with {code}: {''.join(lines[-1:])} (see {log})"
+        else:
+            (outputs / f"{name}.json").write_text(json.dumps(overrides(name, base)))
+    return failures
+
+
+def overrides(name: str, base: bool) -> list[str]:
+    found = [*EVERY, *CONFIGURATIONS[name]]
+    for now, then in RENAMED.items() if base else ():
+        found = [re.sub(f"^{re.escape(now)}(?==|$)", then, each) for each in found]
+    return found
+
+
+def _is_kept(outputs: Path, name: str, base: bool) -> bool:
+    record = outputs / f"{name}.json"
+    return record.is_file() and json.loads(record.read_text()) == overrides(name, base)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextmanager
+def _checkout(commit: str, folder: Path) -> Iterator[Path]:
+    """Gives a worktree of a commit while the block runs."""
+    _git(REPOSITORY, "worktree", "add", "--detach", str(folder), commit)
+    try:
+        yield folder
+    finally:
+        _git(REPOSITORY, "worktree", "remove", "--force", str(folder))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="same_results", description=__doc__.partition("\n")[0])
+    other = parser.add_mutually_exclusive_group(required=True)
+    other.add_argument("commit", nargs="?", help="whose results these have to be")
+    other.add_argument("--base", type=Path, metavar="CHECKOUT", help="a folder with its code")
+    parser.add_argument("--tree", type=Path, default=REPOSITORY, help="default: this repository")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the results stay")
+    parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=[*CONFIGURATIONS])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; default: 2")
+    given = parser.parse_args(arguments)
+    commit = _git(given.base or REPOSITORY, "rev-parse", "--short=10", given.commit or "HEAD")
+    with TemporaryDirectory(prefix="same-results-") as temporary:
+        kept = (given.keep or Path(temporary)).absolute()
+        base, new = kept / commit, kept / given.tree.absolute().name
+        if given.base and _git(given.base, "status", "--porcelain"):
+            base = Path(temporary) / "changed"  # which no commit describes
+        shutil.rmtree(new, ignore_errors=True)
+        if all(_is_kept(base, name, base=True) for name in given.only):
+            failures = {}
+        elif given.base:
+            failures = compute(given.base.absolute(), base, given.only, True, given.jobs)
+        else:
+            with _checkout(commit, Path(temporary) / "code") as tree:
+                failures = compute(tree, base, given.only, True, given.jobs)
+        for name, why in failures.items():
+            print(f"{name} of {commit}: {why}", file=sys.stderr)
+        if failures:
+            return 2
+        failures = compute(given.tree.absolute(), new, given.only, False, given.jobs)
+        all_same = not failures
+        for name in given.only:
+            text, same = describe(name, compare_outputs(base / name, new / name))
+            print(f"{name}: {failures[name]}" if name in failures else text)
+            all_same &= same
+    return 0 if all_same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

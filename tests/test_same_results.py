@@ -1,0 +1,206 @@
+"""The comparison of results finds the last bit, a pixel, a value and a file, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import same_results
+from tests.compared_results import compare_outputs
+from tests.same_results import describe
+
+METRICS = {"latest": {"tags": {"val": {"key": "old", "map": 0.75, "seconds": 3}}}, "runs": []}
+
+
+def write_manifest(folder: Path, **changes) -> None:
+    manifest = {
+        "key": folder.name,
+        "seconds": 1.5,
+        "versions": {"torch": "2"},
+        "configuration": {"alpha": 0.5, "names": [["disc"], ["square"]], "recipe": folder.name},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Tags, a round of masks and another, as the code before had them."""
+    root = tmp_path / "base"
+    tags = root / "val/tags/1a"
+    tags.mkdir(parents=True)
+    scores = np.array([[0.1, -0.0], [np.nan, 1]], np.float32)
+    np.savez(tags / "scores.npz", ids=np.array(["0", "1"]), scores=scores)
+    (tags / "tags.txt").write_text("0 1\n1 0\n")
+    write_manifest(tags)
+    for number, name in enumerate(("2b", "3c")):
+        masks = root / f"val/masks/{name}"
+        (masks / ".probability").mkdir(parents=True)
+        for image in "01":
+            Image.fromarray(np.full((3, 4), number, np.uint8)).save(masks / f"{image}.png")
+            Image.fromarray(np.full((3, 4), 200, np.uint8)).save(
+                masks / f".probability/{image}.png"
+            )
+        write_manifest(masks, images=2)
+    (root / "val/masks/latest").symlink_to("3c")
+    (root / "metrics.json").write_text(json.dumps(METRICS))
+    return root
+
+
+@pytest.fixture
+def new(base: Path) -> Path:
+    """The same results under other keys, computed at another time, and written in another order."""
+    root = base.with_name("new")
+    shutil.copytree(base, root, symlinks=True)
+    (root / "val/tags/1a").rename(root / "val/tags/9f")
+    write_manifest(root / "val/tags/9f", seconds=9, host="other", versions={"torch": "3"})
+    for old, name in (("3c", "8e"), ("2b", "7d")):
+        (root / f"val/masks/{old}").rename(root / f"val/masks/{name}")
+        write_manifest(root / f"val/masks/{name}", images=2)
+    (root / "val/masks/latest").unlink()
+    (root / "val/masks/latest").symlink_to("8e")
+    (root / "metrics.json").write_text(json.dumps(METRICS).replace("old", "new"))
+    return root
+
+
+def differences(base: Path, new: Path) -> dict[str, list[str]]:
+    return compare_outputs(base, new).differences
+
+
+def test_results_under_other_keys_are_equal(base, new):
+    found = compare_outputs(base, new)
+    assert not found.differences
+    counts = {"scores": 1, "tags": 1, "masks": 4, "probabilities": 4, "manifests": 3, "metrics": 1}
+    assert found.equal == counts
+    text, same = describe("chain", found)
+    assert same and text.count("\n") == 0 and "4 masks" in text
+
+
+def test_what_differs_is_named(base, new):
+    path = new / "val/tags/9f/scores.npz"
+    arrays = dict(np.load(path))
+    arrays["scores"][0, 0] = np.nextafter(arrays["scores"][0, 0], np.float32(1))
+    np.savez(path, **arrays)
+    (new / "val/tags/9f/tags.txt").write_text("0 1\n1 2\n")
+    pixels = np.zeros((3, 4), np.uint8)
+    pixels[1, 2] = 255
+    Image.fromarray(pixels).save(new / "val/masks/7d/0.png")
+    write_manifest(new / "val/masks/8e", images=3)
+    (new / "val/masks/8e/.probability/1.png").unlink()
+    (new / "val/masks/8e/2.png").write_bytes(b"")
+    (new / "metrics.json").write_text(json.dumps(METRICS).replace("0.75", "0.7500000000000001"))
+    assert differences(base, new) == {
+        "val/tags/scores.npz": ["scores: 1 of 4 values, largest difference 7.45e-09"],
+        "val/tags/tags.txt": ["line 2: '1 0' became '1 2'"],
+        "val/masks/0.png": ["pixels: 1 of 12 values, largest difference 255"],
+        "val/masks (2)/manifest.json": ["images: 2 became 3"],
+        "val/masks (2)/.probability/1.png": ["missing"],
+        "val/masks (2)/2.png": ["new"],
+        "metrics.json": ["latest.tags.val.map: 0.75 became 0.7500000000000001"],
+    }
+    text, same = describe("chain", compare_outputs(base, new))
+    assert not same and "7 differ" in text and "val/masks (2)/2.png: new" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"images": 2.0}, "images: 2 became 2.0"),
+        ({"images": True}, "images: 2 became True"),
+        ({"images": [2]}, "images: missing; images.0: new"),
+        ({"images": {}}, "images: 2 became {}"),
+        ({"left_out": []}, "left_out: new"),
+        ({"left_out": 0}, "left_out: new"),
+        ({"configuration": {}}, "configuration: new; configuration.alpha: missing; "),
+    ],
+)
+def test_values_of_manifests(base, new, change, found):
+    write_manifest(new / "val/masks/7d", **{"images": 2} | change)
+    (parts,) = differences(base, new).values()
+    assert "; ".join(parts).startswith(found)
+
+
+@pytest.mark.parametrize("zeros", [np.float32([0, 0]), np.float16([-0.0, 0]), np.zeros((2, 1))])
+def test_signs_types_and_shapes_of_arrays(base, new, zeros):
+    for root, key, array in ((base, "1a", np.float32([-0.0, 0])), (new, "9f", zeros)):
+        np.savez(root / f"val/tags/{key}/scores.npz", scores=array)
+    assert list(differences(base, new)) == ["val/tags/scores.npz"]
+
+
+def test_weights_are_compared_as_tensors(base, new):
+    import torch
+
+    for root, seconds, weight in ((base, 1, 0.5), (new, 2, 0.5)):
+        folder = root / "segmenter/4d"
+        folder.mkdir(parents=True)
+        write_manifest(folder)
+        state = {"layer": torch.full((2, 2), weight)}
+        torch.save({"state_dict": state, "meta": {"time": seconds}}, folder / "iter_3.pth")
+    found = compare_outputs(base, new)
+    assert not found.differences and found.equal["weights"] == 1
+    state["layer"][0, 0] += 1
+    torch.save({"state_dict": state, "meta": {}}, folder / "iter_3.pth")
+    what = "layer: 1 of 4 values, largest difference 1"
+    assert differences(base, new) == {"segmenter/iter_3.pth": [what]}
+
+
+@pytest.mark.parametrize(
+    "name", ["val/tags/9f/scores.npz", "val/masks/7d/0.png", "val/masks/7d/manifest.json"]
+)
+def test_a_damaged_file_differs(base, new, name):
+    written = (new / name).read_bytes()
+    (new / name).write_bytes(written[: len(written) // 2])
+    ((file, (what,)),) = differences(base, new).items()
+    assert file.endswith(Path(name).name) and what.startswith("cannot be read: ")
+
+
+def test_folders_that_are_missing_new_or_no_longer_the_latest(base, new):
+    shutil.move(new / "val/tags/9f", new / "train/tags/9f")
+    (new / "val/masks/latest").unlink()
+    (new / "val/masks/latest").symlink_to("7d")
+    other = "points to another folder"
+    assert differences(base, new) == {
+        "val/tags/": ["missing"],
+        "train/tags/9f/": ["new"],
+        "val/masks/latest": [other],
+        "val/masks (2)/latest": [other],
+    }
+
+
+def test_a_difference_on_purpose_is_told_with_its_reason(base, new, monkeypatch):
+    write_manifest(new / "val/masks/7d", images=2, left_out=0)
+    known = {r"^chain/.*/manifest\.json: left_out: new$": "manifests count what is left out"}
+    monkeypatch.setattr(same_results, "KNOWN", known)
+    found = compare_outputs(base, new)
+    text, same = describe("chain", found)
+    assert same and "on purpose (1): manifests count what is left out" in text
+    assert not describe("alpha", found)[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("pipeline.cams.dense.Sclip.build", "pipeline.cams.settings.Sclip.build", True),
+        ("pipeline.cams.dense.Sclip.build", "pipeline.cams.settings.Naclip.build", False),
+        ("pipeline.masks.pseudo_mask.PseudoMask", "pipeline.masks.crf.PseudoMask", True),
+        ("pipeline.tags.tagclip.build_tagclip", "pipeline.tags.tagger.build_tagclip", True),
+        ("pipeline.tags.tagclip.build_tagclip", "pipeline.tags.tagclip.build", False),
+    ],
+)
+def test_code_may_move_but_not_change_its_name(base, new, before, after, same):
+    write_manifest(base / "val/masks/2b", configuration={"code": before})
+    write_manifest(new / "val/masks/7d", configuration={"code": after})
+    assert describe("dense", compare_outputs(base, new))[1] == same
+
+
+def test_keys_that_the_other_commit_calls_otherwise(monkeypatch):
+    monkeypatch.setattr(
+        same_results, "RENAMED", {"tags.z": "tags.threshold", "masks=par": "masks=p"}
+    )
+    assert "tags.threshold=0.5" in same_results.overrides("z", base=True)
+    assert "tags.z=0.5" in same_results.overrides("z", base=False)
+    assert "masks=p" in same_results.overrides("par", base=True)
