@@ -37,7 +37,8 @@ def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):
     # The masks are what the first segmenter sees.
     from pipeline.files.images import load_image
     from pipeline.segmenter.predict import Segmenter
-    from pipeline.segmenter.self_training import SelfTrainingSettings, relabel
+    from pipeline.segmenter.self_training import relabel
+    from pipeline.segmenter.settings import SelfTrainingSettings
 
     newest = (out / "segmenter" / "latest").resolve().name
     (first,) = [out / "segmenter" / name for name in trained if name != newest]

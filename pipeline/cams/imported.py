@@ -8,35 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
-from pipeline.cams.method import CamOptions
 from pipeline.cams.stage import CamStage
 from pipeline.clip.dimensions import patch_grid
-from pipeline.engine.registry import register
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
 from pipeline.files.text import given_path
 
 
-@dataclass
-class CamFileOptions(CamOptions):
-    """``cams=file``: CAMs in the format of CLIP-ES and IRN, ``<path>/<id>.npy``.
-
-    Attributes:
-        path: the folder.
-        cell_size: finer CAMs are averaged over squares of this many pixels. 16 is the patch grid of
-            a ViT-B/16, whose masks are 2 points of mIoU worse on the demo.
-    """
-
-    path: str = MISSING
-    cell_size: int = setting(4, at_least=1)
-
-
-@register("cams", "file", CamFileOptions, reads=())
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImportedCams(CamStage):
     """CAMs that are taken from files.

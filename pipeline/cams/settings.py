@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import MISSING
+
 from pipeline.cams.method import CamOptions
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import TEMPLATES
@@ -169,3 +171,22 @@ def register_dense_cams(
 
 for _settings in [*DENSE_SETTINGS.values()]:
     register_dense_cams(_settings, __name__)
+
+
+@dataclass
+class CamFileOptions(CamOptions):
+    """``cams=file``: CAMs in the format of CLIP-ES and IRN, ``<path>/<id>.npy``.
+
+    Attributes:
+        path: the folder.
+        cell_size: finer CAMs are averaged over squares of this many pixels. 16 is the patch grid of
+            a ViT-B/16, whose masks are 2 points of mIoU worse on the demo.
+    """
+
+    path: str = MISSING
+    cell_size: int = setting(4, at_least=1)
+
+
+register("cams", "file", CamFileOptions, is_stage=True, reads=())(
+    "pipeline.cams.imported:ImportedCams"
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import shlex
@@ -52,8 +53,10 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run = resolve_name(run) if isinstance(run, str) else run
+        collect_garbage()
         run(sys.argv[1:])
         print(end="", flush=True)
+        gc.unfreeze()  # else libraries complain at the end of what they see alive
         return
     except BrokenPipeError:  # the reader ended, as in --help | head
         # Or Python would report it once more when it flushes at the end.
@@ -71,6 +74,12 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
     if message:
         print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def collect_garbage() -> None:
+    """Looks for garbage from now on, but not among what was imported before."""
+    gc.freeze()
+    gc.enable()
 
 
 def rank() -> int:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
-from pipeline.commands.command_line import answer
-from pipeline.engine.versions import current_version
-from pipeline.errors import UserError, command, console_word, did_you_mean, shown
+gc.disable()  # while the tool is imported, of which nothing is garbage
+
+from pipeline.commands.command_line import answer  # noqa: E402
+from pipeline.errors import UserError, command, console_word, did_you_mean, shown  # noqa: E402
 
 _COMPLETE = "interrupted: the files written so far are complete"
 
@@ -37,7 +39,7 @@ def run_tool(tool: str) -> None:
 def run_stages() -> None:
     """Runs stages of the pipeline on the command line, which shows its help if it is empty."""
     if sys.argv[1:] == ["--version"]:
-        answer(lambda _: print(current_version()))
+        answer("pipeline.commands.console:_print_version")
         return
     sys.argv[1:] = sys.argv[1:] or ["--help"]
     answer("pipeline.commands.run_stage:run")
@@ -54,6 +56,12 @@ def main() -> None:
         answer(lambda _: _refuse(word, list(words)))
     else:
         run_stages()
+
+
+def _print_version(_: Sequence[str]) -> None:
+    from pipeline.engine.versions import current_version
+
+    print(current_version())
 
 
 def _refuse(word: str, words: Sequence[str]) -> None:

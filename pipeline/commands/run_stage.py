@@ -2,145 +2,24 @@
 
 from __future__ import annotations
 
-import sys
+import gc
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig, OmegaConf
 
-from pipeline.commands.command_line import Parser, next_command, rank
-from pipeline.commands.composition import Job, compose_jobs
-from pipeline.commands.status import plan_table, status_table, total_time
-from pipeline.datasets.demo import without_writing
-from pipeline.datasets.scenes import RENDERED
+from pipeline.commands.command_line import Parser, next_command
+from pipeline.commands.composition import compose_jobs
 from pipeline.engine.configuration import choices, take_plugins
-from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import import_plugins
-from pipeline.engine.run import Outcome
 from pipeline.engine.settings import REQUIRED, defaults, meanings
-from pipeline.engine.store import Store
-from pipeline.errors import NotLocal, UserError, as_started, shown
+from pipeline.errors import UserError, as_started, shown
 from pipeline.files.text import given_path
-from pipeline.report.published import remark_on_clip
-from pipeline.report.tables import tables_of_run
-from pipeline.stages.config import METHODS, Config, read_config
-from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
+from pipeline.stages.config import Config
 
 _GROUPS = ("images", "runtime", "self_training", "report")  # without choices
-_MAX_NAMED = 5  # images that a step left out
-
-
-def run_job(job: Job, given: Sequence[str]) -> None:
-    """Runs what ``stage`` asks for and prints what was written where; ``given`` was typed."""
-    composed, is_multirun = job.config, bool(job.overrides)
-    # Of several processes that torchrun started, the first one prints.
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=rank() > 0)
-    if composed.stage == "status":
-        if not isinstance(composed.output_dir, str) or not composed.output_dir:
-            raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
-        root = given_path(composed.output_dir, "output_dir").absolute()
-        table = status_table(Store(root))
-        if table.row_count:
-            Console(width=max(console.width, 160)).print(table)
-        else:
-            console.print(f"{root} holds no results yet: run {next_command(given, 'tags')}")
-        return
-    if is_multirun:
-        console.print(f"\n{', '.join(job.overrides)}")
-    config = read_config(composed)
-    requested = requested_stages(config)
-    with without_writing(config.dataset) if config.dry_run else nullcontext():
-        pipeline = Pipeline.open(config)
-        print_notes(notes_on(pipeline, requested, given))
-        if config.dry_run:
-            show_plan(pipeline, requested, console)
-            console.print(f"next: {next_command(given)}")
-            return
-    outcome, measured = None, []
-    for outcome in pipeline.run(requested):
-        console.print(describe(outcome))
-        measured += [outcome.split] * (outcome.stage == "evaluate")
-        name_left_out(outcome)
-        print_notes(filter(None, [outcome.note]))
-        if outcome.path.suffix == ".md":
-            console.print("\n" + outcome.path.read_text(encoding="utf-8"))
-            console.print(f"written to {outcome.path}")
-    if measured and "report" not in requested:
-        tables = tables_of_run(pipeline.builder.store.root, measured)
-        console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
-    if is_multirun or outcome is None:
-        return
-    every = parse_stages("all")
-    if outcome.path.suffix == ".html":
-        console.print(f"next: open {outcome.path} in a browser")
-    elif following := every[every.index(requested[-1]) + 1 :]:
-        console.print(f"next: {next_command(given, following[0])}")
-
-
-def describe(outcome: Outcome) -> str:
-    """Returns a line on what a stage did for a split, and where the result lies."""
-    counts = [f"{outcome.images} images"]
-    if outcome.stage not in ("report", "evaluate"):
-        counts += [f"{outcome.computed} computed now", f"{outcome.cached} from the cache"]
-    if outcome.reused:
-        counts.append(f"{outcome.reused} reused from other settings")
-    if outcome.left_out:
-        counts.append(f"{len(outcome.left_out)} left out")
-    counted = f"{', '.join(counts)}  →  " if len(counts) > 1 else "→  "
-    return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
-
-
-def name_left_out(outcome: Outcome) -> None:
-    """Names the first images that a step left out on stderr, and the file that names them all."""
-    for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
-        print(f"left out: {shown(image_id)}: {reason}", file=sys.stderr)
-    if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
-        print(f"left out: {more} more, see {outcome.path / FAILURES}", file=sys.stderr)
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Prints what the user should know on stderr."""
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-
-
-def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:
-    """Yields what the user should know of data set, settings and presets, a sentence each."""
-    builder = pipeline.builder
-    config = builder.config
-    for name in builder.vocabulary.dropped:
-        yield f"{name} is a class, and is left out of the backgrounds"
-    yield from builder.images.dataset.notes
-    for group in METHODS:
-        if hasattr(options := getattr(config, group), "without_effect"):
-            yield from options.without_effect(group)
-    # Of presets of methods, those that were typed.
-    for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
-        if remark := remark_on_clip(preset, config.clip.name):
-            yield remark
-    is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
-    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.stages(requested)):
-        yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
-
-
-def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:
-    """Shows what stages would compute, up to what would stop the run; loads and writes nothing."""
-    planned = []
-    try:
-        for row in pipeline.plan(requested):
-            planned.append(row)
-            print_notes(filter(None, [row.note]))
-        pipeline.fetch_weights(requested, download=False)
-    except NotLocal as missing:
-        print_notes([f"the run first downloads the weights {missing}"])
-    finally:
-        if planned:
-            Console(width=max(console.width, 120)).print(plan_table(planned))
-    console.print(total_time(planned))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -149,6 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: an argument, a file of settings or what a stage needs cannot be used.
     """
+    gc.disable()  # while stages are imported, of which nothing is garbage
     if {"-h", "--help"} & {*arguments}:
         print(help_text(), end="")
         return
@@ -166,8 +46,29 @@ def run(arguments: Sequence[str]) -> None:
     for job in compose_jobs(overrides, options.config_dir, options.multirun):
         if options.cfg:
             print(OmegaConf.to_yaml(job.config), end="")
+        elif job.config.stage == "status":
+            _show_status(job.config, arguments)
         else:
+            from pipeline.commands.running import run_job  # imports all stages
+
             run_job(job, arguments)
+
+
+def _show_status(config: DictConfig, given: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from pipeline.commands.status import status_table
+    from pipeline.engine.store import Store
+
+    if not isinstance(config.output_dir, str) or not config.output_dir:
+        raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
+    root = given_path(config.output_dir, "output_dir").absolute()
+    table, console = status_table(Store(root)), Console(soft_wrap=True, markup=False)
+    if table.row_count:
+        Console(width=max(console.width, 160)).print(table)
+    else:
+        next_one = next_command(given, "tags")
+        console.print(f"{root} holds no results yet: run {next_one}", highlight=False)
 
 
 def help_text() -> str:

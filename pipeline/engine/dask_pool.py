@@ -6,41 +6,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pipeline.engine.executors import DaskSettings
 from pipeline.engine.versions import commit
-from pipeline.engine.workers import WorkerSettings, executor_setting
 from pipeline.errors import UserError, check_choice
 from pipeline.files.text import given_path
 
 Result = TypeVar("Result")
-
-
-@dataclass
-class DaskSettings(WorkerSettings):
-    """``executor=dask``: workers of a cluster of dask.distributed, each with its own models.
-
-    Attributes:
-        address: of a scheduler, ``tcp://HOST:8786``, or the path of its scheduler file; none starts
-            a cluster. What its workers answer is unpickled.
-        timeout: seconds within which the first worker has to appear.
-        cluster: the arguments of a class of dask_jobqueue, which ``class`` names; none starts
-            processes of this machine. Some are commands of the job's script.
-    """
-
-    name: str = executor_setting("dask")
-    address: str | None = executor_setting(None, file_values="")
-    timeout: float = executor_setting(60, above=0, at_most=1e6)
-    cluster: dict[str, Any] | None = executor_setting(None, file_values="")
-
-    def threads_of(self, size: int) -> int | None:
-        """Returns torch's threads in each worker; other machines have as many as they like."""
-        return self.threads if self.address or self.cluster else super().threads_of(size)
-
-    def start(self, size: int) -> DaskPool:
-        """Connects to the cluster; see :class:`DaskPool`."""
-        return DaskPool(self, size)
 
 
 class DaskPool:

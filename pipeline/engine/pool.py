@@ -6,6 +6,7 @@ image. Another one then takes over its work.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -131,6 +132,7 @@ class ProcessPool:
 
 
 def _begin_process(parent: int) -> None:
+    gc.disable()  # until the stage is loaded: nothing of what is imported is garbage
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -21,7 +21,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from pipeline.engine.stage import Stage
 from pipeline.errors import UserError, shown
 from pipeline.files.fingerprints import fingerprint_file
 
@@ -42,6 +41,7 @@ class Method:
         build: a class or function that takes the settings and the
             :class:`~pipeline.clip.frozen.Resources` that the method declares, or the name of one;
             or a stage that takes the place of the group's own.
+        is_stage: whether the name is that of such a stage.
         algorithm: raised when the same settings give another result than before.
         uses_clip: whether it looks at images with CLIP.
         quirks: the keys of ``compat`` that it reads.
@@ -62,11 +62,12 @@ class Method:
     settings: type
     build: Callable[..., Any] | str
     algorithm: int = 1
+    is_stage: bool = False
     uses_clip: bool = False
     quirks: Sequence[str] = ()
     variants: Sequence[str] = ()
     shares_pass: bool = False
-    learns: Callable[..., Stage] | str | None = None
+    learns: Callable[..., Any] | str | None = None
     batch: Callable[..., int] | None = None
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
@@ -88,8 +89,12 @@ class Method:
         return facts | own
 
     @property
-    def stage(self) -> type[Stage] | None:
+    def stage(self) -> type | None:
         """The stage that is built instead of the group's own."""
+        if self.is_stage:
+            return imported(self.build)
+        from pipeline.engine.stage import Stage  # which imports NumPy
+
         is_stage = isinstance(self.build, type) and issubclass(self.build, Stage)
         return self.build if is_stage else None
 

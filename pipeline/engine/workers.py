@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.pool import Pool, ProcessPool, count_cores, prefetch, spread
+from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Size
-from pipeline.engine.settings import setting
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
@@ -28,48 +29,6 @@ Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
 
 _MAX_UNWRITTEN = 4
-
-executor_setting = partial(
-    setting, changes="nothing", why="who computes does not change what is computed"
-)
-"""Declares a field of the settings of an executor."""
-
-
-@dataclass
-class ExecutorSettings:
-    """``executor=local``: this process, and processes of this machine for the CRF.
-
-    Attributes:
-        name: the executor.
-    """
-
-    name: str = executor_setting("local")
-
-
-@dataclass
-class WorkerSettings(ExecutorSettings):
-    """``executor=processes``: processes of this machine, each with its own models.
-
-    Attributes:
-        workers: how many; none for ``runtime.workers``.
-        threads: of torch in each; none for the cores divided by the workers.
-        shard_size: images that a worker is given at a time; none for 4, or 16 batches on a GPU.
-    """
-
-    name: str = executor_setting("processes")
-    workers: int | None = executor_setting(None, at_least=1, at_most=10_000)
-    threads: int | None = setting(
-        None, at_least=1, at_most=1024, changes="rounding", why="sums are split by threads"
-    )
-    shard_size: int | None = executor_setting(None, at_least=1)
-
-    def threads_of(self, size: int) -> int | None:
-        """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
-        return self.threads or max(1, count_cores() // size)
-
-    def start(self, size: int) -> Pool:
-        """Returns so many workers."""
-        return ProcessPool(size, self.threads_of(size))
 
 
 def compute_here(
@@ -158,7 +117,13 @@ def go_through(
 def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
     """Loads a stage's models; refuses files that are not those that the recipe names."""
     say("loading the model")
-    model = stage.load(inputs)
+    is_collecting = gc.isenabled()
+    gc.disable()  # while libraries are imported, of which nothing is garbage
+    try:
+        model = stage.load(inputs)
+    finally:
+        if is_collecting:
+            gc.enable()
     try:
         is_as_scanned = join_keys(recipe.split("-")[0], *map(fingerprint_file, files)) == recipe
     except OSError:

@@ -10,28 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.settings import DENSE_SETTINGS, DenseSettings
-from pipeline.engine.registry import method_of, register
+from pipeline.engine.registry import method_of
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError, UserError
 from pipeline.masks.name_lists import has_background, read_name_list
-from pipeline.masks.settings import DenseMaskOptions
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
     from pipeline.masks.dense import DenseReadOut
 
 
-@register(
-    "masks",
-    "dense",
-    DenseMaskOptions,
-    uses_clip=True,
-    quirks=("position_scale",),
-    reads=(),
-    source="the released code of SCLIP, NACLIP, ClearCLIP, ResCLIP and SC-CLIP",
-    section="Dense methods as published",
-)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenseMasks(MaskStage):
     """Pseudo masks that a dense method makes straight from images.

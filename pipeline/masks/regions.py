@@ -11,49 +11,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import Cams
-from pipeline.engine.registry import register
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import setting
 from pipeline.engine.stage import Folders, Item
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_path
 from pipeline.masks.labels import resized_argmax, shares, stack_background, to_labels
-from pipeline.masks.refiner import MaskOptions, Refiner
+from pipeline.masks.refiner import Refiner
 from pipeline.masks.region_files import SUFFIXES, Region, read_regions, split_regions
+from pipeline.masks.settings import SLIC, RegionOptions
 from pipeline.masks.stage import Masks
-
-SLIC = "slic"
-
-
-@dataclass(kw_only=True)
-class SlicOptions:
-    """SLIC's constants, as :func:`skimage.segmentation.slic` takes them.
-
-    Attributes:
-        segments: about how many superpixels an image has.
-        compactness: the weight of distances against colours; higher ones give squarer superpixels.
-        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks up the
-            superpixels, and most of them are then merged.
-    """
-
-    segments: int = setting(500, at_least=1, at_most=1_000_000)
-    compactness: float = setting(10, above=0, at_most=1e6)
-    sigma: float = setting(1, at_least=0, at_most=1000)
-
-
-@dataclass
-class RegionOptions(MaskOptions):
-    """``masks=regions``: the best of the CAMs and the background for each region.
-
-    Attributes:
-        regions: a folder with the regions of every image, ``<id>.png`` or ``<id>.json``, such as
-            SAM's; or ``slic`` for superpixels that are computed here.
-        slic: SLIC's constants.
-    """
-
-    regions: str = SLIC
-    slic: SlicOptions = setting(SlicOptions())
 
 
 def label_regions(
@@ -130,14 +97,6 @@ class RegionVote(Refiner):
         return slic(image, of.segments, of.compactness, sigma=of.sigma, start_label=1)
 
 
-@register(
-    "masks",
-    "regions",
-    RegionOptions,
-    reads=(),
-    source="SLIC: Achanta et al., TPAMI 2012",
-    section="4. Masks: CRF and labels",
-)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegionMasks(Masks):
     """Masks by regions. The contents of an image's file of regions are part of its input.

@@ -178,3 +178,59 @@ def _refuse_gaps(window: int, stride: int, prefix: str) -> None:
             f"{prefix}.stride={stride} leaves gaps between windows of {window} pixels: give at most"
             f" {window}"
         )
+
+
+SLIC = "slic"
+
+
+@dataclass(kw_only=True)
+class SlicOptions:
+    """SLIC's constants, as :func:`skimage.segmentation.slic` takes them.
+
+    Attributes:
+        segments: about how many superpixels an image has.
+        compactness: the weight of distances against colours; higher ones give squarer superpixels.
+        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks up the
+            superpixels, and most of them are then merged.
+    """
+
+    segments: int = setting(500, at_least=1, at_most=1_000_000)
+    compactness: float = setting(10, above=0, at_most=1e6)
+    sigma: float = setting(1, at_least=0, at_most=1000)
+
+
+@dataclass
+class RegionOptions(MaskOptions):
+    """``masks=regions``: the best of the CAMs and the background for each region.
+
+    Attributes:
+        regions: a folder with the regions of every image, ``<id>.png`` or ``<id>.json``, such as
+            SAM's; or ``slic`` for superpixels that are computed here.
+        slic: SLIC's constants.
+    """
+
+    regions: str = SLIC
+    slic: SlicOptions = setting(SlicOptions())
+
+
+register(
+    "masks",
+    "regions",
+    RegionOptions,
+    is_stage=True,
+    reads=(),
+    source="SLIC: Achanta et al., TPAMI 2012",
+    section="4. Masks: CRF and labels",
+)("pipeline.masks.regions:RegionMasks")
+
+register(
+    "masks",
+    "dense",
+    DenseMaskOptions,
+    uses_clip=True,
+    quirks=("position_scale",),
+    is_stage=True,
+    reads=(),
+    source="the released code of SCLIP, NACLIP, ClearCLIP, ResCLIP and SC-CLIP",
+    section="Dense methods as published",
+)("pipeline.masks.dense_stage:DenseMasks")

@@ -16,12 +16,12 @@ from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS, label_kinds
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import read_mask
 from pipeline.report.runs import as_number
+from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
 
 _MAX_PREFETCHED = 4
@@ -38,22 +38,6 @@ Result = TypeVar("Result")
 Layers = dict[str, np.ndarray]
 """The labels of an image, H×W uint8 each, as far as there are any: "truth", and the words of each
 :class:`~pipeline.engine.kinds.Kind` such as "mask" and "unfiltered mask"."""
-
-_WHY = "a report shows results and changes none"
-
-
-@dataclass
-class ReportSettings:
-    """How much ``report.html`` shows.
-
-    Attributes:
-        images: at most so many images. Of more it shows the worst, the best, those in which mask
-            and prediction differ most, and an even sample; none shows all.
-        longest_side: the longest side of the pictures in it, in pixels.
-    """
-
-    images: int | None = setting(200, at_least=1, changes="nothing", why=_WHY)
-    longest_side: int = setting(480, at_least=1, changes="nothing", why=_WHY)
 
 
 @dataclass(frozen=True)

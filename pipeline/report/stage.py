@@ -13,8 +13,9 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
-from pipeline.report.measured import Material, ReportSettings
+from pipeline.report.measured import Material
 from pipeline.report.runs import METRICS
+from pipeline.report.settings import ReportSettings
 
 FILES = ("examples.png", "tables.md", "report.html")
 """What it writes in the output directory."""

@@ -18,31 +18,13 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import facts, setting
+from pipeline.engine.settings import facts
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, PerImage
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
-from pipeline.segmenter.settings import TestSettings
+from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
 from pipeline.tags.scores import read_tags, summarise, tags_output
-
-
-@dataclass
-class SelfTrainingSettings:
-    """How predictions become tags and masks.
-
-    Attributes:
-        tag_region: the share of an image, that of its surest pixels, whose mean probability is a
-            class's score.
-        tag_threshold: a class whose score reaches it is a tag.
-        confidence: pixels below this probability become 255.
-        keep_tags: whether the tags of the first round stay, in place of those of the segmenter.
-    """
-
-    tag_region: float = setting(0.002, above=0, at_most=1)
-    tag_threshold: float = setting(0.5, at_least=0, at_most=1)
-    confidence: float = setting(0.5, at_least=0, at_most=1)
-    keep_tags: bool = True
 
 
 @dataclass(frozen=True)

@@ -165,3 +165,21 @@ class SegmenterSettings(PredictionSettings):
     def training_facts(self) -> dict[str, Any]:
         """The settings on which the weights depend, as plain values for a cache key."""
         return facts(self, without=[declared.name for declared in fields(PredictionSettings)])
+
+
+@dataclass
+class SelfTrainingSettings:
+    """How predictions become tags and masks.
+
+    Attributes:
+        tag_region: the share of an image, that of its surest pixels, whose mean probability is a
+            class's score.
+        tag_threshold: a class whose score reaches it is a tag.
+        confidence: pixels below this probability become 255.
+        keep_tags: whether the tags of the first round stay, in place of those of the segmenter.
+    """
+
+    tag_region: float = setting(0.002, above=0, at_most=1)
+    tag_threshold: float = setting(0.5, at_least=0, at_most=1)
+    confidence: float = setting(0.5, at_least=0, at_most=1)
+    keep_tags: bool = True

@@ -9,27 +9,21 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import pipeline.cams.imported
 import pipeline.cams.settings
-import pipeline.masks.dense_stage
-import pipeline.masks.regions
 import pipeline.masks.settings
-import pipeline.tags.given
 import pipeline.tags.settings  # noqa: F401  these register their methods
 from pipeline.clip.quirks import Quirks
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
 from pipeline.datasets import READERS, find_reader
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import DEFAULTS, compose_config, explain
-from pipeline.engine.dask_pool import DaskSettings
+from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
-from pipeline.engine.workers import ExecutorSettings, WorkerSettings
 from pipeline.errors import UserError, check_choice
-from pipeline.report.measured import ReportSettings
-from pipeline.segmenter.self_training import SelfTrainingSettings
-from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.report.settings import ReportSettings
+from pipeline.segmenter.settings import SegmenterSettings, SelfTrainingSettings
 
 compose = compose_config
 """Composes a configuration, by the methods that this module registers as well."""

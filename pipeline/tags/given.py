@@ -10,28 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 
 from pipeline.datasets.lists import read_class_list
-from pipeline.engine.registry import register
 from pipeline.engine.sample import Labels, Sample
-from pipeline.engine.settings import setting
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.files.text import given_path
 from pipeline.tags.scores import tags_output
 from pipeline.tags.stage import Tags
-from pipeline.tags.tagger import TagOptions
-
-
-@dataclass
-class GivenTagOptions(TagOptions):
-    """What every choice of ``tags=`` has whose tags are given."""
-
-    min_score: float = setting(
-        0.0, at_least=0, at_most=1, changes="nothing", why="given tags have no scores"
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,12 +53,6 @@ class GivenTags(Tags):
             yield item, {self.name: tags_output(item.given, {"scores": scores})}
 
 
-@dataclass
-class GroundTruthOptions(GivenTagOptions):
-    """``tags=ground_truth``: the classes that the data set says are in the image."""
-
-
-@register("tags", "ground_truth", GroundTruthOptions, reads=("classes",))
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroundTruthTags(GivenTags):
     """The data set's labels."""
@@ -86,18 +67,6 @@ class GroundTruthTags(GivenTags):
             raise ImageError(str(error)) from error
 
 
-@dataclass
-class TagListOptions(GivenTagOptions):
-    """``tags=file``: a list with an image id and class indices from 0 on each line.
-
-    Attributes:
-        path: the file, in the format of ``tags.txt``.
-    """
-
-    path: str = MISSING
-
-
-@register("tags", "file", TagListOptions, reads=("classes",))
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListedTags(GivenTags):
     """The tags of a list. The key holds its file's name."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import MISSING
+
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import TEMPLATES
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
-from pipeline.tags.tagger import ScoredTagOptions
+from pipeline.tags.tagger import ScoredTagOptions, TagOptions
 
 VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
 """The rows of the ablation: CLIP's class token on the image squeezed to the native size, and at the
@@ -164,3 +166,37 @@ register(
     source="Wang et al., PIAA, ICML 2026, arXiv 2605.25821",
     section="Tags: PIAA",
 )("pipeline.tags.piaa:build_piaa")
+
+
+@dataclass
+class GivenTagOptions(TagOptions):
+    """What every choice of ``tags=`` has whose tags are given."""
+
+    min_score: float = setting(
+        0.0, at_least=0, at_most=1, changes="nothing", why="given tags have no scores"
+    )
+
+
+@dataclass
+class GroundTruthOptions(GivenTagOptions):
+    """``tags=ground_truth``: the classes that the data set says are in the image."""
+
+
+@dataclass
+class TagListOptions(GivenTagOptions):
+    """``tags=file``: a list with an image id and class indices from 0 on each line.
+
+    Attributes:
+        path: the file, in the format of ``tags.txt``.
+    """
+
+    path: str = MISSING
+
+
+register("tags", "ground_truth", GroundTruthOptions, is_stage=True, reads=("classes",))(
+    "pipeline.tags.given:GroundTruthTags"
+)
+
+register("tags", "file", TagListOptions, is_stage=True, reads=("classes",))(
+    "pipeline.tags.given:ListedTags"
+)

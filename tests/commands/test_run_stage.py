@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.commands.run_stage import notes_on
+from pipeline.commands.running import notes_on
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine.cleaning import find_removable
+from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.learned import Learned, with_needs
 from pipeline.engine.plan import plan
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.stage import Output, PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings, WorkerSettings
+from pipeline.engine.workers import Executor
 from pipeline.errors import ImageError, UserError
 
 

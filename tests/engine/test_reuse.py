@@ -12,12 +12,13 @@ import pytest
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.engine.cleaning import find_removable, remove
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.folder import LATEST
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.stage import Output, PerImage
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor
 from tests.small_runs import folder_options
 
 IDS = ("a", "b c", "d/e")

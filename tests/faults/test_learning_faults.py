@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.small_runs import artefacts
 
 pytestmark = pytest.mark.large
 
-SCANS = ("patches", "features", "tags")
-STEPS = (*SCANS, "prototypes", "statistics")
+SCANS = ("patches", "tags")
+STEPS = ("tags", "prototypes", "statistics")
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,14 @@ def learned(nursery, arguments, tmp_path_factory) -> tuple[dict[str, bytes], lis
     """The artefacts of an undisturbed run, and the points at which it can be killed."""
     out = tmp_path_factory.mktemp("piaa") / "whole"
     points = points_of(nursery, arguments, out, None)
-    found = artefacts(out)
+    found = results(out)
     assert all(any(f"/{step}/" in f"/{name}" for name in found) for step in STEPS), sorted(found)
     return found, points
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Returns all artefacts but patches, of which more are stored by who saw fewer images."""
+    return {name: data for name, data in artefacts(out).items() if "/patches/" not in name}
 
 
 def test_a_kill_in_any_step_changes_nothing(nursery, arguments, learned, tmp_path, kills, trial):
@@ -42,7 +48,7 @@ def test_a_kill_in_any_step_changes_nothing(nursery, arguments, learned, tmp_pat
         out = tmp_path / f"killed-{number}"
         points_of(nursery, arguments, out, number)
         nursery.run(*arguments, f"output_dir={out}")
-        assert artefacts(out) == expected, points[number]
+        assert results(out) == expected, points[number]
         assert not unfinished_files(out), points[number]
         shutil.rmtree(out)
     what = "SIGKILL of PIAA while it learns or tags"
@@ -59,11 +65,11 @@ def test_workers_learn_the_same_bytes_though_killed(
     for number in range(times):
         out = tmp_path / f"out-{number}"
         run = nursery.start(*arguments, *more, f"output_dir={out}")
-        step, wanted = SCANS[number % 3], generator.randrange(1, 16)
+        step, wanted = SCANS[number % 2], generator.randrange(1, 16)
         wait_until(lambda o=out, s=step, w=wanted: sum(map(done_in, o.glob(f"all/{s}/*/"))) >= w)
         kill_with_workers(run)
         nursery.run(*arguments, *more, f"output_dir={out}")
-        assert artefacts(out) == expected
+        assert results(out) == expected
         assert not unfinished_files(out)
         shutil.rmtree(out)
     what = "SIGKILL of PIAA with executor=processes"

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, Images
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
-from pipeline.masks.regions import RegionMasks, RegionOptions, RegionVote, SlicOptions
+from pipeline.masks.regions import RegionMasks, RegionVote
+from pipeline.masks.settings import RegionOptions, SlicOptions
 from tests.masks.test_stage import maps, masks_stage  # noqa: F401  a fixture
 from tests.small_runs import draw_photograph
 

@@ -17,7 +17,8 @@ from pipeline.errors import ImageError, UserError
 from pipeline.masks.labels import stack_background
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.masks.region_files import read_regions
-from pipeline.masks.regions import RegionOptions, RegionVote, SlicOptions
+from pipeline.masks.regions import RegionVote
+from pipeline.masks.settings import RegionOptions, SlicOptions
 from tests.small_runs import draw_photograph
 
 SIZE = (12, 17)

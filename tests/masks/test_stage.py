@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
@@ -21,7 +22,7 @@ from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import check
 from pipeline.engine.stage import Item, PerImage
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings, go_through
+from pipeline.engine.workers import Executor, go_through
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png

@@ -18,8 +18,8 @@ from pipeline.report import painting
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import BEST, DISAGREEING, SAMPLE, WORST, choose_images, tag_rows
 from pipeline.report.measured import ImageFigures, measure_images
-from pipeline.segmenter.self_training import SegmenterTags, SelfTrainingSettings
-from pipeline.segmenter.settings import TestSettings
+from pipeline.segmenter.self_training import SegmenterTags
+from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.stage import Tags

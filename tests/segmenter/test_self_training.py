@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.segmenter.self_training import SelfTrainingSettings, relabel
+from pipeline.segmenter.self_training import relabel
+from pipeline.segmenter.settings import SelfTrainingSettings
 
 SETTINGS = SelfTrainingSettings(tag_region=0.1, tag_threshold=0.5, confidence=0.5, keep_tags=False)
 

@@ -15,13 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.registry import import_plugins
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.segmenter import mmseg
 from pipeline.stages.config import compose, read_config

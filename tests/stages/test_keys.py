@@ -31,7 +31,7 @@ from pipeline.stages import builder
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.given import GivenTagOptions
+from pipeline.tags.settings import GivenTagOptions
 from tests import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "reliability.md"

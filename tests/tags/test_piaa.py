@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.clip.frozen import FrozenClip
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.run import Run
 from pipeline.engine.sample import ImageReader
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import pipeline as package
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.run import Run
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline

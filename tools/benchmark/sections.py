@@ -21,10 +21,11 @@ from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.registry import methods
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor, ExecutorSettings
+from pipeline.engine.workers import Executor
 from pipeline.files.images import encode_png
 from pipeline.files.shipped import CONFIGS
 from tools.benchmark import plain

@@ -1,0 +1,128 @@
+"""Runs the stages of a job, or shows what they would compute."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+
+from rich.console import Console
+
+from pipeline.commands.command_line import collect_garbage, next_command, rank
+from pipeline.commands.composition import Job
+from pipeline.commands.status import plan_table, total_time
+from pipeline.datasets.demo import without_writing
+from pipeline.datasets.scenes import RENDERED
+from pipeline.engine.folder import FAILURES
+from pipeline.engine.run import Outcome
+from pipeline.errors import NotLocal, shown
+from pipeline.report.published import remark_on_clip
+from pipeline.report.tables import tables_of_run
+from pipeline.stages.config import METHODS, read_config
+from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
+
+_MAX_NAMED = 5  # images that a step left out
+
+
+def run_job(job: Job, given: Sequence[str]) -> None:
+    """Runs the stages that a job asks for, and prints what was written where.
+
+    Raises:
+        UserError: a setting, an argument of the user's, or what a stage needs cannot be used.
+    """
+    collect_garbage()
+    is_multirun = bool(job.overrides)
+    # Of several processes that torchrun started, the first one prints.
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=rank() > 0)
+    if is_multirun:
+        console.print(f"\n{', '.join(job.overrides)}")
+    config = read_config(job.config)
+    requested = requested_stages(config)
+    with without_writing(config.dataset) if config.dry_run else nullcontext():
+        pipeline = Pipeline.open(config)
+        print_notes(notes_on(pipeline, requested, given))
+        if config.dry_run:
+            show_plan(pipeline, requested, console)
+            console.print(f"next: {next_command(given)}")
+            return
+    outcome, measured = None, []
+    for outcome in pipeline.run(requested):
+        console.print(describe(outcome))
+        measured += [outcome.split] * (outcome.stage == "evaluate")
+        name_left_out(outcome)
+        print_notes(filter(None, [outcome.note]))
+        if outcome.path.suffix == ".md":
+            console.print("\n" + outcome.path.read_text(encoding="utf-8"))
+            console.print(f"written to {outcome.path}")
+    if measured and "report" not in requested:
+        tables = tables_of_run(pipeline.builder.store.root, measured)
+        console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
+    if is_multirun or outcome is None:
+        return
+    every = parse_stages("all")
+    if outcome.path.suffix == ".html":
+        console.print(f"next: open {outcome.path} in a browser")
+    elif following := every[every.index(requested[-1]) + 1 :]:
+        console.print(f"next: {next_command(given, following[0])}")
+
+
+def describe(outcome: Outcome) -> str:
+    """Returns a line on what a stage did for a split, and where the result lies."""
+    counts = [f"{outcome.images} images"]
+    if outcome.stage not in ("report", "evaluate"):
+        counts += [f"{outcome.computed} computed now", f"{outcome.cached} from the cache"]
+    if outcome.reused:
+        counts.append(f"{outcome.reused} reused from other settings")
+    if outcome.left_out:
+        counts.append(f"{len(outcome.left_out)} left out")
+    counted = f"{', '.join(counts)}  →  " if len(counts) > 1 else "→  "
+    return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
+
+
+def name_left_out(outcome: Outcome) -> None:
+    """Names the first images that a step left out on stderr, and the file that names them all."""
+    for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
+        print(f"left out: {shown(image_id)}: {reason}", file=sys.stderr)
+    if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
+        print(f"left out: {more} more, see {outcome.path / FAILURES}", file=sys.stderr)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what the user should know on stderr."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:
+    """Yields what the user should know of data set, settings and presets, a sentence each."""
+    builder = pipeline.builder
+    config = builder.config
+    for name in builder.vocabulary.dropped:
+        yield f"{name} is a class, and is left out of the backgrounds"
+    yield from builder.images.dataset.notes
+    for group in METHODS:
+        if hasattr(options := getattr(config, group), "without_effect"):
+            yield from options.without_effect(group)
+    # Of presets of methods, those that were typed.
+    for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
+        if remark := remark_on_clip(preset, config.clip.name):
+            yield remark
+    is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
+    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.stages(requested)):
+        yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
+
+
+def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:
+    """Shows what stages would compute, up to what would stop the run; loads and writes nothing."""
+    planned = []
+    try:
+        for row in pipeline.plan(requested):
+            planned.append(row)
+            print_notes(filter(None, [row.note]))
+        pipeline.fetch_weights(requested, download=False)
+    except NotLocal as missing:
+        print_notes([f"the run first downloads the weights {missing}"])
+    finally:
+        if planned:
+            Console(width=max(console.width, 120)).print(plan_table(planned))
+    console.print(total_time(planned))

@@ -1,0 +1,83 @@
+"""The choices of ``executor=``: their settings, and which workers they start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline.engine.settings import setting
+
+executor_setting = partial(
+    setting, changes="nothing", why="who computes does not change what is computed"
+)
+"""Declares a field of the settings of an executor."""
+
+
+@dataclass
+class ExecutorSettings:
+    """``executor=local``: this process, and processes of this machine for the CRF.
+
+    Attributes:
+        name: the executor.
+    """
+
+    name: str = executor_setting("local")
+
+
+@dataclass
+class WorkerSettings(ExecutorSettings):
+    """``executor=processes``: processes of this machine, each with its own models.
+
+    Attributes:
+        workers: how many; none for ``runtime.workers``.
+        threads: of torch in each; none for the cores divided by the workers.
+        shard_size: images that a worker is given at a time; none for 4, or 16 batches on a GPU.
+    """
+
+    name: str = executor_setting("processes")
+    workers: int | None = executor_setting(None, at_least=1, at_most=10_000)
+    threads: int | None = setting(
+        None, at_least=1, at_most=1024, changes="rounding", why="sums are split by threads"
+    )
+    shard_size: int | None = executor_setting(None, at_least=1)
+
+    def threads_of(self, size: int) -> int | None:
+        """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
+        from pipeline.engine.pool import count_cores
+
+        return self.threads or max(1, count_cores() // size)
+
+    def start(self, size: int) -> Any:  # noqa: ANN401
+        """Returns so many workers."""
+        from pipeline.engine.pool import ProcessPool
+
+        return ProcessPool(size, self.threads_of(size))
+
+
+@dataclass
+class DaskSettings(WorkerSettings):
+    """``executor=dask``: workers of a cluster of dask.distributed, each with its own models.
+
+    Attributes:
+        address: of a scheduler, ``tcp://HOST:8786``, or the path of its scheduler file; none starts
+            a cluster. What its workers answer is unpickled.
+        timeout: seconds within which the first worker has to appear.
+        cluster: the arguments of a class of dask_jobqueue, which ``class`` names; none starts
+            processes of this machine. Some are commands of the job's script.
+    """
+
+    name: str = executor_setting("dask")
+    address: str | None = executor_setting(None, file_values="")
+    timeout: float = executor_setting(60, above=0, at_most=1e6)
+    cluster: dict[str, Any] | None = executor_setting(None, file_values="")
+
+    def threads_of(self, size: int) -> int | None:
+        """Returns torch's threads in each worker; other machines have as many as they like."""
+        return self.threads if self.address or self.cluster else super().threads_of(size)
+
+    def start(self, size: int) -> Any:  # noqa: ANN401
+        """Connects to the cluster; see :class:`~pipeline.engine.dask_pool.DaskPool`."""
+        from pipeline.engine.dask_pool import DaskPool
+
+        return DaskPool(self, size)
