@@ -132,7 +132,9 @@ def remark_on_clip(preset: str, clip: str) -> str:
         preset: an experiment, as in ``experiment_name``, or a choice such as "tags=piaa_voc".
         clip: the name of the CLIP, as in ``clip.name``; "" if none was used.
     """
-    if clip in ("", _CLIP) or preset not in _presets():
+    group, _, name = preset.rpartition("=")
+    is_file = (CONFIGS / (group or "experiment") / f"{name}.yaml").is_file()
+    if clip in ("", _CLIP) or not is_file or preset not in _presets():
         return ""
     return f"the constants of {preset} were chosen for clip={_CLIP}, not for clip={clip}"
 
