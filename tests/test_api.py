@@ -21,7 +21,7 @@ CLASSES = ["cat", "person", "rocket", "cup"]
 SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def labeller(tiny_checkpoint) -> Labeller:
     return Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=SETTINGS)
 

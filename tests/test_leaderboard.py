@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
+import hydra
 import pytest
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.commands.composition import compose_jobs
 from pipeline.engine import registry
@@ -40,9 +43,21 @@ def ours_alone() -> Iterator[None]:
         yield
 
 
+@cache
 def sweep_of(name: str) -> list[list[str]]:
-    """Returns the overrides of every run of an experiment that is a multirun, but for its name."""
-    jobs = compose_jobs([f"experiment={name}"])
+    """Returns the overrides of every run of an experiment that is a multirun, but for its name.
+
+    The experiment alone is composed, not its runs.
+    """
+    compose, composed = hydra.compose, []
+
+    def compose_first(*given: Any, **options: Any) -> DictConfig:
+        composed.append(OmegaConf.create({"hydra": {}}) if composed else compose(*given, **options))
+        return composed[-1].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra, "compose", compose_first)
+        jobs = list(compose_jobs([f"experiment={name}"]))
     return [[o for o in job.overrides if not o.startswith("experiment=")] for job in jobs]
 
 
