@@ -17,7 +17,7 @@ from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, Names, build_method
 
 
 class DenseCams(PassCams):
@@ -26,7 +26,7 @@ class DenseCams(PassCams):
     @cached_property
     def method(self) -> DenseMethod:
         """The dense method."""
-        return self.options.build_method()
+        return build_method(self.options)
 
     def own_hooks(self) -> Sequence[BlockHook]:
         """Returns the hooks of the method."""

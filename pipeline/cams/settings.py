@@ -131,8 +131,10 @@ class DenseCamOptions(PassCamOptions):
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses blocks that a CLIP does not have."""
+        from pipeline.dense.method import build_method  # imports PyTorch
+
         super().validate_for(clip, prefix)
-        self.build_method().hooks(clip)
+        build_method(self).hooks(clip)
 
 
 def register_dense_cams(

@@ -14,11 +14,12 @@ from pipeline.datasets.lists import apply_lists
 from pipeline.datasets.scenes import RENDERED
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
 from pipeline.datasets.voc import VocSettings, load_voc
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Dataset
 from pipeline.engine.settings import check
 from pipeline.errors import check_choice, shown
 
-Reader = Callable[[Any], Dataset]
+Reader = Callable[[Any], Dataset[Vocabulary]]
 
 READERS: dict[str, tuple[Reader, type[DatasetSettings]]] = {
     **dict.fromkeys(RENDERED, (load_demo, DatasetSettings)),
@@ -45,7 +46,7 @@ def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
     return READERS[name]
 
 
-def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset:
+def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary]:
     """Reads a data set.
 
     Args:

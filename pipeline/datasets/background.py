@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import GroundTruthMask, RelabelledMask
-from pipeline.engine.sample import Dataset, Sample, Splits
+from pipeline.datasets.ground_truth import RelabelledMask
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
 from pipeline.files.label_images import IGNORE
 
 
@@ -37,7 +38,7 @@ class WithoutBackground(GroundTruthMask):
         return RelabelledMask(self.kept, self.whole.file(), pairs).file()
 
 
-def ignore_background(dataset: Dataset, cache: str) -> Dataset:
+def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocabulary]:
     """Returns a data set in whose masks the background is ignored; ``cache`` keeps such masks."""
     folder = Path(cache) / "without_background"
 

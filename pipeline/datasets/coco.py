@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.datasets.ground_truth import InstanceMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
-from pipeline.datasets.vocabulary import annotated_names, build_vocabulary, same_name
+from pipeline.datasets.vocabulary import Vocabulary, annotated_names, build_vocabulary, same_name
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError, shown
@@ -45,7 +45,7 @@ ALIASES = {
 """Names of the published methods → the names of COCO's categories."""
 
 
-def load_coco(settings: CocoSettings) -> Dataset:
+def load_coco(settings: CocoSettings) -> Dataset[Vocabulary]:
     """Reads the splits of COCO from its instance annotations.
 
     ``splits`` gives the names of the image folders, which are also those of the annotation files;

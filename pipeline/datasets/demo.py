@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.scenes import RENDERED, load_recipe, render_scene
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary, voc_palette
 from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Dataset, Sample
@@ -25,7 +25,7 @@ from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 
 
-def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset:
+def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary]:
     """Returns the splits of a recipe and renders scenes that are missing, in processes.
 
     Labels and masks are known because the scenes are drawn; the pipeline only evaluates with them.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.errors import ImageError, UserError, shown
@@ -27,7 +27,7 @@ SPLIT = "all"
 _RESULT_SUFFIXES = (".npz", ".png")  # added to an id to name the files of its results
 
 
-def load_folder(settings: DatasetSettings) -> Dataset:
+def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     """Finds every image file below ``dataset.root``; its only split is "all".
 
     Files that the pipeline wrote are skipped if the output directory lies below the photographs.

@@ -6,7 +6,6 @@ never changed.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.sample import GroundTruthMask
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
@@ -22,22 +22,6 @@ from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE, read_labels
 
 _MIN_COORDINATES = 6  # of a polygon with three corners
-
-
-class GroundTruthMask(ABC):
-    """The mask of one image; can be pickled."""
-
-    @abstractmethod
-    def read(self) -> np.ndarray:
-        """Returns the labels, H×W uint8.
-
-        Raises:
-            UserError: the file is missing, damaged or has colours instead of labels.
-        """
-
-    @abstractmethod
-    def file(self) -> Path:
-        """Returns a palette or grey PNG with these labels, which is written if it is missing."""
 
 
 @dataclass(frozen=True)

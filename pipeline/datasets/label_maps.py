@@ -11,11 +11,11 @@ from pipeline.datasets.ground_truth import RelabelledMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.lists import value_table
 from pipeline.datasets.settings import LabelMapSettings
-from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.sample import Dataset, Sample
 
 
-def load_cocostuff(settings: LabelMapSettings) -> Dataset:
+def load_cocostuff(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     """Reads the splits of COCO-Stuff, the images of COCO 2017 with pixel maps, or of COCO-Object.
 
     ``splits`` gives the names of the image folders, which are also those of the pixel maps.
@@ -25,7 +25,7 @@ def load_cocostuff(settings: LabelMapSettings) -> Dataset:
     return _load(settings, root, folders, partial(find_images, settings, root))
 
 
-def load_ade20k(settings: LabelMapSettings) -> Dataset:
+def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     """Reads the splits of ADEChallengeData2016, ADE20K's scene parsing benchmark (150 classes).
 
     ``root`` is the folder that holds ``images`` and ``annotations``, or its parent; ``splits``
@@ -44,7 +44,7 @@ def _load(
     root: Path,
     map_folders: Sequence[str],
     images_of: Callable[[str], Path],
-) -> Dataset:
+) -> Dataset[Vocabulary]:
     """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
     vocabulary = build_vocabulary(settings)
     table = value_table(settings.values, vocabulary.classes)

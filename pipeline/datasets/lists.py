@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
-from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, RelabelledMask
+from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings, splits_of_run
-from pipeline.datasets.vocabulary import same_name
-from pipeline.engine.sample import Dataset, Labels, Sample, Splits
+from pipeline.datasets.vocabulary import Vocabulary, same_name
+from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
 from pipeline.errors import UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_text
@@ -25,7 +25,7 @@ from pipeline.files.text import given_path, read_text
 _NOT_UTF8 = "surrogateescape"  # keeps bytes of file names that are not UTF-8, see os.fsdecode
 
 
-def apply_lists(dataset: Dataset, settings: DatasetSettings) -> Dataset:
+def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Dataset[Vocabulary]:
     """Applies ``dataset.image_list``, ``dataset.labels`` and ``dataset.masks`` to a data set.
 
     The images keep the order of the list. Labels and masks replace those of the data set.

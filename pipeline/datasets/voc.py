@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.datasets.ground_truth import GroundTruthMask, MaskFile, MatlabMask
+from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing, how_to_get
 from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
-from pipeline.datasets.vocabulary import annotated_names, build_vocabulary
-from pipeline.engine.sample import Dataset, Labels, Sample
+from pipeline.datasets.vocabulary import Vocabulary, annotated_names, build_vocabulary
+from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 from pipeline.files.text import read_lines
@@ -45,7 +45,7 @@ class VocSettings(BenchmarkSettings):
     annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
 
 
-def load_voc(settings: VocSettings) -> Dataset:
+def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
     """Reads the splits of ``ImageSets/Segmentation`` or ``ImageSets/Main`` from a VOC folder.
 
     ``root`` is the folder that holds ``JPEGImages``, or one above it; ``splits`` gives the names of

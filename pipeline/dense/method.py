@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.settings import DenseSettings, dense_settings
+from pipeline.engine.registry import imported
 
 
 class Names(NamedTuple):
@@ -66,6 +67,12 @@ class DenseMethod(DenseSettings, ABC):
 
 
 Class = TypeVar("Class", bound=type[DenseMethod])
+
+
+def build_method(settings: DenseSettings) -> DenseMethod:
+    """Returns the method with these settings."""
+    method = imported(settings.method)
+    return method(**{each.name: getattr(settings, each.name) for each in fields(method)})
 
 
 def dense_method(name: str, source: str) -> Callable[[Class], Class]:

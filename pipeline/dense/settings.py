@@ -6,14 +6,10 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
-from pipeline.engine.registry import imported
 from pipeline.engine.settings import setting
-
-if TYPE_CHECKING:
-    from pipeline.dense.method import DenseMethod
 
 REMAINDERS = ("stretch", "pad")
 """What is done with pixels beside the last whole patch: they are not looked at, and similarities
@@ -28,24 +24,17 @@ class DenseSettings:
 
     name: ClassVar[str]
     source: ClassVar[str]
-    method: ClassVar[Any]
-    """The method, or its name "module:class"."""
+    method: ClassVar[type | str]
+    """The class that computes the method, or its name "module:class"."""
     passes: ClassVar[int] = 1
     """Passes of the backbone over an image."""
-
-    def build_method(self) -> DenseMethod:
-        """Returns the method with these settings."""
-        method = imported(self.method)
-        return method(**{each.name: getattr(self, each.name) for each in fields(method)})
 
 
 DENSE_SETTINGS: dict[str, type[DenseSettings]] = {}
 """The settings of the dense methods by the names of these."""
 
 
-def dense_settings(
-    name: str, source: str, method: type[DenseMethod] | str
-) -> Callable[[Class], Class]:
+def dense_settings(name: str, source: str, method: type | str) -> Callable[[Class], Class]:
     """Makes a dataclass the settings of a dense method.
 
     Args:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,15 +18,30 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_image
 from pipeline.files.images import limit_longest_side, load_image
 from pipeline.files.label_images import IGNORE
 
-if TYPE_CHECKING:
-    from pipeline.datasets.ground_truth import GroundTruthMask
-    from pipeline.datasets.vocabulary import Vocabulary
-
 Labels = tuple[int, ...]
 """Class indices from 0, sorted."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+VocabularyType = TypeVar("VocabularyType")
+"""The engine passes class names on, and does not read them."""
+
+
+class GroundTruthMask(ABC):
+    """The mask of one image; can be pickled."""
+
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """Returns the labels, H×W uint8: 0 background, k+1 class k, 255 ignore.
+
+        Raises:
+            UserError: the file is missing, damaged or has colours instead of labels.
+        """
+
+    @abstractmethod
+    def file(self) -> Path:
+        """Returns a palette or grey PNG with these labels, which is written if it is missing."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ class Splits(UserDict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Generic[VocabularyType]):
     """A vocabulary and the samples of every split.
 
     Attributes:
@@ -90,7 +106,7 @@ class Dataset:
         whole: split → the ids of all its images, where ``splits`` hold a selection.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: VocabularyType
     splits: Mapping[str, list[Sample]]
     train_split: str
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)

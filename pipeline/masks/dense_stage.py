@@ -53,8 +53,10 @@ class DenseMasks(MaskStage):
 
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP."""
+        from pipeline.dense.method import build_method  # imports PyTorch
+
         super().check()
-        self.cams.build_method().hooks(self.resources.clip.dimensions)
+        build_method(self.cams).hooks(self.resources.clip.dimensions)
 
     @cached_property
     def names(self) -> Names:
@@ -74,9 +76,10 @@ class DenseMasks(MaskStage):
 
     def load(self, inputs: Mapping[str, Path]) -> DenseReadOut:
         """Builds the read-out."""
-        from pipeline.masks.dense import DenseReadOut  # imports PyTorch
+        from pipeline.dense.method import build_method  # imports PyTorch
+        from pipeline.masks.dense import DenseReadOut
 
-        return DenseReadOut(self.cams.build_method(), self.options, self.names, self.resources)
+        return DenseReadOut(build_method(self.cams), self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

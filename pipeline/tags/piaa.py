@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.frozen import Resources
+from pipeline.dense.method import build_method
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
@@ -32,7 +33,7 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
     mixes = batch_of(options, resources.quirks) > 0
-    method = BatchedScClip() if mixes else DENSE_SETTINGS[options.encoder]().build_method()
+    method = BatchedScClip() if mixes else build_method(DENSE_SETTINGS[options.encoder]())
     return PatchEncoder(clip.encoder, method, options.crop, clip.batches, mixes), text
 
 

@@ -23,7 +23,7 @@ from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, register_dens
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.dense.method import Names
+from pipeline.dense.method import Names, build_method
 from pipeline.dense.sclip import Sclip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import import_plugins, methods
@@ -90,7 +90,7 @@ def test_a_map_is_the_probability_among_tags_and_backgrounds_normalised_once(
     image, tags = draw_photograph(0, 64, 96), [2, 0]
     options = options_of("sclip", temperature=temperature)
     cams = cams_of(dense_cams(encoder, text, options), image, tags)
-    method = options.build_method()
+    method = build_method(options)
     seen = method.run_pass(encoder, encoder.prepare(image)[None])
     features = F.normalize(method.patch_features(encoder, seen)[0], dim=-1)
     tau = 50.0 if temperature is None else temperature  # the tiny CLIP's is 50
@@ -214,7 +214,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
     )
     shared = start("shared", cams=options_of(name))
     run(shared, "tags", "cams")
-    method = DENSE_SETTINGS[name]().build_method()
+    method = build_method(DENSE_SETTINGS[name]())
     # An image that SC-CLIP refuses in the pass with the tags has one of its own.
     assert len(passes) == 3 * method.passes + (name == "sc_clip")
     alone = start("alone", cams=options_of(name))

@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.itaclip import ItaClip
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, Names, build_method, dense_method
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.sc_clip import ScClip, repair
 from pipeline.dense.semantic_feedback import chebyshev, of_one_object, semantic_feedback
@@ -52,7 +52,7 @@ def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID)
 def names_of(encoder: ClipEncoder) -> Names:
     """Returns three names and two backgrounds, each of which some patches are like."""
     features = embed_patches(
-        DENSE_SETTINGS["clearclip"]().build_method(), encoder, pictures(encoder)
+        build_method(DENSE_SETTINGS["clearclip"]()), encoder, pictures(encoder)
     )
     text = F.normalize(features[0, [1, 9, 17, 25, 33]], dim=-1)
     return Names(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
@@ -76,7 +76,7 @@ def ours_and_naive(name: str, names: Names):
         return ResClip(confidence=CONFIDENCE), plainly
     if name == "sc_clip":
         return ScClip(neighbours=9), partial(naive.sc_clip, neighbours=9)
-    return DENSE_SETTINGS[name]().build_method(), getattr(naive, name)
+    return build_method(DENSE_SETTINGS[name]()), getattr(naive, name)
 
 
 def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:

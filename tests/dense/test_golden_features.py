@@ -12,7 +12,7 @@ from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.pixels import to_pixels
 from pipeline.dense.gem import self_self_attention
-from pipeline.dense.method import Names
+from pipeline.dense.method import Names, build_method
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.dense.windows import with_scaled_positions
@@ -40,7 +40,7 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5
 @pytest.mark.parametrize("size", ["224", "wide"])
 @pytest.mark.parametrize("name", ["sclip", "naclip", "itaclip"])
 def test_features_are_the_released_ones(encoder, golden, name, size):
-    method = DENSE_SETTINGS[name]().build_method()
+    method = build_method(DENSE_SETTINGS[name]())
     for image_id in golden["ids"]:
         image = golden[f"{image_id}/image_{size}"]
         pixels = to_pixels(image, *image.shape[:2])[None]
@@ -49,7 +49,7 @@ def test_features_are_the_released_ones(encoder, golden, name, size):
 
 
 def test_features_of_sc_clip_are_the_released_ones(encoder, golden):
-    method = DENSE_SETTINGS["sc_clip"]().build_method()
+    method = build_method(DENSE_SETTINGS["sc_clip"]())
     for image_id in golden["ids"]:
         pixels = to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None]
         assert_close(embed_patches(method, encoder, pixels)[0], golden[f"{image_id}/sc_clip_224"])

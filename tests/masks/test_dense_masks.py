@@ -18,7 +18,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
-from pipeline.dense.method import Names
+from pipeline.dense.method import Names, build_method
 from pipeline.dense.naclip import NaClip
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
@@ -63,7 +63,7 @@ def read_out(
     quirks = SimpleNamespace(position_scale=position_scale)
     clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
     resources = Resources(CLASSES, "cpu", clip, quirks)
-    return DenseReadOut(DENSE_SETTINGS[method]().build_method(), chosen, names, resources), clip
+    return DenseReadOut(build_method(DENSE_SETTINGS[method]()), chosen, names, resources), clip
 
 
 def prepared(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
     text = F.normalize(torch.randn(6, 32, generator=torch.manual_seed(0)), dim=-1)
     compared = Names(text, torch.arange(6), 20.0)
     pixels = prepared(IMAGE, 84, 123)
-    method, encoder = DENSE_SETTINGS["naclip"]().build_method(), clip.encoder
+    method, encoder = build_method(DENSE_SETTINGS["naclip"]()), clip.encoder
     if whole:
         similarities = naive.on_grid(method, encoder, pixels, compared, quirk)
     else:
