@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from pipeline.engine.executors import DaskSettings
 from pipeline.engine.versions import commit
 from pipeline.errors import UserError, check_choice
 from pipeline.files.text import given_path
@@ -23,8 +22,12 @@ class DaskPool:
     ``distributed.scheduler.allowed-failures``.
     """
 
-    def __init__(self, settings: DaskSettings, size: int):
-        """Connects, and starts ``size`` workers unless a scheduler is named.
+    def __init__(
+        self, size: int, address: str | None, cluster: Mapping[str, Any] | None, timeout: float
+    ):
+        """Connects, and starts ``size`` workers unless the ``address`` of a scheduler is given.
+
+        The settings are those of :class:`~pipeline.engine.executors.DaskSettings`.
 
         Raises:
             UserError: dask or its scheduler is not there, no worker comes, or one has another
@@ -40,10 +43,9 @@ class DaskPool:
         # It writes tracebacks when the scheduler ends, of which an error of ours tells.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         self._cluster = self._client = self._executor = None
-        address, timeout = settings.address, settings.timeout
         try:
             if not address:
-                self._cluster = _start_cluster(settings.cluster, size)
+                self._cluster = _start_cluster(cluster, size)
             file = given_path(address or "", "executor.address")
             if file.is_file():
                 self._client = Client(scheduler_file=str(file), timeout=timeout)

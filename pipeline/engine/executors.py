@@ -80,4 +80,4 @@ class DaskSettings(WorkerSettings):
         """Connects to the cluster; see :class:`~pipeline.engine.dask_pool.DaskPool`."""
         from pipeline.engine.dask_pool import DaskPool
 
-        return DaskPool(self, size)
+        return DaskPool(size, self.address, self.cluster, self.timeout)
