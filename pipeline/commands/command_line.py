@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import re
@@ -56,7 +57,6 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
         collect_garbage()
         run(sys.argv[1:])
         print(end="", flush=True)
-        gc.unfreeze()  # else libraries complain at the end of what they see alive
         return
     except BrokenPipeError:  # the reader ended, as in --help | head
         # Or Python would report it once more when it flushes at the end.
@@ -79,6 +79,7 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
 def collect_garbage() -> None:
     """Looks for garbage from now on, but not among what was imported before."""
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else libraries complain of what they find alive at the end
     gc.enable()
 
 

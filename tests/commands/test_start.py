@@ -50,3 +50,19 @@ def test_what_computes_nothing_imports_nothing_that_computes(
     )
     (imported,) = [line for line in finished.stdout.splitlines() if line.startswith("imported:")]
     assert {*imported.split()} & {*HEAVY} == allowed, finished.stderr
+
+
+@pytest.mark.large
+def test_an_error_after_all_imports_is_one_sentence():
+    """What the collector does not look at would seem to leak at the end."""
+    program = (
+        "from pipeline.commands.command_line import answer\n"
+        "from pipeline.errors import UserError\n"
+        "import triton._C.libtriton, torch._dynamo\n"
+        "def run(arguments): raise UserError('it is so')\n"
+        "answer(run)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (finished.returncode, finished.stderr) == (2, "error: it is so\n")
