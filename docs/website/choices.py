@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 import omegaconf
 from omegaconf import OmegaConf
 
-from pipeline.datasets import READERS
+from pipeline.datasets import READERS, find_reader
 from pipeline.engine.registry import Method, methods
 from pipeline.engine.settings import Rule, meanings, rule_of
 from pipeline.files.shipped import CONFIGS
@@ -66,7 +66,8 @@ class Setting:
 def choices() -> list[Choice]:
     """Returns all choices of groups with a dataclass for each, and the other groups, in order."""
     found = [Choice(m.group, m.name, m.settings, prose(m.settings), m) for m in methods()]
-    for name, (reader, settings) in READERS.items():
+    for name in READERS:
+        reader, settings = find_reader(name)
         found.append(Choice("dataset", name, settings, prose(reader)))
     found += [Choice("executor", name, kind, prose(kind)) for name, kind in EXECUTORS.items()]
     kinds = get_type_hints(Config)

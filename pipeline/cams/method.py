@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass

@@ -8,18 +8,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from pipeline.cams.method import CamOptions
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import TEMPLATES
-from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.settings import DENSE_SETTINGS, DenseSettings
 from pipeline.engine.registry import imported, register
 from pipeline.engine.settings import setting
 from pipeline.files.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from pipeline.datasets.vocabulary import Vocabulary
 
 
 @dataclass

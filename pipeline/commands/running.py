@@ -12,7 +12,7 @@ from pipeline.commands.command_line import collect_garbage, next_command, rank
 from pipeline.commands.composition import Job
 from pipeline.commands.status import plan_table, total_time
 from pipeline.datasets.demo import without_writing
-from pipeline.datasets.scenes import RENDERED
+from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import NotLocal, shown

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 from rich.table import Column, Table
 
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.manifest import finished_at
-from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import Store, folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
 from pipeline.report.configurations import describe_choices, distinguish
+
+if TYPE_CHECKING:
+    from pipeline.engine.plan import PlannedStage
 
 
 def numbers(*names: str) -> list[Column]:

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any
 
-from pipeline.datasets.background import ignore_background
-from pipeline.datasets.coco import CocoSettings, load_coco
-from pipeline.datasets.demo import load_demo
-from pipeline.datasets.folder import load_folder
-from pipeline.datasets.label_maps import load_ade20k, load_cocostuff
-from pipeline.datasets.lists import apply_lists
-from pipeline.datasets.scenes import RENDERED
-from pipeline.datasets.settings import DatasetSettings, LabelMapSettings
-from pipeline.datasets.voc import VocSettings, load_voc
-from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.sample import Dataset
+from pipeline.datasets.settings import (
+    RENDERED,
+    CocoSettings,
+    DatasetSettings,
+    LabelMapSettings,
+    VocSettings,
+)
 from pipeline.engine.settings import check
 from pipeline.errors import check_choice, shown
 
-Reader = Callable[[Any], Dataset[Vocabulary]]
+Reader = Callable[..., Any]
+"""Returns a :class:`~pipeline.engine.sample.Dataset` from its settings."""
 
-READERS: dict[str, tuple[Reader, type[DatasetSettings]]] = {
-    **dict.fromkeys(RENDERED, (load_demo, DatasetSettings)),
-    "folder": (load_folder, DatasetSettings),
-    "voc2007": (load_voc, VocSettings),
-    "voc2012": (load_voc, VocSettings),
-    "voc20": (load_voc, VocSettings),
-    "coco2014": (load_coco, CocoSettings),
-    "coco2017": (load_coco, CocoSettings),
-    "cocostuff": (load_cocostuff, LabelMapSettings),
-    "coco_object": (load_cocostuff, LabelMapSettings),
-    "ade20k": (load_ade20k, LabelMapSettings),
+_VOC = ("pipeline.datasets.voc:load_voc", VocSettings)
+_COCO = ("pipeline.datasets.coco:load_coco", CocoSettings)
+_COCOSTUFF = ("pipeline.datasets.label_maps:load_cocostuff", LabelMapSettings)
+
+READERS: dict[str, tuple[Reader | str, type[DatasetSettings]]] = {
+    **dict.fromkeys(RENDERED, ("pipeline.datasets.demo:load_demo", DatasetSettings)),
+    "folder": ("pipeline.datasets.folder:load_folder", DatasetSettings),
+    **dict.fromkeys(("voc2007", "voc2012", "voc20"), _VOC),
+    **dict.fromkeys(("coco2014", "coco2017"), _COCO),
+    **dict.fromkeys(("cocostuff", "coco_object"), _COCOSTUFF),
+    "ade20k": ("pipeline.datasets.label_maps:load_ade20k", LabelMapSettings),
 }
-"""``dataset.name`` → its reader and the settings that the reader takes."""
+"""``dataset.name`` → its reader, or the name of it, and the settings that the reader takes."""
 
 
 def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
@@ -42,12 +40,19 @@ def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
     Raises:
         UserError: there is no such data set.
     """
+    settings = settings_of(name)
+    reader, _ = READERS[name]
+    return resolve_name(reader) if isinstance(reader, str) else reader, settings
+
+
+def settings_of(name: str) -> type[DatasetSettings]:
+    """Returns the class of the settings of a data set; raises as :func:`find_reader`."""
     check_choice(f"there is no data set {shown(name)}", name, READERS)
-    return READERS[name]
+    return READERS[name][1]
 
 
-def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary]:
-    """Reads a data set.
+def load_dataset(settings: DatasetSettings, workers: int = 1) -> Any:  # noqa: ANN401
+    """Reads a data set; returns a :class:`~pipeline.engine.sample.Dataset`.
 
     Args:
         settings: of the class that :func:`find_reader` gives.
@@ -57,9 +62,12 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabul
         UserError: the settings or the layout of the data set are not as expected; the message
             gives what was expected and what is there.
     """
+    # These import NumPy.
+    from pipeline.datasets.background import ignore_background
+    from pipeline.datasets.lists import apply_lists
+
     check(settings, "dataset")
     reader, _ = find_reader(settings.name)
-    is_rendered = settings.name in RENDERED
-    dataset = load_demo(settings, workers) if is_rendered else reader(settings)
-    dataset = apply_lists(dataset, settings)
+    more = (workers,) if settings.name in RENDERED else ()
+    dataset = apply_lists(reader(settings, *more), settings)
     return ignore_background(dataset, settings.cache) if settings.ignore_background else dataset

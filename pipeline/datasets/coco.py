@@ -5,33 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.ground_truth import InstanceMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
-from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
+from pipeline.datasets.settings import BenchmarkSettings, CocoSettings
 from pipeline.datasets.vocabulary import Vocabulary, annotated_names, build_vocabulary, same_name
 from pipeline.engine.sample import Dataset, Sample
-from pipeline.engine.settings import setting
 from pipeline.errors import UserError, shown
 
 _MAX_SIDE = 1 << 15  # pixels; a damaged file may claim more than fits into memory
-
-
-@dataclass(kw_only=True)
-class CocoSettings(BenchmarkSettings):
-    """COCO 2014 and 2017.
-
-    Attributes:
-        only_annotated: whether images without an instance are left out, as in the lists of the
-            published methods.
-        annotated_as: the names of the classes in the annotations; null if they are ``classes``.
-    """
-
-    only_annotated: bool = setting(True, changes="images", why=SELECTION)
-    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
 
 
 ALIASES = {

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
-from pipeline.datasets.scenes import RENDERED, load_recipe, render_scene
-from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.settings import RENDERED, DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary, voc_palette
 from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track

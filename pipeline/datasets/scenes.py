@@ -21,9 +21,6 @@ from PIL import Image, ImageDraw
 from pipeline.datasets.grounds import GROUNDS, Rng
 from pipeline.files.shipped import DATA
 
-RENDERED = ("demo", "demo_crowded")
-"""The data sets that have a recipe."""
-
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
 _REACH = 1.3  # of an object from its centre, in units of its radius
 _MIN_AREA = 64  # objects with fewer visible pixels are not drawn
@@ -34,7 +31,7 @@ def load_recipe(name: str) -> Mapping:
     """Returns the parameters of a data set's scenes as nested dictionaries.
 
     Args:
-        name: one of :data:`RENDERED`.
+        name: one of :data:`~pipeline.datasets.settings.RENDERED`.
     """
     return yaml.safe_load((DATA / name / "scenes.yaml").read_text(encoding="utf-8"))
 

@@ -1,6 +1,7 @@
 """The ``dataset`` group of the configuration: what every data set has.
 
-A reader declares what it needs beyond that in a subclass beside it.
+What a reader needs beyond that is in a subclass. Nothing here imports NumPy, so that a command that
+reads no image starts at once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part
 
 SELECTION = "it selects images, and every image has an entry of its own"
 """Why settings that select images are not part of a cache key."""
+
+
+RENDERED = ("demo", "demo_crowded")
+"""The data sets of drawn scenes."""
 
 
 @dataclass(kw_only=True)
@@ -200,3 +205,44 @@ class LabelMapSettings(BenchmarkSettings):
     other_values: str = setting(
         "ignored", changes="nothing", why=GROUND_TRUTH, choices=("ignored", "background")
     )
+
+
+@dataclass(kw_only=True)
+class VocSettings(BenchmarkSettings):
+    """PASCAL VOC.
+
+    Attributes:
+        devkit: the name of the folder that holds ``JPEGImages``, as distributed.
+        image_set: the folder of the lists, "Segmentation" or "Main".
+        mask_folders: the folders of masks; the first that has an image's mask is used.
+        sbd_root: the folder of the Semantic Boundaries Dataset, for ``train_aug``; null for none.
+        label_source: the image labels: the classes in the masks, or the objects in ``Annotations``.
+        difficult: whether objects that are marked as difficult count, with "xml".
+        annotated_as: the names of the classes in ``Annotations``; null if they are ``classes``.
+    """
+
+    devkit: str = setting(changes="images", why=SELECTION)
+    image_set: str = setting("Segmentation", changes="images", why=SELECTION)
+    mask_folders: list[str] = setting(
+        ["SegmentationClass", "SegmentationClassAug"], changes="nothing", why=GROUND_TRUTH
+    )
+    sbd_root: str | None = setting(None, changes="images", why=SELECTION)
+    label_source: str = setting(
+        "masks", changes="nothing", why=GROUND_TRUTH, choices=("masks", "xml")
+    )
+    difficult: bool = setting(True, changes="nothing", why=GROUND_TRUTH)
+    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
+
+
+@dataclass(kw_only=True)
+class CocoSettings(BenchmarkSettings):
+    """COCO 2014 and 2017.
+
+    Attributes:
+        only_annotated: whether images without an instance are left out, as in the lists of the
+            published methods.
+        annotated_as: the names of the classes in the annotations; null if they are ``classes``.
+    """
+
+    only_annotated: bool = setting(True, changes="images", why=SELECTION)
+    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)

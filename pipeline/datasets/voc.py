@@ -10,39 +10,11 @@ from pathlib import Path
 
 from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing, how_to_get
-from pipeline.datasets.settings import GROUND_TRUTH, SELECTION, BenchmarkSettings
+from pipeline.datasets.settings import VocSettings
 from pipeline.datasets.vocabulary import Vocabulary, annotated_names, build_vocabulary
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample
-from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 from pipeline.files.text import read_lines
-
-
-@dataclass(kw_only=True)
-class VocSettings(BenchmarkSettings):
-    """PASCAL VOC.
-
-    Attributes:
-        devkit: the name of the folder that holds ``JPEGImages``, as distributed.
-        image_set: the folder of the lists, "Segmentation" or "Main".
-        mask_folders: the folders of masks; the first that has an image's mask is used.
-        sbd_root: the folder of the Semantic Boundaries Dataset, for ``train_aug``; null for none.
-        label_source: the image labels: the classes in the masks, or the objects in ``Annotations``.
-        difficult: whether objects that are marked as difficult count, with "xml".
-        annotated_as: the names of the classes in ``Annotations``; null if they are ``classes``.
-    """
-
-    devkit: str = setting(changes="images", why=SELECTION)
-    image_set: str = setting("Segmentation", changes="images", why=SELECTION)
-    mask_folders: list[str] = setting(
-        ["SegmentationClass", "SegmentationClassAug"], changes="nothing", why=GROUND_TRUTH
-    )
-    sbd_root: str | None = setting(None, changes="images", why=SELECTION)
-    label_source: str = setting(
-        "masks", changes="nothing", why=GROUND_TRUTH, choices=("masks", "xml")
-    )
-    difficult: bool = setting(True, changes="nothing", why=GROUND_TRUTH)
-    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
 
 
 def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:

@@ -10,15 +10,12 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
-
-import numpy as np
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.manifest import read_manifest
 from pipeline.errors import UserError, shown
-from pipeline.files.arrays import encode_arrays
 from pipeline.files.atomic import (
     TEMPORARY,
     is_stale,
@@ -28,6 +25,9 @@ from pipeline.files.atomic import (
 )
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.lock import LOCK
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = 1
 """The version of the layout, in ``store.json``; others cannot be read."""
@@ -137,6 +137,11 @@ class Store:
             make: makes it.
             about: strings in the settings of every stage that uses it.
         """
+        # A tenth of a second, which a look at folders need not take.
+        import numpy as np
+
+        from pipeline.files.arrays import encode_arrays
+
         path = self.root / "text" / f"{key}.npz"
         try:
             return read_kept(path)[0]
@@ -167,6 +172,8 @@ class Store:
 
 def read_kept(path: Path) -> tuple[np.ndarray, list[str]]:
     """Returns an array that :meth:`Store.array` wrote, and ``about``; other files raise errors."""
+    import numpy as np
+
     with zipfile.ZipFile(path) as archive:
         # We compress nothing. What is compressed could take any amount of memory.
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from pipeline.engine.settings import setting
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.cams.cams import Cams
 
 

@@ -14,7 +14,7 @@ import pipeline.masks.settings
 import pipeline.tags.settings  # noqa: F401  these register their methods
 from pipeline.clip.quirks import Quirks
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
-from pipeline.datasets import READERS, find_reader
+from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import DEFAULTS, compose_config, explain
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
@@ -114,7 +114,7 @@ def read_config(composed: DictConfig) -> Config:
             if type(given) is int and given not in (0, 1):
                 raise UserError(f"{key}={given} is neither true nor false: give one of them")
         typed = OmegaConf.structured(Config)
-        typed.dataset = find_reader(plain["dataset"]["name"])[1]
+        typed.dataset = settings_of(plain["dataset"]["name"])
         executor = plain["executor"]["name"]
         check_choice(f"there is no executor {executor}", executor, EXECUTORS)
         typed.executor = EXECUTORS[executor]

@@ -15,7 +15,7 @@ from pipeline.clip.settings import TEMPLATES
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
-from pipeline.tags.tagger import ScoredTagOptions, TagOptions
+from pipeline.tags.options import ScoredTagOptions, TagOptions
 
 VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
 """The rows of the ablation: CLIP's class token on the image squeezed to the native size, and at the

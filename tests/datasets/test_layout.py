@@ -11,8 +11,7 @@ from omegaconf.errors import ValidationError
 
 from pipeline.datasets import find_reader
 from pipeline.datasets.layout import how_to_get
-from pipeline.datasets.settings import DatasetSettings, splits_of_run
-from pipeline.datasets.voc import VocSettings
+from pipeline.datasets.settings import DatasetSettings, VocSettings, splits_of_run
 from pipeline.errors import UserError
 from tests import REPOSITORY
 from tests.datasets.miniatures import contents, copy_of, load, settings_of

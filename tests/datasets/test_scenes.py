@@ -14,11 +14,10 @@ from pipeline.datasets.scenes import (
     GROUNDS,
     OUTLINES,
     PATTERNS,
-    RENDERED,
     load_recipe,
     render_scene,
 )
-from pipeline.datasets.settings import DatasetSettings, splits_of_run
+from pipeline.datasets.settings import RENDERED, DatasetSettings, splits_of_run
 from pipeline.engine.sample import Images
 from pipeline.stages.config import compose, read_config
 from tools.train_demo_clip import write_caption
