@@ -22,6 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline.engine.registry import methods
+from pipeline.engine.settings import defaults
 from pipeline.errors import UserError, check_choice, command, did_you_mean, nearest, shown
 from pipeline.files.shipped import CONFIGS
 
@@ -314,8 +315,10 @@ def _no_such_key(key: str, error: BaseException | None, known: Sequence[str] = (
 
 
 def _all_keys() -> list[str]:
-    """Returns every key of the configuration with its default choices, groups among them."""
-    pending: list[tuple[str, Any]] = [("", OmegaConf.to_container(compose_config([])))]
+    """Returns the keys that every configuration has, and those of every method of a group."""
+    shared = OmegaConf.to_container(ConfigStore.instance().load(f"{DEFAULTS}.yaml").node)
+    pending: list[tuple[str, Any]] = [("", shared)]
+    pending += [(f"{method.group}.", defaults(method.settings)) for method in methods()]
     keys = []
     while pending:
         prefix, node = pending.pop()
