@@ -38,7 +38,7 @@ class Excel(PassCams):
         """The first block of the second path."""
         return block_at(1 - self.options.blocks, self.encoder.depth)
 
-    def own_hooks(self) -> Sequence[BlockHook]:
+    def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the second path."""
         return [SurgeryPath(self.first)]
 
@@ -78,6 +78,6 @@ def build_excel(options: ExcelOptions, resources: Resources) -> Excel:
     if options.descriptors is not None:
         classes, clusters = resources.vocabulary.classes, options.clusters
         found = read_descriptors(options.descriptors, classes, clusters)
-        sentences = clip.embed_sentences([each for of_class in found for each in of_class])
+        sentences = clip.embed_sentences([each for group in found for each in group])
         text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
     return Excel(encoder, text, background_text, options, clip.batches, **quirks)

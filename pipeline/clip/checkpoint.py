@@ -17,7 +17,7 @@ from pipeline.clip.architectures import (
     REMEDY,
     ClipModel,
     describe_architecture,
-    find_training,
+    find_pretraining,
     models_of_other_heads,
     without_log,
 )
@@ -62,14 +62,14 @@ def load_clip(
             the method cannot use, or weights that are quantised or not finite.
     """
     # Checked first, since a large file takes long to read.
-    training = find_training(model_name, pretrained)
+    pretraining = find_pretraining(model_name, pretrained)
     weights = read_weights(path, device)
     refuse_quantised(weights, path)
     with torch.device(device):
         if model_name is None:
             model = _build_from_weights(path, weights)
         else:
-            model = build_by_name(model_name, training.quick_gelu)
+            model = build_by_name(model_name, pretraining.quick_gelu)
     if model_name is not None:
         try:
             model.load_state_dict(_rename(weights, model))

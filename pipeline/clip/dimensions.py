@@ -38,7 +38,7 @@ OPENAI_NORMALISATION = Normalisation(
 
 
 @dataclass(frozen=True)
-class Training:
+class Pretraining:
     """Settings that inference must share with the training of the weights.
 
     Attributes:

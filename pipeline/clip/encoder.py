@@ -82,7 +82,7 @@ class ClipEncoder:
             clip: open_clip's model, frozen; later changes to its blocks have no effect.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one used in training, see
-                :func:`pipeline.clip.architectures.find_training`.
+                :func:`pipeline.clip.architectures.find_pretraining`.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
@@ -175,16 +175,16 @@ class ClipEncoder:
         Returns:
             What enters block L.
         """
-        of_blocks = [hook for hook in hooks if isinstance(hook, BlockHook)]
-        of_attention = [hook for hook in hooks if not isinstance(hook, BlockHook)]
+        block_hooks = [hook for hook in hooks if isinstance(hook, BlockHook)]
+        attention_hooks = [hook for hook in hooks if not isinstance(hook, BlockHook)]
         tokens = self.embed_patches(pixels)
         for number, block in enumerate([*self._blocks, self.last_block], 1):
             inputs = BlockInput(tokens, *block.project(block.ln_1(tokens)))
-            for hook in of_blocks:
+            for hook in block_hooks:
                 hook(number, block, inputs)
             if number < self.depth:
-                tokens = block.finish(tokens, _attend(of_attention, number, *inputs[1:]))
-        _attend(of_attention, self.depth, inputs.query, inputs.key, None)
+                tokens = block.finish(tokens, _attend(attention_hooks, number, *inputs[1:]))
+        _attend(attention_hooks, self.depth, inputs.query, inputs.key, None)
         return inputs
 
     def value_features(self, inputs: BlockInput) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.clip.dimensions import SHIPPED, Training
+from pipeline.clip.dimensions import SHIPPED, Pretraining
 from pipeline.errors import UserError, command
 from pipeline.files.download import Source
 from pipeline.files.shipped import DEMO
@@ -18,13 +18,13 @@ from pipeline.files.text import given_path
 _TIMEOUT = 20.0  # seconds without an answer from the network
 
 
-def training_of(model: str | None, pretrained: str | None) -> Training:
-    """Returns how weights were trained; see :func:`pipeline.clip.architectures.find_training`."""
+def pretraining_of(model: str | None, pretrained: str | None) -> Pretraining:
+    """Returns how weights were trained; imports open_clip only if the answer needs it."""
     if model is None and pretrained in (None, SHIPPED):
-        return Training()
-    from pipeline.clip.architectures import find_training
+        return Pretraining()
+    from pipeline.clip.architectures import find_pretraining
 
-    return find_training(model, pretrained)
+    return find_pretraining(model, pretrained)
 
 
 def _find(model: str, pretrained: str | None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
         UserError: the file, the model or the weights do not exist, the method cannot use the model,
             or the download fails.
     """
-    training_of(model, pretrained)
+    pretraining_of(model, pretrained)
     if checkpoint is not None:
         path = given_path(checkpoint, "clip.checkpoint").absolute()
         if not path.is_file():

@@ -70,11 +70,11 @@ class SharedPass:
         if len(self.pixels) == 1:
             return self
 
-        def own(whole: torch.Tensor) -> torch.Tensor:
-            return whole[row : row + 1].clone()
+        def pick(batch: torch.Tensor) -> torch.Tensor:
+            return batch[row : row + 1].clone()
 
-        inputs = BlockInput(*map(own, self.last_block_input))
-        return SharedPass(self.grid, own(self.pixels), inputs, tuple(map(own, self.observed)))
+        inputs = BlockInput(*map(pick, self.last_block_input))
+        return SharedPass(self.grid, pick(self.pixels), inputs, tuple(map(pick, self.observed)))
 
 
 def batch_by_grid(

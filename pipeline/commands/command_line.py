@@ -172,6 +172,6 @@ def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmente
     """
     from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
 
-    of_run = options.checkpoint / "segmenter" / "latest"
-    path = of_run if of_run.is_dir() else options.checkpoint
+    checkpoint_folder = options.checkpoint / "segmenter" / "latest"
+    path = checkpoint_folder if checkpoint_folder.is_dir() else options.checkpoint
     return Segmenter.from_run(path, device, "best" if options.best else "last")

@@ -103,13 +103,13 @@ def _export(options: Namespace, artefact: Artefact) -> Export:
 
 def _export_clip_es(artefact: Artefact, target: Path) -> Export:
     """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
-    export, own = Export(), OwnFiles(target, "export.py")
-    own.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
+    export, output = Export(), OwnFiles(target, "export.py")
+    output.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
 
     def write(image_id: str) -> int:
         path = target_path(target, f"{image_id}.npy")
         cams = read_cams(artefact.path / f"{image_id}.npz")
-        own.write(path, encode_clip_es(cams))
+        output.write(path, encode_clip_es(cams))
         return len(cams.keys)
 
     without = sum(not count for _, count in export.each(sorted(artefact.entries), write))

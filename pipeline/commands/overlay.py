@@ -50,12 +50,12 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
     ids = _choose(artefacts, options.ids, options.limit)
     drawing, written = Export(), 0
-    own = OwnFiles(options.output, "overlay.py")
+    output = OwnFiles(options.output, "overlay.py")
     if not options.sheet:
         folders = [options.output / artefact.kind.stage for artefact in artefacts]
-        own.refuse_foreign(folder / f"{i}.png" for folder in folders for i in ids)
+        output.refuse_foreign(folder / f"{i}.png" for folder in folders for i in ids)
     for path, data in _draw(artefacts, ids, options, drawing):
-        own.write(path, data)
+        output.write(path, data)
         written += 1
     what = "sheet" if options.sheet else "overlay"
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")

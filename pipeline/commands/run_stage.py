@@ -15,7 +15,7 @@ from rich.console import Console
 from pipeline.commands.command_line import Parser, next_command, rank
 from pipeline.commands.composition import Job, compose_jobs
 from pipeline.commands.status import plan_table, status_table, total_time
-from pipeline.datasets.demo import without_writing
+from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.scenes import RENDERED
 from pipeline.engine.configuration import choices, take_plugins
 from pipeline.engine.folder import FAILURES
@@ -53,7 +53,7 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         console.print(f"\n{', '.join(job.overrides)}")
     config = read_config(composed)
     requested = requested_stages(config)
-    with without_writing(config.dataset) if config.dry_run else nullcontext():
+    with redirect_writes(config.dataset) if config.dry_run else nullcontext():
         pipeline = Pipeline.open(config)
         print_notes(notes_on(pipeline, requested, given))
         if config.dry_run:

@@ -21,7 +21,7 @@ from pipeline.dense.settings import DenseSettings, dense_settings
 from pipeline.engine.registry import imported
 
 
-class Names(NamedTuple):
+class NameEmbeddings(NamedTuple):
     """What patches are compared with.
 
     Attributes:
@@ -45,7 +45,7 @@ class DenseMethod(DenseSettings, ABC):
 
     @abstractmethod
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32, of any length.
 
@@ -56,7 +56,7 @@ class DenseMethod(DenseSettings, ABC):
         """
 
     def similarities(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names, B×N×C float32."""
         return F.normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT

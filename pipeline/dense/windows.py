@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def similarity_map(
     method: DenseMethod,
     encoder: ClipEncoder,
     pixels: torch.Tensor,
-    names: Names,
+    names: NameEmbeddings,
     windows: Windows,
     batch_size: int,
 ) -> torch.Tensor:
@@ -106,15 +106,15 @@ def similarity_map(
         batch = corners[first : first + step]
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
         found = _similarities(method, encoder, F.pad(crops, margins), names)
-        for (y, x), of_window in zip(batch, found):
-            resized = resize(of_window, size)[:, top : top + tall, left : left + wide]
+        for (y, x), similarities in zip(batch, found):
+            resized = resize(similarities, size)[:, top : top + tall, left : left + wide]
             total[:, y : y + tall, x : x + wide] += resized
             count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
 
 
 def _similarities(
-    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: Names
+    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
     shared_pass = method.run_pass(

@@ -83,9 +83,9 @@ class Method:
     def facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key; of a plug-in, its file as well."""
         is_ours = self.code.startswith("pipeline.")
-        own = {} if is_ours else {"method_source": _source_of(self.settings.__module__)}
+        source = {} if is_ours else {"method_source": _source_of(self.settings.__module__)}
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
-        return facts | own
+        return facts | source
 
     @property
     def stage(self) -> type[Stage] | None:

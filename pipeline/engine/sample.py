@@ -103,7 +103,7 @@ class Dataset(Generic[VocabularyType]):
         rejected: split → (image id, reason) of the files that cannot be samples.
         train_split: the split that the segmenter is trained on.
         notes: what the user should know of the files, a sentence each.
-        whole: split → the ids of all its images, where ``splits`` hold a selection.
+        all_ids: split → the ids of all its images, where ``splits`` hold a selection.
     """
 
     vocabulary: VocabularyType
@@ -111,7 +111,7 @@ class Dataset(Generic[VocabularyType]):
     train_split: str
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    whole: Mapping[str, Collection[str]] | None = None
+    all_ids: Mapping[str, Collection[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Images:
 
     def known_ids(self, split: str) -> set[str]:
         """Returns the ids of all images of a split, whatever the limit or the list of images."""
-        whole = self.dataset.whole
-        ids = whole[split] if whole else [sample.id for sample in self.dataset.splits[split]]
+        all_ids = self.dataset.all_ids
+        ids = all_ids[split] if all_ids else [sample.id for sample in self.dataset.splits[split]]
         return {*ids, *self.rejected(split)}
 
     def batches(self, split: str, size: int | None = None) -> Mapping[str, str]:

@@ -174,15 +174,15 @@ def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: two have a name in common, so that one of the values would be lost.
     """
-    whole: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for group in groups:
-        if common := whole.keys() & group.keys():
+        if common := merged.keys() & group.keys():
             raise UserError(
                 f"a method has a setting {sorted(common)[0]}, which is the name of another part of"
                 " its key: rename the setting"
             )
-        whole |= group
-    return whole
+        merged |= group
+    return merged
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401

@@ -166,8 +166,8 @@ class Stage(ABC):
         last = measured.get("last") or {}
         facts = last if last.get("computed") else measured
         # Results that came from another stage's pass took no time of their own.
-        own = facts.get("computed", 0) - facts.get("shared", 0)
-        return facts.get("seconds", 0) / own * images if own else None
+        alone = facts.get("computed", 0) - facts.get("shared", 0)
+        return facts.get("seconds", 0) / alone * images if alone else None
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
         """Returns what the user should know of the results of images as a whole, or ""."""
@@ -220,8 +220,8 @@ class PerImage(Stage):
         Results of equal recipe and equal input are equal, whatever the stages before were. The
         files of what it uses belong to the recipe of a folder, see :meth:`loaded`.
         """
-        own = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
-        return fingerprint([self.name, self.algorithm, own])
+        settings = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
+        return fingerprint([self.name, self.algorithm, settings])
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of what its result is made from.

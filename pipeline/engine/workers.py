@@ -221,9 +221,9 @@ def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Cuts images into shards of a size; a batch whose images depend on each other is a shard."""
     shards = []
     for batch, group in groupby(items, lambda item: item.batch):
-        whole = [*group]
-        step = len(whole) if batch else size
-        shards += [whole[start : start + step] for start in range(0, len(whole), step)]
+        members = [*group]
+        step = len(members) if batch else size
+        shards += [members[start : start + step] for start in range(0, len(members), step)]
     return shards
 
 

@@ -37,10 +37,10 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     methods = dict.fromkeys(groups(), "")
     for each in reversed(chain):
         if group := each.kind.group:
-            own = each.own_settings()
-            methods[group] = own.get("method", "")
+            settings = each.own_settings()
+            methods[group] = settings.get("method", "")
             # Masks that are made without CAMs may take the method of cams= all the same.
-            methods |= {CAMS.group: own["cams"]["method"]} if "cams" in own else {}
+            methods |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
     return {
         "experiment": config.experiment_name or "",
         "dataset": config.dataset.name,

@@ -27,9 +27,9 @@ def calibration_figures(
     """
     threshold, f1 = best_threshold(scores.ravel(), positive.ravel())
     per_class = {}
-    for name, of_class, present, chosen in zip(classes, scores.T, positive.T, tags.T):
+    for name, class_scores, present, chosen in zip(classes, scores.T, positive.T, tags.T):
         if present.any():
-            best, best_f1 = best_threshold(of_class, present)
+            best, best_f1 = best_threshold(class_scores, present)
             per_class[name] = {
                 **decision_figures(chosen, present),
                 "best_threshold": best,

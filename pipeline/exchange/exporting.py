@@ -69,7 +69,7 @@ class Export:
             raise UserError(f"{len(self.left_out)} {sentence}")
 
 
-def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:
+def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
     """Reads the mask of an image: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
     Raises:

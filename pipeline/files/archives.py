@@ -161,7 +161,7 @@ def _move(source: Path, target: Path) -> None:
             shutil.move(path, place)  # a folder may be a link to another disk
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Tells whether a file is a zip archive, and every part of it has its checksum (CRC)."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.vocabulary import Names as NameList
+from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.windows import (
@@ -29,14 +29,14 @@ from pipeline.masks.settings import DenseMaskOptions
 _PAMR_VALUES = 2**26  # similarities of pixels and names that are refined together: 256 MB
 
 
-class DenseReadOut:
+class DenseLabeller:
     """Labels the pixels of images by a dense method."""
 
     def __init__(
         self,
         method: DenseMethod,
         options: DenseMaskOptions,
-        names: NameList,
+        names: Names,
         resources: Resources,
     ):
         """Embeds the names and prepares the image tower.
@@ -61,7 +61,7 @@ class DenseReadOut:
         flat = tuple((name,) for several in names for name in several)
         text = clip.embed(flat, (), options.templates)
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
-        self._names = Names(text, labels, options.temperature or encoder.temperature)
+        self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from pipeline.masks.settings import DenseMaskOptions
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
-    from pipeline.masks.dense import DenseReadOut
+    from pipeline.masks.dense import DenseLabeller
 
 
 @register(
@@ -80,17 +80,17 @@ class DenseMasks(MaskStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
-        own = {declared.name for declared in fields(DENSE_SETTINGS[self.cams.name])}
-        of_method = {key: value for key, value in facts(self.cams).items() if key in own}
-        chosen = joined(method_of(self.cams).facts, of_method)
+        names = {declared.name for declared in fields(DENSE_SETTINGS[self.cams.name])}
+        method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
+        chosen = joined(method_of(self.cams).facts, method_facts)
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
-    def load(self, inputs: Mapping[str, Path]) -> DenseReadOut:
-        """Builds the read-out."""
+    def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
+        """Builds the labeller."""
         from pipeline.dense.method import build_method  # imports PyTorch
-        from pipeline.masks.dense import DenseReadOut
+        from pipeline.masks.dense import DenseLabeller
 
-        return DenseReadOut(build_method(self.cams), self.options, self.names, self.resources)
+        return DenseLabeller(build_method(self.cams), self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

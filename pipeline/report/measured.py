@@ -20,7 +20,7 @@ from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
-from pipeline.masks.labels import read_mask
+from pipeline.masks.labels import read_pseudo_mask
 from pipeline.report.runs import as_number
 from pipeline.tags.scores import decode_scores
 
@@ -57,7 +57,7 @@ class ReportSettings:
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """What a report is made from; the folder of what was not computed yet is empty."""
 
     root: Path
@@ -83,7 +83,7 @@ class Material:
         for kind in label_kinds():
             folder = self.folders.get(kind.stage)
             if folder is not None and sample.id in folder.entries:
-                labels, unfiltered = read_mask(folder.path, sample.id)
+                labels, unfiltered = read_pseudo_mask(folder.path, sample.id)
                 layers |= {kind.layer: labels, kind.unfiltered: unfiltered}
         if sample.mask is not None:
             layers["truth"] = sample.mask.read()
@@ -123,15 +123,15 @@ class Measured:
     problems: dict[str, str] = field(default_factory=dict)  # id → why an image is missing
 
 
-def measure_images(material: Material) -> Measured:
+def measure_images(inputs: ReportInputs) -> Measured:
     """Measures the images of a split for which anything was computed, a few at a time."""
-    num_labels = len(material.vocabulary.classes) + 1
+    num_labels = len(inputs.vocabulary.classes) + 1
     measured = Measured([], {kind.stage: Confusion(num_labels) for kind in label_kinds()})
-    folders = material.folders.values()
-    samples = [s for s in material.samples if any(s.id in f.entries for f in folders)]
-    work = partial(_measure, material=material)
-    with track(f"report {material.split}", len(samples)) as advance:
-        results = for_each_readable(samples, work, material, measured.problems, advance)
+    folders = inputs.folders.values()
+    samples = [s for s in inputs.samples if any(s.id in f.entries for f in folders)]
+    work = partial(_measure, inputs=inputs)
+    with track(f"report {inputs.split}", len(samples)) as advance:
+        results = for_each_readable(samples, work, inputs, measured.problems, advance)
         for figures, confusions in results:
             measured.images.append(figures)
             for name, confusion in confusions.items():
@@ -142,7 +142,7 @@ def measure_images(material: Material) -> Measured:
 def for_each_readable(
     samples: Iterable[Sample],
     work: Callable[[Sample], Result],
-    material: Material,
+    inputs: ReportInputs,
     problems: dict[str, str],
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
@@ -158,7 +158,7 @@ def for_each_readable(
         except _UNREADABLE as error:
             return error
 
-    for sample, result in prefetch(samples, attempt, material.workers, _MAX_PREFETCHED):
+    for sample, result in prefetch(samples, attempt, inputs.workers, _MAX_PREFETCHED):
         advance()
         if isinstance(result, Exception):
             problems[sample.id] = _describe(result)
@@ -166,19 +166,19 @@ def for_each_readable(
             yield result
 
 
-def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str, Confusion]]:
+def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = scores = threshold = None
-    if entry := material.folders[TAGS.stage].entries.get(sample.id):
+    if entry := inputs.folders[TAGS.stage].entries.get(sample.id):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
-        threshold = material.threshold(scores) if material.threshold else None
-    layers = material.layers(sample)
+        threshold = inputs.threshold(scores) if inputs.threshold else None
+    layers = inputs.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
     measured = {kind.stage: kind.unfiltered for kind in label_kinds()}
-    confusions = {stage: _compare(layers, layer, material) for stage, layer in measured.items()}
+    confusions = {stage: _compare(layers, layer, inputs) for stage, layer in measured.items()}
     classes = {*(tags or ()), *(truth or ())}
     for layer in layers.keys() & measured.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
-    num_classes = len(material.vocabulary.classes)
+    num_classes = len(inputs.vocabulary.classes)
     if not classes <= {*range(num_classes)} or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
     figures = ImageFigures(
@@ -195,8 +195,8 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str
     return figures, confusions
 
 
-def _compare(layers: Layers, layer: str, material: Material) -> Confusion:
-    confusion = Confusion(len(material.vocabulary.classes) + 1)
+def _compare(layers: Layers, layer: str, inputs: ReportInputs) -> Confusion:
+    confusion = Confusion(len(inputs.vocabulary.classes) + 1)
     if {layer, "truth"} <= layers.keys():
         truth, labels = layers["truth"], layers[layer]
         if truth.shape == labels.shape:

@@ -51,7 +51,7 @@ class Choices(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """One measured result: of a stage, a split and a configuration."""
 
     file: Path  # the metrics.json that holds it
@@ -123,7 +123,7 @@ class Run:
 
     def value_in(self, column: Column) -> float | None:
         """Returns its figure in a published column, in [0, 1]; none if that is of other images."""
-        measured = self.dataset_split == f"{column.of.dataset} {column.of.split}"
+        measured = self.dataset_split == f"{column.split.dataset} {column.split.split}"
         return self.value(column.metric, column.level) if measured else None
 
     def notes(self, level: int = 0) -> list[str]:
@@ -207,9 +207,9 @@ def find_files(places: Iterable[Path]) -> list[Path]:
     return sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path))
 
 
-def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(files: Iterable[Path]) -> tuple[list[MeasuredRun], list[str]]:
     """Returns the runs of metrics files, oldest first, and a sentence on each damaged file."""
-    runs: list[Run] = []
+    runs: list[MeasuredRun] = []
     problems = []
     for file in files:
         metrics = MetricsFile(file)
@@ -219,21 +219,25 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def runs_of(metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0) -> list[Run]:
+def runs_of(
+    metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0
+) -> list[MeasuredRun]:
     """Returns the runs of a metrics file, oldest first, after ``earlier`` runs of other files."""
-    runs: list[Run] = []
+    runs: list[MeasuredRun] = []
     for entry in metrics.runs:
         runs += _read_entry(file, earlier + len(runs), entry)
     return runs
 
 
-def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Run]:
+def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[MeasuredRun]:
     """Yields a run for every experiment that an entry belongs to."""
     about = {name: str(value or "") for name, value in entry["about"].items()}
     for experiment in entry.get("experiments") or [about.get("experiment", "")]:
         names = ("stage", "split", "key", "images", "configuration")
         named = {**about, "experiment": str(experiment)}
-        yield Run(file, order, about=named, figures=entry, **{name: entry[name] for name in names})
+        yield MeasuredRun(
+            file, order, about=named, figures=entry, **{name: entry[name] for name in names}
+        )
 
 
 # What a reader must know of figures
@@ -251,7 +255,7 @@ def map_notes(figures: Mapping[str, Any]) -> list[str]:
     classes, averaged = figures["per_class"], figures["map_classes"]
     if averaged is None:
         return ["no mAP: the scores are decisions, which rank nothing"]
-    notes, absent = [], [name for name, of in classes.items() if of.get("positives") == 0]
+    notes, absent = [], [name for name, figures in classes.items() if figures.get("positives") == 0]
     if absent:
         more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
         names = f"{', '.join(absent[:_MAX_NAMES])}{more} {'have' if absent[1:] else 'has'}"

@@ -15,7 +15,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
 from pipeline.errors import UserError
-from pipeline.files.archives import is_whole
+from pipeline.files.archives import is_intact
 from pipeline.files.atomic import write_atomically
 from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter.distributed import process_rank
@@ -58,7 +58,7 @@ def resumable_checkpoint(work_dir: Path) -> Path | None:
 
 
 def _put_aside_if_damaged(path: Path) -> bool:
-    if is_whole(path):
+    if is_intact(path):
         return False
     if not process_rank():
         aside = path.replace(f"{path}.damaged")
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
         raise UserError(
             f"checkpoint {path} is damaged or holds more than weights: choose another file"
         ) from error
-    if not is_whole(path):  # PyTorch compares no checksum
+    if not is_intact(path):  # PyTorch compares no checksum
         raise UserError(
             f"checkpoint {path} is damaged: choose another file, or run stage=train again, which"
             " makes it again"

@@ -34,6 +34,6 @@ class BatchedScClip(ScClip):
             B×H×N×N.
         """
         size = len(similarity)
-        of_image = self.above(similarity, similarity.mean())
+        attending = self.above(similarity, similarity.mean())
         whose = torch.arange(size * heads, device=similarity.device) % size
-        return of_image[whose].unflatten(0, (size, heads))
+        return attending[whose].unflatten(0, (size, heads))

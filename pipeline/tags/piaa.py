@@ -100,8 +100,8 @@ class Piaa(Tagger):
         found = cut(pixels, probabilities, self.num_classes, alpha=self.options.alpha, **quirks)
         for start in range(0, len(found), size):
             batch = found[start : start + size]
-            for proposal, of_crop in zip(batch, reidentify(encoder, self.text, batch, size)):
-                scores[proposal.class_index] = (scores[proposal.class_index] + of_crop) / 2
+            for proposal, crop_score in zip(batch, reidentify(encoder, self.text, batch, size)):
+                scores[proposal.class_index] = (scores[proposal.class_index] + crop_score) / 2
 
 
 def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Piaa:

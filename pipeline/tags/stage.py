@@ -69,11 +69,11 @@ class ScoredTags(Tags):
     def threshold(self) -> Threshold:
         """That of θ_img, and of the least score."""
 
-        def of_image(scores: np.ndarray) -> float:
+        def threshold_of_image(scores: np.ndarray) -> float:
             low, high = float(scores.min()), float(scores.max())
             return max(low + self.options.alpha * (high - low), self.options.min_score)
 
-        return of_image
+        return threshold_of_image
 
     @property
     def thresholds(self) -> Collection[str]:
