@@ -15,13 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import normalize
 
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, attend_with_weights, one_by_one
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
-from pipeline.clip.pixels import to_pixels
 from pipeline.errors import UserError
 
 AttentionHook = Callable[[int, torch.Tensor], None]
@@ -276,3 +277,19 @@ def _attend(
     for hook in wanting:
         hook(number, between_patches)
     return attended
+
+
+def to_pixels(
+    image: np.ndarray, height: int, width: int, normalisation: Normalisation = OPENAI_NORMALISATION
+) -> torch.Tensor:
+    """Resizes an image (Pillow's bicubic filter), scales it to [0, 1] and normalises it.
+
+    Args:
+        image: H×W×3 uint8, RGB.
+        height: of the result, 3×height×width float32.
+        width: of the result.
+        normalisation: of the CLIP that reads the result.
+    """
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+    return normalize(pixels, normalisation.mean, normalisation.std)

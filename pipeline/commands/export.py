@@ -11,7 +11,7 @@ from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.kinds import measured_kinds
-from pipeline.engine.manifest import MANIFEST, read_manifest
+from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, read_artefact
 from pipeline.exchange.coco import export_coco

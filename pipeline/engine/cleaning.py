@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED, key_of
-from pipeline.engine.manifest import read_manifest
-from pipeline.engine.result_folder import files_of, remove_files
+from pipeline.engine.result_folder import files_of, read_manifest, remove_files
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, canonical_json, read_json_lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -16,9 +17,8 @@ from unicodedata import normalize
 import numpy as np
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.manifest import read_manifest
+from pipeline.engine.result_folder import read_manifest
 from pipeline.errors import UserError, shown
-from pipeline.files.arrays import encode_arrays
 from pipeline.files.atomic import (
     TEMPORARY,
     is_stale,
@@ -185,3 +185,10 @@ def _sum_of(array: np.ndarray) -> str:
 def folder_size(path: Path) -> int:
     """Returns the bytes of all files below a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())
+
+
+def encode_arrays(**arrays: np.ndarray) -> bytes:
+    """Returns arrays by their names as a ``.npz`` file, which is not compressed."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

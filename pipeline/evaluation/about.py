@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.cams.method import CamOptions
-from pipeline.clip.quirks import Quirks
-from pipeline.clip.settings import ClipSettings, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, Quirks, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
 from pipeline.engine.stage import Stage

@@ -14,10 +14,10 @@ from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.windows import (
     Windows,
     resize,
+    resize_as_opencv,
     scaled_size,
     similarity_map,
     with_scaled_positions,

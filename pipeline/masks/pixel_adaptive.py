@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
+from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
-from pipeline.clip.pixels import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.masks.labels import label_pixels, shares
 from pipeline.masks.refiner import Refiner

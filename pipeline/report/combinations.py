@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import (
     CAMS,
     MASKS,

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS, Kind, label_kinds, measured_kinds
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.result_folder import finished_at
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.label_images import BACKGROUND

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import PREDICTIONS, kinds
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json

@@ -16,8 +16,7 @@ import pipeline.masks.regions
 import pipeline.masks.settings
 import pipeline.tags.given
 import pipeline.tags.settings  # noqa: F401  these register their methods
-from pipeline.clip.quirks import Quirks
-from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import READERS, find_reader
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import DEFAULTS, compose_config, explain

@@ -23,9 +23,8 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
-from pipeline.engine.store import Store
+from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
-from pipeline.files.arrays import encode_arrays
 from pipeline.files.fingerprints import fingerprint, join_keys
 from pipeline.tags.prototypes import Prototypes, choose_bank, entropy, learn
 from pipeline.tags.settings import PiaaOptions, batch_of

@@ -1,4 +1,8 @@
-"""What CLIP sees in images, by a dense method: the input of PIAA."""
+"""What CLIP sees in images, by a dense method: the input of PIAA.
+
+Wang et al., PIAA, ICML 2026, arXiv 2605.25821. Its authors run SC-CLIP so that the features of an
+image depend on the other images of its batch: the quirk ``piaa_batch`` of docs/algorithms.md.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass, batch_by_grid, prepare_batch
 from pipeline.dense.method import DenseMethod
+from pipeline.dense.sc_clip import ScClip
 from pipeline.errors import ImageError
 
 
@@ -94,3 +99,30 @@ def centre(image: np.ndarray, side: int) -> np.ndarray:
     """
     small = resize(Image.fromarray(image), side, InterpolationMode.BICUBIC)
     return np.array(center_crop(small, side))
+
+
+@dataclass
+class BatchedScClip(ScClip):
+    """SC-CLIP whose result depends on the batch; with one image it is SC-CLIP itself."""
+
+    def anomalous(self, patches: torch.Tensor) -> torch.Tensor:
+        """Returns the outliers of the first image, for every image: B×N bool."""
+        return super().anomalous(patches[:1]).expand(len(patches), -1)
+
+    def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
+        """Returns the attention by similarities, most of which are of other images.
+
+        Head h of image b has the similarities of image (b·H + h) mod B, of H heads and B images,
+        and those count that are above the average of the batch.
+
+        Args:
+            similarity: S of every image, B×N×N.
+            heads: H.
+
+        Returns:
+            B×H×N×N.
+        """
+        size = len(similarity)
+        attending = self.above(similarity, similarity.mean())
+        whose = torch.arange(size * heads, device=similarity.device) % size
+        return attending[whose].unflatten(0, (size, heads))

@@ -19,8 +19,7 @@ from pipeline.dense.method import build_method
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
-from pipeline.tags.batched import BatchedScClip
-from pipeline.tags.patches import PatchEncoder, Patches
+from pipeline.tags.patches import BatchedScClip, PatchEncoder, Patches
 from pipeline.tags.prototypes import Prototypes, combine, scores_of_patches
 from pipeline.tags.reidentification import propose, reidentify
 from pipeline.tags.settings import PiaaOptions, batch_of

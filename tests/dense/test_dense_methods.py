@@ -19,7 +19,7 @@ from pipeline.dense.sc_clip import ScClip, repair
 from pipeline.dense.semantic_feedback import chebyshev, same_object, semantic_feedback
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError, UserError
-from pipeline.tags.batched import BatchedScClip
+from pipeline.tags.patches import BatchedScClip
 from tests.dense import naive
 from tests.dense.naive import embed_patches
 from tests.tiny_clip import build_tiny_clip

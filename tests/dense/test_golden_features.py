@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from pipeline.clip.checkpoint import load_clip
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.pixels import to_pixels
+from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.dense.gem import self_self_attention
 from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.dense.windows import with_scaled_positions
-from pipeline.tags.batched import BatchedScClip
+from pipeline.tags.patches import BatchedScClip
 from tests.dense.naive import embed_patches
 
 

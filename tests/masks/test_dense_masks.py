@@ -21,8 +21,8 @@ from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.naclip import NaClip
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.dense.windows import resize_as_opencv
 from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
