@@ -1,4 +1,4 @@
-"""What a CAM method is: it shows where in an image each tag is."""
+"""The interface of CAM methods, which locate each tag in an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CAM methods that follow from one pass of CLIP's backbone, which tags can share."""
+"""CAM methods that need one pass of CLIP's backbone, which tags can share."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class PassCams(CamMethod):
             batch_pass = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
             for row, (name, _, tags) in enumerate(batch):
                 try:
-                    yield name, self.cams_of_pass(batch_pass.of_image(row), tags)
+                    yield name, self.cams_of_pass(batch_pass.copy_image(row), tags)
                 except ImageError as error:
                     yield name, error
 

@@ -1,4 +1,4 @@
-"""Which CLIPs the method can use, decided before any weights are loaded, and their training.
+"""The CLIPs that the method can use, checked before weights are loaded, and their pretraining.
 
 TagCLIP and CLIP-ES need a vision transformer with a class token and plain residual attention
 blocks. open_clip's own transformers qualify, with any patch size, depth, width and size of heads.

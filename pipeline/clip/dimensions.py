@@ -1,4 +1,4 @@
-"""What is known of a CLIP without its weights: dimensions, blocks, training and patch grid.
+"""Properties of a CLIP without its weights: dimensions, blocks, pretraining and patch grid.
 
 Nothing here imports PyTorch or open_clip.
 """

@@ -132,8 +132,8 @@ class ClipEncoder:
         The memory for attention grows with the square of the number of patches. Images of VOC and
         COCO have about 1,000 and at most 1,600; larger images get smaller batches.
         """
-        most = batch_size * _MAX_PATCHES_OF_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2
-        return max(1, min(batch_size, most))
+        fitting = batch_size * _MAX_PATCHES_OF_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2
+        return max(1, min(batch_size, fitting))
 
     def prepare(self, image: np.ndarray, *, squeeze: bool = False) -> torch.Tensor:
         """Normalises an image, H×W×3 uint8, RGB: 3×(P·h)×(P·w) float32 on the CPU.

@@ -144,7 +144,7 @@ def check_network(model: str, pretrained: str | None) -> None:
 
 
 def not_downloaded(model: str, pretrained: str | None, error: Exception) -> UserError:
-    """Returns the error that says where published weights can be had instead."""
+    """Returns the error that says where published weights are available instead."""
     source = published_weights(model, pretrained)
     return UserError(
         f"the weights of clip.model={model} clip.pretrained={pretrained} could not be downloaded"

@@ -101,7 +101,7 @@ class Quirks:
         head_sum: ExCEL's affinity sums the attention of the last blocks over heads, and averages
             that of the block before.
         empty_class: PIAA keeps no patch of a class in which none stands out.
-        piaa_batch: PIAA mixes up the 128 images of a batch of SC-CLIP.
+        piaa_batch: PIAA results depend on the 128 images of a batch of SC-CLIP.
     """
 
     name: str = setting("", changes="nothing", why="each quirk is in the key")

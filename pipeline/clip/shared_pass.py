@@ -65,7 +65,7 @@ class SharedPass:
         rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
         return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in cam_hooks))
 
-    def of_image(self, row: int) -> SharedPass:
+    def copy_image(self, row: int) -> SharedPass:
         """Copies one image out of the batch, so that it does not keep the others in memory."""
         if len(self.pixels) == 1:
             return self

@@ -89,7 +89,7 @@ def class_embeddings(
     Returns:
         C×E float32, each row of length 1.
     """
-    flat = [name for of_class in names for name in of_class]
+    flat = [name for group in names for name in group]
     prompts = [template.format(name) for template in templates for name in flat]
     tokens = tokenizer(prompts).to(clip.logit_scale.device)
     tokens = tokens.unflatten(0, (len(templates), len(flat)))
@@ -101,7 +101,7 @@ def class_embeddings(
         features = torch.cat([F.normalize(clip.encode_text(b).float(), dim=-1) for b in batches])
         features = features.unflatten(0, tokens.shape[:2])
     embeddings = F.normalize(features.mean(0), dim=-1)
-    parts = embeddings.split([len(of_class) for of_class in names])
+    parts = embeddings.split([len(group) for group in names])
     return torch.stack(
         [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
     )

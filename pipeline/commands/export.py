@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder.
 
     Raises:
-        UserError: the arguments cannot be used, or images were left out.
+        UserError: the arguments cannot be used, or images were skipped.
     """
     options = _parse(arguments)
     artefact = read_artefact(options.folder)

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
     """Draws the artefacts that the arguments name.
 
     Raises:
-        UserError: something the user can fix, or images were left out.
+        UserError: something the user can fix, or images were skipped.
     """
     options = _parse(arguments)
     artefacts = [read_artefact(path) for path in options.folders]

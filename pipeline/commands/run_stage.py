@@ -31,7 +31,7 @@ from pipeline.stages.config import METHODS, Config, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
 _GROUPS = ("images", "runtime", "self_training", "report")  # without choices
-_MAX_NAMED = 5  # images that a step left out
+_MAX_NAMED = 5  # skipped images of a step
 
 
 def run_job(job: Job, given: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ def describe(outcome: Outcome) -> str:
 
 
 def name_left_out(outcome: Outcome) -> None:
-    """Names the first images that a step left out on stderr, and the file that names them all."""
+    """Names the first skipped images of a step on stderr, and the file that names them all."""
     for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
         print(f"left out: {shown(image_id)}: {reason}", file=sys.stderr)
     if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
@@ -109,7 +109,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:
-    """Yields what the user should know of data set, settings and presets, a sentence each."""
+    """Yields what the user should know about data set, settings and presets, a sentence each."""
     builder = pipeline.builder
     config = builder.config
     for name in builder.vocabulary.dropped:

@@ -25,7 +25,7 @@ class CocoSettings(BenchmarkSettings):
     """COCO 2014 and 2017.
 
     Attributes:
-        only_annotated: whether images without an instance are left out, as in the lists of the
+        only_annotated: whether images without an instance are skipped, as in the lists of the
             published methods.
         annotated_as: the names of the classes in the annotations; null if they are ``classes``.
     """

@@ -1,4 +1,4 @@
-"""Lists of images with their classes: TagCLIP's format, and tables that people write by hand."""
+"""Lists of images with their classes: TagCLIP's format, and tables that users write."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     def refuse_unused(given: Sequence, does: str, split: str) -> None:
         # With several splits, a list may be of another one.
         if chosen == [split] and all(each is None for each in given):
-            raise UserError(f"{does} none of the images of split {split}: give another or correct")
+            raise UserError(
+                f"{does} none of the images of split {split}: correct the file, or give another"
+            )
 
     notes = dataset.notes
     if known is not None and len(dataset.splits) == 1:

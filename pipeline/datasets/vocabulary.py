@@ -1,4 +1,4 @@
-"""Class names, the names that CLIP is given for them, backgrounds, parents, and the palette."""
+"""Class names, the names that CLIP reads for them, backgrounds, parents, and the palette."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels from similarities: which class has the name that is most like a pixel."""
+"""Labels from similarities: the class of the name that is most similar to a pixel."""
 
 from __future__ import annotations
 

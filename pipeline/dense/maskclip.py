@@ -1,4 +1,4 @@
-"""MaskCLIP: every patch keeps to its own value (Zhou et al., ECCV 2022, section 3.2)."""
+"""MaskCLIP: every patch keeps its own value (Zhou et al., ECCV 2022, section 3.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dense method is: it gives every patch of an image an embedding in CLIP's space.
+"""The interface of dense methods, which embed every patch of an image in CLIP's space.
 
 The methods are training-free and differ from CLIP in the last blocks of the image tower alone. Each
 has a file of its own, and its settings in :mod:`pipeline.dense.settings`. CAMs, tags and label maps

@@ -25,7 +25,7 @@ class Windows:
     """The windows of an image.
 
     Attributes:
-        side: of a window in pixels; 0 looks at the whole image at once.
+        side: of a window in pixels; 0 processes the whole image at once.
         stride: pixels between windows; the last row and column are shifted to end at the border.
         remainder: one of :data:`~pipeline.dense.settings.REMAINDERS`.
     """
@@ -94,7 +94,7 @@ def similarity_map(
         batch_size: windows that are looked at together.
 
     Returns:
-        C×H×W float32; or C×h×w on the patch grid of an image that is looked at as a whole, if
+        C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
         similarities are stretched over the remainder.
     """
     height, width = pixels.shape[-2:]

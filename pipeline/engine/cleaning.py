@@ -71,7 +71,7 @@ def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
 def find_orphans(folder: Path) -> dict[str, list[Path]]:
     """Returns id → files, of results that no stage reads.
 
-    They are of images that the data set no longer has, or that an earlier stage left out.
+    They are of images that the data set no longer has, or that an earlier stage skipped.
     """
     entries, split = Journal(folder / ENTRIES).entries, folder.parents[1]
     lists = [folder / REMOVED]

@@ -1,4 +1,4 @@
-"""The configuration as Hydra composes it, and its errors as sentences."""
+"""Composes the configuration with Hydra, and turns its errors into sentences."""
 
 from __future__ import annotations
 

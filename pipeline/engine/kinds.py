@@ -1,4 +1,4 @@
-"""The kinds of results: all that evaluation, tables, reports and exports know of a stage.
+"""The kinds of results: what evaluation, tables, reports and exports need of a stage.
 
 They stand apart from the stages, since what reads only figures starts without PyTorch.
 """

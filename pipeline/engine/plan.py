@@ -1,4 +1,4 @@
-"""What a run would compute, found out without computing or writing anything."""
+"""The plan of a run: what it would compute, without computing or writing anything."""
 
 from __future__ import annotations
 

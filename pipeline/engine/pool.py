@@ -151,11 +151,11 @@ def spread(
 ) -> Iterator[tuple[Item, Result | ImageError]]:
     """Processes items by workers; others take over the items of a worker that dies.
 
-    It is not known which item a worker died of. All items in progress are then tried one by one, so
+    The item that killed a worker is unknown. All items in progress are then tried one by one, so
     that none is blamed for another. An item is given up when its workers die even so. Errors of
     ``work``, which can be pickled, are raised here.
 
-    Where the first items are all given up, it is not the items that workers die of.
+    If the first items are all given up, the items are not the cause.
 
     Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
     are yielded with their results in the order of completion, or with an error if workers died.

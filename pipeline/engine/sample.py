@@ -1,4 +1,4 @@
-"""Samples, splits and data sets, as stages see them."""
+"""Samples, splits and data sets."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Dataset(Generic[VocabularyType]):
         splits: split → samples, in a fixed order.
         rejected: split → (image id, reason) of the files that cannot be samples.
         train_split: the split that the segmenter is trained on.
-        notes: what the user should know of the files, a sentence each.
+        notes: what the user should know about the files, a sentence each.
         all_ids: split → the ids of all its images, where ``splits`` hold a selection.
     """
 

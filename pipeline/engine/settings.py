@@ -1,4 +1,4 @@
-"""Settings: dataclasses whose fields say what they change and which values they take.
+"""Settings: dataclasses whose fields declare what they change and which values are allowed.
 
 A group of the configuration is a dataclass beside the code that reads it. OmegaConf checks types
 and names against it; :func:`check` checks ranges; :func:`facts` makes a cache key of it, so that a

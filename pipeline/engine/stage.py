@@ -1,4 +1,4 @@
-"""What a stage is. The engine knows nothing else about tags, CAMs, masks or networks.
+"""The interface of stages; the engine does not depend on tags, CAMs, masks or networks.
 
 There are two kinds: a stage with a result for each image, and one with a single result that is made
 from all images of a split.
@@ -32,8 +32,8 @@ class Item:
         sample: the image.
         input: the fingerprint of the content that its result is made from.
         given: what the computation takes from earlier stages, such as the image's tags.
-        batch: names the images on which its result depends, if the model mixes those of a batch;
-            else "". Such a batch is computed as a whole.
+        batch: names the batch, if each result depends on its batch; else "". Such a batch is not
+            divided.
         known_to_rider: the inputs of which the stage's rider has a result of the image already.
         size: height and width of the whole image in pixels, once it is decoded.
     """
@@ -66,7 +66,7 @@ class Output:
 
 
 Decoded = Iterator[tuple[Item, np.ndarray]]
-"""Images as they arrive, H×W×3 uint8, perhaps shrunk; none for a stage that looks at no image."""
+"""Images as they arrive, H×W×3 uint8, perhaps shrunk; none for a stage that reads no image."""
 
 Outputs = Mapping[str, Output]
 """By the names of the stages that they belong to: the one that computes, and its rider."""
@@ -75,7 +75,7 @@ Computed = Iterator[tuple[Item, Outputs | ImageError]]
 """Items in any order, each with its outputs, or with the reason why it has none."""
 
 Folders = Mapping[str, StageFolder]
-"""Folders by the names under which a stage knows those before it, and by its own name."""
+"""Folders by the names that a stage gives to those before it, and by its own name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,7 +170,7 @@ class Stage(ABC):
         return facts.get("seconds", 0) / alone * images if alone else None
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Returns what the user should know of the results of images as a whole, or ""."""
+        """Returns a remark on the results of all images, or ""."""
         return ""
 
     def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Which code computed a result: the packages that it depends on, and our own version and commit."""
+"""The code that computed a result: versions of packages, and our own version and commit."""
 
 from __future__ import annotations
 

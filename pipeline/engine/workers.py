@@ -1,4 +1,4 @@
-"""Who computes: this process, processes of this machine, or the workers of a cluster."""
+"""Executors: this process, processes on this machine, or the workers of a cluster."""
 
 from __future__ import annotations
 

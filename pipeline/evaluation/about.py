@@ -1,4 +1,4 @@
-"""What a table says beside a figure: the choices that have names."""
+"""Named choices recorded with each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well one threshold serves all classes: the tags of each, and what labels would choose."""
+"""Calibration of one threshold for all classes, against the best threshold of each class."""
 
 from __future__ import annotations
 

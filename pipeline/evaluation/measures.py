@@ -1,4 +1,4 @@
-"""What is measured of tags, CAMs, masks and other labels; none without ground truth."""
+"""Measures tags, CAMs, masks and other labels against the ground truth, if there is any."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Segmentation:
         """Returns the three means and the IoU of each name, as in ``metrics.json``.
 
         "miou_images" is the mean over the images of the mean over the classes in each image's
-        ground truth; images in which no pixel counts are left out of it. Coarser classes have
+        ground truth; images in which no pixel counts are skipped. Coarser classes have
         figures of their own, in "levels".
         """
         found = [

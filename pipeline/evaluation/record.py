@@ -93,7 +93,7 @@ class MetricsFile:
     Attributes:
         latest: stage → split → figures.
         runs: figures with the configuration that led to them; see :meth:`put`.
-        damage: says what of the file is damaged and left out, or "".
+        damage: names the damaged parts of the file, which are skipped, or "".
     """
 
     def __init__(self, path: Path):
@@ -127,7 +127,7 @@ class MetricsFile:
     ) -> None:
         """Records a folder's figures as the latest of its stage and split.
 
-        ``input_key`` is the fingerprint of the inputs of the images that were measured. For want of
+        ``input_key`` is the fingerprint of the inputs of the images that were measured. Without
         ground truth there are no figures, and then no latest ones. For ``about`` see
         :func:`pipeline.evaluation.about.describe`.
         """

@@ -1,4 +1,4 @@
-"""The folders of finished stages, read without the settings of their run."""
+"""Reads the folders of finished stages without the settings of their run."""
 
 from __future__ import annotations
 

@@ -59,12 +59,12 @@ def unpack(
     """
     staging = archive.with_name(f"{TEMPORARY}{archive.name}")
     free = shutil.disk_usage(archive.parent).free
-    most = min(free, _MAX_FACTOR * archive.stat().st_size + _MAX_PADDING)
+    limit = min(free, _MAX_FACTOR * archive.stat().st_size + _MAX_PADDING)
 
     def check(size: int) -> None:
-        if size > most:
-            raise (UserError if most == free else UnusableArchive)(
-                f"{archive.name} holds more than {size_text(most)}, too much for its size or"
+        if size > limit:
+            raise (UserError if limit == free else UnusableArchive)(
+                f"{archive.name} holds more than {size_text(limit)}, too much for its size or"
                 f" for the disk of {archive.parent}: free some space, or do not use this archive"
             )
 

@@ -96,12 +96,12 @@ class DenseLabeller:
         A grid of more patches than ``images.most_patches`` is reduced to at most as many.
         """
         encoder, options = self._encoder, self._options
-        patch, most = encoder.patch_size, encoder.max_patches
+        patch, max_patches = encoder.patch_size, encoder.max_patches
         sides = options.short_side, options.long_side
         size = scaled_size(*image.shape[:2], *sides, patch)
         tall, wide = (-(-side // patch) for side in self._windows.size(*size))
-        if most is not None and tall * wide > most:
-            shrunk = (max(1, int(side * (most / (tall * wide)) ** 0.5)) for side in sides)
+        if max_patches is not None and tall * wide > max_patches:
+            shrunk = (max(1, int(side * (max_patches / (tall * wide)) ** 0.5)) for side in sides)
             size = scaled_size(*image.shape[:2], *shrunk, patch)
         # The authors round both to three digits.
         mean, std = (

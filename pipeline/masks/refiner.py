@@ -1,4 +1,4 @@
-"""What a mask refiner is: it labels the pixels of an image, given its CAMs."""
+"""The interface of mask refiners, which label the pixels of an image, given its CAMs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each method gains on average over all combinations with the others."""
+"""The mean gain of each method over all combinations with the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def average_over_others(
 
     Returns:
         None unless the rows are a full product of at least two parts, and alike in all else: only
-        then is every method combined with the same others. Given image labels are left out.
+        then is every method combined with the same others. Given image labels are skipped.
     """
     kept = [(row, words) for row, words in zip(rows, choices) if not row.has_given_tags]
     order = [*figure_columns()]

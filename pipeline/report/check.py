@@ -1,4 +1,4 @@
-"""Whether this machine's runs reproduce the published figures (``--check``)."""
+"""Compares this machine's runs with the published figures (``--check``)."""
 
 from __future__ import annotations
 

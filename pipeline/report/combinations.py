@@ -1,4 +1,4 @@
-"""Combinations of methods: what the rows of the leaderboard are."""
+"""Combinations of methods, the rows of the leaderboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runs belong together: those of the same images, and those that differ in their seed."""
+"""Groups runs that can be compared: on the same images, or with different seeds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Place(NamedTuple):
 def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
     """Returns the latest run of each key on the same images and the same ground truth.
 
-    Runs of which these were not recorded are left out.
+    Runs of which these were not recorded are skipped.
     """
     known = [run for run in runs if run.is_comparable]
     places: dict[Place, list[MeasuredRun]] = {}

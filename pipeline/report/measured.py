@@ -1,4 +1,4 @@
-"""What a report is made from, and the figures of every image, by which it sorts and selects."""
+"""The inputs of a report, and the figures of every image, by which it sorts and selects."""
 
 from __future__ import annotations
 

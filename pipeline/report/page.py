@@ -171,7 +171,7 @@ def _class_rows(
 def _failures(
     inputs: ReportInputs, problems: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yields stages, split, image and reason of what the stages and this page left out."""
+    """Yields stages, split, image and reason of what the stages and this page skipped."""
     # Those of this page are known when the images above are rendered.
     found = [(f.stage, f.split, f.failures) for f in inputs.stages]
     stages: dict[tuple[str, str, str], dict[str, None]] = {}

@@ -127,7 +127,7 @@ class MeasuredRun:
         return self.value(column.metric, column.level) if measured else None
 
     def notes(self, level: int = 0) -> list[str]:
-        """Returns what a reader must know beside the figures of a level."""
+        """Returns the footnotes of the figures of a level."""
         notes = [self.about["data"]] if self.about.get("data") else []
         notes += map_notes(self.levels[level]) if level < len(self.levels) else []
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
@@ -137,7 +137,7 @@ class MeasuredRun:
         return notes + self.help_by_ground_truth() + [remark] * bool(remark)
 
     def help_by_ground_truth(self) -> list[str]:
-        """Returns what of the figures people's annotations of the data contributed to."""
+        """Returns the footnotes on human annotations that contributed to the figures."""
         notes = []
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
@@ -152,7 +152,7 @@ class MeasuredRun:
     def changes(self) -> list[str]:
         """Returns the settings in which the run differs from the experiment that it names.
 
-        Those with columns of their own in the tables (CLIP, compat, precision) are left out. The
+        Those with columns of their own in the tables (CLIP, compat, precision) are omitted. The
         methods that the experiment names must be registered.
 
         Raises:
@@ -240,16 +240,16 @@ def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Me
         )
 
 
-# What a reader must know of figures
+# Footnotes of tables
 
 
 def has_seen_masks(figures: Mapping[str, Any]) -> bool:
-    """Tells whether a segmenter started from weights that were trained on masks by people."""
+    """Tells whether a segmenter started from weights that were trained on human masks."""
     return bool((figures.get("initial_weights") or {}).get("seen_masks"))
 
 
 def map_notes(figures: Mapping[str, Any]) -> list[str]:
-    """Returns what a reader must know of the mAP among the figures of tags."""
+    """Returns the footnotes of the mAP of tags."""
     if "map_classes" not in figures:
         return []
     classes, averaged = figures["per_class"], figures["map_classes"]

@@ -1,4 +1,4 @@
-"""The stage ``report``: tables of what was measured, and pages and pictures of all the rest."""
+"""The stage ``report``: tables of the metrics, and pages and pictures of the results."""
 
 from __future__ import annotations
 

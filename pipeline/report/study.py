@@ -38,7 +38,7 @@ _CHOICES = {
     "precision": ("precision",),
     "segmenter": ("segmenter.",),
 }
-"""A choice that readers know by name → the settings that it stands for, or the group of them."""
+"""A choice with a common name → the settings that it stands for, or the group of them."""
 
 
 def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:

@@ -50,7 +50,7 @@ def best_checkpoint(work_dir: Path) -> Path:
 
 
 def resumable_checkpoint(work_dir: Path) -> Path | None:
-    """Returns the newest whole checkpoint; damaged ones are named and put aside by one process."""
+    """Returns the newest intact checkpoint; one process names damaged ones and moves them away."""
     for path in best_checkpoints(work_dir):
         _put_aside_if_damaged(path)
     newest_first = sorted(checkpoints_in(work_dir), key=iteration_of, reverse=True)
@@ -106,7 +106,7 @@ def best_checkpoints(work_dir: Path) -> list[Path]:
 
 
 def checkpoints_in(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
-    """Returns the files with the names of checkpoints, whole or not."""
+    """Returns the files with the names of checkpoints, intact or not."""
     paths = work_dir.glob(name.format("*"))
     return [path for path in paths if re.search(r"_\d+$", path.stem)]
 

@@ -1,4 +1,4 @@
-"""What is private in mmengine, mmcv and mmsegmentation, and where their two families differ.
+"""Private APIs of OpenMMLab, and differences between its two families.
 
 mmsegmentation 1.2.2 with mmengine and mmcv-lite, and its maintained fork, the packages onedl-…,
 have the same import names. Where they differ, what a module holds decides, not the name of a

@@ -110,7 +110,7 @@ class Training(OfSplit):
         return measured["seconds"] * self.options.iterations / iterations
 
     def is_complete(self, folder: StageFolder) -> bool:
-        """Tells whether the training came to its end, and its checkpoints are whole."""
+        """Tells whether the training came to its end, and its checkpoints are intact."""
         checkpoint = folder.manifest().get("checkpoint")
         found = checkpoint is not None and is_intact(folder.path / checkpoint)
         return found and not self._lacks_best(folder)

@@ -144,8 +144,8 @@ class Builder:
             built = {"method": method, "options": options, "resources": self.resources(method)}
             parts = {"reader": self.reader_for(method), **built, **self._place(options)}
             uses = {"learned": imported(method.learns)(**parts)}
-        mixed = method.batch(options, self.config.compat) if method.batch and self.images else 0
-        parts = {"uses": uses, "title": title, "images": self.images, "mixed": mixed}
+        batch = method.batch(options, self.config.compat) if method.batch and self.images else 0
+        parts = {"uses": uses, "title": title, "images": self.images, "dependent_batch": batch}
         return self._from_method(ScoredTags, options, split=split, **parts)
 
     def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401

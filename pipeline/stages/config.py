@@ -1,4 +1,4 @@
-"""The whole configuration as typed settings."""
+"""The complete configuration as typed settings."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def parse_stages(requested: str | Sequence[str]) -> list[str]:
 def requested_stages(config: Config) -> list[str]:
     """Returns the stages that a configuration asks for, in their order.
 
-    Where masks are not made from CAMs, "all" leaves out the stages before them that no other reads.
+    Where masks are not made from CAMs, "all" skips the stages before them that no other reads.
 
     Raises:
         UserError: a name that is not a stage.

@@ -1,4 +1,4 @@
-"""From unlabelled images to prototypes: what PIAA learns in one pass over them.
+"""Stages that learn PIAA's prototypes in one pass over unlabelled images.
 
 For each class, the bank has the patches of all images whose zero-shot entropy is least. An image is
 looked at once: those of its patches are stored that may be in the bank, as far as the process knows
@@ -211,7 +211,7 @@ def learn_prototypes(
         resources=replace(resources, quirks=quirks),
         reader=reader,
         images=images,
-        mixed=batch_of(options, resources.quirks),
+        dependent_batch=batch_of(options, resources.quirks),
         build=build,
     )
     return LearnedPrototypes(

@@ -1,4 +1,4 @@
-"""What CLIP sees in images, by a dense method: the input of PIAA.
+"""Patch features of images by a dense method: the input of PIAA.
 
 Wang et al., PIAA, ICML 2026, arXiv 2605.25821. Its authors run SC-CLIP so that the features of an
 image depend on the other images of its batch: the quirk ``piaa_batch`` of docs/algorithms.md.
@@ -47,14 +47,14 @@ class PatchEncoder:
         method: the dense method.
         crop: see :class:`~pipeline.tags.piaa.PiaaOptions`.
         batches: the sizes of batches.
-        mixes: whether the method mixes the images that it is given, which are then one batch.
+        batch_dependent: whether each result depends on its batch; all images are then one batch.
     """
 
     encoder: ClipEncoder
     method: DenseMethod
     crop: bool
     batches: Batches
-    mixes: bool = False
+    batch_dependent: bool = False
 
     @torch.no_grad()
     def stream(
@@ -63,14 +63,14 @@ class PatchEncoder:
         """Yields a name and what CLIP sees, or why it cannot, for each name and image.
 
         Each batch is padded to its full size, so that an image does not depend on the others,
-        unless the method mixes them.
+        unless each result depends on its batch.
         """
         encoder, batches = self.encoder, self.batches
         if self.crop:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
         for batch in self._batches(images):
             names, pictures = zip(*batch)
-            size = len(batch) if self.mixes else batches.images
+            size = len(batch) if self.batch_dependent else batches.images
             pixels = prepare_batch(encoder, pictures, size)
             shared_pass = SharedPass.over(encoder, pixels, cam_hooks=self.method.hooks(encoder))
             try:
@@ -84,7 +84,7 @@ class PatchEncoder:
                 yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
 
     def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
-        if self.mixes:
+        if self.batch_dependent:
             yield [*images]
             return
         yield from batch_by_grid(self.encoder, images, self.batches.images, self.batches.waiting)

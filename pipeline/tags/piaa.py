@@ -31,9 +31,9 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     clip, vocabulary = resources.clip, resources.vocabulary
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
-    mixes = batch_of(options, resources.quirks) > 0
-    method = BatchedScClip() if mixes else build_method(DENSE_SETTINGS[options.encoder]())
-    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, mixes), text
+    batch_dependent = batch_of(options, resources.quirks) > 0
+    method = BatchedScClip() if batch_dependent else build_method(DENSE_SETTINGS[options.encoder]())
+    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, batch_dependent), text
 
 
 learn = partial(learn_prototypes, build_patches)

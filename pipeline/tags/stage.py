@@ -1,4 +1,4 @@
-"""The stage ``tags``: which classes each image shows."""
+"""The stage ``tags``: the classes that each image shows."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class TagClip(Tagger):
             proposals = (
                 self.propose(batch_pass.pixels[row], refined[row]) if options.reidentify else []
             )
-            shared = batch_pass.of_image(row) if cam_hooks else None
+            shared = batch_pass.copy_image(row) if cam_hooks else None
             yield _AwaitingCwr(name, scores, proposals, shared)
 
     def _classify_crops(self, crops: deque[tuple[_AwaitingCwr, Proposal]]) -> None:

@@ -1,4 +1,4 @@
-"""What a tagger is: it scores the classes of images, and thresholds make tags of the scores."""
+"""The interface of taggers, which score the classes of images; thresholds turn scores into tags."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TagOptions:
     Attributes:
         min_score: the score that a tag must exceed in any case.
         variants: rows of the ablation to store as well.
-        absent_as_zero: classes that no image shows count 0 in the mAP; else they are left out.
+        absent_as_zero: classes that no image shows count 0 in the mAP; else they are ignored.
     """
 
     min_score: float = setting(0.0, at_least=0, at_most=1)

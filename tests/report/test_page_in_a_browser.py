@@ -133,11 +133,11 @@ def test_any_layer_is_laid_over_the_photographs(visit, address):
     watched = visit(address)
     page = watched.page
     first = page.locator(".card .open .over").nth(2)
-    expect(page.get_by_label("Lay over")).to_have_value("prediction")
+    expect(page.get_by_label("Overlay")).to_have_value("prediction")
     shown = first.get_attribute("src")
-    page.get_by_label("Lay over").select_option("truth")
+    page.get_by_label("Overlay").select_option("truth")
     assert first.get_attribute("src") not in (None, shown)
-    page.get_by_label("Lay over").select_option("")
+    page.get_by_label("Overlay").select_option("")
     expect(first).to_be_hidden()
 
 
