@@ -14,7 +14,7 @@ from pipeline.errors import ImageError
 
 @dataclass
 class CamOptions:
-    """What every choice of ``cams=`` has.
+    """Settings of all choices of ``cams=``.
 
     Attributes:
         background_betas: β of the background when CAMs are measured, see

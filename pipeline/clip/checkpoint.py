@@ -31,10 +31,10 @@ _EXTRAS = (
     "vocab_size",
     "text.transformer.embeddings.position_ids",
 )
-"""What OpenAI's archives and files of older versions hold beside the weights."""
+"""Entries of OpenAI's archives and files of older versions that are not weights."""
 
 _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
-"""What open_clip raises for weights with other dimensions than its own."""
+"""Errors of open_clip for weights whose dimensions do not fit."""
 
 
 @torch.random.fork_rng(devices=[])  # open_clip draws weights, which are replaced

@@ -21,7 +21,7 @@ SHIPPED = "demo"
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How a CLIP's training normalised pixels.
+    """The normalisation of pixels in a CLIP's pretraining.
 
     Attributes:
         mean: of red, green and blue in [0, 1].
@@ -51,7 +51,7 @@ class Pretraining:
 
 
 class Dimensions(NamedTuple):
-    """What settings depend on: L, P, and the side of training images, in pixels."""
+    """Dimensions that settings depend on: L, P, and the side of training images, in pixels."""
 
     depth: int
     patch_size: int

@@ -69,7 +69,7 @@ class FrozenClip:
 
     @cached_property
     def dimensions(self) -> Dimensions:
-        """Those of the image tower; a UserError if the file does not hold this architecture."""
+        """Those of the image tower; raises a UserError if the file holds another architecture."""
         if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
             return read_dimensions(self.weights)
         import torch
@@ -172,7 +172,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a method is built from besides its settings.
+    """The resources that a method is built from, besides its settings.
 
     Attributes:
         vocabulary: the class names, and what CLIP reads for them.

@@ -1,4 +1,4 @@
-"""Where CLIP's weights are: on this machine, or where they are published.
+"""Finds CLIP's weights: on this machine, or where they are published.
 
 open_clip and Hugging Face's client are imported only for weights that a name stands for.
 """

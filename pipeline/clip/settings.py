@@ -19,7 +19,7 @@ TEMPLATES = ("tagclip", "clip_es", "piaa", "imagenet")
 
 @dataclass
 class ClipSettings:
-    """Which CLIP is used.
+    """The choice of the CLIP.
 
     Attributes:
         name: what tables call it.

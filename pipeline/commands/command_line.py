@@ -31,7 +31,7 @@ _EXHAUSTED = re.compile(
     "annot allocate memory|can't allocate memory|can't start new thread|failed to map segment"
     "|out of memory|Resource temporarily unavailable"
 )
-"""What the system, PyTorch and Python say when a limit on memory or processes is reached."""
+"""Messages of the system, PyTorch and Python when a limit on memory or processes is reached."""
 
 
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:

@@ -49,7 +49,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Download:
-    """What is downloaded for a data set.
+    """The downloads of a data set.
 
     Attributes:
         key: the setting that names its folder.

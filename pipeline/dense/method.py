@@ -22,7 +22,7 @@ from pipeline.engine.registry import imported
 
 
 class NameEmbeddings(NamedTuple):
-    """What patches are compared with.
+    """The embeddings of names, with which patches are compared.
 
     Attributes:
         text: C×E embeddings, each of length 1.

@@ -20,7 +20,7 @@ Class = TypeVar("Class", bound="type[DenseSettings]")
 
 @dataclass
 class DenseSettings:
-    """What the settings of every dense method have; see :func:`dense_settings`."""
+    """The base of the settings of all dense methods; see :func:`dense_settings`."""
 
     name: ClassVar[str]
     source: ClassVar[str]

@@ -16,7 +16,7 @@ from pipeline.engine.store import Store
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """What a stage would do for a split.
+    """The plan of a stage for a split.
 
     Attributes:
         stage: its name.

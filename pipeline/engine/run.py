@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did for a split.
+    """The outcome of a stage for a split.
 
     Attributes:
         stage: its name.
@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def cached(self) -> int:
-        """How many of them had a result already."""
+        """The number of images that already had a result."""
         return self.images - len(self.left_out) - self.computed - self.reused
 
 

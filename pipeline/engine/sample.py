@@ -134,7 +134,7 @@ class ImageReader:
 
     @property
     def facts(self) -> dict[str, int | bool | None]:
-        """What changes the pixels of an image, for a cache key."""
+        """The settings that change the pixels of an image, for a cache key."""
         return {"longest_side": self.longest_side, "exif": not self.apply_exif}
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:

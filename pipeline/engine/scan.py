@@ -18,7 +18,7 @@ from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, joi
 
 @dataclass(frozen=True)
 class Scan:
-    """What exists of a stage, and what is missing.
+    """The existing and the missing results of a stage.
 
     Attributes:
         stage: the stage.

@@ -24,12 +24,12 @@ from pipeline.errors import UserError, check_choice, shown
 _RULE = "rule"
 
 REQUIRED = "???"
-"""What a configuration holds where a field has no default; :data:`omegaconf.MISSING`."""
+"""The value of a field without a default; :data:`omegaconf.MISSING`."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field declares.
+    """The declaration of a field.
 
     Attributes:
         changes: what the setting changes: a result, its rounding alone, which images are

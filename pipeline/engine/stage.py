@@ -80,7 +80,7 @@ Folders = Mapping[str, StageFolder]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage(ABC):
-    """What both kinds of stages have: a name, a key, and the stages that they read.
+    """The base of both kinds of stages: a name, a key, and the stages that they read.
 
     Stages of equal name, split, round and title are equal. A stage can be pickled and sent to a
     worker, without its models and without the stages that it reads.
@@ -107,7 +107,7 @@ class Stage(ABC):
     command: ClassVar[str]
     """The word for it in ``stage=``."""
     kind: ClassVar[Kind] = INTERMEDIATE
-    """What its results are."""
+    """The kind of its results."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
     decisive: ClassVar[Collection[str]] = ()
@@ -259,7 +259,7 @@ class PerImage(Stage):
 
     @property
     def chosen(self) -> str:
-        """What computes it, as the configuration chooses it, such as "tags=tagclip"."""
+        """The choice in the configuration that computes it, such as "tags=tagclip"."""
         return f"stage={self.command}"
 
     @abstractmethod

@@ -22,7 +22,7 @@ _PACKAGES = (
     ("mmengine", "onedl-mmengine"),
     ("mmcv-lite", "mmcv", "onedl-mmcv"),
 )
-"""What computes pixels or weights."""
+"""Packages that compute pixels or weights."""
 
 
 @cache

@@ -173,7 +173,7 @@ def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -
 
 
 class Executor:
-    """Who computes stages, by ``executor`` and ``runtime.workers``.
+    """Computes stages as ``executor`` and ``runtime.workers`` say.
 
     Workers compute shard by shard; this process alone writes the journals.
     """

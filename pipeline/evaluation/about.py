@@ -16,7 +16,7 @@ from pipeline.tags.tagger import TagOptions
 
 
 class Configuration(Protocol):
-    """What evaluation reads of the whole configuration."""
+    """The part of the configuration that evaluation reads."""
 
     experiment_name: str | None
     dataset: DatasetSettings

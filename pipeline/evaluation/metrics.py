@@ -164,7 +164,7 @@ class Confusion:
 
 
 class Segmentation:
-    """What is measured of label maps: pooled over all pixels, and image by image."""
+    """Metrics of label maps: pooled over all pixels, and image by image."""
 
     def __init__(self, names: Sequence[str], levels: Iterable[tuple[Sequence[str], list[int]]]):
         """Starts with no image.

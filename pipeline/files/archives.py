@@ -33,7 +33,7 @@ class UnusableArchive(UserError):
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 _DAMAGED += (RuntimeError, ValueError, ArithmeticError)
-"""What the standard library raises for damaged archives and encrypted members."""
+"""Errors of the standard library for damaged archives and encrypted members."""
 
 
 def unpack(

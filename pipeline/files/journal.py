@@ -23,7 +23,7 @@ _SHAPE = {
     **dict.fromkeys(("tags", "state"), [int]),
     "read": int,
 }
-"""What entries hold, of images and of fingerprints."""
+"""The types of entries of images and of fingerprints."""
 
 _PARTS = ".entries-*.jsonl"
 _SMALL = 100_000  # bytes of a journal that needs no compaction

@@ -54,7 +54,7 @@ register(
 
 @dataclass
 class PixelAdaptiveOptions(MaskOptions):
-    """What PAMR and PAR have; the defaults are PAMR's.
+    """Settings of PAMR and PAR; the defaults are PAMR's.
 
     Attributes:
         iterations: how often scores are averaged over neighbours.

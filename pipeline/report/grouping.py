@@ -27,7 +27,7 @@ def grouped(elements: Iterable[Element], key: Callable[[Element], Key]) -> dict[
 
 
 class Place(NamedTuple):
-    """What figures share that may be compared."""
+    """Properties that comparable figures share."""
 
     dataset: str
     split: str

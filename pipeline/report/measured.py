@@ -27,10 +27,10 @@ from pipeline.tags.scores import decode_scores
 _MAX_PREFETCHED = 4
 
 _ODD = (LookupError, TypeError)
-"""What artefacts of another shape, or of other classes, raise."""
+"""Errors of artefacts with another shape, or with other classes."""
 
 _UNREADABLE = (OSError, ImageError, UserError, ValueError, *_ODD)
-"""What missing, damaged or mismatched artefacts and ground truth raise."""
+"""Errors of missing, damaged or mismatched artefacts and ground truth."""
 
 _MISFIT = "its results do not fit the class names: run the stages again"
 
@@ -44,7 +44,7 @@ _WHY = "a report shows results and changes none"
 
 @dataclass
 class ReportSettings:
-    """How much ``report.html`` shows.
+    """The extent of ``report.html``.
 
     Attributes:
         images: at most so many images. Of more it shows the worst, the best, those in which mask
@@ -58,7 +58,7 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from; the folder of what was not computed yet is empty."""
+    """The inputs of a report; the folder of a stage that was not computed yet is empty."""
 
     root: Path
     split: str  # whose images are shown
@@ -68,8 +68,7 @@ class ReportInputs:
     folders: Mapping[str, StageFolder]  # stage → what is shown of it, in the order of the pipeline
     stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
     threshold: Callable[[np.ndarray], float] | None = None
-    """What a score must exceed to be a tag, from an image's n float32 scores; none if scores do not
-    decide."""
+    """The threshold of an image's tags from its n float32 scores; none if scores do not decide."""
     beta: float | None = 1.0  # see pipeline.masks.labels.stack_background
     argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
     mask_title: str = "mask after the CRF"

@@ -17,7 +17,7 @@ from pipeline.report.measured import ReportInputs, ReportSettings
 from pipeline.report.runs import METRICS
 
 FILES = ("examples.png", "tables.md", "report.html")
-"""What it writes in the output directory."""
+"""Its files in the output directory."""
 
 
 def write(

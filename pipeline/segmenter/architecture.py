@@ -23,7 +23,7 @@ MISFITS = (
     TypeError,
     ValueError,
 )
-"""What mmengine and PyTorch raise for parts of a network that are missing or do not fit."""
+"""Errors of mmengine and PyTorch for parts of a network that are missing or do not fit."""
 
 _REFUSED = {
     # mmsegmentation cannot ignore pixels with label 255 in these.

@@ -11,7 +11,7 @@ from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError
 
 _GROUP = frozenset(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-"""What torchrun sets in each process. Batch systems may set one or two of these."""
+"""Variables that torchrun sets in each process. Batch systems may set one or two of these."""
 
 
 def process_count() -> int:

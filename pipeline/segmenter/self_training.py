@@ -29,7 +29,7 @@ from pipeline.tags.scores import read_tags, summarise, tags_output
 
 @dataclass
 class SelfTrainingSettings:
-    """How predictions become tags and masks.
+    """Settings of the tags and masks that follow from predictions.
 
     Attributes:
         tag_region: the share of an image, that of its surest pixels, whose mean probability is a
@@ -182,7 +182,7 @@ class SegmenterTags(_Relabelling):
 
     @property
     def threshold(self) -> Callable[[np.ndarray], float] | None:
-        """What an image's scores must reach to be tags; none where the first tags are kept."""
+        """The threshold that scores must reach to be tags; none where the first tags are kept."""
         threshold = self.options.tag_threshold
         return None if self.options.keep_tags else lambda scores: threshold
 

@@ -41,7 +41,7 @@ _TRACER = 1 << 20  # larger than any weight; float32 represents integers above i
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a file fit a backbone.
+    """The match between the tensors of a file and a backbone.
 
     Attributes:
         source: path or URL of the file.
@@ -69,7 +69,7 @@ class Fit:
 
     @property
     def shortage(self) -> str:
-        """What the file lacks, as the end of a sentence."""
+        """The tensors that the file lacks, as the end of a sentence."""
         return (
             f"fits {self.matched} of the {self.total} tensors of the backbone (needed are 95 % and"
             f" the first layer), but not {', '.join(self.unmatched[:3])}"

@@ -35,7 +35,7 @@ from pipeline.tags.stage import ScoredTags
 _FILES = (*evaluation.FILES, *report.FILES)
 
 COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
-"""What ``stage=`` takes, in the order of the pipeline."""
+"""The values of ``stage=``, in the order of the pipeline."""
 
 
 def parse_stages(requested: str | Sequence[str]) -> list[str]:

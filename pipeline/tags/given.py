@@ -27,7 +27,7 @@ from pipeline.tags.tagger import TagOptions
 
 @dataclass
 class GivenTagOptions(TagOptions):
-    """What every choice of ``tags=`` has whose tags are given."""
+    """Settings of the choices of ``tags=`` whose tags are given."""
 
     min_score: float = setting(
         0.0, at_least=0, at_most=1, changes="nothing", why="given tags have no scores"

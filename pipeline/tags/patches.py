@@ -25,7 +25,7 @@ from pipeline.errors import ImageError
 
 
 class Patches(NamedTuple):
-    """What CLIP sees in an image.
+    """The features of an image's patches.
 
     Attributes:
         features: N×E float32, of length 1.

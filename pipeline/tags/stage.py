@@ -33,7 +33,7 @@ class Tags(MethodStage):
 
     @property
     def threshold(self) -> Threshold | None:
-        """What makes tags of an image's scores; none where they are given."""
+        """The threshold that turns an image's scores into tags; none where tags are given."""
         return None
 
     def own_settings(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class ScoredTags(Tags):
 
     @property
     def threshold(self) -> Threshold:
-        """That of θ_img, and of the least score."""
+        """The threshold θ_img, which is at least the minimum score."""
 
         def threshold_of_image(scores: np.ndarray) -> float:
             low, high = float(scores.min()), float(scores.max())

@@ -101,7 +101,7 @@ class StandardisedTags(Tags):
 
     @property
     def thresholds(self) -> Collection[str]:
-        """What standardised scores are compared with."""
+        """The setting that turns standardised scores into tags."""
         return ("z",)
 
     def own_settings(self) -> dict[str, Any]:

@@ -20,12 +20,12 @@ STANDARDISED = "z"
 """The row of scores from which tags follow with ``tags.standardise``."""
 
 TOLERANCE = 1e-3
-"""By which rounding may lift a score or a CAM above 1."""
+"""The excess over 1 that rounding may cause in a score or a CAM."""
 
 
 @dataclass
 class TagOptions:
-    """What every choice of ``tags=`` has.
+    """Settings of all choices of ``tags=``.
 
     Attributes:
         min_score: the score that a tag must exceed in any case.
@@ -44,7 +44,7 @@ class TagOptions:
 
 @dataclass
 class ScoredTagOptions(TagOptions):
-    """What every tagger has that scores images.
+    """Settings of all taggers that score images.
 
     Attributes:
         alpha: α of each image's threshold, θ_img = min + α·(max − min) of its scores.
