@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 BROKEN_PIPE = 141
 
-_FIRST_SPEAKS = 3.0  # seconds that the other processes of torchrun wait with an error
+_RANK_ZERO_FIRST = 3.0  # seconds that the other processes of torchrun wait with an error
 
 RESUMABLE = "interrupted: run the same command again to go on"
 
@@ -67,7 +67,7 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
             raise
         message, code = f"error: {explained}", USER_ERROR
         if rank() > 0:
-            time.sleep(_FIRST_SPEAKS)
+            time.sleep(_RANK_ZERO_FIRST)
     if message:
         print(message, file=sys.stderr)
     sys.exit(code)
