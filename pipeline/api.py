@@ -92,7 +92,7 @@ class Labeller:
                 no checkpoint is given; none stands for ``"file"`` with a checkpoint and for
                 ``"vit_b16"`` without.
             checkpoint: the file of the weights.
-            backgrounds: names of what is no class; none takes those of ``dataset=folder``.
+            backgrounds: names of what is not a class; none takes those of ``dataset=folder``.
             overrides: further settings as the command line takes them, as ``"masks=argmax"``,
                 ``"tags.min_score=0"``, ``"runtime.device=cuda"``, ``"compat=released"``.
             plugins: modules with methods of your own, which ``overrides`` can choose.

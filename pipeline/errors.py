@@ -1,4 +1,4 @@
-"""The two kinds of failure that are not bugs, and what their sentences are made of."""
+"""The two kinds of failure that are not bugs, and the parts of their sentences."""
 
 from __future__ import annotations
 

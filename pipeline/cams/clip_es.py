@@ -1,4 +1,4 @@
-"""The whole of CLIP-ES's CAMs: softmax Grad-CAM, refined by class-aware attention affinity."""
+"""CLIP-ES's CAMs: softmax Grad-CAM, refined by class-aware attention-based affinity."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names, build_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 
 
 class DenseCams(PassCams):
@@ -28,7 +28,7 @@ class DenseCams(PassCams):
         """The dense method."""
         return build_method(self.options)
 
-    def own_hooks(self) -> Sequence[BlockHook]:
+    def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the hooks of the method."""
         return self.method.hooks(self.encoder)
 
@@ -43,7 +43,7 @@ class DenseCams(PassCams):
         encoder, options = self.encoder, self.options
         index = torch.arange(1, len(text) + 1, device=text.device)
         labels = index.where(index <= num_tags, 0)
-        names = Names(text, labels, options.temperature or encoder.temperature)
+        names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         similarities = self.method.similarities(encoder, shared_pass, names)[0]
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)
 

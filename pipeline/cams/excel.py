@@ -5,19 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
+from torchvision.transforms.functional import normalize
 
-from pipeline.cams.excel_pixels import ExcelEncoder
 from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_descriptors
 from pipeline.cams.pass_method import PassCams, text_of
 from pipeline.cams.settings import ExcelOptions
 from pipeline.cams.surgery import HeadSum, SurgeryPath, feature_surgery
 from pipeline.clip.attention import attend
-from pipeline.clip.dimensions import block_at
-from pipeline.clip.encoder import BlockHook
+from pipeline.clip.dimensions import Normalisation, block_at, patch_grid
+from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import MeanAttention, SharedPass
+
+
+class ExcelEncoder(ClipEncoder):
+    """An image tower that sees pixels as ExCEL's code prepares them; the weights are shared.
+
+    The position embedding is never rounded to float16.
+    """
+
+    def __init__(self, encoder: ClipEncoder, size: int | None, *, imagenet_norm: bool):
+        """Changes what an encoder sees.
+
+        Args:
+            encoder: the encoder, which is not modified.
+            size: side of the square that images are squashed to; none keeps their own grid.
+            imagenet_norm: quirk: pixels are normalised with ImageNet's mean and standard deviation.
+        """
+        vars(self).update(vars(encoder))
+        self.size, self.position_fp16 = size, False
+        if imagenet_norm:
+            self.normalisation = Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+
+    def patch_grid(self, image: np.ndarray) -> tuple[int, int]:
+        """Returns the patch grid h, w of an image, H×W×3."""
+        if self.size is None:
+            return super().patch_grid(image)
+        return patch_grid(self.size, self.size, self.patch_size, self.max_patches)
+
+    def prepare(self, image: np.ndarray, *, squeeze: bool = False) -> torch.Tensor:
+        """Normalises an image and then squashes it (bilinear, without antialiasing)."""
+        if self.size is None:
+            return super().prepare(image, squeeze=squeeze)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        pixels = normalize(pixels, self.normalisation.mean, self.normalisation.std)
+        size = [side * self.patch_size for side in self.patch_grid(image)]
+        return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 
 
 @dataclass(eq=False)
@@ -38,7 +75,7 @@ class Excel(PassCams):
         """The first block of the second path."""
         return block_at(1 - self.options.blocks, self.encoder.depth)
 
-    def own_hooks(self) -> Sequence[BlockHook]:
+    def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the second path."""
         return [SurgeryPath(self.first)]
 
@@ -78,6 +115,6 @@ def build_excel(options: ExcelOptions, resources: Resources) -> Excel:
     if options.descriptors is not None:
         classes, clusters = resources.vocabulary.classes, options.clusters
         found = read_descriptors(options.descriptors, classes, clusters)
-        sentences = clip.embed_sentences([each for of_class in found for each in of_class])
+        sentences = clip.embed_sentences([each for group in found for each in group])
         text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
     return Excel(encoder, text, background_text, options, clip.batches, **quirks)

@@ -46,7 +46,7 @@ def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sente
     name = f"cams.descriptors={shown(given)}"
     text = read_text(path, name, _WANTED, _MAX_BYTES)
     sentences = _parse(text, path.suffix.lower() == ".json", name, tuple(classes))
-    different = len({sentence for of_class in sentences for sentence in of_class})
+    different = len({sentence for group in sentences for sentence in group})
     if different < clusters:
         raise UserError(
             f"cams.clusters={clusters} exceeds the {different} different sentences of {name}: give"

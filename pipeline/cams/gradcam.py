@@ -50,14 +50,14 @@ def softmax_gradcam(
         selectors = torch.eye(num_tags, dtype=scores.dtype, device=scores.device)
         (gradients,) = torch.autograd.grad(scores, leaf, selectors, is_grads_batched=True)
     with torch.no_grad():
-        of_projections = attention_vjp_sums(
+        projection_sums = attention_vjp_sums(
             gradients[:, 0].float(),
             attended[0].float(),
             attention[0],
             *(projection[0].float() for projection in (query, key, value)),
         )
         # The weight of a channel is the mean of its gradient over the patches.
-        weights = encoder.last_block.pull_back(of_projections) / (normed.shape[1] - 1)
+        weights = encoder.last_block.pull_back(projection_sums) / (normed.shape[1] - 1)
         cams = torch.relu(weights @ normed[0, 1:].float().mT)
         # The released code normalises twice; the second time decides ⌊255·cam⌋ at the peak.
         return normalise(normalise(cams))
@@ -101,8 +101,8 @@ def attention_vjp_sums(
     products = products.unflatten(-1, side_by_side.shape[2:]).permute(2, 0, 1, 3)
     columns = (value * products[..., :-1]).sum(-1) - products[..., -1]
     to_class = attention[:, :, 0]
-    of_class = to_class * ((gradients * value[:, :1]).sum(-1) - by_row[..., 0])
-    of_query = scale * (columns.unsqueeze(-2) @ key).squeeze(-2)
-    of_key = -scale * (of_class.unsqueeze(-2) @ query).squeeze(-2)
-    of_value = ((1 - to_class).unsqueeze(-1) * gradients).sum(-2)
-    return torch.cat([part.flatten(1) for part in (of_query, of_key, of_value)], -1)
+    class_token_term = to_class * ((gradients * value[:, :1]).sum(-1) - by_row[..., 0])
+    query_sums = scale * (columns.unsqueeze(-2) @ key).squeeze(-2)
+    key_sums = -scale * (class_token_term.unsqueeze(-2) @ query).squeeze(-2)
+    value_sums = ((1 - to_class).unsqueeze(-1) * gradients).sum(-2)
+    return torch.cat([part.flatten(1) for part in (query_sums, key_sums, value_sums)], -1)

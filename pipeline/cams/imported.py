@@ -1,4 +1,4 @@
-"""``cams=file``: CAMs that another program made; neither tags nor CLIP are needed."""
+"""``cams=file``: imported CAMs, which need neither tags nor CLIP."""
 
 from __future__ import annotations
 

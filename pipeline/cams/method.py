@@ -1,4 +1,4 @@
-"""What a CAM method is: it shows where in an image each tag is."""
+"""The interface of CAM methods, which locate each tag in an image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CamOptions:
-    """What every choice of ``cams=`` has.
+    """Settings of all choices of ``cams=``.
 
     Attributes:
         background_betas: β of the background when CAMs are measured, see

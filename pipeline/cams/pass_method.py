@@ -1,4 +1,4 @@
-"""CAM methods that follow from one pass of CLIP's backbone, which tags can share."""
+"""CAM methods that need one pass of CLIP's backbone, which tags can share."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PassCams(CamMethod):
         window, depth = self.options.affinity_blocks, self.encoder.depth
         self.blocks = block_window("cams.affinity_blocks", window, depth)
 
-    def own_hooks(self) -> Sequence[CamHook]:
+    def method_hooks(self) -> Sequence[CamHook]:
         """Returns the hooks that :meth:`activation_maps` requires, new for each pass."""
         return ()
 
@@ -63,7 +63,7 @@ class PassCams(CamMethod):
         """Returns the CAM of every tag before the affinity, K×N float32 in [0, 1].
 
         Args:
-            shared_pass: of one image, with the results of :meth:`own_hooks`.
+            shared_pass: of one image, with the results of :meth:`method_hooks`.
             text: C×E embeddings of the K tags and then of their competitors, each of length 1; see
                 :meth:`names_for`.
             num_tags: K.
@@ -72,7 +72,7 @@ class PassCams(CamMethod):
     def hooks(self) -> list[CamHook]:
         """Returns what has to be called during a pass, new for each."""
         mean = [self.attention_hook()] if self.options.affinity else []
-        return [*self.own_hooks(), *mean]
+        return [*self.method_hooks(), *mean]
 
     def attention_hook(self) -> MeanAttention:
         """Returns what computes Ā, new for each pass."""
@@ -98,10 +98,10 @@ class PassCams(CamMethod):
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
             pictures = [image for _, image, _ in batch]
             pixels = prepare_batch(encoder, pictures, batches.images)
-            whole = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
+            batch_pass = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
             for row, (name, _, tags) in enumerate(batch):
                 try:
-                    yield name, self.cams_of_pass(whole.of_image(row), tags)
+                    yield name, self.cams_of_pass(batch_pass.copy_image(row), tags)
                 except ImageError as error:
                     yield name, error
 

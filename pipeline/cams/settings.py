@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PassCamOptions(CamOptions):
-    """What every CAM method has that compares CLIP's patches with names.
+    """Settings of all CAM methods that compare CLIP's patches with names.
 
     Attributes:
         templates: the set of templates; "clip_es" is "a clean origami {}.".
@@ -121,7 +121,7 @@ register(
 
 @dataclass
 class DenseCamOptions(PassCamOptions):
-    """What CAMs of every dense method have.
+    """Settings of the CAMs of all dense methods.
 
     Attributes:
         temperature: the factor of cosine similarities in the softmax; none takes CLIP's own.

@@ -1,4 +1,4 @@
-"""The stage ``cams``: where in an image each of its tags is."""
+"""The stage ``cams``: a class activation map for each tag of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which CLIPs the method can use, decided before any weights are loaded, and their training.
+"""The CLIPs that the method can use, checked before weights are loaded, and their pretraining.
 
 TagCLIP and CLIP-ES need a vision transformer with a class token and plain residual attention
 blocks. open_clip's own transformers qualify, with any patch size, depth, width and size of heads.
@@ -18,7 +18,7 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
-from pipeline.clip.dimensions import SHIPPED, Normalisation, Training
+from pipeline.clip.dimensions import SHIPPED, Normalisation, Pretraining
 from pipeline.errors import UserError, did_you_mean
 
 ClipModel = CLIP | CustomTextCLIP
@@ -95,7 +95,7 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
     return settings
 
 
-def find_training(model: str | None, pretrained: str | None) -> Training:
+def find_pretraining(model: str | None, pretrained: str | None) -> Pretraining:
     """Returns how weights were trained, whether open_clip downloads them or a file is given.
 
     If weights were trained with QuickGELU and the architecture's configuration lacks it, the
@@ -115,13 +115,13 @@ def find_training(model: str | None, pretrained: str | None) -> Training:
             raise UserError(
                 f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
             )
-        return Training()
+        return Pretraining()
     quick_gelu = bool(find_architecture(model).get("quick_gelu"))
     if pretrained is None:
-        return Training(quick_gelu=quick_gelu)
+        return Pretraining(quick_gelu=quick_gelu)
     settings = find_pretrained(model, pretrained)
     normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
-    return Training(normalisation, quick_gelu or bool(settings.get("quick_gelu")))
+    return Pretraining(normalisation, quick_gelu or bool(settings.get("quick_gelu")))
 
 
 def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:

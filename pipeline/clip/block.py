@@ -65,20 +65,20 @@ class Block:
         return self._split_heads(self._in(normed.to(self.precision)), 3).unbind()
 
     def project_for(
-        self, normed: torch.Tensor, normed_of_queries: torch.Tensor
+        self, normed: torch.Tensor, query_inputs: torch.Tensor
     ) -> Sequence[torch.Tensor]:
         """Returns the queries of some tokens, and the keys and values of all.
 
         Args:
             normed: the output of ln_1, B×T×D.
-            normed_of_queries: the same for the tokens that need queries, B×Q×D.
+            query_inputs: the same for the tokens that need queries, B×Q×D.
 
         Returns:
             Queries, B×heads×Q×d, keys and values, B×heads×T×d.
         """
-        of_query, of_key_and_value = self._in_parts
-        (query,) = self._split_heads(of_query(normed_of_queries.to(self.precision)), 1)
-        key, value = self._split_heads(of_key_and_value(normed.to(self.precision)), 2)
+        project_query, project_key_value = self._in_parts
+        (query,) = self._split_heads(project_query(query_inputs.to(self.precision)), 1)
+        key, value = self._split_heads(project_key_value(normed.to(self.precision)), 2)
         return query, key, value
 
     def attention_output(self, attended: torch.Tensor) -> torch.Tensor:

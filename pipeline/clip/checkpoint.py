@@ -17,7 +17,7 @@ from pipeline.clip.architectures import (
     REMEDY,
     ClipModel,
     describe_architecture,
-    find_training,
+    find_pretraining,
     models_of_other_heads,
     without_log,
 )
@@ -31,10 +31,10 @@ _EXTRAS = (
     "vocab_size",
     "text.transformer.embeddings.position_ids",
 )
-"""What OpenAI's archives and files of older versions hold beside the weights."""
+"""Entries of OpenAI's archives and files of older versions that are not weights."""
 
 _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
-"""What open_clip raises for weights with other dimensions than its own."""
+"""Errors of open_clip for weights whose dimensions do not fit."""
 
 
 @torch.random.fork_rng(devices=[])  # open_clip draws weights, which are replaced
@@ -62,14 +62,14 @@ def load_clip(
             the method cannot use, or weights that are quantised or not finite.
     """
     # Checked first, since a large file takes long to read.
-    training = find_training(model_name, pretrained)
+    pretraining = find_pretraining(model_name, pretrained)
     weights = read_weights(path, device)
     refuse_quantised(weights, path)
     with torch.device(device):
         if model_name is None:
             model = _build_from_weights(path, weights)
         else:
-            model = build_by_name(model_name, training.quick_gelu)
+            model = build_by_name(model_name, pretraining.quick_gelu)
     if model_name is not None:
         try:
             model.load_state_dict(_rename(weights, model))

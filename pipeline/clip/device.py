@@ -21,7 +21,7 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Name in the configuration → the name of torch's type."""
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")
-"""What Linux has where there is a driver for a GPU: NVIDIA's, AMD's, and Windows' for both."""
+"""Device files of GPU drivers on Linux: NVIDIA's, AMD's, and Windows' for both."""
 
 
 def choose_device(wanted: str) -> str:

@@ -1,4 +1,4 @@
-"""What is known of a CLIP without its weights: dimensions, blocks, training and patch grid.
+"""Properties of a CLIP without its weights: dimensions, blocks, pretraining and patch grid.
 
 Nothing here imports PyTorch or open_clip.
 """
@@ -21,7 +21,7 @@ SHIPPED = "demo"
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How a CLIP's training normalised pixels.
+    """The normalisation of pixels in a CLIP's pretraining.
 
     Attributes:
         mean: of red, green and blue in [0, 1].
@@ -38,7 +38,7 @@ OPENAI_NORMALISATION = Normalisation(
 
 
 @dataclass(frozen=True)
-class Training:
+class Pretraining:
     """Settings that inference must share with the training of the weights.
 
     Attributes:
@@ -51,7 +51,7 @@ class Training:
 
 
 class Dimensions(NamedTuple):
-    """What settings depend on: L, P, and the side of training images, in pixels."""
+    """Dimensions that settings depend on: L, P, and the side of training images, in pixels."""
 
     depth: int
     patch_size: int

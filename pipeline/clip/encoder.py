@@ -15,13 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import normalize
 
 from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import attend, attend_with_weights, one_by_one
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
-from pipeline.clip.pixels import to_pixels
 from pipeline.errors import UserError
 
 AttentionHook = Callable[[int, torch.Tensor], None]
@@ -82,7 +83,7 @@ class ClipEncoder:
             clip: open_clip's model, frozen; later changes to its blocks have no effect.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one used in training, see
-                :func:`pipeline.clip.architectures.find_training`.
+                :func:`pipeline.clip.architectures.find_pretraining`.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
@@ -131,8 +132,8 @@ class ClipEncoder:
         The memory for attention grows with the square of the number of patches. Images of VOC and
         COCO have about 1,000 and at most 1,600; larger images get smaller batches.
         """
-        most = batch_size * _MAX_PATCHES_OF_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2
-        return max(1, min(batch_size, most))
+        fitting = batch_size * _MAX_PATCHES_OF_FULL_BATCH**2 // (grid[0] * grid[1]) ** 2
+        return max(1, min(batch_size, fitting))
 
     def prepare(self, image: np.ndarray, *, squeeze: bool = False) -> torch.Tensor:
         """Normalises an image, H×W×3 uint8, RGB: 3×(P·h)×(P·w) float32 on the CPU.
@@ -175,16 +176,16 @@ class ClipEncoder:
         Returns:
             What enters block L.
         """
-        of_blocks = [hook for hook in hooks if isinstance(hook, BlockHook)]
-        of_attention = [hook for hook in hooks if not isinstance(hook, BlockHook)]
+        block_hooks = [hook for hook in hooks if isinstance(hook, BlockHook)]
+        attention_hooks = [hook for hook in hooks if not isinstance(hook, BlockHook)]
         tokens = self.embed_patches(pixels)
         for number, block in enumerate([*self._blocks, self.last_block], 1):
             inputs = BlockInput(tokens, *block.project(block.ln_1(tokens)))
-            for hook in of_blocks:
+            for hook in block_hooks:
                 hook(number, block, inputs)
             if number < self.depth:
-                tokens = block.finish(tokens, _attend(of_attention, number, *inputs[1:]))
-        _attend(of_attention, self.depth, inputs.query, inputs.key, None)
+                tokens = block.finish(tokens, _attend(attention_hooks, number, *inputs[1:]))
+        _attend(attention_hooks, self.depth, inputs.query, inputs.key, None)
         return inputs
 
     def value_features(self, inputs: BlockInput) -> torch.Tensor:
@@ -276,3 +277,19 @@ def _attend(
     for hook in wanting:
         hook(number, between_patches)
     return attended
+
+
+def to_pixels(
+    image: np.ndarray, height: int, width: int, normalisation: Normalisation = OPENAI_NORMALISATION
+) -> torch.Tensor:
+    """Resizes an image (Pillow's bicubic filter), scales it to [0, 1] and normalises it.
+
+    Args:
+        image: H×W×3 uint8, RGB.
+        height: of the result, 3×height×width float32.
+        width: of the result.
+        normalisation: of the CLIP that reads the result.
+    """
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+    return normalize(pixels, normalisation.mean, normalisation.std)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.clip.device import Batches, choose_precision, is_cpu, keep_freed_memory
 from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
-from pipeline.clip.published import is_on_disk, resolve_checkpoint, training_of
+from pipeline.clip.published import is_on_disk, pretraining_of, resolve_checkpoint
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
@@ -69,7 +69,7 @@ class FrozenClip:
 
     @cached_property
     def dimensions(self) -> Dimensions:
-        """Those of the image tower; a UserError if the file does not hold this architecture."""
+        """Those of the image tower; raises a UserError if the file holds another architecture."""
         if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
             return read_dimensions(self.weights)
         import torch
@@ -86,11 +86,11 @@ class FrozenClip:
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
-        training = training_of(self.model, self.pretrained)
+        pretraining = pretraining_of(self.model, self.pretrained)
         return {
-            "mean": list(training.normalisation.mean),
-            "std": list(training.normalisation.std),
-            "quick_gelu": training.quick_gelu,
+            "mean": list(pretraining.normalisation.mean),
+            "std": list(pretraining.normalisation.std),
+            "quick_gelu": pretraining.quick_gelu,
             "model": self.model,
             "weights": self.fingerprint,
             "precision": self.precision,
@@ -131,8 +131,8 @@ class FrozenClip:
             tokenizer, clip = load_tokenizer(self.model), _clip(self, self.fingerprint)
             return class_embeddings(clip, tokenizer, every, prompts).cpu().numpy()
 
-        of_tower = (facts["weights"], self.model, facts["quick_gelu"])
-        key = fingerprint(TEXT_ALGORITHM, *of_tower, every, prompts)
+        tower = (facts["weights"], self.model, facts["quick_gelu"])
+        key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.
@@ -164,7 +164,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
     return ClipEncoder(
         _clip(clip, weights),
         position_fp16=clip.position_fp16,
-        normalisation=training_of(clip.model, clip.pretrained).normalisation,
+        normalisation=pretraining_of(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
     )
@@ -172,7 +172,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a method is built from besides its settings.
+    """The resources that a method is built from, besides its settings.
 
     Attributes:
         vocabulary: the class names, and what CLIP reads for them.

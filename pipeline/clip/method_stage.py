@@ -1,4 +1,4 @@
-"""What the stages of tags, CAMs and masks share: a registered method computes their results."""
+"""The base of the stages of tags, CAMs and masks, whose results a registered method computes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MethodStage(PerImage):
         options: its settings.
         resources: what it is built from.
         images: the images of the run; none for single images.
-        mixed: how many images of the split's list the method mixes, 0 where each stands alone.
+        dependent_batch: the size of the batch on which each result depends; 0 if there is none.
         options_base: what the settings of every method of the stage are derived from.
 
     Raises:
@@ -40,7 +40,7 @@ class MethodStage(PerImage):
     options: Any
     resources: Resources
     images: Images | None = None
-    mixed: int = 0
+    dependent_batch: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, self.options_base):
@@ -56,7 +56,7 @@ class MethodStage(PerImage):
 
     @property
     def uses_clip(self) -> bool:
-        """Whether the method looks at images with CLIP."""
+        """Whether the method applies CLIP to images."""
         return self.method.uses_clip
 
     def check(self) -> None:
@@ -93,11 +93,11 @@ class MethodStage(PerImage):
         return joined(self.method.facts, options, decoding, quirks, read, clip)
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image; its input holds the other images of its batch, if they are mixed."""
+        """Returns an image; its input holds its batch, if the result depends on the others."""
         item = super().item(sample, folders)
-        if not self.mixed:
+        if not self.dependent_batch:
             return item
-        batch = self.images.batches(self.split, self.mixed)[sample.id]
+        batch = self.images.batches(self.split, self.dependent_batch)[sample.id]
         return replace(item, input=join_keys(item.input, batch), batch=batch)
 
     @property
@@ -119,7 +119,7 @@ class MethodStage(PerImage):
         return "" if clip is None or clip.is_on_disk else "download"
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Builds the method, with what it has learned."""
+        """Builds the method, with what was learned for it."""
         learned = {"learned": inputs["learned"]} if "learned" in inputs else {}
         return imported(self.method.build)(self.options, self.resources, **learned)
 

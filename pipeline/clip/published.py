@@ -1,4 +1,4 @@
-"""Where CLIP's weights are: on this machine, or where they are published.
+"""Finds CLIP's weights: on this machine, or where they are published.
 
 open_clip and Hugging Face's client are imported only for weights that a name stands for.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.clip.dimensions import SHIPPED, Training
+from pipeline.clip.dimensions import SHIPPED, Pretraining
 from pipeline.errors import UserError, command
 from pipeline.files.download import Source
 from pipeline.files.shipped import DEMO
@@ -18,13 +18,13 @@ from pipeline.files.text import given_path
 _TIMEOUT = 20.0  # seconds without an answer from the network
 
 
-def training_of(model: str | None, pretrained: str | None) -> Training:
-    """Returns how weights were trained; see :func:`pipeline.clip.architectures.find_training`."""
+def pretraining_of(model: str | None, pretrained: str | None) -> Pretraining:
+    """Returns how weights were trained; imports open_clip only if the answer needs it."""
     if model is None and pretrained in (None, SHIPPED):
-        return Training()
-    from pipeline.clip.architectures import find_training
+        return Pretraining()
+    from pipeline.clip.architectures import find_pretraining
 
-    return find_training(model, pretrained)
+    return find_pretraining(model, pretrained)
 
 
 def _find(model: str, pretrained: str | None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
         UserError: the file, the model or the weights do not exist, the method cannot use the model,
             or the download fails.
     """
-    training_of(model, pretrained)
+    pretraining_of(model, pretrained)
     if checkpoint is not None:
         path = given_path(checkpoint, "clip.checkpoint").absolute()
         if not path.is_file():
@@ -144,7 +144,7 @@ def check_network(model: str, pretrained: str | None) -> None:
 
 
 def not_downloaded(model: str, pretrained: str | None, error: Exception) -> UserError:
-    """Returns the error that says where published weights can be had instead."""
+    """Returns the error that says where published weights are available instead."""
     source = published_weights(model, pretrained)
     return UserError(
         f"the weights of clip.model={model} clip.pretrained={pretrained} could not be downloaded"

@@ -65,16 +65,16 @@ class SharedPass:
         rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
         return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in cam_hooks))
 
-    def of_image(self, row: int) -> SharedPass:
+    def copy_image(self, row: int) -> SharedPass:
         """Copies one image out of the batch, so that it does not keep the others in memory."""
         if len(self.pixels) == 1:
             return self
 
-        def own(whole: torch.Tensor) -> torch.Tensor:
-            return whole[row : row + 1].clone()
+        def pick(batch: torch.Tensor) -> torch.Tensor:
+            return batch[row : row + 1].clone()
 
-        inputs = BlockInput(*map(own, self.last_block_input))
-        return SharedPass(self.grid, own(self.pixels), inputs, tuple(map(own, self.observed)))
+        inputs = BlockInput(*map(pick, self.last_block_input))
+        return SharedPass(self.grid, pick(self.pixels), inputs, tuple(map(pick, self.observed)))
 
 
 def batch_by_grid(

@@ -89,7 +89,7 @@ def class_embeddings(
     Returns:
         C×E float32, each row of length 1.
     """
-    flat = [name for of_class in names for name in of_class]
+    flat = [name for group in names for name in group]
     prompts = [template.format(name) for template in templates for name in flat]
     tokens = tokenizer(prompts).to(clip.logit_scale.device)
     tokens = tokens.unflatten(0, (len(templates), len(flat)))
@@ -101,7 +101,7 @@ def class_embeddings(
         features = torch.cat([F.normalize(clip.encode_text(b).float(), dim=-1) for b in batches])
         features = features.unflatten(0, tokens.shape[:2])
     embeddings = F.normalize(features.mean(0), dim=-1)
-    parts = embeddings.split([len(of_class) for of_class in names])
+    parts = embeddings.split([len(group) for group in names])
     return torch.stack(
         [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
     )
@@ -172,17 +172,17 @@ def _encode_group(
     *others, last_block = blocks
     for block in others:
         query, key, value = block.project(block.ln_1(prefix))
-        query_of_rest, *of_rest = block.project(block.ln_1(rest))
-        keys, values = _prepend(names, (key, value), of_rest)
+        rest_query, *rest_parts = block.project(block.ln_1(rest))
+        keys, values = _prepend(names, (key, value), rest_parts)
         prefix = block.finish(prefix, attend(query, key, value, mask[:length, :length]))
-        rest = block.finish(rest, attend(query_of_rest, keys, values, mask[length:]))
+        rest = block.finish(rest, attend(rest_query, keys, values, mask[length:]))
     # Of the last block only the ends are needed.
-    _, *of_prefix = last_block.project(last_block.ln_1(prefix))
+    _, *prefix_parts = last_block.project(last_block.ln_1(prefix))
     row, end = torch.arange(len(rest)), ends.flatten()
     normed = last_block.ln_1(rest)
     at_end = normed[row, end - length].unsqueeze(1)
-    query, *of_rest = last_block.project_for(normed, at_end)
-    keys, values = _prepend(names, of_prefix, of_rest)
+    query, *rest_parts = last_block.project_for(normed, at_end)
+    keys, values = _prepend(names, prefix_parts, rest_parts)
     attended = attend(query, keys, values, mask[end][:, None, None])
     features = last_block.finish(rest[row, end - length].unsqueeze(1), attended)[:, 0]
     features = tower.ln_final(features) @ tower.text_projection
@@ -190,12 +190,12 @@ def _encode_group(
 
 
 def _prepend(
-    names: int, of_prefix: Sequence[torch.Tensor], of_rest: Sequence[torch.Tensor]
+    names: int, prefix_parts: Sequence[torch.Tensor], rest_parts: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     """Prepends a template's keys and values to those of each of its prompts, along the tokens."""
     return [
         torch.cat([prefix.repeat_interleave(names, 0), rest], 2)
-        for prefix, rest in zip(of_prefix, of_rest)
+        for prefix, rest in zip(prefix_parts, rest_parts)
     ]
 
 

@@ -20,7 +20,7 @@ from pipeline.engine.cleaning import (
     remove,
     remove_orphans,
 )
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 from pipeline.files.text import given_path

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 BROKEN_PIPE = 141
 
-_FIRST_SPEAKS = 3.0  # seconds that the other processes of torchrun wait with an error
+_RANK_ZERO_FIRST = 3.0  # seconds that the other processes of torchrun wait with an error
 
 RESUMABLE = "interrupted: run the same command again to go on"
 
@@ -33,7 +33,7 @@ _EXHAUSTED = re.compile(
     "annot allocate memory|can't allocate memory|can't start new thread|failed to map segment"
     "|out of memory|Resource temporarily unavailable"
 )
-"""What the system, PyTorch and Python say when a limit on memory or processes is reached."""
+"""Messages of the system, PyTorch and Python when a limit on memory or processes is reached."""
 
 
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
@@ -70,7 +70,7 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
             raise
         message, code = f"error: {explained}", USER_ERROR
         if rank() > 0:
-            time.sleep(_FIRST_SPEAKS)
+            time.sleep(_RANK_ZERO_FIRST)
     if message:
         print(message, file=sys.stderr)
     sys.exit(code)
@@ -182,6 +182,6 @@ def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmente
     """
     from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
 
-    of_run = options.checkpoint / "segmenter" / "latest"
-    path = of_run if of_run.is_dir() else options.checkpoint
+    checkpoint_folder = options.checkpoint / "segmenter" / "latest"
+    path = checkpoint_folder if checkpoint_folder.is_dir() else options.checkpoint
     return Segmenter.from_run(path, device, "best" if options.best else "last")

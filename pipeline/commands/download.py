@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from pipeline.commands.command_line import Parser
-from pipeline.datasets.obtain import Item, obtain
+from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.sources import (
     find_licence,
     find_size,
@@ -118,7 +118,7 @@ def _seconds(given: Mapping[str, str]) -> float:
         raise UserError(f"runtime.wait={shown(wait)} is not a number: give seconds") from error
 
 
-def _datasets(given: Mapping[str, str]) -> Iterator[Item]:
+def _datasets(given: Mapping[str, str]) -> Iterator[DownloadTask]:
     """Yields the archives of the data set that is named, and of SBD."""
     downloads = read_downloads()
     names = [name for name, each in downloads.items() if each.key == _ROOT]
@@ -137,27 +137,27 @@ def _datasets(given: Mapping[str, str]) -> Iterator[Item]:
     splits = [s.strip(" '\"") for s in given.get(_SPLIT, "").strip("[]").split(",") if s.strip()]
     if "train_aug" in splits and _SBD not in given:
         print(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it", file=sys.stderr)
-    for which, of_splits in ((name, splits), ("sbd", [])):
+    for which, needed_splits in ((name, splits), ("sbd", [])):
         download = downloads[which]
         if download.key in given:
             root = given_path(given[download.key], download.key).absolute()
-            for archive in download.needed(of_splits):
+            for archive in download.needed(needed_splits):
                 target = archive.place(root)
                 path = target / STATE / archive.source.name
-                yield Item(archive.source, path, download.licence, archive, target)
+                yield DownloadTask(archive.source, path, download.licence, archive, target)
 
 
-def _lists(given: Mapping[str, str]) -> Iterator[Item]:
+def _lists(given: Mapping[str, str]) -> Iterator[DownloadTask]:
     """Yields the image lists that are named, whose paths end as in TagCLIP's repository."""
     lists, licence = read_lists()
     paths = {given_path(given[key], key).absolute(): key for key in _LISTS if key in given}
     for path, key in paths.items():
         name = "/".join(path.parts[-2:])
         check_choice(f"{key}={shown(given[key])} is not one of TagCLIP's lists", name, list(lists))
-        yield Item(lists[name], path, licence)
+        yield DownloadTask(lists[name], path, licence)
 
 
-def _weights(given: Mapping[str, str], folder: Path) -> Iterator[Item]:
+def _weights(given: Mapping[str, str], folder: Path) -> Iterator[DownloadTask]:
     """Yields the weights of CLIP that are named."""
     if not any(key in given for key in _CLIP):
         return
@@ -172,10 +172,10 @@ def _weights(given: Mapping[str, str], folder: Path) -> Iterator[Item]:
     if model is None:
         raise UserError("clip.pretrained needs the model: give it, clip.model=NAME")
     source = published_weights(model, pretrained)
-    yield Item(source, folder / source.name, find_licence(pretrained))
+    yield DownloadTask(source, folder / source.name, find_licence(pretrained))
 
 
-def _files(urls: Sequence[str], folder: Path) -> Iterator[Item]:
+def _files(urls: Sequence[str], folder: Path) -> Iterator[DownloadTask]:
     """Yields single files."""
     for url in urls:
         name = PurePosixPath(urlsplit(url).path).name
@@ -183,7 +183,7 @@ def _files(urls: Sequence[str], folder: Path) -> Iterator[Item]:
             raise UserError(f"{shown(url)} names no file: give the address of one")
         digest = found[1] if (found := _HASH.match(url)) else ""
         source = Source(name, (url,), None, "sha256" if digest else "", digest)
-        yield Item(source, folder / name, "see its page")
+        yield DownloadTask(source, folder / name, "see its page")
 
 
 def _clip_presets() -> dict[str, dict[str, str]]:

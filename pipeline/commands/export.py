@@ -11,7 +11,7 @@ from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.kinds import measured_kinds
-from pipeline.engine.manifest import MANIFEST, read_manifest
+from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, read_artefact
 from pipeline.exchange.coco import export_coco
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder.
 
     Raises:
-        UserError: the arguments cannot be used, or images were left out.
+        UserError: the arguments cannot be used, or images were skipped.
     """
     options = _parse(arguments)
     artefact = read_artefact(options.folder)
@@ -103,13 +103,13 @@ def _export(options: Namespace, artefact: Artefact) -> Export:
 
 def _export_clip_es(artefact: Artefact, target: Path) -> Export:
     """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
-    export, own = Export(), OwnFiles(target, "export.py")
-    own.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
+    export, output = Export(), OwnFiles(target, "export.py")
+    output.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
 
     def write(image_id: str) -> int:
         path = target_path(target, f"{image_id}.npy")
         cams = read_cams(artefact.path / f"{image_id}.npz")
-        own.write(path, encode_clip_es(cams))
+        output.write(path, encode_clip_es(cams))
         return len(cams.keys)
 
     without = sum(not count for _, count in export.each(sorted(artefact.entries), write))

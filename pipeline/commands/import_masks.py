@@ -69,8 +69,8 @@ def run(arguments: Sequence[str]) -> None:
             " JSON, and make masks of it as docs/interoperation.md shows"
         )
     targets = {path: options.output / path.with_suffix(".png") for path in masks}
-    own = OwnFiles(options.output, "import_masks.py")
-    own.refuse_foreign(targets.values())
+    output = OwnFiles(options.output, "import_masks.py")
+    output.refuse_foreign(targets.values())
     checked, taken, labels = Export(), {}, set()
 
     def check(path: Path) -> None:
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
         refuse_brush_labels(labels, str(options.folder), remedy)
     with track("import", len(masks)) as advance:
         for path, target in targets.items():  # read again, since all may not fit into memory
-            own.write(target, encode_png(read(path), vocabulary.palette))
+            output.write(target, encode_png(read(path), vocabulary.palette))
             advance()
     print(f"{len(masks)} masks written to {options.output}")
 

@@ -14,7 +14,7 @@ from pipeline.report.check import write_check
 from pipeline.report.comparison import write_comparison
 from pipeline.report.leaderboard import write_leaderboard
 from pipeline.report.published import load_published, published_experiments
-from pipeline.report.runs import METRICS, Run, find_files, read_runs
+from pipeline.report.runs import METRICS, MeasuredRun, find_files, read_runs
 from pipeline.report.study import compare_folders, write_study
 
 OUTPUTS = Path("outputs")
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(too_far)
 
 
-def _study(options: Namespace, runs: Sequence[Run]) -> str:
+def _study(options: Namespace, runs: Sequence[MeasuredRun]) -> str:
     """Returns the table of an experiment, or of folders if there is none of the first's name."""
     is_known = any(run.choices.experiment == options.study for run in runs)
     if is_known or not Path(options.study).is_dir():

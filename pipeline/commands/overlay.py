@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
     """Draws the artefacts that the arguments name.
 
     Raises:
-        UserError: something the user can fix, or images were left out.
+        UserError: something the user can fix, or images were skipped.
     """
     options = _parse(arguments)
     artefacts = [read_artefact(path) for path in options.folders]
@@ -50,12 +50,12 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
     ids = _choose(artefacts, options.ids, options.limit)
     drawing, written = Export(), 0
-    own = OwnFiles(options.output, "overlay.py")
+    output = OwnFiles(options.output, "overlay.py")
     if not options.sheet:
         folders = [options.output / artefact.kind.stage for artefact in artefacts]
-        own.refuse_foreign(folder / f"{i}.png" for folder in folders for i in ids)
+        output.refuse_foreign(folder / f"{i}.png" for folder in folders for i in ids)
     for path, data in _draw(artefacts, ids, options, drawing):
-        own.write(path, data)
+        output.write(path, data)
         written += 1
     what = "sheet" if options.sheet else "overlay"
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")

@@ -75,10 +75,10 @@ def run(arguments: Sequence[str]) -> None:
         device = choose_device(options.device)
     except UserError as error:
         raise UserError(str(error).replace("runtime.device=", "--device ")) from error
-    own = OwnFiles(options.output, "predict.py")
-    own.refuse_foreign(options.output / f"{s.id}{e}" for s in inputs.samples for e in endings)
+    output = OwnFiles(options.output, "predict.py")
+    output.refuse_foreign(options.output / f"{s.id}{e}" for s in inputs.samples for e in endings)
     segmenter = load_segmenter(options, device)
-    written = _segment(segmenter, inputs.samples, own, options)
+    written = _segment(segmenter, inputs.samples, output, options)
     kinds = zip(("labels", "overlays"), endings)
     shown = ", ".join(f"{kind} in {options.output / f'<name>{end}'}" for kind, end in kinds)
     print(f"{written} image{'s' * (written != 1)} segmented: {shown}")
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _segment(
-    segmenter: Segmenter, samples: Sequence[Sample], own: OwnFiles, options: Namespace
+    segmenter: Segmenter, samples: Sequence[Sample], output: OwnFiles, options: Namespace
 ) -> int:
     """Segments images as the stage ``predict`` does, and returns the number of those written."""
     limits = {"max_pixels": options.max_pixels, "longest_side": options.longest_side}
@@ -120,14 +120,14 @@ def _segment(
                 print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)
             else:
                 final = labels[test.steps[-1]]
-                _write(own, options.output / name, image, final, segmenter, options)
+                _write(output, options.output / name, image, final, segmenter, options)
                 written += 1
             advance()
     return written
 
 
 def _write(
-    own: OwnFiles,
+    output: OwnFiles,
     path: Path,
     image: np.ndarray,
     labels: np.ndarray,
@@ -135,13 +135,13 @@ def _write(
     options: Namespace,
 ) -> None:
     names, palette = segmenter.class_names, segmenter.palette
-    own.write(Path(f"{path}{_LABELS}"), encode_png(labels, palette))
+    output.write(Path(f"{path}{_LABELS}"), encode_png(labels, palette))
     if not options.no_overlay:
         picture = Image.fromarray(overlay(image, labels, names, palette, options.opacity))
         buffer = io.BytesIO()
         # Chroma subsampling would blur the outlines.
         picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-        own.write(Path(f"{path}{_OVERLAY}"), buffer.getvalue())
+        output.write(Path(f"{path}{_OVERLAY}"), buffer.getvalue())
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.commands.command_line import collect_garbage, next_command, rank
 from pipeline.commands.composition import Job
 from pipeline.commands.status import plan_table, total_time
-from pipeline.datasets.demo import without_writing
+from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.run import Outcome
@@ -21,7 +21,7 @@ from pipeline.report.tables import tables_of_run
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
-_MAX_NAMED = 5  # images that a step left out
+_MAX_NAMED = 5  # skipped images of a step
 
 
 def run_job(job: Job, given: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         console.print(f"\n{', '.join(job.overrides)}")
     config = read_config(job.config)
     requested = requested_stages(config)
-    with without_writing(config.dataset) if config.dry_run else nullcontext():
+    with redirect_writes(config.dataset) if config.dry_run else nullcontext():
         pipeline = Pipeline.open(config)
         print_notes(notes_on(pipeline, requested, given))
         if config.dry_run:

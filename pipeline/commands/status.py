@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 
 from pipeline.engine.folder import ENTRIES
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.errors import UserError
+from pipeline.exchange.voc_submission import COMPETITIONS, write_submission
 from pipeline.files.text import read_lines
-from pipeline.segmenter.submission import COMPETITIONS, write_submission
 
 _DESCRIPTION = """Packs predictions of PASCAL VOC 2012's test images for its evaluation server.
 

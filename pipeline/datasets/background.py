@@ -20,22 +20,22 @@ class WithoutBackground(GroundTruthMask):
     """Another mask, whose background is ignored.
 
     Attributes:
-        whole: that mask.
+        complete: that mask.
         kept: the file that keeps it, as for :class:`~pipeline.datasets.ground_truth.DerivedMask`.
     """
 
-    whole: GroundTruthMask
+    complete: GroundTruthMask
     kept: Path
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
-        labels = self.whole.read()
+        labels = self.complete.read()
         return np.where(labels == 0, np.uint8(IGNORE), labels)
 
     def file(self) -> Path:
         """Implements the base class."""
         pairs = tuple((label, label) for label in range(1, IGNORE))
-        return RelabelledMask(self.kept, self.whole.file(), pairs).file()
+        return RelabelledMask(self.kept, self.complete.file(), pairs).file()
 
 
 def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocabulary]:

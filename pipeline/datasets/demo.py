@@ -51,8 +51,8 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
         sample = _sample(image, recipe, vocabulary.classes, kept)
         splits.setdefault(image.parent.name, []).append(sample)
     counts = recipe["splits"].items()
-    whole = {split: [_name(index) for index in range(count)] for split, count in counts}
-    return Dataset(vocabulary, splits, "train", whole=whole)
+    all_ids = {split: [_name(index) for index in range(count)] for split, count in counts}
+    return Dataset(vocabulary, splits, "train", all_ids=all_ids)
 
 
 def _images(settings: DatasetSettings) -> list[Path]:
@@ -91,7 +91,7 @@ def _not_rendered(images: Sequence[Path]) -> list[Path]:
 
 
 def _facts(image: Path) -> dict | None:
-    """Returns the labels of a rendered scene, and its ground; none if it is not whole."""
+    """Returns the labels of a rendered scene, and its ground; none if it is incomplete."""
     shape = {"labels": [int], "ground": str}
     return read_json(image.with_suffix(".json"), shape, ["labels", "ground"])
 
@@ -120,7 +120,7 @@ def _render(name: str, image: Path) -> None:
 
 
 @contextmanager
-def without_writing(settings: DatasetSettings) -> Iterator[None]:
+def redirect_writes(settings: DatasetSettings) -> Iterator[None]:
     """Has a data set read without a trace, for a dry run.
 
     Masks that have to be drawn, and scenes that were never rendered, go to a temporary folder while

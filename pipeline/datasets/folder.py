@@ -1,4 +1,4 @@
-"""A person's own photographs: any tree of image files, without labels."""
+"""The user's own photographs: any tree of image files, without labels."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     """Reads the splits of ADEChallengeData2016, ADE20K's scene parsing benchmark (150 classes).
 
     ``root`` is the folder that holds ``images`` and ``annotations``, or its parent; ``splits``
-    gives the names of their subfolders. In ``values``, 0 ("other") is left out.
+    gives the names of their subfolders. In ``values``, 0 ("other") is omitted.
     """
     root = find_root(settings, "root", "annotations", ["ADEChallengeData2016"])
 

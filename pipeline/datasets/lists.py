@@ -1,4 +1,4 @@
-"""Lists of images with their classes: TagCLIP's format, and tables that people write by hand."""
+"""Lists of images with their classes: TagCLIP's format, and tables that users write."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     def refuse_unused(given: Sequence, does: str, split: str) -> None:
         # With several splits, a list may be of another one.
         if chosen == [split] and all(each is None for each in given):
-            raise UserError(f"{does} none of the images of split {split}: give another or correct")
+            raise UserError(
+                f"{does} none of the images of split {split}: correct the file, or give another"
+            )
 
     notes = dataset.notes
     if known is not None and len(dataset.splits) == 1:
@@ -98,8 +100,8 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             notes += (f"{Path(labels).name} names {shown(others[0])}{more}, which are not images",)
     splits = Splits({split: partial(read, split) for split in dataset.splits})
-    whole = dataset.whole or Splits({split: partial(ids_of, split) for split in dataset.splits})
-    return replace(dataset, splits=splits, notes=notes, whole=whole)
+    all_ids = dataset.all_ids or Splits({split: partial(ids_of, split) for split in dataset.splits})
+    return replace(dataset, splits=splits, notes=notes, all_ids=all_ids)
 
 
 def _names(sample: Sample) -> tuple[str, str]:
@@ -198,8 +200,8 @@ def _json_labels(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
             raise UserError(f"{path}: {shown(name)} is not in dataset.classes: add or rename it")
     labels: dict[str, Labels] = {}
     for key, image in files.items():
-        own = tuple(sorted({indices[same_name(name)] for name in found[key]}))
-        if labels.setdefault(image, own) != own:
+        present = tuple(sorted({indices[same_name(name)] for name in found[key]}))
+        if labels.setdefault(image, present) != present:
             raise UserError(f"{path} gives {shown(image)} two ids with different classes: keep one")
     return labels
 
@@ -289,9 +291,9 @@ def format_class_list(labels: Mapping[str, Sequence[int]]) -> str:
     """
     special = re.compile(r"[\s%\ud800-\udfff]")
     lines = []
-    for image_id, of_image in labels.items():
+    for image_id, indices in labels.items():
         encoded = special.sub(lambda found: parse.quote(found[0], errors=_NOT_UTF8), image_id)
-        lines.append(" ".join([encoded, *map(str, of_image)]) + "\n")
+        lines.append(" ".join([encoded, *map(str, indices)]) + "\n")
     return "".join(lines)
 
 

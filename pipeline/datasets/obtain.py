@@ -15,7 +15,7 @@ from pipeline.files.lock import FolderLock
 
 
 @dataclass(frozen=True)
-class Item:
+class DownloadTask:
     """Something to download.
 
     Attributes:
@@ -56,7 +56,7 @@ class Item:
         )
 
 
-def obtain(item: Item, wait: float) -> Path:
+def obtain(item: DownloadTask, wait: float) -> Path:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
     Args:
@@ -85,7 +85,7 @@ def obtain(item: Item, wait: float) -> Path:
         lock.release()
 
 
-def _obtain(item: Item, lock: FolderLock) -> Path:
+def _obtain(item: DownloadTask, lock: FolderLock) -> Path:
     if item.archive and item.is_done:  # perhaps by a process that this one waited for
         print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
         return item.target

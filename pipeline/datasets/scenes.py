@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.datasets.grounds import GROUNDS, Rng
+from pipeline.datasets.textures import TEXTURES, Rng
 from pipeline.files.shipped import DATA
 
 _ANTIALIASING = 3  # outlines are drawn at this multiple of the size, then averaged
@@ -64,7 +64,7 @@ def render_scene(recipe: Mapping, stream: str, index: int) -> Scene:
     if rng.random() < recipe["portrait_share"]:
         width, height = height, width
     ground = str(rng.choice(list(recipe["grounds"])))
-    canvas = GROUNDS[ground](rng, height, width)
+    canvas = TEXTURES[ground](rng, height, width)
     mask = np.zeros((height, width), np.uint8)
 
     names = list(recipe["classes"])

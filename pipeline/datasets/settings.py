@@ -114,7 +114,7 @@ class TrainingSettings:
 
 @dataclass(kw_only=True)
 class DatasetSettings(VocabularySettings):
-    """What every data set has.
+    """Settings of all data sets.
 
     Attributes:
         name: the data set, which chooses the reader.
@@ -179,7 +179,7 @@ def splits_of_run(settings: DatasetSettings, splits: Iterable[str]) -> list[str]
 
 @dataclass(kw_only=True)
 class BenchmarkSettings(DatasetSettings):
-    """What data sets have that are read in the layout in which they are distributed.
+    """Settings of data sets that are read in the layout in which they are distributed.
 
     Attributes:
         guide: the heading in ``data/README.md`` that says where to get the data set.
@@ -194,7 +194,7 @@ class BenchmarkSettings(DatasetSettings):
 
 @dataclass(kw_only=True)
 class LabelMapSettings(BenchmarkSettings):
-    """What data sets have whose masks hold a value of their own for each class.
+    """Settings of data sets whose masks hold a value for each class.
 
     Attributes:
         values: the value of each class.

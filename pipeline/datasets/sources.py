@@ -32,7 +32,7 @@ class Archive:
         into: its folder below the root, unless the root already has this name; "" for the root.
         inside: the folder in the archive that is unpacked there; "" for all of it.
         splits: the splits that need it; empty if all do.
-        optional: whether it is left out unless a split needs it.
+        optional: whether it is skipped unless a split needs it.
     """
 
     source: Source
@@ -49,7 +49,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Download:
-    """What is downloaded for a data set.
+    """The downloads of a data set.
 
     Attributes:
         key: the setting that names its folder.

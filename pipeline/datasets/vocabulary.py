@@ -1,4 +1,4 @@
-"""Class names, the names that CLIP is given for them, backgrounds, parents, and the palette."""
+"""Class names, the names that CLIP reads for them, backgrounds, parents, and the palette."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     classes = tuple(entry["name"] for entry in entries)
     _check(classes)
 
-    def of_each_class(key: str) -> Sequence:
+    def per_class(key: str) -> Sequence:
         """Returns a setting that is a list with an entry for each class, or nothing."""
         values = getattr(settings, key)
         if values is not None and not isinstance(values, list | tuple):
@@ -115,7 +115,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
         return values or ()
 
     def names_of(key: str) -> Names:
-        names = tuple(as_names(item, f"dataset.{key}") for item in of_each_class(key))
+        names = tuple(as_names(item, f"dataset.{key}") for item in per_class(key))
         if not all(names):
             raise UserError(f"dataset.{key} holds an empty name: give every class a name")
         return names
@@ -126,7 +126,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     )
     parents = tuple(
         None if parent is None else _name(parent)
-        for parent in of_each_class("parents") or [entry["parent"] for entry in entries]
+        for parent in per_class("parents") or [entry["parent"] for entry in entries]
     )
     if backgrounds is None:
         backgrounds = settings.backgrounds

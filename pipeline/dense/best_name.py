@@ -1,4 +1,4 @@
-"""Labels from similarities: which class has the name that is most like a pixel."""
+"""Labels from similarities: the class of the name that is most similar to a pixel."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def best_classes(
         Classes, H×W uint8, and float32 in [0, 1].
     """
 
-    def logits(of: Collection[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        for of_name, each in zip(classes, similarities):
-            if of_name in of:
-                yield of_name, temperature * resize(each[None], size)[0]
+    def logits(wanted: Collection[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        for label_of_name, each in zip(classes, similarities):
+            if label_of_name in wanted:
+                yield label_of_name, temperature * resize(each[None], size)[0]
 
     best, label, total = _largest(logits(classes))
     probability = 1 / total
@@ -55,10 +55,10 @@ def _largest(
 
     Of equal logits the first counts.
     """
-    of_name, best = next(logits)
-    label, total = torch.full_like(best, of_name, dtype=torch.uint8), torch.ones_like(best)
-    for of_name, each in logits:
-        label[each > best] = of_name
+    label_of_name, best = next(logits)
+    label, total = torch.full_like(best, label_of_name, dtype=torch.uint8), torch.ones_like(best)
+    for label_of_name, each in logits:
+        label[each > best] = label_of_name
         larger = torch.maximum(best, each)
         total = total * (best - larger).exp_() + (each - larger).exp_()
         best = larger

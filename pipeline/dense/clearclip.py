@@ -7,7 +7,7 @@ import torch
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import ClearClipSettings
 
 
@@ -15,7 +15,7 @@ class ClearClip(ClearClipSettings, DenseMethod):
     """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, query, _, value = shared_pass.last_block_input

@@ -11,7 +11,7 @@ from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import SecondPath
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import GemSettings
 
 
@@ -57,7 +57,7 @@ class Gem(GemSettings, DenseMethod):
         return [SelfSelfPath(block_at(1 - self.blocks, encoder.depth))]
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         return encoder.embed(shared_pass.observed[0][:, 1:])

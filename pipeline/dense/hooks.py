@@ -1,4 +1,4 @@
-"""What dense methods have in common that look at the blocks before the last one."""
+"""Hooks of dense methods that use the blocks before the last one."""
 
 from __future__ import annotations
 

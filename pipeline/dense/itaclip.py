@@ -11,7 +11,7 @@ from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import ItaClipSettings
 
 
@@ -25,17 +25,17 @@ class ItaClip(ItaClipSettings, DenseMethod):
         return [MeanWeights(blocks, ("query", "query"), ("key", "key"))]
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of the patches of one view, B×N×E float32."""
         tokens, query, key, value = shared_pass.last_block_input
-        own = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
+        attended = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
         middle = shared_pass.observed[0][:, :, 1:].to(value.dtype) @ value
-        output = encoder.last_block.attention_output((own + middle) / 2)
+        output = encoder.last_block.attention_output((attended + middle) / 2)
         return encoder.embed(tokens[:, 1:] + output)
 
     def similarities(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names over all views, B×N×C float32."""
         if not self.views:

@@ -1,4 +1,4 @@
-"""MaskCLIP: every patch keeps to its own value (Zhou et al., ECCV 2022, section 3.2)."""
+"""MaskCLIP: every patch keeps its own value (Zhou et al., ECCV 2022, section 3.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import MaskClipSettings
 
 
@@ -14,7 +14,7 @@ class MaskClip(MaskClipSettings, DenseMethod):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         value = shared_pass.last_block_input.value[:, :, 1:]

@@ -1,4 +1,4 @@
-"""What a dense method is: it gives every patch of an image an embedding in CLIP's space.
+"""The interface of dense methods, which embed every patch of an image in CLIP's space.
 
 The methods are training-free and differ from CLIP in the last blocks of the image tower alone. Each
 has a file of its own, and its settings in :mod:`pipeline.dense.settings`. CAMs, tags and label maps
@@ -21,8 +21,8 @@ from pipeline.dense.settings import DenseSettings, dense_settings
 from pipeline.engine.registry import imported
 
 
-class Names(NamedTuple):
-    """What patches are compared with.
+class NameEmbeddings(NamedTuple):
+    """The embeddings of names, with which patches are compared.
 
     Attributes:
         text: C×E embeddings, each of length 1.
@@ -45,7 +45,7 @@ class DenseMethod(DenseSettings, ABC):
 
     @abstractmethod
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32, of any length.
 
@@ -56,7 +56,7 @@ class DenseMethod(DenseSettings, ABC):
         """
 
     def similarities(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names, B×N×C float32."""
         return F.normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import NaClipSettings
 
 PATCH = 16
@@ -19,7 +19,7 @@ class NaClip(NaClipSettings, DenseMethod):
     """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP."""
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input

@@ -9,7 +9,7 @@ from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.naclip import PATCH, neighbourhood
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.semantic_feedback import BLUR_SIGMA, semantic_feedback
@@ -25,7 +25,7 @@ class ResClip(ResClipSettings, DenseMethod):
         return [MeanWeights(blocks, ("query", "key"))]
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches of the second pass, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input
@@ -34,19 +34,19 @@ class ResClip(ResClipSettings, DenseMethod):
         omega = neighbourhood(shared_pass.grid, sigma).to(key.device)
 
         def attended_by(logits: torch.Tensor) -> torch.Tensor:
-            own = (logits + omega).softmax(-1)
-            weights = (1 - self.cross_share) * own + self.cross_share * shared_pass.observed[0]
+            direct = (logits + omega).softmax(-1)
+            weights = (1 - self.cross_share) * direct + self.cross_share * shared_pass.observed[0]
             attended = (self.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
             return encoder.embed(encoder.last_block.attention_output(attended))
 
         labels = self._labels(encoder.patch_size, shared_pass, attended_by(logits), names)
-        of_patches = semantic_feedback(labels, BLUR_SIGMA * PATCH / encoder.patch_size)
-        feedback = F.pad(of_patches, (1, 0, 1, 0)).unsqueeze(1)
+        patch_feedback = semantic_feedback(labels, BLUR_SIGMA * PATCH / encoder.patch_size)
+        feedback = F.pad(patch_feedback, (1, 0, 1, 0)).unsqueeze(1)
         share = self.feedback_share
         return attended_by(self.feedback_scale * ((1 - share) * logits + share * feedback))
 
     def _labels(
-        self, patch: int, shared_pass: SharedPass, features: torch.Tensor, names: Names
+        self, patch: int, shared_pass: SharedPass, features: torch.Tensor, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the label of every patch after the first pass, B×h×w int64."""
         size = shared_pass.pixels.shape[-2:]

@@ -11,7 +11,7 @@ from pipeline.clip.dimensions import block_at, block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import TokensAfter
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import ScClipSettings
 from pipeline.errors import ImageError
 
@@ -27,7 +27,7 @@ class ScClip(ScClipSettings, DenseMethod):
         return [TokensAfter(middle, shallow, several)]
 
     def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32.
 
@@ -64,14 +64,14 @@ class ScClip(ScClipSettings, DenseMethod):
         nearest = distances.square().topk(self.neighbours + 1, largest=False)
         reach = nearest.values[..., -1]
         density = 1 / reach.clamp(min=1e-20)  # of patches that are all equal
-        of_neighbours = density[:, None].expand_as(distances).gather(2, nearest.indices[..., 1:])
-        factor = of_neighbours.mean(-1) / density
+        around = density[:, None].expand_as(distances).gather(2, nearest.indices[..., 1:])
+        factor = around.mean(-1) / density
         return factor > factor.quantile(1 - self.anomalies, dim=1, keepdim=True)
 
     def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
         """Returns the attention by similarities, B×heads×N×N: only those above average count."""
-        of_image = self.above(similarity, similarity.mean((1, 2), keepdim=True))
-        return of_image[:, None].expand(-1, heads, -1, -1)
+        attending = self.above(similarity, similarity.mean((1, 2), keepdim=True))
+        return attending[:, None].expand(-1, heads, -1, -1)
 
     def above(self, similarity: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
         """Returns the attention by those similarities that are above an average, B×N×N."""

@@ -23,7 +23,7 @@ def semantic_feedback(labels: torch.Tensor, blur_sigma: float = BLUR_SIGMA) -> t
     flat = labels.flatten(1)
     apart = chebyshev(height, width, labels.device)
     decay = torch.exp(-apart / max(height - 1, width - 1, 1))
-    connected = torch.stack([of_one_object(image, apart) for image in labels])
+    connected = torch.stack([same_object(image, apart) for image in labels])
     feedback = torch.where(connected, 1.0, decay) * (flat[:, :, None] == flat[:, None])
     taps = min(height * width, int(6 * blur_sigma) + 1) // 2 * 2 + 1
     steps = torch.arange(taps, device=labels.device) - taps // 2
@@ -38,11 +38,11 @@ def semantic_feedback(labels: torch.Tensor, blur_sigma: float = BLUR_SIGMA) -> t
 def chebyshev(height: int, width: int, device: torch.device) -> torch.Tensor:
     """Returns the larger of the distances of two patches in rows and in columns, N×N int64."""
     rows, columns = (torch.arange(side, device=device) for side in (height, width))
-    of_rows, of_columns = ((each[:, None] - each).abs() for each in (rows, columns))
-    return torch.maximum(of_rows[:, None, :, None], of_columns[:, None]).flatten(2).flatten(0, 1)
+    vertical, horizontal = ((each[:, None] - each).abs() for each in (rows, columns))
+    return torch.maximum(vertical[:, None, :, None], horizontal[:, None]).flatten(2).flatten(0, 1)
 
 
-def of_one_object(labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
+def same_object(labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
     """Tells whether the patches on the line from one patch to another have the label of the first.
 
     As in the released code, the line is cut into as many steps as the longest line of the image
@@ -61,13 +61,13 @@ def of_one_object(labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
     # By rows of both ends and then columns of both ends, h·h×w·w, whole rows are copied below.
     by_sides = (height, height, width, width)
     steps_apart = apart.view(height, width, height, width).transpose(1, 2).reshape(height**2, -1)
-    of_start = labels[:, None, :, None].expand(by_sides).reshape(height**2, -1)
-    alike = torch.ones_like(of_start, dtype=torch.bool)
+    start_labels = labels[:, None, :, None].expand(by_sides).reshape(height**2, -1)
+    alike = torch.ones_like(start_labels, dtype=torch.bool)
     for step in range(1, longest + 1):
         # A line's row depends on the rows of its ends alone, and its column on their columns.
         rows, columns = (
             (start[:, None] + (step / longest) * (start - start[:, None])).round().long().flatten()
             for start in sides
         )
-        alike &= (labels[:, columns][rows] == of_start) | (steps_apart < step)
+        alike &= (labels[:, columns][rows] == start_labels) | (steps_apart < step)
     return alike.view(by_sides).transpose(1, 2).reshape(apart.shape)

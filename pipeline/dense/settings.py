@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 from pipeline.engine.settings import setting
 
 REMAINDERS = ("stretch", "pad")
-"""What is done with pixels beside the last whole patch: they are not looked at, and similarities
+"""How pixels beside the last whole patch are treated: they are ignored, and similarities
 are stretched over them; or zeros around the window complete the patches."""
 
 Class = TypeVar("Class", bound="type[DenseSettings]")
@@ -20,7 +20,7 @@ Class = TypeVar("Class", bound="type[DenseSettings]")
 
 @dataclass
 class DenseSettings:
-    """What the settings of every dense method have; see :func:`dense_settings`."""
+    """The base of the settings of all dense methods; see :func:`dense_settings`."""
 
     name: ClassVar[str]
     source: ClassVar[str]

@@ -1,4 +1,7 @@
-"""How dense methods were published: windows of a resized image, and their position embedding."""
+"""How dense methods were published: windows of a resized image, and their position embedding.
+
+Their authors resize images with OpenCV.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+
+_ONE = 1 << 11  # the weight 1: OpenCV computes with 11 binary digits
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Windows:
     """The windows of an image.
 
     Attributes:
-        side: of a window in pixels; 0 looks at the whole image at once.
+        side: of a window in pixels; 0 processes the whole image at once.
         stride: pixels between windows; the last row and column are shifted to end at the border.
         remainder: one of :data:`~pipeline.dense.settings.REMAINDERS`.
     """
@@ -73,7 +79,7 @@ def similarity_map(
     method: DenseMethod,
     encoder: ClipEncoder,
     pixels: torch.Tensor,
-    names: Names,
+    names: NameEmbeddings,
     windows: Windows,
     batch_size: int,
 ) -> torch.Tensor:
@@ -88,7 +94,7 @@ def similarity_map(
         batch_size: windows that are looked at together.
 
     Returns:
-        C×H×W float32; or C×h×w on the patch grid of an image that is looked at as a whole, if
+        C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
         similarities are stretched over the remainder.
     """
     height, width = pixels.shape[-2:]
@@ -106,15 +112,15 @@ def similarity_map(
         batch = corners[first : first + step]
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
         found = _similarities(method, encoder, F.pad(crops, margins), names)
-        for (y, x), of_window in zip(batch, found):
-            resized = resize(of_window, size)[:, top : top + tall, left : left + wide]
+        for (y, x), similarities in zip(batch, found):
+            resized = resize(similarities, size)[:, top : top + tall, left : left + wide]
             total[:, y : y + tall, x : x + wide] += resized
             count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
 
 
 def _similarities(
-    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: Names
+    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
     shared_pass = method.run_pass(
@@ -150,3 +156,39 @@ def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Ten
     factors = ((rows + 0.1) / native[0], (columns + 0.1) / native[1])
     grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
     return torch.cat([embedding[:1], grid[0].flatten(1).mT])
+
+
+def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image as ``cv2.resize`` does with INTER_LINEAR, to the last digit.
+
+    It takes the two nearest pixels of each axis, even where the image shrinks. OpenCV rounds
+    weights to 11 binary digits, and products between the two axes, so that one value in eight
+    differs by one grey level from the exact interpolation.
+
+    Args:
+        image: h×w×3 uint8.
+        height: of the result, height×width×3 uint8.
+        width: of the result.
+    """
+    left, right, share = _neighbours(image.shape[1], width)
+    share = np.where(left == right, np.float32(0), share)  # beyond the outermost pixels
+    first, second = _weights(share)
+    pixels = image.astype(np.int32)
+    rows = pixels[:, left] * first[:, None] + pixels[:, right] * second[:, None]
+    top, bottom, share = _neighbours(image.shape[0], height)
+    first, second = (weight[:, None, None] for weight in _weights(share))
+    total = (first * (rows[top] >> 4) >> 16) + (second * (rows[bottom] >> 4) >> 16)
+    return (total + 2 >> 2).astype(np.uint8)
+
+
+def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the two pixels between which each of ``size`` new ones lies, and how far it is."""
+    places = ((np.arange(size) + 0.5) * (1 / (size / length)) - 0.5).astype(np.float32)
+    before = np.floor(places)
+    share = places - before
+    index = before.astype(np.int64)
+    return index.clip(0, length - 1), (index + 1).clip(0, length - 1), share
+
+
+def _weights(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.rint(part * _ONE).astype(np.int32) for part in (1 - share, share))

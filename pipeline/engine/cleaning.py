@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED, key_of
-from pipeline.engine.manifest import read_manifest
-from pipeline.engine.result_folder import files_of, remove_files
+from pipeline.engine.result_folder import files_of, read_manifest, remove_files
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, canonical_json, read_json_lines
@@ -72,7 +71,7 @@ def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
 def find_orphans(folder: Path) -> dict[str, list[Path]]:
     """Returns id → files, of results that no stage reads.
 
-    They are of images that the data set no longer has, or that an earlier stage left out.
+    They are of images that the data set no longer has, or that an earlier stage skipped.
     """
     entries, split = Journal(folder / ENTRIES).entries, folder.parents[1]
     lists = [folder / REMOVED]

@@ -1,4 +1,4 @@
-"""The configuration as Hydra composes it, and its errors as sentences."""
+"""Composes the configuration with Hydra, and turns its errors into sentences."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from pipeline.files.shipped import CONFIGS
 PLUGINS = "plugins"
 
 DEFAULTS = "dataclass_defaults"
-"""What Hydra calls the configuration that ``configs/config.yaml`` begins with."""
+"""Hydra's name of the configuration that ``configs/config.yaml`` begins with."""
 
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
 _INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
 _COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
-"""What Hydra and OmegaConf raise for a configuration that cannot be composed."""
+"""Errors of Hydra and OmegaConf for a configuration that cannot be composed."""
 
 
 def register_groups() -> None:

@@ -1,4 +1,4 @@
-"""Workers of other machines: a cluster of dask.distributed."""
+"""Workers on other machines: a cluster of dask.distributed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DaskPool:
         except (OSError, TimeoutError, ValueError) as error:
             self.close(at_once=True)
             raise UserError(
-                f"no dask worker can be had of {address or 'the cluster'} within {timeout} s"
+                f"no dask worker became available at {address or 'the cluster'} within {timeout} s"
                 f" ({str(error) or type(error).__name__}): start a scheduler and workers, or give"
                 " executor.address"
             ) from error

@@ -25,8 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.manifest import MANIFEST, read_manifest
-from pipeline.engine.result_folder import ResultFolder, holds, remove_files
+from pipeline.engine.result_folder import MANIFEST, ResultFolder, holds, read_manifest, remove_files
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (

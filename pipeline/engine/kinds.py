@@ -1,4 +1,4 @@
-"""The kinds of results: all that evaluation, tables, reports and exports know of a stage.
+"""The kinds of results: what evaluation, tables, reports and exports need of a stage.
 
 They stand apart from the stages, since what reads only figures starts without PyTorch.
 """
@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """What the results of a stage are; the class of the stage names it.
+    """The kind of a stage's results; the class of the stage names it.
 
     Attributes:
         stage: the name of its folder, of its entries in ``metrics.json`` and of its settings within
@@ -64,7 +64,7 @@ class Kind:
 
 
 INTERMEDIATE = Kind("")
-"""What a stage computes for another one alone, such as a bank of features."""
+"""Results of a stage for another one alone, such as a bank of features."""
 
 TAGS = Kind("tags", holds="tags", group="tags", figures={"mAP": "map", "F1": "f1"})
 CAMS = Kind(

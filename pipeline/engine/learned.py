@@ -1,4 +1,4 @@
-"""What is learned, without labels, from all images of a split, and then serves every image."""
+"""Stages that learn, without labels, from all images of a split."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Learned(OfSplit):
         return not (change.has_lost and change.is_mostly_new)
 
     def samples(self) -> Sequence[Sample]:
-        """Returns the images of the split, those without a result left out.
+        """Returns the images of the split that have a result.
 
         Raises:
             UserError: the stage before it did not process all of them.

@@ -1,4 +1,4 @@
-"""What a run would compute, found out without computing or writing anything."""
+"""The plan of a run: what it would compute, without computing or writing anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.engine.store import Store
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """What a stage would do for a split.
+    """The plan of a stage for a split.
 
     Attributes:
         stage: its name.

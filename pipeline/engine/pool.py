@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import ImageError, UserError
 
-Item = TypeVar("Item")
+ItemType = TypeVar("ItemType")
 Result = TypeVar("Result")
 
 MAX_DEATHS = 2
@@ -50,18 +50,18 @@ def count_cores() -> int:
 
 
 def prefetch(
-    items: Iterable[Item],
-    work: Callable[[Item], Result],
+    items: Iterable[ItemType],
+    work: Callable[[ItemType], Result],
     workers: int,
     max_pending: int,
     at_once: bool = False,
-) -> Iterator[tuple[Item, Result]]:
+) -> Iterator[tuple[ItemType, Result]]:
     """Processes items in threads before their results are needed; yields them in order.
 
     At most ``max_pending`` results are computed or wait at a time, which bounds the memory; with
     ``at_once`` none waits for more than the next item. Errors are raised where results are taken.
     """
-    pending: deque[tuple[Item, Future[Result]]] = deque()
+    pending: deque[tuple[ItemType, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
@@ -147,17 +147,17 @@ def _end_with(parent: int) -> None:
 
 def spread(
     pool: Pool,
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
+    work: Callable[[ItemType], Result],
+    items: Iterable[ItemType],
     max_pending: int | None = None,
-) -> Iterator[tuple[Item, Result | ImageError]]:
+) -> Iterator[tuple[ItemType, Result | ImageError]]:
     """Processes items by workers; others take over the items of a worker that dies.
 
-    It is not known which item a worker died of. All items in progress are then tried one by one, so
+    The item that killed a worker is unknown. All items in progress are then tried one by one, so
     that none is blamed for another. An item is given up when its workers die even so. Errors of
     ``work``, which can be pickled, are raised here.
 
-    Where the first items are all given up, it is not the items that workers die of.
+    If the first items are all given up, the items are not the cause.
 
     Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
     are yielded with their results in the order of completion, or with an error if workers died.
@@ -168,9 +168,9 @@ def spread(
     max_pending = max_pending or 2 * pool.size
     # Items, each with the number of workers that died while they processed it alone.
     waiting = ((item, 0) for item in items)
-    suspects: deque[tuple[Item, int]] = deque()
+    suspects: deque[tuple[ItemType, int]] = deque()
     given_up, is_any_done = 0, False
-    under_way: dict[Future[Result], tuple[Item, int]] = {}
+    under_way: dict[Future[Result], tuple[ItemType, int]] = {}
     try:
         while True:
             is_alone = bool(suspects) and not under_way
@@ -210,8 +210,8 @@ def spread(
 
 
 def in_processes(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int
-) -> Iterator[tuple[Item, Result | ImageError]]:
+    items: Iterable[ItemType], work: Callable[[ItemType], Result], workers: int
+) -> Iterator[tuple[ItemType, Result | ImageError]]:
     """Processes items as :func:`spread` does, in processes of this machine.
 
     This serves pydensecrf, which holds Python's global lock, so that threads would wait for each

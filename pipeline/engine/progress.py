@@ -1,4 +1,4 @@
-"""Progress bars on stderr: images a second, time left, and how many were left out."""
+"""Progress bars on stderr: images per second, remaining time, and the number of skipped images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterat
 
 @contextmanager
 def track(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """Shows a bar while the block runs; silent where stderr is no terminal.
+    """Shows a bar while the block runs; silent where stderr is not a terminal.
 
     The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """

@@ -40,18 +40,18 @@ class Method:
         settings: the dataclass of its settings.
         build: a class or function that takes the settings and the
             :class:`~pipeline.clip.frozen.Resources` that the method declares, or the name of one;
-            or a stage that takes the place of the group's own.
+            or a stage that replaces the group's default.
         is_stage: whether the name is that of such a stage.
         algorithm: raised when the same settings give another result than before.
-        uses_clip: whether it looks at images with CLIP.
+        uses_clip: whether it applies CLIP to images.
         quirks: the keys of ``compat`` that it reads.
         variants: further results that it can return, by name.
         shares_pass: whether it takes part in a pass that tags and CAMs share.
         learns: makes the :class:`~pipeline.engine.learned.Learned` of a split, which ``build`` then
             takes as well, ``learned`` being its folder; or the name of what makes it; none if
             nothing is learned.
-        batch: returns, from the settings and the quirks, how many images of a list it mixes up, 0
-            if none; none of the kind where each image stands alone.
+        batch: returns, from the settings and the quirks, the size of the batch on which
+            each result depends, or 0; none if images are always independent.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
@@ -84,13 +84,13 @@ class Method:
     def facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key; of a plug-in, its file as well."""
         is_ours = self.code.startswith("pipeline.")
-        own = {} if is_ours else {"method_source": _source_of(self.settings.__module__)}
+        source = {} if is_ours else {"method_source": _source_of(self.settings.__module__)}
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
-        return facts | own
+        return facts | source
 
     @property
     def stage(self) -> type | None:
-        """The stage that is built instead of the group's own."""
+        """The stage that is built instead of the group's default."""
         if self.is_stage:
             return imported(self.build)
         from pipeline.engine.stage import Stage  # which imports NumPy

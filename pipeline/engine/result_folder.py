@@ -1,4 +1,4 @@
-"""A folder that receives the results of images, in the process that computes them."""
+"""The folder of a stage: its manifest, and the results of images that it receives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import cannot_write, write_atomically
+from pipeline.files.atomic import cannot_write, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal, part_path
+
+MANIFEST = "manifest.json"
+
+_SHAPE = {
+    **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
+    **dict.fromkeys(("finished", "began"), str),
+    **dict.fromkeys(("images", "computed", "left_out"), int),
+    **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
+    "complete": bool,
+    "seconds": int | float,
+    **dict.fromkeys(("versions", "files"), {str: str}),
+    "accompanies": [str],
+}
+
+
+def read_manifest(folder: Path) -> dict:
+    """Returns the manifest of a stage's folder; {} where there is none, or a damaged one."""
+    return read_json(folder / MANIFEST, _SHAPE) or {}
+
+
+def finished_at(manifest: Mapping[str, Any]) -> str:
+    """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
+    return manifest.get("finished", "")[:16].replace("T", " ")
 
 
 class ResultFolder:

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did for a split.
+    """The outcome of a stage for a split.
 
     Attributes:
         stage: its name.
@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def cached(self) -> int:
-        """How many of them had a result already."""
+        """The number of images that already had a result."""
         return self.images - len(self.left_out) - self.computed - self.reused
 
 
@@ -102,7 +102,7 @@ class Run:
         for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):
             outcomes = []
             for stage in filter(Stage.applies, group):
-                compute = self._of_split if isinstance(stage, OfSplit) else self._per_image
+                compute = self._run_split if isinstance(stage, OfSplit) else self._run_per_image
                 outcomes.append(compute(stage))
                 yield outcomes[-1]
             self.refuse_failures(outcomes)
@@ -118,7 +118,7 @@ class Run:
                     f" {outcome.path / FAILURES} says why"
                 )
 
-    def _of_split(self, stage: OfSplit) -> Outcome:
+    def _run_split(self, stage: OfSplit) -> Outcome:
         before = scan(stage, self.images, self.store, self._scans)
         folder = before.folder
         with ExitStack() as lock:
@@ -132,7 +132,7 @@ class Run:
         note = stage.remark(folder, ids if computed else ())
         return Outcome(stage.name, stage.where, len(ids), computed, {}, folder.path, note=note)
 
-    def _per_image(self, stage: PerImage) -> Outcome:
+    def _run_per_image(self, stage: PerImage) -> Outcome:
         self.store.refuse_equal_names(sample.id for sample in self.images.of(stage.split))
         with ExitStack() as locks:
             # Its own comes last, so that an image with an entry there is complete.
@@ -164,9 +164,9 @@ class Run:
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
         self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)
         ids = dict.fromkeys(before.ids)
-        own = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
-        computed = min(folder.computed, len(ids) - len(own))
-        facts = computed, own, folder.path, folder.reused, stage.remark(folder, ids)
+        failures = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
+        computed = min(folder.computed, len(ids) - len(failures))
+        facts = computed, failures, folder.path, folder.reused, stage.remark(folder, ids)
         return Outcome(stage.name, stage.where, len(ids), *facts)
 
     def _finish(

@@ -1,4 +1,4 @@
-"""Samples, splits and data sets, as stages see them."""
+"""Samples, splits and data sets."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class Dataset(Generic[VocabularyType]):
         splits: split → samples, in a fixed order.
         rejected: split → (image id, reason) of the files that cannot be samples.
         train_split: the split that the segmenter is trained on.
-        notes: what the user should know of the files, a sentence each.
-        whole: split → the ids of all its images, where ``splits`` hold a selection.
+        notes: what the user should know about the files, a sentence each.
+        all_ids: split → the ids of all its images, where ``splits`` hold a selection.
     """
 
     vocabulary: VocabularyType
@@ -111,7 +111,7 @@ class Dataset(Generic[VocabularyType]):
     train_split: str
     rejected: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    whole: Mapping[str, Collection[str]] | None = None
+    all_ids: Mapping[str, Collection[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ImageReader:
 
     @property
     def facts(self) -> dict[str, int | bool | None]:
-        """What changes the pixels of an image, for a cache key."""
+        """The settings that change the pixels of an image, for a cache key."""
         return {"longest_side": self.longest_side, "exif": not self.apply_exif}
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
@@ -175,8 +175,8 @@ class Images:
 
     def known_ids(self, split: str) -> set[str]:
         """Returns the ids of all images of a split, whatever the limit or the list of images."""
-        whole = self.dataset.whole
-        ids = whole[split] if whole else [sample.id for sample in self.dataset.splits[split]]
+        all_ids = self.dataset.all_ids
+        ids = all_ids[split] if all_ids else [sample.id for sample in self.dataset.splits[split]]
         return {*ids, *self.rejected(split)}
 
     def batches(self, split: str, size: int | None = None) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""What exists of a stage and what is missing: the one truth for the run and the dry run."""
+"""Scans what exists of a stage and what is missing, for the run and for the dry run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, joi
 
 @dataclass(frozen=True)
 class Scan:
-    """What exists of a stage, and what is missing.
+    """The existing and the missing results of a stage.
 
     Attributes:
         stage: the stage.
@@ -116,7 +116,7 @@ def scan(
     items: dict[str, Item] = {}
     missing: set[str] = set()
     reusable: dict[str, tuple[Mapping[str, Any], Path]] = {}
-    # The first stage on the images names the files that are no images.
+    # The first stage on the images names the files that are not images.
     left_out = {} if stage.before else images.rejected(stage.split)
     for sample in samples:
         if sample.id in waiting:

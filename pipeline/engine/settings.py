@@ -1,4 +1,4 @@
-"""Settings: dataclasses whose fields say what they change and which values they take.
+"""Settings: dataclasses whose fields declare what they change and which values are allowed.
 
 A group of the configuration is a dataclass beside the code that reads it. OmegaConf checks types
 and names against it; :func:`check` checks ranges; :func:`facts` makes a cache key of it, so that a
@@ -24,12 +24,12 @@ from pipeline.errors import UserError, check_choice, shown
 _RULE = "rule"
 
 REQUIRED = "???"
-"""What a configuration holds where a field has no default; :data:`omegaconf.MISSING`."""
+"""The value of a field without a default; :data:`omegaconf.MISSING`."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field declares.
+    """The declaration of a field.
 
     Attributes:
         changes: what the setting changes: a result, its rounding alone, which images are
@@ -174,15 +174,15 @@ def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: two have a name in common, so that one of the values would be lost.
     """
-    whole: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for group in groups:
-        if common := whole.keys() & group.keys():
+        if common := merged.keys() & group.keys():
             raise UserError(
                 f"a method has a setting {sorted(common)[0]}, which is the name of another part of"
                 " its key: rename the setting"
             )
-        whole |= group
-    return whole
+        merged |= group
+    return merged
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""What a stage is. The engine knows nothing else about tags, CAMs, masks or networks.
+"""The interface of stages; the engine does not depend on tags, CAMs, masks or networks.
 
 There are two kinds: a stage with a result for each image, and one with a single result that is made
 from all images of a split.
@@ -32,8 +32,8 @@ class Item:
         sample: the image.
         input: the fingerprint of the content that its result is made from.
         given: what the computation takes from earlier stages, such as the image's tags.
-        batch: names the images on which its result depends, if the model mixes those of a batch;
-            else "". Such a batch is computed as a whole.
+        batch: names the batch, if each result depends on its batch; else "". Such a batch is not
+            divided.
         known_to_rider: the inputs of which the stage's rider has a result of the image already.
         size: height and width of the whole image in pixels, once it is decoded.
     """
@@ -66,7 +66,7 @@ class Output:
 
 
 Decoded = Iterator[tuple[Item, np.ndarray]]
-"""Images as they arrive, H×W×3 uint8, perhaps shrunk; none for a stage that looks at no image."""
+"""Images as they arrive, H×W×3 uint8, perhaps shrunk; none for a stage that reads no image."""
 
 Outputs = Mapping[str, Output]
 """By the names of the stages that they belong to: the one that computes, and its rider."""
@@ -75,12 +75,12 @@ Computed = Iterator[tuple[Item, Outputs | ImageError]]
 """Items in any order, each with its outputs, or with the reason why it has none."""
 
 Folders = Mapping[str, StageFolder]
-"""Folders by the names under which a stage knows those before it, and by its own name."""
+"""Folders by the names that a stage gives to those before it, and by its own name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage(ABC):
-    """What both kinds of stages have: a name, a key, and the stages that they read.
+    """The base of both kinds of stages: a name, a key, and the stages that they read.
 
     Stages of equal name, split, round and title are equal. A stage can be pickled and sent to a
     worker, without its models and without the stages that it reads.
@@ -107,7 +107,7 @@ class Stage(ABC):
     command: ClassVar[str]
     """The word for it in ``stage=``."""
     kind: ClassVar[Kind] = INTERMEDIATE
-    """What its results are."""
+    """The kind of its results."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
     decisive: ClassVar[Collection[str]] = ()
@@ -166,11 +166,11 @@ class Stage(ABC):
         last = measured.get("last") or {}
         facts = last if last.get("computed") else measured
         # Results that came from another stage's pass took no time of their own.
-        own = facts.get("computed", 0) - facts.get("shared", 0)
-        return facts.get("seconds", 0) / own * images if own else None
+        alone = facts.get("computed", 0) - facts.get("shared", 0)
+        return facts.get("seconds", 0) / alone * images if alone else None
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Returns what the user should know of the results of images as a whole, or ""."""
+        """Returns a remark on the results of all images, or ""."""
         return ""
 
     def __eq__(self, other: object) -> bool:
@@ -220,8 +220,8 @@ class PerImage(Stage):
         Results of equal recipe and equal input are equal, whatever the stages before were. The
         files of what it uses belong to the recipe of a folder, see :meth:`loaded`.
         """
-        own = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
-        return fingerprint([self.name, self.algorithm, own])
+        settings = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
+        return fingerprint([self.name, self.algorithm, settings])
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of what its result is made from.
@@ -259,7 +259,7 @@ class PerImage(Stage):
 
     @property
     def chosen(self) -> str:
-        """What computes it, as the configuration chooses it, such as "tags=tagclip"."""
+        """The choice in the configuration that computes it, such as "tags=tagclip"."""
         return f"stage={self.command}"
 
     @abstractmethod

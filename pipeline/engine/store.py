@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.manifest import read_manifest
+from pipeline.engine.result_folder import read_manifest
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import (
     TEMPORARY,
@@ -140,8 +141,6 @@ class Store:
         # A tenth of a second, which a look at folders need not take.
         import numpy as np
 
-        from pipeline.files.arrays import encode_arrays
-
         path = self.root / "text" / f"{key}.npz"
         try:
             return read_kept(path)[0]
@@ -192,3 +191,12 @@ def _sum_of(array: np.ndarray) -> str:
 def folder_size(path: Path) -> int:
     """Returns the bytes of all files below a folder."""
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())
+
+
+def encode_arrays(**arrays: np.ndarray) -> bytes:
+    """Returns arrays by their names as a ``.npz`` file, which is not compressed."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

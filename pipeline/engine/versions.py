@@ -1,4 +1,4 @@
-"""Which code computed a result: the packages that it depends on, and our own version and commit."""
+"""The code that computed a result: versions of packages, and our own version and commit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = (
     ("mmengine", "onedl-mmengine"),
     ("mmcv-lite", "mmcv", "onedl-mmcv"),
 )
-"""What computes pixels or weights."""
+"""Packages that compute pixels or weights."""
 
 
 @cache

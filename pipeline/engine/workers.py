@@ -1,4 +1,4 @@
-"""Who computes: this process, processes of this machine, or the workers of a cluster."""
+"""Executors: this process, processes on this machine, or the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -
 
 
 class Executor:
-    """Who computes stages, by ``executor`` and ``runtime.workers``.
+    """Computes stages as ``executor`` and ``runtime.workers`` say.
 
     Workers compute shard by shard; this process alone writes the journals.
     """
@@ -186,9 +186,9 @@ def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Cuts images into shards of a size; a batch whose images depend on each other is a shard."""
     shards = []
     for batch, group in groupby(items, lambda item: item.batch):
-        whole = [*group]
-        step = len(whole) if batch else size
-        shards += [whole[start : start + step] for start in range(0, len(whole), step)]
+        members = [*group]
+        step = len(members) if batch else size
+        shards += [members[start : start + step] for start in range(0, len(members), step)]
     return shards
 
 

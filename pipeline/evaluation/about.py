@@ -1,4 +1,4 @@
-"""What a table says beside a figure: the choices that have names."""
+"""Named choices recorded with each figure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.cams.method import CamOptions
-from pipeline.clip.quirks import Quirks
-from pipeline.clip.settings import ClipSettings, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, Quirks, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
 from pipeline.engine.stage import Stage
@@ -17,7 +16,7 @@ from pipeline.tags.tagger import TagOptions
 
 
 class Configuration(Protocol):
-    """What evaluation reads of the whole configuration."""
+    """The part of the configuration that evaluation reads."""
 
     experiment_name: str | None
     dataset: DatasetSettings
@@ -37,10 +36,10 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     methods = dict.fromkeys(groups(), "")
     for each in reversed(chain):
         if group := each.kind.group:
-            own = each.own_settings()
-            methods[group] = own.get("method", "")
+            settings = each.own_settings()
+            methods[group] = settings.get("method", "")
             # Masks that are made without CAMs may take the method of cams= all the same.
-            methods |= {CAMS.group: own["cams"]["method"]} if "cams" in own else {}
+            methods |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
     return {
         "experiment": config.experiment_name or "",
         "dataset": config.dataset.name,

@@ -1,4 +1,4 @@
-"""How well one threshold serves all classes: the tags of each, and what labels would choose."""
+"""Calibration of one threshold for all classes, against the best threshold of each class."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def calibration_figures(
     """
     threshold, f1 = best_threshold(scores.ravel(), positive.ravel())
     per_class = {}
-    for name, of_class, present, chosen in zip(classes, scores.T, positive.T, tags.T):
+    for name, class_scores, present, chosen in zip(classes, scores.T, positive.T, tags.T):
         if present.any():
-            best, best_f1 = best_threshold(of_class, present)
+            best, best_f1 = best_threshold(class_scores, present)
             per_class[name] = {
                 **decision_figures(chosen, present),
                 "best_threshold": best,

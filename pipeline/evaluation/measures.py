@@ -1,4 +1,4 @@
-"""What is measured of tags, CAMs, masks and other labels; none without ground truth."""
+"""Measures tags, CAMs, masks and other labels against the ground truth, if there is any."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
-from pipeline.masks.labels import read_mask, stack_background, to_labels
+from pipeline.masks.labels import read_pseudo_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.settings import VARIANTS
@@ -65,11 +65,11 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     scores = read_scores(folder, labels)
     variants, calibration = {}, {}
     for name in (*VARIANTS, STANDARDISED):
-        if (of_variant := read_scores(folder, labels, name)) is not None:
-            precisions = average_precisions(of_variant, positive)
+        if (variant_scores := read_scores(folder, labels, name)) is not None:
+            precisions = average_precisions(variant_scores, positive)
             variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}
             if name == STANDARDISED:
-                calibration = calibration_figures(of_variant, positive, tags, classes)
+                calibration = calibration_figures(variant_scores, positive, tags, classes)
     levels = []
     for coarse, groups in _levels(results.vocabulary):
         merged = (merge_classes(values, groups) for values in (scores, positive, tags))
@@ -77,7 +77,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
-        **_identify(folder, {i: list(of_image) for i, of_image in labels.items()}),
+        **_identify(folder, {i: list(indices) for i, indices in labels.items()}),
         **tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
@@ -122,7 +122,7 @@ def evaluate_masks(results: Results) -> dict | None:
     kept = {}
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:
-        labels, unfiltered = read_mask(results.folder.path, sample.id)
+        labels, unfiltered = read_pseudo_mask(results.folder.path, sample.id)
         kept[sample.id] = (labels != IGNORE).mean()
         return {_MAIN: unfiltered}
 

@@ -65,11 +65,11 @@ def tagging_figures(
     precisions = average_precisions(scores, positive) if ranked else np.full(len(positives), np.nan)
     averaged = len(positives) if absent_as_zero else int((positives > 0).sum())
     extremes = [average_precisions(scores, positive, ties) for ties in (-1, 1)] if ranked else []
-    of_ties = [mean_average_precision(values, absent_as_zero) or 0.0 for values in extremes]
+    tie_bounds = [mean_average_precision(values, absent_as_zero) or 0.0 for values in extremes]
     return {
         "map": mean_average_precision(precisions, absent_as_zero) if ranked else None,
         "map_classes": averaged if ranked else None,
-        **({"map_of_ties": of_ties} if ranked and np.ptp(of_ties) >= _VISIBLE else {}),
+        **({"map_of_ties": tie_bounds} if ranked and np.ptp(tie_bounds) >= _VISIBLE else {}),
         **decision_figures(tags, positive),
         "classes_without_positives": int((positives == 0).sum()),
         "per_class": {
@@ -164,7 +164,7 @@ class Confusion:
 
 
 class Segmentation:
-    """What is measured of label maps: pooled over all pixels, and image by image."""
+    """Metrics of label maps: pooled over all pixels, and image by image."""
 
     def __init__(self, names: Sequence[str], levels: Iterable[tuple[Sequence[str], list[int]]]):
         """Starts with no image.
@@ -181,15 +181,15 @@ class Segmentation:
         image = Confusion(len(self._levels[0][0]))
         image.add(truth, prediction)
         for (_, groups), pooled, means in zip(self._levels, self._pooled, self._means):
-            of_level = image if groups is None else image.merged(groups)
-            pooled.matrix += of_level.matrix
-            means.append(of_level.miou())
+            confusion = image if groups is None else image.merged(groups)
+            pooled.matrix += confusion.matrix
+            means.append(confusion.miou())
 
     def figures(self) -> dict:
         """Returns the three means and the IoU of each name, as in ``metrics.json``.
 
         "miou_images" is the mean over the images of the mean over the classes in each image's
-        ground truth; images in which no pixel counts are left out of it. Coarser classes have
+        ground truth; images in which no pixel counts are skipped. Coarser classes have
         figures of their own, in "levels".
         """
         found = [

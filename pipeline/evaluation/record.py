@@ -31,9 +31,11 @@ _LEVEL = {
     "chosen_by_ground_truth": {str: _NUMBER},
     "initial_weights": dict,
 }
-_OF_CLASS = dict.fromkeys(("precision", "recall", "f1", "best_f1"), _NUMBER)
-_OF_CLASS |= {"best_threshold": int | float}
-_CALIBRATION = Complete(threshold=_NUMBER, f1=_NUMBER, per_class={str: Complete(_OF_CLASS)})
+_CLASS_CALIBRATION = dict.fromkeys(("precision", "recall", "f1", "best_f1"), _NUMBER)
+_CLASS_CALIBRATION |= {"best_threshold": int | float}
+_CALIBRATION = Complete(
+    threshold=_NUMBER, f1=_NUMBER, per_class={str: Complete(_CLASS_CALIBRATION)}
+)
 _FIGURES = {
     **_LEVEL,
     **dict.fromkeys(("image_set", "ground_truth", "results"), str),
@@ -91,7 +93,7 @@ class MetricsFile:
     Attributes:
         latest: stage → split → figures.
         runs: figures with the configuration that led to them; see :meth:`put`.
-        damage: says what of the file is damaged and left out, or "".
+        damage: names the damaged parts of the file, which are skipped, or "".
     """
 
     def __init__(self, path: Path):
@@ -99,9 +101,9 @@ class MetricsFile:
         content = read_json(path)
         found = content if isinstance(content, dict) else {}
         latest, runs = found.get("latest", {}), found.get("runs", [])
-        is_whole = found is content or not path.exists()
+        is_intact = found is content or not path.exists()
         if not fits(latest, {str: dict}) or not isinstance(runs, list):
-            is_whole, latest = False, latest if fits(latest, {str: dict}) else {}
+            is_intact, latest = False, latest if fits(latest, {str: dict}) else {}
             runs = runs if isinstance(runs, list) else []
         self.latest: dict = {
             stage: {split: f for split, f in splits.items() if fits(f, _FIGURES, ["images"])}
@@ -113,7 +115,7 @@ class MetricsFile:
         kept = len(self.runs) + sum(map(len, self.latest.values()))
         damaged = len(runs) + sum(map(len, latest.values())) - kept
         entries = "1 damaged entry" if damaged == 1 else f"{damaged} damaged entries"
-        self.damage = f"{path} has {entries}" * bool(damaged) if is_whole else f"{path} is damaged"
+        self.damage = f"{path} has {entries}" * bool(damaged) if is_intact else f"{path} is damaged"
 
     def find(self, stage: str, split: str, key: str) -> dict | None:
         """Returns the run of a key, if it was measured."""
@@ -125,7 +127,7 @@ class MetricsFile:
     ) -> None:
         """Records a folder's figures as the latest of its stage and split.
 
-        ``input_key`` is the fingerprint of the inputs of the images that were measured. For want of
+        ``input_key`` is the fingerprint of the inputs of the images that were measured. Without
         ground truth there are no figures, and then no latest ones. For ``about`` see
         :func:`pipeline.evaluation.about.describe`.
         """

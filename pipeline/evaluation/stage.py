@@ -23,7 +23,7 @@ from pipeline.files.atomic import write_json_lines
 from pipeline.files.fingerprints import fingerprint
 
 FILES = ("metrics.json", FAILURES)
-"""What it writes in the output directory."""
+"""Its files in the output directory."""
 
 
 @dataclass(frozen=True)

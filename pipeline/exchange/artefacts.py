@@ -1,4 +1,4 @@
-"""The folders of finished stages, read without the settings of their run."""
+"""Reads the folders of finished stages without the settings of their run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.cleaning import find_orphans
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.kinds import Kind, measured_kinds
-from pipeline.engine.manifest import MANIFEST, read_manifest
+from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal

@@ -11,7 +11,7 @@ import numpy as np
 from skimage.measure import label as label_components
 
 from pipeline.exchange.artefacts import Artefact, find_photograph
-from pipeline.exchange.exporting import Export, read_labels
+from pipeline.exchange.exporting import Export, read_artefact_labels
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
@@ -37,8 +37,8 @@ def export_coco(
     Raises:
         UserError: the file cannot be written, or is another's.
     """
-    export, own = Export(), OwnFiles(target.parent, "export.py")
-    own.refuse_foreign([target])
+    export, output = Export(), OwnFiles(target.parent, "export.py")
+    output.refuse_foreign([target])
     numbers = _number(sorted(artefact.entries))
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -47,7 +47,7 @@ def export_coco(
         name = f"{image_id}.jpg"
         if images is not None:
             name = find_photograph(images, image_id).relative_to(images).as_posix()
-        return name, read_labels(artefact, image_id)
+        return name, read_artefact_labels(artefact, image_id)
 
     for image_id, (name, labels) in export.each(sorted(artefact.entries), read):
         described.append(
@@ -72,7 +72,7 @@ def export_coco(
         "annotations": annotations,
         "categories": categories,
     }
-    own.write(target, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+    output.write(target, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
     if ignored := sum(image["ignored_area"] for image in described):
         export.notes.append(
             f"{ignored} pixels of label 255 are in no annotation, like the background:"

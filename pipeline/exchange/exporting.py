@@ -1,4 +1,4 @@
-"""The loop of all exports: image by image, naming those that are left out."""
+"""The loop of all exports: image by image, naming those that are skipped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Export:
 
         An :class:`ImageError`, a :class:`UserError`, a :class:`ValueError` or an :class:`OSError`
         of ``convert`` leaves an image out. ``title`` stands before the progress bar, and ``note``
-        behind the number of images that are left out.
+        behind the number of skipped images.
         """
         with track(title, len(images)) as advance:
             for name in images:
@@ -58,7 +58,7 @@ class Export:
                 advance(note=f"{len(self.left_out)} {note}" if self.left_out else "")
 
     def refuse_left_out(self, sentence: str, prefix: str = "left out: ") -> None:
-        """Names every image that was left out on stderr.
+        """Names every skipped image on stderr.
 
         Raises:
             UserError: there is any: their number, and then the sentence.
@@ -69,7 +69,7 @@ class Export:
             raise UserError(f"{len(self.left_out)} {sentence}")
 
 
-def read_labels(artefact: Artefact, image_id: str) -> np.ndarray:
+def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
     """Reads the mask of an image: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Masks of other programs: palette, grey and coloured PNGs, read as labels."""
+"""Imports masks: palette, grey and coloured PNGs, read as labels."""
 
 from __future__ import annotations
 

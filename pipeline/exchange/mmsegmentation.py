@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, find_photograph
-from pipeline.exchange.exporting import Export, read_labels, target_path
+from pipeline.exchange.exporting import Export, read_artefact_labels, target_path
 from pipeline.files.atomic import TEMPORARY
 from pipeline.files.images import FORMATS, encode_png, load_image, to_image_error
 from pipeline.files.own_files import OwnFiles
@@ -74,32 +74,32 @@ def export_mmsegmentation(
     Raises:
         UserError: the target holds other files.
     """
-    export, own = Export(), OwnFiles(target, "export.py")
+    export, output = Export(), OwnFiles(target, "export.py")
     suffix = _common_suffix(artefact, images)
     image_dir, mask_dir = Path("img_dir") / split, Path("ann_dir") / split
-    _refuse_others(target / image_dir, {f"{i}{suffix}" for i in artefact.entries}, own)
-    _refuse_others(target / mask_dir, {f"{i}.png" for i in artefact.entries}, own)
-    own.refuse_foreign([target / f"{split}.py"])
+    _refuse_others(target / image_dir, {f"{i}{suffix}" for i in artefact.entries}, output)
+    _refuse_others(target / mask_dir, {f"{i}.png" for i in artefact.entries}, output)
+    output.refuse_foreign([target / f"{split}.py"])
 
     def write(image_id: str) -> bool:
         """Writes an image and its mask; returns whether the image file had to change."""
         path = find_photograph(images, image_id)
-        labels = read_labels(artefact, image_id)
+        labels = read_artefact_labels(artefact, image_id)
         size, data = _image_data(path, suffix, artefact.apply_exif)
         if labels.shape != size:
             (rows, columns), (height, width) = labels.shape, size
             raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
         image_path = target_path(target / image_dir, f"{image_id}{suffix}")
         if link and data is None:
-            own.link(image_path, path.resolve())
+            output.link(image_path, path.resolve())
         else:
-            own.write(image_path, data or path.read_bytes())
+            output.write(image_path, data or path.read_bytes())
         mask = encode_png(labels, None if grey else artefact.palette)
-        own.write(target_path(target / mask_dir, f"{image_id}.png"), mask)
+        output.write(target_path(target / mask_dir, f"{image_id}.png"), mask)
         return data is not None
 
     changed = sum(is_changed for _, is_changed in export.each(sorted(artefact.entries), write))
-    own.write(target / f"{split}.py", _config(artefact, split, suffix))
+    output.write(target / f"{split}.py", _config(artefact, split, suffix))
     if changed:
         export.notes.append(
             f"{changed} images were written anew as {suffix}: files have several suffixes or an"
@@ -118,7 +118,7 @@ def _common_suffix(artefact: Artefact, images: Path) -> str:
     return suffixes.pop() if len(suffixes) == 1 and suffixes <= _ENCODINGS.keys() else ".png"
 
 
-def _refuse_others(folder: Path, expected: set[str], own: OwnFiles) -> None:
+def _refuse_others(folder: Path, expected: set[str], output: OwnFiles) -> None:
     """Refuses a folder with other files, which mmsegmentation would read as part of the data."""
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.is_dir() or path.name.startswith(TEMPORARY):
@@ -127,7 +127,7 @@ def _refuse_others(folder: Path, expected: set[str], own: OwnFiles) -> None:
             raise UserError(
                 f"{path} is not part of this export: remove it, or choose another output"
             )
-        own.refuse_foreign([path])
+        output.refuse_foreign([path])
 
 
 def _image_data(path: Path, suffix: str, apply_exif: bool) -> tuple[tuple[int, int], bytes | None]:

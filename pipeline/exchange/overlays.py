@@ -95,7 +95,7 @@ def _draw_cams(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
     cams = read_cams(artefact.path / f"{image_id}.npz")
     tiles = [photograph_tile(image, "photograph")]
     for k, cam in zip(cams.keys, cams.cams):
-        of_class = Cams(np.array([k]), cam[None], cams.size)
-        tiles.append(cam_tile(image, of_class, f"CAM of {artefact.classes[k]}"))
+        single = Cams(np.array([k]), cam[None], cams.size)
+        tiles.append(cam_tile(image, single, f"CAM of {artefact.classes[k]}"))
     images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
     return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))

@@ -33,7 +33,7 @@ class UnusableArchive(UserError):
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 _DAMAGED += (RuntimeError, ValueError, ArithmeticError)
-"""What the standard library raises for damaged archives and encrypted members."""
+"""Errors of the standard library for damaged archives and encrypted members."""
 
 
 def unpack(
@@ -59,12 +59,12 @@ def unpack(
     """
     staging = archive.with_name(f"{TEMPORARY}{archive.name}")
     free = shutil.disk_usage(archive.parent).free
-    most = min(free, _MAX_FACTOR * archive.stat().st_size + _MAX_PADDING)
+    limit = min(free, _MAX_FACTOR * archive.stat().st_size + _MAX_PADDING)
 
     def check(size: int) -> None:
-        if size > most:
-            raise (UserError if most == free else UnusableArchive)(
-                f"{archive.name} holds more than {size_text(most)}, too much for its size or"
+        if size > limit:
+            raise (UserError if limit == free else UnusableArchive)(
+                f"{archive.name} holds more than {size_text(limit)}, too much for its size or"
                 f" for the disk of {archive.parent}: free some space, or do not use this archive"
             )
 
@@ -161,7 +161,7 @@ def _move(source: Path, target: Path) -> None:
             shutil.move(path, place)  # a folder may be a link to another disk
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Tells whether a file is a zip archive, and every part of it has its checksum (CRC)."""
     try:
         with zipfile.ZipFile(path) as archive:

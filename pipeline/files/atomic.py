@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON files that may be torn or missing.
+"""Atomic writes of files, and JSON files that may be damaged or missing.
 
 Whatever writes raises a UserError if the disk is full or the folder cannot be written to.
 """
@@ -86,7 +86,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name, whole, when the block ends without an error."""
+    """Opens a file that appears under its name, complete, when the block ends without an error."""
     with appearing(path) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
@@ -94,13 +94,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Writes a file so that it appears whole or not at all."""
+    """Writes a file so that it appears completely or not at all."""
     with replacing(path) as file:
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes a file appear under another name, whole or not at all.
+    """Makes a file appear under another name, completely or not at all.
 
     It is a hard link where the file system has these. Files are replaced and never changed in
     place, so neither name notices when the other is removed or written again.

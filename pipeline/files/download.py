@@ -21,7 +21,7 @@ from pipeline.errors import UserError, shown
 from pipeline.files.atomic import cannot_write
 
 PARTIAL = ".partial"
-"""What is appended to the name of an unfinished file."""
+"""The suffix of an unfinished file."""
 
 _AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18

@@ -1,4 +1,4 @@
-"""What Hugging Face states of the files that it serves."""
+"""Metadata of files on Hugging Face."""
 
 from __future__ import annotations
 

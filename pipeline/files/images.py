@@ -41,7 +41,7 @@ MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images with 16 bits a pixel."""
 
 AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
-"""What :func:`to_image` takes."""
+"""The modes that :func:`to_image` accepts."""
 
 
 def load_image(

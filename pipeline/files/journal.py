@@ -1,4 +1,4 @@
-"""Journals: what was done with each image, in JSON lines that survive kills and damage.
+"""Journals: an entry for each image, in JSON lines that survive kills and damage.
 
 Each line ends with a checksum of itself, ``"sum"``. Torn and damaged lines are skipped and counted.
 """
@@ -23,10 +23,10 @@ _SHAPE = {
     **dict.fromkeys(("tags", "state"), [int]),
     "read": int,
 }
-"""What entries hold, of images and of fingerprints."""
+"""The types of entries of images and of fingerprints."""
 
 _PARTS = ".entries-*.jsonl"
-_SMALL = 100_000  # bytes of a journal that is no burden
+_SMALL = 100_000  # bytes of a journal that needs no compaction
 
 
 class Journal:

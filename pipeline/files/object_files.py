@@ -1,8 +1,8 @@
 """NumPy's files of a Python object, ``np.save(path, {...})``, read without running code in them.
 
-Such a file is a pickle, and a pickle may call anything. This reader knows only the names that NumPy
-and PyTorch need for arrays, and does not call even those: stand-ins record an array's parts, which
-are checked before the array is made.
+Such a file is a pickle, and a pickle may call anything. This reader accepts only the names that
+NumPy and PyTorch need for arrays, and does not call even those: stand-ins record an array's parts,
+which are checked before the array is made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a tool writes where a person says: it replaces no file that it did not write itself."""
+"""Output files: a tool overwrites only its own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class OwnFiles:
                 )
 
     def write(self, path: Path, data: bytes | str) -> None:
-        """Writes a file below the folder, whole or not at all.
+        """Writes a file below the folder, completely or not at all.
 
         Raises:
             UserError: as :meth:`refuse_foreign`, or it cannot be written.
@@ -64,7 +64,7 @@ class OwnFiles:
         if path.parent not in self._tidied:
             self._tidied.add(path.parent)
             remove_abandoned(path.parent)
-        # Before the file, so that a run that is killed in between knows its file again.
+        # Before the file, so that a run that is killed in between recognises its file.
         digest = fingerprint(data)
         if (entry := self._entry(path, digest)) not in self._record.entries:
             self._folder.mkdir(parents=True, exist_ok=True)

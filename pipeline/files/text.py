@@ -1,4 +1,4 @@
-"""Text files that people write."""
+"""Reads text files that users write."""
 
 from __future__ import annotations
 

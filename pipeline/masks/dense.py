@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.vocabulary import Names as NameList
+from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.windows import (
     Windows,
     resize,
+    resize_as_opencv,
     scaled_size,
     similarity_map,
     with_scaled_positions,
@@ -29,14 +29,14 @@ from pipeline.masks.settings import DenseMaskOptions
 _PAMR_VALUES = 2**26  # similarities of pixels and names that are refined together: 256 MB
 
 
-class DenseReadOut:
+class DenseLabeller:
     """Labels the pixels of images by a dense method."""
 
     def __init__(
         self,
         method: DenseMethod,
         options: DenseMaskOptions,
-        names: NameList,
+        names: Names,
         resources: Resources,
     ):
         """Embeds the names and prepares the image tower.
@@ -61,7 +61,7 @@ class DenseReadOut:
         flat = tuple((name,) for several in names for name in several)
         text = clip.embed(flat, (), options.templates)
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
-        self._names = Names(text, labels, options.temperature or encoder.temperature)
+        self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -96,12 +96,12 @@ class DenseReadOut:
         A grid of more patches than ``images.most_patches`` is reduced to at most as many.
         """
         encoder, options = self._encoder, self._options
-        patch, most = encoder.patch_size, encoder.max_patches
+        patch, max_patches = encoder.patch_size, encoder.max_patches
         sides = options.short_side, options.long_side
         size = scaled_size(*image.shape[:2], *sides, patch)
         tall, wide = (-(-side // patch) for side in self._windows.size(*size))
-        if most is not None and tall * wide > most:
-            shrunk = (max(1, int(side * (most / (tall * wide)) ** 0.5)) for side in sides)
+        if max_patches is not None and tall * wide > max_patches:
+            shrunk = (max(1, int(side * (max_patches / (tall * wide)) ** 0.5)) for side in sides)
             size = scaled_size(*image.shape[:2], *shrunk, patch)
         # The authors round both to three digits.
         mean, std = (

@@ -18,7 +18,7 @@ from pipeline.masks.name_lists import has_background, read_name_list
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
-    from pipeline.masks.dense import DenseReadOut
+    from pipeline.masks.dense import DenseLabeller
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,17 +69,17 @@ class DenseMasks(MaskStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
-        own = {declared.name for declared in fields(DENSE_SETTINGS[self.cams.name])}
-        of_method = {key: value for key, value in facts(self.cams).items() if key in own}
-        chosen = joined(method_of(self.cams).facts, of_method)
+        names = {declared.name for declared in fields(DENSE_SETTINGS[self.cams.name])}
+        method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
+        chosen = joined(method_of(self.cams).facts, method_facts)
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
-    def load(self, inputs: Mapping[str, Path]) -> DenseReadOut:
-        """Builds the read-out."""
+    def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
+        """Builds the labeller."""
         from pipeline.dense.method import build_method  # imports PyTorch
-        from pipeline.masks.dense import DenseReadOut
+        from pipeline.masks.dense import DenseLabeller
 
-        return DenseReadOut(build_method(self.cams), self.options, self.names, self.resources)
+        return DenseLabeller(build_method(self.cams), self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

@@ -153,7 +153,7 @@ def mask_files(
     return files
 
 
-def read_mask(folder: Path, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+def read_pseudo_mask(folder: Path, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image's mask after and before the filter, H×W uint8 each, from a stage's folder.
 
     Raises:

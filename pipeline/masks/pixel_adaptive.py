@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
+from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
-from pipeline.clip.pixels import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.masks.labels import label_pixels, shares
 from pipeline.masks.refiner import Refiner
@@ -60,8 +60,8 @@ class Par(PixelAdaptive):
 
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Implements the base class."""
-        of = self._options
-        if of.guide_side is not None:
-            side = (of.guide_side, of.guide_side)
+        options = self._options
+        if options.guide_side is not None:
+            side = (options.guide_side, options.guide_side)
             pixels = F.interpolate(pixels, side, mode="bilinear", align_corners=False)
-        return par(pixels, scores, position_weight=of.position_weight, **self._kernel)
+        return par(pixels, scores, position_weight=options.position_weight, **self._kernel)

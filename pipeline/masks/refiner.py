@@ -1,4 +1,4 @@
-"""What a mask refiner is: it labels the pixels of an image, given its CAMs."""
+"""The interface of mask refiners, which label the pixels of an image, given its CAMs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MaskOptions:
-    """What every choice of ``masks=`` has.
+    """Settings of all choices of ``masks=``.
 
     Attributes:
         beta: β of the background, (1 − max cam)^β; none where the classes cover everything and the

@@ -93,8 +93,10 @@ class RegionVote(Refiner):
     def _superpixels(self, image: np.ndarray) -> np.ndarray:
         from skimage.segmentation import slic
 
-        of = self._options.slic
-        return slic(image, of.segments, of.compactness, sigma=of.sigma, start_label=1)
+        settings = self._options.slic
+        return slic(
+            image, settings.segments, settings.compactness, sigma=settings.sigma, start_label=1
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

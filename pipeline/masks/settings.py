@@ -54,7 +54,7 @@ register(
 
 @dataclass
 class PixelAdaptiveOptions(MaskOptions):
-    """What PAMR and PAR have; the defaults are PAMR's.
+    """Settings of PAMR and PAR; the defaults are PAMR's.
 
     Attributes:
         iterations: how often scores are averaged over neighbours.
@@ -123,9 +123,9 @@ class DenseMaskOptions(MaskOptions):
         short_side: to which the shorter side of an image is resized, in pixels.
         long_side: the most that the longer side is resized to.
         window: the side of the square windows in pixels; null takes the CLIP's native size, and 0
-            looks at the whole image.
+            processes the whole image.
         stride: pixels between windows; null takes half a window.
-        remainder: "stretch" leaves out the pixels beside the last whole patch, and stretches the
+        remainder: "stretch" ignores the pixels beside the last whole patch, and stretches the
             similarities over them; "pad" completes the patches with zeros.
         temperature: the factor of cosine similarities in the softmax; null takes CLIP's own.
         min_probability: pixels whose best probability is below become background.

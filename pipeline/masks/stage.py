@@ -47,7 +47,7 @@ class MaskStage(MethodStage):
         """Returns the labels of an image and their probability as they are.
 
         Raises:
-            UserError: they are not of the image's ``size``, are no labels, or are not finite.
+            UserError: they are not of the image's ``size``, are not labels, or are not finite.
         """
         for what, array in (("labels", labels), ("probabilities", probability)):
             if array is not None and np.shape(array) != tuple(size):

@@ -1,4 +1,4 @@
-"""What each method gains on average over all combinations with the others."""
+"""The mean gain of each method over all combinations with the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def average_over_others(
 
     Returns:
         None unless the rows are a full product of at least two parts, and alike in all else: only
-        then is every method combined with the same others. Given image labels are left out.
+        then is every method combined with the same others. Given image labels are skipped.
     """
     kept = [(row, words) for row, words in zip(rows, choices) if not row.has_given_tags]
     order = [*figure_columns()]
@@ -52,13 +52,13 @@ def average_over_others(
     table = []
     for part, found in methods.items():
         first = order.index(first_figures[part])
-        of_part = []
+        part_rows = []
         for method in found:
-            of_method = [f for f, (_, words) in zip(figures, kept) if words[part] == method]
-            means = {name: mean(f[name] for f in of_method) for name in columns}
+            method_figures = [f for f, (_, words) in zip(figures, kept) if words[part] == method]
+            means = {name: mean(f[name] for f in method_figures) for name in columns}
             cells = [percent(means[n]) * (order.index(n) >= first) for n in columns]
-            best = percent(max(f[last] for f in of_method))
-            of_part.append((-means[last], [part, method, *cells, best]))
-        table += [cells for _, cells in sorted(of_part)]
+            best = percent(max(f[last] for f in method_figures))
+            part_rows.append((-means[last], [part, method, *cells, best]))
+        table += [cells for _, cells in sorted(part_rows)]
     names, title = ["part", "method"], "Each method, averaged over all others"
     return Table([*names, *columns, f"best {last}"], table, names, title, _CAPTION)

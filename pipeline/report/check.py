@@ -1,4 +1,4 @@
-"""Whether this machine's runs reproduce the published figures (``--check``)."""
+"""Compares this machine's runs with the published figures (``--check``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from pipeline.report.grouping import describe_images
 from pipeline.report.markdown import Table
 from pipeline.report.published import Figure, load_published
-from pipeline.report.runs import METRIC_LABELS, Run
+from pipeline.report.runs import METRIC_LABELS, MeasuredRun
 
 TOLERANCE = 0.2
 """Percentage points that a figure may differ from the published one."""
@@ -19,7 +19,7 @@ _REQUIRED = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "p
 """The choices of a run whose figures are to be the published ones."""
 
 
-def write_check(runs: Sequence[Run]) -> tuple[str, str]:
+def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
     """Compares the runs of published experiments with the published figures.
 
     Returns the table as Markdown, and a sentence on the figures that are too far away, or "". Of
@@ -29,7 +29,7 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
         UserError: nothing can be compared.
     """
     figures = [figure for table in load_published() for figure in table.figures]
-    compared: dict[tuple[Path, int], tuple[Run, Figure]] = {}
+    compared: dict[tuple[Path, int], tuple[MeasuredRun, Figure]] = {}
     reasons: dict[str, None] = {}
     for run in runs:
         for index, figure in enumerate(figures):
@@ -64,13 +64,13 @@ def write_check(runs: Sequence[Run]) -> tuple[str, str]:
     return "\n".join(parts), sentence if far else ""
 
 
-def _name(run: Run) -> str:
+def _name(run: MeasuredRun) -> str:
     return f"{run.choices.experiment}, {run.split} {run.kind.name} {run.key}"
 
 
-def _obstacles(run: Run, figure: Figure) -> list[str]:
+def _obstacles(run: MeasuredRun, figure: Figure) -> list[str]:
     """Returns why a run of the experiment cannot be compared with its figure."""
-    images = describe_images(run.images, figure.column.of.images)
+    images = describe_images(run.images, figure.column.split.images)
     obstacles = [images] if images else []
     for name, required in _REQUIRED.items():
         if run.about.get(name) != required:
@@ -81,7 +81,7 @@ def _obstacles(run: Run, figure: Figure) -> list[str]:
     return obstacles + run.changes()
 
 
-def _row(run: Run, figure: Figure) -> dict[str, str]:
+def _row(run: MeasuredRun, figure: Figure) -> dict[str, str]:
     value = 100 * run.value_in(figure.column)
     difference, rerun = value - figure.value, figure.row.rerun.get(figure.column.name)
     agrees = abs(difference) <= TOLERANCE + _ROUNDING

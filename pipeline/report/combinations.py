@@ -1,4 +1,4 @@
-"""Combinations of methods: what the rows of the leaderboard are."""
+"""Combinations of methods, the rows of the leaderboard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import (
     CAMS,
     MASKS,
@@ -22,7 +22,7 @@ from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import flatten
 from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
-from pipeline.report.runs import Run, map_notes
+from pipeline.report.runs import MeasuredRun, map_notes
 
 _GIVEN = "ground_truth"
 """The choice of ``tags=`` that takes the image labels of the ground truth."""
@@ -37,7 +37,7 @@ class Combination:
     There are several of a stage where seeds differ, or splits that a mean is taken over.
     """
 
-    def __init__(self, chains: Sequence[Mapping[str, Run]]):
+    def __init__(self, chains: Sequence[Mapping[str, MeasuredRun]]):
         self.chains = chains
         self.last = _last(chains[-1])
         found = grouped((run for chain in chains for run in chain.values()), lambda run: run.stage)
@@ -56,7 +56,7 @@ class Combination:
             if kind is CAMS:
                 cams = self.settings.get(kind.stage)
                 methods["affinity"] = _affinity(cams) if about.get("cams") and cams else ""
-        commits = [r.about.get("commit", "") for of in self.runs.values() for r in of][::-1]
+        commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,
             "round": about.get("round", ""),
@@ -114,7 +114,7 @@ class Combination:
         run = runs[0]
         remarks = map_notes(run.figures) if metric == "map" else run.help_by_ground_truth()
         marks = "".join(map(notes.mark, remarks))
-        count = len({of_seed.key for of_seed in runs})
+        count = len({run.key for run in runs})
         seeds = f" ({count} seeds)" * (count > 1)
         return f"{percent_of_several(values)}{marks}{seeds}"
 
@@ -124,7 +124,7 @@ class Combination:
         return [(not values, -mean(values) if values else 0.0) for values in found]
 
 
-def combinations(runs: Sequence[Run]) -> Iterator[Combination]:
+def combinations(runs: Sequence[MeasuredRun]) -> Iterator[Combination]:
     """Yields the runs that no later one is made from, each with those that it is made from."""
     by_settings = {(run.stage, canonical_json(run.configuration)): run for run in runs}
     leaves = {run.key for run in runs}
@@ -157,11 +157,11 @@ def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combinat
             yield Combination(chains)
 
 
-def _last(chain: Mapping[str, Run]) -> Run:
+def _last(chain: Mapping[str, MeasuredRun]) -> MeasuredRun:
     return next(iter(chain.values()))
 
 
-def _is_made_from(later: Run, earlier: Run) -> bool:
+def _is_made_from(later: MeasuredRun, earlier: MeasuredRun) -> bool:
     """Tells whether a result was made from another one as that is, if this is known.
 
     Equal settings do not tell: what was learned, or the images, may have changed in between.
@@ -170,7 +170,7 @@ def _is_made_from(later: Run, earlier: Run) -> bool:
     return expected in (None, earlier.figures.get("results"))
 
 
-def _identity(run: Run) -> str:
+def _identity(run: MeasuredRun) -> str:
     """Returns what distinguishes the row that a run leads to from others of its images."""
     return f"{run.stage} {without_seed(run)}"
 

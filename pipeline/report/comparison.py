@@ -9,7 +9,7 @@ from pipeline.errors import command
 from pipeline.report.grouping import Shown, choose_run, describe_images
 from pipeline.report.markdown import Notes, Table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
-from pipeline.report.runs import METRIC_LABELS, Choices, Run, as_number
+from pipeline.report.runs import METRIC_LABELS, Choices, MeasuredRun, as_number
 
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
@@ -26,17 +26,17 @@ _METHODS = {
 _USUAL = {"cams": "clip_es", "masks": "crf"}
 """Group → the method of the published rows; a row of ours names any other."""
 
-_OwnRow = tuple[list[str], Mapping[str, Shown]]
+_OurRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
 
 
-def write_comparison(table: PublishedTable, runs: Sequence[Run]) -> str:
+def write_comparison(table: PublishedTable, runs: Sequence[MeasuredRun]) -> str:
     """Returns a table of the field as Markdown; the runs of published experiments share a row."""
     notes = Notes()
     sources: dict[str, int] = {}
-    own_rows = _own_rows(table, runs)
+    our_rows = _our_rows(table, runs)
     rows = [cells for row in table.rows for cells in _published_cells(table, row, sources)]
-    for words, shown in own_rows:
+    for words, shown in our_rows:
         cells = [
             shown[c.name].cell(c.metric, notes, c.level) if c.name in shown else ""
             for c in table.columns
@@ -48,8 +48,8 @@ def write_comparison(table: PublishedTable, runs: Sequence[Run]) -> str:
     parts = [
         figures.markdown(),
         "".join(f"{number}. {source}\n" for source, number in sources.items()),
-        *_origins(table, own_rows),
-        *_commands(table, own_rows),
+        *_origins(table, our_rows),
+        *_commands(table, our_rows),
     ]
     return "\n".join(parts)
 
@@ -64,7 +64,7 @@ def _published_cells(
             yield [row.method + suffix, row.backbone, row.supervision, *values, mark]
 
 
-def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> bool:
+def _matches(table: PublishedTable, line: Line, column: Column, run: MeasuredRun) -> bool:
     if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
         return False
     if run.kind is MASKS and _refiner(run) != table.masks:
@@ -72,7 +72,7 @@ def _matches(table: PublishedTable, line: Line, column: Column, run: Run) -> boo
     return run.value_in(column) is not None
 
 
-def _refiner(run: Run) -> str:
+def _refiner(run: MeasuredRun) -> str:
     """Returns the method of a run's masks; "" for the argmax of CAMs, which nobody published."""
     settings = run.configuration
     if "crf" in settings:
@@ -80,9 +80,9 @@ def _refiner(run: Run) -> str:
     return settings.get("method", "")
 
 
-def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
+def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRow]:
     """Returns our rows, those of the published experiments first; blank ones without any."""
-    cells: dict[tuple[bool, Choices, str, str, int], dict[str, list[Run]]] = {}
+    cells: dict[tuple[bool, Choices, str, str, int], dict[str, list[MeasuredRun]]] = {}
     for run in runs:
         choices = run.choices
         if choices.experiment in published_experiments():
@@ -90,18 +90,25 @@ def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
             choices = choices._replace(experiment=changed)
         network = run.about.get("segmenter", "") if run.kind is PREDICTIONS else ""
         chosen = {group: run.about.get(group, "") for group in _USUAL}
-        own = ", ".join(f"{g}={name}" for g, name in chosen.items() if name not in ("", _USUAL[g]))
+        extras = ", ".join(
+            f"{g}={name}" for g, name in chosen.items() if name not in ("", _USUAL[g])
+        )
         for number, line in enumerate(table.lines):
             for column in table.columns:
                 if _matches(table, line, column, run):
-                    key = (choices.experiment != _PRESET, choices, network, own, number)
+                    key = (choices.experiment != _PRESET, choices, network, extras, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
-    full_sizes = {column.name: column.of.images for column in table.columns}
+    full_sizes = {column.name: column.split.images for column in table.columns}
     rows = []
     for key in sorted(cells):
-        _, choices, network, own, number = key
+        _, choices, network, extras, number = key
         backbone = ", ".join(filter(None, [choices.backbone, network]))
-        settings = [choices.experiment or "no experiment", own, choices.compat, choices.precision]
+        settings = [
+            choices.experiment or "no experiment",
+            extras,
+            choices.compat,
+            choices.precision,
+        ]
         method = _METHODS.get(choices.tags, choices.tags) + table.lines[number].label
         words = [
             f"ours: {method} ({', '.join(filter(None, settings))})",
@@ -120,23 +127,23 @@ def _own_rows(table: PublishedTable, runs: Sequence[Run]) -> list[_OwnRow]:
     return rows
 
 
-def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
+def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     origins: dict[int, tuple[Shown, list[Column]]] = {}
-    for _, shown in own_rows:
+    for _, shown in our_rows:
         for column in table.columns:
             if column.name in shown:
                 order = shown[column.name].run.order
                 origins.setdefault(order, (shown[column.name], []))[1].append(column)
-    rows, of_masks = [], " after the CRF" * (table.masks == "crf")
-    for of_run, columns in origins.values():
-        run = of_run.run
-        values = [f"{of_run.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
+    rows, crf_suffix = [], " after the CRF" * (table.masks == "crf")
+    for origin, columns in origins.values():
+        run = origin.run
+        values = [f"{origin.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
         level, choices = columns[0].level, run.choices
-        of_level = f", level {level}" if level else ""
+        level_suffix = f", level {level}" if level else ""
         rows.append(
             {
                 "figure": ", ".join(values),
-                "of": run.kind.name + of_masks * (run.kind is MASKS) + of_level,
+                "of": run.kind.name + crf_suffix * (run.kind is MASKS) + level_suffix,
                 "split": run.dataset_split,
                 "images": f"{run.images:,}",
                 "experiment": choices.experiment,
@@ -155,14 +162,14 @@ def _origins(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
     return [Table([*rows[0]], cells, words, caption=caption).markdown()]
 
 
-def _remarks(run: Run, column: Column) -> list[str]:
-    remarks = [describe_images(run.images, column.of.images).split(":")[0], *run.notes()]
+def _remarks(run: MeasuredRun, column: Column) -> list[str]:
+    remarks = [describe_images(run.images, column.split.images).split(":")[0], *run.notes()]
     if run.choices.experiment in published_experiments():
         remarks += run.changes()
     if run.has_tags:
-        of_classes = run.figures.get("per_class", {}).values()
-        positives = int(sum(as_number(of.get("positives")) or 0 for of in of_classes))
-        remarks.append(column.of.positives.get(positives, ""))
+        classes = run.figures.get("per_class", {}).values()
+        positives = int(sum(as_number(each.get("positives")) or 0 for each in classes))
+        remarks.append(column.split.positives.get(positives, ""))
     if run.kind is PREDICTIONS:
         weights = (run.configuration.get("segmenter") or {}).get("pretrained")
         name = str(weights).rsplit("/", 1)[-1] if weights else "nothing"
@@ -170,13 +177,13 @@ def _remarks(run: Run, column: Column) -> list[str]:
     return [remark for remark in remarks if remark]
 
 
-def _commands(table: PublishedTable, own_rows: Sequence[_OwnRow]) -> list[str]:
+def _commands(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     """Returns the commands that fill our columns in which nothing was measured."""
-    measured = {name for _, shown in own_rows for name in shown}
+    measured = {name for _, shown in our_rows for name in shown}
     commands: dict[str, dict[str, None]] = {}
     for column in table.columns:
         if column.command and column.name not in measured:
-            commands.setdefault(column.command, {})[column.of.label] = None
+            commands.setdefault(column.command, {})[column.split.label] = None
     if not commands:
         return []
     lines = [

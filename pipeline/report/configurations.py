@@ -1,4 +1,4 @@
-"""The settings behind results: as text, by their dotted names, and those that differ."""
+"""The settings of results: as text, by their dotted names, and those that differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.files.fingerprints import fingerprint
 _MAX_LIST = 4  # entries
 
 _FINGERPRINTS = ("weights", "data", "list", "code")
-"""Settings that only identify a content; they are left out if others distinguish the results."""
+"""Settings that only identify a content; they are omitted if others distinguish the results."""
 
 _DESCRIBED = ("method", "name", "seed")
 
@@ -135,7 +135,7 @@ def varying(
 def distinguish(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns for each configuration the settings in which it differs from any other.
 
-    Its methods, names and seeds, which :func:`describe_choices` gives, are left out.
+    Its methods, names and seeds, which :func:`describe_choices` gives, are omitted.
     """
     found = varying(configurations)
     settings = {name: values for name, values in found.items() if last_part(name) not in _DESCRIBED}

@@ -1,4 +1,4 @@
-"""Diagrams for a page, as SVG in its text colour and font, so that they suit light and dark."""
+"""Diagrams as SVG in the text colour and font of the page, for its light and dark modes."""
 
 from __future__ import annotations
 

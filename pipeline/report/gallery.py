@@ -16,7 +16,7 @@ from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report import painting
-from pipeline.report.measured import ImageFigures, Layers, Material, for_each_readable
+from pipeline.report.measured import ImageFigures, Layers, ReportInputs, for_each_readable
 
 _RUNNERS_UP = 3  # classes that are listed although they are not tags
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"
@@ -117,7 +117,7 @@ class Card:
 
 
 def build_cards(
-    selection: Selection, material: Material, problems: dict[str, str]
+    selection: Selection, inputs: ReportInputs, problems: dict[str, str]
 ) -> Iterator[Card]:
     """Returns the images of a report one after the other, so that few are in memory at a time.
 
@@ -126,10 +126,10 @@ def build_cards(
     figures = {image.sample.id: image for image in selection.images}
 
     def build(sample: Sample) -> Card:
-        return _build_card(figures[sample.id], material, selection.reasons.get(sample.id, ""))
+        return _build_card(figures[sample.id], inputs, selection.reasons.get(sample.id, ""))
 
     samples = [image.sample for image in selection.images]
-    return for_each_readable(samples, build, material, problems)
+    return for_each_readable(samples, build, inputs, problems)
 
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:
@@ -155,25 +155,25 @@ def _verdict(index: int, figures: ImageFigures) -> str:
     return WRONG if tagged else RUNNER_UP
 
 
-def _build_card(figures: ImageFigures, material: Material, reason: str) -> Card:
+def _build_card(figures: ImageFigures, inputs: ReportInputs, reason: str) -> Card:
     sample = figures.sample
-    full_size, original = material.read(sample)
-    folder = material.folders[CAMS.stage]
+    full_size, original = inputs.read(sample)
+    folder = inputs.folders[CAMS.stage]
     cams = read_cams(folder.path / f"{sample.id}.npz") if sample.id in folder.entries else None
-    layers = material.layers(sample)
+    layers = inputs.layers(sample)
     if cams is not None:
-        layers["argmax"], _ = pseudo_mask(full_size, cams, None, material.beta)
-    image = limit_longest_side(full_size, material.settings.longest_side)
+        layers["argmax"], _ = pseudo_mask(full_size, cams, None, inputs.beta)
+    image = limit_longest_side(full_size, inputs.settings.longest_side)
     height, width = image.shape[:2]
     photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
-    panels = list(_panels(cams, layers, material, original, height, width))
+    panels = list(_panels(cams, layers, inputs, original, height, width))
     return Card(figures, reason, width, height, photograph, tag_rows(figures), panels)
 
 
 def _panels(
     cams: Cams | None,
     layers: Layers,
-    material: Material,
+    inputs: ReportInputs,
     original: tuple[int, int],
     height: int,
     width: int,
@@ -183,15 +183,15 @@ def _panels(
     ``original`` is the photograph's height and width; the pictures have ``height`` and ``width``.
     """
     yield Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")
-    classes, palette = material.vocabulary.classes, material.vocabulary.palette
+    classes, palette = inputs.vocabulary.classes, inputs.vocabulary.palette
     if cams is not None:
         for index, cam in zip(cams.keys.tolist(), cams.resized(height, width)):
             title = f"CAM of {classes[index]}"
             yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
     titles = {
-        "argmax": material.argmax_title,
+        "argmax": inputs.argmax_title,
         **{kind.layer: kind.layer for kind in label_kinds()},
-        MASKS.layer: material.mask_title,
+        MASKS.layer: inputs.mask_title,
         "truth": "ground truth",
     }
     for layer, title in titles.items():

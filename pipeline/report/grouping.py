@@ -1,4 +1,4 @@
-"""Which runs belong together: those of the same images, and those that differ in their seed."""
+"""Groups runs that can be compared: on the same images, or with different seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from pipeline.files.label_images import BACKGROUND
 from pipeline.report.configurations import flatten, identity, last_part
 from pipeline.report.markdown import Notes, percent, percent_of_several
-from pipeline.report.runs import Run
+from pipeline.report.runs import MeasuredRun
 
 Element = TypeVar("Element")
 Key = TypeVar("Key", bound=Hashable)
@@ -27,7 +27,7 @@ def grouped(elements: Iterable[Element], key: Callable[[Element], Key]) -> dict[
 
 
 class Place(NamedTuple):
-    """What figures share that may be compared."""
+    """Properties that comparable figures share."""
 
     dataset: str
     split: str
@@ -38,23 +38,25 @@ class Place(NamedTuple):
     ground_truth: str = ""  # where the images have several: that of tags, and that of pixels
 
 
-def by_place(runs: Iterable[Run]) -> dict[Place, list[Run]]:
+def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
     """Returns the latest run of each key on the same images and the same ground truth.
 
-    Runs of which these were not recorded are left out.
+    Runs of which these were not recorded are skipped.
     """
     known = [run for run in runs if run.is_comparable]
-    places: dict[Place, list[Run]] = {}
-    for place, of_place in grouped(known, _place).items():
+    places: dict[Place, list[MeasuredRun]] = {}
+    for place, place_runs in grouped(known, _place).items():
         # Tags are measured against labels, and the other results against masks.
         truths = [
-            [*dict.fromkeys(r.ground_truth for r in of_place if r.has_tags == has_tags)]
+            [*dict.fromkeys(r.ground_truth for r in place_runs if r.has_tags == has_tags)]
             for has_tags in (True, False)
         ]
-        several = any(len(of_kind) > 1 for of_kind in truths)
-        for of_tags, of_pixels in product(*(of_kind or [""] for of_kind in truths)):
-            truth = f"{of_tags} {of_pixels}" if several else ""
-            same = [r for r in of_place if r.ground_truth == (of_tags if r.has_tags else of_pixels)]
+        several = any(len(found) > 1 for found in truths)
+        for tag_truth, mask_truth in product(*(found or [""] for found in truths)):
+            truth = f"{tag_truth} {mask_truth}" if several else ""
+            same = [
+                r for r in place_runs if r.ground_truth == (tag_truth if r.has_tags else mask_truth)
+            ]
             # What two folders hold, or two experiments share, counts once: the latest of them.
             latest = {(run.stage, run.key): run for run in same}
             kept = [run for run in same if latest[run.stage, run.key] is run]
@@ -63,7 +65,7 @@ def by_place(runs: Iterable[Run]) -> dict[Place, list[Run]]:
     return {place: places[place] for place in ordered}
 
 
-def _place(run: Run) -> Place:
+def _place(run: MeasuredRun) -> Place:
     classes = tuple(name for name in run.figures.get("per_class", {}) if name != BACKGROUND)
     about = run.about.get("dataset", ""), run.split, run.about.get("data", "")
     return Place(*about, classes, run.images, run.image_set)
@@ -72,7 +74,7 @@ def _place(run: Run) -> Place:
 # The same settings but for the seed
 
 
-def without_seed(run: Run) -> str:
+def without_seed(run: MeasuredRun) -> str:
     """Returns what runs share that differ in nothing but the seed; the key of one without."""
     has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
     return identity(run.configuration) if has_seed else run.key
@@ -81,10 +83,10 @@ def without_seed(run: Run) -> str:
 class Shown(NamedTuple):
     """The run that a cell shows, and what it was chosen from, see :func:`choose_run`."""
 
-    run: Run
+    run: MeasuredRun
     candidates: int  # configurations, apart from seeds
     full_sizes: Sequence[int]
-    seeds: Sequence[Run] = ()  # runs of other seeds on as many images
+    seeds: Sequence[MeasuredRun] = ()  # runs of other seeds on as many images
 
     def figure(self, metric: str, level: int = 0) -> str:
         """Returns a figure in percent; of several seeds the mean ± the standard deviation."""
@@ -106,16 +108,16 @@ class Shown(NamedTuple):
         return f"{self.figure(metric, level)}{marks}{f' ({remark})' * bool(remark)}"
 
 
-def choose_run(runs: Sequence[Run], full_sizes: Sequence[int] = ()) -> Shown:
+def choose_run(runs: Sequence[MeasuredRun], full_sizes: Sequence[int] = ()) -> Shown:
     """Chooses the latest run on all images, or else the latest of those on the most images.
 
     Runs that differ from it in nothing but the seed are shown with it. ``full_sizes`` are the
     numbers of images that make a whole split; empty if any number does.
     """
 
-    def rank(run: Run) -> tuple[bool, int, int]:
-        is_whole = run.images in full_sizes
-        return is_whole, 0 if is_whole else run.images, run.order
+    def rank(run: MeasuredRun) -> tuple[bool, int, int]:
+        is_full_size = run.images in full_sizes
+        return is_full_size, 0 if is_full_size else run.images, run.order
 
     chosen = max(runs, key=rank)
     latest = {run.key: run for run in runs if run.key != chosen.key}.values()

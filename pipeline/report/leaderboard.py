@@ -14,19 +14,19 @@ from pipeline.report.combinations import Combination, combinations, merge_splits
 from pipeline.report.configurations import distinguish
 from pipeline.report.grouping import Place, by_place, grouped
 from pipeline.report.markdown import Notes, Table, highest, percent
-from pipeline.report.runs import Run
+from pipeline.report.runs import MeasuredRun
 
 _INTRODUCTION = (
     "Figures are in percent. A table compares only figures of the same photographs, classes and"
     " ground truth. Rows are sorted by the last stage that was measured, and the best of each"
     " column is in bold. mIoU is the mean over the classes of the ground truth."
 )
-_OF_MEANS = (
+_MEANS_NOTE = (
     "Each figure is the mean over the splits ± the standard deviation; with several seeds, over all"
     " splits and seeds."
 )
-_OF_GIVEN_TAGS = "its tags are the ground truth's, so it is an upper bound, not a competitor"
-_OF_DENSE = "label maps with the image size, templates and windows of their authors, without tags"
+_GIVEN_TAGS_NOTE = "its tags are the ground truth's, so it is an upper bound, not a competitor"
+_DENSE_NOTE = "label maps with the image size, templates and windows of their authors, without tags"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Board(Table):
     averages: Table | None = None
 
 
-def write_leaderboard(runs: Sequence[Run], splits: Sequence[str] = ()) -> str:
+def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> str:
     """Returns the leaderboard as Markdown.
 
     Args:
@@ -64,7 +64,7 @@ def write_leaderboard(runs: Sequence[Run], splits: Sequence[str] = ()) -> str:
     if not boards:
         why = f"; {unknown}" if unknown else ""
         raise UserError(f"nothing was measured: run stage=evaluate first{why}")
-    introduction = " ".join([_INTRODUCTION] + [_OF_MEANS] * bool(splits))
+    introduction = " ".join([_INTRODUCTION] + [_MEANS_NOTE] * bool(splits))
     parts = ["# Leaderboard\n", f"{introduction}\n"]
     for board in boards:
         parts.append(board.markdown())
@@ -73,25 +73,25 @@ def write_leaderboard(runs: Sequence[Run], splits: Sequence[str] = ()) -> str:
     return "\n".join(parts + [f"Left out: {unknown}.\n"] * bool(unknown))
 
 
-def collect_boards(runs: Sequence[Run]) -> list[Board]:
+def collect_boards(runs: Sequence[MeasuredRun]) -> list[Board]:
     """Returns a table for each data set, split and set of images; runs are the oldest first."""
     return [_board(place, rows) for place, rows in _rows_by_place(runs).items()]
 
 
-def collect_means(runs: Sequence[Run], splits: Sequence[str]) -> list[Board]:
+def collect_means(runs: Sequence[MeasuredRun], splits: Sequence[str]) -> list[Board]:
     """Returns a table of the means over splits for each data set, of what all of them have."""
-    rows_of, boards = _rows_by_place(runs), []
-    for alike in grouped(rows_of, lambda p: (p.dataset, p.data, p.classes)).values():
+    rows_by_place, boards = _rows_by_place(runs), []
+    for alike in grouped(rows_by_place, lambda p: (p.dataset, p.data, p.classes)).values():
         # A split may have been measured on several sets of its images.
         for places in product(*([p for p in alike if p.split == split] for split in splits)):
-            if rows := [*merge_splits([rows_of[place] for place in places])]:
+            if rows := [*merge_splits([rows_by_place[place] for place in places])]:
                 boards.append(_board(_join(places), rows))
     return boards
 
 
-def _rows_by_place(runs: Sequence[Run]) -> dict[Place, list[Combination]]:
+def _rows_by_place(runs: Sequence[MeasuredRun]) -> dict[Place, list[Combination]]:
     """Returns the rows of every data set, split and set of images, in the order of the tables."""
-    return {place: [*combinations(of_place)] for place, of_place in by_place(runs).items()}
+    return {place: [*combinations(place_runs)] for place, place_runs in by_place(runs).items()}
 
 
 def _join(places: Sequence[Place]) -> Place:
@@ -101,7 +101,7 @@ def _join(places: Sequence[Place]) -> Place:
     return places[0]._replace(split=splits, images=sum(p.images for p in places), image_set=sets)
 
 
-def _unknown(runs: Sequence[Run]) -> str:
+def _unknown(runs: Sequence[MeasuredRun]) -> str:
     """Returns a phrase that names the runs whose images or ground truth were not recorded."""
     places = sorted({r.dataset_split for r in runs if not r.is_comparable})
     if not places:
@@ -122,7 +122,7 @@ def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
             texts = distinguish([combinations[i].own_settings(kind) for i in rows])
             for i, text in zip(rows, texts):
                 words[i] += [f"{kind.method} {text}"] * bool(text)
-    return ["; ".join(of_row) for of_row in words]
+    return ["; ".join(parts) for parts in words]
 
 
 def _board(place: Place, rows: Sequence[Combination]) -> Board:
@@ -131,37 +131,37 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
         for row, settings in zip(rows, _differing_settings(rows))
     ]
     averages = average_over_others(rows, choices)
-    words = [tuple(of_row.values()) for of_row in choices]
-    for row, of_row, own in zip(rows, choices, words):
+    words = [tuple(choice.values()) for choice in choices]
+    for row, choice, text in zip(rows, choices, words):
         # Nothing that has a name tells them apart, such as the weights of two files.
-        of_row["key"] = row.last.key if words.count(own) > 1 else ""
+        choice["key"] = row.last.key if words.count(text) > 1 else ""
     order = sorted(range(len(rows)), key=lambda i: (rows[i].rank(), words[i]))
     rows, choices = [rows[i] for i in order], [choices[i] for i in order]
     methods = {kind.method for kind in measured_kinds().values()}
     shared = {
         name: value
         for name, value in choices[0].items()
-        if name not in methods and all(of_row[name] == value for of_row in choices)
+        if name not in methods and all(choice[name] == value for choice in choices)
     }
     words = [
         name
         for name in choices[0]
-        if name not in shared and any(of_row[name] for of_row in choices)
+        if name not in shared and any(choice[name] for choice in choices)
     ]
     columns = [name for name in figure_columns() if any(row.values(name) for row in rows)]
     notes = Notes()
     # Notes are numbered along the rows.
     cells = [[row.cell(name, notes) for name in columns] for row in rows]
-    for row, of_row in zip(rows, choices):
-        of_row["tags"] += notes.mark(_OF_GIVEN_TAGS) if row.has_given_tags else ""
-        of_row["masks"] += notes.mark(_OF_DENSE) if of_row["masks"] == "dense" else ""
+    for row, choice in zip(rows, choices):
+        choice["tags"] += notes.mark(_GIVEN_TAGS_NOTE) if row.has_given_tags else ""
+        choice["masks"] += notes.mark(_DENSE_NOTE) if choice["masks"] == "dense" else ""
     return Board(
         title=f"{place.dataset} {place.split}, {place.images:,} images",
         split=place.split,
         caption=_caption(place, shared),
         words=words,
         header=[*words, *columns],
-        rows=[[of_row[n] for n in words] + of_cells for of_row, of_cells in zip(choices, cells)],
+        rows=[[choice[n] for n in words] + figures for choice, figures in zip(choices, cells)],
         best={(i, len(words) + j) for j, name in enumerate(columns) for i in _best(rows, name)},
         keys=[row.last.key for row in rows],
         notes=notes.paragraphs(),

@@ -1,4 +1,4 @@
-"""Tables as Markdown, and the numbers in them."""
+"""Tables as Markdown, and the format of their numbers."""
 
 from __future__ import annotations
 

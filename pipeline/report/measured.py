@@ -1,4 +1,4 @@
-"""What a report is made from, and the figures of every image, by which it sorts and selects."""
+"""The inputs of a report, and the figures of every image, by which it sorts and selects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
-from pipeline.masks.labels import read_mask
+from pipeline.masks.labels import read_pseudo_mask
 from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
@@ -27,10 +27,10 @@ from pipeline.tags.scores import decode_scores
 _MAX_PREFETCHED = 4
 
 _ODD = (LookupError, TypeError)
-"""What artefacts of another shape, or of other classes, raise."""
+"""Errors of artefacts with another shape, or with other classes."""
 
 _UNREADABLE = (OSError, ImageError, UserError, ValueError, *_ODD)
-"""What missing, damaged or mismatched artefacts and ground truth raise."""
+"""Errors of missing, damaged or mismatched artefacts and ground truth."""
 
 _MISFIT = "its results do not fit the class names: run the stages again"
 
@@ -41,8 +41,8 @@ Layers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a report is made from; the folder of what was not computed yet is empty."""
+class ReportInputs:
+    """The inputs of a report; the folder of a stage that was not computed yet is empty."""
 
     root: Path
     split: str  # whose images are shown
@@ -52,8 +52,7 @@ class Material:
     folders: Mapping[str, StageFolder]  # stage → what is shown of it, in the order of the pipeline
     stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
     threshold: Callable[[np.ndarray], float] | None = None
-    """What a score must exceed to be a tag, from an image's n float32 scores; none if scores do not
-    decide."""
+    """The threshold of an image's tags from its n float32 scores; none if scores do not decide."""
     beta: float | None = 1.0  # see pipeline.masks.labels.stack_background
     argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
     mask_title: str = "mask after the CRF"
@@ -67,7 +66,7 @@ class Material:
         for kind in label_kinds():
             folder = self.folders.get(kind.stage)
             if folder is not None and sample.id in folder.entries:
-                labels, unfiltered = read_mask(folder.path, sample.id)
+                labels, unfiltered = read_pseudo_mask(folder.path, sample.id)
                 layers |= {kind.layer: labels, kind.unfiltered: unfiltered}
         if sample.mask is not None:
             layers["truth"] = sample.mask.read()
@@ -107,15 +106,15 @@ class Measured:
     problems: dict[str, str] = field(default_factory=dict)  # id → why an image is missing
 
 
-def measure_images(material: Material) -> Measured:
+def measure_images(inputs: ReportInputs) -> Measured:
     """Measures the images of a split for which anything was computed, a few at a time."""
-    num_labels = len(material.vocabulary.classes) + 1
+    num_labels = len(inputs.vocabulary.classes) + 1
     measured = Measured([], {kind.stage: Confusion(num_labels) for kind in label_kinds()})
-    folders = material.folders.values()
-    samples = [s for s in material.samples if any(s.id in f.entries for f in folders)]
-    work = partial(_measure, material=material)
-    with track(f"report {material.split}", len(samples)) as advance:
-        results = for_each_readable(samples, work, material, measured.problems, advance)
+    folders = inputs.folders.values()
+    samples = [s for s in inputs.samples if any(s.id in f.entries for f in folders)]
+    work = partial(_measure, inputs=inputs)
+    with track(f"report {inputs.split}", len(samples)) as advance:
+        results = for_each_readable(samples, work, inputs, measured.problems, advance)
         for figures, confusions in results:
             measured.images.append(figures)
             for name, confusion in confusions.items():
@@ -126,7 +125,7 @@ def measure_images(material: Material) -> Measured:
 def for_each_readable(
     samples: Iterable[Sample],
     work: Callable[[Sample], Result],
-    material: Material,
+    inputs: ReportInputs,
     problems: dict[str, str],
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
@@ -142,7 +141,7 @@ def for_each_readable(
         except _UNREADABLE as error:
             return error
 
-    for sample, result in prefetch(samples, attempt, material.workers, _MAX_PREFETCHED):
+    for sample, result in prefetch(samples, attempt, inputs.workers, _MAX_PREFETCHED):
         advance()
         if isinstance(result, Exception):
             problems[sample.id] = _describe(result)
@@ -150,19 +149,19 @@ def for_each_readable(
             yield result
 
 
-def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str, Confusion]]:
+def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = scores = threshold = None
-    if entry := material.folders[TAGS.stage].entries.get(sample.id):
+    if entry := inputs.folders[TAGS.stage].entries.get(sample.id):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
-        threshold = material.threshold(scores) if material.threshold else None
-    layers = material.layers(sample)
+        threshold = inputs.threshold(scores) if inputs.threshold else None
+    layers = inputs.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
     measured = {kind.stage: kind.unfiltered for kind in label_kinds()}
-    confusions = {stage: _compare(layers, layer, material) for stage, layer in measured.items()}
+    confusions = {stage: _compare(layers, layer, inputs) for stage, layer in measured.items()}
     classes = {*(tags or ()), *(truth or ())}
     for layer in layers.keys() & measured.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
-    num_classes = len(material.vocabulary.classes)
+    num_classes = len(inputs.vocabulary.classes)
     if not classes <= {*range(num_classes)} or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
     figures = ImageFigures(
@@ -179,8 +178,8 @@ def _measure(sample: Sample, material: Material) -> tuple[ImageFigures, dict[str
     return figures, confusions
 
 
-def _compare(layers: Layers, layer: str, material: Material) -> Confusion:
-    confusion = Confusion(len(material.vocabulary.classes) + 1)
+def _compare(layers: Layers, layer: str, inputs: ReportInputs) -> Confusion:
+    confusion = Confusion(len(inputs.vocabulary.classes) + 1)
     if {layer, "truth"} <= layers.keys():
         truth, labels = layers["truth"], layers[layer]
         if truth.shape == labels.shape:

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS, Kind, label_kinds, measured_kinds
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.result_folder import finished_at
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
 from pipeline.files.label_images import BACKGROUND
@@ -26,26 +26,26 @@ from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.leaderboard import collect_boards
 from pipeline.report.markdown import percent
-from pipeline.report.measured import ImageFigures, Material, measure_images
+from pipeline.report.measured import ImageFigures, ReportInputs, measure_images
 from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
 from pipeline.report.runs import METRIC_LABELS, runs_of
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
 _HEAT_STOPS = 9
-_OF_CLASS = {"map": "AP", "miou": "IoU"}
+_CLASS_METRICS = {"map": "AP", "miou": "IoU"}
 """Metric that stands for a stage → its name for a single class."""
 
 _CONTROLS = {code: rf"\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
-def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
+def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:
     """Writes the page and returns its path; images are rendered as they are written.
 
     Raises:
         UserError: the file cannot be written.
     """
-    context = _context(material, metrics)
+    context = _context(inputs, metrics)
     # All values are escaped, control characters too, except those that the template marks as safe.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -70,15 +70,15 @@ def write_page(path: Path, material: Material, metrics: MetricsFile) -> Path:
     return path
 
 
-def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
+def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
     """Returns the variables of the template; images are rendered when it reaches them."""
-    measured = measure_images(material)
-    selection = choose_images(measured.images, material.settings.images)
+    measured = measure_images(inputs)
+    selection = choose_images(measured.images, inputs.settings.images)
     # Those of exactly the folders that the page shows.
-    shown, every = material.folders.values(), measured_kinds()
+    shown, every = inputs.folders.values(), measured_kinds()
     found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in shown}
     figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
-    manifests = [(folder, folder.manifest()) for folder in material.stages]
+    manifests = [(folder, folder.manifest()) for folder in inputs.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return {
@@ -86,10 +86,10 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "script": script,
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "material": material,
-        "palette": drawing_colours(material.vocabulary.palette),
+        "inputs": inputs,
+        "palette": drawing_colours(inputs.vocabulary.palette),
         "selection": selection,
-        "title": material.about.get("dataset") or material.root.name,
+        "title": inputs.about.get("dataset") or inputs.root.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "figures": {kind.title: (kind.metric, entry) for kind, entry in figures.items()},
         "metric_labels": METRIC_LABELS,
@@ -100,21 +100,21 @@ def _context(material: Material, metrics: MetricsFile) -> dict[str, Any]:
         "flow": _sum_up(stages),
         "stages": stages,
         "versions": _versions(manifest for _, manifest in stages),
-        "class_columns": {k.stage: f"{k.name}, {_OF_CLASS[k.metric]}" for k in figures},
-        "class_rows": list(_class_rows(figures, material.vocabulary.classes, measured.images)),
+        "class_columns": {k.stage: f"{k.name}, {_CLASS_METRICS[k.metric]}" for k in figures},
+        "class_rows": list(_class_rows(figures, inputs.vocabulary.classes, measured.images)),
         "layers": [kind.layer for kind in label_kinds()],
         "confusions": {n: found for n, found in measured.confusions.items() if found.matrix.any()},
         "draw_confusion": draw_confusion,
         "find_confused": find_confused,
         "margins": draw_margins(measured.images),
-        "cards": build_cards(selection, material, measured.problems),
+        "cards": build_cards(selection, inputs, measured.problems),
         "judged": any(f.truth is not None and f.tags is not None for f in measured.images),
         "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
-        "labels": (BACKGROUND, *material.vocabulary.classes),
+        "labels": (BACKGROUND, *inputs.vocabulary.classes),
         "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
         "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
         "heat": [to_hex(colour) for colour in HEAT(np.linspace(0, 1, _HEAT_STOPS))],
-        "failures": _failures(material, measured.problems),
+        "failures": _failures(inputs, measured.problems),
     }
 
 
@@ -134,7 +134,7 @@ def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
         host = {"host": manifest["host"]} if "host" in manifest else {}
         for package, version in (manifest.get("versions", {}) | host).items():
             versions.setdefault(package, {})[version] = None
-    return {package: list(of_package) for package, of_package in versions.items()}
+    return {package: list(releases) for package, releases in versions.items()}
 
 
 def _class_rows(
@@ -152,11 +152,13 @@ def _class_rows(
     for label, name in enumerate((BACKGROUND, *classes)):
         if not label and not figures.keys() - {TAGS}:
             continue
-        of_class = {kind: entry["per_class"].get(name, {}) for kind, entry in figures.items()}
-        positives = of_class.get(TAGS, {}).get("positives")
+        class_figures = {kind: entry["per_class"].get(name, {}) for kind, entry in figures.items()}
+        positives = class_figures.get(TAGS, {}).get("positives")
         # Without positives, average precision is not defined.
-        defined = [kind for kind in of_class if kind is not TAGS or positives]
-        measures = {k.stage: of_class[k].get(_OF_CLASS[k.metric].lower()) for k in defined}
+        defined = [kind for kind in class_figures if kind is not TAGS or positives]
+        measures = {
+            k.stage: class_figures[k].get(_CLASS_METRICS[k.metric].lower()) for k in defined
+        }
         yield {
             "label": label,
             "name": name,
@@ -167,14 +169,14 @@ def _class_rows(
 
 
 def _failures(
-    material: Material, problems: Mapping[str, str]
+    inputs: ReportInputs, problems: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yields stages, split, image and reason of what the stages and this page left out."""
+    """Yields stages, split, image and reason of what the stages and this page skipped."""
     # Those of this page are known when the images above are rendered.
-    found = [(f.stage, f.split, f.failures) for f in material.stages]
+    found = [(f.stage, f.split, f.failures) for f in inputs.stages]
     stages: dict[tuple[str, str, str], dict[str, None]] = {}
-    for stage, split, failures in [*found, ("report", material.split, problems)]:
+    for stage, split, failures in [*found, ("report", inputs.split, problems)]:
         for image_id, reason in sorted(failures.items()):
             stages.setdefault((split, image_id, reason), {})[stage] = None
-    for of_image, names in stages.items():
-        yield ", ".join(names), *of_image
+    for failure, names in stages.items():
+        yield ", ".join(names), *failure

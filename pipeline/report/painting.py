@@ -1,4 +1,4 @@
-"""Labels and CAMs painted over photographs, as layers of a page, and legends of their colours.
+"""Overlays of labels and CAMs on photographs, the layers of a page, and legends of their colours.
 
 A layer is transparent where it shows nothing, so that one photograph serves all layers and the
 reader can choose their opacity.
@@ -28,8 +28,8 @@ INK, WHITE, GREY = (30, 30, 30), (255, 255, 255), (150, 150, 150)
 Colour = Sequence[int]
 
 SAME, MISSED, EXTRA, CONFUSED = range(4)
-"""How two masks compare in a pixel: the same label, an object only in the second, an object only in
-the first, or objects of different classes."""
+"""Pixels of a mask against a reference: equal labels, an object in the reference alone, an object
+in the mask alone, or objects of different classes."""
 
 DIFFERENCE_COLOURS = {MISSED: (41, 121, 255), EXTRA: (255, 143, 0), CONFUSED: (214, 51, 156)}
 """Distinct for colour-blind readers too; each kind also has its own hatching."""

@@ -36,7 +36,7 @@ class Column:
 
     name: str
     label: str
-    of: Split
+    split: Split
     metric: str
     stage: str | None = None  # whose result is measured, if the rows do not say it
     level: int = 0  # 0 for the classes themselves, 1 for their parents
@@ -153,8 +153,9 @@ def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> Publi
     usual = {"metric": values["metric"], "stage": lines[0].stage if len(lines) == 1 else None}
     columns = []
     for name, column in values["columns"].items():
-        of = splits[column.get("of", name)]
-        columns.append(Column(**{"name": name, "label": of.label, **usual, **column, "of": of}))
+        split = splits[column.get("split", name)]
+        given = {"name": name, "label": split.label, **usual, **column, "split": split}
+        columns.append(Column(**given))
     rows = [Row(**row) for row in values["rows"]]
     table = PublishedTable(**{**values, "lines": lines, "columns": columns, "rows": rows})
     _check(table)

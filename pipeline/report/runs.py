@@ -51,7 +51,7 @@ class Choices(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """One measured result: of a stage, a split and a configuration."""
 
     file: Path  # the metrics.json that holds it
@@ -123,11 +123,11 @@ class Run:
 
     def value_in(self, column: Column) -> float | None:
         """Returns its figure in a published column, in [0, 1]; none if that is of other images."""
-        measured = self.dataset_split == f"{column.of.dataset} {column.of.split}"
+        measured = self.dataset_split == f"{column.split.dataset} {column.split.split}"
         return self.value(column.metric, column.level) if measured else None
 
     def notes(self, level: int = 0) -> list[str]:
-        """Returns what a reader must know beside the figures of a level."""
+        """Returns the footnotes of the figures of a level."""
         notes = [self.about["data"]] if self.about.get("data") else []
         notes += map_notes(self.levels[level]) if level < len(self.levels) else []
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
@@ -137,7 +137,7 @@ class Run:
         return notes + self.help_by_ground_truth() + [remark] * bool(remark)
 
     def help_by_ground_truth(self) -> list[str]:
-        """Returns what of the figures people's annotations of the data contributed to."""
+        """Returns the footnotes on human annotations that contributed to the figures."""
         notes = []
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
@@ -152,7 +152,7 @@ class Run:
     def changes(self) -> list[str]:
         """Returns the settings in which the run differs from the experiment that it names.
 
-        Those with columns of their own in the tables (CLIP, compat, precision) are left out. The
+        Those with columns of their own in the tables (CLIP, compat, precision) are omitted. The
         methods that the experiment names must be registered.
 
         Raises:
@@ -207,9 +207,9 @@ def find_files(places: Iterable[Path]) -> list[Path]:
     return sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path))
 
 
-def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(files: Iterable[Path]) -> tuple[list[MeasuredRun], list[str]]:
     """Returns the runs of metrics files, oldest first, and a sentence on each damaged file."""
-    runs: list[Run] = []
+    runs: list[MeasuredRun] = []
     problems = []
     for file in files:
         metrics = MetricsFile(file)
@@ -219,39 +219,43 @@ def read_runs(files: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def runs_of(metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0) -> list[Run]:
+def runs_of(
+    metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0
+) -> list[MeasuredRun]:
     """Returns the runs of a metrics file, oldest first, after ``earlier`` runs of other files."""
-    runs: list[Run] = []
+    runs: list[MeasuredRun] = []
     for entry in metrics.runs:
         runs += _read_entry(file, earlier + len(runs), entry)
     return runs
 
 
-def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[Run]:
+def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[MeasuredRun]:
     """Yields a run for every experiment that an entry belongs to."""
     about = {name: str(value or "") for name, value in entry["about"].items()}
     for experiment in entry.get("experiments") or [about.get("experiment", "")]:
         names = ("stage", "split", "key", "images", "configuration")
         named = {**about, "experiment": str(experiment)}
-        yield Run(file, order, about=named, figures=entry, **{name: entry[name] for name in names})
+        yield MeasuredRun(
+            file, order, about=named, figures=entry, **{name: entry[name] for name in names}
+        )
 
 
-# What a reader must know of figures
+# Footnotes of tables
 
 
 def has_seen_masks(figures: Mapping[str, Any]) -> bool:
-    """Tells whether a segmenter started from weights that were trained on masks by people."""
+    """Tells whether a segmenter started from weights that were trained on human masks."""
     return bool((figures.get("initial_weights") or {}).get("seen_masks"))
 
 
 def map_notes(figures: Mapping[str, Any]) -> list[str]:
-    """Returns what a reader must know of the mAP among the figures of tags."""
+    """Returns the footnotes of the mAP of tags."""
     if "map_classes" not in figures:
         return []
     classes, averaged = figures["per_class"], figures["map_classes"]
     if averaged is None:
         return ["no mAP: the scores are decisions, which rank nothing"]
-    notes, absent = [], [name for name, of in classes.items() if of.get("positives") == 0]
+    notes, absent = [], [name for name, figures in classes.items() if figures.get("positives") == 0]
     if absent:
         more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
         names = f"{', '.join(absent[:_MAX_NAMES])}{more} {'have' if absent[1:] else 'has'}"

@@ -84,12 +84,12 @@ def draw_sheet(
     the tiles in a row, as far as the tiles of an image stay together.
     """
     used = [place for place, tiles in enumerate(zip(*(tiles for _, tiles in images))) if any(tiles)]
-    images = [(title, [of_image[place] for place in used]) for title, of_image in images]
+    images = [(title, [tiles[place] for place in used]) for title, tiles in images]
     groups = max(1, columns // len(used))
     width = _GAP + groups * len(used) * (_SIDE + _GAP)
     rows = [_draw_row(images[i : i + groups], width) for i in range(0, len(images), groups)]
     sheet = Image.fromarray(np.concatenate(rows))
-    tiles = [tile for _, of_image in images for tile in of_image if tile is not None]
+    tiles = [tile for _, tiles in images for tile in tiles if tile is not None]
     labels = sorted(frozenset().union(*(tile.labels for tile in tiles)))
     colours = drawing_colours(palette)
     legend = [("ignored", WHITE) if k == IGNORE else (names[k], colours[k]) for k in labels]
@@ -101,14 +101,14 @@ def draw_sheet(
 
 def _draw_row(images: Sequence[tuple[str, Sequence[Tile | None]]], width: int) -> np.ndarray:
     """Draws the tiles of a few images side by side, with their titles above them."""
-    tiles = [tile for _, of_image in images for tile in of_image]
+    tiles = [tile for _, tiles in images for tile in tiles]
     height = max(len(tile.picture) for tile in tiles if tile is not None)
     row = Image.new("RGB", (width, height + 2 * _LINE + 2 * _GAP), WHITE)
     pen, font = ImageDraw.Draw(row), load_font(_TEXT)
     left = _GAP
-    for title, of_image in images:
-        pen.text((left, _GAP), _shorten(title, len(of_image) * _CAPTION), INK, font)
-        for tile in of_image:
+    for title, tiles in images:
+        pen.text((left, _GAP), _shorten(title, len(tiles) * _CAPTION), INK, font)
+        for tile in tiles:
             if tile is not None:
                 pen.text((left, _GAP + _LINE), _shorten(tile.caption, _CAPTION), INK, font)
                 row.paste(Image.fromarray(tile.picture), (left, _GAP + 2 * _LINE))

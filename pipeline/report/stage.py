@@ -1,4 +1,4 @@
-"""The stage ``report``: tables of what was measured, and pages and pictures of all the rest."""
+"""The stage ``report``: tables of the metrics, and pages and pictures of the results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
-from pipeline.report.measured import Material
+from pipeline.report.measured import ReportInputs
 from pipeline.report.runs import METRICS
 from pipeline.report.settings import ReportSettings
 
 FILES = ("examples.png", "tables.md", "report.html")
-"""What it writes in the output directory."""
+"""Its files in the output directory."""
 
 
 def write(
@@ -53,7 +53,7 @@ def _gather(
     settings: ReportSettings,
     reader: ImageReader,
     workers: int,
-) -> Material:
+) -> ReportInputs:
     """Returns what the report is made from: the last split of which anything was computed."""
     folders: dict[Stage, StageFolder] = {}
     for stage in filter(Stage.applies, stages):
@@ -64,9 +64,9 @@ def _gather(
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, folder in folders.items() if folder.entries}
     split = next((split for split in reversed(splits) if split in done), splits[-1])
-    own = [stage for stage in per_image if stage.split == split and not stage.accompanies]
+    measured = [stage for stage in per_image if stage.split == split and not stage.accompanies]
     newest: dict[Kind, PerImage] = {}
-    for stage in sorted(own, key=lambda stage: stage.round, reverse=True):
+    for stage in sorted(measured, key=lambda stage: stage.round, reverse=True):
         newest.setdefault(stage.kind, stage)
     # The key of a folder may not be known yet.
     empty = StageFolder(Path(), "", "", {})
@@ -86,7 +86,7 @@ def _gather(
     elif (name := masks.method.name) != "crf":
         titles["argmax_title"] = f"mask before {name}, argmax of the CAMs"
         titles["mask_title"] = f"mask after {name}"
-    return Material(
+    return ReportInputs(
         last.store.root,
         split,
         last.images.of(split),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import PREDICTIONS, kinds
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
@@ -24,7 +24,7 @@ from pipeline.report.configurations import (
 )
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, highest, percent
-from pipeline.report.runs import METRIC_LABELS, Run, as_number
+from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
@@ -38,10 +38,10 @@ _CHOICES = {
     "precision": ("precision",),
     "segmenter": ("segmenter.",),
 }
-"""A choice that readers know by name → the settings that it stands for, or the group of them."""
+"""A choice with a common name → the settings that it stands for, or the group of them."""
 
 
-def write_study(name: str, runs: Sequence[Run]) -> str:
+def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
     """Returns a table for each data set, stage and split of an experiment, as Markdown.
 
     Raises:
@@ -57,33 +57,33 @@ def write_study(name: str, runs: Sequence[Run]) -> str:
     )
 
 
-def compare_folders(runs: Mapping[str, Sequence[Run]]) -> str:
+def compare_folders(runs: Mapping[str, Sequence[MeasuredRun]]) -> str:
     """Returns the same tables of the runs in several folders, by the names of these.
 
     Raises:
         UserError: nothing was measured in a folder.
     """
-    for place, of_place in runs.items():
-        if not of_place:
+    for place, place_runs in runs.items():
+        if not place_runs:
             raise UserError(f"nothing was measured in {place}: run stage=evaluate for it first")
     named = [
         replace(run, key=f"{place} {run.key}", about={**run.about, "folder": place})
-        for place, of_place in runs.items()
-        for run in of_place
+        for place, place_runs in runs.items()
+        for run in place_runs
     ]
     return _write(" and ".join(runs), named)
 
 
-def _write(title: str, runs: Sequence[Run]) -> str:
-    def place(run: Run) -> tuple[str, int, str]:
+def _write(title: str, runs: Sequence[MeasuredRun]) -> str:
+    def place(run: MeasuredRun) -> tuple[str, int, str]:
         return run.about.get("dataset", ""), kinds().index(run.kind), run.split
 
     groups = sorted(grouped(runs, place).items())
-    tables = [_table([*{run.key: run for run in of_place}.values()]) for _, of_place in groups]
+    tables = [_table([*{run.key: run for run in place_runs}.values()]) for _, place_runs in groups]
     return "\n".join([f"# {title}\n", *(table.markdown() for table in tables)])
 
 
-def _table(runs: list[Run]) -> Table:
+def _table(runs: list[MeasuredRun]) -> Table:
     """Returns the table of the latest runs of one data set, stage and split."""
     settings, title = _varying(runs), f"{runs[0].dataset_split}, {runs[0].kind.name}"
     if len(settings) == 1 and len(runs) > _MAX_ROWS:
@@ -112,7 +112,7 @@ def _table(runs: list[Run]) -> Table:
     return Table([*columns], rows, words, title, caption)
 
 
-def _varying(runs: Sequence[Run]) -> dict[str, Values]:
+def _varying(runs: Sequence[MeasuredRun]) -> dict[str, Values]:
     """Returns the choices and the settings that differ among runs, by their dotted names."""
     # Only predictions depend on the segmenter, but every run names one.
     names = [name for name in _CHOICES if name != "segmenter" or runs[0].kind is PREDICTIONS]
@@ -138,7 +138,7 @@ def _sort_key(value: str) -> tuple[int, Any]:
     return 3, value
 
 
-def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
+def _metrics(runs: Sequence[MeasuredRun]) -> dict[str, list[float | None]]:
     """Returns the main figure of a stage, and others that all runs have, by their columns."""
     metric = runs[0].kind.metric
     main = METRIC_LABELS[metric]
@@ -146,7 +146,7 @@ def _metrics(runs: Sequence[Run]) -> dict[str, list[float | None]]:
     for level in range(1, max(len(run.levels) for run in runs)):
         columns[f"{main}, level {level}"] = [run.value(metric, level) for run in runs]
     variants = [run.figures.get("variants") or {} for run in runs]
-    for name in dict.fromkeys(name for of_run in variants for name in of_run):
+    for name in dict.fromkeys(name for variant in variants for name in variant):
         columns[f"{main} {name}"] = [as_number(v.get(name, {}).get(metric)) for v in variants]
     columns["F1"] = [run.value("f1") for run in runs]
     return {name: v for name, v in columns.items() if name == main or None not in v}
@@ -159,7 +159,9 @@ def _embolden(values: Sequence[float | None]) -> list[str]:
     return [f"**{text}**" if i in best else text for i, text in enumerate(texts)]
 
 
-def _matrix(title: str, runs: Sequence[Run], name: str, pairs: Sequence[list[int]]) -> Table:
+def _matrix(
+    title: str, runs: Sequence[MeasuredRun], name: str, pairs: Sequence[list[int]]
+) -> Table:
     """Returns the main figure as a matrix of first × last block."""
     label, values = next(iter(_metrics(runs).items()))
     figures = dict(zip(map(tuple, pairs), _embolden(values)))

@@ -30,13 +30,13 @@ _VARIANTS = {
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
 
-_OF_TAGS = ("map", "f1", "precision", "recall")
+_TAG_METRICS = ("map", "f1", "precision", "recall")
 _MEANS = ("miou", "miou_union", "miou_images")
-_OF_CALIBRATION = (
+_CALIBRATION_NOTE = (
     "A class is a tag where its standardised score exceeds tags.z. The ground truth chooses the"
     " best z, which shows how far one z for all classes is from the best one of each."
 )
-_OF_MEANS = (
+_MEANS_NOTE = (
     "Three conventions: mIoU is the mean over the classes of the ground truth; in mIoU_union"
     " classes that are only predicted count 0, as in mmsegmentation; mIoU_images is the mean over"
     " the images of each one's own mean over the classes of its ground truth."
@@ -55,7 +55,9 @@ def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
     """Returns the tables of the latest figures that ``measured`` names, such as "val masks"."""
     metrics = MetricsFile(root / METRICS)
     for stage, splits in metrics.latest.items():
-        metrics.latest[stage] = {s: of for s, of in splits.items() if f"{s} {stage}" in measured}
+        metrics.latest[stage] = {
+            s: latest for s, latest in splits.items() if f"{s} {stage}" in measured
+        }
     return [table for table in (*_tagging(metrics), _segmentation(metrics)) if table.rows]
 
 
@@ -74,11 +76,11 @@ def collect_tables(metrics: MetricsFile) -> list[Table]:
 
 def _tagging(metrics: MetricsFile) -> Iterator[Table]:
     for kind in _measured_by("map"):
-        header, rows, notes = ["split", "images", *map(METRIC_LABELS.get, _OF_TAGS)], [], []
-        for split, of_split in metrics.latest.get(kind.stage, {}).items():
-            for level, figures in _by_level(of_split):
-                values = (percent(figures.get(metric)) for metric in _OF_TAGS)
-                rows.append([split + level, _images(of_split), *values])
+        header, rows, notes = ["split", "images", *map(METRIC_LABELS.get, _TAG_METRICS)], [], []
+        for split, latest in metrics.latest.get(kind.stage, {}).items():
+            for level, figures in _by_level(latest):
+                values = (percent(figures.get(metric)) for metric in _TAG_METRICS)
+                rows.append([split + level, _images(latest), *values])
                 notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
         title = f"{kind.title.capitalize()} (%)"
         yield Table(header, rows, header[:1], title, notes=notes)
@@ -101,22 +103,22 @@ def _ablation(metrics: MetricsFile) -> Table:
 
 def _calibration(metrics: MetricsFile) -> Iterator[Table]:
     """Yields a table for each split whose tags follow from standardised scores."""
-    of_tags = ["precision (%)", "recall (%)", "F1 (%)"]
-    header = ["class", "positives", *of_tags, "best z", "F1 there (%)"]
+    tag_columns = ["precision (%)", "recall (%)", "F1 (%)"]
+    header = ["class", "positives", *tag_columns, "best z", "F1 there (%)"]
     for split, figures in metrics.latest.get(TAGS.stage, {}).items():
         if found := figures.get("calibration"):
             rows, per_class = [], figures.get("per_class", {})
-            positives = {name: of.get("positives", 0) for name, of in per_class.items()}
-            for name, of_class in found["per_class"].items():
-                values = [percent(of_class[key]) for key in ("precision", "recall", "f1")]
-                best = [f"{of_class['best_threshold']:.2f}", percent(of_class["best_f1"])]
+            positives = {name: f.get("positives", 0) for name, f in per_class.items()}
+            for name, calibrated in found["per_class"].items():
+                values = [percent(calibrated[key]) for key in ("precision", "recall", "f1")]
+                best = [f"{calibrated['best_threshold']:.2f}", percent(calibrated["best_f1"])]
                 rows.append([name, str(positives.get(name, "–")), *values, *best])
             values = [percent(figures.get(key)) for key in ("precision", "recall", "f1")]
             common = found["threshold"]
             best = ["–" if common is None else f"{common:.2f}", percent(found["f1"])]
             rows.append(["all, one z", str(sum(positives.values())), *values, *best])
             title = f"Calibration of the standardised scores, {split}"
-            yield Table(header, rows, header[:1], title, notes=[_OF_CALIBRATION])
+            yield Table(header, rows, header[:1], title, notes=[_CALIBRATION_NOTE])
 
 
 def _segmentation(metrics: MetricsFile) -> Table:
@@ -124,7 +126,7 @@ def _segmentation(metrics: MetricsFile) -> Table:
     for kind in _measured_by("miou"):
         label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
         for split, figures in metrics.latest.get(kind.stage, {}).items():
-            results = {label + _remark(figures) + level: of for level, of in _by_level(figures)}
+            results = {label + _remark(figures) + level: f for level, f in _by_level(figures)}
             variants = figures.get("variants", {})
             ceiling = variants.get("ceiling", {}).get("miou")
             share = (figures.get("miou") or 0) / ceiling if ceiling else None
@@ -132,11 +134,11 @@ def _segmentation(metrics: MetricsFile) -> Table:
             for step, words in {**_STEPS, "ceiling": reached}.items():
                 if step in variants:
                     results[f"the same {kind.name}, {words}"] = variants[step]
-            for result, of_result in results.items():
-                means = (percent(of_result.get(metric)) for metric in _MEANS)
+            for result, values in results.items():
+                means = (percent(values.get(metric)) for metric in _MEANS)
                 rows.append([result, split, _images(figures), *means])
     header = ["result", "split", "images", *(f"{METRIC_LABELS[m]} (%)" for m in _MEANS)]
-    return Table(header, rows, header[:1], "Segmentation", notes=[_OF_MEANS])
+    return Table(header, rows, header[:1], "Segmentation", notes=[_MEANS_NOTE])
 
 
 def _remark(figures: Mapping[str, Any]) -> str:
@@ -195,8 +197,8 @@ def collect_rounds(metrics: MetricsFile) -> Table:
     columns: dict[str, list[str]] = {}
     for split in dict.fromkeys(run["split"] for run in metrics.runs) if len(rounds) > 1 else ():
         runs = [run for run in metrics.runs if run["split"] == split]
-        for number, of_round in enumerate(rounds):
-            for label, value in _figures(runs, *of_round):
+        for number, stages in enumerate(rounds):
+            for label, value in _figures(runs, *stages):
                 column = columns.setdefault(f"{label}, {split}", [""] * len(rounds))
                 column[number] = percent(value)
     rows = [[str(number), *cells] for number, cells in enumerate(zip(*columns.values()), 1)]

@@ -12,7 +12,7 @@ from pipeline.engine.sample import Sample
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.measured import Material, for_each_readable
+from pipeline.report.measured import ReportInputs, for_each_readable
 from pipeline.report.page import write_page
 from pipeline.report.runs import METRICS
 from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
@@ -21,32 +21,32 @@ from pipeline.report.tables import write_tables
 _EXAMPLES = 6
 
 
-def write_report(material: Material) -> list[Path]:
+def write_report(inputs: ReportInputs) -> list[Path]:
     """Writes the files of a report, the page last; ``examples.png`` if anything was computed."""
-    root, vocabulary, files = material.root, material.vocabulary, []
-    folders = [material.folders[kind.stage] for kind in (CAMS, MASKS)]
-    samples = [s for s in material.samples if all(s.id in f.entries for f in folders)]
+    root, vocabulary, files = inputs.root, inputs.vocabulary, []
+    folders = [inputs.folders[kind.stage] for kind in (CAMS, MASKS)]
+    samples = [s for s in inputs.samples if all(s.id in f.entries for f in folders)]
     # The page says why others cannot be read.
-    readable = for_each_readable(samples, partial(_example, material=material), material, {})
+    readable = for_each_readable(samples, partial(_example, inputs=inputs), inputs, {})
     if examples := list(islice(readable, _EXAMPLES)):
         files.append(root / "examples.png")
         names = (BACKGROUND, *vocabulary.classes)
         write_atomically(files[0], draw_sheet(examples, names, vocabulary.palette))
     metrics = MetricsFile(root / METRICS)
     tables = write_tables(root / "tables.md", metrics)
-    return [*files, tables, write_page(root / "report.html", material, metrics)]
+    return [*files, tables, write_page(root / "report.html", inputs, metrics)]
 
 
-def _example(sample: Sample, material: Material) -> tuple[str, list[Tile | None]]:
+def _example(sample: Sample, inputs: ReportInputs) -> tuple[str, list[Tile | None]]:
     """Returns a title, and a tile for every result that the image may have."""
-    classes, palette = material.vocabulary.classes, material.vocabulary.palette
-    image, _ = material.read(sample)
-    cams = read_cams(material.folders[CAMS.stage].path / f"{sample.id}.npz")
+    classes, palette = inputs.vocabulary.classes, inputs.vocabulary.palette
+    image, _ = inputs.read(sample)
+    cams = read_cams(inputs.folders[CAMS.stage].path / f"{sample.id}.npz")
     tags = [classes[k] for k in cams.keys]
     heat = None
     if tags:
         heat = cam_tile(image, Cams(cams.keys[:1], cams.cams[:1], (0, 0)), f"CAM of {tags[0]}")
-    layers = material.layers(sample)
+    layers = inputs.layers(sample)
     titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
     titles["truth"] = "ground truth"
     tiles = [

@@ -1,4 +1,4 @@
-"""Adapts the networks of mmsegmentation's configs to pseudo masks."""
+"""Adapts the networks of mmsegmentation's configs to pseudo masks, and names their licences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISFITS = (
     TypeError,
     ValueError,
 )
-"""What mmengine and PyTorch raise for parts of a network that are missing or do not fit."""
+"""Errors of mmengine and PyTorch for parts of a network that are missing or do not fit."""
 
 _REFUSED = {
     # mmsegmentation cannot ignore pixels with label 255 in these.
@@ -174,3 +174,19 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error, or its type if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+RESTRICTED = {
+    "SegformerHead": (
+        "SegformerHead of mmsegmentation is under NVIDIA's licence of SegFormer, which allows"
+        " research and evaluation, but no commercial use; docs/licences.md names heads without"
+        " this restriction"
+    ),
+}
+"""Class in a config of mmsegmentation → a sentence without its full stop."""
+
+
+def licence_notes(model: Mapping[str, Any]) -> list[str]:
+    """Returns what to know of a network's licences, from the ``model`` part of a config."""
+    parts = {str(part.get("type")).rpartition(".")[2] for part in dictionaries(model)}
+    return [note for part, note in RESTRICTED.items() if part in parts]

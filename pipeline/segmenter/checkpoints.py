@@ -15,7 +15,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
 from pipeline.errors import UserError
-from pipeline.files.archives import is_whole
+from pipeline.files.archives import is_intact
 from pipeline.files.atomic import write_atomically
 from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter.distributed import process_rank
@@ -50,7 +50,7 @@ def best_checkpoint(work_dir: Path) -> Path:
 
 
 def resumable_checkpoint(work_dir: Path) -> Path | None:
-    """Returns the newest whole checkpoint; damaged ones are named and put aside by one process."""
+    """Returns the newest intact checkpoint; one process names damaged ones and moves them away."""
     for path in best_checkpoints(work_dir):
         _put_aside_if_damaged(path)
     newest_first = sorted(checkpoints_in(work_dir), key=iteration_of, reverse=True)
@@ -58,7 +58,7 @@ def resumable_checkpoint(work_dir: Path) -> Path | None:
 
 
 def _put_aside_if_damaged(path: Path) -> bool:
-    if is_whole(path):
+    if is_intact(path):
         return False
     if not process_rank():
         aside = path.replace(f"{path}.damaged")
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
         raise UserError(
             f"checkpoint {path} is damaged or holds more than weights: choose another file"
         ) from error
-    if not is_whole(path):  # PyTorch compares no checksum
+    if not is_intact(path):  # PyTorch compares no checksum
         raise UserError(
             f"checkpoint {path} is damaged: choose another file, or run stage=train again, which"
             " makes it again"
@@ -106,7 +106,7 @@ def best_checkpoints(work_dir: Path) -> list[Path]:
 
 
 def checkpoints_in(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
-    """Returns the files with the names of checkpoints, whole or not."""
+    """Returns the files with the names of checkpoints, intact or not."""
     paths = work_dir.glob(name.format("*"))
     return [path for path in paths if re.search(r"_\d+$", path.stem)]
 

@@ -45,7 +45,7 @@ class TrainingPair:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Where the images and masks of a training come from.
+    """The sources of the images and masks of a training.
 
     Attributes:
         samples: returns the images.

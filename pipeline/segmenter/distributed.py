@@ -11,20 +11,20 @@ from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError
 
 _GROUP = frozenset(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-"""What torchrun sets in each process. Batch systems may set one or two of these."""
+"""Variables that torchrun sets in each process. Batch systems may set one or two of these."""
 
 
 def process_count() -> int:
     """Returns the number of processes that torchrun started, or 1."""
-    return _of_group("WORLD_SIZE", 1)
+    return _read_variable("WORLD_SIZE", 1)
 
 
 def process_rank() -> int:
     """Returns the rank of this process, from 0; only rank 0 writes files."""
-    return _of_group("RANK", 0)
+    return _read_variable("RANK", 0)
 
 
-def _of_group(variable: str, alone: int) -> int:
+def _read_variable(variable: str, alone: int) -> int:
     return int(os.environ[variable]) if os.environ.keys() >= _GROUP else alone
 
 

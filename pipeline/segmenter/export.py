@@ -84,8 +84,8 @@ def export_onnx(
         )
     fixed = Shape(1, height, width)
     wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
-    own = OwnFiles(path.parent, "export_onnx.py")
-    own.refuse_foreign([path])
+    output = OwnFiles(path.parent, "export_onnx.py")
+    output.refuse_foreign([path])
     network = _Deployed(segmenter.model).eval()
     for shape in [*wanted, fixed]:
         try:
@@ -100,7 +100,7 @@ def export_onnx(
                 f"the segmenter's network cannot be written as ONNX ({first_line(cause)}): choose"
                 " another segmenter"
             ) from error
-        own.write(path, content)
+        output.write(path, content)
         break
     return shape
 

@@ -124,7 +124,7 @@ class SampleWeights:
     """A pixel sampler of mmsegmentation that returns the weights of the samples."""
 
     samples: Sequence[SegDataSample] = ()
-    """Those of the batch, which heads do not pass to their sampler."""
+    """The samples of the batch, which heads do not pass to their sampler."""
 
     def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
         """Returns the weights, N×H×W float32, 0 in the padding.

@@ -39,7 +39,7 @@ _SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
 
 
 def import_mmseg() -> None:
-    """Imports mmsegmentation, whose modules mmengine knows under the scope ``mmseg``.
+    """Imports mmsegmentation, whose modules mmengine finds under the scope ``mmseg``.
 
     It may be called repeatedly.
 

@@ -1,4 +1,4 @@
-"""What is private in mmengine, mmcv and mmsegmentation, and where their two families differ.
+"""Private APIs of OpenMMLab, and differences between its two families.
 
 mmsegmentation 1.2.2 with mmengine and mmcv-lite, and its maintained fork, the packages onedl-…,
 have the same import names. Where they differ, what a module holds decides, not the name of a
@@ -45,7 +45,7 @@ class _CompiledOpsStandIn(types.ModuleType):
 
 @contextmanager
 def importable() -> Iterator[None]:
-    """Lets mmsegmentation be imported without compiled operators and without output.
+    """Makes mmsegmentation importable without compiled operators and without output.
 
     mmsegmentation 1.2.2 imports the compiled operators of mmcv, even for networks that use none of
     them. The fork goes without them, but then some networks that need only mmcv's Python code,

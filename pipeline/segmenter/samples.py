@@ -1,4 +1,4 @@
-"""The images of a training, and those that it is measured on, as batches for mmengine."""
+"""The training and validation images, as batches for mmengine."""
 
 from __future__ import annotations
 

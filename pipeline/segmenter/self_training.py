@@ -164,7 +164,7 @@ class SegmenterTags(_Relabelling):
 
     @property
     def threshold(self) -> Callable[[np.ndarray], float] | None:
-        """What an image's scores must reach to be tags; none where the first tags are kept."""
+        """The threshold that scores must reach to be tags; none where the first tags are kept."""
         threshold = self.options.tag_threshold
         return None if self.options.keep_tags else lambda scores: threshold
 

@@ -19,7 +19,7 @@ SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
 @dataclass
 class TestSettings:
-    """How images are segmented by the stage ``predict``.
+    """Settings of the segmentation in the stage ``predict``.
 
     Attributes:
         scales: factors by which an image is resized; the softmax is averaged over them.
@@ -53,7 +53,7 @@ def check_scales(scales: Sequence[float]) -> None:
 
 @dataclass(kw_only=True)
 class PredictionSettings:
-    """What changes the predictions of a trained network.
+    """Settings that change the predictions of a trained network.
 
     Attributes:
         checkpoint: the checkpoint that predicts: the last, or the best on a split with ground

@@ -17,7 +17,7 @@ from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
 from pipeline.errors import ImageError, UserError
-from pipeline.files.archives import is_whole
+from pipeline.files.archives import is_intact
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
@@ -110,14 +110,14 @@ class Training(OfSplit):
         return measured["seconds"] * self.options.iterations / iterations
 
     def is_complete(self, folder: StageFolder) -> bool:
-        """Tells whether the training came to its end, and its checkpoints are whole."""
+        """Tells whether the training came to its end, and its checkpoints are intact."""
         checkpoint = folder.manifest().get("checkpoint")
-        found = checkpoint is not None and is_whole(folder.path / checkpoint)
+        found = checkpoint is not None and is_intact(folder.path / checkpoint)
         return found and not self._lacks_best(folder)
 
     def _lacks_best(self, folder: StageFolder) -> bool:
         """Tells whether the best checkpoint is asked for and missing, and can be made."""
-        if self.options.checkpoint != "best" or any(map(is_whole, folder.path.glob(_BEST))):
+        if self.options.checkpoint != "best" or any(map(is_intact, folder.path.glob(_BEST))):
             return False
         return self._is_measured
 
@@ -131,7 +131,7 @@ class Training(OfSplit):
             return
         checkpoint = folder.manifest().get("checkpoint")
         if checkpoint is not None:
-            what = "best checkpoint" if is_whole(folder.path / checkpoint) else checkpoint
+            what = "best checkpoint" if is_intact(folder.path / checkpoint) else checkpoint
             raise UserError(
                 f"{what} in {folder.path} is missing or damaged: run stage=train with the same"
                 " settings, which makes it again"

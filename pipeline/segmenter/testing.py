@@ -22,7 +22,7 @@ from pipeline.segmenter.settings import CRF, MULTI_SCALE, SINGLE_SCALE, TestSett
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
-Labels = dict[str, np.ndarray]
+LabelMaps = dict[str, np.ndarray]
 """Step → H×W uint8, of the image's full size."""
 
 
@@ -31,14 +31,14 @@ class _Seen:
     """The output of a network for an image, on its way to the CRF."""
 
     item: Item
-    labels: Labels
+    labels: LabelMaps
     image: np.ndarray
     probabilities: np.ndarray
 
 
 def segment_all(
     images: Decoded, segmenter: Segmenter, test: TestSettings, workers: int
-) -> Iterator[tuple[Item, Labels | ImageError]]:
+) -> Iterator[tuple[Item, LabelMaps | ImageError]]:
     """Segments images by every step; the CRF runs in processes behind the network."""
     seen = (_look(segmenter, item, image, test) for item, image in images)
     if test.crf is None:
@@ -60,7 +60,7 @@ def _look(segmenter: Segmenter, item: Item, image: np.ndarray, test: TestSetting
     return _Seen(item, labels, image, probabilities)
 
 
-def _refine(seen: _Seen, crf: CrfOptions) -> Labels:
+def _refine(seen: _Seen, crf: CrfOptions) -> LabelMaps:
     """Does the last step for one image, in whatever process."""
     sharpened = dense_crf(seen.image, seen.probabilities, crf)
     return {**seen.labels, CRF: resized_argmax(sharpened, *seen.item.size)[0]}

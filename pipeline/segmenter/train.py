@@ -24,7 +24,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.files.label_images import IGNORE
-from pipeline.segmenter.architecture import smallest_side
+from pipeline.segmenter.architecture import licence_notes, smallest_side
 from pipeline.segmenter.checkpoints import (
     METRIC,
     KeepCheckpoints,
@@ -34,7 +34,6 @@ from pipeline.segmenter.checkpoints import (
 )
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
-from pipeline.segmenter.licences import licence_notes
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device

@@ -1,4 +1,4 @@
-"""What a training measures on validation images; importing this module imports mmsegmentation."""
+"""The metric of validation during training; importing this module imports mmsegmentation."""
 
 from __future__ import annotations
 

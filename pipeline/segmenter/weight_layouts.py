@@ -36,12 +36,12 @@ _CONVERTERS = {
     "MixVisionTransformer": ("SegFormer's own", "mit2mmseg", "convert_mit"),
 }
 _MIN_SHARE = 0.95
-_PAINT = 1 << 20  # larger than any weight; float32 represents integers above it exactly
+_TRACER = 1 << 20  # larger than any weight; float32 represents integers above it exactly
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a file fit a backbone.
+    """The match between the tensors of a file and a backbone.
 
     Attributes:
         source: path or URL of the file.
@@ -69,7 +69,7 @@ class Fit:
 
     @property
     def shortage(self) -> str:
-        """What the file lacks, as the end of a sentence."""
+        """The tensors that the file lacks, as the end of a sentence."""
         return (
             f"fits {self.matched} of the {self.total} tensors of the backbone (needed are 95 % and"
             f" the first layer), but not {', '.join(self.unmatched[:3])}"
@@ -91,7 +91,7 @@ def fit_weights(
         How they fit; the tensors under the backbone's names, or none if the file lacks the first
         layer or more than 5 % of the backbone.
     """
-    own = {k: v.shape for k, v in backbone.state_dict().items() if not _is_computed(k)}
+    wanted = {k: v.shape for k, v in backbone.state_dict().items() if not _is_computed(k)}
     layout, tensors, fitting, used = "unknown", {}, set(), set()
     for prefix, (name, convert) in product(_prefixes(weights), _layouts(backbone, settings)):
         inner = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -99,24 +99,24 @@ def fit_weights(
             converted, sources = _trace(convert, inner)
         except Exception:  # converters fail on other layouts in many ways
             continue
-        found = {k for k in own if k in sources and converted[k].shape == own[k]}
+        found = {k for k in wanted if k in sources and converted[k].shape == wanted[k]}
         if len(found) > len(fitting):
             fitting, layout = found, name or _describe(weights, prefix)
             used = {prefix + name for key in found for name in sources[key]}
             tensors = {k: v for k, v in converted.items() if k in found or k.endswith(_COUNTER)}
-        if len(fitting) == len(own):
+        if len(fitting) == len(wanted):
             break
     fit = Fit(
         source=source,
         layout=layout,
         matched=len(fitting),
-        total=len(own),
-        unmatched=tuple(k for k in own if k not in fitting),
+        total=len(wanted),
+        unmatched=tuple(k for k in wanted if k not in fitting),
         unused=tuple(k for k in weights if k not in used and not _is_expected_to_stay(k)),
         seen_masks=_was_trained_on_masks(weights),
     )
     # Behind a random first layer, all other layers would see noise.
-    is_enough = next(iter(own)) in fitting and fit.matched >= _MIN_SHARE * fit.total
+    is_enough = next(iter(wanted)) in fitting and fit.matched >= _MIN_SHARE * fit.total
     return fit, tensors if is_enough else None
 
 
@@ -188,19 +188,19 @@ def _trace(
         The converted tensors; the names of their sources, for those with values from the file only.
     """
     names = list(weights)
-    painted = {
-        name: torch.full(value.shape, float(_PAINT + number))
+    traced = {
+        name: torch.full(value.shape, float(_TRACER + number))
         for number, (name, value) in enumerate(weights.items())
     }
     sources = {}
-    for name, value in convert(painted).items():
+    for name, value in convert(traced).items():
         if not value.numel():
             continue
         low, high = value.aminmax()
-        if low < _PAINT - 0.5:  # some values are not from the file
+        if low < _TRACER - 0.5:  # some values are not from the file
             continue
         numbers = [low] if low == high else value.unique().tolist()
-        positions = {round(float(number)) - _PAINT for number in numbers}
+        positions = {round(float(number)) - _TRACER for number in numbers}
         sources[name] = {names[position] for position in positions if position < len(names)}
     return convert(weights), sources
 

@@ -1,1 +1,1 @@
-"""The stages of a configuration: the only place that knows which there are."""
+"""The stages of a configuration; no other package lists them."""

@@ -107,10 +107,10 @@ class Builder:
             stages[command] = build(self, split, stages)
         return stages
 
-    def _from_method(self, own: type[MethodStage], options: Any, **parts: Any) -> Any:  # noqa: ANN401
-        """Builds the stage of the method that settings belong to: the group's own, or its."""
+    def _from_method(self, default: type[MethodStage], options: Any, **parts: Any) -> Any:  # noqa: ANN401
+        """Builds the stage of the method that settings belong to: the group's, or the method's."""
         method = method_of(options)
-        return (method.stage or own)(
+        return (method.stage or default)(
             method=method,
             options=options,
             resources=self.resources(method),
@@ -127,8 +127,8 @@ class Builder:
         if not steps:
             return self._scored(split, options)
         given = replace(options, fit_split=options.fit_split or self.train_split)
-        own = given if method_of(options).learns else replace(options, fit_split=None)
-        raw = partial(self._scored, options=own, title="before standardising")
+        fitted = given if method_of(options).learns else replace(options, fit_split=None)
+        raw = partial(self._scored, options=fitted, title="before standardising")
         uses = {}
         if "class" in steps:
             before = {"raw": raw(given.fit_split)}
@@ -141,11 +141,11 @@ class Builder:
         method, uses = method_of(options), {}
         if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
-            own = {"method": method, "options": options, "resources": self.resources(method)}
-            parts = {"reader": self.reader_for(method), **own, **self._place(options)}
+            built = {"method": method, "options": options, "resources": self.resources(method)}
+            parts = {"reader": self.reader_for(method), **built, **self._place(options)}
             uses = {"learned": imported(method.learns)(**parts)}
-        mixed = method.batch(options, self.config.compat) if method.batch and self.images else 0
-        parts = {"uses": uses, "title": title, "images": self.images, "mixed": mixed}
+        batch = method.batch(options, self.config.compat) if method.batch and self.images else 0
+        parts = {"uses": uses, "title": title, "images": self.images, "dependent_batch": batch}
         return self._from_method(ScoredTags, options, split=split, **parts)
 
     def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""The whole configuration as typed settings."""
+"""The complete configuration as typed settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 import pipeline.cams.settings
 import pipeline.masks.settings
 import pipeline.tags.settings  # noqa: F401  these register their methods
-from pipeline.clip.quirks import Quirks
-from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import DEFAULTS, compose_config, explain

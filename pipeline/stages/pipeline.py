@@ -35,7 +35,7 @@ from pipeline.tags.stage import ScoredTags
 _FILES = (*evaluation.FILES, *report.FILES)
 
 COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
-"""What ``stage=`` takes, in the order of the pipeline."""
+"""The values of ``stage=``, in the order of the pipeline."""
 
 
 def parse_stages(requested: str | Sequence[str]) -> list[str]:
@@ -59,7 +59,7 @@ def parse_stages(requested: str | Sequence[str]) -> list[str]:
 def requested_stages(config: Config) -> list[str]:
     """Returns the stages that a configuration asks for, in their order.
 
-    Where masks are not made from CAMs, "all" leaves out the stages before them that no other reads.
+    Where masks are not made from CAMs, "all" skips the stages before them that no other reads.
 
     Raises:
         UserError: a name that is not a stage.

@@ -1,4 +1,4 @@
-"""From unlabelled images to prototypes: what PIAA learns in one pass over them.
+"""Stages that learn PIAA's prototypes in one pass over unlabelled images.
 
 For each class, the bank has the patches of all images whose zero-shot entropy is least. An image is
 looked at once: those of its patches are stored that may be in the bank, as far as the process knows
@@ -23,14 +23,13 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
-from pipeline.engine.store import Store
+from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
-from pipeline.files.arrays import encode_arrays
 from pipeline.files.fingerprints import fingerprint, join_keys
 from pipeline.tags.prototypes import Prototypes, choose_bank, entropy, learn
 from pipeline.tags.settings import PiaaOptions, batch_of
 
-_SETTINGS_OF_PATCHES = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
+_PATCH_SETTINGS = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
 """The settings that the entropies and the features of patches depend on."""
 
 Build = Callable[..., tuple[Any, torch.Tensor]]
@@ -84,7 +83,7 @@ class SurePatches(MethodStage):
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings that features and entropies depend on, and the split."""
         options = super().option_facts()
-        return {"fit_split": self.split, **{name: options[name] for name in _SETTINGS_OF_PATCHES}}
+        return {"fit_split": self.split, **{name: options[name] for name in _PATCH_SETTINGS}}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, whose candidates depend on all other images and on the bank's size."""
@@ -151,11 +150,11 @@ class LearnedPrototypes(Learned):
         ]
         entropies, classes = ([*_read(paths, name)] for name in ("entropies", "classes"))
         chosen = choose_bank(entropies, classes, self.size)
-        features = (rows[of_image] for rows, of_image in zip(_read(paths, "features"), chosen))
+        features = (rows[indices] for rows, indices in zip(_read(paths, "features"), chosen))
         parts = {
             "features": [*features],
-            "entropies": [rows[of_image] for rows, of_image in zip(entropies, chosen)],
-            "classes": [rows[of_image] for rows, of_image in zip(classes, chosen)],
+            "entropies": [rows[indices] for rows, indices in zip(entropies, chosen)],
+            "classes": [rows[indices] for rows, indices in zip(classes, chosen)],
         }
         arrays = {name: np.concatenate(rows) for name, rows in parts.items()}
         return encode_arrays(**arrays, size=np.array(self.size))
@@ -212,7 +211,7 @@ def learn_prototypes(
         resources=replace(resources, quirks=quirks),
         reader=reader,
         images=images,
-        mixed=batch_of(options, resources.quirks),
+        dependent_batch=batch_of(options, resources.quirks),
         build=build,
     )
     return LearnedPrototypes(

@@ -1,4 +1,8 @@
-"""What CLIP sees in images, by a dense method: the input of PIAA."""
+"""Patch features of images by a dense method: the input of PIAA.
+
+Wang et al., PIAA, ICML 2026, arXiv 2605.25821. Its authors run SC-CLIP so that the features of an
+image depend on the other images of its batch: the quirk ``piaa_batch`` of docs/algorithms.md.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,12 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass, batch_by_grid, prepare_batch
 from pipeline.dense.method import DenseMethod
+from pipeline.dense.sc_clip import ScClip
 from pipeline.errors import ImageError
 
 
 class Patches(NamedTuple):
-    """What CLIP sees in an image.
+    """The features of an image's patches.
 
     Attributes:
         features: N×E float32, of length 1.
@@ -42,14 +47,14 @@ class PatchEncoder:
         method: the dense method.
         crop: see :class:`~pipeline.tags.piaa.PiaaOptions`.
         batches: the sizes of batches.
-        mixes: whether the method mixes the images that it is given, which are then one batch.
+        batch_dependent: whether each result depends on its batch; all images are then one batch.
     """
 
     encoder: ClipEncoder
     method: DenseMethod
     crop: bool
     batches: Batches
-    mixes: bool = False
+    batch_dependent: bool = False
 
     @torch.no_grad()
     def stream(
@@ -58,14 +63,14 @@ class PatchEncoder:
         """Yields a name and what CLIP sees, or why it cannot, for each name and image.
 
         Each batch is padded to its full size, so that an image does not depend on the others,
-        unless the method mixes them.
+        unless each result depends on its batch.
         """
         encoder, batches = self.encoder, self.batches
         if self.crop:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
         for batch in self._batches(images):
             names, pictures = zip(*batch)
-            size = len(batch) if self.mixes else batches.images
+            size = len(batch) if self.batch_dependent else batches.images
             pixels = prepare_batch(encoder, pictures, size)
             shared_pass = SharedPass.over(encoder, pixels, cam_hooks=self.method.hooks(encoder))
             try:
@@ -79,7 +84,7 @@ class PatchEncoder:
                 yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
 
     def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
-        if self.mixes:
+        if self.batch_dependent:
             yield [*images]
             return
         yield from batch_by_grid(self.encoder, images, self.batches.images, self.batches.waiting)
@@ -94,3 +99,30 @@ def centre(image: np.ndarray, side: int) -> np.ndarray:
     """
     small = resize(Image.fromarray(image), side, InterpolationMode.BICUBIC)
     return np.array(center_crop(small, side))
+
+
+@dataclass
+class BatchedScClip(ScClip):
+    """SC-CLIP whose result depends on the batch; with one image it is SC-CLIP itself."""
+
+    def anomalous(self, patches: torch.Tensor) -> torch.Tensor:
+        """Returns the outliers of the first image, for every image: B×N bool."""
+        return super().anomalous(patches[:1]).expand(len(patches), -1)
+
+    def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
+        """Returns the attention by similarities, most of which are of other images.
+
+        Head h of image b has the similarities of image (b·H + h) mod B, of H heads and B images,
+        and those count that are above the average of the batch.
+
+        Args:
+            similarity: S of every image, B×N×N.
+            heads: H.
+
+        Returns:
+            B×H×N×N.
+        """
+        size = len(similarity)
+        attending = self.above(similarity, similarity.mean())
+        whose = torch.arange(size * heads, device=similarity.device) % size
+        return attending[whose].unflatten(0, (size, heads))

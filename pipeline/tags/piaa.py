@@ -19,8 +19,7 @@ from pipeline.dense.method import build_method
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
-from pipeline.tags.batched import BatchedScClip
-from pipeline.tags.patches import PatchEncoder, Patches
+from pipeline.tags.patches import BatchedScClip, PatchEncoder, Patches
 from pipeline.tags.prototypes import Prototypes, combine, scores_of_patches
 from pipeline.tags.reidentification import propose, reidentify
 from pipeline.tags.settings import PiaaOptions, batch_of
@@ -32,9 +31,9 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     clip, vocabulary = resources.clip, resources.vocabulary
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
-    mixes = batch_of(options, resources.quirks) > 0
-    method = BatchedScClip() if mixes else build_method(DENSE_SETTINGS[options.encoder]())
-    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, mixes), text
+    batch_dependent = batch_of(options, resources.quirks) > 0
+    method = BatchedScClip() if batch_dependent else build_method(DENSE_SETTINGS[options.encoder]())
+    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, batch_dependent), text
 
 
 learn = partial(learn_prototypes, build_patches)
@@ -100,8 +99,8 @@ class Piaa(Tagger):
         found = cut(pixels, probabilities, self.num_classes, alpha=self.options.alpha, **quirks)
         for start in range(0, len(found), size):
             batch = found[start : start + size]
-            for proposal, of_crop in zip(batch, reidentify(encoder, self.text, batch, size)):
-                scores[proposal.class_index] = (scores[proposal.class_index] + of_crop) / 2
+            for proposal, crop_score in zip(batch, reidentify(encoder, self.text, batch, size)):
+                scores[proposal.class_index] = (scores[proposal.class_index] + crop_score) / 2
 
 
 def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Piaa:

@@ -73,14 +73,14 @@ def choose_bank(
     Returns:
         The chosen patches of every image, ascending.
     """
-    entropy_of, class_of = np.concatenate(entropies), np.concatenate(classes)
-    chosen = np.zeros(len(entropy_of), bool)
-    for index in np.unique(class_of):
-        patches = np.flatnonzero(class_of == index)
-        order = entropy_of[patches].argsort(kind="stable")
+    entropy, patch_class = np.concatenate(entropies), np.concatenate(classes)
+    chosen = np.zeros(len(entropy), bool)
+    for index in np.unique(patch_class):
+        patches = np.flatnonzero(patch_class == index)
+        order = entropy[patches].argsort(kind="stable")
         chosen[patches[order[:size]]] = True
     ends = np.cumsum([len(each) for each in entropies])[:-1]
-    return [np.flatnonzero(of_image) for of_image in np.split(chosen, ends)]
+    return [np.flatnonzero(part) for part in np.split(chosen, ends)]
 
 
 def estimate(features: torch.Tensor, probabilities: torch.Tensor, text: torch.Tensor) -> Prototypes:
@@ -134,11 +134,11 @@ def keep_surest(
     kept = torch.zeros_like(classes, dtype=torch.bool)
     for index in classes.unique():
         patches = torch.nonzero(classes == index).flatten()
-        of_class = probabilities[patches, index]
-        threshold = of_class.mean() + (of_class.std() if len(of_class) > 1 else torch.nan)
+        values = probabilities[patches, index]
+        threshold = values.mean() + (values.std() if len(values) > 1 else torch.nan)
         if not empty_class:
-            threshold = threshold.nan_to_num(0).minimum(of_class.max())
-        kept[patches] = of_class >= threshold
+            threshold = threshold.nan_to_num(0).minimum(values.max())
+        kept[patches] = values >= threshold
     return kept, probabilities
 
 
@@ -192,6 +192,6 @@ def combine(
     Returns:
         B×C, which sum to 1.
     """
-    of_patches = (local_factor * patches.amax(-2)).softmax(-1)
-    of_image = (global_factor * similarities).softmax(-1)
-    return global_share * of_image + (1 - global_share) * of_patches
+    local_scores = (local_factor * patches.amax(-2)).softmax(-1)
+    global_scores = (global_factor * similarities).softmax(-1)
+    return global_share * global_scores + (1 - global_share) * local_scores

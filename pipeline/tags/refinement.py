@@ -62,8 +62,8 @@ def refine(
     first = attention @ scores  # S¹
     masks = np.zeros((first.shape[0], first.shape[2], *grid), bool)
     by_class = first[:num_images].mT.unflatten(-1, grid).float().cpu().numpy()
-    for of_image, mask_of_image in zip(by_class, masks):
-        for scaled, mask in zip(map(minmax_scale, of_image), mask_of_image):
+    for score_maps, class_masks in zip(by_class, masks):
+        for scaled, mask in zip(map(minmax_scale, score_maps), class_masks):
             if scaled.any():
                 mask[:] = union_of_boxes(scaled, float(scaled.mean()), open_border=open_border)
     boxes = torch.from_numpy(masks).flatten(2).mT.contiguous().to(scores.device)

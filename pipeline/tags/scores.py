@@ -11,8 +11,8 @@ from pipeline.datasets.lists import format_class_list
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Output
+from pipeline.engine.store import encode_arrays
 from pipeline.errors import ImageError
-from pipeline.files.arrays import encode_arrays
 
 
 def decode_scores(rows: Mapping[str, str], name: str = "scores") -> np.ndarray:

@@ -31,12 +31,12 @@ BATCH = 128
 
 
 def batch_of(options: Any, quirks: Any) -> int:  # noqa: ANN401
-    """Returns how many images PIAA mixes up, by its settings; 0 where each stands alone.
+    """Returns the size of the batch on which PIAA's results depend; 0 if images are independent.
 
     Only centre squares do, since images of other sizes have no batch in common.
     """
-    mixes = quirks.piaa_batch and options.encoder == "sc_clip" and options.crop
-    return BATCH if mixes else 0
+    batch_dependent = quirks.piaa_batch and options.encoder == "sc_clip" and options.crop
+    return BATCH if batch_dependent else 0
 
 
 @dataclass
@@ -93,7 +93,7 @@ class PiaaOptions(ScoredTagOptions):
         templates: the set of templates; "piaa" is "a photo of a {}".
         with_backgrounds: whether the backgrounds of the data set are learned as further classes.
         crop: whether images are cut to the centre square of CLIP's native size, as published; else
-            they have their own size, and nothing of them is left out.
+            they have their own size, and are not cropped.
         temperature: the factor of cosine similarities in the probabilities that fill the bank.
         bank_size: K, the patches of least entropy that are kept for each class.
         rescoring_temperature: T, the factor of logits in the probabilities by which patches of the

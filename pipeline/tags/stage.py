@@ -1,4 +1,4 @@
-"""The stage ``tags``: which classes each image shows."""
+"""The stage ``tags``: the classes that each image shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tags(MethodStage):
 
     @property
     def threshold(self) -> Threshold | None:
-        """What makes tags of an image's scores; none where they are given."""
+        """The threshold that turns an image's scores into tags; none where tags are given."""
         return None
 
     def own_settings(self) -> dict[str, Any]:
@@ -67,13 +67,13 @@ class ScoredTags(Tags):
 
     @property
     def threshold(self) -> Threshold:
-        """That of θ_img, and of the least score."""
+        """The threshold θ_img, which is at least the minimum score."""
 
-        def of_image(scores: np.ndarray) -> float:
+        def threshold_of_image(scores: np.ndarray) -> float:
             low, high = float(scores.min()), float(scores.max())
             return max(low + self.options.alpha * (high - low), self.options.min_score)
 
-        return of_image
+        return threshold_of_image
 
     @property
     def thresholds(self) -> Collection[str]:

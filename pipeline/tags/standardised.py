@@ -17,8 +17,8 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
+from pipeline.engine.store import encode_arrays
 from pipeline.errors import UserError
-from pipeline.files.arrays import encode_arrays
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import decode_scores, read_scores, tags_output
 from pipeline.tags.stage import Tags
@@ -101,7 +101,7 @@ class StandardisedTags(Tags):
 
     @property
     def thresholds(self) -> Collection[str]:
-        """What standardised scores are compared with."""
+        """The setting that turns standardised scores into tags."""
         return ("z",)
 
     def own_settings(self) -> dict[str, Any]:

@@ -119,15 +119,15 @@ class TagClip(Tagger):
         voted = VotedAttention(self.window, options.votes)
         hooks = cam_hooks() if cam_hooks else ()
         pixels = prepare_batch(encoder, images, self.batches.images, options.squeeze)
-        whole = SharedPass.over(encoder, pixels, voted, cam_hooks=hooks)
-        inputs = whole.last_block_input
+        batch_pass = SharedPass.over(encoder, pixels, voted, cam_hooks=hooks)
+        inputs = batch_pass.last_block_input
 
         def best_patch(scores: torch.Tensor) -> torch.Tensor:
             return scores[..., : self.num_classes].amax(-2)
 
         coarse = encoder.classify(encoder.value_features(inputs), text)
         refined = refine(
-            voted.result(), coarse, whole.grid, len(images), open_border=self.open_border
+            voted.result(), coarse, batch_pass.grid, len(images), open_border=self.open_border
         )
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}
         if "clip_native" in variants or "coarse_last" in variants:
@@ -139,8 +139,10 @@ class TagClip(Tagger):
             scores = {variant: rows[row] for variant, rows in by_variant.items()}
             if "clip" in variants:
                 scores["clip"] = global_scores(encoder, text, self.num_classes, [image])[0]
-            proposals = self.propose(whole.pixels[row], refined[row]) if options.reidentify else []
-            shared = whole.of_image(row) if cam_hooks else None
+            proposals = (
+                self.propose(batch_pass.pixels[row], refined[row]) if options.reidentify else []
+            )
+            shared = batch_pass.copy_image(row) if cam_hooks else None
             yield _AwaitingCwr(name, scores, proposals, shared)
 
     def _classify_crops(self, crops: deque[tuple[_AwaitingCwr, Proposal]]) -> None:

@@ -1,4 +1,4 @@
-"""What a tagger is: it scores the classes of images, and thresholds make tags of the scores."""
+"""The interface of taggers, which score the classes of images; thresholds turn scores into tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STANDARDISED = "z"
 """The row of scores from which tags follow with ``tags.standardise``."""
 
 TOLERANCE = 1e-3
-"""By which rounding may lift a score or a CAM above 1."""
+"""The excess over 1 that rounding may cause in a score or a CAM."""
 
 
 @dataclass(frozen=True)

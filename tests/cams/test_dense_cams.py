@@ -23,7 +23,7 @@ from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, register_dens
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.dense.method import Names, build_method
+from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.sclip import Sclip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import import_plugins, methods
@@ -243,7 +243,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
         labels[len(tags[image_id]) :] = 0
         names = (text[chosen], labels, encoder.temperature)
         seen = method.run_pass(encoder, encoder.prepare(image)[None])
-        similarities = method.similarities(encoder, seen, Names(*names))[0]
+        similarities = method.similarities(encoder, seen, NameEmbeddings(*names))[0]
         given = similarities, encoder.temperature, len(tags[image_id])
         expected, allowed = footing(*given), rounding(*given)
         for maps in (cams, of_own_pass[image_id]):

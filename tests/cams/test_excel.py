@@ -14,8 +14,7 @@ from sklearn.cluster import KMeans
 
 from pipeline.cams.affinity import propagate_cams
 from pipeline.cams.cams import read_cams
-from pipeline.cams.excel import Excel, build_excel
-from pipeline.cams.excel_pixels import ExcelEncoder
+from pipeline.cams.excel import Excel, ExcelEncoder, build_excel
 from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_descriptors
 from pipeline.cams.settings import ExcelOptions
 from pipeline.cams.stage import ComputedCams

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, patch_grid
-from pipeline.clip.pixels import to_pixels
+from pipeline.clip.encoder import to_pixels
 
 
 def test_images_are_resized_up_to_whole_patches():

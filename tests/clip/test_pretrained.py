@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.cams.clip_es import ClipEs
 from pipeline.cams.settings import ClipEsOptions
-from pipeline.clip.architectures import find_architecture, find_pretrained, find_training
+from pipeline.clip.architectures import find_architecture, find_pretrained, find_pretraining
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
@@ -90,7 +90,7 @@ def test_a_text_tower_of_hugging_face_needs_a_package(monkeypatch, nothing_is_fe
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for model in ("xlm-roberta-base-ViT-B-32", "ViT-H-14-worldwide"):
         with pytest.raises(UserError, match=rf"{model} .*pip install transformers"):
-            find_training(model, None)
+            find_pretraining(model, None)
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_named(monkeypatch):
@@ -262,9 +262,9 @@ def test_older_files_fit_a_separate_text_tower(published, tmp_path):
 
 
 def test_the_training_of_published_weights_is_open_clips():
-    assert find_training(None, None).normalisation == OPENAI_NORMALISATION
-    assert find_training(None, None).quick_gelu
-    large = find_training("ViT-L-14", "laion2b_s32b_b82k")
+    assert find_pretraining(None, None).normalisation == OPENAI_NORMALISATION
+    assert find_pretraining(None, None).quick_gelu
+    large = find_pretraining("ViT-L-14", "laion2b_s32b_b82k")
     assert large.normalisation == Normalisation(HALF, HALF) and not large.quick_gelu
     for model, pretrained, quick_gelu in [
         ("ViT-B-16", "openai", True),
@@ -275,7 +275,7 @@ def test_the_training_of_published_weights_is_open_clips():
         ("ViT-B-16", "laion2b_s34b_b88k", False),
         ("ViT-B-16", None, False),
     ]:
-        training = find_training(model, pretrained)
+        training = find_pretraining(model, pretrained)
         assert training.normalisation == OPENAI_NORMALISATION
         assert training.quick_gelu == quick_gelu, model
 
@@ -309,7 +309,7 @@ def by_hand(image: np.ndarray, side: tuple[int, int], mean: tuple, std: tuple) -
 
 
 def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
-    training = find_training("ViT-L-14", "laion2b_s32b_b82k").normalisation
+    training = find_pretraining("ViT-L-14", "laion2b_s32b_b82k").normalisation
     text, image = torch.eye(5, 32), draw_photograph(0, 40, 70)
     recorded = []
     embed = ClipEncoder.embed_patches

@@ -33,7 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.commands.command_line import answer
-from pipeline.datasets.obtain import Item, obtain
+from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.sources import Archive
 from pipeline.files import lock
 from pipeline.files.download import Source
@@ -46,7 +46,7 @@ lock.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
 given = json.loads(sys.argv[1])
 source, path = Source(**given["source"]), Path(given["path"])
 archive = Archive(source, "here", "", "", (), False) if given["target"] else None
-item = Item(source, path, "free", archive, Path(given["target"]))
+item = DownloadTask(source, path, "free", archive, Path(given["target"]))
 answer(lambda _: obtain(item, given["wait"]))
 """
 
@@ -82,7 +82,7 @@ class Case:
         assert pause.reached.wait(300)
         return process, pause
 
-    def is_whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the file is complete, and nothing but the lock and the note is beside it."""
         names = {path.name for path in self.root.rglob("*") if path.is_file()}
         return (self.root / "file").read_bytes() == CONTENT and names <= {
@@ -120,7 +120,7 @@ def test_a_second_process_waits_and_finds_the_file(case):
     assert (case.root / "file").read_bytes() == CONTENT
     other.over.set()
     assert second.wait(300) == 0, second.stderr.read()
-    assert case.is_whole() and len(case.server.requests) == 1
+    assert case.is_intact() and len(case.server.requests) == 1
 
 
 @pytest.mark.parametrize("case", KINDS[:1], indirect=True)
@@ -133,7 +133,7 @@ def test_a_second_process_that_does_not_wait_names_the_first(case):
     assert "wait for it with runtime.wait=SECONDS" in message and len(message.splitlines()) == 1
     pause.over.set()
     assert first.wait(300) == 0, first.stderr.read()
-    assert case.is_whole() and len(case.server.requests) == 1
+    assert case.is_intact() and len(case.server.requests) == 1
 
 
 @pytest.mark.parametrize("case", KINDS[2:], indirect=True)
@@ -144,7 +144,7 @@ def test_a_killed_process_leaves_the_file_to_the_next(case):
     pause.over.set()
     second = case.start(wait=0)
     assert second.wait(300) == 0, second.stderr.read()
-    assert case.is_whole() and len(case.server.requests) == 2
+    assert case.is_intact() and len(case.server.requests) == 2
 
 
 @pytest.mark.parametrize("case", KINDS[1:3], indirect=True)
@@ -165,5 +165,5 @@ def test_a_process_whose_lock_another_took_over_names_no_file(case, monkeypatch)
     monkeypatch.setattr(FolderLock, "check", check)
     source, path = download.Source(**given["source"]), Path(given["path"])
     with pytest.raises(UserError, match="was taken over"):
-        obtaining.obtain(obtaining.Item(source, path, "free", archive, case.root), 0)
+        obtaining.obtain(obtaining.DownloadTask(source, path, "free", archive, case.root), 0)
     assert not (case.root / "file").exists()

@@ -11,9 +11,9 @@ from PIL import Image
 from pipeline.datasets import load_dataset
 from pipeline.datasets.demo import load_demo
 from pipeline.datasets.scenes import (
-    GROUNDS,
     OUTLINES,
     PATTERNS,
+    TEXTURES,
     load_recipe,
     render_scene,
 )
@@ -29,7 +29,7 @@ DEMO = load_recipe("demo")
 def test_a_recipe_names_what_the_code_draws(name: str):
     recipe = load_recipe(name)
     assert set(recipe["classes"]) == set(OUTLINES) == set(PATTERNS)
-    assert set(recipe["grounds"]) == set(GROUNDS)
+    assert set(recipe["grounds"]) == set(TEXTURES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.dense.method import DenseMethod, Names
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.windows import with_scaled_positions
 
 
@@ -23,7 +23,11 @@ def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def on_grid(
-    method: DenseMethod, encoder: ClipEncoder, pixels: np.ndarray, names: Names, scaled: bool
+    method: DenseMethod,
+    encoder: ClipEncoder,
+    pixels: np.ndarray,
+    names: NameEmbeddings,
+    scaled: bool,
 ) -> np.ndarray:
     """Returns the similarities of the whole patches of 3×H×W pixels, C×h×w."""
     patch = encoder.patch_size
@@ -38,7 +42,7 @@ def of_window(
     method: DenseMethod,
     encoder: ClipEncoder,
     pixels: np.ndarray,
-    names: Names,
+    names: NameEmbeddings,
     remainder: str,
     scaled: bool,
 ) -> np.ndarray:
@@ -59,7 +63,7 @@ def windowed(
     method: DenseMethod,
     encoder: ClipEncoder,
     pixels: np.ndarray,
-    names: Names,
+    names: NameEmbeddings,
     side: int,
     stride: int,
     remainder: str = "stretch",

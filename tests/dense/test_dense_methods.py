@@ -13,13 +13,13 @@ from open_clip.model import CLIP
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.itaclip import ItaClip
-from pipeline.dense.method import DenseMethod, Names, build_method, dense_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method, dense_method
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.sc_clip import ScClip, repair
-from pipeline.dense.semantic_feedback import chebyshev, of_one_object, semantic_feedback
+from pipeline.dense.semantic_feedback import chebyshev, same_object, semantic_feedback
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError, UserError
-from pipeline.tags.batched import BatchedScClip
+from pipeline.tags.patches import BatchedScClip
 from tests.dense import naive
 from tests.dense.naive import embed_patches
 from tests.tiny_clip import build_tiny_clip
@@ -49,17 +49,17 @@ def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID)
     return 1.5 * F.interpolate(coarse, sides, mode="bilinear") + 0.3 * fine
 
 
-def names_of(encoder: ClipEncoder) -> Names:
+def names_of(encoder: ClipEncoder) -> NameEmbeddings:
     """Returns three names and two backgrounds, each of which some patches are like."""
     features = embed_patches(
         build_method(DENSE_SETTINGS["clearclip"]()), encoder, pictures(encoder)
     )
     text = F.normalize(features[0, [1, 9, 17, 25, 33]], dim=-1)
-    return Names(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
+    return NameEmbeddings(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
 
 
 @pytest.fixture(scope="module")
-def names(encoder) -> Names:
+def names(encoder) -> NameEmbeddings:
     return names_of(encoder)
 
 
@@ -68,7 +68,7 @@ def two_heads() -> ClipEncoder:
     return ClipEncoder(build_tiny_clip(1, head_width=32))
 
 
-def ours_and_naive(name: str, names: Names):
+def ours_and_naive(name: str, names: NameEmbeddings):
     """Returns a method and its plain version, a function of the CLIP and an image's pixels."""
     if name == "resclip":
         given = {"text": names.text, "labels": names.labels, "temperature": names.temperature}
@@ -131,7 +131,7 @@ def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     encoder = ClipEncoder(clip)
     method, _ = ours_and_naive(name, names)
     seen = method.run_pass(encoder, pictures(encoder).to("meta"))
-    there = Names(names.text.to("meta"), names.labels.to("meta"), names.temperature)
+    there = NameEmbeddings(names.text.to("meta"), names.labels.to("meta"), names.temperature)
     similarities = method.similarities(encoder, seen, there)
     assert similarities.device.type == "meta" and similarities.shape == (2, 35, 5)
 
@@ -203,7 +203,7 @@ def random_labels(seed: int) -> torch.Tensor:
 def test_patches_are_of_one_object_if_a_loop_along_their_line_says_so(seed):
     for labels in (random_labels(seed)[0], random_labels(seed)[1].T):
         apart = chebyshev(*labels.shape, labels.device)
-        found = of_one_object(labels, apart)
+        found = same_object(labels, apart)
         cells = naive.cells_of(labels.shape)
         for i, a in enumerate(cells):
             for j, b in enumerate(cells):

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from pipeline.clip.checkpoint import load_clip
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.pixels import to_pixels
+from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.dense.gem import self_self_attention
-from pipeline.dense.method import Names, build_method
+from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.resclip import ResClip
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.dense.windows import with_scaled_positions
-from pipeline.tags.batched import BatchedScClip
+from pipeline.tags.patches import BatchedScClip
 from tests.dense.naive import embed_patches
 
 
@@ -70,7 +69,7 @@ def test_attention_of_gem_is_the_released_one(encoder, golden):
 def test_features_of_resclip_are_the_released_ones(encoder, golden):
     method = ResClip(confidence=0.05)
     text = torch.from_numpy(golden["resclip_text"])
-    names = Names(text, torch.arange(len(text)), 40.0)
+    names = NameEmbeddings(text, torch.arange(len(text)), 40.0)
     for image_id in golden["ids"]:
         seen = method.run_pass(encoder, to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None])
         features = method.patch_features(encoder, seen, names)[0]

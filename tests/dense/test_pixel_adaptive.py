@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip.pixels import to_pixels
+from pipeline.clip.encoder import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
 
 STEPS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]

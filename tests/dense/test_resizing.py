@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.dense.resizing import resize_as_opencv
+from pipeline.dense.windows import resize_as_opencv
 
 SIZES = [
     ((75, 100), (67, 90)),

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.best_name import best_classes
-from pipeline.dense.method import Names, build_method
+from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.dense.windows import Windows, scaled_size, similarity_map
 from tests.dense import naive_protocol as naive
@@ -20,9 +20,9 @@ def encoder(tiny_clip) -> ClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def names() -> Names:
+def names() -> NameEmbeddings:
     text = torch.nn.functional.normalize(torch.randn(5, 32, generator=torch.manual_seed(0)), dim=-1)
-    return Names(text, torch.arange(5), 20.0)
+    return NameEmbeddings(text, torch.arange(5), 20.0)
 
 
 def pixels_of(height: int, width: int) -> torch.Tensor:

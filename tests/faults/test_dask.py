@@ -105,8 +105,11 @@ def test_the_scheduler_is_killed_in_the_middle(
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (["executor.address=tcp://127.0.0.1:1"], "no dask worker can be had of tcp://127.0.0.1:1"),
-        (["executor.address=nonsense://x"], "no dask worker can be had of nonsense://x"),
+        (
+            ["executor.address=tcp://127.0.0.1:1"],
+            "no dask worker became available at tcp://127.0.0.1:1",
+        ),
+        (["executor.address=nonsense://x"], "no dask worker became available at nonsense://x"),
         (["executor.workers=0"], "executor.workers=0 is out of range"),
         (["executor=slurm", "executor.cluster.class=Cloud"], "is none of dask_jobqueue"),
         (["executor=slurm", "+executor.cluster.colour=red"], "does not suit SLURMCluster"),

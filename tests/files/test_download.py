@@ -39,7 +39,7 @@ def unknown(web):
     return source_of(web, None, "", "")
 
 
-def is_whole(web):
+def is_intact(web):
     return web.path.read_bytes() == CONTENT and [*web.path.parent.iterdir()] == [web.path]
 
 
@@ -58,7 +58,7 @@ def refused(web, source, match):
 def test_a_whole_file_appears(size, algorithm, digest, web):
     seen = []
     fetch(source_of(web, size, algorithm, digest), web.path, lambda *each: seen.append(each))
-    assert is_whole(web)
+    assert is_intact(web)
     assert seen[0] == (0, SIZE) and seen[-1] == (SIZE, SIZE)
 
 
@@ -68,7 +68,7 @@ def test_a_whole_file_appears(size, algorithm, digest, web):
 def test_a_break_is_resumed_at_once_where_it_was(web):
     web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(stop_after=100)]
     fetch(source_of(web), web.path)
-    assert is_whole(web)
+    assert is_intact(web)
     assert web.server.ranges == [None, f"bytes={HALF}-", f"bytes={HALF + 100}-"]
 
 
@@ -76,7 +76,7 @@ def test_a_break_is_resumed_at_once_where_it_was(web):
 def test_a_file_without_a_checksum_starts_over_once(size, web):
     web.server.plan["file.tar"] = [Answer(stop_after=HALF)]
     fetch(source_of(web, size, "", ""), web.path)
-    assert is_whole(web) and web.server.ranges == [None, None]
+    assert is_intact(web) and web.server.ranges == [None, None]
 
 
 @pytest.mark.parametrize("size", [None, SIZE])
@@ -88,7 +88,7 @@ def test_a_later_call_starts_over_without_a_checksum(size, web):
     web.path.with_name("file.tar.partial").write_bytes(b"x" * HALF)  # of a process that was killed
     web.server.usual = Answer()
     fetch(source, web.path)
-    assert is_whole(web) and {*web.server.ranges} == {None}
+    assert is_intact(web) and {*web.server.ranges} == {None}
 
 
 def break_off(web, source):
@@ -105,27 +105,27 @@ def test_a_later_call_resumes_what_an_earlier_one_left(web):
     message = break_off(web, source_of(web))
     assert f"run the same command to continue after {size_text(HALF)}" in message
     fetch(source_of(web), web.path)
-    assert is_whole(web) and web.server.ranges == [f"bytes={HALF}-"]
+    assert is_intact(web) and web.server.ranges == [f"bytes={HALF}-"]
 
 
 def test_another_address_goes_on(web):
     web.server.files["mirror/file.tar"] = CONTENT
     web.server.plan["file.tar"] = [Answer(stop_after=HALF), Answer(404)]
     fetch(source_of(web, urls=(web.url, web.server.url("mirror/file.tar"))), web.path)
-    assert is_whole(web) and web.server.requests[-1] == ("mirror/file.tar", f"bytes={HALF}-")
+    assert is_intact(web) and web.server.requests[-1] == ("mirror/file.tar", f"bytes={HALF}-")
 
 
 def test_another_address_replaces_a_wrong_file(web):
     web.server.files |= {"file.tar": CONTENT[::-1], "mirror/file.tar": CONTENT}
     fetch(source_of(web, urls=(web.url, web.server.url("mirror/file.tar"))), web.path)
-    assert is_whole(web) and web.server.ranges == [None, None]
+    assert is_intact(web) and web.server.ranges == [None, None]
 
 
 def test_a_server_without_ranges_sends_everything_again(web):
     break_off(web, source_of(web))
     web.server.usual = Answer(ranges=False)
     fetch(source_of(web), web.path)
-    assert is_whole(web)
+    assert is_intact(web)
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -154,7 +154,7 @@ def test_a_file_that_changes_in_between_is_never_half_old(later, published, web,
 
         monkeypatch.setattr(download._Download, "_receive", receive)
     fetch(source, web.path)
-    assert is_whole(web)
+    assert is_intact(web)
     assert web.server.ranges[-2:] == [f"bytes={HALF}-" if published else None, None]
 
 
@@ -175,14 +175,14 @@ def test_too_much_that_was_kept_is_dropped(size, web):
     web.path.parent.mkdir()
     web.path.with_name("file.tar.partial").write_bytes(CONTENT + b"more")
     fetch(source_of(web, size), web.path)
-    assert is_whole(web)
+    assert is_intact(web)
 
 
 def test_a_part_that_was_not_asked_for_is_not_used(web):
     break_off(web, source_of(web))
     web.server.plan["file.tar"] = [Answer(206, headers={"Content-Length": "3"})]
     fetch(source_of(web), web.path)
-    assert is_whole(web) and web.server.ranges == [f"bytes={HALF}-", None]
+    assert is_intact(web) and web.server.ranges == [f"bytes={HALF}-", None]
 
 
 # Lies
@@ -223,7 +223,7 @@ def test_an_answer_that_may_be_another_file_or_half_of_it_is_refused(answer, mat
 def test_a_complete_answer_may_have_no_length(framing, publish, web):
     web.server.usual = Answer(framing=framing)
     fetch(publish(web), web.path)
-    assert is_whole(web)
+    assert is_intact(web)
 
 
 def test_a_size_tells_whether_the_connection_was_closed_too_early(web):
@@ -232,13 +232,13 @@ def test_a_size_tells_whether_the_connection_was_closed_too_early(web):
     refused(web, sized, "broke off after")
     web.server.usual = Answer(framing="close")
     fetch(sized, web.path)
-    assert is_whole(web)
+    assert is_intact(web)
 
 
 def test_the_checksum_decides_on_an_archive_that_a_server_calls_encoded(web):
     web.server.usual = Answer(headers={"Content-Encoding": "x-gzip"})
     fetch(source_of(web), web.path)
-    assert is_whole(web)
+    assert is_intact(web)
 
 
 def test_more_than_was_announced_fails_the_checksum(web):
@@ -276,7 +276,7 @@ def test_a_redirection_is_followed_also_to_the_rest(web):
     web.server.files["moved"] = CONTENT
     web.server.plan["moved"] = [Answer(stop_after=HALF), Answer()]
     fetch(source_of(web), web.path)
-    assert is_whole(web) and web.server.requests[-1] == ("moved", f"bytes={HALF}-")
+    assert is_intact(web) and web.server.requests[-1] == ("moved", f"bytes={HALF}-")
 
 
 def test_a_redirection_in_a_circle_is_one_sentence(web):
@@ -320,7 +320,7 @@ def test_a_disk_that_fills_up_keeps_what_can_be_resumed(web):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert kept_bytes(web.path.with_name("other")) == 0
     fetch(source_of(web), web.path)
-    assert is_whole(web) and web.server.ranges[-1] == f"bytes={HALF}-"
+    assert is_intact(web) and web.server.ranges[-1] == f"bytes={HALF}-"
 
 
 def test_a_folder_that_cannot_be_made_is_named(web):

@@ -11,8 +11,7 @@ import zlib
 import pytest
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.manifest import MANIFEST, read_manifest
-from pipeline.engine.result_folder import holds
+from pipeline.engine.result_folder import MANIFEST, holds, read_manifest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import fits, parse_object, read_json_lines

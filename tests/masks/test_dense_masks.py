@@ -18,16 +18,16 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.text import TEMPLATES
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
-from pipeline.dense.method import Names, build_method
+from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.naclip import NaClip
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.resizing import resize_as_opencv
 from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.dense.windows import resize_as_opencv
 from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
-from pipeline.masks.dense import DenseReadOut
+from pipeline.masks.dense import DenseLabeller
 from pipeline.masks.dense_stage import DenseMasks
 from pipeline.masks.name_lists import read_name_list, shipped_lists
 from pipeline.masks.settings import DenseMaskOptions
@@ -55,7 +55,7 @@ class Clip:
         return F.normalize(text, dim=-1)
 
 
-def read_out(
+def build_labeller(
     tiny_clip, names, *, position_scale=True, max_patches=None, method="naclip", **options
 ):
     chosen = DenseMaskOptions(temperature=20.0, **options)
@@ -63,7 +63,7 @@ def read_out(
     quirks = SimpleNamespace(position_scale=position_scale)
     clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
     resources = Resources(CLASSES, "cpu", clip, quirks)
-    return DenseReadOut(build_method(DENSE_SETTINGS[method]()), chosen, names, resources), clip
+    return DenseLabeller(build_method(DENSE_SETTINGS[method]()), chosen, names, resources), clip
 
 
 def prepared(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -83,7 +83,7 @@ FLAT = [0, 0, 1, 2, 2, 3]
 def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
     options = {"window": 0 if whole else 70, "stride": 33, "short_side": 84}
     options |= {"pamr_iterations": iterations, "pamr_dilations": [2, 5]}
-    label, clip = read_out(
+    label, clip = build_labeller(
         tiny_clip,
         WITH_BACKGROUND,
         position_scale=quirk,
@@ -96,7 +96,7 @@ def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
     assert backgrounds == () and templates == "imagenet"
 
     text = F.normalize(torch.randn(6, 32, generator=torch.manual_seed(0)), dim=-1)
-    compared = Names(text, torch.arange(6), 20.0)
+    compared = NameEmbeddings(text, torch.arange(6), 20.0)
     pixels = prepared(IMAGE, 84, 123)
     method, encoder = build_method(DENSE_SETTINGS["naclip"]()), clip.encoder
     if whole:
@@ -120,13 +120,13 @@ def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
 
 
 def test_without_a_background_labels_begin_with_1(tiny_clip):
-    label, _ = read_out(tiny_clip, WITH_BACKGROUND[1:], short_side=64)
+    label, _ = build_labeller(tiny_clip, WITH_BACKGROUND[1:], short_side=64)
     found, _ = label(IMAGE, (75, 110))
     assert set(np.unique(found)) <= {1, 2, 3} and len(np.unique(found)) > 1
 
 
 def test_a_shrunk_image_is_labelled_at_its_full_size(tiny_clip):
-    label, _ = read_out(tiny_clip, WITH_BACKGROUND, short_side=64, pamr_iterations=1)
+    label, _ = build_labeller(tiny_clip, WITH_BACKGROUND, short_side=64, pamr_iterations=1)
     found, probability = label(IMAGE, (300, 440))
     assert found.shape == probability.shape == (300, 440)
 
@@ -145,7 +145,9 @@ def test_windows_follow_the_clip():
 
 
 def test_an_image_of_too_many_patches_is_shrunk(tiny_clip):
-    label, clip = read_out(tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12)
+    label, clip = build_labeller(
+        tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12
+    )
     grids = []
     run_pass = NaClip.run_pass
 
@@ -162,9 +164,9 @@ def test_an_image_of_too_many_patches_is_shrunk(tiny_clip):
 
 def test_pamr_in_parts_is_pamr(tiny_clip, monkeypatch):
     options = {"short_side": 64, "pamr_iterations": 2}
-    whole = read_out(tiny_clip, WITH_BACKGROUND, **options)[0](IMAGE, (75, 110))
+    whole = build_labeller(tiny_clip, WITH_BACKGROUND, **options)[0](IMAGE, (75, 110))
     monkeypatch.setattr("pipeline.masks.dense._PAMR_VALUES", 2 * 75 * 110)
-    parts = read_out(tiny_clip, WITH_BACKGROUND, **options)[0](IMAGE, (75, 110))
+    parts = build_labeller(tiny_clip, WITH_BACKGROUND, **options)[0](IMAGE, (75, 110))
     np.testing.assert_array_equal(whole[0], parts[0])
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
-from pipeline.clip.pixels import to_pixels
+from pipeline.clip.encoder import to_pixels
 from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.engine.registry import imported, method_of
 from pipeline.engine.settings import check

@@ -8,7 +8,7 @@ from pipeline.cams.settings import register_dense_cams
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, Names, dense_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings, dense_method
 from pipeline.engine.settings import setting
 
 
@@ -24,7 +24,7 @@ class Keys(DenseMethod):
     gain: float = setting(1.0, above=0)
 
     def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: Names | None = None
+        self, encoder: ClipEncoder, seen: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         _, _, key, value = seen.last_block_input
         attended = attend(self.gain * key[:, :, 1:], key, value)

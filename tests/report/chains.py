@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from pipeline.report.runs import Run, read_runs
+from pipeline.report.runs import MeasuredRun, read_runs
 from tests.report.measured import measured, rows_of, write_runs
 
 ABOUT = {"dataset": "crowded", "clip": "demo", "pretrained": "demo", "commit": "c0ffee"}
@@ -50,7 +50,7 @@ class Chain:
         return self.then("masks", settings, {"masks": name}, miou=value, **figures)
 
 
-def runs_of(tmp_path: Path, *chains: Chain, shuffled: bool = True) -> list[Run]:
+def runs_of(tmp_path: Path, *chains: Chain, shuffled: bool = True) -> list[MeasuredRun]:
     entries = [entry for chain in chains for entry in chain.entries]
     if shuffled:
         random.Random(0).shuffle(entries)

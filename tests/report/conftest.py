@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.measured import Material
+from pipeline.report.measured import ReportInputs
 from tests.report.small_run import build_run
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Callable[..., Material]:
+def build(tmp_path: Path) -> Callable[..., ReportInputs]:
     """Builds runs in folders of their own."""
     numbers = itertools.count()
     return lambda *args, **kwargs: build_run(tmp_path / f"run{next(numbers)}", *args, **kwargs)

@@ -16,7 +16,7 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import Store
 from pipeline.files.images import encode_png
-from pipeline.report.measured import Material
+from pipeline.report.measured import ReportInputs
 from pipeline.tags.scores import tags_output
 
 HEIGHT, WIDTH = 48, 64
@@ -68,7 +68,7 @@ def build_run(
     computed: tuple[str, ...] = ("tags", "cams", "masks"),
     failures: dict[str, str] | None = None,
     **settings: object,
-) -> Material:
+) -> ReportInputs:
     """Returns a run on photographs of one rectangle each.
 
     Image k shows class k modulo their number. The last image has no tag; every third one has a
@@ -122,7 +122,7 @@ def build_run(
         "about": {"dataset": "test"},
         **settings,
     }
-    return Material(
+    return ReportInputs(
         root=root / "out",
         split="val",
         samples=samples,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pipeline.report.grouping import choose_run
 from pipeline.report.markdown import Notes
-from pipeline.report.runs import Run, read_runs
+from pipeline.report.runs import MeasuredRun, read_runs
 from tests.report.measured import measured, voc2007, write_runs
 
 
-def runs_of(tmp_path: Path, *entries: dict) -> list[Run]:
+def runs_of(tmp_path: Path, *entries: dict) -> list[MeasuredRun]:
     return read_runs([write_runs(tmp_path / "metrics.json", *entries)])[0]
 
 

@@ -180,15 +180,15 @@ def test_clip_es_refined_before_there_was_a_choice(tmp_path):
 
 
 def test_the_page_shows_several_combinations_and_marks_its_own(build):
-    material = build(["a", "b"], CLASSES)
+    inputs = build(["a", "b"], CLASSES)
     chains = [Chain().tags(v, alpha=v) for v in (0.5, 0.7)]
-    chains[0].entries[0] |= {"key": material.folders["tags"].key, "split": "val"}
+    chains[0].entries[0] |= {"key": inputs.folders["tags"].key, "split": "val"}
     chains[1].entries[0]["split"] = "val"
     chains[1].entries[0]["about"]["tags"] = "<b>mine</b>"
 
     def page_of(*entries: dict) -> Page:
-        write_runs(path := material.root / "metrics.json", *entries)
-        page = write_page(material.root / "report.html", material, MetricsFile(path))
+        write_runs(path := inputs.root / "metrics.json", *entries)
+        page = write_page(inputs.root / "report.html", inputs, MetricsFile(path))
         return Page(page.read_text(encoding="utf-8"))
 
     page = page_of(chains[0].entries[0], chains[1].entries[0])

@@ -27,9 +27,9 @@ from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETT
 IDS = [f"holiday/{k}" for k in range(6)]
 
 
-def page_of(material):
-    metrics = MetricsFile(material.root / "metrics.json")
-    path = write_page(material.root / "report.html", material, metrics)
+def page_of(inputs):
+    metrics = MetricsFile(inputs.root / "metrics.json")
+    path = write_page(inputs.root / "report.html", inputs, metrics)
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -82,11 +82,11 @@ def test_control_characters_of_names_are_visible(build):
 
 
 def test_an_image_that_several_stages_left_out_is_listed_once(build):
-    material = build(IDS, CLASSES, failures={"broken": "cannot be decoded", "x": "is gone"})
-    with material.folders["predictions"] as folder:
+    inputs = build(IDS, CLASSES, failures={"broken": "cannot be decoded", "x": "is gone"})
+    with inputs.folders["predictions"] as folder:
         folder.fail("broken", "cannot be decoded")
         folder.fail("x", "is too small")
-    rows = re.findall(r"<tr>.*</tr>", page_of(material).html.partition('class="failures"')[2])
+    rows = re.findall(r"<tr>.*</tr>", page_of(inputs).html.partition('class="failures"')[2])
     assert [re.sub(r"(<[^>]+>)+", "|", row).strip("|") for row in rows[1:]] == [
         "broken|tags, predictions|val|cannot be decoded",
         "x|tags|val|is gone",
@@ -135,12 +135,12 @@ def test_without_a_crf_there_is_one_mask(build):
 
 
 def test_what_is_damaged_is_listed_and_the_others_are_shown(build):
-    material = build(IDS, CLASSES)
-    (material.folders["cams"].path / f"{IDS[0]}.npz").write_bytes(b"damaged")
-    (material.folders["masks"].path / f"{IDS[1]}.png").unlink()
-    (material.folders["predictions"].path / f"{IDS[2]}.png").write_bytes(b"damaged")
-    material.samples[3].image.write_bytes(b"damaged")
-    page = page_of(material)
+    inputs = build(IDS, CLASSES)
+    (inputs.folders["cams"].path / f"{IDS[0]}.npz").write_bytes(b"damaged")
+    (inputs.folders["masks"].path / f"{IDS[1]}.png").unlink()
+    (inputs.folders["predictions"].path / f"{IDS[2]}.png").write_bytes(b"damaged")
+    inputs.samples[3].image.write_bytes(b"damaged")
+    page = page_of(inputs)
     assert len(page.find("li", **{"class": "card"})) == len(IDS) - 4
     assert "its CAMs are damaged: run stage=cams again" in page.text
     assert page.text.count("run the stage that writes it again") == 1
@@ -170,13 +170,13 @@ def test_headings_do_not_skip_and_every_picture_has_a_text(build):
 
 
 def test_stages_are_told_from_their_manifests(build):
-    material = build(IDS, CLASSES)
-    page = page_of(material)
-    for folder in material.stages:
+    inputs = build(IDS, CLASSES)
+    page = page_of(inputs)
+    for folder in inputs.stages:
         assert folder.key in page.text
     assert "val" in page.text and "numpy" in page.text
-    assert material.folders["tags"].manifest()["versions"]["numpy"] in page.text
-    assert page.find("code", title=f"val/tags/{material.folders['tags'].key}")
+    assert inputs.folders["tags"].manifest()["versions"]["numpy"] in page.text
+    assert page.find("code", title=f"val/tags/{inputs.folders['tags'].key}")
     words = " ".join(page.text.split())
     assert "unfinished" not in words
     for stage in ("tags", "cams", "masks", "predictions"):
@@ -185,19 +185,19 @@ def test_stages_are_told_from_their_manifests(build):
 
 
 def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
-    material = build(IDS, CLASSES)
+    inputs = build(IDS, CLASSES)
     figures = {
         "images": 6, "map": 0.9, "f1": 0.8, "precision": 0.7, "recall": 0.6,
         "per_class": {"cat": {"ap": 0.912, "positives": 2}, "dog": {"ap": 0.0, "positives": 0}},
     }  # fmt: skip
     named = {"stage": "tags", "split": "val", "about": {}, "configuration": {}}
     runs = [
-        {**named, "key": material.folders["tags"].key, **figures},
+        {**named, "key": inputs.folders["tags"].key, **figures},
         {**named, "key": "another", **figures, "map": 0.111},
     ]
     content = {"latest": {"tags": {"val": figures}}, "runs": runs}
-    (material.root / "metrics.json").write_text(json.dumps(content))
-    page = page_of(material)
+    (inputs.root / "metrics.json").write_text(json.dumps(content))
+    page = page_of(inputs)
     words = " ".join(page.text.split())
     assert "tags 90.0 % mAP, val, 6 images" in words and "11.1" not in words
     assert "cat 2 2 91.2" in words
@@ -207,36 +207,36 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
 def test_an_image_has_all_its_layers_at_the_longest_side_that_was_asked_for(build):
     rng = np.random.default_rng(0)
     many = [f"class {k}" for k in range(30)]
-    material = build(IDS[:1], many)
+    inputs = build(IDS[:1], many)
     noise = rng.integers(0, 256, (700, 900, 3), dtype=np.uint8)
-    sample = material.samples[0]
+    sample = inputs.samples[0]
     Image.fromarray(noise).save(sample.image)
     cams = Cams(np.arange(30), rng.random((30, 44, 57)).astype(np.float16), (700, 900))
-    (material.folders["cams"].path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
+    (inputs.folders["cams"].path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
     labels = rng.integers(0, 30, (700, 900), dtype=np.uint8)
-    for folder in (material.folders["masks"], material.folders["predictions"]):
+    for folder in (inputs.folders["masks"], inputs.folders["predictions"]):
         (folder.path / f"{sample.id}.png").write_bytes(encode_png(labels, [(9, 9, 9)] * 31))
     sample.mask.path.write_bytes(encode_png(labels[::-1], [(9, 9, 9)] * 31))
-    selection = choose_images(measure_images(material).images, 200)
-    (card,) = build_cards(selection, material, {})
+    selection = choose_images(measure_images(inputs).images, 200)
+    (card,) = build_cards(selection, inputs, {})
     assert (card.width, card.height) == (480, 373)
     pictures = len(card.photograph) + sum(len(panel.picture) for panel in card.panels)
-    page = page_of(material)
+    page = page_of(inputs)
     assert len(page.html) - pictures < 1.6e6, "what is around them, with 31 labels"
     assert len(card.panels) == 1 + 30 + 4 + 3
 
 
 def test_images_are_rendered_as_they_are_written(build):
-    material = build([str(k) for k in range(12)], CLASSES)
+    inputs = build([str(k) for k in range(12)], CLASSES)
     read = []
 
     def reader(sample: Sample):
         read.append(sample.id)
         return np.zeros((48, 64, 3), np.uint8), (48, 64)
 
-    object.__setattr__(material, "read", reader)
-    selection = choose_images(measure_images(material).images, None)
-    cards = build_cards(selection, material, {})
+    object.__setattr__(inputs, "read", reader)
+    selection = choose_images(measure_images(inputs).images, None)
+    cards = build_cards(selection, inputs, {})
     assert read == []
     next(cards)
     next(cards)
@@ -245,40 +245,40 @@ def test_images_are_rendered_as_they_are_written(build):
 
 
 def test_the_page_is_the_last_of_the_stage_and_never_half_there(build, monkeypatch):
-    material = build(IDS, CLASSES)
-    files = write_report(material)
+    inputs = build(IDS, CLASSES)
+    files = write_report(inputs)
     assert [path.name for path in files] == ["examples.png", "tables.md", "report.html"]
     before = files[-1].read_bytes()
-    object.__setattr__(material, "read", lambda sample: 1 / 0)
+    object.__setattr__(inputs, "read", lambda sample: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_page(files[-1], material, MetricsFile(material.root / "metrics.json"))
+        write_page(files[-1], inputs, MetricsFile(inputs.root / "metrics.json"))
     assert files[-1].read_bytes() == before
-    assert not list(material.root.glob(".partial-*"))
+    assert not list(inputs.root.glob(".partial-*"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(build, tmp_path):
-    material = build(IDS[:1], CLASSES)
+    inputs = build(IDS[:1], CLASSES)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*report.html: .*run the same command again"):
-        write_page(tmp_path / "file" / "report.html", material, MetricsFile(tmp_path / "m.json"))
+        write_page(tmp_path / "file" / "report.html", inputs, MetricsFile(tmp_path / "m.json"))
 
 
 def test_stages_that_were_interrupted_say_so(build):
-    material = build(IDS, CLASSES)
-    with material.folders["masks"] as folder:
+    inputs = build(IDS, CLASSES)
+    with inputs.folders["masks"] as folder:
         folder.begin(9)
-    page = page_of(material)
+    page = page_of(inputs)
     assert page.text.count("unfinished") == 1
     assert len(page.find("li", **{"class": "card"})) == len(IDS), "what is there is shown"
 
 
 def test_landmarks_and_headers_of_tables_have_names_of_their_own(build):
     failures = {"x": "cannot be read"}
-    material = build(IDS, CLASSES, failures=failures)
+    inputs = build(IDS, CLASSES, failures=failures)
     run = {"images": 6, "miou": 0.5, "miou_union": 0.4, "per_class": {}}
     content = {"latest": {"masks": {"val": run}}, "runs": []}
-    (material.root / "metrics.json").write_text(json.dumps(content))
-    page = page_of(material)
+    (inputs.root / "metrics.json").write_text(json.dumps(content))
+    page = page_of(inputs)
     texts = dict(re.findall(r'<h2 id="([\w-]+)"[^>]*>([^<]*)</h2>', page.html))
     landmarks = [
         (
@@ -293,38 +293,38 @@ def test_landmarks_and_headers_of_tables_have_names_of_their_own(build):
 
 
 def test_the_size_is_that_of_the_photograph(build):
-    material = build(IDS[:1], CLASSES, settings=ReportSettings(longest_side=32))
-    assert "64 × 48 pixels" in page_of(material).text
+    inputs = build(IDS[:1], CLASSES, settings=ReportSettings(longest_side=32))
+    assert "64 × 48 pixels" in page_of(inputs).text
 
 
-def _tags(material, image_id):
-    material.folders["tags"].entries[image_id]["tags"] = [7]
+def _tags(inputs, image_id):
+    inputs.folders["tags"].entries[image_id]["tags"] = [7]
 
 
-def _scores(material, image_id):
-    material.folders["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).facts
+def _scores(inputs, image_id):
+    inputs.folders["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).facts
 
 
-def _entry(material, image_id):
-    del material.folders["tags"].entries[image_id]["scores"]
+def _entry(inputs, image_id):
+    del inputs.folders["tags"].entries[image_id]["scores"]
 
 
-def _cams(material, image_id):
+def _cams(inputs, image_id):
     cams = Cams(np.array([9]), np.ones((1, 6, 8), np.float16), (48, 64))
-    (material.folders["cams"].path / f"{image_id}.npz").write_bytes(encode_cams(cams))
+    (inputs.folders["cams"].path / f"{image_id}.npz").write_bytes(encode_cams(cams))
 
 
-def _mask(material, image_id):
+def _mask(inputs, image_id):
     labels = np.full((48, 64), 99, np.uint8)
-    (material.folders["masks"].path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
+    (inputs.folders["masks"].path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
 
 
 @pytest.mark.parametrize("truth", [True, False])
 @pytest.mark.parametrize("tamper", [_tags, _scores, _entry, _cams, _mask])
 def test_odd_artefacts_cost_their_image_alone(build, tamper, truth):
-    material = build(IDS, CLASSES, truth=truth)
-    tamper(material, IDS[0])
-    *_, path = write_report(material)
+    inputs = build(IDS, CLASSES, truth=truth)
+    tamper(inputs, IDS[0])
+    *_, path = write_report(inputs)
     page = Page(path.read_text(encoding="utf-8"))
     assert len(page.find("li", **{"class": "card"})) == len(IDS) - 1
     failures = page.text.partition("Images that a stage, or this page, left out")[2]

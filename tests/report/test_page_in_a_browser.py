@@ -79,9 +79,9 @@ def visit(browser):
         assert all(url.startswith(("file:", "data:")) for url in watched.requests)
 
 
-def write(material) -> str:
-    metrics = MetricsFile(material.root / "metrics.json")
-    return write_page(material.root / "report.html", material, metrics).as_uri()
+def write(inputs) -> str:
+    metrics = MetricsFile(inputs.root / "metrics.json")
+    return write_page(inputs.root / "report.html", inputs, metrics).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,11 @@ def test_any_layer_is_laid_over_the_photographs(visit, address):
     watched = visit(address)
     page = watched.page
     first = page.locator(".card .open .over").nth(2)
-    expect(page.get_by_label("Lay over")).to_have_value("prediction")
+    expect(page.get_by_label("Overlay")).to_have_value("prediction")
     shown = first.get_attribute("src")
-    page.get_by_label("Lay over").select_option("truth")
+    page.get_by_label("Overlay").select_option("truth")
     assert first.get_attribute("src") not in (None, shown)
-    page.get_by_label("Lay over").select_option("")
+    page.get_by_label("Overlay").select_option("")
     expect(first).to_be_hidden()
 
 
@@ -220,11 +220,11 @@ def test_nothing_scrolls_sideways(visit, address, settings):
 
 
 def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
-    material = build_run(tmp_path, IDS, CLASSES)
+    inputs = build_run(tmp_path, IDS, CLASSES)
     chain = {"method": "crf_weighted", "cams": {"method": "clip_es", "tags": {"method": "tagclip"}}}
-    for folder in material.stages:
+    for folder in inputs.stages:
         folder.configuration = {"name": "deeplabv3plus_r101", "seed": 12, "masks": chain}
-    page = visit(write(material), viewport={"width": 1440, "height": 900}).page
+    page = visit(write(inputs), viewport={"width": 1440, "height": 900}).page
     cell = page.locator(".stages tbody td").last
     expect(cell).to_have_text("deeplabv3plus_r101, seed 12, crf_weighted, clip_es, tagclip")
     wide, there = page.get_by_role("group", name="Stages").evaluate(
@@ -234,17 +234,17 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
 
 
 def test_a_figure_and_its_unit_stay_on_a_line_on_a_phone(visit, tmp_path):
-    material = build_run(tmp_path, IDS, CLASSES)
+    inputs = build_run(tmp_path, IDS, CLASSES)
     run = {
         "stage": "masks",
         "split": "val",
-        "key": material.folders["masks"].key,
+        "key": inputs.folders["masks"].key,
         "images": 6,
         "miou": 1.0,
     }
-    metrics = MetricsFile(material.root / "metrics.json")
+    metrics = MetricsFile(inputs.root / "metrics.json")
     metrics.runs = [{**run, "about": {}, "configuration": {}, "per_class": {}}]
-    page = visit(write_page(material.root / "r.html", material, metrics).as_uri(), **PHONE).page
+    page = visit(write_page(inputs.root / "r.html", inputs, metrics).as_uri(), **PHONE).page
     for place in (".tiles .value", ".worth dd"):
         page.locator(place).first.scroll_into_view_if_needed()
         lines = page.locator(place).evaluate_all(LINES)
@@ -260,19 +260,19 @@ LINES = """(elements) => elements.filter((e) => e.checkVisibility()).map((elemen
 
 
 def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
-    material = build_run(tmp_path, IDS, CLASSES)
-    metrics = MetricsFile(material.root / "metrics.json")
+    inputs = build_run(tmp_path, IDS, CLASSES)
+    metrics = MetricsFile(inputs.root / "metrics.json")
     per_class = {name: {"iou": k / 10} for k, name in enumerate(["background", *CLASSES])}
     run = {
         "stage": "masks",
         "split": "val",
-        "key": material.folders["masks"].key,
+        "key": inputs.folders["masks"].key,
         "images": 6,
         "miou": 0.5,
     }
     run |= {"about": {}, "configuration": {}}
     metrics.runs = [{**run, "per_class": per_class}]
-    page = visit(write_page(material.root / "report.html", material, metrics).as_uri()).page
+    page = visit(write_page(inputs.root / "report.html", inputs, metrics).as_uri()).page
     names = page.locator("#classes tbody th")
     page.get_by_role("button", name="masks, IoU").click()
     assert names.all_text_contents() == ["cup", "dog", "cat", "background"]
@@ -284,8 +284,8 @@ def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
 
 def test_hostile_names_are_text(visit, tmp_path):
     reason = {"x": "<img src=x onerror=hacked=1>"}
-    material = build_run(tmp_path, HOSTILE_IDS, HOSTILE_CLASSES, failures=reason)
-    watched = visit(write(material))
+    inputs = build_run(tmp_path, HOSTILE_IDS, HOSTILE_CLASSES, failures=reason)
+    watched = visit(write(inputs))
     page = watched.page
     for card in page.locator(".open").all():
         card.click()
@@ -307,8 +307,8 @@ def test_text_stands_out_from_its_ground(visit, address, scheme):
 
 
 def test_a_page_without_images_says_so(visit, tmp_path):
-    material = build_run(tmp_path, IDS, CLASSES, trained=False, computed=())
-    page = visit(write(material)).page
+    inputs = build_run(tmp_path, IDS, CLASSES, trained=False, computed=())
+    page = visit(write(inputs)).page
     expect(page.locator("#count")).to_have_text("There is nothing to show yet.")
 
 

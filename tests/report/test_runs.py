@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from pipeline.report.grouping import choose_run
-from pipeline.report.runs import Run, read_runs
+from pipeline.report.runs import MeasuredRun, read_runs
 from tests.report.measured import voc2007, write_runs
 
 
@@ -47,7 +47,7 @@ def test_settings_are_held_against_the_experiment_s_own():
     def changes(stage: str, configuration: dict, **figures: object) -> list[str]:
         about = {"experiment": "cls_seg_voc2012"}
         place = (Path("metrics.json"), 0, stage, "val", "key", 1449)
-        return Run(*place, about, configuration, figures).changes()
+        return MeasuredRun(*place, about, configuration, figures).changes()
 
     assert not changes("masks", masks)
     assert not changes("predictions", {"segmenter": {"masks": masks}})

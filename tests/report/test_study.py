@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.commands.make_tables import run as run_command
 from pipeline.errors import UserError
-from pipeline.report.runs import Run
+from pipeline.report.runs import MeasuredRun
 from pipeline.report.study import write_study
 
 CLIP = {"model": "ViT-B-16", "weights": "f00", "precision": "fp32", "exif": True}
@@ -17,14 +17,16 @@ CLIP = {"model": "ViT-B-16", "weights": "f00", "precision": "fp32", "exif": True
 
 def study_run(
     stage: str, configuration: dict, about: dict | None = None, images: int = 10, **figures: object
-) -> Run:
+) -> MeasuredRun:
     """A run of the experiment "mine", whose key is its configuration."""
     about = {"experiment": "mine", "dataset": "demo", "clip": "demo", **(about or {})}
     key = json.dumps(configuration, sort_keys=True)
-    return Run(Path("metrics.json"), 0, stage, "val", key, images, about, configuration, figures)
+    return MeasuredRun(
+        Path("metrics.json"), 0, stage, "val", key, images, about, configuration, figures
+    )
 
 
-def tags_run(alpha: float, value: float, **figures: object) -> Run:
+def tags_run(alpha: float, value: float, **figures: object) -> MeasuredRun:
     settings = {"method": "tagclip", "alpha": alpha, "votes": 4, "clip": CLIP}
     return study_run("tags", settings, map=value, f1=value / 2, **figures)
 
@@ -56,7 +58,7 @@ def test_of_equal_keys_the_latest_counts_and_other_experiments_do_not():
 
 
 def test_a_setting_of_an_earlier_stage_stands_once_under_its_short_name():
-    def maps(alpha: float, precision: str, value: float) -> Run:
+    def maps(alpha: float, precision: str, value: float) -> MeasuredRun:
         clip = {**CLIP, "precision": precision}
         tags = {"alpha": alpha, "clip": clip}
         settings = {"clip": clip, "tags": tags, "names": ["a", "b"]}
@@ -71,7 +73,7 @@ def test_a_setting_of_an_earlier_stage_stands_once_under_its_short_name():
 
 
 def test_names_that_end_alike_keep_what_tells_them_apart():
-    def both(outer: int, inner: int) -> Run:
+    def both(outer: int, inner: int) -> MeasuredRun:
         settings = {"algorithm": outer, "cams": {"algorithm": inner}}
         return study_run("masks", settings, miou=0.5)
 
@@ -80,7 +82,7 @@ def test_names_that_end_alike_keep_what_tells_them_apart():
 
 
 def test_a_choice_with_a_name_stands_for_the_settings_behind_it():
-    def with_clip(name: str, model: str, weights: str) -> Run:
+    def with_clip(name: str, model: str, weights: str) -> MeasuredRun:
         clip = {**CLIP, "model": model, "weights": weights}
         return study_run("tags", {"clip": clip}, {"clip": name}, map=0.5)
 
@@ -126,7 +128,7 @@ def test_runs_that_no_setting_tells_apart_have_their_keys():
 
 
 def test_many_pairs_of_blocks_become_a_matrix():
-    def pair(first: int, last: int) -> Run:
+    def pair(first: int, last: int) -> MeasuredRun:
         settings = {"attention_blocks": [first, last], "votes": 4}
         return study_run("tags", settings, map=(last - first) / 100, f1=0.5)
 

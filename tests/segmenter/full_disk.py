@@ -54,7 +54,7 @@ def main(data: Path, small: Path, tries: int) -> None:
         left = {
             "kept": sorted(p.name for p in complete_checkpoints(work_dir)),
             "best": sorted(p.name for p in best_checkpoints(work_dir)),
-            "torn": sorted(p.name for p in work_dir.rglob("*.pth") if not is_whole(p)),
+            "torn": sorted(p.name for p in work_dir.rglob("*.pth") if not is_intact(p)),
             "partial": len(list(work_dir.rglob(".partial-*"))),
         }
         filler.unlink()
@@ -111,7 +111,7 @@ def contents(work_dir: Path) -> dict[str, Any]:
     return written
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     try:
         torch.load(path, weights_only=True)
     except Exception:

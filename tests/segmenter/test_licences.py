@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.segmenter import licences
-from pipeline.segmenter.licences import licence_notes
+from pipeline.segmenter.architecture import licence_notes
 from pipeline.segmenter.mmseg import build_config
 from tests.segmenter.test_presets import settings_of
 from tests.segmenter.test_train import run

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.clip.quirks import Quirks
+from pipeline.clip.settings import Quirks
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins, methods

@@ -22,8 +22,7 @@ from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags import piaa
 from pipeline.tags.bank import LeastEntropies, read_prototypes
-from pipeline.tags.batched import BatchedScClip
-from pipeline.tags.patches import centre
+from pipeline.tags.patches import BatchedScClip, centre
 from pipeline.tags.piaa import build_patches
 from pipeline.tags.prototypes import Prototypes, choose_bank, learn
 from pipeline.tags.stage import ScoredTags

@@ -218,7 +218,7 @@ def test_tags_are_the_classes_above_the_images_threshold(scores, min_score, expe
 def test_global_scores_are_clips_own(tiny_clip, encoder, text):
     image = draw_photograph(4, 50, 90)
     (scores,) = global_scores(encoder, text, 4, [image])
-    from pipeline.clip.pixels import to_pixels
+    from pipeline.clip.encoder import to_pixels
 
     features = F.normalize(tiny_clip.encode_image(to_pixels(image, 64, 64)[None]), dim=-1)
     expected = (tiny_clip.logit_scale.exp() * features @ text.T).softmax(-1)[0, :4]

@@ -17,8 +17,7 @@ from skimage import data
 
 from pipeline.cams.clip_es import ClipEs
 from pipeline.cams.dense import DenseCams
-from pipeline.cams.excel import Excel
-from pipeline.cams.excel_pixels import ExcelEncoder
+from pipeline.cams.excel import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
 from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, ExcelOptions
 from pipeline.clip.device import Batches

@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
+from pipeline.exchange.voc_submission import write_submission
 from pipeline.files.images import encode_png
-from pipeline.segmenter.submission import write_submission
 
 IDS = ["2008_000006", "2008_000001", "2011_003241"]
 

@@ -1,6 +1,6 @@
 """The backgrounds of rendered scenes: photographed and generated textures.
 
-A ground is a function of a random generator, a height and a width in pixels. It returns an image,
+A texture is a function of a random generator, a height and a width in pixels. It returns an image,
 H×W×3 float64, RGB in [0, 1].
 """
 
@@ -12,23 +12,23 @@ import numpy as np
 
 Rng = np.random.Generator
 Colour = tuple[float, float, float]
-Ground = Callable[[Rng, int, int], np.ndarray]
+Texture = Callable[[Rng, int, int], np.ndarray]
 
 
-def _photographed(name: str, dark: Colour, light: Colour) -> Ground:
-    """Returns a ground that crops and tints one of scikit-image's texture photographs."""
+def _photographed(name: str, dark: Colour, light: Colour) -> Texture:
+    """Returns a texture that crops and tints one of scikit-image's photographs of textures."""
 
-    def ground(rng: Rng, height: int, width: int) -> np.ndarray:
+    def texture(rng: Rng, height: int, width: int) -> np.ndarray:
         import skimage.data
 
-        texture = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
-        top, left = (rng.integers(s - n + 1) for s, n in zip(texture.shape, (height, width)))
-        grey = texture[top : top + height, left : left + width]
+        photograph = np.asarray(getattr(skimage.data, name)(), np.float64) / 255
+        top, left = (rng.integers(s - n + 1) for s, n in zip(photograph.shape, (height, width)))
+        grey = photograph[top : top + height, left : left + width]
         if rng.random() < 0.5:
             grey = grey[:, ::-1]
         return _tint(np.clip(grey * rng.uniform(0.85, 1.15), 0, 1), dark, light)
 
-    return ground
+    return texture
 
 
 def _tint(grey: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
@@ -66,7 +66,7 @@ def _water(rng: Rng, height: int, width: int) -> np.ndarray:
     return _tint(0.6 * waves + 0.4 * swell, (0.02, 0.20, 0.33), (0.45, 0.72, 0.78))
 
 
-GROUNDS: dict[str, Ground] = {
+TEXTURES: dict[str, Texture] = {
     "grass": _photographed("grass", (0.06, 0.16, 0.03), (0.55, 0.72, 0.30)),
     "gravel": _photographed("gravel", (0.16, 0.15, 0.14), (0.80, 0.79, 0.77)),
     "brick": _photographed("brick", (0.28, 0.10, 0.07), (0.80, 0.47, 0.38)),
