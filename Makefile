@@ -96,15 +96,15 @@ studies: $(VENV)/installed
 	done
 	for study in $(STUDIES) quirks; do $(RUN) tools/make_tables.py --study $$study || exit; done
 
-# The leaderboard of docs/experiments.md, about two hours on two cores; OVERRIDES='dataset=voc2012 dataset.root=…
+# The leaderboard of docs/compare-methods.md, about two hours on two cores; OVERRIDES='dataset=voc2012 dataset.root=…
 # clip=vit_b16' for that of other data and another CLIP.
 LEADERBOARD = leaderboard leaderboard_tags leaderboard_cams leaderboard_masks
 leaderboard: $(VENV)/installed
 	for part in $(LEADERBOARD); do $(RUN) tools/run_stage.py experiment=$$part $(OVERRIDES) || exit; done
 	$(RUN) tools/make_tables.py --leaderboard
 
-# The table of docs/experiments.md, "A recipe without labels": the published settings, then one change after
-# the other, on three draws of the crowded world; at the end a segmenter with three seeds for both.
+# The table of docs/experiments.md, "Which settings are best without labels?": the published settings, then one
+# change after the other, on three draws of the crowded world; at the end a segmenter with three seeds for both.
 DRAWS = report,report_2,report_3
 RECIPE = experiment=recipe
 PUBLISHED = dataset=demo_crowded segmenter.ceiling=false
@@ -133,13 +133,13 @@ segmenters: $(VENV)/installed
 	$(RUN) tools/make_tables.py --study noisy_masks
 	$(RUN) tools/run_stage.py experiment=self_training
 
-# The table of docs/reliability.md: every fault as often as it says there, in under an hour on two cores.
-# Tests that would begin after MINUTES are left out, and the table names them.
+# The trials of docs/reliability-tables.md: every fault as often as it says there, in under an hour on two cores.
+# Tests that would begin after MINUTES are skipped, and the page names them.
 MINUTES ?= 90
 soak: $(VENV)/installed
 	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
 	  tests/engine/test_pool.py -m "" --soak --minutes $(MINUTES) \
-	  --table docs/reliability.md
+	  --table docs/reliability-tables.md
 	$(RUN) -m pytest -m soak --soak tests/commands tests/masks tests/segmenter \
 	  --ignore tests/segmenter/test_training_faults.py
 

@@ -22,7 +22,7 @@ from tests.compositions import remember_compositions
 from tests.small_runs import Finished, draw_photograph, folder_options
 from tests.tiny_clip import build_tiny_clip
 
-BEGIN, END, NEWLINE = "<!-- what was tried -->", "<!-- end -->", "\n"
+TRIALS_BEGIN = "<!-- trials -->\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
 LONGEST = ("test_training_faults.py", "test_faults.py", "test_dask.py", "test_plugins.py")
@@ -31,7 +31,7 @@ LONGEST += ("test_keys.py", "test_configs.py", "test_training_features.py", "tes
 
 @pytest.fixture
 def trial(request):
-    """Records a row of docs/reliability.md: trial(kind, what, outcome, times=1)."""
+    """Records a row of docs/reliability-tables.md: trial(kind, what, outcome, times=1)."""
     rows = request.config.stash.setdefault(TRIALS, [])
 
     def record(kind: str, what: str, outcome: str, times: int = 1) -> None:
@@ -43,8 +43,8 @@ def trial(request):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what ``make soak`` and ``make versions`` ask for."""
     parser.addoption("--shuffle", metavar="SEED", help="run the files of tests in another order")
-    parser.addoption("--soak", action="store_true", help="as many faults as docs/reliability.md")
-    parser.addoption("--table", metavar="FILE", help="write what was tried, and what happened")
+    parser.addoption("--soak", action="store_true", help="repeat every fault as often as make soak")
+    parser.addoption("--table", metavar="FILE", help="write the trials and their results to a page")
     parser.addoption("--minutes", type=float, help="leave out the tests that would begin later")
 
 
@@ -83,12 +83,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Writes the table of docs/reliability.md."""
+    """Writes the trials to the end of a page, docs/reliability-tables.md."""
     gc.unfreeze()  # else libraries complain at the end of what they see alive
     path = session.config.getoption("--table")
     if path is None or exitstatus != 0:  # a table of failures would be no promise
         return
-    titles = {"fault": "Faults", "training": "While training", "input": "Input", "code": "Code"}
+    titles = {
+        "fault": "Interruptions and faults",
+        "training": "During training",
+        "input": "Input files",
+        "code": "Code in input files",
+    }
     text = []
     for kind, title in titles.items():
         tried: Counter[tuple[str, str]] = Counter()
@@ -97,18 +102,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
                 tried[what, outcome] += times
         if not tried:
             continue
-        text += [f"### {title}", "", "| what | tried | what happened | lost |"]
-        text.append("|---|---:|---|---:|")
+        text += [f"### {title}", "", "| what | tried | what happened |", "|---|---:|---|"]
         for (what, outcome), times in sorted(tried.items()):
             cells = [cell.replace("|", "\\|") for cell in (what, str(times), outcome)]
-            text.append(f"| {' | '.join(cells)} | 0 |")
+            text.append(f"| {' | '.join(cells)} |")
         text.append("")
     if left_out := session.config.stash[LEFT_OUT]:
-        text += ["### Left out for want of time", "", *(f"* `{name}`" for name in left_out), ""]
+        text += ["### Skipped when the time budget ended", "", *(f"* `{n}`" for n in left_out), ""]
     page = Path(path)
-    around = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, after = around.split(BEGIN)[0], around.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{NEWLINE.join(text)}\n{END}{after}", encoding="utf-8")
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    before = before.partition(TRIALS_BEGIN)[0]
+    page.write_text("\n".join([before + TRIALS_BEGIN, *text]), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -109,9 +109,9 @@ def test_published_figures_are_of_presets_on_whole_splits():
     assert found == printed
     for figure in table.figures:
         if figure.experiment:
-            of = figure.column.of
-            assert of.dataset == DATASETS[parts_of(figure.experiment)[1]]
-            assert of.split == "val" and of.images in ([1449], [2000], [5000])
+            split = figure.column.split
+            assert split.dataset == DATASETS[parts_of(figure.experiment)[1]]
+            assert split.split == "val" and split.images in ([1449], [2000], [5000])
 
 
 # Runs on miniatures: every method, and every data set

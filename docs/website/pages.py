@@ -25,13 +25,20 @@ NAVIGATION = {
     "Use": [
         "docs/installation",
         "docs/own-photographs",
-        "docs/voc",
         "docs/command-line",
         "docs/python",
+        "docs/published-results",
+        "docs/interoperation",
     ],
-    "Method": ["docs/how-it-works", "docs/algorithms", "docs/experiments", "docs/segmenters"],
-    "Extend": ["docs/add-a-method", "docs/add-a-dataset", "docs/interoperation"],
-    "Operate": ["docs/clusters", "docs/reliability", "docs/speed"],
+    "Method": [
+        "docs/how-it-works",
+        "docs/algorithms",
+        "docs/segmenters",
+        "docs/compare-methods",
+        "docs/experiments",
+    ],
+    "Extend": ["docs/add-a-method", "docs/add-a-dataset"],
+    "Operate": ["docs/clusters", "docs/reliability", "docs/reliability-tables", "docs/speed"],
     "Data": [
         "data/README",
         "data/demo/README",
@@ -46,13 +53,13 @@ NAVIGATION = {
 COMMAND = "python tools/run_stage.py"
 GROUPS = ("dataset", "tags", "cams", "masks", "segmenter")
 STAGES = {"tags": 2, "cams": 3, "masks": 4, "predictions": 5}
-"""A stage whose result is measured → so many of the groups decide its figures."""
+"""A stage whose result is measured → the number of groups that decide its metrics."""
 
 INDEX = """Reference
 =========
 
 A page for each choice of ``dataset=``, ``tags=``, ``cams=``, ``masks=`` and ``executor=``, and for
-each further group of settings. What a page calls none is ``null`` on the command line.
+each further group of settings. Where a page says none, type ``null`` on the command line.
 
 .. toctree::
    :maxdepth: 1
@@ -121,7 +128,7 @@ def _traits(method: Method) -> str:
 
 
 def _figures(choice: Choice) -> list[str]:
-    """Returns the published figures of a method, one that our presets reproduce, as a table."""
+    """Returns the published results of a choice that our presets reproduce, as a table."""
     rows = []
     for table in load_published():
         for figure in table.figures:
@@ -140,7 +147,7 @@ def _figures(choice: Choice) -> list[str]:
         for row in (header, *rows)
     )
     return [
-        heading("Published figures", "-"),
+        heading("Published results", "-"),
         "None was measured by us; ``pipeline/report/published.yaml`` has their sources.",
         f".. list-table::\n   :header-rows: 1\n\n{cells}",
     ]

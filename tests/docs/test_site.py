@@ -67,8 +67,8 @@ def test_a_page_has_type_default_range_choices_source_presets_and_figures(pages)
     ):
         assert expected in page, expected
     assert "92.8" in pages["tags-tagclip"]
-    assert "92.8" not in page, "a figure of tags, on which CAMs have no influence"
-    assert "Published figures" not in pages["cams-file"]
+    assert "92.8" not in page, "a result of tags, on which CAMs have no influence"
+    assert "Published results" not in pages["cams-file"]
     assert "75.0" in pages["masks-crf"] and "75.0" not in pages["tags-tagclip"]
 
 

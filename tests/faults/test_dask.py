@@ -81,7 +81,7 @@ def test_a_cluster_that_runs_already_loses_a_worker(
     again = [*more[:-1], f"output_dir={tmp_path / 'again'}"]
     nursery.run(*options, STAGES, *again)
     assert results_of_images(tmp_path / "again") == results_of_images(out)
-    trial("fault", "a worker lost by a cluster that goes on", "done by the other, byte-equal")
+    trial("fault", "a worker lost, the cluster continues", "done by the other, byte-equal")
 
 
 @pytest.mark.soak
@@ -99,7 +99,7 @@ def test_the_scheduler_is_killed_in_the_middle(
     nursery.run(*options, STAGES, f"output_dir={out}")
     stages = ("tags", "cams", "masks")
     assert results_of_images(out, *stages) == results_of_images(undisturbed, *stages)
-    trial("fault", "SIGKILL of dask's scheduler", "one sentence; goes on, byte-equal")
+    trial("fault", "SIGKILL of dask's scheduler", "one sentence; continues, byte-equal")
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     expected = results_of_images(undisturbed, "tags", "cams", "masks")
     assert results_of_images(small_disk / "out", "tags", "cams", "masks") == expected
     assert not unfinished_files(small_disk / "out")
-    outcome = "one sentence; with more room the same command goes on, byte-equal"
+    outcome = "one sentence; with more space the same command continues, byte-equal"
     trial("fault", "a full disk, in tags, cams or masks", outcome, times)
 
 
@@ -126,7 +126,7 @@ def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, und
     remount(small_disk, "rw")
     nursery.run(*options, "stage=cams", f"output_dir={out}")
     assert results_of_images(out, "cams") == results_of_images(undisturbed, "cams")
-    trial("fault", "a read-only output_dir", "one sentence; goes on when it is writable", 3)
+    trial("fault", "a read-only output_dir", "one sentence; continues when it is writable", 3)
 
 
 def children_of(process: int) -> list[psutil.Process]:
@@ -259,7 +259,7 @@ def test_an_interrupted_stage_ends_and_then_resumes(
     assert results_of_images(out, folder) == results_of_images(undisturbed, folder)
     how = f" with {' '.join(more)}" if more else ""
     trial(
-        "fault", f"{what} in stage {stage}{how}", f"ended in {seconds:.1f} s; goes on, byte-equal"
+        "fault", f"{what} in stage {stage}{how}", f"ended in {seconds:.1f} s; continues, byte-equal"
     )
 
 

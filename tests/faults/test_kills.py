@@ -98,5 +98,5 @@ def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
         assert again <= MOST_AGAIN
         shutil.rmtree(folder)
     assert hits, "no kill came before the end"
-    cost = f", at most {most_again} of 24 images looked at again" if needed else ""
+    cost = f", at most {most_again} of 24 images processed again" if needed else ""
     trial("fault", f"SIGKILL in stage {stage}", f"byte-equal after the same command{cost}", number)

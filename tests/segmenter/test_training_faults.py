@@ -171,7 +171,12 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, tria
     monkeypatch.setattr(checkpoints, "write_atomically", watch)
     run(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
     assert moments[0] == 0 and min(moments[1:]) >= 1 and max(moments) == 2
-    trial("training", "looked at before and after every file", "a whole checkpoint", len(moments))
+    trial(
+        "training",
+        "read before and after every file is written",
+        "an intact checkpoint",
+        len(moments),
+    )
 
 
 # Processes that are killed

@@ -34,7 +34,7 @@ from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.settings import GivenTagOptions
 from tests import REPOSITORY
 
-PAGE = REPOSITORY / "docs" / "reliability.md"
+PAGE = REPOSITORY / "docs" / "reliability-tables.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
 PLUGINS = ("colour_tagger", "colour_cams", "superpixels")
 DATASETS = ("folder", "voc2012", "coco2014", "ade20k")
@@ -364,7 +364,7 @@ def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
 
 
 def test_settings_outside_the_keys_are_listed(walked):
-    """How many settings there are, and why some are outside: docs/reliability.md has the table."""
+    """How many settings there are, and why some are outside: docs/reliability-tables.md."""
     inside, reasons = set(), defaultdict(set)
     for config, (key, rule, _) in walked:
         if type(getattr(config, key.partition(".")[0])).__module__.startswith("tests."):
