@@ -59,7 +59,9 @@ def plan(
     carriers: dict[Stage, str] = {}
     folders = store.folders()
     for stage in filter(Stage.applies, stages):
-        scans[stage] = scan(stage, images, store, scans)
+        found = scans[stage] = scan(stage, images, store, scans)
+        for entry, _ in found.reusable:  # the stages after it find what a run would link
+            found.folder.entries[entry["id"]] = dict(entry)
         row = _row(scans[stage], carriers.get(stage, ""), folders)
         yield replace(row, note=stage.outlook()) if isinstance(stage, Learned) else row
         if isinstance(stage, PerImage) and stage.rider is not None:

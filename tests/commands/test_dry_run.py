@@ -96,6 +96,15 @@ def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photo
     assert planned_and_done("stage=masks", "masks=argmax")["masks"] == (5, 0)
 
 
+def test_what_a_run_would_link_is_there_for_the_stages_after_it(dry_run, run_stage, arguments):
+    stages = "stage=[tags,cams,masks]"
+    assert run_stage(*arguments, "stage=[tags,cams]").code == 0
+    rows = dry_run(stages, "tags.min_score=0.001")
+    assert [row[2:5] for row in rows] == [["5", "5", "0"], ["5", "5", "0"], ["5", "0", "all"]]
+    assert run_stage(*arguments, stages).code == 0
+    assert [row[2:5] for row in dry_run(stages, "tags.min_score=0.001")] == [["5", "5", "0"]] * 3
+
+
 def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     first = dry_run(*TINY_SEGMENTER)
     assert [row[:6] for row in first[3:]] == [
