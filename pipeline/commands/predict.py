@@ -27,7 +27,7 @@ from pipeline.files.images import encode_png
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.painting import overlay
 from pipeline.segmenter.settings import TestSettings, check_scales
-from pipeline.segmenter.testing import Labels, segment_all
+from pipeline.segmenter.testing import LabelMaps, segment_all
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -106,7 +106,7 @@ def _segment(
             images[item.sample.id] = image
             yield item, image
 
-    def segment(decoded: Decoded) -> Iterator[tuple[Item, Labels | ImageError]]:
+    def segment(decoded: Decoded) -> Iterator[tuple[Item, LabelMaps | ImageError]]:
         return segment_all(remember(decoded), segmenter, test, workers)
 
     written, items = 0, (Item(sample, "") for sample in samples)

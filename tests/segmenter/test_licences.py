@@ -2,8 +2,7 @@
 
 import pytest
 
-from pipeline.segmenter import licences
-from pipeline.segmenter.architecture import licence_notes
+from pipeline.segmenter.architecture import RESTRICTED, licence_notes
 from pipeline.segmenter.mmseg import build_config
 from tests.segmenter.test_presets import settings_of
 from tests.segmenter.test_train import run
@@ -32,7 +31,7 @@ def test_the_class_of_the_head_decides(preset, override, is_noted):
 
 
 def test_a_training_says_it_once(pairs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(licences.RESTRICTED, "DepthwiseSeparableASPPHead", "for research alone")
+    monkeypatch.setitem(RESTRICTED, "DepthwiseSeparableASPPHead", "for research alone")
     settings = tiny_settings(iterations=2, checkpoint_interval=1)
     run(pairs, tmp_path, settings)
     assert capsys.readouterr().err.count("note: for research alone\n") == 1
