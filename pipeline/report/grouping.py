@@ -39,13 +39,9 @@ class Place(NamedTuple):
 
 
 def by_place(runs: Iterable[Run]) -> dict[Place, list[Run]]:
-    """Returns the latest run of each key on the same images and the same ground truth.
-
-    Runs of which these were not recorded are left out.
-    """
-    known = [run for run in runs if run.is_comparable]
+    """Returns the latest run of each key on the same images and the same ground truth."""
     places: dict[Place, list[Run]] = {}
-    for place, of_place in grouped(known, _place).items():
+    for place, of_place in grouped(runs, _place).items():
         # Tags are measured against labels, and the other results against masks.
         truths = [
             [*dict.fromkeys(r.ground_truth for r in of_place if r.has_tags == has_tags)]
