@@ -46,14 +46,13 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def did_you_mean(wrong: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
+def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:
     """Returns the nearest known names as a question and a space, or "" if none is near.
 
-    Upper and lower case count as equal. At most ``count`` names are proposed, of a similarity in
-    [0, 1] of at least ``cutoff``; see :func:`difflib.get_close_matches`.
+    Upper and lower case count as equal; at most ``count`` names are proposed.
     """
     names = {name.lower(): name for name in known}
-    nearest = difflib.get_close_matches(str(wrong).lower(), names, count, cutoff)
+    nearest = difflib.get_close_matches(str(wrong).lower(), names, count)
     return f"did you mean {' or '.join(names[name] for name in nearest)}? " if nearest else ""
 
 

@@ -44,23 +44,9 @@ def refine_cams(
     Returns:
         K×N float32 in [0, 1].
     """
-    return normalise(
-        propagate_cams(cams, attention, grid, threshold=threshold, open_border=open_border)
-    )
-
-
-def propagate_cams(
-    cams: torch.Tensor,
-    attention: torch.Tensor,
-    grid: tuple[int, int],
-    *,
-    threshold: float,
-    open_border: bool,
-) -> torch.Tensor:
-    """Returns the refined CAMs before they are normalised; see :func:`refine_cams`."""
     masks = [
         union_of_boxes(cam.reshape(grid), threshold, open_border=open_border).reshape(-1)
         for cam in cams.cpu().numpy()
     ]
     boxes = torch.from_numpy(np.array(masks)).to(cams.device)
-    return (cams * boxes) @ affinity(attention).mT
+    return normalise((cams * boxes) @ affinity(attention).mT)

@@ -56,14 +56,23 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
     if model is None:
         raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
     import open_clip
+    from huggingface_hub.utils import get_session
 
-    settings = _find(model, pretrained)
+    entry = _find(model, pretrained)
     try:
         if not is_on_disk(model, pretrained, checkpoint):
-            check_network(model, pretrained)
-        return Path(open_clip.download_pretrained(settings))
+            # Fails at once without a network; the clients of open_clip would try for a minute.
+            get_session().head(_addresses(entry)[0], timeout=_TIMEOUT)
+        return Path(open_clip.download_pretrained(entry))
     except Exception as error:  # urllib and the hub's client each raise errors of their own
-        raise not_downloaded(model, pretrained, error) from error
+        source = published_weights(model, pretrained)
+        raise UserError(
+            f"the weights of clip.model={model} clip.pretrained={pretrained} could not be"
+            f" downloaded ({type(error).__name__}): where there is a network, run"
+            f" {command('download')} clip.model={model} clip.pretrained={pretrained}, or download"
+            f" {source.name} from {source.urls[0]}; then give its path here,"
+            f" clip.checkpoint={source.name}"
+        ) from error
 
 
 def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None) -> bool:
@@ -128,27 +137,3 @@ def _addresses(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
     files = hub_files(entry)
     return tuple(hf_hub_url(*file) for file in files) if files else (entry["url"],)
-
-
-def check_network(model: str, pretrained: str | None) -> None:
-    """Asks the host of published weights once; open_clip's clients would try for a minute.
-
-    Raises:
-        Exception: whatever the client raises if the host cannot be reached.
-    """
-    entry = _find(model, pretrained)
-    if "file" not in entry:
-        from huggingface_hub.utils import get_session
-
-        get_session().head(_addresses(entry)[0], timeout=_TIMEOUT)
-
-
-def not_downloaded(model: str, pretrained: str | None, error: Exception) -> UserError:
-    """Returns the error that says where published weights are available instead."""
-    source = published_weights(model, pretrained)
-    return UserError(
-        f"the weights of clip.model={model} clip.pretrained={pretrained} could not be downloaded"
-        f" ({type(error).__name__}): where there is a network, run {command('download')}"
-        f" clip.model={model} clip.pretrained={pretrained}, or download {source.name} from"
-        f" {source.urls[0]}; then give its path here, clip.checkpoint={source.name}"
-    )

@@ -37,11 +37,6 @@ def mean_average_precision(precisions: np.ndarray, absent_as_zero: bool) -> floa
     return float(values.mean()) if len(values) else None
 
 
-def are_decisions(scores: np.ndarray) -> bool:
-    """Tells whether scores are 0 and 1 alone: they rank nothing, so they have no AP."""
-    return bool(np.isin(scores, (0, 1)).all())
-
-
 def tagging_figures(
     scores: np.ndarray,
     positive: np.ndarray,
@@ -61,7 +56,8 @@ def tagging_figures(
         equal score, if these differ by 0.05 points or more; "f1", "precision" and "recall" of all
         decisions, pooled; and the figures of each class.
     """
-    positives, ranked = positive.sum(0), not are_decisions(scores)
+    # Decisions, which are 0 and 1 alone, rank nothing and have no AP.
+    positives, ranked = positive.sum(0), not np.isin(scores, (0, 1)).all()
     precisions = average_precisions(scores, positive) if ranked else np.full(len(positives), np.nan)
     averaged = len(positives) if absent_as_zero else int((positives > 0).sum())
     extremes = [average_precisions(scores, positive, ties) for ties in (-1, 1)] if ranked else []

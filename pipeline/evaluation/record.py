@@ -54,6 +54,7 @@ _RUN = {
     "experiments": [str],
 }
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
+_REQUIRED += ("image_set", "ground_truth", "experiments")
 
 _WAIT = 60.0  # seconds for another run, which takes a moment
 

@@ -17,6 +17,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from rich.filesize import decimal
+
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import cannot_write
 
@@ -57,12 +59,7 @@ class _Useless(_Failed):
 
 def size_text(size: int | None) -> str:
     """Returns a size in bytes in decimal units, as servers and disks state them."""
-    if size is None:
-        return "unknown size"
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
+    return "unknown size" if size is None else decimal(size)
 
 
 def kept_bytes(path: Path) -> int:

@@ -18,7 +18,7 @@ from pipeline.files.atomic import cannot_write, canonical_json, parse_object, wr
 _SUM = b',"sum":"'
 _END = b'%08x"}'
 _SHAPE = {
-    **dict.fromkeys(("id", "input", "recipe", "entropies", "classes"), str),
+    **dict.fromkeys(("id", "input", "recipe"), str),
     **dict.fromkeys(("files", "scores"), {str: str}),
     **dict.fromkeys(("tags", "state"), [int]),
     "read": int,

@@ -37,8 +37,9 @@ class OwnFiles:
             UserError: there is a folder, or a file that the tool did not write, or that was changed
                 since.
         """
+        written = self._record.entries
         for path in paths:
-            if os.path.lexists(path) and not self._is_own(path):
+            if os.path.lexists(path) and self._entry(path, _digest_of(path)) not in written:
                 raise UserError(
                     f"{shown(path)} exists, and tools/{self._tool} did not write it: give another"
                     " --output, or move it away"
@@ -72,9 +73,6 @@ class OwnFiles:
 
     def _entry(self, path: Path, digest: str) -> str:
         return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"
-
-    def _is_own(self, path: Path) -> bool:
-        return self._entry(path, _digest_of(path)) in self._record.entries
 
 
 def _digest_of(path: Path) -> str:

@@ -37,7 +37,8 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
             if not figure.experiment or not reproduces or run.value_in(figure.column) is None:
                 continue
             if obstacles := _obstacles(run, figure):
-                reasons[f"{_name(run)}: {'; '.join(obstacles)}"] = None
+                result = f"{figure.experiment}, {run.split} {run.kind.name} {run.key}"
+                reasons[f"{result}: {'; '.join(obstacles)}"] = None
             else:
                 compared[run.file, index] = run, figure
     if not compared:
@@ -62,10 +63,6 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
         f" points from the published: {', '.join(far)}"
     )
     return "\n".join(parts), sentence if far else ""
-
-
-def _name(run: MeasuredRun) -> str:
-    return f"{run.choices.experiment}, {run.split} {run.kind.name} {run.key}"
 
 
 def _obstacles(run: MeasuredRun, figure: Figure) -> list[str]:

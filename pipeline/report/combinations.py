@@ -54,8 +54,8 @@ class Combination:
         for kind in measured_kinds().values():
             methods[kind.method] = self._method(kind)
             if kind is CAMS:
-                cams = self.settings.get(kind.stage)
-                methods["affinity"] = _affinity(cams) if about.get("cams") and cams else ""
+                cams = self.settings.get(kind.stage, {}) if about.get("cams") else {}
+                methods["affinity"] = {True: "yes", False: "no"}.get(cams.get("affinity"), "")
         commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,
@@ -173,8 +173,3 @@ def _is_made_from(later: MeasuredRun, earlier: MeasuredRun) -> bool:
 def _identity(run: MeasuredRun) -> str:
     """Returns what distinguishes the row that a run leads to from others of its images."""
     return f"{run.stage} {without_seed(run)}"
-
-
-def _affinity(cams: Mapping[str, Any]) -> str:
-    # CLIP-ES's own had no such setting once, and always refined.
-    return {True: "yes", False: "no"}.get(cams.get("affinity", "affinity_blocks" in cams), "")

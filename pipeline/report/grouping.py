@@ -39,13 +39,9 @@ class Place(NamedTuple):
 
 
 def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
-    """Returns the latest run of each key on the same images and the same ground truth.
-
-    Runs of which these were not recorded are skipped.
-    """
-    known = [run for run in runs if run.is_comparable]
+    """Returns the latest run of each key on the same images and the same ground truth."""
     places: dict[Place, list[MeasuredRun]] = {}
-    for place, place_runs in grouped(known, _place).items():
+    for place, place_runs in grouped(runs, _place).items():
         # Tags are measured against labels, and the other results against masks.
         truths = [
             [*dict.fromkeys(r.ground_truth for r in place_runs if r.has_tags == has_tags)]

@@ -52,9 +52,8 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
         splits: of which a table has the mean and the standard deviation; none for each apart.
 
     Raises:
-        UserError: nothing was measured of which the images are known, or not on these splits.
+        UserError: nothing was measured, or not on these splits.
     """
-    unknown = _unknown(runs)
     boards = collect_means(runs, splits) if splits else collect_boards(runs)
     if splits and not boards:
         raise UserError(
@@ -62,15 +61,14 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
             f" dataset.split=[{','.join(splits)}]"
         )
     if not boards:
-        why = f"; {unknown}" if unknown else ""
-        raise UserError(f"nothing was measured: run stage=evaluate first{why}")
+        raise UserError("nothing was measured: run stage=evaluate first")
     introduction = " ".join([_INTRODUCTION] + [_MEANS_NOTE] * bool(splits))
     parts = ["# Leaderboard\n", f"{introduction}\n"]
     for board in boards:
         parts.append(board.markdown())
         if board.averages:
             parts.append(board.averages.markdown("###"))
-    return "\n".join(parts + [f"Left out: {unknown}.\n"] * bool(unknown))
+    return "\n".join(parts)
 
 
 def collect_boards(runs: Sequence[MeasuredRun]) -> list[Board]:
@@ -99,17 +97,6 @@ def _join(places: Sequence[Place]) -> Place:
     splits = ", ".join(place.split for place in places)
     sets = " ".join(place.image_set for place in places)
     return places[0]._replace(split=splits, images=sum(p.images for p in places), image_set=sets)
-
-
-def _unknown(runs: Sequence[MeasuredRun]) -> str:
-    """Returns a phrase that names the runs whose images or ground truth were not recorded."""
-    places = sorted({r.dataset_split for r in runs if not r.is_comparable})
-    if not places:
-        return ""
-    return (
-        f"figures of {', '.join(places)} whose images or ground truth were not recorded:"
-        " run stage=evaluate again"
-    )
 
 
 def _differing_settings(combinations: Sequence[Combination]) -> list[str]:

@@ -36,7 +36,8 @@ class Table:
         """The table alone, whose columns also line up in plain text."""
         columns = []
         for number, (name, *cells) in enumerate(zip(self.header, *self.rows)):
-            marked = (self._cell(i, number, cell) for i, cell in enumerate(cells))
+            best = {row for row, column in self.best if column == number}
+            marked = (f"**{cell}**" if row in best else cell for row, cell in enumerate(cells))
             cells = [_escape(cell) for cell in (name, *marked)]
             width = max(3, *map(len, cells))
             justify = str.ljust if name in self.words else str.rjust
@@ -56,9 +57,6 @@ class Table:
         above = "".join(f"{part}\n\n" for part in (title, self.caption) if part)
         below = "".join(f"\n{note}\n" for note in self.notes)
         return above + (self.text if padded else self.narrow) + below
-
-    def _cell(self, row: int, column: int, text: str) -> str:
-        return f"**{text}**" if (row, column) in self.best else text
 
 
 def highest(texts: Mapping[int, str]) -> list[int]:

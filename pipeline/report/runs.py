@@ -81,18 +81,13 @@ class MeasuredRun:
 
     @property
     def image_set(self) -> str:
-        """Identifies the photographs that were measured; "" where that was not recorded."""
-        return self.figures.get("image_set", "")
+        """Identifies the photographs that were measured."""
+        return self.figures["image_set"]
 
     @property
     def ground_truth(self) -> str:
-        """Identifies their ground truth; "" where that was not recorded."""
-        return self.figures.get("ground_truth", "")
-
-    @property
-    def is_comparable(self) -> bool:
-        """Whether the photographs and their ground truth are known."""
-        return bool(self.image_set and self.ground_truth)
+        """Identifies their ground truth."""
+        return self.figures["ground_truth"]
 
     @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
@@ -232,7 +227,7 @@ def runs_of(
 def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[MeasuredRun]:
     """Yields a run for every experiment that an entry belongs to."""
     about = {name: str(value or "") for name, value in entry["about"].items()}
-    for experiment in entry.get("experiments") or [about.get("experiment", "")]:
+    for experiment in entry["experiments"]:
         names = ("stage", "split", "key", "images", "configuration")
         named = {**about, "experiment": str(experiment)}
         yield MeasuredRun(

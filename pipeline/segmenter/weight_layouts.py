@@ -148,7 +148,8 @@ def _layouts(
         yield "timm ResNet with a deep stem", _rename_deep_stem
     if kind in _CONVERTERS:
         layout, module, function = _CONVERTERS[kind]
-        yield layout, _shipped_converter(module, function)
+        # mmsegmentation's wheel installs its tools as plain files.
+        yield layout, runpy.run_path(shipped(f"tools/model_converters/{module}.py"))[function]
     if kind == "TIMMBackbone":
         given = {key: value for key, value in settings.items() if key not in ("type", "init_cfg")}
         given |= {"checkpoint_path": "", "pretrained": True}
@@ -168,11 +169,6 @@ def _rename_deep_stem(weights: Weights) -> Weights:
         return {}
     pairs = ((re.sub(r"^conv1\.", "stem.", name), value) for name, value in weights.items())
     return {re.sub(r"^bn1\.", "stem.7.", name): value for name, value in pairs}
-
-
-def _shipped_converter(module: str, function: str) -> Callable[[Weights], Weights]:
-    """Returns a converter from mmsegmentation's tools, which its wheel installs as plain files."""
-    return runpy.run_path(shipped(f"tools/model_converters/{module}.py"))[function]
 
 
 def _trace(

@@ -20,7 +20,7 @@ from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.errors import ImageError
 from pipeline.tags.bank import learn_prototypes, read_prototypes
 from pipeline.tags.patches import BatchedScClip, PatchEncoder, Patches
-from pipeline.tags.prototypes import Prototypes, combine, scores_of_patches
+from pipeline.tags.prototypes import Prototypes, combine
 from pipeline.tags.reidentification import propose, reidentify
 from pipeline.tags.settings import PiaaOptions, batch_of
 from pipeline.tags.tagger import Scored, Tagger
@@ -76,7 +76,7 @@ class Piaa(Tagger):
     def _of(self, patches: Patches) -> np.ndarray:
         options = self.options
         logits = self.prototypes.logits(patches.features)
-        probabilities = scores_of_patches(logits, options.patch_temperature)
+        probabilities = (logits / options.patch_temperature).softmax(-1)
         scores = combine(
             probabilities[None],
             (patches.class_token @ self.text.mT)[None],

@@ -168,11 +168,6 @@ def learn(
     return estimate(features[kept], surest[kept], text)
 
 
-def scores_of_patches(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Returns g = softmax(ℓ / temperature) of patches, …×C."""
-    return (logits / temperature).softmax(-1)
-
-
 def combine(
     patches: torch.Tensor,
     similarities: torch.Tensor,
@@ -183,7 +178,7 @@ def combine(
     """Returns the scores of images: a mixture of the best patches' and the class token's.
 
     Args:
-        patches: g, B×N×C.
+        patches: g = softmax(ℓ / temperature) of patches, B×N×C.
         similarities: B×C cosine similarities of the class token.
         local_factor: α of Q = softmax(α · max over patches of g).
         global_factor: β of G = softmax(β · similarities).

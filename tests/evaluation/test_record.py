@@ -20,7 +20,7 @@ def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     folder.write_manifest(complete=True)
     about = {"dataset": "demo", "experiment": "alpha"}
     for experiment in ("alpha", "", "preset", "alpha"):
-        figures, named = {"images": 3, "map": 0.5}, {**about, "experiment": experiment}
+        figures, named = {"images": 3, "map": 0.5, **KNOWN}, {**about, "experiment": experiment}
         with changing_metrics(tmp_path / "metrics.json") as metrics:
             metrics.put(folder, "input", figures, named)
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
@@ -32,7 +32,8 @@ def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
 
 
 ABOUT = {"dataset": "demo", "experiment": ""}
-FIGURES = {"images": 3, "map": 0.5, "f1": None}
+KNOWN = {"image_set": "a1", "ground_truth": "b2"}
+FIGURES = {"images": 3, "map": 0.5, "f1": None, **KNOWN}
 
 
 def put(path, alpha, **figures):
@@ -65,6 +66,7 @@ STRANGE = {
     "another stage": lambda content: content["latest"].update(hats={"val": FIGURES}),
     "runs": lambda content: content["runs"].append(None),
     "a run without a key": lambda content: content["runs"][0].pop("key"),
+    "a run of unknown images": lambda content: content["runs"][0].pop("image_set"),
     "images": lambda content: _with_run(content, images=True),
     "a figure": lambda content: _with_run(content, map="high"),
     "a class": lambda content: _with_run(content, per_class={"cat": {"ap": [1]}}),

@@ -7,6 +7,9 @@ from pathlib import Path
 
 CRF = {"crf": {"iterations": 10, "bilateral_sxy": 67}}
 
+KNOWN = {"image_set": "a1", "ground_truth": "labels", "experiments": [""]}
+"""What every entry has beside its figures."""
+
 
 def measured(stage: str, split: str, images: int, about: dict, **figures: object) -> dict:
     """An entry of ``runs``; ``about`` holds what differs from TagCLIP on VOC 2012."""
@@ -28,7 +31,9 @@ def measured(stage: str, split: str, images: int, about: dict, **figures: object
         "images": images,
         "about": {**usual, **about},
         "configuration": CRF if stage == "masks" else {},
+        **KNOWN,
         "ground_truth": "labels" if stage == "tags" else "masks",
+        "experiments": [{**usual, **about}["experiment"]],
     }
     return {**entry, **figures}
 

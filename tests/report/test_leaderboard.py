@@ -86,13 +86,7 @@ def test_other_data_sets_and_conventions_of_labels_have_tables_of_their_own(tmp_
     assert len(boards) == 3 and sum("masks of y" in board.caption for board in boards) == 1
 
 
-def test_results_of_which_the_images_are_not_known_are_left_out_and_named(tmp_path):
-    unknown = Chain(image_set="").tags(0.99)
-    text = write_leaderboard(runs_of(tmp_path, unknown, Chain("clip").tags(0.5)))
-    assert "99.0" not in text and "50.0" in text
-    assert "Left out: figures of crowded report whose images or ground truth were not" in text
-    with pytest.raises(UserError, match="nothing was measured: .*; figures of crowded report who"):
-        write_leaderboard(runs_of(tmp_path, unknown))
+def test_there_is_no_leaderboard_of_nothing():
     with pytest.raises(UserError, match="nothing was measured: run stage=evaluate first$"):
         write_leaderboard([])
 
@@ -169,14 +163,6 @@ def test_rows_that_nothing_named_tells_apart_have_their_keys(tmp_path):
     other.entries[0] |= {"key": "k2", "configuration": {**one.settings, "clip": {"weights": "f1"}}}
     rows = cells(write_leaderboard(runs_of(tmp_path, one, other)))
     assert rows[0] == ["tags", "key", "mAP", "F1"] and rows[2][1] == "k2"
-
-
-def test_clip_es_refined_before_there_was_a_choice(tmp_path):
-    chain = Chain().tags(0.8).cams("clip_es", 0.5)
-    settings = chain.entries[-1]["configuration"]
-    del settings["affinity"]
-    settings["affinity_blocks"] = [-7, -1]
-    assert "affinity yes," in write_leaderboard(runs_of(tmp_path, chain))
 
 
 def test_the_page_shows_several_combinations_and_marks_its_own(build):

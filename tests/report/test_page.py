@@ -22,6 +22,7 @@ from pipeline.report.settings import ReportSettings
 from pipeline.report.writing import write_report
 from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
+from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE
 
 IDS = [f"holiday/{k}" for k in range(6)]
@@ -190,10 +191,10 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
         "images": 6, "map": 0.9, "f1": 0.8, "precision": 0.7, "recall": 0.6,
         "per_class": {"cat": {"ap": 0.912, "positives": 2}, "dog": {"ap": 0.0, "positives": 0}},
     }  # fmt: skip
-    named = {"stage": "tags", "split": "val", "about": {}, "configuration": {}}
+    named = {"stage": "tags", "split": "val", "about": {}, "configuration": {}, **KNOWN}
     runs = [
         {**named, "key": inputs.folders["tags"].key, **figures},
-        {**named, "key": "another", **figures, "map": 0.111},
+        {**named, "key": "another", **figures, "map": 0.111, "image_set": "b2"},
     ]
     content = {"latest": {"tags": {"val": figures}}, "runs": runs}
     (inputs.root / "metrics.json").write_text(json.dumps(content))

@@ -18,6 +18,7 @@ from pipeline.report.runs import read_runs
 from pipeline.report.sheets import cam_tile, draw_sheet, label_tile, photograph_tile
 from pipeline.report.study import write_study
 from pipeline.report.tables import write_tables
+from tests.report.measured import KNOWN
 
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
 
@@ -32,6 +33,7 @@ def run(seed: int, miou: float) -> dict:
         "miou": miou,
         "about": {},
         "configuration": {"segmenter": segmenter},
+        **KNOWN,
     }
 
 
@@ -107,8 +109,8 @@ GIVEN = ABSENT[0], ABSENT[0]
     ],
 )
 def test_a_table_says_what_its_map_is_the_mean_of(figures, cell, note, tmp_path):
-    entry = {"stage": "tags", "split": "val", "key": "k", "configuration": {}, **figures}
-    entry |= {"about": {"dataset": "own", "experiment": "mine", "tags": "file"}}
+    entry = {"stage": "tags", "split": "val", "key": "k", "configuration": {}, **KNOWN, **figures}
+    entry |= {"about": {"dataset": "own", "tags": "file"}, "experiments": ["mine"]}
     content = {"latest": {"tags": {"val": figures}}, "runs": [entry]}
     (path := tmp_path / "metrics.json").write_text(json.dumps(content))
     text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
@@ -121,7 +123,7 @@ def test_a_table_says_what_its_map_is_the_mean_of(figures, cell, note, tmp_path)
 def test_the_three_means_of_a_run_stand_beside_each_other(tmp_path):
     means = {"miou": 0.7, "miou_union": 0.5, "miou_images": 0.6}
     entry = {"stage": "masks", "split": "val", "key": "k", "images": 3, "configuration": {}}
-    entry |= {"about": {"dataset": "own"}, **means, "kept": 1}
+    entry |= {"about": {"dataset": "own"}, **KNOWN, **means, "kept": 1}
     content = {"latest": {"masks": {"val": entry}}, "runs": [entry]}
     (path := tmp_path / "metrics.json").write_text(json.dumps(content))
     text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()

@@ -11,6 +11,7 @@ from pipeline.commands.make_tables import run as run_command
 from pipeline.errors import UserError
 from pipeline.report.runs import MeasuredRun
 from pipeline.report.study import write_study
+from tests.report.measured import KNOWN
 
 CLIP = {"model": "ViT-B-16", "weights": "f00", "precision": "fp32", "exif": True}
 
@@ -151,8 +152,10 @@ def test_the_command_writes_a_study_alone_and_knows_the_names(tmp_path, monkeypa
             "split": "val",
             "key": str(alpha),
             "images": 10,
-            "about": {"experiment": "mine", "dataset": "demo"},
+            "about": {"dataset": "demo"},
             "configuration": {"alpha": alpha},
+            **KNOWN,
+            "experiments": ["mine"],
             "map": alpha,
         }
         for alpha in (0.3, 0.5)

@@ -19,7 +19,6 @@ from pipeline.tags.prototypes import (
     estimate,
     keep_surest,
     learn,
-    scores_of_patches,
     zero_shot,
 )
 
@@ -171,7 +170,7 @@ def naive_scores(logits: np.ndarray, cosines: np.ndarray) -> np.ndarray:
 def test_scores_mix_the_best_patches_and_the_class_token():
     rng = np.random.default_rng(0)
     logits, cosines = rng.normal(0, 300, (2, 7, 5)), rng.normal(0, 0.3, (2, 5))
-    patches = scores_of_patches(torch.from_numpy(logits), 500.0)
+    patches = (torch.from_numpy(logits) / 500).softmax(-1)
     found = combine(patches, torch.from_numpy(cosines), 200.0, 80.0, 0.1).numpy()
     expected = [naive_scores(*each) for each in zip(logits, cosines)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
