@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -22,19 +23,21 @@ from pipeline.engine.registry import methods
 from pipeline.files.shipped import CONFIGS
 
 Plugins.instance()  # registers what reads files
-_Files = SourcesRegistry.instance().resolve("file")
-_compose, _load = hydra.compose, _Files.load_config
+_sources = [SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")]
+_loads = {source: source.load_config for source in _sources}
+_compose = hydra.compose
 _composed: dict[tuple, bytes] = {}
-_read: dict[str, bytes] = {}
+_read: dict[tuple[str, str], bytes] = {}
 
 
 def load_once(source: ConfigSource, config_path: str) -> ConfigResult:
-    """Does what Hydra does to read a file, once for each of ours."""
-    if source.path != str(CONFIGS):
-        return _load(source, config_path)
-    if config_path not in _read:
-        _read[config_path] = pickle.dumps(_load(source, config_path))
-    return pickle.loads(_read[config_path])
+    """Does what Hydra does to read a file, once for each of ours and of Hydra's own."""
+    key = source.path, config_path
+    if source.path not in (str(CONFIGS), "hydra.conf"):
+        return _loads[type(source)](source, config_path)
+    if key not in _read:
+        _read[key] = pickle.dumps(_loads[type(source)](source, config_path))
+    return pickle.loads(_read[key])
 
 
 def compose_once(
@@ -69,4 +72,8 @@ def compose_once(
 
 def remember_compositions() -> None:
     """Puts these in Hydra's place, for as long as the process lasts."""
-    hydra.compose, _Files.load_config = compose_once, load_once
+    hydra.compose = compose_once
+    for source in _sources:
+        source.load_config = load_once
+    # Each loader of Hydra's copies all that is registered; what it takes, it copies again.
+    ConfigStore.__deepcopy__ = lambda self, _: self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import math
 import random
@@ -10,17 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-from open_clip.model import CLIP
 from PIL import Image
-from safetensors.torch import save_file
 
 from tests import REPOSITORY, SHARED
-from tests.compositions import remember_compositions
 from tests.small_runs import Finished, draw_photograph, folder_options
-from tests.tiny_clip import build_tiny_clip
+
+if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
+    from open_clip.model import CLIP
 
 TRIALS_BEGIN = "<!-- trials -->\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
@@ -66,6 +66,7 @@ def pytest_collection_finish() -> None:
     """Has Python's collector look at what tests make, and not at what they import."""
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)  # else libraries complain at the end of what they see alive
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -84,7 +85,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Writes the trials to the end of a page, docs/reliability-tables.md."""
-    gc.unfreeze()  # else libraries complain at the end of what they see alive
     path = session.config.getoption("--table")
     if path is None or exitstatus != 0:  # a table of failures would be no promise
         return
@@ -118,6 +118,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def configurations_are_composed_once() -> None:
     """Spares each run most of what Hydra takes."""
+    from tests.compositions import remember_compositions
+
     remember_compositions()
 
 
@@ -156,12 +158,16 @@ def voc_sample() -> Path:
 @pytest.fixture(scope="session")
 def tiny_clip() -> CLIP:
     """A CLIP with few random weights."""
+    from tests.tiny_clip import build_tiny_clip
+
     return build_tiny_clip()
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_clip: CLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny CLIP as a file in OpenAI's naming."""
+    from safetensors.torch import save_file
+
     path = tmp_path_factory.mktemp("clip") / "tiny.safetensors"
     save_file({k: v.half().contiguous() for k, v in tiny_clip.state_dict().items()}, path)
     return path
@@ -214,6 +220,8 @@ def run_stage(
     monkeypatch: pytest.MonkeyPatch, run_tool: Callable[..., Finished]
 ) -> Callable[..., Finished]:
     """Runs ``tools/run_stage.py`` with arguments, in the repository's folder."""
+
+    from hydra.core.global_hydra import GlobalHydra
 
     def run(*arguments: object) -> Finished:
         monkeypatch.chdir(REPOSITORY)

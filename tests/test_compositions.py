@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hydra
 import pytest
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from pipeline.engine.configuration import composing, readable
@@ -34,5 +35,7 @@ def composed(*overrides: str) -> object:
 def test_a_remembered_composition_is_hydras(overrides, monkeypatch):
     remembered = composed(*overrides), composed(*overrides)
     monkeypatch.setattr(hydra, "compose", compositions._compose)
-    monkeypatch.setattr(compositions._Files, "load_config", compositions._load)
+    for source, load in compositions._loads.items():
+        monkeypatch.setattr(source, "load_config", load)
+    monkeypatch.delattr(ConfigStore, "__deepcopy__")
     assert remembered == (composed(*overrides),) * 2

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.small_runs import TINY_SEGMENTER, artefacts
@@ -19,6 +20,7 @@ def manifests(out, stage):
     return {manifest["key"]: manifest["configuration"] for manifest in found}
 
 
+@pytest.mark.large
 def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):
     out = tmp_path / "out"
     one = run_stage(*arguments, *TINY_SEGMENTER)

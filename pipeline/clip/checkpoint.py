@@ -23,7 +23,12 @@ from pipeline.clip.architectures import (
 )
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
-from pipeline.files.weight_files import check_finite, read_weights_file, refuse_quantised
+from pipeline.files.weight_files import (
+    Uninitialised,
+    check_finite,
+    read_weights_file,
+    refuse_quantised,
+)
 
 _EXTRAS = (
     "input_resolution",
@@ -37,7 +42,7 @@ _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 """Errors of open_clip for weights whose dimensions do not fit."""
 
 
-@torch.random.fork_rng(devices=[])  # open_clip draws weights, which are replaced
+@torch.random.fork_rng(devices=[])  # open_clip draws some weights, which are replaced
 def load_clip(
     path: Path,
     model_name: str | None = None,
@@ -65,7 +70,7 @@ def load_clip(
     pretraining = find_pretraining(model_name, pretrained)
     weights = read_weights(path, device)
     refuse_quantised(weights, path)
-    with torch.device(device):
+    with torch.device(device), Uninitialised():
         if model_name is None:
             model = _build_from_weights(path, weights)
         else:

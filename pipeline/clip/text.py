@@ -8,6 +8,7 @@ after the end of a prompt, up to the 77 tokens of the context, is never computed
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import open_clip
 import torch
@@ -48,6 +49,7 @@ _BATCH_SIZE = 512  # prompts in a batch
 _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefixes of prompts
 
 
+@cache
 @without_log()
 def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
     """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.

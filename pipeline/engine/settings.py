@@ -16,6 +16,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -103,9 +104,12 @@ def defaults(settings: type) -> dict[str, Any]:
     return found
 
 
+_hints = cache(get_type_hints)
+
+
 def declared_settings(settings: type, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
     """Yields key, rule and type of every field, and of those of settings within them."""
-    hints = get_type_hints(settings)
+    hints = _hints(settings)
     for declared in dataclasses.fields(settings):
         key, hint = f"{prefix}.{declared.name}".lstrip("."), hints[declared.name]
         yield key, rule_of(declared), hint

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError
 
@@ -27,6 +28,22 @@ _COMPUTED_WITH = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 class Oversized(ValueError):
     """A file whose contents would take more memory than the file itself is large."""
+
+
+class Uninitialised(TorchFunctionMode):
+    """Builds modules without drawing their weights, all of which a file then replaces.
+
+    To draw those of a ViT-B/16 takes longer than to read them.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401
+        """Calls what PyTorch calls, except for the functions of ``torch.nn.init``."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401

@@ -16,7 +16,7 @@ from pipeline.clip.device import choose_device
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, to_image
 from pipeline.files.label_images import IGNORE
-from pipeline.files.weight_files import check_finite
+from pipeline.files.weight_files import Uninitialised, check_finite
 from pipeline.masks.crf import CrfOptions, dense_crf
 from pipeline.segmenter.architecture import MISFITS, smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
@@ -85,7 +85,8 @@ class Segmenter:
             weights = checkpoint["state_dict"]
         except MISFITS as error:
             raise foreign from error
-        model = build_model(architecture)
+        with Uninitialised():
+            model = build_model(architecture)
         if model.num_classes != len(names):
             raise foreign
         try:

@@ -119,7 +119,7 @@ def read_config(composed: DictConfig) -> Config:
         typed.executor = EXECUTORS[executor]
         for group in METHODS:
             typed[group] = OmegaConf.get_type(composed, group)
-        config = OmegaConf.to_object(OmegaConf.merge(typed, plain))
+        config = OmegaConf.to_object(OmegaConf.unsafe_merge(typed, plain))
     except (OmegaConfBaseException, AssertionError) as error:
         raise UserError(explain(error)) from error
     check(config)

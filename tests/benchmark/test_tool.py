@@ -22,6 +22,7 @@ def benchmark(run_tool, tiny_checkpoint):
     return run
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_stages_are_held_against_the_plain_version(benchmark, precision):
     finished = benchmark("--sections", "stages", "--precision", precision)
@@ -44,6 +45,7 @@ def test_other_cams_are_held_against_clip_es(benchmark):
     assert dict(rows) == {"excel": "1", **passes}
 
 
+@pytest.mark.large
 def test_other_refiners_are_held_against_the_crf(benchmark):
     finished = benchmark("--sections", "refiners", "--repeats", "3")
     assert finished.code == 0, finished.errors
@@ -52,6 +54,7 @@ def test_other_refiners_are_held_against_the_crf(benchmark):
     assert all(float(ratio) > 0 for _, ratio in rows)
 
 
+@pytest.mark.large
 def test_steps_and_text_are_told(benchmark):
     finished = benchmark("--sections", "steps")
     assert finished.code == 0, finished.errors
@@ -74,6 +77,7 @@ def test_segmenters_are_measured(benchmark):
     assert all(float(cell.rstrip("%")) > 0 for cell in demo[1:] + timm[1:])
 
 
+@pytest.mark.large
 def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
     monkeypatch.setattr("tools.benchmark.scale._IMAGES", 40)
     finished = benchmark("--sections", "scale")
@@ -106,6 +110,7 @@ def test_a_wrong_benchmark_is_answered_with_one_sentence(benchmark, wrong, messa
     assert message in finished.errors and "Traceback" not in finished.errors
 
 
+@pytest.mark.large
 def test_sections_run_in_processes_of_their_own(benchmark, monkeypatch):
     commands = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))

@@ -373,6 +373,7 @@ PRETRAINED = (
 )
 
 
+@pytest.mark.large
 def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
     dry_run, run_stage, arguments, tmp_path, monkeypatch
 ):

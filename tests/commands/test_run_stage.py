@@ -293,6 +293,7 @@ def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
         assert arrays["cams"].shape[0] == 0
 
 
+@pytest.mark.large
 def test_a_reader_of_voc_reads_real_images(run_stage, tiny_checkpoint, voc_sample, tmp_path):
     finished = run_stage(
         "dataset=voc2012",

@@ -63,6 +63,7 @@ def test_every_block_says_what_is_done_with_it():
                 assert block.options.get("reason"), f"{block.place}: say why it is not run"
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("block", "line"), COMMANDS)
 def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeypatch):
     program, *arguments = words_of(line)[1:]
@@ -218,6 +219,7 @@ def keys_below(node: dict, prefix: str = "") -> Iterator[str]:
             yield from keys_below(value, f"{prefix}{key}.")
 
 
+@pytest.mark.large
 def test_settings_within_the_text_exist(known_keys):
     seen = 0
     for page in PAGES:

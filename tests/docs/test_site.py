@@ -13,6 +13,8 @@ import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.engine.registry import methods
 from tests import REPOSITORY
 
+pytestmark = pytest.mark.large
+
 OURS = [m for m in methods() if m.code.startswith("pipeline.")]
 
 

@@ -114,6 +114,7 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     trial("fault", "a full disk, in tags, cams or masks", outcome, times)
 
 
+@pytest.mark.large
 def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, undisturbed, trial):
     out = small_disk / "out"
     remount(small_disk, "size=8m")

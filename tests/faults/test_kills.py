@@ -58,7 +58,7 @@ def passes(calls: Path, kind: bytes) -> int:
     return calls.read_bytes().count(kind) if calls.exists() else 0
 
 
-@pytest.mark.parametrize("stage", large_except(("tags", "train"), BEFORE))
+@pytest.mark.parametrize("stage", large_except(["tags"], BEFORE))
 def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
     stage, nursery, options, undisturbed, tmp_path, kills, trial
 ):

@@ -12,7 +12,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.page import write_page
+from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, build_run
+
+pytestmark = pytest.mark.large
 
 IDS = [f"{name} {k}" for k, name in enumerate(["pear", "fig", "apple", "kiwi", "plum", "lime"])]
 ARGUMENTS = [
@@ -243,7 +246,7 @@ def test_a_figure_and_its_unit_stay_on_a_line_on_a_phone(visit, tmp_path):
         "miou": 1.0,
     }
     metrics = MetricsFile(inputs.root / "metrics.json")
-    metrics.runs = [{**run, "about": {}, "configuration": {}, "per_class": {}}]
+    metrics.runs = [{**run, **KNOWN, "about": {}, "configuration": {}, "per_class": {}}]
     page = visit(write_page(inputs.root / "r.html", inputs, metrics).as_uri(), **PHONE).page
     for place in (".tiles .value", ".worth dd"):
         page.locator(place).first.scroll_into_view_if_needed()
@@ -270,7 +273,7 @@ def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
         "images": 6,
         "miou": 0.5,
     }
-    run |= {"about": {}, "configuration": {}}
+    run |= {"about": {}, "configuration": {}, **KNOWN}
     metrics.runs = [{**run, "per_class": per_class}]
     page = visit(write_page(inputs.root / "report.html", inputs, metrics).as_uri()).page
     names = page.locator("#classes tbody th")

@@ -21,6 +21,7 @@ from pipeline.segmenter.mmseg import build_config, find_config
 from pipeline.stages import config as settings
 from tests import REPOSITORY
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+from tests.tiers import large_except
 
 
 def build(**changes):
@@ -193,6 +194,7 @@ def shared(tmp_path, run_stage):
 ALSO_AS_A_STUDY = ("a callback", "an environment variable", "parameters of a sweep")
 
 
+@pytest.mark.large
 def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tmp_path, trial):
     """However it is written, with one job or several."""
     precious = tmp_path / "precious.txt"
@@ -281,7 +283,11 @@ def files_that_name_code(path: Path) -> dict[str, str]:
     }
 
 
-def test_a_shared_configuration_names_no_code(shared, mark, tmp_path, trial):
+FEW = ("a program", "an address", "a command", "plug-ins", "a program as a parameter")
+
+
+@pytest.mark.parametrize("what", large_except(FEW, files_that_name_code(Path("/program.py"))))
+def test_a_shared_configuration_names_no_code(what, shared, mark, tmp_path, trial):
     """No program, no scheduler whose answers are unpickled, no command of a batch system."""
     path = tmp_path / "program.py"
     path.write_text(program(mark))
@@ -293,12 +299,10 @@ def test_a_shared_configuration_names_no_code(shared, mark, tmp_path, trial):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.yaml").write_text(text)
-    tried = files_that_name_code(path)
-    for what, text in tried.items():
-        finished = shared(text)
-        assert finished.code == 2 and finished.errors.count("\n") == 1, (what, finished)
-        assert "a file of settings cannot name code: give " in finished.errors, (what, finished)
-    trial("code", "code, addresses, commands in a shared configuration", "exit 2", len(tried))
+    finished = shared(files_that_name_code(path)[what])
+    assert finished.code == 2 and finished.errors.count("\n") == 1, finished
+    assert "a file of settings cannot name code: give " in finished.errors, finished
+    trial("code", "code, addresses, commands in a shared configuration", "exit 2")
 
 
 @pytest.mark.parametrize("name", ["dataclass_defaults", "executor/dask", "tags/tagclip"])

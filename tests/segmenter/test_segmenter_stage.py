@@ -86,6 +86,7 @@ def test_many_wrong_masks_are_listed_in_a_file(run_stage, own, tmp_path):
     assert str(listed) in finished.errors and len(listed.read_text().splitlines()) == 30
 
 
+@pytest.mark.large
 def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp_path):
     from pipeline.files.images import load_image
 
