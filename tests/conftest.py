@@ -65,6 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Has Python's collector look at what tests make, and not at what they import."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # rarely: a run leaves little behind
     gc.enable()
     atexit.register(gc.unfreeze)  # else libraries complain at the end of what they see alive
 

@@ -16,6 +16,7 @@ from pipeline import Labeller, Segmenter, load_image
 from pipeline.errors import UserError
 from tests import REPOSITORY
 from tests.small_runs import TINY_SEGMENTER, latest
+from tests.tiers import large_except
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]
@@ -26,7 +27,9 @@ def labeller(tiny_checkpoint) -> Labeller:
     return Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=SETTINGS)
 
 
-@pytest.mark.parametrize("more", [[], ["masks=crf_confident", "images.longest_side=64"]])
+@pytest.mark.parametrize(
+    "more", large_except([[]], [[], ["masks=crf_confident", "images.longest_side=64"]])
+)
 def test_a_labelling_is_what_the_stages_store(
     run_stage,
     arguments,

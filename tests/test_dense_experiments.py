@@ -63,6 +63,10 @@ RESCLIP = {
 }
 
 
+ONE_OF_EACH_METHOD = ("clearclip_voc21", "sc_clip_coco_stuff", "sclip_voc20", "resclip_ade20k")
+ONE_OF_EACH_METHOD += ("naclip_coco_object",)
+
+
 def parts_of(preset: str) -> tuple[str, str]:
     """Returns the method of a preset, and what it ends on."""
     last = next(each for each in DATASETS if preset.endswith(each))
@@ -75,7 +79,7 @@ def test_every_preset_is_listed():
     assert dense == PRESETS.keys()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", large_except(ONE_OF_EACH_METHOD, PRESETS))
 def test_a_preset_holds_the_authors_constants(preset):
     method, last = parts_of(preset)
     config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
@@ -138,10 +142,7 @@ SMALL = {"sc_clip": ("cams.neighbours=8",), "naclip": ("masks.pamr_dilations=[1,
 
 
 # One of every method, on every data set.
-SMALL_TIER = ("clearclip_voc21", "sc_clip_coco_stuff")
-
-
-@pytest.mark.parametrize("preset", large_except(SMALL_TIER, sorted(PRESETS)))
+@pytest.mark.parametrize("preset", large_except(ONE_OF_EACH_METHOD[:2], sorted(PRESETS)))
 def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     method, last = parts_of(preset)
     dataset = DATASETS[last]
@@ -185,6 +186,7 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     assert found == [None if each is None else pytest.approx(each) for each in expected]
 
 
+@pytest.mark.large
 def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, tmp_path):
     arguments = ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,cup]"]
     arguments += ["clip=file", f"clip.checkpoint={deep_checkpoint}", "cams=sclip", "masks=dense"]

@@ -50,6 +50,7 @@ def installed(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.large
 def test_a_wheel_holds_what_runs_need(installed):
     package = installed / "pipeline"
     shipped = [
@@ -67,6 +68,7 @@ def test_a_wheel_holds_what_runs_need(installed):
     assert {path.name for path in installed.iterdir()} == {"pipeline", about.name}
 
 
+@pytest.mark.large
 def test_an_editable_install_requires_nothing_more(tmp_path):
     """A locked environment holds hatchling, and nothing may be fetched beside the lock."""
     (wheel,) = WheelBuilder(str(REPOSITORY)).build(directory=str(tmp_path), versions=["editable"])

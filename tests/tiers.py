@@ -7,8 +7,15 @@ from collections.abc import Collection, Iterable
 import pytest
 
 
-def large_except(small: Collection[str], values: Iterable[str]) -> list:
-    """Returns the values of a parameter, all large except a few that stand for the rest."""
+def large_except(small: Collection, values: Iterable) -> list:
+    """Returns the values of parameters, all large except a few that stand for the rest.
+
+    A tuple holds the values of several parameters.
+    """
     values = list(values)
-    assert {*small} <= {*values}
-    return [v if v in small else pytest.param(v, marks=pytest.mark.large) for v in values]
+    assert all(value in values for value in small)
+    return [v if v in small else _large(*(v if isinstance(v, tuple) else [v])) for v in values]
+
+
+def _large(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.large)

@@ -23,6 +23,7 @@ from pipeline.files.lock import FolderLock
 from tests import REPOSITORY
 from tests.faults.runs import wait_until
 from tests.files.server import Answer, Pause, Server, serving
+from tests.tiers import large_except
 
 CONTENT = bytes(range(256)) * 4096
 HALF = len(CONTENT) // 2
@@ -108,7 +109,7 @@ def case(request, tmp_path, monkeypatch):
         yield Case(server, root, {"source": source, "path": str(path), "target": target})
 
 
-@pytest.mark.parametrize("case", KINDS, indirect=True)
+@pytest.mark.parametrize("case", large_except(["archive"], KINDS), indirect=True)
 def test_a_second_process_waits_and_finds_the_file(case):
     first, pause = case.start_slow()
     other = Pause(HALF // 2)  # if the second begins to write, the first must not name its file
@@ -136,6 +137,7 @@ def test_a_second_process_that_does_not_wait_names_the_first(case):
     assert case.is_intact() and len(case.server.requests) == 1
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("case", KINDS[2:], indirect=True)
 def test_a_killed_process_leaves_the_file_to_the_next(case):
     first, pause = case.start_slow()

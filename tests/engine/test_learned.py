@@ -255,7 +255,10 @@ def test_a_file_that_cannot_be_opened_is_one_that_changed(five):
     assert "(added: 0, changed: 1, removed: 0)" in planned
 
 
-@pytest.mark.parametrize("executor", [ExecutorSettings(), WorkerSettings(workers=1)])
+@pytest.mark.parametrize(
+    "executor",
+    [ExecutorSettings(), pytest.param(WorkerSettings(workers=1), marks=pytest.mark.large)],
+)
 def test_what_another_run_learns_meanwhile_is_not_mixed_in(kept, monkeypatch, executor):
     """The run ends with a sentence; the next one computes with what was learned last."""
     kept()

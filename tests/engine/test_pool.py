@@ -63,6 +63,7 @@ def test_only_the_item_that_kills_its_workers_is_given_up(pool, trial):
     trial("fault", "an image that kills every worker", "in failures.jsonl, all others done", 2)
 
 
+@pytest.mark.large
 def test_an_item_whose_worker_dies_once_is_done_by_another(pool, tmp_path):
     items = [(number, tmp_path / "died") for number in range(8)]
     assert {item[0]: n for item, n in spread(pool, die_once, items)} == {n: 2 * n for n in range(8)}

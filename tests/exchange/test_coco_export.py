@@ -32,6 +32,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.large
 def test_the_next_run_removes_what_a_killed_one_left(run_tool, masks, tmp_path):
     target = tmp_path / "exported" / "annotations.json"
     tool = [REPOSITORY / "tools" / "export.py", masks, "--format", "coco", "--output", target]

@@ -101,6 +101,7 @@ def test_the_scheduler_is_killed_in_the_middle(
     trial("fault", "SIGKILL of dask's scheduler", "one sentence; continues, byte-equal")
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -108,7 +109,11 @@ def test_the_scheduler_is_killed_in_the_middle(
             ["executor.address=tcp://127.0.0.1:1"],
             "no dask worker became available at tcp://127.0.0.1:1",
         ),
-        (["executor.address=nonsense://x"], "no dask worker became available at nonsense://x"),
+        pytest.param(
+            ["executor.address=nonsense://x"],
+            "no dask worker became available at nonsense://x",
+            marks=pytest.mark.large,
+        ),
         (["executor.workers=0"], "executor.workers=0 is out of range"),
         (["executor=slurm", "executor.cluster.class=Cloud"], "is none of dask_jobqueue"),
         (["executor=slurm", "+executor.cluster.colour=red"], "does not suit SLURMCluster"),

@@ -18,7 +18,6 @@ import pytest
 
 from pipeline.files.journal import Journal
 from tests.faults.runs import Nursery, Run, results_of_images, unfinished_files, wait_until
-from tests.tiers import large_except
 
 PER_IMAGE = ("tags", "cams", "masks", "predictions")
 
@@ -48,7 +47,8 @@ def remount(disk: Path, *settings: str) -> None:
     subprocess.run(command, check=True)
 
 
-@pytest.mark.parametrize("stage", large_except(["tags"], PER_IMAGE))
+@pytest.mark.large
+@pytest.mark.parametrize("stage", PER_IMAGE)
 def test_a_damaged_artefact_is_computed_again(
     stage, nursery, options, undisturbed, copy, kills, trial
 ):
@@ -224,7 +224,7 @@ PROCESSES = ("executor=processes", "runtime.workers=2")
 @pytest.mark.parametrize(
     ("stage", "more", "what"),
     [
-        ("tags", (), "Ctrl-C"),
+        pytest.param("tags", (), "Ctrl-C", marks=pytest.mark.large),
         pytest.param("cams", (), "Ctrl-C", marks=pytest.mark.soak),
         pytest.param("masks", ("runtime.workers=2",), "Ctrl-C", marks=pytest.mark.soak),
         pytest.param("masks", ("runtime.workers=2",), "SIGTERM", marks=pytest.mark.soak),

@@ -193,6 +193,7 @@ def test_foreign_classes_of_sbd_are_named(tmp_path, trial):
     trial("input", "mask of SBD with a foreign class", "in failures.jsonl")
 
 
+@pytest.mark.large
 def test_the_report_does_without_a_broken_mask(run_on, add, masks, out, trial):
     add("a first one", b"no mask")
     finished = run_on("stage=[tags,cams,masks,evaluate,report]", f"dataset.masks={masks}")

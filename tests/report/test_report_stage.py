@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.report.html_page import Page
 from tests.small_runs import TINY_SEGMENTER
 
@@ -56,6 +58,7 @@ def test_masks_are_named_after_what_refined_them(run_stage, arguments, tmp_path)
     assert "CRF" not in text
 
 
+@pytest.mark.large
 def test_every_round_is_told_of(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks,train,predict,report]"
     finished = run_stage(*arguments, *TINY_SEGMENTER, stages, "rounds=2")

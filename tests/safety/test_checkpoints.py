@@ -22,6 +22,7 @@ from tests.segmenter.tiny_training import (
     write_labelled,
     write_pairs,
 )
+from tests.tiers import large_except
 
 ARCHIVES = [name for name in LIVE if "TorchScript" not in name]
 
@@ -60,7 +61,7 @@ def own(two_steps: Path) -> dict:
     return torch.load(two_steps / "iter_1.pth", weights_only=True)
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("name", large_except(ARCHIVES[:2], ARCHIVES))
 def test_no_checkpoint_runs(name, read, two_steps, mark, tmp_path, monkeypatch, trial):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     write, careless = LIVE[name]

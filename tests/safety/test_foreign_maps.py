@@ -224,6 +224,7 @@ def test_what_a_file_was_given_stays_as_it_was(tmp_path):
     assert dict(vars(collections.OrderedDict)) == before
 
 
+@pytest.mark.large
 def test_a_pipe_is_not_waited_for(tmp_path):
     path = tmp_path / "a.npy"
     os.mkfifo(path)

@@ -61,7 +61,7 @@ class PlainDeepLabV2:
         return logits
 
 
-@pytest.mark.parametrize("size", [(65, 65), (81, 129)])
+@pytest.mark.parametrize("size", [(65, 65), pytest.param((81, 129), marks=pytest.mark.large)])
 def test_deeplab_v2_equals_a_plain_one(size):
     _, model = network_of("deeplabv2_r101")
     model.init_weights()

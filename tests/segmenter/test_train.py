@@ -91,6 +91,7 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, reports, pairs, tmp_pa
     assert_same_weights(weights(trained), weights(work_dir))
 
 
+@pytest.mark.large
 def test_workers_change_nothing(trained, pairs, tmp_path):
     run(pairs, tmp_path, tiny_settings(workers=1))
     assert_same_weights(weights(trained), weights(tmp_path))

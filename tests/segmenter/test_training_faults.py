@@ -107,8 +107,10 @@ def short(pairs, tmp_path_factory):
     "place",
     [
         "logging.StreamHandler.flush",
-        "mmengine.visualization.LocalVisBackend._dump",
-        "tensorboard.summary.writer.record_writer.RecordWriter.write",
+        pytest.param("mmengine.visualization.LocalVisBackend._dump", marks=pytest.mark.large),
+        pytest.param(
+            "tensorboard.summary.writer.record_writer.RecordWriter.write", marks=pytest.mark.large
+        ),
     ],
 )
 def test_logs_and_curves_that_cannot_be_written(

@@ -102,7 +102,7 @@ def figures_of(work_dir, metric="mIoU"):
     return {line["step"]: line[metric] for line in lines if metric in line}
 
 
-@pytest.mark.parametrize("measured", [[2], [2, 4]])
+@pytest.mark.parametrize("measured", [pytest.param([2], marks=pytest.mark.large), [2, 4]])
 def test_resumed_validation_is_not_lost(pairs, tmp_path, capfd, measured):
     """A kill after the checkpoint and before its measurement costs neither figure nor best one."""
     labelled = write_labelled(tmp_path / "val")

@@ -20,6 +20,7 @@ from tests.segmenter.foreign_backbones import (
     saved,
     stirred,
 )
+from tests.tiers import large_except
 
 
 @torch.no_grad()
@@ -43,7 +44,9 @@ def assert_taken_over(backbone, weights):
         assert torch.equal(value, weights[name]), name
 
 
-@pytest.mark.parametrize("depth, dilated", [(18, False), (50, False), (50, True)])
+@pytest.mark.parametrize(
+    "depth, dilated", large_except([(50, True)], [(18, False), (50, False), (50, True)])
+)
 def test_torchvision_resnet(depth, dilated, tmp_path):
     replaced = [False, True, True] if dilated else None
     network = stirred(get_model(f"resnet{depth}", replace_stride_with_dilation=replaced))
@@ -70,7 +73,14 @@ def test_torchvision_segmentation_network(tmp_path):
 
 @pytest.mark.parametrize(
     "name, kind, depth",
-    [("resnet18", "ResNet", 18), ("resnet50c", "ResNetV1c", 50), ("resnet50d", "ResNetV1d", 50)],
+    large_except(
+        [("resnet50d", "ResNetV1d", 50)],
+        [
+            ("resnet18", "ResNet", 18),
+            ("resnet50c", "ResNetV1c", 50),
+            ("resnet50d", "ResNetV1d", 50),
+        ],
+    ),
 )
 def test_timm_resnet(name, kind, depth, tmp_path):
     network = stirred(timm.create_model(name))
@@ -203,13 +213,16 @@ def test_official_segformer(tmp_path):
 
 @pytest.mark.parametrize(
     ("prefix", "wrapped"),
-    [
-        ("", False),
-        ("backbone.", True),
-        ("module.", False),
-        ("module.backbone.", True),
-        ("model.", False),
-    ],
+    large_except(
+        [("module.backbone.", True)],
+        [
+            ("", False),
+            ("backbone.", True),
+            ("module.", False),
+            ("module.backbone.", True),
+            ("model.", False),
+        ],
+    ),
 )
 def test_prefixes(prefix, wrapped, tmp_path):
     weights = stirred(get_model("resnet18")).state_dict()

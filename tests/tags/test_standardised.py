@@ -18,6 +18,7 @@ from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.standardised import over_classes, over_images, statistics_of
 from tests.small_runs import folder_options
+from tests.tiers import large_except
 
 
 def naive(values: list[float]) -> list[float]:
@@ -77,7 +78,9 @@ def scores_in(folder: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-@pytest.mark.parametrize("steps", [["image"], ["class"], ["image", "class"]])
+@pytest.mark.parametrize(
+    "steps", large_except([["image", "class"]], [["image"], ["class"], ["image", "class"]])
+)
 def test_tags_follow_from_standardised_scores_and_the_scores_stay(run, steps):
     plain = run()[-1][3]
     given = f"tags.standardise=[{','.join(steps)}]"
