@@ -6,8 +6,6 @@
 >>> labelling.names, labelling.mask
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The two kinds of failure that are not bugs, and the parts of their sentences."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import shlex

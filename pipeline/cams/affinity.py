@@ -1,7 +1,5 @@
 """Class-aware attention-based affinity (CLIP-ES, section 3.4; docs/algorithms.md, section 3)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """The class activation maps (CAMs) of one image, and their file."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CLIP-ES's CAMs: softmax Grad-CAM, refined by class-aware attention-based affinity."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.cams.gradcam import softmax_gradcam

@@ -5,8 +5,6 @@ and K×H×W float16 in the image's size. IRN, and methods that build on it, writ
 "cam": …, "high_res": …}``, where ``cam`` has a quarter of the image's size.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 from collections.abc import Mapping, Sequence

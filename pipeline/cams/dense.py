@@ -4,8 +4,6 @@ All methods are compared on an equal footing: the names, backgrounds and templat
 softmax over the tags and the backgrounds, one normalisation, and the affinity if it is asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 

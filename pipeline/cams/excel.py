@@ -1,7 +1,5 @@
 """The training-free part of ExCEL (Yang et al., CVPR 2025)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """ExCEL's text: class embeddings enriched by attributes that sentences describe (section 3.2)."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Softmax Grad-CAM on CLIP's last block (CLIP-ES, section 3.2; docs/algorithms.md, section 3)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """``cams=file``: imported CAMs, which need neither tags nor CLIP."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

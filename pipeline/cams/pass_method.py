@@ -1,7 +1,5 @@
 """CAM methods that need one pass of CLIP's backbone, which tags can share."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The stage ``cams``: a class activation map for each tag of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

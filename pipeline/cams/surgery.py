@@ -1,7 +1,5 @@
 """CLIP Surgery with q, k and v, and feature surgery, as ExCEL applies them (section 3.3)."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.clip.attention import attention_weights

@@ -5,8 +5,6 @@ blocks. open_clip's own transformers qualify, with any patch size, depth, width 
 Other image towers are refused here by their configuration.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import re

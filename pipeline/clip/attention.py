@@ -5,8 +5,6 @@ head; where S = T, N = T − 1 patches. They may have a lower precision; softmax
 float32.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

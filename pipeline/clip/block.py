@@ -4,8 +4,6 @@ Weights may have a lower precision than the tokens. Matrix products use that of 
 layer norms and softmax stay in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 

@@ -5,8 +5,6 @@ scikit-image's ``regionprops`` finds the same boxes through the same function, b
 as long or more, which shows where there are hundreds of classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

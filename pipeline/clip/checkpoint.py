@@ -3,8 +3,6 @@
 No code in a weights file is executed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

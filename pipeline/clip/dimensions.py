@@ -3,8 +3,6 @@
 Nothing here imports PyTorch or open_clip.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

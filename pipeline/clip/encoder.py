@@ -5,8 +5,6 @@ counted from 1, d channels of each attention head, embedding size E. Pixels are 
 float32, normalised; tokens are B×(1+N)×D, the class token first.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

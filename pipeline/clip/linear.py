@@ -5,8 +5,6 @@ unit unused. oneDNN, which is part of torch too, uses all of it, takes weights t
 once, and fuses the activation. Products on a GPU are torch's own.
 """
 
-from __future__ import annotations
-
 import platform
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The base of the stages of tags, CAMs and masks, whose results a registered method computes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 open_clip and Hugging Face's client are imported only for weights that a name stands for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any

@@ -3,8 +3,6 @@
 Reports name the quirks, so this module does not import PyTorch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pipeline.clip.device import PRECISIONS

@@ -5,8 +5,6 @@ causal, a template's prefix, such as "a bad photo of a", is computed once for al
 after the end of a prompt, up to the 77 tokens of the context, is never computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 

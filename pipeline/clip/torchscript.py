@@ -4,8 +4,6 @@ Such an archive is a zip file with code, a pickled tree of modules, and the tens
 is never read; from the tree only modules and tensors are loaded.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """The command line of the benchmark, which a checkout holds in ``tools/``, not the package."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib import import_module

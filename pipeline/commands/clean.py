@@ -1,7 +1,5 @@
 """The command line of ``tools/clean.py``: lists what it would remove, asks, removes."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ that a file names. Files of a user's own, in a folder that ``--config-dir`` name
 that can name code, an address or a command is ours, or was typed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product

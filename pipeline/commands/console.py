@@ -3,8 +3,6 @@
 ``tools/NAME.py`` runs the same commands from a checkout.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Sequence

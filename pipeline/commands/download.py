@@ -1,7 +1,5 @@
 """The command line of ``tools/download.py``."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """The command line of ``tools/export.py``."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The command line of ``tools/export_onnx.py``."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line of ``tools/import_masks.py``."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Finds the images named on a command line, and names their results."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """The command line of ``tools/overlay.py``."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial

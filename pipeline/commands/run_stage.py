@@ -1,7 +1,5 @@
 """Runs stages of the pipeline; ``--help`` shows the stages, the keys, and examples."""
 
-from __future__ import annotations
-
 import gc
 import textwrap
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Runs the stages of a job, or shows what they would compute."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext

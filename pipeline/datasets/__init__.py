@@ -1,7 +1,5 @@
 """Data sets: finding images, and the ground truth that is available, on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import Any

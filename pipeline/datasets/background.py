@@ -1,7 +1,5 @@
 """Ground truth without its background, for methods that give every pixel a class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The instances of COCO 2014 and 2017, in the layout of the download."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Collection, Mapping, Sequence

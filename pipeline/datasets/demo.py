@@ -1,7 +1,5 @@
 """The demo and the crowded world: scenes that are rendered on first use and kept as PNG files."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The user's own photographs: any tree of image files, without labels."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence

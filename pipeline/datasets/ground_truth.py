@@ -4,8 +4,6 @@ A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. The data se
 never changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

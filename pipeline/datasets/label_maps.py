@@ -1,7 +1,5 @@
 """Data sets whose masks hold a value for each class: COCO-Stuff, COCO-Object and ADE20K."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Finds a data set's folders and files; errors name what is missing and how to get it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """Lists of images with their classes: TagCLIP's format, and tables that users write."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

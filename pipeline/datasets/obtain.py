@@ -1,7 +1,5 @@
 """Downloads files and unpacks archives of data sets, and keeps a note of what was unpacked."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -7,8 +7,6 @@ depends only on the recipe, its seed included, and on ``(stream, index)``, so th
 draws the same scene. (Pillow before 11.2.1 fills the edges of some polygons differently.)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ What a reader needs beyond that is in a subclass. Nothing here imports NumPy, so
 reads no image starts at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

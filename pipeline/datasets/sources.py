@@ -1,7 +1,5 @@
 """Where data sets are downloaded from: ``sources.yaml`` beside this module."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

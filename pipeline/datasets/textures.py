@@ -4,8 +4,6 @@ A texture is a function of a random generator, a height and a width in pixels. I
 H×W×3 float64, RGB in [0, 1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

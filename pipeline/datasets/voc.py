@@ -1,7 +1,5 @@
 """PASCAL VOC 2007 and 2012 in the layout of the devkit, read as it is."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

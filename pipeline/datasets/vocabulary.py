@@ -1,7 +1,5 @@
 """Class names, the names that CLIP reads for them, backgrounds, parents, and the palette."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

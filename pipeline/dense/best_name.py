@@ -1,7 +1,5 @@
 """Labels from similarities: the class of the name that is most similar to a pixel."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 
 import torch

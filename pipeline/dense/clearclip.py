@@ -1,7 +1,5 @@
 """ClearCLIP: the last block without residual connection and MLP (Lan et al., ECCV 2024)."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.clip.attention import attend

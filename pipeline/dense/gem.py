@@ -1,7 +1,5 @@
 """GEM: a path of self-self attention beside the last blocks (Bousselham et al., CVPR 2024)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

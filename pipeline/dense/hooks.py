@@ -1,7 +1,5 @@
 """Hooks of dense methods that use the blocks before the last one."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 

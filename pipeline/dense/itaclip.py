@@ -1,7 +1,5 @@
 """ITACLIP: middle blocks help the last one, and several views of an image (Aydın et al.)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale

@@ -1,7 +1,5 @@
 """MaskCLIP: every patch keeps its own value (Zhou et al., ECCV 2022, section 3.2)."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.clip.encoder import ClipEncoder

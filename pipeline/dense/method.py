@@ -5,8 +5,6 @@ has a file of its own, and its settings in :mod:`pipeline.dense.settings`. CAMs,
 are read out of their similarities with names.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields

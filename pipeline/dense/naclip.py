@@ -1,7 +1,5 @@
 """NACLIP: patches attend to their neighbourhood (Hajimiri et al., WACV 2025, section 3)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

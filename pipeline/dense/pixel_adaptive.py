@@ -6,8 +6,6 @@ again and again. They differ in how neighbours are weighted (docs/algorithms.md,
 No tensor holds a value for every neighbour and every channel of the masks.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """ResCLIP: attention of middle blocks and of a first segmentation (Yang et al., CVPR 2025)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

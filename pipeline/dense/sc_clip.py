@@ -1,7 +1,5 @@
 """SC-CLIP: repairs anomalous patches and aggregates similar ones (Bai et al., 2024)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

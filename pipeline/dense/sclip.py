@@ -1,7 +1,5 @@
 """SCLIP: patches attend to patches like themselves (Wang et al., ECCV 2024, section 3.2)."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.clip.attention import attend

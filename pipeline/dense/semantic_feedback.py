@@ -1,7 +1,5 @@
 """ResCLIP's semantic feedback between the patches of one label (Yang et al., section 3.3)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

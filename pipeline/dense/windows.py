@@ -3,8 +3,6 @@
 Their authors resize images with OpenCV.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Finds and removes folders that no current result depends on."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress

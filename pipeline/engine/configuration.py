@@ -1,7 +1,5 @@
 """Composes the configuration with Hydra, and turns its errors into sentences."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections import deque

@@ -1,7 +1,5 @@
 """Workers on other machines: a cluster of dask.distributed."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable, Mapping

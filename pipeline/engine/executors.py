@@ -1,7 +1,5 @@
 """The choices of ``executor=``: their settings, and which workers they start."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 They stand apart from the stages, since what reads only figures starts without PyTorch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal

@@ -1,7 +1,5 @@
 """Stages that learn, without labels, from all images of a split."""
 
-from __future__ import annotations
-
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence

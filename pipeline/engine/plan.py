@@ -1,7 +1,5 @@
 """The plan of a run: what it would compute, without computing or writing anything."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ The system kills a process when memory runs out, its machine fails, or a library
 image. Another one then takes over its work.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import signal

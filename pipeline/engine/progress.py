@@ -1,7 +1,5 @@
 """Progress bars on stderr: images per second, remaining time, and the number of skipped images."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

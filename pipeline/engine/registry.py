@@ -9,8 +9,6 @@ The type of the settings is the choice, so that settings lead to their method. W
 named, as "module:attribute"; it is then imported when it is used, and PyTorch with it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import sys

@@ -1,7 +1,5 @@
 """The folder of a stage: its manifest, and the results of images that it receives."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Samples, splits and data sets."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Collection, Mapping, Sequence

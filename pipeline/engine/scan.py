@@ -1,7 +1,5 @@
 """Scans what exists of a stage and what is missing, for the run and for the dry run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

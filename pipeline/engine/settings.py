@@ -6,8 +6,6 @@ new setting is part of the key unless its declaration says otherwise. They are n
 OmegaConf cannot override the fields of those that are.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import inspect

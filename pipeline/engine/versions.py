@@ -1,7 +1,5 @@
 """The code that computed a result: versions of packages, and our own version and commit."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from email.parser import Parser

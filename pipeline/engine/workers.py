@@ -1,7 +1,5 @@
 """Executors: this process, processes on this machine, or the workers of a cluster."""
 
-from __future__ import annotations
-
 import gc
 import pickle
 import warnings

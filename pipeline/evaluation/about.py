@@ -1,7 +1,5 @@
 """Named choices recorded with each figure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol

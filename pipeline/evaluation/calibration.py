@@ -1,7 +1,5 @@
 """Calibration of one threshold for all classes, against the best threshold of each class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

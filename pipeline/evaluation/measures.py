@@ -1,7 +1,5 @@
 """Measures tags, CAMs, masks and other labels against the ground truth, if there is any."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The stage ``evaluate``: measures the existing results against the ground truth."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

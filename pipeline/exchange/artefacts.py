@@ -1,7 +1,5 @@
 """Reads the folders of finished stages without the settings of their run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
@@ -14,6 +12,7 @@ from pipeline.engine.folder import ENTRIES
 from pipeline.engine.kinds import Kind, measured_kinds
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
+from pipeline.files.atomic import fits
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.files.label_images import BACKGROUND
@@ -57,6 +56,9 @@ def read_artefact(path: Path) -> Artefact:
             " outputs/demo/val/masks/latest"
         )
     settings = {name.rpartition(".")[2]: value for name, value in flatten(configuration).items()}
+    names, count = settings.get("names"), settings.get("num_classes")
+    if fits(names, [[str]]) and isinstance(count, int):  # masks=dense; the first of each line
+        settings.setdefault("classes", [line[0] for line in names[-count:] if line])
     if not isinstance(settings.get("classes"), list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
     classes = tuple(map(str, settings["classes"]))

@@ -1,7 +1,5 @@
 """Masks as annotations in COCO's format: one JSON file with run lengths."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

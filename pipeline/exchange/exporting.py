@@ -1,7 +1,5 @@
 """The loop of all exports: image by image, naming those that are skipped."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Imports masks: palette, grey and coloured PNGs, read as labels."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ DEST/img_dir/<split>/<id>.jpg, DEST/ann_dir/<split>/<id>.png, and DEST/<split>.p
 mmsegmentation's BaseSegDataset.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

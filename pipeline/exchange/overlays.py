@@ -1,7 +1,5 @@
 """Pictures of finished stages: over their photographs, and as tiles of contact sheets."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 import warnings

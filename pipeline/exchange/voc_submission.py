@@ -3,8 +3,6 @@
 results/VOC2012/Segmentation/<competition>_test_cls/<id>.png
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import tarfile

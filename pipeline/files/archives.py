@@ -3,8 +3,6 @@
 Of a member, only its name and its bytes are used: no owner, mode, date, link or device.
 """
 
-from __future__ import annotations
-
 import gzip
 import shutil
 import stat

@@ -3,8 +3,6 @@
 Whatever writes raises a UserError if the disk is full or the folder cannot be written to.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -5,8 +5,6 @@ torchvision nor pooch resumes a download, and huggingface_hub does not verify wh
 this is urllib with ``Range``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Fingerprints: short names for the contents of files, of configurations, of inputs."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """Metadata of files on Hugging Face."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import PurePosixPath

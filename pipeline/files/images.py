@@ -3,8 +3,6 @@
 An image in memory is H×W×3 uint8, RGB, top row first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -3,8 +3,6 @@
 Each line ends with a checksum of itself, ``"sum"``. Torn and damaged lines are skipped and counted.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import zlib

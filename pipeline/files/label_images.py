@@ -3,8 +3,6 @@
 :func:`pipeline.files.images.encode_png` writes them, with a palette.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Set
 from contextlib import suppress
 from pathlib import Path

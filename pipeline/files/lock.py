@@ -1,7 +1,5 @@
 """A lock on a folder, across processes and machines that share a file system."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

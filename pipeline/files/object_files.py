@@ -5,8 +5,6 @@ NumPy and PyTorch need for arrays, and does not call even those: stand-ins recor
 which are checked before the array is made.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

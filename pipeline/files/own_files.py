@@ -1,7 +1,5 @@
 """Output files: a tool overwrites only its own."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ In a checkout they lie beside ``pipeline/``; in an installed package, inside it.
 the working directory.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -1,7 +1,5 @@
 """Reads text files that users write."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.errors import UserError, shown

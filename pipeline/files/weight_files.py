@@ -4,8 +4,6 @@ A file may also claim far more memory than its own size, by compression or by te
 their values. Libraries write no such files, and these are refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import zipfile

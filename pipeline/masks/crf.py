@@ -1,7 +1,5 @@
 """The fully connected CRF (Krähenbühl and Koltun, NIPS 2011), computed by pydensecrf."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

@@ -4,8 +4,6 @@ It reads dense methods out as their authors do (docs/algorithms.md, "Dense metho
 The method and its settings are those of ``cams=``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

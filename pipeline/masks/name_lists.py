@@ -1,7 +1,5 @@
 """Lists of the names that ``masks=dense`` compares pixels with, and those that come with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import Names, Vocabulary, as_names

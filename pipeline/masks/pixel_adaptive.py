@@ -1,7 +1,5 @@
 """``masks=pamr`` and ``masks=par``: masks refined by averages over pixels of similar colour."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """``masks=crf`` and its presets: the argmax of the CAMs and the background, sharpened by a CRF."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pipeline.cams.cams import Cams

@@ -1,7 +1,5 @@
 """Files of regions: label images, ``<id>.png``, and COCO's run lengths, ``<id>.json``."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``masks=regions``: each region of an image takes the label that its CAMs have on average."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The stage ``masks``: pseudo masks, from CAMs unless a method says otherwise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

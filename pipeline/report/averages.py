@@ -1,7 +1,5 @@
 """The mean gain of each method over all combinations with the others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import prod
 from statistics import mean

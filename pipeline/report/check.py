@@ -1,7 +1,5 @@
 """Compares this machine's runs with the published figures (``--check``)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Combinations of methods, the rows of the leaderboard."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from statistics import mean

@@ -1,7 +1,5 @@
 """The field's tables: the published rows, then ours, then the origin of each of our figures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.engine.kinds import MASKS, PREDICTIONS

@@ -1,7 +1,5 @@
 """The settings of results: as text, by their dotted names, and those that differ."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Diagrams as SVG in the text colour and font of the page, for its light and dark modes."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

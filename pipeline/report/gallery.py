@@ -1,7 +1,5 @@
 """The gallery of a report: its choice of images, each with everything that was computed for it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Groups runs that can be compared: on the same images, or with different seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import product
 from typing import NamedTuple, TypeVar

@@ -1,7 +1,5 @@
 """The leaderboard: combinations of methods beside each other, on the same images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

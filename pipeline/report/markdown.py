@@ -1,7 +1,5 @@
 """Tables as Markdown, and the format of their numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev

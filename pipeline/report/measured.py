@@ -1,7 +1,5 @@
 """The inputs of a report, and the figures of every image, by which it sorts and selects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

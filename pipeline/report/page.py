@@ -1,7 +1,5 @@
 """``report.html``: all results of a run in one file, which needs no network."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections import Counter

@@ -4,8 +4,6 @@ A layer is transparent where it shows nothing, so that one photograph serves all
 reader can choose their opacity.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import math

@@ -1,7 +1,5 @@
 """The published figures, as facts with their sources (``published.yaml``)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache

@@ -1,7 +1,5 @@
 """The measured runs: entries of ``metrics.json`` files, and the configurations behind them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

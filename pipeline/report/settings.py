@@ -1,7 +1,5 @@
 """The settings of the stage ``report``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pipeline.engine.settings import setting

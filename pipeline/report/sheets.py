@@ -1,7 +1,5 @@
 """Contact sheets: small pictures of results beside each other."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass

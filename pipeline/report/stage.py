@@ -1,7 +1,5 @@
 """The stage ``report``: tables of the metrics, and pages and pictures of the results."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The runs of a study name the same experiment (``experiment_name=NAME``). The set
 are found by comparing their configurations.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``tables.md``: the figures of ``metrics.json``, a table for each question."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writes the files of a report: pictures of the first images, tables, and the page."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Adapts the networks of mmsegmentation's configs to pseudo masks, and names their licences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The checkpoints of a training: the last, from which it resumes, and the best."""
 
-from __future__ import annotations
-
 import re
 import sys
 import zipfile

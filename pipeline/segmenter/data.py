@@ -1,7 +1,5 @@
 """The images and masks that a segmenter is trained on, and checks of both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

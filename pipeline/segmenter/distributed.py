@@ -1,7 +1,5 @@
 """Training in several processes started by ``torchrun``, one for each GPU."""
 
-from __future__ import annotations
-
 import atexit
 import os
 from collections.abc import Iterator

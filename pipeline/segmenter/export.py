@@ -1,7 +1,5 @@
 """Writes a network as a single ONNX file that takes images without preprocessing."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import warnings

@@ -3,8 +3,6 @@
 :func:`pipeline.segmenter.mmseg.import_mmseg` imports it after mmsegmentation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Imports mmsegmentation, of either family, and builds its configs and networks."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import warnings

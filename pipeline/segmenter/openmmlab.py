@@ -6,8 +6,6 @@ package. No other module uses names of theirs that begin with an underscore, rep
 or reads the files of their wheels.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import types

@@ -1,7 +1,5 @@
 """Optimiser, learning rate schedule, mixed precision and gradient accumulation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The initial weights of a segmenter's backbone: from ImageNet, COCO, a file, or none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

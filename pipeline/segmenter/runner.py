@@ -1,7 +1,5 @@
 """mmengine's Runner, without console output and with files that hold no code; the training loop."""
 
-from __future__ import annotations
-
 import json
 import logging
 import random

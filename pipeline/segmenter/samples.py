@@ -1,7 +1,5 @@
 """The training and validation images, as batches for mmengine."""
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os

@@ -5,8 +5,6 @@ without the pixels that it is unsure of and without the classes that an image do
 therefore be better masks than those. They are tags as well. No ground truth is read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The settings of a segmenter: those that change its weights, and those that change predictions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,5 @@
 """The stages ``train`` and ``predict``: a segmenter that learns from masks, and its predictions."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Trains a segmenter on pseudo masks; an interrupted training resumes where it stopped."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

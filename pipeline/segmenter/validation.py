@@ -1,7 +1,5 @@
 """The metric of validation during training; importing this module imports mmsegmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

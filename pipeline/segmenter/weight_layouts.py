@@ -1,7 +1,5 @@
 """Finds the tensors of a backbone in a weights file, in any of the known layouts."""
 
-from __future__ import annotations
-
 import logging
 import re
 import runpy

@@ -3,8 +3,6 @@
 No code in a file is run. mmengine's own loader is not used, since it may unpickle a download.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Builds the stages of a configuration, each from what it needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

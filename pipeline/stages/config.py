@@ -1,7 +1,5 @@
 """The complete configuration as typed settings."""
 
-from __future__ import annotations
-
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 

@@ -6,8 +6,6 @@ that computes it. Whatever the bank of all images has is among them, whoever com
 and a run that is killed loses no image that was finished.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The baseline: CLIP's class token on the whole image, squeezed to the native size."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice

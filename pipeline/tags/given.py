@@ -1,7 +1,5 @@
 """``tags=ground_truth`` and ``tags=file``: tags that are given, not computed."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

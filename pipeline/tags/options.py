@@ -3,8 +3,6 @@
 Nothing here imports NumPy, so that a command that computes nothing starts at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ Wang et al., PIAA, ICML 2026, arXiv 2605.25821. Its authors run SC-CLIP so that 
 image depend on the other images of its batch: the quirk ``piaa_batch`` of docs/algorithms.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 Wang et al., ICML 2026, arXiv 2605.25821; docs/algorithms.md, "Tags: PIAA".
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial

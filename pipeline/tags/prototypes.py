@@ -3,8 +3,6 @@
 Wang et al., PIAA, ICML 2026, arXiv 2605.25821; docs/algorithms.md, section 2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

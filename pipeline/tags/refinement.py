@@ -5,8 +5,6 @@ entries of the attention that enough blocks agree on; the second keeps the patch
 around each class's strong regions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -4,8 +4,6 @@ For every class with a high local score, the unmodified CLIP classifies a crop a
 that show the class.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

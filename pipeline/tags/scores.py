@@ -1,7 +1,5 @@
 """The files of the stage ``tags``: scores in ``scores.npz``, tags in ``tags.txt``."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The stage ``tags``: the classes that each image shows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

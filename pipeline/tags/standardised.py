@@ -4,8 +4,6 @@ The first two steps of SPARC (Miller et al., CVPR 2025, arXiv 2502.16911), which
 of any tagger. The second one gives every class a threshold of its own without a label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

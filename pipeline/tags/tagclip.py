@@ -1,7 +1,5 @@
 """TagCLIP: patch-level classification, DMAR and CWR (TagCLIP, figure 2)."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
