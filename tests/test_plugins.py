@@ -308,6 +308,25 @@ def test_an_edited_plugin_has_another_key(forgotten, arguments, tmp_path, monkey
     assert key(source) == key(source) != key(f"{source}\n")
 
 
+def test_an_edit_of_what_a_plugin_names_gives_another_key(tmp_path, monkeypatch):
+    """The module that computes need not be imported for it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    computing = tmp_path / "computing_tagger.py"
+    build = f"{computing.stem}:Tagger"
+    method = registry.Method("tags", "named", registry.Method, build)
+
+    def source(text):
+        computing.write_text(text)
+        registry._source_of.cache_clear()
+        return method.facts["method_source"]
+
+    assert source("Tagger = 1\n") == source("Tagger = 1\n") != source("Tagger = 2\n")
+    assert computing.stem not in sys.modules
+    computing.unlink()
+    registry._source_of.cache_clear()
+    assert method.facts["method_source"], "of its settings alone"
+
+
 def test_contents_that_cannot_be_read_are_named(registered, arguments):
     def contents(self, vocabulary):
         return {"read": Path("no/such/file").read_text()}

@@ -31,7 +31,7 @@ extensions = [
 ]
 root_doc = "README"
 include_patterns = ["README.md", "docs/**", "data/**"]
-exclude_patterns = [".*", "site", "outputs", "multirun", "data/*/scenes"]
+exclude_patterns = [".*", "site", "outputs", "data/*/scenes"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 napoleon_use_ivar = True

@@ -1,9 +1,13 @@
-"""The command line of ``tools/export.py``."""
+"""The command line of ``tools/export.py``.
+
+A format is an entry of :data:`_FORMATS`, with a function that writes it.
+"""
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
@@ -28,18 +32,6 @@ _EXAMPLES = """examples:
 Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
 """  # noqa: E501
 
-_LABELS = ("masks", "labels")
-_HELD = {"clip_es": ("cams",), "coco": _LABELS, "mmsegmentation": _LABELS}
-"""Format → what it can hold of an image, see :class:`pipeline.engine.kinds.Kind`."""
-
-_ONLY_FOR = {
-    "components": ("coco",),
-    "images": ("coco", "mmsegmentation"),
-    "link": ("mmsegmentation",),
-    "grey": ("mmsegmentation",),
-}
-"""Option → the formats that it applies to."""
-
 
 def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder.
@@ -50,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     artefact = read_artefact(options.folder)
     _check(options, artefact)
-    export = _export(options, artefact)
+    export = _FORMATS[options.format].export(artefact, options)
     for note in export.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{export.written} {artefact.kind.stage} written to {options.output}")
@@ -59,25 +51,26 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _check(options: Namespace, artefact: Artefact) -> None:
-    chosen = options.format
-    if artefact.kind.holds not in _HELD[chosen]:
+    chosen = _FORMATS[options.format]
+    if artefact.kind.holds not in chosen.held:
         raise UserError(
-            f"{options.folder} holds {artefact.kind.stage}, and --format {chosen} is for"
-            f" {' and '.join(_stages(*_HELD[chosen]))}: give such a folder or another format"
+            f"{options.folder} holds {artefact.kind.stage}, and --format {options.format} is for"
+            f" {' and '.join(_stages(*chosen.held))}: give such a folder or another format"
         )
-    for name, formats in _ONLY_FOR.items():
-        if getattr(options, name) and chosen not in formats:
+    for name in dict.fromkeys(name for each in _FORMATS.values() for name in each.options):
+        if getattr(options, name) and name not in chosen.options:
+            formats = [key for key, each in _FORMATS.items() if name in each.options]
             raise UserError(f"--{name} is for --format {' and '.join(formats)}: leave it out")
     if options.images is not None:
         check_folder(options.images, "--images", "the one that holds them")
-    if chosen == "coco":
+    if options.format == "coco":
         if options.output.suffix.lower() != ".json" or options.output.is_dir():
             raise UserError(
                 f"--output {options.output} is not a JSON file: give one such as annotations.json"
             )
     elif options.output.exists():
         check_folder(options.output, "--output", "another")
-    if chosen == "mmsegmentation" and options.images is None:
+    if options.format == "mmsegmentation" and options.images is None:
         raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
@@ -87,21 +80,10 @@ def _stages(*held: str) -> list[str]:
     return [stage for stage, kind in measured_kinds().items() if kind.holds in held]
 
 
-def _export(options: Namespace, artefact: Artefact) -> Export:
-    if options.format == "clip_es":
-        return _export_clip_es(artefact, options.output)
-    if options.format == "coco":
-        return export_coco(artefact, options.output, options.images, options.components)
-    split = read_manifest(artefact.path).get("split")
-    if not isinstance(split, str) or not split or Path(split).name != split:
-        raise UserError(f"{artefact.path / MANIFEST} names no split: run the stage again")
-    kinds = {"link": options.link, "grey": options.grey}
-    return export_mmsegmentation(artefact, split, options.output, options.images, **kinds)
-
-
-def _export_clip_es(artefact: Artefact, target: Path) -> Export:
+def _export_clip_es(artefact: Artefact, options: Namespace) -> Export:
     """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
-    export, output = Export(), OwnFiles(target, "export.py")
+    export, target = Export(), options.output
+    output = OwnFiles(target, "export.py")
     output.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
 
     def write(image_id: str) -> int:
@@ -119,13 +101,39 @@ def _export_clip_es(artefact: Artefact, target: Path) -> Export:
     return export
 
 
+def _export_coco(artefact: Artefact, options: Namespace) -> Export:
+    return export_coco(artefact, options.output, options.images, options.components)
+
+
+def _export_mmsegmentation(artefact: Artefact, options: Namespace) -> Export:
+    split = read_manifest(artefact.path).get("split")
+    if not isinstance(split, str) or not split or Path(split).name != split:
+        raise UserError(f"{artefact.path / MANIFEST} names no split: run the stage again")
+    kinds = {"link": options.link, "grey": options.grey}
+    return export_mmsegmentation(artefact, split, options.output, options.images, **kinds)
+
+
+class _Format(NamedTuple):
+    held: tuple[str, ...]  # what it can hold of an image, see pipeline.engine.kinds.Kind
+    options: tuple[str, ...]  # those of the command line that some formats lack
+    export: Callable[[Artefact, Namespace], Export]
+
+
+_LABELS = ("masks", "labels")
+_FORMATS = {
+    "clip_es": _Format(("cams",), (), _export_clip_es),
+    "coco": _Format(_LABELS, ("components", "images"), _export_coco),
+    "mmsegmentation": _Format(_LABELS, ("images", "link", "grey"), _export_mmsegmentation),
+}
+
+
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Writes CAMs, masks or predictions in the formats of other programs."
     parser = Parser("export.py", title, _EXAMPLES)
     add = parser.add_argument
     stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
     add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--format", required=True, choices=sorted(_HELD))
+    add("--format", required=True, choices=sorted(_FORMATS))
     output = "a folder; for coco, the JSON file"
     add("--output", required=True, type=Path, metavar="DEST", help=output)
     add("--images", type=Path, metavar="DIR", help="the folder of the images")

@@ -85,24 +85,13 @@ PREDICTIONS = Kind(
     figures={"mIoU segmenter": "miou"},
 )
 
-_KINDS = [TAGS, CAMS, MASKS, NETWORK, PREDICTIONS]
-
-
-def add_kind(kind: Kind, after: Kind) -> Kind:
-    """Adds a kind of results to the pipeline, directly after another one, and returns it.
-
-    Raises:
-        ValueError: there is one of this name.
-    """
-    if kind.stage in (other.stage for other in _KINDS):
-        raise ValueError(f"there is a kind of the name {kind.stage}: choose another")
-    _KINDS.insert(_KINDS.index(after) + 1, kind)
-    return kind
+_KINDS = (TAGS, CAMS, MASKS, NETWORK, PREDICTIONS)
+"""All kinds in the order of the pipeline; a further one stands here."""
 
 
 def kinds() -> tuple[Kind, ...]:
     """Returns all kinds in the order of the pipeline; the settings of each hold earlier ones'."""
-    return tuple(_KINDS)
+    return _KINDS
 
 
 def measured_kinds() -> dict[str, Kind]:

@@ -13,8 +13,10 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
@@ -80,9 +82,12 @@ class Method:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What identifies the method in a cache key; of a plug-in, its file as well."""
+        """What identifies the method in a cache key; of a plug-in, its files as well."""
         is_ours = self.code.startswith("pipeline.")
-        source = {} if is_ours else {"method_source": _source_of(self.settings.__module__)}
+        build = self.build
+        module = build.partition(":")[0] if isinstance(build, str) else build.__module__
+        sources = map(_source_of, dict.fromkeys([self.settings.__module__, module]))
+        source = {} if is_ours else {"method_source": "-".join(filter(None, sources))}
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
         return facts | source
 
@@ -104,8 +109,11 @@ def imported(given: Callable[..., Any] | str) -> Callable[..., Any]:
 
 @cache
 def _source_of(module: str) -> str:
-    """Returns the fingerprint of the file of a module that was imported; "" if it has none."""
+    """Returns the fingerprint of the file of a module; "" if it has none."""
     file = getattr(sys.modules.get(module), "__file__", None)
+    if module not in sys.modules:  # one that is imported when it is needed
+        with suppress(ImportError):
+            file = getattr(find_spec(module), "origin", None)
     return fingerprint_file(Path(file)) if file else ""
 
 

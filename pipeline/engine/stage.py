@@ -1,7 +1,6 @@
 """The interface of stages; the engine does not depend on tags, CAMs, masks or networks.
 
-There are two kinds: a stage with a result for each image, and one with a single result that is made
-from all images of a split.
+A stage has a result for each image, or a single result that is made from all images of a split.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ Folders = Mapping[str, StageFolder]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage(ABC):
-    """The base of both kinds of stages: a name, a key, and the stages that they read.
+    """The base of all stages: a name, a key, and the stages that they read.
 
     Stages of equal name, split, round and title are equal. A stage can be pickled and sent to a
     worker, without its models and without the stages that it reads.
@@ -114,6 +113,10 @@ class Stage(ABC):
     """The settings that decide how long an image takes."""
     is_below_split: ClassVar[bool] = True
     """Whether its folder lies below that of its split."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.kind.stage not in ("", getattr(cls, "name", cls.kind.stage)):
+            raise TypeError(f"{cls.__name__} is not a stage {cls.kind.stage}, as its kind says")
 
     @property
     def needs(self) -> Mapping[str, Stage]:
@@ -226,7 +229,9 @@ class PerImage(Stage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of what its result is made from.
 
-        The ``folders`` are those of the stages before it.
+        It begins with that of the photograph, by which evaluation finds results of another one;
+        :func:`~pipeline.files.fingerprints.join_keys` adds those of results that are read. The
+        ``folders`` are those of the stages before it.
 
         Raises:
             ImageError: the image cannot have a result.

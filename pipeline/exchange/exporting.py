@@ -36,8 +36,9 @@ class Export:
         """Converts images one after the other, and yields their ids, or other names, with results.
 
         An :class:`ImageError`, a :class:`UserError`, a :class:`ValueError` or an :class:`OSError`
-        of ``convert`` leaves an image out. ``title`` stands before the progress bar, and ``note``
-        behind the number of skipped images.
+        of ``convert`` leaves an image out; so refuse files of others before, by
+        :meth:`~pipeline.files.own_files.OwnFiles.refuse_foreign`. ``title`` stands before the
+        progress bar, and ``note`` behind the number of skipped images.
         """
         with track(title, len(images)) as advance:
             for name in images:

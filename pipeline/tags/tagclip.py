@@ -1,4 +1,7 @@
-"""TagCLIP: patch-level classification, DMAR and CWR (TagCLIP, figure 2)."""
+"""TagCLIP: patch-level classification, DMAR and CWR (TagCLIP, figure 2).
+
+``settings.py`` registers it: raise its ``algorithm`` there when results change.
+"""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

@@ -122,8 +122,7 @@ SKETCHES = [
 @pytest.mark.parametrize("line", SKETCHES)
 def test_what_a_sketched_command_says_exists(line: str):
     words = words_of(line.partition("…")[0])[2:]
-    # A launcher is a plugin that need not be installed.
-    composes([word for word in words if "=" in word and not word.startswith("hydra/")])
+    composes([word for word in words if "=" in word])
 
 
 @pytest.mark.parametrize("wrong", ["tags.alfa=1", "dataset=voc2013", "experiment=no_such"])
