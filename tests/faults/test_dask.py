@@ -101,7 +101,6 @@ def test_the_scheduler_is_killed_in_the_middle(
     trial("fault", "SIGKILL of dask's scheduler", "one sentence; continues, byte-equal")
 
 
-@pytest.mark.large
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -41,7 +41,6 @@ def test_any_number_of_images_of_any_size(tmp_path):
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
 
 
-@pytest.mark.large
 def test_a_padded_network_of_one_size(tmp_path):
     segmenter = balanced_segmenter(**UNET)
     assert export_onnx(segmenter, tmp_path / "m.onnx", 37, 50) == Shape(1, 37, 50)
