@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import timm
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
@@ -109,6 +108,8 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     Raises:
         UserError: timm has no such network, or the network returns no feature maps.
     """
+    import timm  # takes seconds
+
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise UserError(

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
@@ -20,7 +19,7 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
-from pipeline.segmenter.openmmlab import importable, shipped
+from pipeline.segmenter.openmmlab import importable, provide_timm, shipped
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
@@ -223,7 +222,7 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
                 " another segmenter.config"
             )
         network = str(part.get("model_name"))
-        if key == "TIMMBackbone" and (":" in network or not timm.is_model(network)):
+        if key == "TIMMBackbone" and (":" in network or not provide_timm().is_model(network)):
             raise UserError(
                 f"the segmenter's network needs {network}, which timm does not have: choose another"
                 " segmenter.backbone"

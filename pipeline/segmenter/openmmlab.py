@@ -50,18 +50,33 @@ def importable() -> Iterator[None]:
     such as PointRend, fail when they are used. Therefore a stand-in replaces missing operators
     during the import of either. It is removed again, because mmengine later tests for ``mmcv._ext``
     to find out whether there are operators. The fork prints which optional packages it misses.
+
+    Both import timm, for one backbone, which takes longer than they do: see :func:`provide_timm`.
     """
     # The heads import mmsegmentation again while they are imported.
     is_there = _COMPILED_OPS in sys.modules
     stand_in_needed = not is_there and importlib.util.find_spec(_COMPILED_OPS) is None
     if stand_in_needed:
         sys.modules[_COMPILED_OPS] = _CompiledOpsStandIn(_COMPILED_OPS)
+    if hides_timm := "timm" not in sys.modules:
+        sys.modules["timm"] = None  # as if it were not installed
     try:
         with redirect_stdout(None):
             yield
     finally:
         if stand_in_needed:
             sys.modules.pop(_COMPILED_OPS, None)
+        if hides_timm:
+            del sys.modules["timm"]
+
+
+def provide_timm() -> types.ModuleType:
+    """Imports timm, and gives it to mmsegmentation's ``TIMMBackbone``."""
+    import timm
+    from mmseg.models.backbones import timm_backbone
+
+    timm_backbone.timm = timm
+    return timm
 
 
 def shipped(path: str) -> Path:

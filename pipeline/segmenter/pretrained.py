@@ -11,7 +11,6 @@ from pipeline.files.text import given_path
 from pipeline.files.weight_files import check_finite, refuse_quantised
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
-from pipeline.segmenter.weight_sources import INSTEAD, fetch_coco, fetch_imagenet, read_weights
 
 
 def strip_pretrained(model: ConfigDict) -> str | None:
@@ -71,24 +70,30 @@ def load_pretrained(
     check_choice(choice)
     if choice in (None, "none"):
         return None
+    from pipeline.segmenter import (
+        weight_sources,
+    )  # imports torchvision and timm, which take seconds
+
     settings = model["backbone"]
     settings = settings.get("backbone_cfg") or settings
     # Backbones like ICNet and BiSeNet have a network of that name inside.
     names = (name for name, _ in backbone.named_modules() if name.split(".")[-1] == "backbone")
     inner = backbone.get_submodule(next(names, ""))
     if choice == "imagenet":
-        weights, origin = fetch_imagenet(inner, settings, source, download)
+        weights, origin = weight_sources.fetch_imagenet(inner, settings, source, download)
     elif choice == "coco":
-        weights, origin = fetch_coco(inner, settings, download)
+        weights, origin = weight_sources.fetch_coco(inner, settings, download)
     else:
-        weights, origin = read_weights(given_path(choice, "segmenter.pretrained")), str(choice)
+        path = given_path(choice, "segmenter.pretrained")
+        weights, origin = weight_sources.read_weights(path), str(choice)
     # Weights may be for a whole backbone like ICNet, or for the network inside it.
     part, (fit, tensors) = backbone, fit_weights(weights, origin, backbone, settings)
     if inner is not backbone and tensors is None:
         part, (fit, tensors) = inner, fit_weights(weights, origin, inner, settings)
     if tensors is None:
         named = "" if origin == choice else f" ({origin})"
-        raise UserError(f"segmenter.pretrained={choice}{named} {fit.shortage}: {INSTEAD}")
+        remedy = weight_sources.INSTEAD
+        raise UserError(f"segmenter.pretrained={choice}{named} {fit.shortage}: {remedy}")
     refuse_quantised(tensors, origin)
     check_finite(tensors, origin)
     with quietly():
