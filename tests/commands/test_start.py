@@ -33,6 +33,11 @@ print("imported:", *sorted({top.partition(".")[0] for top in sys.modules}))
         (["stage=status"], set()),
         (["stage=[tags,cams,masks]", "dry_run=true", "runtime.device=cpu"], set()),
         (["make_tables"], set()),
+        pytest.param(
+            ["stage=all", "dry_run=true", "runtime.device=cpu", "segmenter=demo"],
+            {"torch", "mmengine", "mmseg", "mmcv", "scipy"},
+            marks=pytest.mark.large,
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -48,6 +53,7 @@ def test_what_computes_nothing_imports_nothing_that_computes(
         capture_output=True,
         text=True,
     )
+    assert ("dry run: nothing is" in finished.stdout) == ("dry_run=true" in arguments)
     (imported,) = [line for line in finished.stdout.splitlines() if line.startswith("imported:")]
     assert {*imported.split()} & {*HEAVY} == allowed, finished.stderr
 
