@@ -99,7 +99,7 @@ def settings_of(settings: type, prefix: str, values: Any = None) -> Iterator[Set
         if default in REQUIRED and not prefix:
             continue  # a group of the configuration has pages of its own
         given = values.get(declared.name, default) if isinstance(values, dict) else default
-        kind = declared.type if isinstance(declared.type, str) else declared.type.__name__
+        kind = re.sub(r"(\w+\.)+", "", inspect.formatannotation(hints[declared.name]))
         meaning = meaning_of.get(declared.name, "")
         yield Setting(key, kind, given, rule_of(declared), meaning)
         for nested in {hints[declared.name], *get_args(hints[declared.name])}:
