@@ -107,6 +107,7 @@ class Nursery:
     def close(self) -> None:
         """Ends the process that starts them."""
         self._process.stdin.close()
+        self._process.terminate()  # another fork may hold the pipe open
         self._process.wait(30)
 
 
