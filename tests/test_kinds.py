@@ -122,3 +122,8 @@ def test_a_kind_of_its_own_is_seen_everywhere(
     assert finished.code == 2 and "holds edges, and --format clip_es is for cams" in finished.errors
     finished = run_tool("overlay.py", folder, "--images", photographs, "--output", tmp_path / "o")
     assert finished.code == 0 and (tmp_path / "o" / "edges" / "a.png").is_file()
+
+
+def test_a_stage_has_the_name_of_its_kind():
+    with pytest.raises(TypeError, match="Outlines is not a stage edges, as its kind says"):
+        type("Outlines", (Edges,), {"name": "outlines"})

@@ -70,9 +70,8 @@ def load_pretrained(
     check_choice(choice)
     if choice in (None, "none"):
         return None
-    from pipeline.segmenter import (
-        weight_sources,
-    )  # imports torchvision and timm, which take seconds
+    # It imports torchvision and timm, which take seconds.
+    from pipeline.segmenter import weight_sources
 
     settings = model["backbone"]
     settings = settings.get("backbone_cfg") or settings

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from pipeline.clip.checkpoint import load_clip, read_weights
 from pipeline.clip.published import resolve_checkpoint
 from pipeline.errors import UserError
+from tests.tiny_clip import build_tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,12 @@ def test_quantised_weights_are_refused(kind, weights, tmp_path):
     save_file({k: v.to(kind) for k, v in weights.items()}, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"\.weight as torch.*: give weights that are not quantise"):
         load_clip(tmp_path / "a.safetensors")
+
+
+def test_no_weights_are_drawn_that_a_file_replaces(tiny_checkpoint, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: drawn.append(self) or self)
+    load_clip(tiny_checkpoint)
+    assert not drawn
+    build_tiny_clip()
+    assert drawn

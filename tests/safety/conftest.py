@@ -35,6 +35,12 @@ class Mark:
     def is_left(self) -> bool:
         return self.path.exists()
 
+    @property
+    def program(self) -> str:
+        """A config of mmsegmentation that leaves the mark when it is read."""
+        made = f"__import__('os').mkdir({str(self.path)!r})"
+        return f"made = {made}\nmodel = dict(backbone=dict())\n"
+
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Mark:

@@ -1,8 +1,7 @@
-"""Configurations are data; the Python configs of mmsegmentation are read where they are named."""
+"""Configurations are data, and only the command line can name code."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,87 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.utils import instantiate
-from mmengine.config import Config
 
-from pipeline.errors import UserError
 from pipeline.files.shipped import CONFIGS
-from pipeline.segmenter.mmseg import build_config, find_config
 from pipeline.stages import config as settings
 from tests import REPOSITORY
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 from tests.tiers import large_except
-
-
-def build(**changes):
-    return build_config(tiny_settings(**changes), CLASS_NAMES, PALETTE, 0)
-
-
-def program(mark) -> str:
-    """A config of mmsegmentation that leaves a mark when it is read."""
-    return f"made = __import__('os').mkdir({str(mark.path)!r})\nmodel = dict(backbone=dict())\n"
-
-
-def test_a_python_config_runs_only_where_it_is_named_in_full(mark, tmp_path, monkeypatch, trial):
-    path = tmp_path / "evil.py"
-    path.write_text(program(mark))
-    assert mark.is_left_by(lambda: Config.fromfile(path))
-    monkeypatch.chdir(tmp_path)
-    (root,) = {find_config("fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py").parents[1]}
-    climbing = os.path.relpath(path, root)
-    assert (root / climbing).is_file()
-    for name in ("evil.py", "./evil.py", f"fcn/../{climbing}", climbing):
-        with pytest.raises(UserError, match="is not a config of mmsegmentation"):
-            build(config=name)
-        assert not mark.is_left, name
-    # Named in full, it is a program that its owner asked for.
-    assert mark.is_left_by(lambda: build(config=str(path)))
-    trial("code", "segmenter.config: a Python file by a relative path or with ..", "refused", 4)
-
-
-@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
-def test_configs_that_look_like_data_are_not_read(suffix, mark, tmp_path, monkeypatch, trial):
-    """mmengine reads YAML with a loader that runs code, and JSON that imports modules."""
-    path = tmp_path / f"config{suffix}"
-    if suffix == ".json":
-        (tmp_path / "evil_import.py").write_text(program(mark))
-        monkeypatch.syspath_prepend(tmp_path)
-        path.write_text(json.dumps({"custom_imports": {"imports": ["evil_import"]}, "model": {}}))
-    else:
-        path.write_text(f"model: !!python/object/apply:os.mkdir [{mark.path}]\n")
-    assert mark.is_left_by(lambda: Config.fromfile(path))
-    sys.modules.pop("evil_import", None)
-    with pytest.raises(UserError, match=r"which end in \.py"):
-        build(config=str(path))
-    assert not mark.is_left
-    trial("code", f"segmenter.config: {suffix} with code", "refused")
-
-
-def test_overrides_of_a_network_reach_no_file_and_no_module(mark, tmp_path, monkeypatch, trial):
-    (tmp_path / "evil_override.py").write_text(program(mark))
-    monkeypatch.syspath_prepend(tmp_path)
-    base = str(tmp_path / "evil_override.py")
-    imports = {"imports": ["evil_override"], "allow_failed_imports": False}
-    assert mark.is_left_by(lambda: Config.fromfile(base))
-    tried = [
-        {"_base_": base},
-        {"custom_imports": imports},
-        {"backbone": {"_base_": base, "custom_imports": imports}},
-        {"decode_head": {"type": "evil_override.made"}},
-        {"backbone": {"init_cfg": {"type": "Pretrained", "checkpoint": base}}},
-        {"_base_.custom_imports": imports},
-    ]
-    for overrides in tried:
-        try:
-            from pipeline.segmenter.mmseg import build_model
-
-            build_model(build(overrides={**tiny_settings().overrides, **overrides}).model)
-        except UserError as error:
-            assert "\n" not in str(error)
-        assert not mark.is_left and "evil_override" not in sys.modules, overrides
-    with pytest.raises(UserError, match="optimizer=evil_override.made is unknown: .*choose from"):
-        build(optimizer="evil_override.made")
-    assert "evil_override" not in sys.modules
-    trial("code", "segmenter.overrides: _base_, custom_imports, dotted types", "nothing ran", 6)
 
 
 def test_classes_in_yaml_are_data(mark, tmp_path, run_stage, trial):
@@ -290,7 +213,7 @@ FEW = ("a program", "an address", "a command", "plug-ins", "a program as a param
 def test_a_shared_configuration_names_no_code(what, shared, mark, tmp_path, trial):
     """No program, no scheduler whose answers are unpickled, no command of a batch system."""
     path = tmp_path / "program.py"
-    path.write_text(program(mark))
+    path.write_text(mark.program)
     files = {
         "elsewhere/evil": f"config: {path}\n",
         "more/segmenter/mine": f"defaults: [demo]\nconfig: {path}\n",
@@ -327,7 +250,7 @@ def test_a_shared_file_takes_the_place_of_no_file_that_is_shipped(name, shared):
 
 def test_a_program_of_a_shared_configuration_does_not_run(shared, mark, tmp_path):
     path = tmp_path / "program.py"
-    path.write_text(program(mark))
+    path.write_text(mark.program)
     for key in ("stage=[tags,cams,masks,train]", "dry_run=true"):
         finished = shared(f"segmenter: {{config: {path}}}\n", key, "dataset.limit=1")
         assert finished.code == 2 and not mark.is_left, finished
@@ -347,7 +270,7 @@ def test_a_shared_configuration_may_choose_what_is_shipped(shared):
 
 def test_the_command_line_may_name_code_and_wins(shared, mark, tmp_path):
     path = tmp_path / "program.py"
-    path.write_text(program(mark))
+    path.write_text(mark.program)
     text = SLURM + f"segmenter: {{config: {path}}}\nexecutor: {{cluster: {{queue: evil}}}}\n"
     typed = [f"segmenter.config={path}", "executor.cluster.queue=mine"]
     finished = shared(text, *typed, "+executor.cluster.job_script_prologue=['module load x']")
