@@ -122,6 +122,11 @@ class Labeller:
                 "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
                 " or choose another tagger here"
             )
+        if options.corrections is not None:
+            raise UserError(
+                "tags.corrections names images of a split: give the tags of an image to cams() and"
+                " mask() here"
+            )
         vocabulary = build_vocabulary(self._config.dataset)
         self._stages = Builder(self._config, vocabulary).per_split("")
         tags, cams = self._stages["tags"], self._stages["cams"]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
+from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings, splits_of_run
@@ -49,7 +50,11 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
             table = ((0, 0), *table)  # the background, which label maps do not have
     if labels is not None:
         numbers = settings.values
-        known = read_image_classes(given_path(labels, "dataset.labels"), classes, numbers)
+        path = given_path(labels, "dataset.labels")
+        if path.suffix.lower() == ".csv" and path.is_file() and is_corrections(path):
+            known = read_corrections(path, "dataset.labels", classes)
+        else:
+            known = {"": read_image_classes(path, classes, numbers)}
     folder = None if masks is None else existing_folder(masks, "masks")
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
@@ -65,7 +70,8 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         if listed is not None and split in chosen:
             samples = _select(samples, given_path(listed, "dataset.image_list"), split)
         if known is not None:
-            given = [_listed_labels(known, sample) for sample in samples]
+            named = {**known.get("", {}), **known.get(split, {})}
+            given = [_listed_labels(named, sample) for sample in samples]
             refuse_unused(given, f"dataset.labels={labels} names", split)
             samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
         if folder is not None:
@@ -94,7 +100,8 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         [split] = dataset.splits
         names = {name for sample in dataset.splits[split] for name in _names(sample)}
         names |= {name for name, _ in dataset.rejected.get(split, [])}
-        if others := [name for name in known if name not in names]:
+        listed_names = (name for s in ("", split) for name in known.get(s, {}))
+        if others := [name for name in listed_names if name not in names]:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             notes += (f"{Path(labels).name} names {shown(others[0])}{more}, which are not images",)
     splits = Splits({split: partial(read, split) for split in dataset.splits})

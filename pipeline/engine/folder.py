@@ -178,8 +178,11 @@ class StageFolder(ResultFolder):
         return found
 
     def reuse(self, entry: dict[str, Any], source: Path) -> None:
-        """Takes over an intact entry of the sibling ``source``; its files are linked or copied."""
-        for name in entry.get("files", {}):
+        """Takes over an intact entry of ``source``, a sibling whose files are linked or copied.
+
+        An entry of this folder, whose thresholds changed, replaces the old one.
+        """
+        for name in entry.get("files", {}) if source != self.path else ():
             link_or_copy(source / name, self.path / name)
         self.adopt(entry)
         self.computed -= 1
@@ -212,6 +215,7 @@ class StageFolder(ResultFolder):
         image_ids: Collection[str],
         files: Mapping[str, bytes | str] = {},
         known: Collection[str] | None = None,
+        **facts: Any,
     ) -> None:
         """Ends a pass over images: writes entries, failures and summaries, and the manifest last.
 
@@ -220,6 +224,7 @@ class StageFolder(ResultFolder):
             files: name → contents of the summaries.
             known: all images of the split. Others were removed: their failures are dropped, and
                 those with results are listed in ``removed.jsonl``.
+            facts: further items of the manifest.
         """
         for name, data in files.items():
             write_atomically(self.path / name, data)
@@ -238,6 +243,7 @@ class StageFolder(ResultFolder):
         computed = min(self.computed, len(image_ids) - left_out)
         self.write_manifest(
             complete=True,
+            **facts,
             input=self.input_key(image_ids),
             images=len(image_ids),
             left_out=left_out,

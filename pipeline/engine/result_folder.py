@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 _SHAPE = {
     **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
     **dict.fromkeys(("finished", "began"), str),
-    **dict.fromkeys(("images", "computed", "left_out"), int),
+    **dict.fromkeys(("images", "computed", "left_out", "corrected"), int),
     **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
     "complete": bool,
     "seconds": int | float,

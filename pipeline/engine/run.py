@@ -159,7 +159,7 @@ class Run:
                             failures[image_id] = reason
                         left_out = len(failures) - len(before.left_out)
                         advance(note=f"{left_out} left out" if left_out else "")
-            self._finish(stage, folder, before.ids, failures)
+            self._finish(stage, folder, before, failures)
             if stage.rider is not None:  # it is finished when its own turn comes
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
         self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)
@@ -173,13 +173,13 @@ class Run:
         self,
         stage: PerImage,
         folder: StageFolder,
-        ids: Sequence[str],
+        before: Scan,
         failures: Mapping[str, str],
     ) -> None:
         for image_id, reason in failures.items():
             folder.fail(image_id, reason)
-        entries = folder.entries
-        summary = stage.summary(folder, [i for i in ids if i in entries])
-        folder.finish(ids, summary, self.images.known_ids(stage.split))
+        done = [sample for sample in before.samples if sample.id in folder.entries]
+        summary, known = stage.summary(folder, done), self.images.known_ids(stage.split)
+        folder.finish(before.ids, summary, known, **stage.counts(folder, done))
         if stage.accompanies:
             folder.accompany(stage.accompanies.key)

@@ -121,9 +121,13 @@ def scan(
             continue
         try:
             item = items[sample.id] = stage.item(sample, folders)
-            is_done = folder.is_done(sample.id, item.input)
-            if is_done and stage.adapt(folder.entries[sample.id]) is not None:
-                continue
+            if folder.is_done(sample.id, item.input):
+                stored = folder.entries[sample.id]
+                if (entry := stage.adapt(stored)) == stored:
+                    continue
+                if entry is not None:  # what is no part of the key has changed
+                    reusable[sample.id] = entry, folder.path
+                    continue
             sibling = folder.find_reusable(sample.id, item.input)
             if sibling and (entry := stage.adapt(sibling[1])) is not None:
                 reusable[sample.id] = entry, sibling[0]
@@ -179,8 +183,9 @@ def _inputs(
 def is_current(stage: PerImage, sample: Sample, folders: Folders) -> bool:
     """Tells whether an image's result was made from what there is now.
 
-    That is its photograph and the results of earlier stages; of those that were removed, the last
-    ones count. The ``folders`` are those of :func:`open_with_inputs`.
+    That is its photograph, what :meth:`~PerImage.adapt` applies, and the results of earlier stages;
+    of those that were removed, the last ones count. The ``folders`` are those of
+    :func:`open_with_inputs`.
     """
     folder = folders[stage.name]
     try:
@@ -188,10 +193,12 @@ def is_current(stage: PerImage, sample: Sample, folders: Folders) -> bool:
             return False
     except OSError:
         return folder.photograph_of(sample.id) is not None
+    entry = folder.entries[sample.id]
+    is_adapted = stage.adapt(entry) in (entry, None)
     if not stage.before or any(sample.id not in folders[n].entries for n in stage.before):
-        return True
+        return is_adapted
     try:
-        return folder.entries[sample.id]["input"] == stage.item(sample, folders).input
+        return is_adapted and entry["input"] == stage.item(sample, folders).input
     except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
         return True
 

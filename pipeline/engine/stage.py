@@ -271,8 +271,12 @@ class PerImage(Stage):
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Computes results, in batches as it likes; ``model`` loads on its first call."""
 
-    def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
+    def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
         """Returns files that sum up the results of the images ``done``."""
+        return {}
+
+    def counts(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, int]:
+        """Returns what the manifest counts of the images ``done``, by name."""
         return {}
 
 

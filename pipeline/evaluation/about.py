@@ -30,6 +30,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     """Returns the choices that led to the results of the measured stage, and "" for the others."""
     chain = list(_chain(stage))
     notes = [note for each in chain if (note := getattr(each, "note", ""))]
+    corrections = dict.fromkeys(str(getattr(each, "corrections", "")) for each in chain)
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
     methods = dict.fromkeys(groups(), "")
     for each in reversed(chain):
@@ -48,6 +49,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,
+        "corrections": ", ".join(filter(None, corrections)),
     }
 
 

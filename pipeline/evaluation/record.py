@@ -38,7 +38,7 @@ _CALIBRATION = Complete(
 )
 _FIGURES = {
     **_LEVEL,
-    **dict.fromkeys(("image_set", "ground_truth", "results"), str),
+    **dict.fromkeys(("image_set", "ground_truth", "results", "corrections"), str),
     "images": int,
     "levels": [_LEVEL],
     "calibration": _CALIBRATION,

@@ -88,6 +88,8 @@ class Evaluation:
                     unmeasured.append(f"{folder.stage} of split {folder.split}")
                 continue
             figures |= _links(stage, folder, folders, results.measured)
+            if corrections := about["corrections"]:
+                figures["corrections"] = corrections
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)

@@ -18,7 +18,7 @@ _END = b'%08x"}'
 _SHAPE = {
     **dict.fromkeys(("id", "input", "recipe"), str),
     **dict.fromkeys(("files", "scores"), {str: str}),
-    **dict.fromkeys(("tags", "state"), [int]),
+    **dict.fromkeys(("tags", "found", "state"), [int]),
     "read": int,
 }
 """The types of entries of images and of fingerprints."""

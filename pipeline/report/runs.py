@@ -132,6 +132,8 @@ class MeasuredRun:
     def help_by_ground_truth(self) -> list[str]:
         """Returns the footnotes on human annotations that contributed to the figures."""
         notes = []
+        if corrections := self.figures.get("corrections"):
+            notes.append(f"tags corrected by hand ({corrections})")
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"

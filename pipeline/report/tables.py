@@ -80,6 +80,8 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
                 values = (percent(figures.get(metric)) for metric in _TAG_METRICS)
                 rows.append([split + level, _images(latest), *values])
                 notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
+            if corrections := latest.get("corrections"):
+                notes.append(f"{split}: tags corrected by hand ({corrections}).")
         title = f"{kind.title.capitalize()} (%)"
         yield Table(header, rows, header[:1], title, notes=notes)
 
@@ -140,10 +142,13 @@ def _segmentation(metrics: MetricsFile) -> Table:
 
 
 def _remark(figures: Mapping[str, Any]) -> str:
+    corrections = figures.get("corrections")
+    corrected = f", tags corrected by hand ({corrections})" if corrections else ""
     if "chosen_by_ground_truth" in figures:
-        return f", background chosen by ground truth (β={figures.get('background_beta')})"
+        beta = figures.get("background_beta")
+        return f", background chosen by ground truth (β={beta}){corrected}"
     kept = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
-    return kept + " (its initial weights have seen masks)" * has_seen_masks(figures)
+    return kept + corrected + " (its initial weights have seen masks)" * has_seen_masks(figures)
 
 
 def _seeds(metrics: MetricsFile) -> Table:

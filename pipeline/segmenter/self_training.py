@@ -5,13 +5,14 @@ without the pixels that it is unsure of and without the classes that an image do
 therefore be better masks than those. They are tags as well. No ground truth is read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.corrections import Corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, TAGS
@@ -22,7 +23,7 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_key
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
-from pipeline.tags.scores import read_tags, summarise, tags_output
+from pipeline.tags.scores import count_corrected, read_tags, summarise, tags_output
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,16 @@ def relabel(
     surest = max(1, round(settings.tag_region * flat.shape[1]))
     scores = np.partition(flat, -surest, axis=1)[:, -surest:].mean(1)
     if tags is None:
-        tags = tuple(int(k) for k in np.flatnonzero(scores >= settings.tag_threshold))
+        tags = seen(scores, settings)
     keys = np.array(tags, np.int64)
     chosen = probabilities[np.concatenate([[0], keys + 1])]
     channels, probability = resized_argmax(chosen / chosen.sum(0), *size)
     return Relabelled(scores, tuple(tags), to_labels(channels, keys), probability)
+
+
+def seen(scores: np.ndarray, settings: SelfTrainingSettings) -> tuple[int, ...]:
+    """Returns the classes that a segmenter sees in an image, by its n scores."""
+    return tuple(int(k) for k in np.flatnonzero(scores >= settings.tag_threshold))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +83,7 @@ class _Relabelling(PerImage):
         options: how predictions become tags and masks.
         test: the sizes of an image over which probabilities are averaged.
         keep_probability: whether the probability of each pixel is stored beside its mask.
+        corrections: the tags that images keep in any case.
         device: torch's name of the device that predicts.
         vocabulary: the class names.
     """
@@ -86,24 +93,31 @@ class _Relabelling(PerImage):
     options: SelfTrainingSettings
     test: TestSettings
     keep_probability: bool
+    corrections: Corrections
     device: str
     vocabulary: Vocabulary
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
         test = {"scales": list(self.test.scales), "flip": self.test.flip}
-        return {"method": "segmenter", **self.reader.facts, **test}
+        return {"method": "segmenter", **self.reader.facts, **test, **self.corrections.facts}
+
+    @property
+    def thresholds(self) -> Collection[str]:
+        """The corrections; those of an image are part of its input."""
+        return ("corrections",)
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint of the round before."""
         return network_files(inputs["segmenter"], "last")
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image, with its tags of the first round if these are kept."""
-        image = fingerprint_image(sample.image)
-        if "first_tags" not in folders:
+        """Returns an image, with the tags that it keeps: those of the first round, or corrected."""
+        image, tags = fingerprint_image(sample.image), self.corrections.tags.get(sample.id)
+        if "first_tags" in folders:
+            tags = read_tags(folders["first_tags"], sample)
+        if tags is None:
             return Item(sample, image)
-        tags = read_tags(folders["first_tags"], sample)
         return Item(sample, join_keys(image, fingerprint(list(tags))), tags)
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
@@ -125,7 +139,10 @@ class _Relabelling(PerImage):
                 confidence=self.options.confidence,
                 keep_probability=self.keep_probability,
             )
-            tags = tags_output(relabelled.tags, {"scores": relabelled.scores})
+            found = {}
+            if item.sample.id in self.corrections.tags:
+                found["found"] = seen(relabelled.scores, self.options)
+            tags = tags_output(relabelled.tags, {"scores": relabelled.scores}, **found)
             yield item, {SegmenterTags.name: tags, SegmenterMasks.name: Output(files)}
 
 
@@ -166,6 +183,10 @@ class SegmenterTags(_Relabelling):
         threshold = self.options.tag_threshold
         return None if self.options.keep_tags else lambda scores: threshold
 
-    def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
-        """Returns ``scores.npz`` and ``tags.txt``."""
+    def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
+        """Returns what :func:`~pipeline.tags.scores.summarise` does."""
         return summarise(folder, done, self.vocabulary.classes)
+
+    def counts(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, int]:
+        """Returns how many images have corrected tags."""
+        return count_corrected(folder, done)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,15 @@ from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.device import check_precision, choose_batches, choose_device
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.method_stage import MethodStage
+from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
 from pipeline.engine.registry import Method, imported, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
+from pipeline.errors import UserError, check_choice, shown
+from pipeline.files.text import given_path
 from pipeline.masks.stage import Masks, MaskStage
 from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
@@ -122,8 +126,9 @@ class Builder:
         if self.images is not None and (given := getattr(options, "fit_split", None)):
             self.images.of(given)  # which refuses an unknown split
         steps = getattr(options, "standardise", ())
+        corrections = {"corrections": self._corrections(split)}
         if not steps:
-            return self._scored(split, options)
+            return self._scored(split, options, **corrections)
         given = replace(options, fit_split=options.fit_split or self.train_split)
         fitted = given if method_of(options).learns else replace(options, fit_split=None)
         raw = partial(self._scored, options=fitted, title="before standardising")
@@ -131,10 +136,33 @@ class Builder:
         if "class" in steps:
             before = {"raw": raw(given.fit_split)}
             uses["learned"] = ScoreStatistics(before=before, steps=steps, **self._place(given))
-        parts = {"split": split, "before": {"raw": raw(split)}, "uses": uses}
-        return self._from_method(StandardisedTags, given, **parts)
+        parts = {"split": split, "before": {"raw": raw(split)}, "uses": uses, "images": self.images}
+        return self._from_method(StandardisedTags, given, **parts, **corrections)
 
-    def _scored(self, split: str, options: Any, title: str = "") -> Tags:  # noqa: ANN401
+    def _corrections(self, split: str) -> Corrections:
+        name = Path(self.config.tags.corrections or "").name
+        return Corrections(name, self._corrected.get(split, {}))
+
+    @cached_property
+    def _corrected(self) -> BySplit:
+        """The corrected tags of each split."""
+        key, given = "tags.corrections", self.config.tags.corrections
+        if given is None or self.images is None:
+            return {}
+        path, splits = given_path(given, key), self.images.dataset.splits
+        found = read_corrections(path, key, self.vocabulary.classes)
+        if "" not in found:
+            for split in found:
+                check_choice(f"{path} names split {shown(split)}, which is unknown", split, splits)
+            return found
+        if len(self.splits) != 1:
+            raise UserError(
+                f"{path} has no column split: say of which split its images are, as in"
+                f" dataset.split={self.splits[0]}, or add the column"
+            )
+        return {self.splits[0]: found[""]}
+
+    def _scored(self, split: str, options: Any, title: str = "", **corrections: Any) -> Tags:  # noqa: ANN401
         """Returns the stage of tags by the scores of a method."""
         method, uses = method_of(options), {}
         if method.learns and self.images is not None:
@@ -144,7 +172,7 @@ class Builder:
             uses = {"learned": imported(method.learns)(**parts)}
         batch = method.batch(options, self.config.compat) if method.batch and self.images else 0
         parts = {"uses": uses, "title": title, "images": self.images, "dependent_batch": batch}
-        return self._from_method(ScoredTags, options, split=split, **parts)
+        return self._from_method(ScoredTags, options, split=split, **parts, **corrections)
 
     def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
         """Returns where something is learned from: the images of ``tags.fit_split``."""
@@ -224,6 +252,7 @@ class Builder:
             "options": options,
             "test": self.config.segmenter.test,
             "keep_probability": self.config.masks.keep_probability,
+            "corrections": tags.corrections,
             **self._segmenting(training),
         }
         masks = SegmenterMasks(**parts)

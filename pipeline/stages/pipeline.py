@@ -106,6 +106,14 @@ class Pipeline:
         )
         return cls(builder)
 
+    @property
+    def reads_no_tags(self) -> str:
+        """The choice of the configuration by which masks are made without tags, or ""."""
+        stages = self.builder.per_split(self.builder.splits[0])
+        if "cams" not in stages["masks"].before:
+            return stages["masks"].chosen
+        return stages["cams"].chosen if "tags" not in stages["cams"].before else ""
+
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Runs stages one after the other and yields what each did.
 

@@ -48,7 +48,12 @@ class GivenTags(Tags):
         for item, _ in images:
             scores = np.zeros(self.resources.num_classes, np.float32)
             scores[list(item.given)] = 1
-            yield item, {self.name: tags_output(item.given, {"scores": scores})}
+            facts = self.corrections.apply(item.sample.id, item.given)
+            yield item, {self.name: tags_output(**facts, scores={"scores": scores})}
+
+    def found(self, entry: Mapping[str, Any]) -> list[int]:
+        """Returns the tags that were given."""
+        return entry.get("found", entry["tags"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +86,6 @@ class ListedTags(GivenTags):
 
     def tags_of(self, sample: Sample) -> Labels:
         """Returns the tags on an image's line."""
-        if sample.id not in self._listed:
+        if sample.id not in self._listed and sample.id not in self.corrections.tags:
             raise ImageError(f"has no line in {given_path(self.options.path, 'tags.path')}")
-        return self._listed[sample.id]
+        return self._listed.get(sample.id, ())

@@ -19,6 +19,8 @@ class TagOptions:
         min_score: the score that a tag must exceed in any case.
         variants: rows of the ablation to store as well.
         absent_as_zero: classes that no image shows count 0 in the mAP; else they are left out.
+        corrections: a table of images with the tags that they have in place of those found, as a
+            report saves it. The key holds the name of the file.
     """
 
     min_score: float = setting(0.0, at_least=0, at_most=1)
@@ -27,6 +29,9 @@ class TagOptions:
     )
     absent_as_zero: bool = setting(
         False, changes="nothing", why="scores are measured with it, not computed"
+    )
+    corrections: str | None = setting(
+        None, changes="nothing", why="the key holds its name, and the entry of an image its line"
     )
 
 

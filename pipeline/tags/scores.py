@@ -1,10 +1,13 @@
-"""The files of the stage ``tags``: scores in ``scores.npz``, tags in ``tags.txt``."""
+"""The files of the stage ``tags``: scores in ``scores.npz``, tags in ``tags.txt`` and beside it."""
 
 import base64
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from pipeline.datasets.corrections import join_names
 from pipeline.datasets.lists import format_class_list
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import Sample
@@ -18,14 +21,20 @@ def decode_scores(rows: Mapping[str, str], name: str = "scores") -> np.ndarray:
     return np.frombuffer(base64.b64decode(rows[name] or rows["scores"]), "<f4")
 
 
-def tags_output(tags: Sequence[int], scores: Mapping[str, np.ndarray]) -> Output:
-    """Returns what is stored: n float32 for "scores" and each variant, "" where it equals these."""
+def tags_output(
+    tags: Sequence[int], scores: Mapping[str, np.ndarray], **found: Sequence[int]
+) -> Output:
+    """Returns what is stored: n float32 for "scores" and each variant, "" where it equals these.
+
+    For ``found`` see :meth:`~pipeline.datasets.corrections.Corrections.apply`.
+    """
     encoded = {
         name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
         for name, values in scores.items()
     }
     same = [n for n, row in encoded.items() if row == encoded["scores"] and n != "scores"]
-    return Output(facts={"tags": list(tags), "scores": {**encoded, **dict.fromkeys(same, "")}})
+    rows = {**encoded, **dict.fromkeys(same, "")}
+    return Output(facts={"tags": list(tags), "scores": rows, **found})
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
@@ -50,17 +59,45 @@ def read_scores(
 
 
 def summarise(
-    folder: StageFolder, done: Sequence[str], classes: Sequence[str]
+    folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]
 ) -> Mapping[str, bytes]:
-    """Returns ``scores.npz`` and ``tags.txt`` of the images ``done``."""
-    entries = folder.entries
-    text = format_class_list({image_id: entries[image_id]["tags"] for image_id in done})
-    arrays = {"ids": np.array(done, str), "classes": np.array(classes, str)}
-    for name in sorted(entries[done[0]]["scores"]) if done else ():
-        if (scores := read_scores(folder, done, name)) is not None:
+    """Returns the files that sum up the images ``done``.
+
+    ``scores.npz`` and ``tags.txt`` are for programs, ``tags.csv`` and ``classes.txt`` for people.
+    """
+    entries, ids = folder.entries, [sample.id for sample in done]
+    text = format_class_list({image_id: entries[image_id]["tags"] for image_id in ids})
+    arrays = {"ids": np.array(ids, str), "classes": np.array(classes, str)}
+    for name in sorted(entries[ids[0]]["scores"]) if ids else ():
+        if (scores := read_scores(folder, ids, name)) is not None:
             arrays[name] = scores
-    encoded = text.encode("utf-8", "surrogateescape")
-    return {"scores.npz": encode_arrays(**arrays), "tags.txt": encoded}
+    texts = {
+        "tags.txt": text,
+        "tags.csv": _table(folder, done, classes),
+        "classes.txt": "".join(f"{name}\n" for name in classes),
+    }
+    encoded = {name: text.encode("utf-8", "surrogateescape") for name, text in texts.items()}
+    return {"scores.npz": encode_arrays(**arrays), **encoded}
+
+
+def _table(folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]) -> str:
+    """Returns the photographs with the names and scores of their tags, as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "id", "classes", "scores", "corrected"])
+    for sample in done:
+        entry = folder.entries[sample.id]
+        names, scores = [classes[k] for k in entry["tags"]], decode_scores(entry["scores"])
+        values = ";".join(f"{scores[k]:.3f}" for k in entry["tags"])
+        is_corrected = "yes" if "found" in entry else ""
+        writer.writerow([sample.image, sample.id, join_names(names), values, is_corrected])
+    return text.getvalue()
+
+
+def count_corrected(folder: StageFolder, done: Iterable[Sample]) -> Mapping[str, int]:
+    """Returns how many images have corrected tags, for the manifest, if there are any."""
+    number = sum("found" in folder.entries[sample.id] for sample in done)
+    return {"corrected": number} if number else {}
 
 
 def remark_on_tags(folder: StageFolder, ids: Iterable[str], classes: Sequence[str]) -> str:

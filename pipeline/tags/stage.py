@@ -1,5 +1,6 @@
 """The stage ``tags``: the classes that each image shows."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,12 +10,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
+from pipeline.datasets.corrections import Corrections
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
+from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
-from pipeline.errors import ImageError
-from pipeline.tags.scores import decode_scores, remark_on_tags, summarise, tags_output
+from pipeline.errors import ImageError, UserError, did_you_mean, shown
+from pipeline.tags.scores import (
+    count_corrected,
+    decode_scores,
+    remark_on_tags,
+    summarise,
+    tags_output,
+)
 from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
 
 Threshold = Callable[[np.ndarray], float]
@@ -23,29 +32,66 @@ Threshold = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tags(MethodStage):
-    """The tags of a split, wherever they come from."""
+    """The tags of a split, wherever they come from.
+
+    Attributes:
+        corrections: the tags of images in place of those that are found. They come last: scores
+            stay as they are, and nothing is learned from them.
+    """
 
     name = command = "tags"
     kind = TAGS
     options_base = TagOptions
+    corrections: Corrections = Corrections()
 
     @property
     def threshold(self) -> Threshold | None:
         """The threshold that turns an image's scores into tags; none where tags are given."""
         return None
 
+    @property
+    def thresholds(self) -> Collection[str]:
+        """The setting that replaces tags."""
+        return ("corrections",)
+
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on; their files hold a score for each class."""
-        settings = super().own_settings()
+        settings = joined(super().own_settings(), self.corrections.facts)
         classes = {"classes": list(self.vocabulary.classes)}
         return settings if "classes" in self.method.reads else joined(settings, classes)
 
-    def summary(self, folder: StageFolder, done: Sequence[str]) -> Mapping[str, bytes]:
-        """Returns ``scores.npz`` and ``tags.txt``."""
+    def check(self) -> None:
+        """Refuses a correction of an image that the split does not have."""
+        super().check()
+        known = self.images.known_ids(self.split) if self.corrections else ()
+        if unknown := [i for i in self.corrections.tags if i not in known]:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise UserError(
+                f"{self.options.corrections} names {shown(unknown[0])}{more}, which split"
+                f" {self.split} does not have: {did_you_mean(unknown[0], known)}correct the file"
+            )
+
+    @abstractmethod
+    def found(self, entry: Mapping[str, Any]) -> Sequence[int] | None:
+        """Returns the tags of an entry before any correction; none if it lacks a variant."""
+
+    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns an entry with the tags that this stage gives its image."""
+        if (found := self.found(entry)) is None:
+            return None
+        kept = {name: value for name, value in entry.items() if name != "found"}
+        return {**kept, **self.corrections.apply(entry["id"], found)}
+
+    def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
+        """Returns what :func:`~pipeline.tags.scores.summarise` does."""
         return summarise(folder, done, self.vocabulary.classes)
 
+    def counts(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, int]:
+        """Returns how many images have corrected tags."""
+        return count_corrected(folder, done)
+
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Says so if no image has a tag, or if all have the same, from which nothing is learned."""
+        """Returns what :func:`~pipeline.tags.scores.remark_on_tags` does."""
         return remark_on_tags(folder, ids, self.vocabulary.classes)
 
 
@@ -77,19 +123,18 @@ class ScoredTags(Tags):
     def thresholds(self) -> Collection[str]:
         """The settings that turn scores into tags; CWR takes its θ from the same α."""
         uses_alpha = getattr(self.options, "reidentify", False)
-        return ("min_score",) if uses_alpha else ("min_score", "alpha")
+        own = ("min_score",) if uses_alpha else ("min_score", "alpha")
+        return (*super().thresholds, *own)
 
     @property
     def variants(self) -> list[str]:
         """The further rows of scores that are asked for, of those that the method has."""
         return [name for name in self.options.variants if name in self.method.variants]
 
-    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns an entry with the tags that follow from its scores; none if a variant lacks."""
-        if not {"scores", *self.variants} <= entry["scores"].keys():
-            return None
-        tags = self.choose(decode_scores(entry["scores"]))
-        return {**entry, "tags": list(tags)}
+    def found(self, entry: Mapping[str, Any]) -> Sequence[int] | None:
+        """Returns the tags that follow from an entry's scores."""
+        is_covered = {"scores", *self.variants} <= entry["scores"].keys()
+        return self.choose(decode_scores(entry["scores"])) if is_covered else None
 
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
         """Builds the tagger, and the method of the CAMs that ride."""
@@ -97,7 +142,7 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider, options = model(), self.rider, self.options
+        (tagger, cam_method), rider = model(), self.rider
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
@@ -105,8 +150,9 @@ class ScoredTags(Tags):
                 continue
             if problem := problem_with(scored.scores, self.resources.num_classes):
                 raise self.wrong(problem, item.sample.id)
-            tags = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
-            outputs = {self.name: tags_output(tags, scored.scores)}
+            found = self.choose(scored.scores["scores"])
+            facts = self.corrections.apply(item.sample.id, found)
+            tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scored.scores)}
             if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
                     cams = cam_method.cams_of_pass(scored.shared_pass, tags)

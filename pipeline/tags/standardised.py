@@ -99,8 +99,8 @@ class StandardisedTags(Tags):
 
     @property
     def thresholds(self) -> Collection[str]:
-        """The setting that turns standardised scores into tags."""
-        return ("z",)
+        """The settings that turn standardised scores into tags."""
+        return (*super().thresholds, "z")
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what follows the scores."""
@@ -109,6 +109,7 @@ class StandardisedTags(Tags):
             "classes": list(self.vocabulary.classes),
             "standardise": sorted(self.options.standardise),
             "z": self.options.z,
+            **self.corrections.facts,
         }
 
     def item(self, sample: Sample, folders: Folders) -> Item:
@@ -116,9 +117,9 @@ class StandardisedTags(Tags):
         scores = folders["raw"].entries[sample.id]["scores"]
         return Item(sample, join_keys(fingerprint_image(sample.image), fingerprint(scores)), scores)
 
-    def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns an entry with the tags that follow from its standardised scores."""
-        return {**entry, "tags": self._choose(decode_scores(entry["scores"], STANDARDISED))}
+    def found(self, entry: Mapping[str, Any]) -> list[int]:
+        """Returns the tags that follow from an entry's standardised scores."""
+        return self._choose(decode_scores(entry["scores"], STANDARDISED))
 
     def load(self, inputs: Mapping[str, Path]) -> Statistics | None:
         """Reads the statistics, if images are compared."""
@@ -134,7 +135,9 @@ class StandardisedTags(Tags):
             if (statistics := model()) is not None:
                 scores = over_images(scores, statistics)
             rows[STANDARDISED] = scores[0].astype(np.float32)
-            yield item, {self.name: tags_output(self._choose(rows[STANDARDISED]), rows)}
+            found = self._choose(rows[STANDARDISED])
+            facts = self.corrections.apply(item.sample.id, found)
+            yield item, {self.name: tags_output(**facts, scores=rows)}
 
     def _choose(self, standardised: np.ndarray) -> list[int]:
         return [int(k) for k in np.flatnonzero(standardised > self.options.z)]

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.tags.baseline import build_class_token
@@ -66,16 +67,16 @@ def test_a_tag_exceeds_a_share_of_the_range_of_scores_and_the_least_score():
     chosen = TagClipOptions(alpha=0.25, variants=[])
     assert stage(chosen).threshold(scores) == pytest.approx(0.35)
     assert stage(TagClipOptions(alpha=0.25, min_score=0.6)).threshold(scores) == 0.6
-    entry = {"key": "x", **tags_output([], {"scores": np.array([0.2, 0.3, 0.8, 0.4])}).facts}
+    entry = {"id": "x", **tags_output([], {"scores": np.array([0.2, 0.3, 0.8, 0.4])}).facts}
     assert stage(chosen).adapt(entry) == {**entry, "tags": [2, 3]}
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (TagClipOptions(), ("min_score",)),  # CWR computes with alpha
-        (TagClipOptions(reidentify=False), ("min_score", "alpha")),
-        (ClassTokenOptions(), ("min_score", "alpha")),
+        (TagClipOptions(), ("corrections", "min_score")),  # CWR computes with alpha
+        (TagClipOptions(reidentify=False), ("corrections", "min_score", "alpha")),
+        (ClassTokenOptions(), ("corrections", "min_score", "alpha")),
     ],
 )
 def test_thresholds_are_the_settings_that_no_score_depends_on(options, expected):
@@ -83,7 +84,8 @@ def test_thresholds_are_the_settings_that_no_score_depends_on(options, expected)
 
 
 def test_an_entry_needs_every_variant_that_its_method_has():
-    entry = tags_output([], dict.fromkeys(("scores", "coarse"), np.zeros(2))).facts
+    facts = tags_output([], dict.fromkeys(("scores", "coarse"), np.zeros(2))).facts
+    entry = {"id": "a", **facts}
     assert stage(TagClipOptions(variants=["coarse"])).adapt(entry)
     assert stage(TagClipOptions(variants=["coarse", "dmar"])).adapt(entry) is None
     assert stage(ClassTokenOptions(variants=["dmar"])).adapt(entry), "the baseline has none"
@@ -94,7 +96,7 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     """As TagCLIP's after CWR; what is read from it does not tell."""
     final, coarse = np.array([0.25, 0.75], np.float32), np.array([0.5, 0], np.float32)
     rows = {"scores": final, "cwr": final.copy(), "coarse": coarse}
-    facts = tags_output([1], rows).facts
+    facts = {"id": "a", **tags_output([1], rows).facts}
     assert json.dumps(facts).count(base64.b64encode(final.tobytes()).decode()) == 1
     assert stage(TagClipOptions(variants=["coarse", "cwr"])).adapt(facts)
     chosen = stage(TagClipOptions(alpha=0.5, variants=["cwr"]))
@@ -104,7 +106,8 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
         folder.write("a", "input", {}, **facts)
         folder.write("b", "input", {}, **tags_output([1], {**rows, "cwr": coarse}).facts)
     assert read_scores(folder, "ab", "dmar") is None
-    with np.load(io.BytesIO(summarise(folder, "ab", ("cat", "cup"))["scores.npz"])) as stored:
+    samples = [Sample(name, tmp_path / f"{name}.jpg") for name in "ab"]
+    with np.load(io.BytesIO(summarise(folder, samples, ("cat", "cup"))["scores.npz"])) as stored:
         assert {*stored} == {"ids", "classes", "scores", "cwr", "coarse"}
         np.testing.assert_array_equal(stored["scores"], [final, final])
         np.testing.assert_array_equal(stored["cwr"], [final, coarse])

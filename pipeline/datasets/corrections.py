@@ -1,0 +1,153 @@
+"""Corrected tags: a table that a report saves, for ``tags.corrections`` and ``dataset.labels``.
+
+It is CSV by RFC 4180 with the header ``id,classes``; with several splits ``split`` is a third
+column. The classes of an image are all that it shows, separated by ``;``; nothing stands for none.
+A ``;`` or ``\\`` in a name is escaped by ``\\``.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.datasets.vocabulary import same_name
+from pipeline.engine.sample import Labels
+from pipeline.errors import UserError, did_you_mean, shown
+from pipeline.files.text import read_text
+
+BySplit = Mapping[str, Mapping[str, Labels]]
+"""Split → image id → class indices; the split is "" in a file without splits."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The corrected tags of a split.
+
+    Attributes:
+        name: the name of their file, without its folder.
+        tags: image id → class indices.
+    """
+
+    name: str = ""
+    tags: Mapping[str, Labels] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.tags)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The name, as keys hold it; {} where no image is corrected."""
+        return {"corrections": self.name} if self else {}
+
+    def apply(self, image_id: str, found: Sequence[int]) -> dict[str, list[int]]:
+        """Returns the "tags" of an image; if they are corrected, those that were "found" too."""
+        if image_id not in self.tags:
+            return {"tags": list(found)}
+        return {"tags": list(self.tags[image_id]), "found": list(found)}
+
+    def __str__(self) -> str:
+        images = "1 image" if len(self.tags) == 1 else f"{len(self.tags):,} images"
+        return f"{images} in {self.name}" if self else ""
+
+
+_COLUMNS, _SPLIT = ("id", "classes"), "split"
+_SPECIAL = re.compile(r"[;\\]")
+_NAME = re.compile(r"(?:\\.|[^;\\])+", re.DOTALL)
+_NAMES = re.compile(r"(?:\\.|[^\\])*", re.DOTALL)
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Returns names as one cell."""
+    return ";".join(_SPECIAL.sub(r"\\\g<0>", name) for name in names)
+
+
+def split_names(cell: str) -> list[str]:
+    """Returns the names that :func:`join_names` joined.
+
+    Raises:
+        ValueError: the cell ends in a single ``\\``.
+    """
+    if not _NAMES.fullmatch(cell):
+        raise ValueError(cell)
+    names = (re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in _NAME.findall(cell))
+    return [name for name in names if name.strip()]
+
+
+def is_corrections(path: Path) -> bool:
+    """Tells whether a ``.csv`` file has the header of corrections."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return _is_header(file.readline(100).rstrip("\r\n").split(","))
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    return sorted(cells) in (sorted(_COLUMNS), sorted((*_COLUMNS, _SPLIT)))
+
+
+def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
+    """Reads corrected tags.
+
+    Args:
+        path: the file.
+        key: the configuration key that names it, for errors.
+        classes: the n class names.
+
+    Raises:
+        UserError: no such file, another format, an unknown class, or an image that stands twice.
+    """
+    text = read_text(path, f"{key}={shown(path)}", "give the file that a report saves")
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    found: dict[str, dict[str, Labels]] = {}
+    try:
+        header = next(rows, [])
+        if not _is_header(header):
+            raise UserError(
+                f"{path} begins with {shown(','.join(header))}: its header is id,classes, with"
+                " split as a third column where there are several splits"
+            )
+        for row in filter(None, rows):
+            place = f"{path}, line {rows.line_num}"
+            if len(row) != len(header):
+                raise UserError(f"{place} has {len(row)} cells for {len(header)} columns")
+            cells = dict(zip(header, row))
+            if cells.get(_SPLIT) == "":
+                raise UserError(f"{place} names no split: give it")
+            images = found.setdefault(cells.get(_SPLIT, ""), {})
+            if cells["id"] in images:
+                raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
+            images[cells["id"]] = _indices(cells["classes"], classes, place)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
+    return found
+
+
+def _indices(cell: str, classes: Sequence[str], place: str) -> Labels:
+    known = {same_name(name): k for k, name in enumerate(classes)}
+    try:
+        names = split_names(cell)
+    except ValueError as error:
+        raise UserError(f"{place}: {shown(cell)} ends in \\: escape it as \\\\") from error
+    for name in names:
+        if same_name(name) not in known:
+            hint = did_you_mean(name, classes)
+            raise UserError(f"{place}: there is no class {shown(name)}: {hint}correct it")
+    return tuple(sorted({known[same_name(name)] for name in names}))
+
+
+def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
+    """Returns the text of a file of corrections; a single split "" has no column of its own."""
+    has_splits = {*corrections} != {""}
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*_COLUMNS[:1], _SPLIT, *_COLUMNS[1:]] if has_splits else _COLUMNS)
+    for split, image_id, labels in _lines(corrections):
+        cells = image_id, *([split] * has_splits), join_names(classes[k] for k in labels)
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def _lines(corrections: BySplit) -> Iterator[tuple[str, str, Labels]]:
+    for split, images in corrections.items():
+        for image_id, labels in images.items():
+            yield split, image_id, labels
