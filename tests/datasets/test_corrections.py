@@ -1,0 +1,83 @@
+"""The table of corrected tags: as a report saves it, and as spreadsheets and people spoil it."""
+
+import csv
+import io
+
+import pytest
+
+from pipeline.datasets.corrections import (
+    Corrections,
+    format_corrections,
+    join_names,
+    read_corrections,
+    split_names,
+)
+from pipeline.errors import UserError
+
+CLASSES = ("cat", "a;b", "back\\slash", 'say "cup"', "two\nlines", "x, y")
+
+
+@pytest.mark.parametrize("names", [(), ("cat",), CLASSES, ("\\;", ";\\", "\\\\;;")])
+def test_names_in_a_cell_come_back(names):
+    assert split_names(join_names(names)) == [*names]
+
+
+@pytest.mark.parametrize("split", ["", "val"])
+def test_a_table_comes_back(split, tmp_path):
+    images = {"a": (0, 1, 2), 'b,"c"\n': (3, 4, 5), " d ": (), "e/ß": (5,)}
+    written = {split: images} if not split else {"train": {"a": (1,)}, split: images}
+    path = tmp_path / "corrections.csv"
+    path.write_bytes(format_corrections(written, CLASSES).encode())
+    assert read_corrections(path, "tags.corrections", CLASSES) == written
+    header, *_ = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))
+    assert header == (["id", "split", "classes"] if split else ["id", "classes"])
+
+
+def test_a_spreadsheet_may_add_a_mark_and_order_the_columns(tmp_path):
+    path = tmp_path / "corrections.csv"
+    path.write_bytes("\ufeffclasses,id\r\nCAT ; x\\;y,1\r\n\r\n,2\r\n".encode())
+    found = read_corrections(path, "tags.corrections", ("cat", "x;y"))
+    assert found == {"": {"1": (0, 1), "2": ()}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "its header is id,classes"),
+        ("id;classes\na;cat\n", "begins with id;classes: its header is id,classes"),
+        ("id,classes,scores\n", "its header is id,classes"),
+        ("id,classes\na,cow\n", "line 2: there is no class cow: correct it"),
+        ("id,classes\na,cut\n", "line 2: there is no class cut: did you mean cat"),
+        ("id,classes\na,cat\n\na,cat\n", "line 4: a stands twice: keep one line"),
+        ("id,classes\na\n", "line 2 has 1 cells for 2 columns"),
+        ("id,classes\na,cat,cup\n", "line 2 has 3 cells for 2 columns"),
+        ("id,classes\na,cat\\\n", "cat\\ ends in \\: escape it as \\\\"),
+        ('id,classes\n"a"b,cat\n', "line 2 is not CSV"),
+        ('id,classes\n"a,cat\n', "is not CSV"),
+        ("id,split,classes\na,,cat\n", "line 2 names no split: give it"),
+    ],
+)
+def test_another_table_is_refused_in_a_sentence(text, message, tmp_path):
+    path = tmp_path / "corrections.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_corrections(path, "tags.corrections", ("cat", "dog"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_image_may_stand_in_two_splits(tmp_path):
+    path = tmp_path / "corrections.csv"
+    path.write_text("id,split,classes\na,train,cat\na,val,\n")
+    found = read_corrections(path, "tags.corrections", ("cat",))
+    assert found == {"train": {"a": (0,)}, "val": {"a": ()}}
+
+
+def test_corrected_tags_take_the_place_of_those_found():
+    corrections = Corrections("mine.csv", {"a": (1,), "b": ()})
+    assert corrections.apply("a", (0, 2)) == {"tags": [1], "found": [0, 2]}
+    assert corrections.apply("b", (0,)) == {"tags": [], "found": [0]}
+    assert corrections.apply("c", (0, 2)) == {"tags": [0, 2]}
+    assert str(corrections) == "2 images in mine.csv"
+    assert corrections.facts == {"corrections": "mine.csv"}
+    assert not Corrections("mine.csv") and Corrections("mine.csv").facts == {}

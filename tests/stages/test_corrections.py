@@ -1,0 +1,163 @@
+"""Corrected tags: they come last, cost the corrected images alone, and are named with figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import Labeller
+from pipeline.errors import UserError
+from tests.small_runs import TINY_SEGMENTER, latest
+
+CLASSES = ("cat", "person", "rocket", "cup")
+
+
+@pytest.fixture
+def run(run_stage, arguments, tmp_path):
+    """Runs stages with corrections, if there are any; returns stage → computed, cached, reused."""
+
+    def run(corrections: dict[str, str] | None, *more: str, code: int = 0):
+        given = []
+        if corrections is not None:
+            lines = "".join(f"{i},{names}\r\n" for i, names in corrections.items())
+            (tmp_path / "mine.csv").write_text(f"id,classes\r\n{lines}")
+            given = [f"tags.corrections={tmp_path / 'mine.csv'}"]
+        own = arguments
+        if "tags=file" in more:
+            own = [each for each in arguments if not each.startswith("tags.")]
+        finished = run_stage(*own, *given, *more)
+        assert finished.code == code, finished.errors
+        run.errors = finished.errors
+        counts = {}
+        for line in finished.output.splitlines():
+            if match := re.match(r"(\w+) .* (\d+) computed now, (\d+) from the cache(.*)", line):
+                reused = re.search(r"(\d+) reused", match[4])
+                counts[match[1]] = int(match[2]), int(match[3]), int(reused[1]) if reused else 0
+        return counts
+
+    return run
+
+
+def tags(out: Path) -> dict[str, list[str]]:
+    """Returns the tags of the latest run as people read them."""
+    with (latest(out, "tags") / "tags.csv").open(newline="") as file:
+        return {row["id"]: row["classes"].split(";") for row in csv.DictReader(file)}
+
+
+UP_TO_MASKS = "stage=[tags,cams,masks]"
+
+
+def test_two_corrections_cost_two_images_and_taking_one_back_costs_none(run, tmp_path):
+    out = tmp_path / "out"
+    assert run(None, UP_TO_MASKS)["tags"] == (5, 0, 0)
+    before, first = tags(out), latest(out, "tags").resolve()
+    scores = (first / "scores.npz").read_bytes()
+    ids = sorted(before)
+    wrong = {ids[0]: ";".join({*CLASSES} - {*before[ids[0]]}), ids[1]: ""}
+    counts = run(wrong, UP_TO_MASKS)
+    assert counts == {"tags": (0, 0, 5), "cams": (2, 0, 3), "masks": (2, 0, 3)}
+    after = tags(out)
+    assert {*after[ids[0]]} == {*CLASSES} - {*before[ids[0]]} and after[ids[1]] == [""]
+    assert all(after[i] == before[i] for i in ids[2:])
+    second = latest(out, "tags").resolve()
+    assert second != first
+    assert (second / "scores.npz").read_bytes() == scores, "mAP cannot move"
+    manifest = json.loads((second / "manifest.json").read_text())
+    assert manifest["corrected"] == 2
+    assert manifest["configuration"]["corrections"] == "mine.csv"
+    # The same file again, then one correction less, then none.
+    assert run(wrong, UP_TO_MASKS) == dict.fromkeys(counts, (0, 5, 0))
+    assert run({ids[0]: wrong[ids[0]]}, UP_TO_MASKS) == dict.fromkeys(counts, (0, 4, 1))
+    assert tags(out)[ids[1]] == before[ids[1]]
+    assert latest(out, "tags").resolve() == second, "the key holds the name of the file alone"
+    run({}, UP_TO_MASKS)
+    assert latest(out, "tags").resolve() == first
+
+
+def test_cams_of_the_pass_of_tags_are_those_of_corrected_tags(run, tmp_path):
+    run({"a": "cup"}, "stage=[tags,cams]")
+    with np.load(latest(tmp_path / "out", "cams") / "a.npz") as stored:
+        assert stored["keys"].tolist() == [CLASSES.index("cup")]
+
+
+def test_a_list_of_tags_can_be_corrected_too(run, tmp_path):
+    (tmp_path / "list.txt").write_text("a 0\nb 1 2\n")
+    given = ["tags=file", f"tags.path={tmp_path / 'list.txt'}"]
+    given += ["runtime.max_failures=5", "stage=tags"]
+    run({"b": "cup", "c": "cat;cup"}, *given)
+    found = tags(tmp_path / "out")
+    assert (found["a"], found["b"], found["c"]) == (["cat"], ["cup"], ["cat", "cup"])
+    run({"b": "cup"}, *given)
+    found = tags(tmp_path / "out")
+    assert found["b"] == ["cup"] and "c" not in found, "its line is in the corrections alone"
+    run({}, *given)
+    assert tags(tmp_path / "out")["b"] == ["person", "rocket"]
+
+
+def test_of_several_splits_the_file_or_the_run_says_which(run_stage, tmp_path):
+    demo = ["dataset=demo", "tags=ground_truth", "dataset.limit=2", "stage=tags", "dry_run=true"]
+    demo += [f"output_dir={tmp_path / 'out'}", f"tags.corrections={tmp_path / 'mine.csv'}"]
+    (tmp_path / "mine.csv").write_text("id,classes\n00000,disc\n")
+    refused = run_stage(*demo)
+    assert refused.code == 2
+    assert "has no column split: say of which split its images are" in refused.errors
+    assert run_stage(*demo, "dataset.split=val").code == 0
+    # Images that the limit leaves out are known.
+    (tmp_path / "mine.csv").write_text("id,split,classes\n00100,val,disc\n00000,train,\n")
+    assert run_stage(*demo).code == 0
+    (tmp_path / "mine.csv").write_text("id,split,classes\n00150,val,disc\n")
+    refused = run_stage(*demo)
+    assert "names 00150, which split val does not have: did you mean 00" in refused.errors
+    (tmp_path / "mine.csv").write_text("id,split,classes\n00000,vall,disc\n")
+    assert "names split vall, which is unknown: did you mean val?" in run_stage(*demo).errors
+
+
+def test_what_is_learned_is_learned_from_the_scores(run, tmp_path):
+    standardised = ["tags.standardise=[class]", "tags.z=0.1", "stage=tags"]
+    run(None, *standardised)
+    statistics = [*(tmp_path / "out" / "all" / "statistics").glob("*/statistics.npz")]
+    before = tags(tmp_path / "out")
+    counts = run({"a": "cat;person;rocket;cup"}, *standardised)
+    assert counts["tags"] == (0, 0, 5)
+    assert [*(tmp_path / "out" / "all" / "statistics").glob("*/statistics.npz")] == statistics
+    assert tags(tmp_path / "out") == {**before, "a": [*CLASSES]}
+
+
+@pytest.mark.parametrize("keep", ["true", "false"])
+def test_later_rounds_keep_corrected_tags(keep, run, tmp_path):
+    rounds = [*TINY_SEGMENTER, "rounds=2", f"self_training.keep_tags={keep}"]
+    corrections = {"a": "cup", "b": ""}
+    run(corrections, *rounds, "stage=[tags,cams,masks,train]")
+    found, manifest = tags(tmp_path / "out"), latest(tmp_path / "out", "tags") / "manifest.json"
+    assert json.loads(manifest.read_text())["configuration"]["method"] == "segmenter"
+    assert (found["a"], found["b"]) == (["cup"], [""])
+    assert json.loads(manifest.read_text())["corrected"] == 2
+
+
+def test_labels_may_be_corrections(run, tmp_path):
+    """Of the images that someone corrected, the labels are known."""
+    run({"a": "cup", "b": ""}, "stage=tags")
+    run(None, f"dataset.labels={tmp_path / 'mine.csv'}", "stage=[tags,evaluate]")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["latest"]["tags"]["all"]["images"] == 2
+    run({"a": "cup", "b": ""}, f"dataset.labels={tmp_path / 'mine.csv'}", "stage=[tags,evaluate]")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    figures = metrics["latest"]["tags"]["all"]
+    assert (figures["f1"], figures["corrections"]) == (1, "2 images in mine.csv")
+    assert metrics["runs"][-1]["about"]["corrections"] == "2 images in mine.csv"
+
+
+def test_choices_that_read_no_tags_say_so(run):
+    run({"a": "cup"}, "masks=dense", "cams=sclip", "stage=tags", "dry_run=true")
+    assert "tags.corrections has no effect on masks, since masks=dense reads no tags" in run.errors
+
+
+def test_a_labeller_is_given_tags_instead(tiny_checkpoint, tmp_path):
+    overrides = [f"tags.corrections={tmp_path / 'mine.csv'}"]
+    with pytest.raises(UserError, match=r"give the tags of an image to cams\(\)"):
+        Labeller(["cat"], checkpoint=tiny_checkpoint, overrides=overrides)
