@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -37,7 +38,7 @@ def run_job(job: Job, given: Sequence[str]) -> None:
     config = read_config(job.config)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
-        pipeline = Pipeline.open(config)
+        pipeline = replace(Pipeline.open(config), command="" if is_multirun else given_again(given))
         print_notes(notes_on(pipeline, requested, given))
         if config.dry_run:
             show_plan(pipeline, requested, console)
@@ -62,6 +63,11 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         console.print(f"next: open {outcome.path} in a browser")
     elif following := every[every.index(requested[-1]) + 1 :]:
         console.print(f"next: {next_command(given, following[0])}")
+
+
+def given_again(given: Sequence[str]) -> str:
+    """Returns the command line of a run without its corrections, which a report replaces."""
+    return next_command([a for a in given if not a.lstrip("+").startswith("tags.corrections=")])
 
 
 def describe(outcome: Outcome) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +106,19 @@ class Card:
     panels: Sequence[Panel]  # the photograph first
 
     @property
+    def correcting(self) -> dict[str, Any] | None:
+        """What the page needs to correct the tags; none of an image that has no row for them.
+
+        That is one without tags yet, and one whose id a file in UTF-8 cannot hold.
+        """
+        figures = self.figures
+        ids = figures.copies or (figures.sample.id,)
+        if figures.tags is None or any("\ud800" <= c <= "\udfff" for c in "".join(ids)):
+            return None
+        rows = [(r.index, None if r.score is None else f"{r.score:.2f}") for r in self.rows]
+        return {"ids": ids, "tags": figures.tags, "found": figures.found, "rows": rows}
+
+    @property
     def marks(self) -> list[str]:
         """The filters, apart from its classes, that it passes."""
         verdicts = {row.verdict for row in self.rows}
@@ -132,7 +146,7 @@ def build_cards(
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:
     """Returns an image's tags, the missed classes, and the classes with the next best scores."""
-    listed = {*(figures.tags or ()), *(figures.truth or ())}
+    listed = {*(figures.tags or ()), *(figures.found or ()), *(figures.truth or ())}
     scores = figures.scores
     if scores is not None and figures.threshold is not None:
         others = [k for k in np.argsort(-scores, kind="stable").tolist() if k not in listed]

@@ -1,13 +1,14 @@
 """The inputs of a report, and the figures of every image, by which it sorts and selects."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from pipeline.datasets.corrections import BySplit
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS, label_kinds
@@ -18,6 +19,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import read_pseudo_mask
+from pipeline.report.grouping import grouped
 from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
@@ -55,6 +57,9 @@ class ReportInputs:
     argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
     mask_title: str = "mask after the CRF"
     about: Mapping[str, str] = field(default_factory=dict)  # see pipeline.evaluation.about.describe
+    splits: Sequence[str] = ()  # all of the data set
+    corrections: BySplit = field(default_factory=dict)  # all that the run was given
+    command: str = ""  # the command line of the run
     workers: int = 1  # threads that read files
     settings: ReportSettings = field(default_factory=ReportSettings)
 
@@ -81,6 +86,8 @@ class ImageFigures:
 
     sample: Sample
     tags: tuple[int, ...] | None = None  # class indices
+    found: tuple[int, ...] | None = None  # those of the method, which may have been corrected
+    copies: tuple[str, ...] = ()  # ids of all photographs of its content and tags, its own included
     truth: tuple[int, ...] | None = None  # indices of the classes that it shows
     scores: np.ndarray | None = None  # n float32
     threshold: float | None = None  # the score above which a class is a tag, if scores decide
@@ -109,8 +116,15 @@ def measure_images(inputs: ReportInputs) -> Measured:
     num_labels = len(inputs.vocabulary.classes) + 1
     measured = Measured([], {kind.stage: Confusion(num_labels) for kind in label_kinds()})
     folders = inputs.folders.values()
-    samples = [s for s in inputs.samples if any(s.id in f.entries for f in folders)]
-    work = partial(_measure, inputs=inputs)
+    done = [s for s in inputs.samples if any(s.id in f.entries for f in folders)]
+    copies = grouped(done, partial(_content, folder=inputs.folders[TAGS.stage])).values()
+    samples = [first for first, *_ in copies]
+    ids = {same[0].id: tuple(sample.id for sample in same) for same in copies}
+
+    def work(sample: Sample) -> tuple[ImageFigures, dict[str, Confusion]]:
+        figures, confusions = _measure(sample, inputs)
+        return replace(figures, copies=ids[sample.id]), confusions
+
     with track(f"report {inputs.split}", len(samples)) as advance:
         results = for_each_readable(samples, work, inputs, measured.problems, advance)
         for figures, confusions in results:
@@ -118,6 +132,14 @@ def measure_images(inputs: ReportInputs) -> Measured:
             for name, confusion in confusions.items():
                 measured.confusions[name].matrix += confusion.matrix
     return measured
+
+
+def _content(sample: Sample, folder: StageFolder) -> Hashable:
+    """Returns what photographs share that are shown once: content and tags, without truth."""
+    photograph = folder.photograph_of(sample.id)
+    if sample.has_ground_truth or photograph is None:
+        return sample.id
+    return photograph, *folder.entries[sample.id]["tags"]
 
 
 def for_each_readable(
@@ -148,15 +170,16 @@ def for_each_readable(
 
 
 def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[str, Confusion]]:
-    tags = scores = threshold = None
+    tags = found = scores = threshold = None
     if entry := inputs.folders[TAGS.stage].entries.get(sample.id):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
+        found = tuple(entry.get("found", tags))
         threshold = inputs.threshold(scores) if inputs.threshold else None
     layers = inputs.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
     measured = {kind.stage: kind.unfiltered for kind in label_kinds()}
     confusions = {stage: _compare(layers, layer, inputs) for stage, layer in measured.items()}
-    classes = {*(tags or ()), *(truth or ())}
+    classes = {*(tags or ()), *(found or ()), *(truth or ())}
     for layer in layers.keys() & measured.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
     num_classes = len(inputs.vocabulary.classes)
@@ -165,6 +188,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     figures = ImageFigures(
         sample=sample,
         tags=tags,
+        found=found,
         truth=truth,
         scores=scores,
         threshold=threshold,

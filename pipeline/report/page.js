@@ -12,6 +12,7 @@ const nameOf = (card) => card.querySelector(".name").textContent;
 const tagsOf = (card) => [...card.querySelectorAll(".chips bdi")].map((tag) => tag.textContent);
 const textOf = new Map(cards.map((card) =>
   [card, [nameOf(card), ...tagsOf(card)].join(" ").toLowerCase()]));
+const marksOf = (card) => [...card.dataset.marks.split(" "), ...card.classList];
 let shown = cards;
 let current = null;
 
@@ -20,7 +21,7 @@ let current = null;
 function matches(card) {
   return query.value.toLowerCase().split(/\s+/).every((word) => textOf.get(card).includes(word))
     && (!chosenClass.value || card.dataset.classes.split(" ").includes(chosenClass.value))
-    && (!mark || !mark.value || card.dataset.marks.split(" ").includes(mark.value));
+    && (!mark || !mark.value || marksOf(card).includes(mark.value));
 }
 
 function comparison() {
@@ -88,6 +89,7 @@ function open(card) {
   byId("viewer-place").textContent = `image ${place + 1} of ${shown.length}`;
   byId("previous").disabled = place <= 0;
   byId("next").disabled = place < 0 || place >= shown.length - 1;
+  viewer.dispatchEvent(new Event("show"));
   body.scrollTop = viewer.scrollTop = 0; // on phones the whole of it scrolls
   if (!viewer.open) {
     viewer.showModal();

@@ -17,6 +17,7 @@ from pipeline.engine.kinds import TAGS, Kind, label_kinds, measured_kinds
 from pipeline.engine.result_folder import finished_at
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
 from pipeline.report.configurations import describe_choices
@@ -30,6 +31,7 @@ from pipeline.report.runs import METRIC_LABELS, runs_of
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("page.js", "correcting.js")
 _HEAT_STOPS = 9
 _CLASS_METRICS = {"map": "AP", "miou": "IoU"}
 """Metric that stands for a stage → its name for a single class."""
@@ -78,7 +80,8 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
     figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in inputs.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    tagged = [image for image in measured.images if image.tags is not None]
     return {
         "style": (_HERE / "page.css").read_text(encoding="utf-8"),
         "script": script,
@@ -106,6 +109,10 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "find_confused": find_confused,
         "margins": draw_margins(measured.images),
         "cards": build_cards(selection, inputs, measured.problems),
+        "corrections": _corrections(inputs),
+        "tagged": sum(len(image.copies) for image in tagged),
+        "untagged": sum(len(image.copies) for image in tagged if not image.tags),
+        "copied": sum(len(image.copies) - 1 for image in measured.images),
         "judged": any(f.truth is not None and f.tags is not None for f in measured.images),
         "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "labels": (BACKGROUND, *inputs.vocabulary.classes),
@@ -113,6 +120,24 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
         "heat": [to_hex(colour) for colour in HEAT(np.linspace(0, 1, _HEAT_STOPS))],
         "failures": _failures(inputs, measured.problems),
+    }
+
+
+def _corrections(inputs: ReportInputs) -> dict[str, Any]:
+    """Returns what the page needs to write a file of corrections, earlier ones included."""
+    classes, palette = inputs.vocabulary.classes, drawing_colours(inputs.vocabulary.palette)
+    earlier = [
+        (split, image_id, [classes[k] for k in labels])
+        for split, images in inputs.corrections.items()
+        for image_id, labels in images.items()
+    ]
+    return {
+        "key": f"corrections {fingerprint([str(inputs.root), inputs.split])}",
+        "split": inputs.split,
+        "splits": len(inputs.splits),
+        "earlier": earlier,
+        "classes": classes,
+        "colours": [to_hex(np.array(colour) / 255) for colour in palette[1:]],
     }
 
 

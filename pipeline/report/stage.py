@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
+from pipeline.errors import check_choice
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
@@ -25,6 +27,7 @@ def write(
     settings: ReportSettings,
     reader: ImageReader,
     workers: int,
+    **more: Any,
 ) -> Iterator[Outcome]:
     """Writes :data:`FILES` of all rounds; yields them, the page last.
 
@@ -34,13 +37,14 @@ def write(
         settings: of the report.
         reader: reads images.
         workers: threads that read files.
+        **more: further attributes of :class:`~pipeline.report.measured.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
     from pipeline.report.writing import write_report
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""
-    for path in write_report(_gather(stages, last, settings, reader, workers)):
+    for path in write_report(_gather(stages, last, settings, reader, workers, **more)):
         yield Outcome("report", "", 0, 0, {}, path, note=note)
         note = ""
 
@@ -51,8 +55,13 @@ def _gather(
     settings: ReportSettings,
     reader: ImageReader,
     workers: int,
+    **more: Any,
 ) -> ReportInputs:
-    """Returns what the report is made from: the last split of which anything was computed."""
+    """Returns what the report is made from, of ``report.split`` or the last split with results.
+
+    Raises:
+        UserError: the run does not have that split.
+    """
     folders: dict[Stage, StageFolder] = {}
     for stage in filter(Stage.applies, stages):
         folder = last.folder(stage)
@@ -61,7 +70,8 @@ def _gather(
     per_image = [s for s in stages if isinstance(s, PerImage) and s.applies()]
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, folder in folders.items() if folder.entries}
-    split = next((split for split in reversed(splits) if split in done), splits[-1])
+    split = settings.split or next((s for s in reversed(splits) if s in done), splits[-1])
+    check_choice(f"report.split={split} is not a split of this run", split, splits)
     measured = [stage for stage in per_image if stage.split == split and not stage.accompanies]
     newest: dict[Kind, PerImage] = {}
     for stage in sorted(measured, key=lambda stage: stage.round, reverse=True):
@@ -97,5 +107,7 @@ def _gather(
         about=describe(newest[PREDICTIONS], last.config),
         workers=workers,
         settings=settings,
+        splits=[*last.images.dataset.splits],
         **titles,
+        **more,
     )

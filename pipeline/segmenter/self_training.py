@@ -93,7 +93,7 @@ class _Relabelling(PerImage):
     options: SelfTrainingSettings
     test: TestSettings
     keep_probability: bool
-    corrections: Corrections
+    corrections: Corrections = Corrections()
     device: str
     vocabulary: Vocabulary
 

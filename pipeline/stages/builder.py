@@ -141,10 +141,10 @@ class Builder:
 
     def _corrections(self, split: str) -> Corrections:
         name = Path(self.config.tags.corrections or "").name
-        return Corrections(name, self._corrected.get(split, {}))
+        return Corrections(name, self.corrections.get(split, {}))
 
     @cached_property
-    def _corrected(self) -> BySplit:
+    def corrections(self) -> BySplit:
         """The corrected tags of each split."""
         key, given = "tags.corrections", self.config.tags.corrections
         if given is None or self.images is None:

@@ -78,9 +78,11 @@ class Pipeline:
 
     Attributes:
         builder: builds them.
+        command: the command line of the run, which the report repeats.
     """
 
     builder: Builder
+    command: str = ""
 
     @classmethod
     def open(cls, config: Config) -> Pipeline:
@@ -150,7 +152,8 @@ class Pipeline:
             if "report" in commands:
                 last, settings = self._evaluation(config.rounds), config.report
                 stages, reader, workers = builder.stages, builder.reader, builder.workers
-                yield from report.write(stages, last, settings, reader, workers)
+                given = {"corrections": builder.corrections, "command": self.command}
+                yield from report.write(stages, last, settings, reader, workers, **given)
 
     def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
         """Yields what a run would do, without computing or writing anything.

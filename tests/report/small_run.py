@@ -100,7 +100,7 @@ def build_run(
             scores[tags] = 0.8
             if "tags" in computed:
                 facts = tags_output(tags, {"scores": scores}).facts
-                tags_folder.write(image_id, "input", {}, **facts)
+                tags_folder.write(image_id, f"photograph{index}", {}, **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
             cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))

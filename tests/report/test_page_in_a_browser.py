@@ -147,8 +147,8 @@ def test_any_layer_is_laid_over_the_photographs(visit, address):
 def test_an_image_opens_with_all_its_pictures_decoded(visit, address):
     watched = visit(address)
     page = watched.page
-    page.get_by_role("button", name="fig 1").click()
-    viewer = page.get_by_role("dialog", name="fig 1")
+    page.get_by_role("button", name="fig 1", exact=True).click()
+    viewer = page.get_by_role("dialog", name="fig 1", exact=True)
     expect(viewer).to_be_visible()
     assert viewer.locator("figure").count() == 1 + 2 + 4 + 3
     sizes = viewer.locator("img").evaluate_all(
@@ -166,7 +166,7 @@ def test_an_image_opens_with_all_its_pictures_decoded(visit, address):
     expect(place).to_be_hidden()
     page.get_by_role("button", name="Close").click()
     expect(viewer).to_be_hidden()
-    expect(page.get_by_role("button", name="fig 1")).to_be_focused()
+    expect(page.get_by_role("button", name="fig 1", exact=True)).to_be_focused()
 
 
 def test_the_keyboard_alone_suffices(visit, address):
@@ -180,7 +180,7 @@ def test_the_keyboard_alone_suffices(visit, address):
     assert watched.names() == ["fig 1", "kiwi 3", "lime 5"], "what is typed is no command"
     page.locator(".card:visible .open").first.focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("button", name="kiwi 3")).to_be_focused()
+    expect(page.get_by_role("button", name="kiwi 3", exact=True)).to_be_focused()
     page.keyboard.press("Enter")
     title = page.locator("#viewer-title")
     expect(title).to_have_text("kiwi 3")
@@ -197,12 +197,12 @@ def test_the_keyboard_alone_suffices(visit, address):
     assert page.evaluate("document.activeElement.closest('dialog') !== null"), "focus stays inside"
     page.keyboard.press("Escape")
     expect(page.locator("#viewer")).to_be_hidden()
-    expect(page.get_by_role("button", name="fig 1")).to_be_focused()
+    expect(page.get_by_role("button", name="fig 1", exact=True)).to_be_focused()
 
 
 def test_an_address_leads_to_an_image(visit, address):
     watched = visit(address)
-    watched.page.get_by_role("button", name="apple 2").click()
+    watched.page.get_by_role("button", name="apple 2", exact=True).click()
     link = watched.page.url
     assert link.endswith("#image-3")
     expect(visit(link).page.get_by_role("dialog", name="apple 2")).to_be_visible()
@@ -214,7 +214,7 @@ def test_nothing_scrolls_sideways(visit, address, settings):
     widths = "[document.scrollingElement.scrollWidth, window.innerWidth]"
     content, window = page.evaluate(widths)
     assert content <= window == settings["viewport"]["width"]
-    page.get_by_role("button", name="fig 1").click()
+    page.get_by_role("button", name="fig 1", exact=True).click()
     wide, there = page.locator("#viewer").evaluate("(d) => [d.scrollWidth, d.clientWidth]")
     assert wide <= there
     for button in ("Previous image", "Next image", "Close"):
@@ -303,7 +303,7 @@ def test_hostile_names_are_text(visit, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(visit, address, scheme):
     page = visit(address, color_scheme=scheme).page
-    page.get_by_role("button", name="fig 1").click()
+    page.get_by_role("button", name="fig 1", exact=True).click()
     ratios = page.evaluate(CONTRASTS)
     assert len(ratios) > 50
     assert min(ratios.values()) >= 4.5, {k: v for k, v in ratios.items() if v < 4.5}

@@ -218,6 +218,9 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, str(tmp_path / "two.yaml")
     if key == "tags.min_score" and hasattr(config.tags, "bank_size"):  # PIAA takes no other one
         return config, 0.0
+    if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
+        (tmp_path / "corrections.csv").write_text("id,classes\n")
+        return config, str(tmp_path / "corrections.csv")
     if key == "tags.fit_split":
         return config, "val"
     if key == "tags.z":
