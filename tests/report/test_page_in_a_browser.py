@@ -2,84 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.page import write_page
+from tests.report.browsing import PHONE
 from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, build_run
 
 pytestmark = pytest.mark.large
 
 IDS = [f"{name} {k}" for k, name in enumerate(["pear", "fig", "apple", "kiwi", "plum", "lime"])]
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PHONE = {"viewport": {"width": 375, "height": 667}, "is_mobile": True, "has_touch": True}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        reason = "no Chromium is installed: the page's tests need it (Debian: apt install chromium)"
-        # A check of the whole project must not pass without them.
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@dataclass
-class Watched:
-    """A page, and what must not happen while it is used."""
-
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def names(self) -> list[str]:
-        return self.page.locator(".card:visible .name").all_text_contents()
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens pages, and in the end checks what none of them may do."""
-    visited = []
-
-    def open_page(address: str, **settings) -> Watched:
-        page = browser.new_context(**settings).new_page()
-        page.set_default_timeout(5000)
-        watched = Watched(page)
-        page.on("console", lambda message: watched.complaints.append(message.text))
-        page.on("pageerror", lambda error: watched.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: watched.complaints.append(dialog.message))
-        page.on("request", lambda request: watched.requests.append(request.url))
-        page.goto(address)
-        visited.append(watched)
-        return watched
-
-    yield open_page
-    for watched in visited:
-        watched.page.context.close()
-        assert watched.complaints == []
-        assert watched.requests
-        assert all(url.startswith(("file:", "data:")) for url in watched.requests)
 
 
 def write(inputs) -> str:

@@ -1,0 +1,189 @@
+"""Correct tags in the page, save the file, and run with it: in Chromium, as a person does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from pipeline.datasets.corrections import read_corrections
+from tests.report.browsing import PHONE
+from tests.report.small_run import CLASSES, HOSTILE_CLASSES, build_run
+from tests.report.test_page_in_a_browser import IDS, write
+
+pytestmark = pytest.mark.large
+
+
+def chip(page: Page, image: str, name: str):
+    """Returns the button of a class in the card of an image."""
+    card = page.locator(".card", has=page.locator(".name", has_text=image))
+    return card.locator(f'.chip[data-name="{name}"]')
+
+
+def save(page: Page, path: Path) -> dict:
+    """Clicks "Save"; returns the file's content as a run reads it."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save", exact=True).click()
+    assert download.value.suggested_filename == "corrections.csv"
+    download.value.save_as(path)
+    return read_corrections(path, "tags.corrections", CLASSES)
+
+
+def add(page: Page, image: str, name: str) -> None:
+    page.get_by_role("button", name=f"Add a class to {image}").click()
+    expect(page.get_by_label("Add a class", exact=True)).to_be_focused()
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Close").click()
+
+
+def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
+    visit, run_stage, arguments, tmp_path
+):
+    file, out = tmp_path / "corrections.csv", tmp_path / "out"
+
+    def run(*given: str) -> tuple[dict[str, tuple[int, int]], Page]:
+        stages = "stage=[tags,cams,masks,report]"
+        finished = run_stage(*arguments, "runtime.device=cpu", *given, stages)
+        assert finished.code == 0, finished.errors
+        counts = {}
+        for line in finished.output.splitlines():
+            if found := re.match(r"(\w+) .* (\d+) computed now", line):
+                reused = re.search(r"(\d+) reused", line)
+                counts[found[1]] = int(found[2]), int(reused[1]) if reused else 0
+        return counts, visit((out / "report.html").as_uri()).page
+
+    _, page = run()
+    first = page.locator(".card", has=page.locator(".name", has_text="a")).first
+    tag = first.locator(".chip[aria-pressed=true]").first.get_attribute("data-name")
+    missing = {"cat", "person", "rocket", "cup"} - {
+        b.get_attribute("data-name")
+        for b in page.locator(".card").nth(1).locator(".chip[data-name]").all()
+    }
+    first.locator(f'.chip[data-name="{tag}"]').click()
+    other = page.locator(".card").nth(1).locator(".name bdi").text_content()
+    added = min(missing)
+    add(page, other, added)
+    expect(page.locator("#changes-count")).to_have_text("2 changes in 2 images")
+    page.reload()
+    expect(page.locator("#changes-count")).to_have_text("2 changes in 2 images")
+    expect(first.locator(f'.chip[data-name="{tag}"]')).to_have_attribute("aria-pressed", "false")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator("#command")).to_contain_text("tags.corrections=corrections.csv")
+    download.value.save_as(file)
+
+    given = f"tags.corrections={file}"
+    counts, page = run(given)
+    assert counts == {"tags": (0, 5), "cams": (2, 3), "masks": (2, 3)}
+    expect(page.locator("#changes")).to_be_hidden()
+    page.get_by_label("Show").select_option("corrected")
+    expect(page.locator(".card:visible")).to_have_count(2)
+    expect(chip(page, other, added)).to_have_attribute("aria-pressed", "true")
+
+    page.get_by_role("button", name=f"{other} corrected by hand", exact=True).click()
+    page.get_by_role("button", name="As found").click()
+    page.get_by_role("button", name="Close").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save", exact=True).click()
+    download.value.save_as(file)
+    assert file.read_text().count("\n") == 2, "the header and one image"
+    counts, page = run(given)
+    assert counts == {"tags": (0, 1), "cams": (0, 1), "masks": (0, 1)}
+    expect(page.locator("#changes")).to_be_hidden()
+    expect(chip(page, other, added)).to_have_count(0)
+
+
+@pytest.fixture
+def open_run(visit, tmp_path) -> Callable[..., Page]:
+    """Opens the page of a small run."""
+
+    def open_run(ids=IDS, classes=CLASSES, settings=None, **made) -> Page:
+        inputs = build_run(tmp_path, ids, classes, **made)
+        return visit(write(inputs), **(settings or {})).page
+
+    return open_run
+
+
+def test_the_file_holds_earlier_corrections_and_those_of_images_not_shown(open_run, tmp_path):
+    earlier = {"val": {"elsewhere": (0, 2), "pear 0": ()}, "train": {"x;y": (1,)}}
+    page = open_run(corrections=earlier, splits=("train", "val"))
+    chip(page, "fig 1", "dog").click()
+    found = save(page, tmp_path / "saved.csv")
+    fig = found["val"].pop("fig 1")
+    assert found == earlier and fig == (2,)
+    chip(page, "fig 1", "dog").click()
+    expect(page.locator("#changes")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#changes")).to_be_hidden()
+
+
+def test_names_are_written_so_that_they_are_read_again(open_run, tmp_path):
+    classes = ["a;b", "back\\slash", 'x, "y"']
+    ids = ['p,"q"', "r;s", " t", "plain"]
+    page = open_run(ids, classes)
+    for image in page.locator(".card").all():
+        image.locator(".chip.add").click()
+        for name in classes:
+            page.get_by_label("Add a class", exact=True).fill(name)
+            page.keyboard.press("Enter")
+        page.get_by_role("button", name="Close").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save", exact=True).click()
+    download.value.save_as(tmp_path / "saved.csv")
+    found = read_corrections(tmp_path / "saved.csv", "tags.corrections", classes)
+    assert found == {"": dict.fromkeys(ids, (0, 1, 2))}
+
+
+def test_a_copy_is_shown_once_and_corrected_too(visit, tmp_path):
+    inputs = build_run(tmp_path, ["a", "b", "c"], CLASSES, truth=False)
+    entries = inputs.folders["tags"].entries
+    entries["b"] |= {name: entries["a"][name] for name in ("input", "tags", "scores")}
+    page = visit(write(inputs)).page
+    expect(page.locator(".card")).to_have_count(2)
+    expect(page.locator("#gallery")).to_contain_text("1 is a copy of another photograph")
+    chip(page, "a", "cat").click()
+    expect(page.locator("#changes-count")).to_contain_text("in 2 images")
+    assert save(page, tmp_path / "saved.csv") == {"": {"a": (), "b": ()}}
+
+
+def test_the_keyboard_switches_tags(open_run):
+    page = open_run()
+    page.get_by_role("button", name="fig 1", exact=True).click()
+    tags = page.locator("#viewer-tags .chip")
+    first = tags.first
+    before = first.get_attribute("aria-pressed")
+    page.keyboard.press("1")
+    expect(first).not_to_have_attribute("aria-pressed", before)
+    page.keyboard.press("1")
+    expect(first).to_have_attribute("aria-pressed", before)
+    first.focus()
+    page.keyboard.press("Space")
+    expect(first).not_to_have_attribute("aria-pressed", before)
+    expect(first).to_be_focused()
+    page.get_by_label("Add a class", exact=True).fill("cow")
+    page.keyboard.press("Enter")
+    expect(page.locator("#add-note")).to_have_text("There is no class cow.")
+
+
+def test_a_thumb_suffices(open_run):
+    page = open_run(settings=PHONE)
+    wide, window = page.evaluate("[document.scrollingElement.scrollWidth, window.innerWidth]")
+    chip(page, "fig 1", "dog").tap()
+    expect(page.locator("#changes-count")).to_have_text("1 change in 1 image")
+    assert wide <= window
+    for button in page.locator(".card:visible .chip[data-name]").all():
+        assert button.bounding_box()["height"] >= 24
+    page.get_by_role("button", name="Undo all").tap()
+    expect(page.locator("#changes")).to_be_hidden()
+
+
+def test_hostile_classes_are_switched_as_text(open_run, tmp_path):
+    page = open_run(["a", "b"], HOSTILE_CLASSES)
+    for button in page.locator(".card .chip[data-name]").all():
+        button.click()
+    assert page.evaluate("typeof hacked") == "undefined"
+    expect(page.locator("#changes-count")).to_contain_text("in 2 images")
