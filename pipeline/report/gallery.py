@@ -20,11 +20,13 @@ from pipeline.report.measured import ImageFigures, Layers, ReportInputs, for_eac
 _RUNNERS_UP = 3  # classes that are listed although they are not tags
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"
 
-WORST, BEST, DISAGREEING, SAMPLE = "worst", "best", "most disagreeing", "even sample"
+WORST, BEST, DISAGREEING = "worst", "best", "most disagreeing"
+DOUBTFUL, SAMPLE = "most doubtful", "even sample"
 _PHRASES = {
     WORST: "with the lowest IoU",
     BEST: "with the highest",
     DISAGREEING: "in which mask and prediction differ most",
+    DOUBTFUL: "whose tags are the most doubtful",
     SAMPLE: "at even distances from the rest",
 }
 
@@ -39,9 +41,9 @@ class Selection:
 
 
 def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Selection:
-    """Selects a quarter each of the worst, the best and the most disagreeing images, and of all.
+    """Selects a fifth each: the worst, best, most disagreeing and most doubtful images, and of all.
 
-    If a ranking is not known, without ground truth or predictions, the others share its quarter.
+    If a ranking is not known, without ground truth or predictions, the others share its fifth.
     Without ``max_images``, all are selected.
     """
     if max_images is None or len(images) <= max_images:
@@ -53,6 +55,7 @@ def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Sel
 
     rankings = {WORST: ranked("iou"), BEST: ranked("iou")[::-1]}
     rankings[DISAGREEING] = ranked("disagreement")[::-1]
+    rankings[DOUBTFUL] = ranked("doubt")[::-1]
     rankings = {reason: ranking for reason, ranking in rankings.items() if ranking}
     share = max_images // (len(rankings) + 1)
     chosen: dict[str, str] = {}

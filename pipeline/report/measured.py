@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.corrections import BySplit
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS, label_kinds
+from pipeline.engine.kinds import CAMS, MASKS, PREDICTIONS, TAGS, label_kinds
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
@@ -19,6 +20,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import read_pseudo_mask
+from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.grouping import grouped
 from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
@@ -93,6 +95,7 @@ class ImageFigures:
     threshold: float | None = None  # the score above which a class is a tag, if scores decide
     mask_iou: float | None = None
     prediction_iou: float | None = None
+    doubt: float | None = None  # see tag_doubt and label_doubt; none once the tags were corrected
     disagreement: float | None = None  # the share of pixels in which mask and prediction differ
     classes: frozenset[int] = frozenset()  # in its tags, ground truth, mask or prediction
 
@@ -194,6 +197,9 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         threshold=threshold,
         mask_iou=as_number(confusions[MASKS.stage].miou()),
         prediction_iou=as_number(confusions[PREDICTIONS.stage].miou()),
+        doubt=None
+        if "found" in (entry or {})
+        else _doubt(sample, inputs, scores, threshold, layers),
         disagreement=_disagreement(*(layers.get(k.unfiltered) for k in (MASKS, PREDICTIONS))),
         classes=frozenset(classes),
     )
@@ -212,6 +218,45 @@ def _compare(layers: Layers, layer: str, inputs: ReportInputs) -> Confusion:
         except ValueError as error:
             raise ImageError(f"ground truth and result do not fit: {error}") from error
     return confusion
+
+
+def _doubt(
+    sample: Sample,
+    inputs: ReportInputs,
+    scores: np.ndarray | None,
+    threshold: float | None,
+    layers: Layers,
+) -> float | None:
+    """Returns how doubtful the tags of an image are, by all that a default run stores."""
+    if scores is not None and threshold is not None:
+        return tag_doubt(scores, threshold)
+    mask, folder = layers.get(MASKS.unfiltered), inputs.folders[CAMS.stage]
+    if mask is None or sample.id not in folder.entries:
+        return None
+    return label_doubt(read_cams(folder.path / f"{sample.id}.npz"), mask, inputs.beta)
+
+
+def tag_doubt(scores: np.ndarray, threshold: float) -> float:
+    """Returns how near the scores of an image's classes are to its threshold, in sum.
+
+    A class at the threshold counts 1, and the best and the worst class count 0: what lies between
+    counts by its distance from the threshold, as a share of theirs. Scores near the threshold are
+    where a tagger errs; chosen on the crowded world, see docs/experiments.md.
+    """
+    distances = scores - threshold
+    ends = np.where(distances > 0, scores.max() - threshold, threshold - scores.min())
+    return float(np.clip(1 - np.abs(distances) / np.maximum(ends, 1e-9), 0, 1).sum())
+
+
+def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
+    """Returns how little a mask follows from the CAMs of its tags, where no score decides.
+
+    That is the number of tags without a pixel, and the share of the pixels that the refiner gave
+    another class than the CAMs did.
+    """
+    labels, _ = pseudo_mask(np.zeros((*mask.shape, 3), np.uint8), cams, None, beta)
+    without = np.setdiff1d(cams.keys + 1, mask).size
+    return without + float((labels != mask)[mask != IGNORE].mean() if (mask != IGNORE).any() else 0)
 
 
 def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> float | None:

@@ -10,14 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
 from pipeline.report import painting
 from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import BEST, DISAGREEING, SAMPLE, WORST, choose_images, tag_rows
-from pipeline.report.measured import ImageFigures, measure_images
+from pipeline.report.gallery import (
+    BEST,
+    DISAGREEING,
+    DOUBTFUL,
+    SAMPLE,
+    WORST,
+    choose_images,
+    tag_rows,
+)
+from pipeline.report.measured import ImageFigures, label_doubt, measure_images, tag_doubt
 from pipeline.segmenter.self_training import SegmenterTags
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.stages.builder import Builder
@@ -122,6 +131,45 @@ def test_without_figures_the_sample_is_even_and_few_images_are_all_shown():
     for most in (50, None):
         selection = choose_images(images, most)
         assert len(selection.images) == 50 and not selection.reasons
+
+
+def test_the_most_doubtful_images_have_a_share():
+    images = [figures(k, doubt=float(k % 10)) for k in range(50)]
+    images.append(figures(50))  # corrected, hence beyond doubt
+    selection = choose_images(images, 10)
+    doubtful = [i for i, reason in selection.reasons.items() if reason == DOUBTFUL]
+    assert {int(i) % 10 for i in doubtful} == {9} and len(doubtful) == 5
+    assert "5 whose tags are the most doubtful and 5 at even" in selection.description
+
+
+def test_scores_near_the_threshold_are_doubtful():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = rng.random(7).astype(np.float32)
+        threshold = float(rng.uniform(scores.min(), scores.max()))
+        expected = 0.0
+        for score in scores.tolist():
+            end = float(scores.max()) if score > threshold else float(scores.min())
+            expected += 1 - (score - threshold) / (end - threshold)
+        assert tag_doubt(scores, threshold) == pytest.approx(expected, abs=1e-5)
+    assert tag_doubt(np.array([0, 1], np.float32), 0.5) == 0
+    assert tag_doubt(np.array([0, 0.5, 1], np.float32), 0.5) == 1
+    assert tag_doubt(np.zeros(3, np.float32), 0.0) == 3, "equal scores decide nothing"
+    # With a least score above all others, no class is a tag.
+    assert tag_doubt(np.array([0, 0.2], np.float32), 0.4) == pytest.approx(0.5)
+
+
+def test_masks_that_do_not_follow_from_the_cams_are_doubtful():
+    maps = np.zeros((2, 4, 4), np.float16)
+    maps[0, :, :2] = 1
+    cams = Cams(np.array([0, 2]), maps, (4, 4))
+    mask = np.zeros((4, 4), np.uint8)
+    mask[:, :2] = 1
+    assert label_doubt(cams, mask, 1.0) == 1, "class 2 has no pixel"
+    mask[0, 0] = 3
+    assert label_doubt(cams, mask, 1.0) == 1 / 16
+    mask[0, 0] = 255
+    assert label_doubt(cams, mask, 1.0) == 1, "ignored pixels do not count"
 
 
 def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_ignored():

@@ -43,7 +43,7 @@ def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_
     assert finished.code == 0, finished.errors
     page = read(tmp_path / "out")
     assert len(page.find("li", **{"class": "card"})) == 2
-    assert "2 of 5 images are shown: 2 at even distances from the rest" in page.text
+    assert "2 of 5 images are shown: 1 whose tags are the most doubtful and 1 at even" in page.text
 
 
 def test_masks_are_named_after_what_refined_them(run_stage, arguments, tmp_path):
