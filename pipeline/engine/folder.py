@@ -215,7 +215,7 @@ class StageFolder(ResultFolder):
         image_ids: Collection[str],
         files: Mapping[str, bytes | str] = {},
         known: Collection[str] | None = None,
-        **facts: Any,
+        statistics: Mapping[str, Any] = {},
     ) -> None:
         """Ends a pass over images: writes entries, failures and summaries, and the manifest last.
 
@@ -224,7 +224,7 @@ class StageFolder(ResultFolder):
             files: name → contents of the summaries.
             known: all images of the split. Others were removed: their failures are dropped, and
                 those with results are listed in ``removed.jsonl``.
-            facts: further items of the manifest.
+            statistics: what the manifest says of the results.
         """
         for name, data in files.items():
             write_atomically(self.path / name, data)
@@ -243,7 +243,7 @@ class StageFolder(ResultFolder):
         computed = min(self.computed, len(image_ids) - left_out)
         self.write_manifest(
             complete=True,
-            **facts,
+            **({"statistics": dict(statistics)} if statistics else {}),
             input=self.input_key(image_ids),
             images=len(image_ids),
             left_out=left_out,

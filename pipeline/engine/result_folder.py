@@ -15,8 +15,8 @@ MANIFEST = "manifest.json"
 _SHAPE = {
     **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
     **dict.fromkeys(("finished", "began"), str),
-    **dict.fromkeys(("images", "computed", "left_out", "corrected"), int),
-    **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
+    **dict.fromkeys(("images", "computed", "left_out"), int),
+    **dict.fromkeys(("configuration", "last", "initial_weights", "statistics"), dict),
     "complete": bool,
     "seconds": int | float,
     **dict.fromkeys(("versions", "files"), {str: str}),

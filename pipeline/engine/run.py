@@ -180,6 +180,6 @@ class Run:
             folder.fail(image_id, reason)
         done = [sample for sample in before.samples if sample.id in folder.entries]
         summary, known = stage.summary(folder, done), self.images.known_ids(stage.split)
-        folder.finish(before.ids, summary, known, **stage.counts(folder, done))
+        folder.finish(before.ids, summary, known, stage.statistics(folder, done))
         if stage.accompanies:
             folder.accompany(stage.accompanies.key)

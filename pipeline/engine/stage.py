@@ -275,8 +275,8 @@ class PerImage(Stage):
         """Returns files that sum up the results of the images ``done``."""
         return {}
 
-    def counts(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, int]:
-        """Returns what the manifest counts of the images ``done``, by name."""
+    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+        """Returns what the manifest says of the results of the images ``done``, for remarks."""
         return {}
 
 

@@ -23,7 +23,7 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_key
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
-from pipeline.tags.scores import count_corrected, read_tags, summarise, tags_output
+from pipeline.tags.scores import count_tags, read_tags, summarise, tags_output
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,6 @@ class SegmenterTags(_Relabelling):
         """Returns what :func:`~pipeline.tags.scores.summarise` does."""
         return summarise(folder, done, self.vocabulary.classes)
 
-    def counts(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, int]:
-        """Returns how many images have corrected tags."""
-        return count_corrected(folder, done)
+    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+        """Returns what :func:`~pipeline.tags.scores.count_tags` does."""
+        return count_tags(folder, done, self.vocabulary.classes)

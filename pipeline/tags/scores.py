@@ -3,7 +3,9 @@
 import base64
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -94,10 +96,18 @@ def _table(folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]) 
     return text.getvalue()
 
 
-def count_corrected(folder: StageFolder, done: Iterable[Sample]) -> Mapping[str, int]:
-    """Returns how many images have corrected tags, for the manifest, if there are any."""
-    number = sum("found" in folder.entries[sample.id] for sample in done)
-    return {"corrected": number} if number else {}
+def count_tags(
+    folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]
+) -> Mapping[str, Any]:
+    """Returns how many images have tags, corrected tags, and each class."""
+    entries = [folder.entries[sample.id] for sample in done]
+    images = Counter(k for entry in entries for k in entry["tags"])
+    return {
+        "tagged": sum(bool(entry["tags"]) for entry in entries),
+        "corrected": sum("found" in entry for entry in entries),
+        "photographs": len({folder.photograph_of(sample.id) for sample in done}),
+        "classes": {name: images[k] for k, name in enumerate(classes)},
+    }
 
 
 def remark_on_tags(folder: StageFolder, ids: Iterable[str], classes: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError, UserError, did_you_mean, shown
 from pipeline.tags.scores import (
-    count_corrected,
+    count_tags,
     decode_scores,
     remark_on_tags,
     summarise,
@@ -86,9 +86,9 @@ class Tags(MethodStage):
         """Returns what :func:`~pipeline.tags.scores.summarise` does."""
         return summarise(folder, done, self.vocabulary.classes)
 
-    def counts(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, int]:
-        """Returns how many images have corrected tags."""
-        return count_corrected(folder, done)
+    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+        """Returns what :func:`~pipeline.tags.scores.count_tags` does."""
+        return count_tags(folder, done, self.vocabulary.classes)
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
         """Returns what :func:`~pipeline.tags.scores.remark_on_tags` does."""

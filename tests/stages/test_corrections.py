@@ -68,7 +68,7 @@ def test_two_corrections_cost_two_images_and_taking_one_back_costs_none(run, tmp
     assert second != first
     assert (second / "scores.npz").read_bytes() == scores, "mAP cannot move"
     manifest = json.loads((second / "manifest.json").read_text())
-    assert manifest["corrected"] == 2
+    assert manifest["statistics"]["corrected"] == 2
     assert manifest["configuration"]["corrections"] == "mine.csv"
     # The same file again, then one correction less, then none.
     assert run(wrong, UP_TO_MASKS) == dict.fromkeys(counts, (0, 5, 0))
@@ -136,7 +136,7 @@ def test_later_rounds_keep_corrected_tags(keep, run, tmp_path):
     found, manifest = tags(tmp_path / "out"), latest(tmp_path / "out", "tags") / "manifest.json"
     assert json.loads(manifest.read_text())["configuration"]["method"] == "segmenter"
     assert (found["a"], found["b"]) == (["cup"], [""])
-    assert json.loads(manifest.read_text())["corrected"] == 2
+    assert json.loads(manifest.read_text())["statistics"]["corrected"] == 2
 
 
 def test_labels_may_be_corrections(run, tmp_path):
