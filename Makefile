@@ -6,7 +6,7 @@ FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-large test-all rounding same-results docs docs-test lint lock versions studies leaderboard recipe segmenters \
+.PHONY: demo test test-large test-all rounding same-results docs docs-test lint lock versions studies leaderboard recipe corrections segmenters \
   soak clean
 
 demo: $(VENV)/installed
@@ -121,6 +121,15 @@ recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py -m $(PUBLISHED) $(SEGMENTER)
 	$(RUN) tools/run_stage.py -m $(RECIPE) $(SEGMENTER)
 	$(RUN) tools/make_tables.py --leaderboard --splits $(DRAWS)
+
+# How many corrected images give how much (docs/experiments.md): about an hour on two cores.
+CORRECTIONS = experiment=corrections
+corrections: $(VENV)/installed
+	$(RUN) tools/run_stage.py -m $(CORRECTIONS) seed=0,1,2
+	$(RUN) -m tools.benchmark.corrections write | while read -r file seeds; do \
+	  $(RUN) tools/run_stage.py -m $(CORRECTIONS) tags.corrections=$$file seed=$$seeds < /dev/null || exit; \
+	done
+	$(RUN) -m tools.benchmark.corrections print
 
 # The tables of docs/segmenters.md, on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed

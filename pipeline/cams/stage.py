@@ -1,22 +1,29 @@
 """The stage ``cams``: a class activation map for each tag of an image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline.cams.cams import Cams, encode_cams
+from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import CAMS
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import LOOKED_AT, Sample, evenly
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import read_tags
 from pipeline.tags.tagger import TOLERANCE
+
+FLAT = 0.05
+"""The standard deviation, over its patches, of a CAM that shows nothing; sound ones have 0.1."""
+
+MANY_FLAT = 0.1
+"""A larger share of flat CAMs is remarkable."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +33,24 @@ class CamStage(MethodStage):
     name = command = "cams"
     options_base = CamOptions
     kind = CAMS
+
+    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+        """Returns the share of CAMs that are flat, of a selection of images."""
+        if not (folder.computed or folder.reused):
+            return folder.manifest().get("statistics", {})
+        read = (read_cams(folder.path / f"{s.id}.npz").cams for s in evenly(done, LOOKED_AT))
+        deviations = [cam.std(dtype=np.float32) for cams in read for cam in cams]
+        return {"flat": float(np.mean(np.array(deviations) < FLAT))} if deviations else {}
+
+    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+        """Returns a remark if many CAMs are flat."""
+        flat = folder.manifest().get("statistics", {}).get("flat", 0)
+        if flat <= MANY_FLAT:
+            return ""
+        return (
+            f"{flat:.0%} of the CAMs of split {folder.split} are flat, and show no object: check"
+            " the weights and the normalisation of clip, and look at the report"
+        )
 
     def cams_file(self, image_id: str, cams: Cams, input_key: str | None = None) -> Output:
         """Returns the file of an image's CAMs; ``input_key`` is that of a shared pass."""

@@ -143,6 +143,12 @@ class StageFolder(ResultFolder):
         entry = self.entries.get(image_id, {"input": ""})  # an input begins with it
         return entry["input"].split("-")[0] if entry.get("recipe") == self.recipe else None
 
+    def copies(self, image_ids: Iterable[str]) -> int:
+        """Returns how many results are of a photograph whose content another one has."""
+        entries = self.entries
+        inputs = [entries[image_id]["input"].split("-")[0] for image_id in image_ids]
+        return len(inputs) - len({*inputs})
+
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""
         entry = self.entries[image_id]

@@ -178,7 +178,8 @@ class Run:
     ) -> None:
         for image_id, reason in failures.items():
             folder.fail(image_id, reason)
-        done = [sample for sample in before.samples if sample.id in folder.entries]
+        entries = folder.entries
+        done = [sample for sample in before.samples if sample.id in entries]
         summary, known = stage.summary(folder, done), self.images.known_ids(stage.split)
         folder.finish(before.ids, summary, known, stage.statistics(folder, done))
         if stage.accompanies:

@@ -22,8 +22,19 @@ Labels = tuple[int, ...]
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+Element = TypeVar("Element")
 VocabularyType = TypeVar("VocabularyType")
 """The engine passes class names on, and does not read them."""
+
+
+LOOKED_AT = 64
+"""Images whose results are looked at for remarks, where files have to be read."""
+
+
+def evenly(elements: Sequence[Element], number: int) -> list[Element]:
+    """Returns at most so many elements, at even distances, the first and the last among them."""
+    places = np.linspace(0, len(elements) - 1, min(number, len(elements)))
+    return [elements[place] for place in places.round().astype(int).tolist()]
 
 
 class GroundTruthMask(ABC):

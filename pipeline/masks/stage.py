@@ -1,8 +1,9 @@
 """The stage ``masks``: pseudo masks, from CAMs unless a method says otherwise."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,16 +11,20 @@ import numpy as np
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.clip.device import is_cpu
 from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
 from pipeline.engine.registry import imported
-from pipeline.engine.sample import Sample, Size
+from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
-from pipeline.masks.labels import mask_files
+from pipeline.masks.labels import mask_files, read_pseudo_mask
 from pipeline.masks.refiner import MaskOptions, Refiner
+
+ALL_BACKGROUND = 0.97
+"""A larger share of the background in half of the masks is remarkable."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +43,25 @@ class MaskStage(MethodStage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the images and the stages before."""
         return joined(super().own_settings(), {"num_classes": self.resources.num_classes})
+
+    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+        """Returns the median, over a selection of masks, of the background's share of a mask."""
+        if not (folder.computed or folder.reused):
+            return folder.manifest().get("statistics", {})
+        masks = (read_pseudo_mask(folder.path, s.id)[1] for s in evenly(done, LOOKED_AT))
+        shares = [float((mask == 0).mean()) for mask in masks]
+        return {"background": median(shares)} if shares else {}
+
+    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+        """Returns a remark if masks are nearly all background."""
+        share = folder.manifest().get("statistics", {}).get("background", 0)
+        if share <= ALL_BACKGROUND:
+            return ""
+        return (
+            f"half of the masks of split {folder.split} are background in at least {share:.1%} of"
+            " their pixels, from which a segmenter learns little else: look at tags and CAMs in the"
+            " report"
+        )
 
     def checked(
         self, labels: np.ndarray, probability: np.ndarray | None, size: Size, image_id: str = ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.engine.kinds import CAMS, MASKS, PREDICTIONS, label_kinds
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import Sample, evenly
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.pseudo_mask import pseudo_mask
@@ -63,8 +63,7 @@ def choose_images(images: Sequence[ImageFigures], max_images: int | None) -> Sel
         new = [image.sample.id for image in ranking if image.sample.id not in chosen]
         chosen |= dict.fromkeys(new[:share], reason)
     rest = [image.sample.id for image in images if image.sample.id not in chosen]
-    places = np.linspace(0, len(rest) - 1, max_images - len(chosen)).round().astype(int)
-    chosen |= {rest[place]: SAMPLE for place in places.tolist()}
+    chosen |= dict.fromkeys(evenly(rest, max_images - len(chosen)), SAMPLE)
     counts = Counter(chosen.values())
     phrases = [f"{counts[reason]} {_PHRASES[reason]}" for reason in (*rankings, SAMPLE)]
     listed = " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))

@@ -61,6 +61,7 @@ class ReportInputs:
     about: Mapping[str, str] = field(default_factory=dict)  # see pipeline.evaluation.about.describe
     splits: Sequence[str] = ()  # all of the data set
     corrections: BySplit = field(default_factory=dict)  # all that the run was given
+    remarks: Sequence[str] = ()  # what the stages say of their results, a sentence each
     command: str = ""  # the command line of the run
     workers: int = 1  # threads that read files
     settings: ReportSettings = field(default_factory=ReportSettings)

@@ -94,6 +94,12 @@ def _gather(
     elif (name := masks.method.name) != "crf":
         titles["argmax_title"] = f"mask before {name}, argmax of the CAMs"
         titles["mask_title"] = f"mask after {name}"
+    ids = {s: [sample.id for sample in last.images.of(s)] for s in splits}
+    remarks = [
+        stage.remark(folder, ids[stage.split] if isinstance(stage, PerImage) else ())
+        for stage, folder in folders.items()
+        if not stage.accompanies
+    ]
     return ReportInputs(
         last.store.root,
         split,
@@ -107,6 +113,7 @@ def _gather(
         about=describe(newest[PREDICTIONS], last.config),
         workers=workers,
         settings=settings,
+        remarks=[*dict.fromkeys(filter(None, remarks))],
         splits=[*last.images.dataset.splits],
         **titles,
         **more,

@@ -34,6 +34,8 @@ class QuietRunner(InitialisedRunner):
     Args:
         initialise: sets the initial weights of the model; none where a training is resumed.
         on_iteration: called after each iteration, with its number, that of all, and the loss.
+        look_at: the iteration after which the network is looked at; 0 for none.
+        on_background: called with that iteration if the network predicts background alone.
         **settings: arguments of mmengine's Runner. The loader starts at the first iteration to do.
     """
 
@@ -42,10 +44,13 @@ class QuietRunner(InitialisedRunner):
         *,
         initialise: Callable[[], None] | None,
         on_iteration: Callable[[int, int, float], None] | None,
+        look_at: int = 0,
+        on_background: Callable[[int], None] | None = None,
         **settings: Any,  # noqa: ANN401
     ) -> None:
         self._initialise = initialise
         self.on_iteration = on_iteration
+        self.look_at, self.on_background = look_at, on_background
         self._log_files: list[logging.Handler] = []
         try:
             with warnings.catch_warnings():
@@ -138,6 +143,9 @@ class BatchInPartsLoop(StartedLoop):
         for batch in islice(self.dataloader_iterator, self.max_iters - self.iter):
             runner.model.train()
             self.run_iter(batch)
+            is_due = self.iter == runner.look_at and runner.on_background is not None
+            if is_due and not predicts_objects(runner.model, batch):
+                runner.on_background(self.iter)
             self._validate()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
@@ -180,6 +188,16 @@ class BatchInPartsLoop(StartedLoop):
         self.set_iteration(self.iter + 1)
         if runner.on_iteration is not None:
             runner.on_iteration(self.iter, self.max_iters, loss)
+
+
+def predicts_objects(model: nn.Module, batch: Mapping[str, list]) -> bool:
+    """Tells whether a network predicts anything but background in a batch; changes nothing."""
+    model = model.module if is_model_wrapper(model) else model
+    model.eval()  # the loop turns it back before the next iteration
+    with torch.no_grad():
+        data = model.data_preprocessor(batch, False)
+        metas = [sample.metainfo for sample in data["data_samples"]]
+        return bool(model.encode_decode(data["inputs"], metas).argmax(1).any())
 
 
 def _seed(seed: int, iteration: int, rank: int) -> None:

@@ -23,7 +23,8 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_key
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
-from pipeline.tags.scores import count_tags, read_tags, summarise, tags_output
+from pipeline.tags.remarks import count_tags
+from pipeline.tags.scores import read_tags, summarise, tags_output
 
 
 @dataclass(frozen=True)
@@ -188,5 +189,5 @@ class SegmenterTags(_Relabelling):
         return summarise(folder, done, self.vocabulary.classes)
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
-        """Returns what :func:`~pipeline.tags.scores.count_tags` does."""
-        return count_tags(folder, done, self.vocabulary.classes)
+        """Returns what :func:`~pipeline.tags.remarks.count_tags` does."""
+        return count_tags(folder, [sample.id for sample in done], self.vocabulary.classes)

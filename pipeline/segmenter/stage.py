@@ -1,7 +1,8 @@
 """The stages ``train`` and ``predict``: a segmenter that learns from masks, and its predictions."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -172,6 +173,11 @@ class Training(OfSplit):
             advance(iteration - position, note=f"loss {loss:.3f}")
             position = iteration
 
+        def remark(iteration: int) -> None:
+            facts = {"images": len(self.pairs), "statistics": {"background_until": iteration}}
+            folder.write_manifest(complete=False, **facts)
+            print(f"note: {self.remark(folder, ())}", file=sys.stderr)
+
         bar = track(f"train {self.options.name}", self.options.iterations)
         with bar if writes else nullcontext() as advance:
             say("loading the network and the first batch")
@@ -186,6 +192,7 @@ class Training(OfSplit):
                 self.decode,
                 validation=self.validation(),
                 on_iteration=report,
+                on_background=remark,
             )
         if self._lacks_best(folder):
             raise UserError(
@@ -200,9 +207,24 @@ class Training(OfSplit):
                 images=len(self.pairs),
                 checkpoint=checkpoint.name,
                 seconds=round(seconds, 3),
+                **{k: v for k, v in folder.manifest().items() if k == "statistics"},
                 **({"initial_weights": initial} if initial else {}),
             )
         return len(self.pairs)
+
+    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+        """Returns a remark if the network predicted background alone at its first checkpoint.
+
+        The training itself has said so already if it was computed now, with ``ids``.
+        """
+        until = folder.manifest().get("statistics", {}).get("background_until")
+        if until is None or ids:
+            return ""
+        return (
+            f"after {until} iterations the network predicts background alone: look at its masks in"
+            " the report; if they are sound, raise segmenter.iterations or give"
+            " segmenter.loss=balanced"
+        )
 
     def _refuse_problems(self, folder: StageFolder) -> None:
         if self.options.checkpoint == "best" and not self._is_measured:

@@ -58,6 +58,7 @@ def train(
     read: ImageReader = ImageReader(),  # noqa: B008
     validation: Sequence[Sample] = (),
     on_iteration: Callable[[int, int, float], None] | None = None,
+    on_background: Callable[[int], None] | None = None,
 ) -> Path:
     """Trains with mmengine's Runner, from the last checkpoint in ``work_dir`` if there is one.
 
@@ -78,6 +79,8 @@ def train(
             ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
             depends on the measurement.
         on_iteration: called in the first process with (iteration from 1, all iterations, loss).
+        on_background: called in the first process with the iteration of the first checkpoint, if
+            the network predicts nothing but background then.
 
     Returns:
         The checkpoint of the last iteration.
@@ -152,6 +155,7 @@ def train(
     }
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
+    first = min(settings.checkpoint_interval, iterations)
     initialise = partial(_initialise, model, settings.pretrained, config, work_dir)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
@@ -160,6 +164,8 @@ def train(
         runner = QuietRunner(
             initialise=None if resume_from else initialise,
             on_iteration=None if process_rank() else on_iteration,
+            look_at=first if first >= LOG_INTERVAL else 0,
+            on_background=None if process_rank() else on_background,
             model=model,
             work_dir=str(work_dir),
             train_dataloader=build_loader(

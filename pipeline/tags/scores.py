@@ -3,9 +3,7 @@
 import base64
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -87,38 +85,12 @@ def _table(folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]) 
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["path", "id", "classes", "scores", "corrected"])
-    for sample in done:
-        entry = folder.entries[sample.id]
-        names, scores = [classes[k] for k in entry["tags"]], decode_scores(entry["scores"])
-        values = ";".join(f"{scores[k]:.3f}" for k in entry["tags"])
+    names, entries = [join_names([name]) for name in classes], folder.entries
+    for sample, scores in zip(done, read_scores(folder, (sample.id for sample in done))):
+        entry = entries[sample.id]
+        tags, values = (
+            ";".join(row[k] for k in entry["tags"]) for row in (names, [f"{s:.3f}" for s in scores])
+        )
         is_corrected = "yes" if "found" in entry else ""
-        writer.writerow([sample.image, sample.id, join_names(names), values, is_corrected])
+        writer.writerow([sample.image, sample.id, tags, values, is_corrected])
     return text.getvalue()
-
-
-def count_tags(
-    folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]
-) -> Mapping[str, Any]:
-    """Returns how many images have tags, corrected tags, and each class."""
-    entries = [folder.entries[sample.id] for sample in done]
-    images = Counter(k for entry in entries for k in entry["tags"])
-    return {
-        "tagged": sum(bool(entry["tags"]) for entry in entries),
-        "corrected": sum("found" in entry for entry in entries),
-        "photographs": len({folder.photograph_of(sample.id) for sample in done}),
-        "classes": {name: images[k] for k, name in enumerate(classes)},
-    }
-
-
-def remark_on_tags(folder: StageFolder, ids: Iterable[str], classes: Sequence[str]) -> str:
-    """Returns a sentence if no image has a tag, or if several images all have the same; or ""."""
-    entries = folder.entries
-    tags = [tuple(entries[i]["tags"]) for i in ids if i in entries]
-    if len(set(tags)) != 1 or len(tags) == 1 and tags[0]:
-        return ""
-    split = f"of split {folder.split}"
-    if not tags[0]:
-        return f"no image {split} has a tag: check dataset.classes, and the settings below tags"
-    names = ", ".join(classes[k] for k in tags[0])
-    have = f"all {len(tags)} images {split} have the same tags ({names})"
-    return f"{have}: check dataset.classes before a segmenter is trained on them"

@@ -17,13 +17,8 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError, UserError, did_you_mean, shown
-from pipeline.tags.scores import (
-    count_tags,
-    decode_scores,
-    remark_on_tags,
-    summarise,
-    tags_output,
-)
+from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tags
+from pipeline.tags.scores import decode_scores, summarise, tags_output
 from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
 
 Threshold = Callable[[np.ndarray], float]
@@ -87,12 +82,12 @@ class Tags(MethodStage):
         return summarise(folder, done, self.vocabulary.classes)
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
-        """Returns what :func:`~pipeline.tags.scores.count_tags` does."""
-        return count_tags(folder, done, self.vocabulary.classes)
+        """Returns what :func:`~pipeline.tags.remarks.count_tags` does."""
+        return count_tags(folder, [sample.id for sample in done], self.vocabulary.classes)
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Returns what :func:`~pipeline.tags.scores.remark_on_tags` does."""
-        return remark_on_tags(folder, ids, self.vocabulary.classes)
+        """Returns what :func:`~pipeline.tags.remarks.remarks_on_tags` does."""
+        return "; ".join(remarks_on_tags(folder, ids, self.vocabulary.classes))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +137,8 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider = model(), self.rider
+        (tagger, cam_method), rider, options = model(), self.rider, self.options
+        corrected = self.corrections.tags
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
@@ -150,14 +146,28 @@ class ScoredTags(Tags):
                 continue
             if problem := problem_with(scored.scores, self.resources.num_classes):
                 raise self.wrong(problem, item.sample.id)
-            found = self.choose(scored.scores["scores"])
-            facts = self.corrections.apply(item.sample.id, found)
+            found = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
+            facts = {"tags": found}
+            if item.sample.id in corrected:
+                facts = self.corrections.apply(item.sample.id, found)
             tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scored.scores)}
             if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
                     cams = cam_method.cams_of_pass(scored.shared_pass, tags)
                     outputs[rider.name] = rider.output(item, tags, cams, key)
             yield item, outputs
+
+    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+        """Returns what is counted of the tags, and near-synonyms among the names that CLIP read."""
+        clip, vocabulary = self.resources.clip, self.vocabulary
+        known = folder.manifest().get("statistics", {}).get("near_synonyms", [])
+        if folder.computed and clip is not None and hasattr(self.options, "templates"):
+            # Those that the tagger has embedded.
+            names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates
+            embeddings = clip.embed(*names)[: len(vocabulary.classes)].cpu().numpy()
+            known = find_near_synonyms(embeddings, vocabulary.classes)
+        counted = super().statistics(folder, done)
+        return {**counted, "near_synonyms": known} if known else counted
 
     def choose(self, scores: np.ndarray) -> tuple[int, ...]:
         """Returns the tags that follow from an image's scores."""

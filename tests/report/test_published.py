@@ -69,7 +69,7 @@ def test_every_experiment_is_a_study_or_of_a_publication():
     assert published_experiments() <= there and len(published_experiments()) == 33
     studies = {name for name in there if name.startswith(("alpha", "dmar_", "leaderboard"))}
     studies |= {"classes_in_classes", "input_size", "noisy_masks", "precision", "quirks", "recipe"}
-    studies |= {"scene_names", "segmenters", "self_training", "z"}
+    studies |= {"corrections", "scene_names", "segmenters", "self_training", "z"}
     assert {name for name in there if remark_on_clip(name, "vit_l14")} == there - studies
 
 

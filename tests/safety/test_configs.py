@@ -292,7 +292,7 @@ DATA = {
     *("dataset.devkit", "dataset.image_list", "dataset.labels", "dataset.mask_folders"),
     *("dataset.masks", "dataset.root", "dataset.sbd_root", "dataset.training.pretrained"),
     *("masks.names", "masks.regions", "output_dir", "segmenter.masks", "segmenter.pretrained"),
-    *("dataset.splits", "tags.path"),
+    *("dataset.splits", "tags.corrections", "tags.path"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
 
@@ -300,7 +300,7 @@ NAMES = {
     *("clip.model", "clip.pretrained", "dataset.image_set", "dataset.name", "executor.name"),
     *("runtime.device", "segmenter.backbone", "segmenter.optimizer", "stage"),
     *("dataset.default_splits", "dataset.report_split", "dataset.split", "dataset.train_split"),
-    *("tags.fit_split", "tags.variants"),
+    *("report.split", "tags.fit_split", "tags.variants"),
 }
 """Settings whose values are looked up among names that the program or a library knows."""
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.tags.scores import remark_on_tags
+from pipeline.tags.remarks import remarks_on_tags
 
 
 @pytest.fixture
@@ -48,8 +48,9 @@ def test_tags_from_which_nothing_is_learned_are_named(tags, note, run_on_tags):
 )
 def test_one_image_with_a_tag_is_no_reason_for_a_remark(tags, names):
     entries = {str(index): {"tags": of_image} for index, of_image in enumerate(tags)}
-    folder = SimpleNamespace(entries=entries, split="val")
-    said = remark_on_tags(folder, [*entries, "without an entry"], ["cat", "dog", "rocket"])
+    folder = SimpleNamespace(entries=entries, split="val", manifest=dict, copies=lambda _: 0)
+    names_of_classes = ["cat", "dog", "rocket"]
+    said = "; ".join(remarks_on_tags(folder, [*entries, "without an entry"], names_of_classes))
     if names is None:
         assert said == ""
     elif names:

@@ -1,0 +1,92 @@
+"""What is remarkable about the tags of a split, and what to do about it.
+
+The limits were chosen on the demo, the crowded world and runs that were spoiled on purpose
+(tests/stages/test_remarks.py): none of the sound runs gives a remark.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.folder import StageFolder
+
+FEW_TAGGED = 0.05
+"""A smaller share of images with a tag is remarkable."""
+
+IMAGES_A_CLASS = 20
+"""So many images for each class, on average, and a class without any is remarkable."""
+
+NEAR_SYNONYMS = 0.95
+"""A higher cosine similarity of the text embeddings of two classes is remarkable."""
+
+_MAX_NAMED = 3  # pairs of classes
+
+
+def find_near_synonyms(embeddings: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+    """Returns the pairs of classes whose names CLIP hardly tells apart.
+
+    ``embeddings`` are n×E float, the text embedding of each class.
+    """
+    normalised = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    similarity = normalised @ normalised.T
+    pairs = combinations(range(len(classes)), 2)
+    return [[classes[a], classes[b]] for a, b in pairs if similarity[a, b] > NEAR_SYNONYMS]
+
+
+def remarks_on_tags(
+    folder: StageFolder, ids: Iterable[str], classes: Sequence[str]
+) -> Iterator[str]:
+    """Yields a sentence, without its full stop, on each remarkable fact."""
+    entries, of_split = folder.entries, f"of split {folder.split}"
+    done = [image_id for image_id in ids if image_id in entries]
+    statistics = folder.manifest().get("statistics", {})
+    yield from _on_single_tags([tuple(entries[i]["tags"]) for i in done], of_split, classes)
+    never = [name for name, images in statistics.get("classes", {}).items() if not images]
+    if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):
+        yield (
+            f"no image {of_split} has the tag {' or '.join(never)}: give the class further names"
+            " in dataset.classes, or leave it out"
+        )
+    if pairs := [" and ".join(pair) for pair in statistics.get("near_synonyms", ())]:
+        more = f", and {len(pairs) - _MAX_NAMED} more pairs" if len(pairs) > _MAX_NAMED else ""
+        yield (
+            f"CLIP hardly tells apart {', '.join(pairs[:_MAX_NAMED])}{more}: make them names of one"
+            " class in dataset.classes, or choose other names"
+        )
+    if copies := folder.copies(done):
+        are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
+        yield f"{are} of another one {of_split}"
+
+
+def _on_single_tags(
+    tags: Sequence[tuple[int, ...]], of_split: str, classes: Sequence[str]
+) -> Iterator[str]:
+    tagged = sum(map(bool, tags))
+    if tags and not tagged:
+        yield f"no image {of_split} has a tag: check dataset.classes, and the settings below tags"
+    elif tagged < FEW_TAGGED * len(tags):
+        yield (
+            f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: lower tags.min_score,"
+            " or check dataset.classes"
+        )
+    elif len(tags) > 1 and len({*tags}) == 1:
+        names = ", ".join(classes[k] for k in tags[0])
+        have = f"all {len(tags)} images {of_split} have the same tags ({names})"
+        yield f"{have}: check dataset.classes before a segmenter is trained on them"
+
+
+def count_tags(
+    folder: StageFolder, ids: Sequence[str], classes: Sequence[str]
+) -> Mapping[str, Any]:
+    """Returns how many images have tags, corrected tags, and each class."""
+    by_id = folder.entries
+    entries = [by_id[image_id] for image_id in ids]
+    found = [k for entry in entries for k in entry["tags"]]
+    images = np.bincount(found, minlength=len(classes)).tolist() if found else [0] * len(classes)
+    return {
+        "tagged": sum(bool(entry["tags"]) for entry in entries),
+        "corrected": sum("found" in entry for entry in entries),
+        "classes": dict(zip(classes, images)),
+    }

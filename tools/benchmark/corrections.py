@@ -1,0 +1,115 @@
+"""How many corrected images give how much: ``make corrections``.
+
+``python -m tools.benchmark.corrections write`` corrects the tags of the training images by their
+ground truth, in the place of a person, and writes a file for each number of images and order.
+``print`` prints what the runs with these files reached.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets.corrections import format_corrections
+from pipeline.engine.kinds import TAGS
+from pipeline.engine.sample import Sample
+from pipeline.engine.scan import open_folder
+from pipeline.evaluation.record import MetricsFile
+from pipeline.files.atomic import write_atomically
+from pipeline.report.configurations import flatten, last_part
+from pipeline.report.markdown import Table, percent_of_several
+from pipeline.report.measured import tag_doubt
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from pipeline.tags.scores import decode_scores
+
+COUNTS = (50, 200)  # and none, and all
+SEEDS = (0, 1, 2)
+_COLUMNS = (("train", "tags", "f1"), ("train", "masks", "miou"), ("report", "predictions", "miou"))
+
+
+def write(pipeline: Pipeline) -> Iterator[tuple[Path, Sequence[int]]]:
+    """Writes the files; yields each, with the seeds of the segmenters that are trained with it."""
+    builder = pipeline.builder
+    split, folder = builder.train_split, builder.store.root / "corrections"
+    samples = builder.images.of(split)
+    for name, order, seeds in _orders(pipeline, samples):
+        for count in COUNTS if name != "all" else (len(samples),):
+            chosen = {samples[k].id: samples[k].ground_truth_labels for k in order[:count]}
+            path = folder / (f"{name}_{count}.csv" if name != "all" else "all.csv")
+            text = format_corrections({split: chosen}, builder.vocabulary.classes)
+            write_atomically(path, text)
+            yield path, seeds
+
+
+def _orders(
+    pipeline: Pipeline, samples: Sequence[Sample]
+) -> Iterator[tuple[str, np.ndarray, Sequence[int]]]:
+    """Yields orders of review: the most doubtful first, and three random ones with a seed each."""
+    builder = pipeline.builder
+    stage = builder.per_split(builder.train_split)[TAGS.stage]
+    entries = open_folder(stage, builder.store).entries
+    scores = [decode_scores(entries[sample.id]["scores"]) for sample in samples]
+    doubts = [tag_doubt(row, stage.threshold(row)) for row in scores]
+    yield "all", np.arange(len(samples)), SEEDS
+    yield "doubt", np.argsort(doubts, kind="stable")[::-1], SEEDS
+    for seed in SEEDS:
+        yield f"random_{seed}", np.random.default_rng(seed).permutation(len(samples)), (seed,)
+
+
+def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
+    """Returns the figures by the number of corrected images and their order, as a table.
+
+    Figures of several seeds, and of several random orders, are a mean ± a standard deviation.
+    """
+    found: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
+    for run in runs:
+        settings = flatten(run["configuration"])
+        names = {v for k, v in settings.items() if last_part(k) == "corrections"}
+        name = Path(names.pop() if names else "none_0").stem
+        order, _, count = name.rpartition("_")
+        place = (images, "") if name == "all" else (int(count), order.partition("_")[0])
+        for column in _COLUMNS:
+            if column[:2] == (run["split"], run["stage"]):
+                # The latest figure of a key counts.
+                found.setdefault(place, {}).setdefault(column[1], {})[run["key"]] = run[column[2]]
+    words = {"none": "", "doubt": "by doubt", "random": "at random"}
+    rows = []
+    for (count, order), figures in sorted(found.items()):
+        values = [[*figures.get(stage, {}).values()] for _, stage, _ in _COLUMNS]
+        cells = [percent_of_several(each) if each else "" for each in values]
+        rows.append([str(count), words.get(order, order), *cells])
+    header = ["images corrected", "order", "F1 of tags, train", "mIoU masks, train"]
+    return Table([*header, "mIoU segmenter, report"], rows, ["order"], "Corrected images")
+
+
+def half_of_the_gain(counts: Sequence[int], values: Sequence[float]) -> float:
+    """Returns how many images give half of the gain of all, between measurements linearly."""
+    half = mean((values[0], values[-1]))
+    return float(np.interp(half, values, counts))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes files, or prints the table."""
+    overrides = ["experiment=corrections", *arguments[1:]]
+    pipeline = Pipeline.open(read_config(compose(overrides)))
+    if arguments[:1] == ["write"]:
+        for path, seeds in write(pipeline):
+            print(path, ",".join(map(str, seeds)))
+    else:
+        root, samples = pipeline.builder.store.root, pipeline.builder.images
+        runs = [r for r in MetricsFile(root / "metrics.json").runs if _is_ours(r)]
+        print(curve(runs, len(samples.of(pipeline.builder.train_split))).markdown(), end="")
+
+
+def _is_ours(run: Mapping[str, Any]) -> bool:
+    return "corrections" in run["experiments"]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
