@@ -17,6 +17,7 @@ _COMPLETE = "interrupted: the files written so far are complete"
 WHEN_INTERRUPTED = {
     "benchmark": "interrupted",
     "clean": "interrupted",
+    "compare": "interrupted",
     "download": "interrupted: run the same command again",
     "export": _COMPLETE,
     "export_onnx": "interrupted",

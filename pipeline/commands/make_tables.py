@@ -12,8 +12,8 @@ from pipeline.report.check import write_check
 from pipeline.report.comparison import write_comparison
 from pipeline.report.leaderboard import write_leaderboard
 from pipeline.report.published import load_published, published_experiments
-from pipeline.report.runs import METRICS, MeasuredRun, find_files, read_runs
-from pipeline.report.study import compare_folders, write_study
+from pipeline.report.runs import METRICS, find_files, read_runs
+from pipeline.report.study import write_study
 
 OUTPUTS = Path("outputs")
 _TABLES = OUTPUTS / "tables.md"
@@ -28,8 +28,6 @@ _EXAMPLES = """examples:
   python tools/run_stage.py -m experiment_name=alpha tags.alpha=0.3,0.5,0.7 stage=[tags,evaluate]
   python tools/make_tables.py --study alpha --output docs/alpha.md
       the table of one experiment that was run with several settings
-  python tools/make_tables.py --study outputs/first outputs/second
-      the same table of the runs in folders, by the settings that differ
   python tools/make_tables.py --leaderboard --output docs/leaderboard.md
       combinations of taggers, CAM methods and refiners, best first, a table for each set of images
   python tools/make_tables.py --leaderboard --splits report,report_2,report_3
@@ -66,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     elif options.leaderboard:
         text = write_leaderboard(runs, options.splits)
     elif options.study is not None:
-        text = _study(options, runs)
+        text = write_study(options.study, runs)
     else:
         sections = [write_comparison(table, runs) for table in load_published()]
         text = "\n".join([_INTRODUCTION, *sections])
@@ -78,15 +76,6 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(too_far)
 
 
-def _study(options: Namespace, runs: Sequence[MeasuredRun]) -> str:
-    """Returns the table of an experiment, or of folders if there is none of the first's name."""
-    is_known = any(run.choices.experiment == options.study for run in runs)
-    if is_known or not Path(options.study).is_dir():
-        return write_study(options.study, runs)
-    places = dict.fromkeys([options.study, *map(str, options.places)])
-    return compare_folders({place: read_runs(find_files([Path(place)]))[0] for place in places})
-
-
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Writes the field's tables: the published figures beside our own."
     parser = Parser("make_tables.py", title, _EXAMPLES)
@@ -95,10 +84,9 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         " any case if it exists"
     )
     parser.add_argument("places", nargs="*", type=Path, metavar="PATH", help=places)
-    study = "write only the table of this experiment, or of folders: --study A B"
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="compare with the published figures")
-    mode.add_argument("--study", metavar="NAME", help=study)
+    mode.add_argument("--study", metavar="NAME", help="write only this experiment's table")
     leaderboard = "write only combinations of methods, beside each other on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
     splits = "with --leaderboard: mean and standard deviation over these splits"

@@ -33,7 +33,7 @@ _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
 _INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
-_COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
+COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
 """Errors of Hydra and OmegaConf for a configuration that cannot be composed."""
 
 
@@ -239,7 +239,7 @@ def explained(compose: Callable[[list[str]], DictConfig], read: list[str]) -> Di
     """Composes a configuration from what :func:`readable` returned, or raises a UserError."""
     try:
         config = compose(read)
-    except _COMPOSING as error:
+    except COMPOSING as error:
         raise UserError(explain(error)) from error
     except (AttributeError, KeyError) as error:  # Hydra's, for a file that spoils its own settings
         raise UserError(f"a file of settings spoils hydra ({error}): leave its keys out") from error

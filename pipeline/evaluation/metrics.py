@@ -94,7 +94,7 @@ def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
     return np.stack([values[:, groups == g].max(1) for g in range(groups.max() + 1)], 1)
 
 
-def to_indicator(tags: Sequence[tuple[int, ...]], num_classes: int) -> np.ndarray:
+def to_indicator(tags: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
     """Returns lists of class indices as N×n bool."""
     indicator = np.zeros((len(tags), num_classes), bool)
     for row, indices in zip(indicator, tags):

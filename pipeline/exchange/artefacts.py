@@ -28,6 +28,17 @@ class Artefact:
     classes: tuple[str, ...]
     apply_exif: bool  # whether its images were rotated as their EXIF orientation says
     entries: Mapping[str, Mapping[str, Any]]  # id → what was recorded of each image that exists
+    manifest: Mapping[str, Any]
+
+    @property
+    def root(self) -> Path:
+        """The output directory."""
+        return self.path.absolute().parents[2]
+
+    @property
+    def split(self) -> str:
+        """The split."""
+        return self.path.absolute().parents[1].name
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +75,7 @@ def read_artefact(path: Path) -> Artefact:
     classes = tuple(map(str, settings["classes"]))
     orphans = find_orphans(path)
     entries = {i: e for i, e in Journal(path / ENTRIES).entries.items() if i not in orphans}
-    return Artefact(path, kind, classes, settings.get("exif") is False, entries)
+    return Artefact(path, kind, classes, settings.get("exif") is False, entries, manifest)
 
 
 def find_photograph(root: Path, image_id: str) -> Path:

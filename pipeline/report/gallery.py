@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import Cams, read_cams
+from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.kinds import CAMS, MASKS, PREDICTIONS, label_kinds
-from pipeline.engine.sample import Sample, evenly
+from pipeline.engine.sample import Sample, Size, evenly
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.pseudo_mask import pseudo_mask
@@ -143,7 +144,7 @@ def build_cards(
         return _build_card(figures[sample.id], inputs, selection.reasons.get(sample.id, ""))
 
     samples = [image.sample for image in selection.images]
-    return for_each_readable(samples, build, inputs, problems)
+    return for_each_readable(samples, build, inputs.workers, problems)
 
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:
@@ -197,10 +198,9 @@ def _panels(
     ``original`` is the photograph's height and width; the pictures have ``height`` and ``width``.
     """
     yield Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")
-    classes, palette = inputs.vocabulary.classes, inputs.vocabulary.palette
     if cams is not None:
         for index, cam in zip(cams.keys.tolist(), cams.resized(height, width)):
-            title = f"CAM of {classes[index]}"
+            title = f"CAM of {inputs.vocabulary.classes[index]}"
             yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
     titles = {
         "argmax": inputs.argmax_title,
@@ -211,10 +211,9 @@ def _panels(
     for layer, title in titles.items():
         # Without a CRF the mask is the argmax of the CAMs, which then has no title.
         if layer in layers and title is not None:
-            small = painting.resize_labels(layers[layer], height, width)
-            picture = painting.embed(painting.paint_labels(small, palette))
-            facts = _describe_labels(layers[layer], classes)
-            yield Panel(layer, title, picture, facts, painting.find_places(small))
+            yield label_panel(
+                layer, title, layers[layer], inputs.vocabulary.classes, (height, width)
+            )
     mask, prediction = MASKS.unfiltered, PREDICTIONS.unfiltered
     pairs = [
         ("mask-truth", "mask", mask, "ground truth", "truth"),
@@ -223,10 +222,27 @@ def _panels(
     ]
     for layer, name, first, other, second in pairs:
         if {first, second} <= layers.keys() and layers[first].shape == layers[second].shape:
-            kinds = painting.compare_labels(layers[first], layers[second])
-            picture = painting.encode_difference(painting.resize_labels(kinds, height, width))
-            facts = _describe_kinds(kinds, name, other)
-            yield Panel(layer, f"{name} against {other}", picture, facts)
+            pair = layers[first], layers[second]
+            yield difference_panel(layer, (name, other), pair, (height, width))
+
+
+def label_panel(
+    layer: str, title: str, labels: np.ndarray, classes: Sequence[str], size: Size
+) -> Panel:
+    """Returns a panel of labels, H×W uint8, in a picture of ``size``."""
+    small = painting.resize_labels(labels, *size)
+    picture = painting.embed(painting.paint_labels(small, voc_palette(len(classes) + 1)))
+    facts = _describe_labels(labels, classes)
+    return Panel(layer, title, picture, facts, painting.find_places(small))
+
+
+def difference_panel(
+    layer: str, names: tuple[str, str], labels: Sequence[np.ndarray], size: Size
+) -> Panel:
+    """Returns a panel of where two label images of one size differ, by their names."""
+    kinds = painting.compare_labels(*labels)
+    picture = painting.encode_difference(painting.resize_labels(kinds, *size))
+    return Panel(layer, " against ".join(names), picture, _describe_kinds(kinds, *names))
 
 
 def _describe_cam(cam: np.ndarray) -> str:

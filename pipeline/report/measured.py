@@ -130,7 +130,7 @@ def measure_images(inputs: ReportInputs) -> Measured:
         return replace(figures, copies=ids[sample.id]), confusions
 
     with track(f"report {inputs.split}", len(samples)) as advance:
-        results = for_each_readable(samples, work, inputs, measured.problems, advance)
+        results = for_each_readable(samples, work, inputs.workers, measured.problems, advance)
         for figures, confusions in results:
             measured.images.append(figures)
             for name, confusion in confusions.items():
@@ -149,11 +149,11 @@ def _content(sample: Sample, folder: StageFolder) -> Hashable:
 def for_each_readable(
     samples: Iterable[Sample],
     work: Callable[[Sample], Result],
-    inputs: ReportInputs,
+    workers: int,
     problems: dict[str, str],
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """Yields the results of work on images, in order, with a few computed in advance in threads.
+    """Yields the results of work on images, in order; ``workers`` threads compute a few in advance.
 
     ``problems`` receives id → reason for images of which a file is missing or damaged; ``advance``
     is called after each image.
@@ -165,7 +165,7 @@ def for_each_readable(
         except _UNREADABLE as error:
             return error
 
-    for sample, result in prefetch(samples, attempt, inputs.workers, _MAX_PREFETCHED):
+    for sample, result in prefetch(samples, attempt, workers, _MAX_PREFETCHED):
         advance()
         if isinstance(result, Exception):
             problems[sample.id] = _describe(result)
@@ -182,7 +182,9 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     layers = inputs.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
     measured = {kind.stage: kind.unfiltered for kind in label_kinds()}
-    confusions = {stage: _compare(layers, layer, inputs) for stage, layer in measured.items()}
+    num_labels = len(inputs.vocabulary.classes) + 1
+    drawn = layers.get("truth")
+    confusions = {s: confuse(drawn, layers.get(n), num_labels) for s, n in measured.items()}
     classes = {*(tags or ()), *(found or ()), *(truth or ())}
     for layer in layers.keys() & measured.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
@@ -207,10 +209,14 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     return figures, confusions
 
 
-def _compare(layers: Layers, layer: str, inputs: ReportInputs) -> Confusion:
-    confusion = Confusion(len(inputs.vocabulary.classes) + 1)
-    if {layer, "truth"} <= layers.keys():
-        truth, labels = layers["truth"], layers[layer]
+def confuse(truth: np.ndarray | None, labels: np.ndarray | None, num_labels: int) -> Confusion:
+    """Returns the confusion matrix of an image; without ground truth or labels, an empty one.
+
+    Raises:
+        ImageError: they do not fit.
+    """
+    confusion = Confusion(num_labels)
+    if truth is not None and labels is not None:
         if truth.shape == labels.shape:
             # Where only the filtered mask is stored, it is measured without ignored pixels.
             truth = np.where(labels == IGNORE, np.uint8(IGNORE), truth)

@@ -7,7 +7,6 @@ const [query, chosenClass, mark, sort, layer] =
   ["query", "class", "mark", "sort", "layer"].map(byId);
 const viewer = byId("viewer");
 const body = byId("viewer-body");
-const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 const nameOf = (card) => card.querySelector(".name").textContent;
 const tagsOf = (card) => [...card.querySelectorAll(".chips bdi")].map((tag) => tag.textContent);
 const textOf = new Map(cards.map((card) =>
@@ -157,30 +156,6 @@ document.addEventListener("keydown", (event) => {
   shown[from + move()]?.querySelector(".open").focus();
 });
 
-/* Tables that can be sorted by their columns. */
-
-function makeSortable(table) {
-  const rows = [...table.tBodies[0].rows];
-  const headers = [...table.tHead.rows[0].cells];
-  headers.forEach((header, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...header.childNodes);
-    header.append(button);
-    button.addEventListener("click", () => {
-      const down = header.ariaSort === "ascending" || (header.ariaSort === null && column > 0);
-      for (const other of headers) other.removeAttribute("aria-sort");
-      header.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const value = (row) => row.cells[column].dataset.value;
-      const compare = column
-        ? (a, b) => Number(value(a)) - Number(value(b))
-        : (a, b) => collator.compare(value(a), value(b));
-      rows.sort((a, b) => (down ? -1 : 1) * compare(a, b));
-      table.tBodies[0].append(...rows);
-    });
-  });
-}
-
 list.addEventListener("click", (event) => {
   const button = event.target.closest(".open");
   if (button) open(button.closest(".card"));
@@ -189,7 +164,6 @@ form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => { if (event.target === layer) layOver(); else update(); });
 // The fields have their first values only after the event.
 form.addEventListener("reset", () => setTimeout(() => { update(); layOver(); }));
-document.querySelectorAll(".sortable").forEach(makeSortable);
 chooseOffered();
 update();
 layOver();

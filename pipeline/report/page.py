@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.colors import to_hex
 
 from pipeline.engine.folder import StageFolder
@@ -31,7 +31,7 @@ from pipeline.report.runs import METRIC_LABELS, runs_of
 from pipeline.report.tables import collect_tables
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("page.js", "correcting.js")
+_SCRIPTS = ("tables.js", "page.js", "correcting.js")
 _HEAT_STOPS = 9
 _CLASS_METRICS = {"map": "AP", "miou": "IoU"}
 """Metric that stands for a stage → its name for a single class."""
@@ -45,7 +45,15 @@ def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    context = _context(inputs, metrics)
+    stream = load_template("page.html", *_SCRIPTS).stream(_context(inputs, metrics))
+    with replacing(path) as file:
+        # Names of files need not be Unicode.
+        stream.dump(file, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def load_template(name: str, *scripts: str) -> Template:
+    """Returns the template of a page, with its style and the scripts that it runs."""
     # All values are escaped, control characters too, except those that the template marks as safe.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -63,11 +71,16 @@ def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:
         "finished": finished_at,
         "choices": describe_choices,
     }
-    stream = environment.get_template("page.html").stream(context)
-    with replacing(path) as file:
-        # Names of files need not be Unicode.
-        stream.dump(file, encoding="utf-8", errors="backslashreplace")
-    return path
+    script = "".join((_HERE / each).read_text(encoding="utf-8") for each in scripts)
+    environment.globals |= {
+        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "script": script,
+        # The browser runs no other script, whatever its origin, and fetches nothing.
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
+    }
+    return environment.get_template(name)
 
 
 def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
@@ -80,18 +93,13 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
     figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in inputs.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
-    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     tagged = [image for image in measured.images if image.tags is not None]
     return {
-        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "script": script,
-        # The browser runs no other script, whatever its origin, and fetches nothing.
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "inputs": inputs,
+        "classes": inputs.vocabulary.classes,
         "palette": drawing_colours(inputs.vocabulary.palette),
         "selection": selection,
         "title": inputs.about.get("dataset") or inputs.root.name,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "figures": {kind.title: (kind.metric, entry) for kind, entry in figures.items()},
         "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),
@@ -117,7 +125,6 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "labels": (BACKGROUND, *inputs.vocabulary.classes),
         "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
-        "differences": dict(zip(("missed", "extra", "confused"), DIFFERENCE_COLOURS.values())),
         "heat": [to_hex(colour) for colour in HEAT(np.linspace(0, 1, _HEAT_STOPS))],
         "failures": _failures(inputs, measured.problems),
     }

@@ -5,8 +5,7 @@ are found by comparing their configurations.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.clip.settings import Quirks
@@ -28,7 +27,6 @@ _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
 
 _CHOICES = {
-    "folder": (),
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
     "tags": ("method", "code"),
@@ -45,40 +43,20 @@ def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
     Raises:
         UserError: no run names the experiment.
     """
+
+    def place(run: MeasuredRun) -> tuple[str, int, str]:
+        return run.about.get("dataset", ""), kinds().index(run.kind), run.split
+
     if named := [run for run in runs if run.choices.experiment == name]:
-        return _write(name, named)
+        groups = [group for _, group in sorted(grouped(named, place).items())]
+        tables = [_table([*{run.key: run for run in group}.values()]) for group in groups]
+        return "\n".join([f"# {name}\n", *(table.markdown() for table in tables)])
     known = sorted({run.choices.experiment for run in runs} - {""})
     there = f"those that exist are {', '.join(known)}" if known else "no run names one yet"
     raise UserError(
         f"no run belongs to an experiment {name}: {there}; name one with run_stage.py …"
         " experiment_name=NAME"
     )
-
-
-def compare_folders(runs: Mapping[str, Sequence[MeasuredRun]]) -> str:
-    """Returns the same tables of the runs in several folders, by the names of these.
-
-    Raises:
-        UserError: nothing was measured in a folder.
-    """
-    for place, place_runs in runs.items():
-        if not place_runs:
-            raise UserError(f"nothing was measured in {place}: run stage=evaluate for it first")
-    named = [
-        replace(run, key=f"{place} {run.key}", about={**run.about, "folder": place})
-        for place, place_runs in runs.items()
-        for run in place_runs
-    ]
-    return _write(" and ".join(runs), named)
-
-
-def _write(title: str, runs: Sequence[MeasuredRun]) -> str:
-    def place(run: MeasuredRun) -> tuple[str, int, str]:
-        return run.about.get("dataset", ""), kinds().index(run.kind), run.split
-
-    groups = sorted(grouped(runs, place).items())
-    tables = [_table([*{run.key: run for run in place_runs}.values()]) for _, place_runs in groups]
-    return "\n".join([f"# {title}\n", *(table.markdown() for table in tables)])
 
 
 def _table(runs: list[MeasuredRun]) -> Table:

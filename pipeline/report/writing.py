@@ -25,7 +25,7 @@ def write_report(inputs: ReportInputs) -> list[Path]:
     folders = [inputs.folders[kind.stage] for kind in (CAMS, MASKS)]
     samples = [s for s in inputs.samples if all(s.id in f.entries for f in folders)]
     # The page says why others cannot be read.
-    readable = for_each_readable(samples, partial(_example, inputs=inputs), inputs, {})
+    readable = for_each_readable(samples, partial(_example, inputs=inputs), inputs.workers, {})
     if examples := list(islice(readable, _EXAMPLES)):
         files.append(root / "examples.png")
         names = (BACKGROUND, *vocabulary.classes)

@@ -1,6 +1,7 @@
 """The complete configuration as typed settings."""
 
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -13,12 +14,14 @@ import pipeline.tags.settings  # noqa: F401  these register their methods
 from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
 from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine.configuration import DEFAULTS, compose_config, explain
+from pipeline.engine.configuration import COMPOSING, DEFAULTS, compose_config, explain
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.engine.registry import methods
+from pipeline.engine.registry import method_of, methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.errors import UserError, check_choice
+from pipeline.files.atomic import Complete, fits
+from pipeline.files.text import given_path, read_text
 from pipeline.report.settings import ReportSettings
 from pipeline.segmenter.settings import SegmenterSettings, SelfTrainingSettings
 
@@ -29,6 +32,17 @@ EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": Das
 
 METHODS = groups()
 """The groups whose choices are methods."""
+
+CONFIG = "config.yaml"
+"""The file in the output directory with the configuration of the last run there."""
+
+_PATHS = ("root", "image_list", "labels", "masks", "sbd_root", "classes")
+"""The settings of data sets that name files and folders, ``classes`` unless it is a list."""
+
+_RECORDED = Complete(
+    dataset=Complete(name=str), cams=Complete(background_betas=[int | float | None])
+)
+"""What is read again of the configuration of a run."""
 
 _SHOWN = "it chooses what is done and shown, not how"
 
@@ -122,3 +136,45 @@ def read_config(composed: DictConfig) -> Config:
         raise UserError(explain(error)) from error
     check(config)
     return config
+
+
+# config.yaml
+
+
+def record(config: Config) -> str:
+    """Returns a configuration as YAML, with the methods that it chooses.
+
+    Paths of the data set are absolute, since the file may be read elsewhere.
+    """
+    plain = asdict(config)
+    for group in METHODS:
+        plain[group] = {"method": method_of(getattr(config, group)).name, **plain[group]}
+    for key in _PATHS:
+        if isinstance(given := plain["dataset"].get(key), str):
+            plain["dataset"][key] = str(given_path(given, f"dataset.{key}").absolute())
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def read_record(folder: Path) -> tuple[DatasetSettings, float | None]:
+    """Returns the data set of the last run in an output directory, and β of the CAMs' background.
+
+    The file may be another person's: it is data, which can name neither code nor a variable of the
+    environment. Neither ``dataset.cache`` nor a list of images is taken from it.
+
+    Raises:
+        UserError: it is missing or damaged, or holds a value that cannot be used.
+    """
+    path, remedy = folder / CONFIG, "run a stage there again, which writes it"
+    text = read_text(path, str(path), remedy)
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(text))
+        if "${" in text or not fits(plain, _RECORDED):
+            raise UserError(f"{path} is not as runs write it: {remedy}")
+        own = {"cache": str(folder / "ground_truth"), "image_list": None}
+        given = {**plain["dataset"], **own}
+        typed = OmegaConf.structured(settings_of(given["name"]))
+        settings = OmegaConf.to_object(OmegaConf.merge(typed, given))
+    except COMPOSING as error:
+        raise UserError(f"{path}: {explain(error)}") from error
+    check(settings, "dataset")
+    return settings, next(iter(plain["cams"]["background_betas"]), None)

@@ -23,16 +23,17 @@ from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.evaluation import stage as evaluation
+from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import remember_in
 from pipeline.files.text import given_path
 from pipeline.report import stage as report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.segmenter.stage import Training
 from pipeline.stages.builder import PER_SPLIT, Builder, masks_stage
-from pipeline.stages.config import Config
+from pipeline.stages.config import CONFIG, Config, record
 from pipeline.tags.stage import ScoredTags
 
-_FILES = (*evaluation.FILES, *report.FILES)
+_FILES = (*evaluation.FILES, *report.FILES, CONFIG)
 
 COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
 """The values of ``stage=``, in the order of the pipeline."""
@@ -141,6 +142,8 @@ class Pipeline:
             files=_FILES,
             writes=process_rank() == 0,
         ) as run:
+            if run.writes:
+                write_atomically(builder.store.root / CONFIG, record(config))
             for number, stages in rounds:
                 yield from run.compute(stages)
                 if "evaluate" in commands:

@@ -180,22 +180,3 @@ def test_own_methods_have_rows_of_their_own_in_published_tables(make_tables, tmp
     (usual,) = rows_of(text, "ours: TagCLIP CLS-SEG + CRF (no experiment, released")
     (own,) = rows_of(text, "ours: TagCLIP CLS-SEG + CRF (no experiment, cams=own_cams, released")
     assert "61.0" in usual and "62.0" in own
-
-
-def test_folders_are_compared(make_tables, tmp_path):
-    for name, beta in (("first", 1), ("second", 2)):
-        named = {"dataset": "demo", "masks": "crf"}
-        run = measured("masks", "val", 150, named, miou=beta / 10, configuration={"beta": beta})
-        write_runs(tmp_path / name / "metrics.json", run)
-    write_runs(tmp_path / "outputs" / "metrics.json", voc2007(0.9))
-    finished = make_tables("--study", "first", "second")
-    assert finished.code == 0, finished.errors
-    assert "# first and second" in finished.output and "voc2007" not in finished.output
-    assert rows_of(finished.output, "first") == [["first", "1", "10.0"]]
-    assert rows_of(finished.output, "second") == [["second", "2", "**20.0**"]]
-    (tmp_path / "empty").mkdir()
-    finished = make_tables("--study", "first", "empty")
-    assert (
-        finished.code == 2
-        and "nothing was measured in empty: run stage=evaluate" in finished.errors
-    )

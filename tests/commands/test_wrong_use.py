@@ -172,7 +172,7 @@ def test_a_missing_input_names_the_command(run_stage, arguments):
         assert f"run stage={needed} first" in finished.errors
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "examples.png", "report.html"])
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "report.html"])
 def test_files_in_an_output_dir_that_no_run_wrote_stay(run_stage, arguments, photographs, name):
     (photographs / name).write_bytes(b"theirs")
     finished = run_stage(*arguments, f"output_dir={photographs}", "stage=tags")

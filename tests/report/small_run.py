@@ -65,6 +65,7 @@ def build_run(
     *,
     truth: bool = True,
     trained: bool = True,
+    split: str = "val",
     computed: tuple[str, ...] = ("tags", "cams", "masks"),
     failures: dict[str, str] | None = None,
     **settings: object,
@@ -79,7 +80,7 @@ def build_run(
     store, count = Store(root / "out"), len(classes)
     samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
     chosen = {"classes": classes, "exif": False}
-    tags_folder = store.folder("val", "tags", {"method": "tagclip", **chosen})
+    tags_folder = store.folder(split, "tags", {"method": "tagclip", **chosen})
     with tags_folder if "tags" in computed else nullcontext():
         for index, image_id in enumerate(ids):
             label = 1 + index % count
@@ -112,7 +113,7 @@ def build_run(
             for image_id, reason in (failures or {}).items():
                 tags_folder.fail(image_id, reason)
             tags_folder.finish(ids)
-    folders = {name: store.folder("val", name, {"name": "x", "tags": chosen}) for name in files}
+    folders = {name: store.folder(split, name, {"name": "x", "tags": chosen}) for name in files}
     done = {*computed, *(["predictions"] if trained else [])}
     for name in ("cams", "masks", "predictions"):
         if name in done:
@@ -124,7 +125,7 @@ def build_run(
     }
     return ReportInputs(
         root=root / "out",
-        split="val",
+        split=split,
         samples=samples,
         vocabulary=vocabulary,
         read=ImageReader(),

@@ -1,0 +1,115 @@
+"""``config.yaml``: the configuration of the last run in an output directory, written and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.datasets import READERS
+from pipeline.datasets.settings import VocSettings
+from pipeline.errors import UserError
+from pipeline.stages.config import (
+    CONFIG,
+    all_settings,
+    compose,
+    read_config,
+    read_record,
+    record,
+)
+
+
+def write(folder: Path, *overrides: str) -> str:
+    text = record(read_config(compose([*overrides])))
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+    return text
+
+
+@pytest.mark.parametrize("name", [n for n in READERS if n not in ("folder", "coco2017")])
+def test_the_data_set_is_read_as_it_was(name, tmp_path):
+    given = (
+        f"dataset={name}",
+        "dataset.limit=3",
+        "+dataset.labels=l.csv",
+        f"dataset.root={tmp_path}",
+    )
+    given = [g.replace("+", "") for g in given]
+    write(tmp_path, *given)
+    settings, _ = read_record(tmp_path)
+    expected = read_config(compose(given)).dataset
+    assert type(settings) is READERS[name][1]
+    ours = {"cache", "labels"}
+    assert {k: v for k, v in vars(settings).items() if k not in ours} == {
+        k: v for k, v in vars(expected).items() if k not in ours
+    }
+    assert settings.cache == str(tmp_path / "ground_truth")
+
+
+def test_paths_are_absolute_and_other_texts_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    given = ["dataset=voc2012", "dataset.root=~/VOC", "dataset.sbd_root=sbd", "dataset.masks=m"]
+    write(tmp_path, *given, "dataset.classes=names.txt", "dataset.labels=null")
+    settings, _ = read_record(tmp_path)
+    assert isinstance(settings, VocSettings)
+    found = settings.root, settings.sbd_root, settings.masks, settings.classes, settings.labels
+    here = [str(tmp_path / name) for name in ("sbd", "m", "names.txt")]
+    assert found == ("/home/somebody/VOC", *here, None)
+    assert (settings.devkit, settings.image_set) == ("VOC2012", "Segmentation")
+
+
+def test_the_file_names_methods_and_keeps_names_that_yaml_would_change(tmp_path):
+    text = write(tmp_path, "dataset=folder", "dataset.root=p", "dataset.classes=['no',1e3]")
+    content = yaml.safe_load(text)
+    assert content["cams"]["method"] == "clip_es" and content["tags"]["method"] == "tagclip"
+    assert content["dataset"]["classes"][0] == "no"
+    assert read_record(tmp_path)[1] == 1
+    write(tmp_path, "dataset=demo", "cams=cls_seg_cocostuff")
+    assert read_record(tmp_path)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "is not as runs write it: run a stage there again"),
+        (lambda text: "- 1", "is not as runs write it"),
+        (lambda text: "x: [", "correct the file"),
+        (lambda text: text.replace("limit: null", "limit: ${oc.env:HOME}"), "is not as runs write"),
+        (lambda text: text.replace("limit: null", "limit: ${"), "config.yaml: "),
+        (lambda text: text.replace("limit: null", "limit: 0"), "dataset.limit=0 is out of range"),
+        (lambda text: text.replace("limit: null", "limit: many"), "limit=many is not an integer"),
+        (lambda text: text.replace("limit: null", "limmit: 1"), "there is no key limmit"),
+        (lambda text: text.replace("name: demo\n", "name: elsewhere\n", 1), "there is no data set"),
+        (lambda text: text.replace("cams:", "camz:"), "is not as runs write it"),
+        (lambda text: text.replace("background_betas:", "betas:"), "is not as runs write it"),
+        (lambda text: "!!python/object/apply:os.system ['true']", "correct the file"),
+    ],
+)
+def test_a_file_that_no_run_wrote_is_refused_in_a_sentence(tmp_path, change, message):
+    text = write(tmp_path, "dataset=demo")
+    assert "limit: null" in text
+    (tmp_path / CONFIG).write_text(change(text))
+    with pytest.raises(UserError, match="(?s).*") as error:
+        read_record(tmp_path)
+    assert message in str(error.value)
+
+
+def test_a_file_can_name_no_code():
+    """No setting of a data set can, so that nothing of the file has to be refused."""
+    settings = [(key, rule) for key, rule, _ in all_settings() if key.startswith("dataset.")]
+    assert settings and not [key for key, rule in settings if rule.file_values is not None]
+
+
+def test_runs_write_it_and_dry_runs_do_not(run_stage, arguments, photographs, tmp_path):
+    path = tmp_path / "out" / CONFIG
+    assert run_stage(*arguments, "stage=tags", "dry_run=true").code == 0
+    assert not path.exists()
+    assert run_stage(*arguments, "stage=tags", "dataset.limit=2").code == 0
+    settings, _ = read_record(path.parent)
+    assert (settings.root, settings.limit) == (str(photographs), 2)
+    before = path.read_bytes()
+    assert run_stage(*arguments, "stage=tags", "dry_run=true").code == 0
+    assert path.read_bytes() == before
+    assert run_stage(*arguments, "stage=cams", "dataset.limit=2", "cams=naclip").code == 0
+    assert yaml.safe_load(path.read_text())["cams"]["method"] == "naclip"
