@@ -7,16 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api import Labeller, Labelling, load_image
+    from pipeline.api.labeller import Labeller, load_image
+    from pipeline.api.labelling import Labelling
+    from pipeline.api.training import train
     from pipeline.segmenter.predict import Segmenter
 
-__all__ = ["Labeller", "Labelling", "Segmenter", "load_image"]
+__all__ = ["Labeller", "Labelling", "Segmenter", "load_image", "train"]
 
 _HOMES = {
-    "Labeller": "pipeline.api",
-    "Labelling": "pipeline.api",
+    "Labeller": "pipeline.api.labeller",
+    "Labelling": "pipeline.api.labelling",
     "Segmenter": "pipeline.segmenter.predict",
-    "load_image": "pipeline.api",
+    "load_image": "pipeline.api.labeller",
+    "train": "pipeline.api.training",
 }
 
 

@@ -134,7 +134,7 @@ def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
         (lambda one, image: one.mask(image, ["dog"]), "there is no class dog: give names or"),
         (lambda one, image: one.cams(image, [4]), "there is no class 4"),
         (lambda one, image: one.scores(image / 255), "float64: convert it, or read it with"),
-        (lambda one, image: one.tags([image]), "this is list: convert"),
+        (lambda one, image: one.tags(3), "this is int: convert"),
         (lambda one, image: one(str(REPOSITORY / "LICENSE")), "LICENSE cannot be decoded"),
         (lambda one, image: Labeller(["cat"], clip="vitb16"), "did you mean vit_b16?"),
         (lambda one, image: Labeller(["cat"], overrides=["tags.alfa=1"]), "tags.alfa"),

@@ -6,7 +6,7 @@ float32, normalised; tokens are B×(1+N)×D, the class token first.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -185,6 +185,18 @@ class ClipEncoder:
                 tokens = block.finish(tokens, _attend(attention_hooks, number, *inputs[1:]))
         _attend(attention_hooks, self.depth, inputs.query, inputs.key, None)
         return inputs
+
+    def tokens_after(
+        self, pixels: torch.Tensor, numbers: Collection[int]
+    ) -> dict[int, torch.Tensor]:
+        """Returns the tokens after blocks, counted from 1: B×(1+N)×D float32 of each."""
+        tokens, found = self.embed_patches(pixels), {}
+        blocks = [*self._blocks, self.last_block][: max(numbers, default=0)]
+        for number, block in enumerate(blocks, 1):
+            tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens))))
+            if number in numbers:
+                found[number] = tokens
+        return found
 
     def value_features(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L with the identity as its attention, so that every patch keeps to itself.

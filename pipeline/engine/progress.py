@@ -1,13 +1,19 @@
 """Progress bars on stderr: images per second, remaining time, and the number of skipped images."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 import rich.progress as bars
 from rich.console import Console
 from rich.text import Text
+
+_SECONDS, _SHARE = 10, 0.02
+"""So much time, and such a part of the steps, lie between two printed bars at least."""
+
+_COLUMNS = 120  # of a printed bar
 
 _newest: list[Callable[..., None]] = []  # what moves the bar that was begun last
 
@@ -25,12 +31,24 @@ def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterat
     console = Console(file=sys.stderr)
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *columns)
     with bars.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield partial(bar.update, bar.add_task(title, total=total, note=""))
+        bar.add_task(title, total=total, note="")
+        (task,) = bar.tasks
+        printed, done = time.monotonic(), 0.0
+
+        def update(**changes: Any) -> None:  # noqa: ANN401
+            nonlocal printed, done
+            bar.update(task.id, **changes)
+            is_due = task.completed - done > _SHARE * (task.total or 0)
+            if bar.disable and is_due and time.monotonic() - printed > _SECONDS:
+                printed, done, console.width = time.monotonic(), task.completed, _COLUMNS
+                console.print(bar)
+
+        yield update
 
 
 @contextmanager
 def track(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """Shows a bar while the block runs; silent where stderr is not a terminal.
+    """Shows a bar while the block runs; without a terminal, it prints a long one now and then.
 
     The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """
@@ -49,7 +67,7 @@ def say(note: str) -> None:
 
 @contextmanager
 def track_bytes(title: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Shows how much of a file was processed while the block runs; silent as :func:`track`.
+    """Shows how much of a file was processed while the block runs, as :func:`track`.
 
     The block gets a function of the number of bytes done, and of all if that is known.
     """

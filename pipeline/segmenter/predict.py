@@ -54,6 +54,9 @@ class Segmenter:
         self.model = model.to(device).eval()
         self._min_side = smallest_side(self.model)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty_segmenter, (), self.__dict__
+
     @classmethod
     @torch.random.fork_rng(devices=[])  # mmengine draws weights, which are replaced
     def from_run(cls, path: str | Path, device: str = "cpu", which: str = "last") -> Segmenter:
@@ -202,6 +205,12 @@ class Segmenter:
         return functional.interpolate(
             scores[None], (height, width), mode="bilinear", align_corners=self.model.align_corners
         )[0]
+
+
+def _empty_segmenter() -> Segmenter:
+    """Imports mmsegmentation, as only we can, before a pickle names the classes of a network."""
+    import_mmseg()
+    return Segmenter.__new__(Segmenter)
 
 
 def scale_image(image: np.ndarray, scale: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.commands.command_line import answer, next_command
 from pipeline.commands.console import WHEN_INTERRUPTED
-from pipeline.engine.progress import track
+from pipeline.engine.progress import say, track
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
 
@@ -87,10 +87,26 @@ def test_what_comes_next(given, stage, wanted):
     assert next_command(given, stage) == f"python tools/run_stage.py {wanted}"
 
 
-def test_progress_is_quiet_where_nobody_looks(capsys):
+def test_short_progress_is_quiet_without_a_terminal(capsys):
     with track("tags val", 3) as advance:
         advance(note="1 left out")
     assert capsys.readouterr() == ("", "")
+
+
+def test_long_progress_is_lines_without_a_terminal(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("pipeline.engine.progress.time.monotonic", lambda: now)
+    with track("train light", 1000) as advance:
+        say("loading")  # which is no step
+        for _ in range(1000):
+            now += 1
+            advance(note="loss 0.5")
+    out, shown = capsys.readouterr()
+    assert not out and "\x1b" not in shown and "\r" not in shown
+    lines = shown.splitlines()
+    assert 40 <= len(lines) <= 50  # of 2% each, which take 20 seconds
+    assert all(line.startswith("train light") and line.endswith("loss 0.5") for line in lines)
+    assert [re.search(r"(\d+)/1000", line)[1] for line in lines[:3]] == ["21", "42", "63"]
 
 
 def test_progress_shows_speed_time_left_and_failures(capsys, monkeypatch):

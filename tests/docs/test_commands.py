@@ -26,7 +26,13 @@ from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
-from tests.docs.workspace import build_workspace, stand_in, words_of
+from tests.docs.workspace import (
+    TINY_LIGHT,
+    TINY_TRAINING,
+    build_workspace,
+    stand_in,
+    words_of,
+)
 
 EVERYTHING = os.environ.get("DOCS") == "all"
 QUICK = ("add-a-method.md",)
@@ -173,8 +179,9 @@ def test_the_commands_of_a_page_work_one_after_the_other(
 
 
 def run_python(block: Block, checkpoint: Path) -> None:
-    """Runs an example; the tiny CLIP stands in for the one that would be downloaded."""
+    """Runs an example; a tiny CLIP and a short training stand in for those that take long."""
     program = block.text.replace('clip="vit_b16"', f'checkpoint="{checkpoint}"')
+    program = program.replace("iterations=1000", f"overrides={[*TINY_TRAINING, *TINY_LIGHT]}")
     exec(compile(program, block.place, "exec"), {"__name__": "__main__"})
 
 

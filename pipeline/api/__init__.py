@@ -1,0 +1,1 @@
+"""The library: what ``import pipeline`` offers, loaded when it is first used."""

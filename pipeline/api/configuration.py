@@ -1,0 +1,33 @@
+"""The configuration of a caller's program: that of ``dataset=folder``, with what it gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pipeline.errors import UserError, shown
+from pipeline.stages.config import Config, compose, read_config
+
+
+def configure(
+    classes: Sequence[str] | str, given: Mapping[str, Any], overrides: Sequence[str], *choices: str
+) -> Config:
+    """Returns a configuration of class names, values by their keys (unless None), and overrides."""
+    if isinstance(classes, bytes) or not isinstance(classes, str | Sequence):
+        raise UserError(f"classes={shown(classes)} is not a list of names: give one, or a file")
+    check_texts("overrides", overrides)
+    dataset = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
+    composed = compose([*dataset, *choices, *overrides])
+    # Set after composing, since Hydra's grammar restricts what a path or a name may hold.
+    composed.dataset.classes = classes if isinstance(classes, str) else list(classes)
+    for key, value in given.items():
+        if value is not None:
+            OmegaConf.update(composed, key, value)
+    return read_config(composed)
+
+
+def check_texts(name: str, given: Any) -> None:  # noqa: ANN401
+    """Raises a UserError unless an argument is a list of texts."""
+    is_list = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if not is_list or not all(isinstance(each, str) for each in given):
+        raise UserError(f"{name}={shown(given)} is not a list of texts: give {name}=['…']")

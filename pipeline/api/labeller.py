@@ -1,0 +1,358 @@
+"""Tags, CAMs, masks and CLIP's features of images from Python, as the stages compute them.
+
+>>> from pipeline import Labeller
+>>> labeller = Labeller(["cat", "person", "cup"], clip="vit_b16")
+>>> labelling = labeller("photograph.jpg")
+>>> labelling.names, labelling.mask
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from PIL import Image
+
+from pipeline.api.configuration import check_texts, configure
+from pipeline.api.labelling import Labelling
+from pipeline.cams.cams import Cams
+from pipeline.cams.stage import ComputedCams
+from pipeline.clip.dimensions import block_window
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.registry import import_plugins, method_of
+from pipeline.errors import ImageError, UserError, shown
+from pipeline.files import images
+from pipeline.files.images import AnyImage, limit_longest_side, to_image
+from pipeline.masks.labels import ignore_unsure
+from pipeline.stages.builder import Builder
+from pipeline.tags.stage import ScoredTags
+from pipeline.tags.tagger import problem_with
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AnyImages = Sequence[AnyImage] | Iterator[AnyImage]  # arrays are iterable, too
+Tags = Sequence[int | str] | None
+"""Classes by their indices from 0, or by their names; none asks the tagger."""
+
+TagsOfEach = Sequence[Sequence[int | str]] | None
+
+_TAG = str | int | np.integer
+_Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
+
+_LOADING = threading.RLock()  # a labeller's own could not be pickled
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Reads a JPEG, PNG, WebP, GIF, BMP or TIFF file as ``dataset=folder`` does: H×W×3 uint8, RGB.
+
+    It is turned upright by its EXIF orientation, which the stages ignore with ``compat=released``,
+    as :func:`pipeline.files.images.load_image` does.
+
+    Raises:
+        ImageError: the file is not an image, is damaged, or is too large.
+    """
+    return images.load_image(Path(path), apply_exif=True)
+
+
+@dataclass(eq=False)
+class _Image:
+    """An image of a call, its place in it and its name in messages, and what was found so far."""
+
+    place: int
+    name: str
+    given: AnyImage
+    pixels: np.ndarray
+    tags: tuple[int, ...] | None
+    scores: np.ndarray | None = None
+    cams: np.ndarray | None = None  # not yet rounded to float16
+    mask: np.ndarray | None = None
+
+
+class Labeller:
+    """TagCLIP, CLIP-ES and the CRF from Python, with the results of the stages.
+
+    An image is a path, a picture of Pillow, or a uint8 array: grey, RGB or RGBA; see
+    :func:`pipeline.files.images.to_image`, which raises a UserError for anything else. Several, in
+    any iterable, give a list of results in their order. Nothing is written. The CLIP is loaded, and
+    the names embedded, when they are first needed. Threads can share a labeller; to other processes
+    it is sent without what it has loaded.
+
+    Attributes:
+        classes: the n class names.
+        palette: n+1 colours, RGB triples of 0 to 255, the background's first.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str] | str,
+        *,
+        clip: str | None = None,
+        checkpoint: str | Path | None = None,
+        backgrounds: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        overrides: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+    ) -> None:
+        """Chooses names, weights and settings; they are those of ``dataset=folder``.
+
+        Args:
+            classes: the class names, or the path of a file with them, as for ``dataset.classes``.
+            clip: a choice of ``clip=``, as ``"vit_b16"``, whose weights are downloaded once where
+                no checkpoint is given; none stands for ``"file"`` with a checkpoint and for
+                ``"vit_b16"`` without.
+            checkpoint: the file of the weights.
+            backgrounds: names of what is not a class; none takes those of ``dataset=folder``.
+            batch_size: of CLIP, as ``runtime.batch_size``: none takes 1 on a CPU, 16 on a GPU.
+                Fewer images are padded to it.
+            overrides: further settings as the command line takes them, as ``"masks=argmax"``,
+                ``"tags.min_score=0"``, ``"runtime.device=cuda"``, ``"compat=released"``.
+            plugins: modules with methods of your own, which ``overrides`` can choose.
+
+        Raises:
+            UserError: whatever in it cannot be used.
+        """
+        for name, texts in {"backgrounds": backgrounds or (), "plugins": plugins}.items():
+            check_texts(name, texts)
+        import_plugins(plugins)
+        clip = clip or ("file" if checkpoint else "vit_b16")
+        given = {
+            "clip.checkpoint": checkpoint and str(checkpoint),
+            "dataset.backgrounds": backgrounds if backgrounds is None else list(backgrounds),
+            "runtime.batch_size": batch_size,
+        }
+        self._config = configure(classes, given, overrides, f"clip={clip}")
+        options = self._config.tags
+        if method_of(options).learns or getattr(options, "standardise", ()):
+            raise UserError(
+                "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
+                " or choose another tagger here"
+            )
+        if options.corrections is not None:
+            raise UserError(
+                "tags.corrections names images of a split: give the tags of an image to cams() and"
+                " mask() here"
+            )
+        vocabulary = build_vocabulary(self._config.dataset)
+        self._builder = Builder(self._config, vocabulary)
+        self._stages = self._builder.per_split("")
+        tags, cams = self._stages["tags"], self._stages["cams"]
+        if not isinstance(tags, ScoredTags):
+            raise UserError(
+                f"tags={tags.method.name} takes tags from elsewhere: give them to cams() and"
+                " mask(), and leave tags=tagclip here"
+            )
+        if not isinstance(cams, ComputedCams):
+            raise UserError(
+                f"cams={cams.method.name} takes CAMs from elsewhere: leave cams=clip_es here"
+            )
+        if self._stages["masks"].reads_files:
+            raise UserError("masks.regions names files by images: leave masks.regions=slic here")
+        for stage in self._stages.values():
+            stage.check()
+        self.classes = vocabulary.classes
+        self.palette = vocabulary.palette
+        self._models: dict[str, Any] = {}
+
+    @overload
+    def __call__(self, image: AnyImage) -> Labelling: ...
+    @overload
+    def __call__(self, image: AnyImages) -> list[Labelling]: ...
+    def __call__(self, image: AnyImage | AnyImages) -> Labelling | list[Labelling]:
+        """Returns scores, tags, CAMs and mask of an image."""
+
+        def labelling(found: _Image) -> Labelling:
+            names = tuple(self.classes[tag] for tag in found.tags)
+            found_there = found.scores, found.tags, names, found.cams.astype(np.float16), found.mask
+            return Labelling(*found_there, found.given, self.classes, self.palette)
+
+        return self._compute(image, None, [self._score, self._locate, self._label], labelling)
+
+    @overload
+    def scores(self, image: AnyImage) -> np.ndarray: ...
+    @overload
+    def scores(self, image: AnyImages) -> list[np.ndarray]: ...
+    def scores(self, image: AnyImage | AnyImages) -> np.ndarray | list[np.ndarray]:
+        """Returns how much every class is in an image, n float32 in [0, 1]."""
+        return self._compute(image, None, [self._score], lambda found: found.scores)
+
+    @overload
+    def tags(self, image: AnyImage) -> tuple[int, ...]: ...
+    @overload
+    def tags(self, image: AnyImages) -> list[tuple[int, ...]]: ...
+    def tags(self, image: AnyImage | AnyImages) -> tuple[int, ...] | list[tuple[int, ...]]:
+        """Returns the classes in an image, indices from 0, sorted."""
+        return self._compute(image, None, [self._score], lambda found: found.tags)
+
+    @overload
+    def cams(self, image: AnyImage, tags: Tags = ...) -> np.ndarray: ...
+    @overload
+    def cams(self, image: AnyImages, tags: TagsOfEach = ...) -> list[np.ndarray]: ...
+    @overload
+    def cams(self, image: AnyImage, tags: Tags = ..., *, as_tensors: Literal[True]) -> Tensor: ...
+    @overload
+    def cams(
+        self, image: AnyImages, tags: TagsOfEach = ..., *, as_tensors: Literal[True]
+    ) -> list[Tensor]: ...
+    def cams(self, image: Any, tags: Any = None, *, as_tensors: bool = False) -> Any:
+        """Returns where classes are, K×h×w float16 in [0, 1] on CLIP's grid of patches.
+
+        The K ``tags`` are indices or names, and of several images a list for each; none asks
+        :meth:`tags`. With ``as_tensors``, CAMs are float32 on the labeller's device.
+
+        Raises:
+            UserError: a class that is not among the names.
+        """
+
+        def result(found: _Image) -> Any:  # noqa: ANN401
+            if not as_tensors:
+                return found.cams.astype(np.float16)
+            import torch
+
+            return torch.tensor(found.cams, dtype=torch.float32, device=self._builder.device)
+
+        return self._compute(image, tags, [self._score, self._locate], result)
+
+    @overload
+    def mask(self, image: AnyImage, tags: Tags = ...) -> np.ndarray: ...
+    @overload
+    def mask(self, image: AnyImages, tags: TagsOfEach = ...) -> list[np.ndarray]: ...
+    def mask(self, image: Any, tags: Any = None) -> Any:
+        """Returns the pseudo mask of an image, H×W uint8, from ``tags`` as :meth:`cams` takes them.
+
+        0 is the background, k+1 class k, and 255 where the CRF is less sure than
+        ``masks.confidence``, which is 0 unless it is given.
+
+        Raises:
+            UserError: a class that is not among the names, or tags where masks are not made from
+                them.
+        """
+        from_cams = self._stages["masks"].from_cams
+        if not from_cams and tags is not None:
+            raise UserError(f"{self._stages['masks'].chosen} reads no tags: leave them out")
+        steps = [self._score, self._locate] * from_cams + [self._label]
+        return self._compute(image, tags, steps, lambda found: found.mask)
+
+    def features(self, image: AnyImage | AnyImages, blocks: Sequence[int] = (0,)) -> list[Tensor]:
+        """Returns CLIP's patch tokens after blocks, before its last norm and its projection.
+
+        Args:
+            image: an image, or B images of one size, which are a batch.
+            blocks: their numbers from 1, or offsets from the last block, which is 0.
+
+        Returns:
+            Of each block B×h×w×D, float32 whatever ``runtime.precision``, without gradients, on the
+            labeller's device.
+
+        Raises:
+            UserError: a block that CLIP does not have, or images with other grids of patches.
+        """
+        import torch
+
+        encoder = self._model("clip")
+        numbers = [block_window("blocks", (block, block), encoder.depth)[0] for block in blocks]
+        found = self._compute(image, None, [], lambda image: self._limited(image.pixels))
+        batch = found if isinstance(found, list) else [found]
+        grids = {encoder.patch_grid(image) for image in batch}
+        if len(grids) != 1:
+            sizes = " and ".join(f"{rows}×{columns}" for rows, columns in sorted(grids)) or "no"
+            raise UserError(f"images of {sizes} patches are not a batch: crop them to one size")
+        pixels = torch.stack([*map(encoder.prepare, batch)]).to(encoder.device)
+        tokens = encoder.tokens_after(pixels, numbers)  # its weights are frozen
+        return [tokens[number][:, 1:].unflatten(1, *grids) for number in numbers]
+
+    def _compute(self, given: Any, tags: Any, steps: Sequence[_Step], result: Callable) -> Any:
+        """Returns the result of an image after some steps, or a list of those of several."""
+        forms = str | os.PathLike | Image.Image | np.ndarray
+        if isinstance(given, forms) or not isinstance(given, Iterable):
+            given, one = [given], [tags] if isinstance(tags, _TAG) else tags
+            return self._compute(given, None if tags is None else [one], steps, result)[0]
+        given = list(given)
+        lists = [None] * len(given) if tags is None else tags
+        fits = isinstance(lists, Sequence) and len(lists) == len(given)
+        if not fits or any(isinstance(each, _TAG) for each in lists):
+            raise UserError(
+                f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
+            )
+        known = [each if each is None else self._indices(each) for each in lists]
+
+        def decode() -> Iterator[_Image]:
+            for place, image in enumerate(given):
+                name = f"images[{place}]" if len(given) > 1 else ""
+                try:
+                    yield _Image(place, name, image, to_image(image), known[place])
+                except UserError as error:
+                    raise UserError(f"{name} {error}".lstrip()) from error
+
+        images = decode()
+        for step in steps if tags is None else [s for s in steps if s != self._score]:
+            images = step(images)
+        found = {image.place: result(image) for image in images}  # they come in any order
+        return [found[place] for place in sorted(found)]
+
+    def _score(self, images: Iterable[_Image]) -> Iterator[_Image]:
+        stage = self._stages["tags"]
+        named = ((image, self._limited(image.pixels)) for image in images)
+        for image, scored in self._model("tags").stream(named):
+            found = _checked(scored, image).scores
+            if problem := problem_with(found, len(self.classes)):
+                raise stage.wrong(problem, image.name)
+            image.scores, image.tags = found["scores"], stage.choose(found["scores"])
+            yield image
+
+    def _locate(self, images: Iterable[_Image]) -> Iterator[_Image]:
+        named = ((image, self._limited(image.pixels), image.tags) for image in images)
+        for image, cams in self._model("cams").stream(named):
+            found = _checked(cams, image)
+            image.cams = self._stages["cams"].checked(found, image.tags, image.name)
+            yield image
+
+    def _label(self, images: Iterable[_Image]) -> Iterator[_Image]:
+        stage, refine = self._stages["masks"], self._model("masks")
+        for image in images:
+            needed = size = image.pixels.shape[:2]
+            if stage.from_cams:
+                keys = np.array(image.tags, np.int64)
+                needed = Cams(keys, image.cams.astype(np.float16), size)
+            found = refine(self._limited(image.pixels), needed)
+            image.mask, probability = stage.checked(*found, size, image.name)
+            if probability is not None and (confidence := self._config.masks.confidence):
+                image.mask = ignore_unsure(image.mask, probability, confidence)
+            yield image
+
+    def _model(self, name: str) -> Any:  # noqa: ANN401
+        """Returns what computes a stage, loaded once in a process; "clip" is the image tower."""
+        with _LOADING:
+            if name not in self._models:
+                is_clip, nowhere = name == "clip", {"cams": Path()}
+                found = self._builder.clip.encoder if is_clip else self._stages[name].load(nowhere)
+                self._models[name] = found[0] if isinstance(found, tuple) else found
+            return self._models[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_models": {}}
+
+    def _limited(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image at the size at which it is looked at."""
+        return limit_longest_side(image, self._config.images.longest_side)
+
+    def _indices(self, tags: Tags) -> tuple[int, ...]:
+        indices = []
+        for tag in tags:
+            index = self.classes.index(tag) if tag in self.classes else tag
+            if not isinstance(index, int | np.integer) or not 0 <= index < len(self.classes):
+                known = ", ".join(self.classes)
+                raise UserError(f"there is no class {tag}: give names or indices of {known}")
+            indices.append(int(index))
+        return tuple(indices)
+
+
+def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401
+    if isinstance(found, ImageError):
+        raise UserError(f"{image.name or 'the image'} {found}")
+    return found

@@ -1,0 +1,100 @@
+"""Training of a segmenter on the images and masks of a caller's program, by the stage ``train``."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.api.configuration import configure
+from pipeline.api.labelling import Labelling
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.run import Run
+from pipeline.engine.sample import Dataset, Images, Sample
+from pipeline.engine.store import Store
+from pipeline.engine.workers import Executor
+from pipeline.errors import UserError
+from pipeline.files.atomic import write_atomically
+from pipeline.files.fingerprints import fingerprint
+from pipeline.files.images import AnyImage, encode_png, to_image
+from pipeline.files.label_images import refuse_brush_masks
+from pipeline.segmenter.data import TrainingData, TrainingPair
+from pipeline.segmenter.predict import Segmenter
+from pipeline.stages.builder import Builder
+
+AnyMask = str | os.PathLike[str] | np.ndarray | Labelling
+
+
+def train(
+    images: Iterable[AnyImage],
+    masks: Iterable[AnyMask],
+    names: Sequence[str] | str,
+    *,
+    output: str | os.PathLike[str] = "outputs/trained",
+    segmenter: str | None = None,
+    iterations: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Segmenter:
+    """Trains a segmenter, as ``stage=train`` does with ``dataset=folder``.
+
+    The same call again goes on where it stopped, or returns what is finished. mmengine seeds the
+    generators of Python, NumPy and PyTorch.
+
+    Args:
+        images: as :class:`pipeline.Labeller` takes them.
+        masks: of each image, in its size: the path of a palette or grey PNG, an H×W uint8 array (0
+            background, k+1 class k, 255 ignored), or a labelling.
+        names: the n class names, or the path of a file with them.
+        output: the folder of networks, and of images and masks that are not files.
+        segmenter: a choice of ``segmenter=``; none takes that of ``dataset=folder``.
+        iterations: as ``segmenter.iterations``.
+        overrides: further settings as the command line takes them.
+
+    Raises:
+        UserError: whatever in it cannot be used.
+    """
+    chosen = [f"segmenter={segmenter}"] * (segmenter is not None)
+    config = configure(names, {"segmenter.iterations": iterations}, overrides, *chosen)
+    if config.segmenter.pixel_weights is not None:
+        raise UserError("segmenter.pixel_weights reads the masks of a run: leave it out here")
+    images, masks, store = list(images), list(masks), Store(Path(output).absolute())
+    if len(images) != len(masks):
+        raise UserError(f"{len(masks)} masks for {len(images)} images: give one for each image")
+    pairs = []
+    for place, (image, mask) in enumerate(zip(images, masks)):
+        name, inputs = f"images[{place}]", store.root / "inputs"
+        try:
+            files = _file(image, to_image, inputs), _file(mask, _to_labels, inputs)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        pairs.append(TrainingPair(name, *files))
+    refuse_brush_masks((pair.mask for pair in pairs), "masks", "write its class, which is 1")
+    vocabulary, samples = build_vocabulary(config.dataset), [Sample(p.id, p.image) for p in pairs]
+    split = Images(Dataset(vocabulary, {"train": samples}, "train"))
+    builder = Builder(config, vocabulary, split, store=store)
+    data = TrainingData(lambda: samples, lambda: pairs, {"masks": {"from": "files"}})
+    on_masks = builder.training(builder.per_split("train")["masks"], 1)
+    training = replace(on_masks, before={}, data=data)
+    with Run(split, store, Executor(config.executor, builder.workers)) as run:
+        (outcome,) = run.compute([training])
+    return Segmenter.from_run(outcome.path, builder.device, config.segmenter.checkpoint)
+
+
+def _file(given: Any, decode: Callable[[Any], np.ndarray], folder: Path) -> Path:  # noqa: ANN401
+    """Returns the file of an image or a mask, which is written unless it is one."""
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    pixels = decode(given)
+    path = folder / f"{fingerprint(pixels.tobytes(), pixels.shape)}.png"
+    if not path.exists():
+        write_atomically(path, encode_png(pixels))
+    return path
+
+
+def _to_labels(mask: Any) -> np.ndarray:  # noqa: ANN401
+    labels = mask.mask if isinstance(mask, Labelling) else mask
+    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.dtype == np.uint8:
+        return labels
+    raise UserError(f"its mask is {type(mask).__name__}: give a path, H×W uint8, or a labelling")
