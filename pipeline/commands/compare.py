@@ -17,6 +17,8 @@ from pipeline.files.own_files import OwnFiles
 from pipeline.stages.config import CONFIG, read_record
 
 _EXAMPLES = """examples:
+  python tools/compare.py outputs/folder
+      the latest results against those before them, such as after tags were corrected
   python tools/compare.py outputs/first outputs/second
       prints the figures of both and their differences; comparison.html also shows the classes, the
       images that gained and lost most, and the tags that differ
@@ -34,14 +36,19 @@ def run(arguments: Sequence[str]) -> None:
     parser = Parser("compare.py", "Compares two runs on the same images, A and B.", _EXAMPLES)
     add = parser.add_argument
     place = "an output directory, or <output_dir>/<split>/<stage>/<key or latest>"
-    add("runs", nargs=2, type=Path, metavar="RUN", help=place)
+    add("first", type=Path, metavar="A", help=place)
+    latest = "as A; without it, the latest results of A are compared with those before them"
+    add("second", nargs="?", type=Path, metavar="B", help=latest)
     page = "where to write the page; default: comparison.html"
     add("--output", type=Path, default="comparison.html", metavar="FILE", help=page)
     options = parser.parse_args(arguments)
     output = OwnFiles(options.output.parent, "compare.py")
     output.refuse_foreign([options.output])
-    found, (a, b) = pair_up(*options.runs), options.runs
+    found = pair_up(options.first, options.second)
     first, other = found[0]
+    a, b = options.first, options.second
+    if b is None:
+        a, b = first.path, other.path.resolve()
     settings, _ = read_record(first.root)
     record, pairs, problems, workers = first.root / CONFIG, [], {}, count_cores()
     names = [first.root.name, other.root.name] if first.root.name != other.root.name else [a, b]

@@ -27,29 +27,44 @@ _SHOWN = 8  # images that gained most, and as many that lost most
 _REMEDY = "give an output directory, or a stage's folder such as outputs/demo/val/masks/latest"
 
 
-def find_results(path: Path) -> dict[tuple[str, str], Artefact]:
+def find_results(path: Path, before: bool = False) -> dict[tuple[str, str], Artefact]:
     """Returns split and stage → the finished results of a stage's folder or an output directory.
+
+    Those of an output directory are the latest, or the newest ``before`` these.
 
     Raises:
         UserError: there are none.
     """
     folders = [path]
-    if not read_manifest(path):
+    if before or not read_manifest(path):
         links = (path.glob(f"*/{stage}/{LATEST}") for stage in measured_kinds())
         folders = [folder for found in links for folder in sorted(found)]
+    if before:
+        folders = [newest for folder in folders if (newest := _before(folder))]
     finished = [folder for folder in folders if read_manifest(folder).get("complete")]
     if not finished:
-        raise UserError(f"{path} holds no finished results: run a stage to its end, or {_REMEDY}")
+        what = "results before the latest" if before else "finished results"
+        raise UserError(f"{path} holds no {what}: run a stage to its end, or {_REMEDY}")
     return {(a.split, a.kind.stage): a for a in map(read_artefact, finished)}
 
 
-def pair_up(first: Path, second: Path) -> list[tuple[Artefact, Artefact]]:
+def _before(latest: Path) -> Path | None:
+    """Returns the folder that was completed last before the latest one, if there is any."""
+    others = [p for p in latest.parent.iterdir() if p.name not in (LATEST, latest.resolve().name)]
+    found = {p: read_manifest(p) for p in others}
+    complete = [p for p, m in found.items() if m.get("complete") and "accompanies" not in m]
+    return max(complete, key=lambda p: (found[p].get("finished", ""), p.name), default=None)
+
+
+def pair_up(first: Path, second: Path | None = None) -> list[tuple[Artefact, Artefact]]:
     """Returns the results of each stage that two runs have on one split.
+
+    Without a second one, they are the latest results of the first and those before them.
 
     Raises:
         UserError: there are none, or of other images, classes or ground truth.
     """
-    a, b = find_results(first), find_results(second)
+    a, b = find_results(first, before=second is None), find_results(second or first)
     pairs = [(a[place], b[place]) for place in a if place in b]
     if not pairs:
         raise UserError(f"{first} and {second} share no stage of one split: {_REMEDY}")

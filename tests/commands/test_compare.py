@@ -97,6 +97,27 @@ def test_one_stage_of_one_output_directory_with_two_settings(compare, runs):
     assert "None of those that change a result differ." in finished.output
 
 
+def test_one_output_directory_is_compared_with_what_was_there_before(compare, runs):
+    refused = compare(runs[0])
+    assert refused.code == 2
+    assert "holds no results before the latest: run a stage to its end" in refused.errors
+    predictions = runs[0] / "all" / "predictions"
+    newest = (predictions / "latest").resolve()
+    for name, year, complete in (("older", 2024, True), ("old", 2025, True), ("dead", 2026, False)):
+        shutil.copytree((runs[1] / "all/predictions/latest").resolve(), predictions / name)
+        manifest = predictions / name / "manifest.json"
+        facts = json.loads(manifest.read_text())
+        facts |= {"complete": complete, "finished": f"{year}-01-01T00:00:00+00:00"}
+        manifest.write_text(json.dumps(facts))
+    finished = compare(runs[0])
+    assert finished.code == 0, finished.errors
+    given = compare(predictions / "old", newest)
+    figures = "segmenter: mIoU"
+    assert rows_of(finished.output, figures) == rows_of(given.output, figures)
+    assert rows_of(finished.output, figures)[0][2] == rows_of(compare(*runs).output, figures)[0][1]
+    assert "tags" not in finished.output, "there is but one"
+
+
 def test_without_ground_truth_images_that_differ_are_shown(compare, tmp_path):
     a, b = build_two(tmp_path / "runs", truth=False)
     finished = compare(a, b, "--output", tmp_path / "new" / "page.html")

@@ -90,7 +90,9 @@ def test_every_file_is_an_image_or_a_reason(run_on, hostile_folder, out, trial):
     assert finished.code == 0, finished.errors
     lines = finished.errors.splitlines()
     others = [line for line in lines if not line.startswith("left out: ")]
-    assert others == ["note: nothing was measured, since no image has ground truth"]
+    tiny, nothing = others  # the tiny CLIP is random
+    assert tiny.startswith("note: CLIP hardly tells apart cat and person, ")
+    assert nothing == "note: nothing was measured, since no image has ground truth"
     named = failures(latest(out, "tags"))
     assert named.keys() == {*BAD, "a.png", "pipe", "dangling", "self", "folder.jpg/"}
     for reason in named.values():
