@@ -195,7 +195,7 @@ def predicts_objects(model: nn.Module, batch: Mapping[str, list]) -> bool:
     model = model.module if is_model_wrapper(model) else model
     model.eval()  # the loop turns it back before the next iteration
     with torch.no_grad():
-        data = model.data_preprocessor(batch, False)
+        data = model.data_preprocessor(batch, True)  # which pads to one size
         metas = [sample.metainfo for sample in data["data_samples"]]
         return bool(model.encode_decode(data["inputs"], metas).argmax(1).any())
 
