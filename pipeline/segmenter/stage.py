@@ -213,7 +213,7 @@ class Training(OfSplit):
         return len(self.pairs)
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
-        """Returns a remark if the network predicted background alone at its first checkpoint.
+        """Returns a remark if the network predicted background alone early in its training.
 
         The training itself has said so already if it was computed now, with ``ids``.
         """

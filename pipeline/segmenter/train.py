@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -46,6 +47,9 @@ INITIAL_WEIGHTS = "initial_weights.json"
 LOG_INTERVAL = 50
 """Iterations between lines of the log."""
 
+_LEARNED = 0.3
+"""The share of a training after which a sound network predicts objects: from scratch, 0.2."""
+
 
 def train(
     settings: SegmenterSettings,
@@ -79,8 +83,8 @@ def train(
             ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
             depends on the measurement.
         on_iteration: called in the first process with (iteration from 1, all iterations, loss).
-        on_background: called in the first process with the iteration of the first checkpoint, if
-            the network predicts nothing but background then.
+        on_background: called in the first process with an iteration early in the training, if the
+            network predicts nothing but background then.
 
     Returns:
         The checkpoint of the last iteration.
@@ -155,7 +159,8 @@ def train(
     }
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
-    first = min(settings.checkpoint_interval, iterations)
+    interval = settings.checkpoint_interval
+    first = min(interval * ceil(_LEARNED * iterations / interval), iterations)
     initialise = partial(_initialise, model, settings.pretrained, config, work_dir)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
