@@ -68,7 +68,8 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
     if any(word in arguments for word in _LOOKING):
         return arguments
     keys = {argument.lstrip("+").partition("=")[0]: argument for argument in arguments}
-    if "dataset" not in keys and "experiment" not in keys:  # the demo has a CLIP of its own
+    rendered = keys.get("dataset", "").startswith("dataset=demo")
+    if rendered or not {"dataset", "experiment"} & keys.keys():  # which have a CLIP of their own
         return [*arguments, "dataset.limit=3", "runtime.workers=1", *TINY_TRAINING]
     kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in _WEIGHTS]
     takes_tags = "tags" in keys or "experiment=clip_es" in keys.get("experiment", "")
