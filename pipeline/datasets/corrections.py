@@ -8,7 +8,7 @@ A ``;`` or ``\\`` in a name is escaped by ``\\``.
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,21 +133,3 @@ def _indices(cell: str, classes: Sequence[str], place: str) -> Labels:
             hint = did_you_mean(name, classes)
             raise UserError(f"{place}: there is no class {shown(name)}: {hint}correct it")
     return tuple(sorted({known[same_name(name)] for name in names}))
-
-
-def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
-    """Returns the text of a file of corrections; a single split "" has no column of its own."""
-    has_splits = {*corrections} != {""}
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([*_COLUMNS[:1], _SPLIT, *_COLUMNS[1:]] if has_splits else _COLUMNS)
-    for split, image_id, labels in _lines(corrections):
-        cells = image_id, *([split] * has_splits), join_names(classes[k] for k in labels)
-        writer.writerow(cells)
-    return text.getvalue()
-
-
-def _lines(corrections: BySplit) -> Iterator[tuple[str, str, Labels]]:
-    for split, images in corrections.items():
-        for image_id, labels in images.items():
-            yield split, image_id, labels

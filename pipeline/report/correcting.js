@@ -18,8 +18,10 @@ const wanted = new Map(readKept());  // id → names, or null for those that the
 
 function readKept() {
   let kept = [];
-  try { kept = JSON.parse(localStorage.getItem(facts.key)) ?? []; } catch { /* not this browser */ }
-  return kept.filter(([id, names]) => {
+  try { kept = JSON.parse(localStorage.getItem(facts.key)); } catch { /* not this browser */ }
+  const known = (names) => names === null || names.every((name) => facts.classes.includes(name));
+  return (Array.isArray(kept) ? kept : []).filter(([id, names]) => {
+    if (!known(names)) return false;
     // What the run has read meanwhile is no change any more.
     const image = imageOfId.get(id);
     if (image) return !same(names ?? image.found, image.tags);

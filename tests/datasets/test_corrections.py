@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.datasets.corrections import (
     Corrections,
-    format_corrections,
     join_names,
     read_corrections,
     split_names,
 )
 from pipeline.errors import UserError
+from tools.benchmark.corrections import format_corrections
 
 CLASSES = ("cat", "a;b", "back\\slash", 'say "cup"', "two\nlines", "x, y")
 

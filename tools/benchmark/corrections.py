@@ -7,6 +7,8 @@ ground truth, in the place of a person, and writes a file for each number of ima
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.corrections import format_corrections
+from pipeline.datasets.corrections import BySplit, join_names
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.scan import open_folder
@@ -86,6 +88,19 @@ def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
         rows.append([str(count), words.get(order, order), *cells])
     header = ["images corrected", "order", "F1 of tags, train", "mIoU masks, train"]
     return Table([*header, "mIoU segmenter, report"], rows, ["order"], "Corrected images")
+
+
+def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
+    """Returns the text of a file of corrections; a single split "" has no column of its own."""
+    has_splits = {*corrections} != {""}
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["id", "split", "classes"] if has_splits else ["id", "classes"])
+    for split, images in corrections.items():
+        for image_id, labels in images.items():
+            names = join_names(classes[k] for k in labels)
+            writer.writerow([image_id, *([split] * has_splits), names])
+    return text.getvalue()
 
 
 def half_of_the_gain(counts: Sequence[int], values: Sequence[float]) -> float:
