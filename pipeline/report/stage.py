@@ -9,7 +9,6 @@ from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measu
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
-from pipeline.errors import check_choice
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
@@ -57,11 +56,7 @@ def _gather(
     workers: int,
     **more: Any,
 ) -> ReportInputs:
-    """Returns what the report is made from, of ``report.split`` or the last split with results.
-
-    Raises:
-        UserError: the run does not have that split.
-    """
+    """Returns what the report is made from, of ``report.split`` or the last split with results."""
     folders: dict[Stage, StageFolder] = {}
     for stage in filter(Stage.applies, stages):
         folder = last.folder(stage)
@@ -71,7 +66,6 @@ def _gather(
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, folder in folders.items() if folder.entries}
     split = settings.split or next((s for s in reversed(splits) if s in done), splits[-1])
-    check_choice(f"report.split={split} is not a split of this run", split, splits)
     measured = [stage for stage in per_image if stage.split == split and not stage.accompanies]
     newest: dict[Kind, PerImage] = {}
     for stage in sorted(measured, key=lambda stage: stage.round, reverse=True):

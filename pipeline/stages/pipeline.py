@@ -238,7 +238,10 @@ class Pipeline:
             shares = isinstance(stage, ScoredTags) and stage.method.shares_pass
             if shares and stage.split in cams and not getattr(stage.options, "squeeze", False):
                 chosen[index] = replace(stage, rider=cams[stage.split])
-        stages = with_needs(chosen)
+        stages, shown_split = with_needs(chosen), self.builder.config.report.split
+        if "report" in commands and shown_split is not None:
+            wrong = f"report.split={shown(shown_split)} is not a split of this run"
+            check_choice(wrong, shown_split, self.builder.splits)
         for stage in stages:
             stage.check()
         return stages

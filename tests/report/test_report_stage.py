@@ -38,6 +38,13 @@ def test_the_page_comes_last_and_grows_with_what_was_run(run_stage, arguments, t
     assert layers(read(out)) == {"photograph", "cam", "argmax", "mask"}
 
 
+def test_the_split_that_is_shown_is_refused_before_anything_is_computed(run_stage, arguments):
+    for more in ("dry_run=true", "dry_run=false"):
+        finished = run_stage(*arguments, "stage=[tags,report]", "report.split=al", more)
+        assert finished.code == 2 and "computed now" not in finished.output
+        assert "report.split=al is not a split of this run: did you mean all?" in finished.errors
+
+
 def test_images_are_limited_as_the_configuration_says(run_stage, arguments, tmp_path):
     finished = run_stage(*arguments, "stage=[tags,report]", "report.images=2")
     assert finished.code == 0, finished.errors
