@@ -317,7 +317,8 @@ def test_the_form_of_images_and_masks_does_not_matter(pairs, tmp_path):
     pictures = [Image.open(images[0]), *map(load_image, images[1:])]
     labels = [np.asarray(Image.open(mask)) for mask in masks]
     nothing = np.zeros(0)
-    labels[0] = Labelling(nothing, (), (), nothing, labels[0], images[0], (), [])
+    classes = tuple(CLASS_NAMES)
+    labels[0] = Labelling(nothing, (), (), nothing, labels[0], images[0], classes, [])
     out = tmp_path / "b"
     assert np.array_equal(train_tiny(pictures, labels, out).logits(images[0]), wanted)
     written = {path: path.stat().st_mtime_ns for path in (out / "inputs").iterdir()}
@@ -359,11 +360,23 @@ def test_a_training_is_the_one_of_the_stage(pairs, run_stage, tmp_path):
             r"images\[4\]: mask has labels \[7\]",
         ),
         (lambda i, m: (i, [np.zeros((4, 4), np.uint8), *m[1:]]), r"images\[0\]: mask is 4×4, its"),
-        (lambda i, m: (i, [np.zeros((40, 48)), *m[1:]]), r"images\[0\]: its mask is ndarray: give"),
+        (
+            lambda i, m: (i, [np.zeros((40, 48)), *m[1:]]),
+            r"images\[0\]: its mask is float64 of shape",
+        ),
         (lambda i, m: ([3, *i[1:]], m), r"images\[0\]: an image is a path"),
         (lambda i, m: (["no.jpg", *i[1:]], m), r"images\[0\]: image no.jpg is missing"),
         (lambda i, m: (i, ["no.png", *m[1:]]), r"images\[0\]: mask no.png is missing"),
         (lambda i, m: ([], []), "there is no image to train on"),
+        (lambda i, m: (None, m), "images=None is not a list: give one"),
+        (lambda i, m: (i, "masks"), "masks=masks is not a list: give one"),
+        (
+            lambda i, m: (
+                i,
+                [Labelling(0, (), (), 0, np.zeros((40, 48), "u1"), 0, (), []), *m[1:]],
+            ),
+            "a labelling has other classes than names",
+        ),
         (
             lambda i, m: (i, [np.full((40, 48), 255 * (n % 2), np.uint8) for n in range(5)]),
             "masks holds only 0 and 255",
@@ -394,3 +407,20 @@ def test_a_segmenter_is_pickled_to_a_new_process(pairs, tmp_path):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         (found,) = pool.map(segmenter, [str(pairs[0][0])])
     assert np.array_equal(found, wanted)
+
+
+def test_arguments_of_another_form_are_one_sentence(tiny_checkpoint):
+    labeller = Labeller(["cat", "dog"], checkpoint=tiny_checkpoint)
+    image = np.zeros((32, 32, 3), np.uint8)
+    for wrong, said in (
+        (lambda: labeller.cams([image, image], [["cat"], None]), "give a list for each"),
+        (lambda: labeller.cams(image, 3.0), "give a list for each"),
+        (lambda: labeller.features(image, 3), "is not a list of numbers"),
+        (lambda: labeller.features(image, ["a"]), "is not a list of numbers"),
+        (lambda: labeller.features(image, [1.5]), "is not a list of numbers"),
+        (lambda: train([], [], ["cat"], output=None), "output=None is not a folder"),
+        (lambda: Labeller(["${oc.env:HOME}"], checkpoint=tiny_checkpoint), r"classes=.* holds \${"),
+        (lambda: Labeller(["cat"], checkpoint="a${b"), r"checkpoint=a\${b holds \${"),
+    ):
+        with pytest.raises(UserError, match=said):
+            wrong()

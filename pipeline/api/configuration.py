@@ -19,10 +19,12 @@ def configure(
     dataset = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
     composed = compose([*dataset, *choices, *overrides])
     # Set after composing, since Hydra's grammar restricts what a path or a name may hold.
-    composed.dataset.classes = classes if isinstance(classes, str) else list(classes)
-    for key, value in given.items():
+    for key, value in {**given, "dataset.classes": classes}.items():
+        if "${" in str(value):  # the configuration would look it up
+            raise UserError(f"{key.rpartition('.')[2]}={shown(value)} holds ${{: leave it out")
         if value is not None:
-            OmegaConf.update(composed, key, value)
+            is_text = not isinstance(value, Sequence) or isinstance(value, str)
+            OmegaConf.update(composed, key, value if is_text else list(value))
     return read_config(composed)
 
 

@@ -254,6 +254,8 @@ class Labeller:
         """
         import torch
 
+        if not _is_list(blocks) or not all(isinstance(block, int) for block in blocks):
+            raise UserError(f"blocks={shown(blocks)} is not a list of numbers: give it, as [-1, 0]")
         encoder = self._model("clip")
         numbers = [block_window("blocks", (block, block), encoder.depth)[0] for block in blocks]
         found = self._compute(image, None, [], lambda image: self._limited(image.pixels))
@@ -275,7 +277,7 @@ class Labeller:
         given = list(given)
         lists = [None] * len(given) if tags is None else tags
         fits = isinstance(lists, Sequence) and len(lists) == len(given)
-        if not fits or any(isinstance(each, _TAG) for each in lists):
+        if not fits or tags is not None and not all(map(_is_list, lists)):
             raise UserError(
                 f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
             )
@@ -350,6 +352,10 @@ class Labeller:
                 raise UserError(f"there is no class {tag}: give names or indices of {known}")
             indices.append(int(index))
         return tuple(indices)
+
+
+def _is_list(given: Any) -> bool:  # noqa: ANN401
+    return isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
 
 
 def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401

@@ -15,7 +15,7 @@ from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import AnyImage, encode_png, to_image
@@ -59,6 +59,13 @@ def train(
     config = configure(names, {"segmenter.iterations": iterations}, overrides, *chosen)
     if config.segmenter.pixel_weights is not None:
         raise UserError("segmenter.pixel_weights reads the masks of a run: leave it out here")
+    for name, given in {"images": images, "masks": masks}.items():
+        if not isinstance(given, Iterable) or isinstance(given, str):
+            raise UserError(
+                f"{name}={shown(given)} is not a list: give one, with one of each image"
+            )
+    if not isinstance(output, str | os.PathLike):
+        raise UserError(f"output={shown(output)} is not a folder: give its path")
     images, masks, store = list(images), list(masks), Store(Path(output).absolute())
     if len(images) != len(masks):
         raise UserError(f"{len(masks)} masks for {len(images)} images: give one for each image")
@@ -70,8 +77,12 @@ def train(
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
         pairs.append(TrainingPair(name, *files))
+    vocabulary = build_vocabulary(config.dataset)
+    for mask in masks:
+        if isinstance(mask, Labelling) and tuple(mask.classes) != tuple(vocabulary.classes):
+            raise UserError("a labelling has other classes than names: give those of its labeller")
     refuse_brush_masks((pair.mask for pair in pairs), "masks", "write its class, which is 1")
-    vocabulary, samples = build_vocabulary(config.dataset), [Sample(p.id, p.image) for p in pairs]
+    samples = [Sample(pair.id, pair.image) for pair in pairs]
     split = Images(Dataset(vocabulary, {"train": samples}, "train"))
     builder = Builder(config, vocabulary, split, store=store)
     data = TrainingData(lambda: samples, lambda: pairs, {"masks": {"from": "files"}})
@@ -97,4 +108,7 @@ def _to_labels(mask: Any) -> np.ndarray:  # noqa: ANN401
     labels = mask.mask if isinstance(mask, Labelling) else mask
     if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.dtype == np.uint8:
         return labels
-    raise UserError(f"its mask is {type(mask).__name__}: give a path, H×W uint8, or a labelling")
+    what = (
+        f"{labels.dtype} of shape {labels.shape}" if isinstance(labels, np.ndarray) else type(mask)
+    )
+    raise UserError(f"its mask is {shown(what)}: give a path, H×W uint8, or a labelling")

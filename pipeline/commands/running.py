@@ -38,7 +38,8 @@ def run_job(job: Job, given: Sequence[str]) -> None:
     config = read_config(job.config)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
-        pipeline = replace(Pipeline.open(config), command="" if is_multirun else given_again(given))
+        command = "" if is_multirun else given_again(given, requested)
+        pipeline = replace(Pipeline.open(config), command=command)
         print_notes(notes_on(pipeline, requested, given))
         if config.dry_run:
             show_plan(pipeline, requested, console)
@@ -65,9 +66,13 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         console.print(f"next: {next_command(given, following[0])}")
 
 
-def given_again(given: Sequence[str]) -> str:
-    """Returns the command line of a run without its corrections, which a report replaces."""
-    return next_command([a for a in given if not a.lstrip("+").startswith("tags.corrections=")])
+def given_again(given: Sequence[str], requested: Sequence[str]) -> str:
+    """Returns the command line of a run without its corrections, which a report replaces.
+
+    If the run did not tag images, it is one that does, up to what the report shows.
+    """
+    kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
+    return next_command(kept, None if "tags" in requested else "[tags,cams,masks,report]")
 
 
 def describe(outcome: Outcome) -> str:

@@ -47,9 +47,11 @@ class Corrections:
             return {"tags": list(found)}
         return {"tags": list(self.tags[image_id]), "found": list(found)}
 
-    def __str__(self) -> str:
-        images = "1 image" if len(self.tags) == 1 else f"{len(self.tags):,} images"
-        return f"{images} in {self.name}" if self else ""
+    def describe(self, image_ids: Iterable[str]) -> str:
+        """Returns how many of some images are corrected, and the name of the file; or ""."""
+        count = sum(image_id in self.tags for image_id in image_ids)
+        images = "1 image" if count == 1 else f"{count:,} images"
+        return f"{images} in {self.name}" if count else ""
 
 
 _COLUMNS, _SPLIT = ("id", "classes"), "split"
@@ -78,7 +80,7 @@ def split_names(cell: str) -> list[str]:
 def is_corrections(path: Path) -> bool:
     """Tells whether a ``.csv`` file has the header of corrections."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return _is_header(file.readline(100).rstrip("\r\n").split(","))
+        return _is_header(next(csv.reader([file.readline(100)]), []))
 
 
 def _is_header(cells: Sequence[str]) -> bool:
@@ -102,9 +104,10 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
     try:
         header = next(rows, [])
         if not _is_header(header):
+            begins = f"begins with {shown(','.join(header))}" if header else "is empty"
             raise UserError(
-                f"{path} begins with {shown(','.join(header))}: its header is id,classes, with"
-                " split as a third column where there are several splits"
+                f"{path} {begins}: its header is id,classes, with split as a third column where"
+                " there are several splits"
             )
         for row in filter(None, rows):
             place = f"{path}, line {rows.line_num}"

@@ -213,7 +213,8 @@ class StageFolder(ResultFolder):
 
     def begin(self, images: int) -> None:
         """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""
-        before = {k: v for k, v in self.manifest().items() if k in ("computed", "seconds")}
+        kept = ("computed", "seconds", "statistics")
+        before = {k: v for k, v in self.manifest().items() if k in kept}
         self.write_manifest(complete=False, images=images, **before)
 
     def finish(

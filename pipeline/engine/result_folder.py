@@ -16,11 +16,17 @@ _SHAPE = {
     **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
     **dict.fromkeys(("finished", "began"), str),
     **dict.fromkeys(("images", "computed", "left_out"), int),
-    **dict.fromkeys(("configuration", "last", "initial_weights", "statistics"), dict),
+    **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
     "complete": bool,
     "seconds": int | float,
     **dict.fromkeys(("versions", "files"), {str: str}),
     "accompanies": [str],
+    "statistics": {
+        **dict.fromkeys(("tagged", "corrected", "background_until"), int),
+        **dict.fromkeys(("flat", "background"), int | float),
+        "classes": {str: int},
+        "near_synonyms": [[str]],
+    },
 }
 
 

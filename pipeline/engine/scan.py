@@ -156,7 +156,7 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
                 return after
         elif found.folder is None:
             return found.after
-        elif isinstance(stage, OfSplit) and found.pending:
+        elif isinstance(stage, OfSplit) and (found.pending or found.reusable):
             return need.name
     return stage.unknown_until()
 
@@ -183,9 +183,8 @@ def _inputs(
 def is_current(stage: PerImage, sample: Sample, folders: Folders) -> bool:
     """Tells whether an image's result was made from what there is now.
 
-    That is its photograph, what :meth:`~PerImage.adapt` applies, and the results of earlier stages;
-    of those that were removed, the last ones count. The ``folders`` are those of
-    :func:`open_with_inputs`.
+    That is its photograph and the results of earlier stages; of those that were removed, the last
+    ones count. The ``folders`` are those of :func:`open_with_inputs`; see also :func:`outdated`.
     """
     folder = folders[stage.name]
     try:
@@ -193,14 +192,25 @@ def is_current(stage: PerImage, sample: Sample, folders: Folders) -> bool:
             return False
     except OSError:
         return folder.photograph_of(sample.id) is not None
-    entry = folder.entries[sample.id]
-    is_adapted = stage.adapt(entry) in (entry, None)
     if not stage.before or any(sample.id not in folders[n].entries for n in stage.before):
-        return is_adapted
+        return True
     try:
-        return is_adapted and entry["input"] == stage.item(sample, folders).input
+        return folder.entries[sample.id]["input"] == stage.item(sample, folders).input
     except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
         return True
+
+
+def outdated(stage: PerImage, store: Store) -> tuple[PerImage, set[str]] | None:
+    """Returns the first stage, up to this one, whose results lack what its settings apply.
+
+    Such are corrections that were changed since; the ids of these images are returned too.
+    """
+    for need in stage.before.values():
+        if found := outdated(need, store):
+            return found
+    entries = open_folder(stage, store).entries
+    ids = {i for i, entry in entries.items() if stage.adapt(entry) not in (entry, None)}
+    return (stage, ids) if ids else None
 
 
 def left_out_until(stage: PerImage, store: Store) -> set[str]:
@@ -219,6 +229,12 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     Raises:
         UserError: the stage did not run, or not on all images as they are now.
     """
+    if found := outdated(stage, store):
+        changed, ids = found
+        raise UserError(
+            f"the corrections of {len(ids)} {changed.name} of split {changed.split} were changed:"
+            f" run stage={changed.command} first"
+        )
     folders, samples = open_with_inputs(stage, store), images.of(stage.split)
     folder, left_out = folders[stage.name], left_out_until(stage, store)
     expected = [s for s in samples if s.id not in left_out]

@@ -9,7 +9,13 @@ from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.scan import is_current, left_out_until, open_folder, open_with_inputs
+from pipeline.engine.scan import (
+    is_current,
+    left_out_until,
+    open_folder,
+    open_with_inputs,
+    outdated,
+)
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
@@ -78,7 +84,7 @@ class Evaluation:
                 continue
             results = measures.Results(samples, folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
-            about = describe(stage, self.config)
+            about = describe(stage, self.config, self.images)
             if self.round > 1:
                 about["round"] = str(self.round)
             measured.append((folder, folder.input_key([s.id for s in samples]), figures, about))
@@ -138,6 +144,12 @@ class Evaluation:
         again = f"run stage={stage.command} again"
         if damaged := [s for s in results_of if not folder.is_intact(s.id)]:
             raise UserError(f"{which} hold {len(damaged)} damaged files: {again}")
+        if found := outdated(stage, self.store):
+            changed, ids = found
+            return samples, (
+                f"the {which} were not measured, since the corrections of {len(ids)} tags were"
+                f" changed: run stage={changed.command} again"
+            )
         stale = [s for s in results_of if not is_current(stage, s, folders)]
         return samples, bool(stale) * (
             f"{len(stale)} of the {which} were made from another photograph or network, or from"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import read_cams
-from pipeline.engine.folder import LATEST
-from pipeline.engine.kinds import TAGS, measured_kinds
+from pipeline.engine.folder import LATEST, key_of
+from pipeline.engine.kinds import TAGS, kinds, measured_kinds
 from pipeline.engine.progress import track
 from pipeline.engine.result_folder import read_manifest
 from pipeline.engine.sample import Sample
@@ -18,6 +18,7 @@ from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import to_indicator
 from pipeline.evaluation.record import MetricsFile
 from pipeline.exchange.artefacts import Artefact, read_artefact
+from pipeline.files.fingerprints import fingerprint_image
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.markdown import percent
 from pipeline.report.measured import confuse, for_each_readable
@@ -27,33 +28,67 @@ _SHOWN = 8  # images that gained most, and as many that lost most
 _REMEDY = "give an output directory, or a stage's folder such as outputs/demo/val/masks/latest"
 
 
-def find_results(path: Path, before: bool = False) -> dict[tuple[str, str], Artefact]:
+def find_results(path: Path) -> dict[tuple[str, str], Artefact]:
     """Returns split and stage → the finished results of a stage's folder or an output directory.
-
-    Those of an output directory are the latest, or the newest ``before`` these.
 
     Raises:
         UserError: there are none.
     """
     folders = [path]
-    if before or not read_manifest(path):
+    if not read_manifest(path):
         links = (path.glob(f"*/{stage}/{LATEST}") for stage in measured_kinds())
         folders = [folder for found in links for folder in sorted(found)]
-    if before:
-        folders = [newest for folder in folders if (newest := _before(folder))]
     finished = [folder for folder in folders if read_manifest(folder).get("complete")]
     if not finished:
-        what = "results before the latest" if before else "finished results"
-        raise UserError(f"{path} holds no {what}: run a stage to its end, or {_REMEDY}")
+        raise UserError(f"{path} holds no finished results: run a stage to its end, or {_REMEDY}")
     return {(a.split, a.kind.stage): a for a in map(read_artefact, finished)}
 
 
-def _before(latest: Path) -> Path | None:
-    """Returns the folder that was completed last before the latest one, if there is any."""
-    others = [p for p in latest.parent.iterdir() if p.name not in (LATEST, latest.resolve().name)]
-    found = {p: read_manifest(p) for p in others}
-    complete = [p for p, m in found.items() if m.get("complete") and "accompanies" not in m]
-    return max(complete, key=lambda p: (found[p].get("finished", ""), p.name), default=None)
+def find_before_and_after(root: Path) -> Iterator[tuple[Artefact, Artefact]]:
+    """Yields the latest results of each split of an output directory, and those before them.
+
+    They are those of the last stage that has both, and those that these were made from.
+    """
+    for split in sorted({place.parent.parent for place in root.glob(f"*/*/{LATEST}")}):
+        for stage in reversed(measured_kinds()):
+            after = (split / stage / LATEST).resolve()
+            if read_manifest(after).get("complete") and (before := _newest_before(after)):
+                ours, theirs = _made_from(before), _made_from(after)
+                for name in filter(ours.keys().__contains__, measured_kinds()):
+                    if name in theirs and theirs[name] != ours[name]:
+                        yield read_artefact(ours[name]), read_artefact(theirs[name])
+                break
+
+
+def _newest_before(after: Path) -> Path | None:
+    """Returns the folder with results of the same round that was completed last before another."""
+    found = {
+        path.parent: read_manifest(path.parent) for path in after.parent.glob("*/manifest.json")
+    }
+    is_later = "segmenter" in read_manifest(after)["configuration"]
+    others = [
+        path
+        for path, manifest in found.items()
+        if path.name not in (LATEST, after.name)
+        and manifest.get("complete")
+        and "accompanies" not in manifest
+        and ("segmenter" in manifest.get("configuration", {})) == is_later
+    ]
+    return max(others, key=lambda p: (found[p].get("finished", ""), p.name), default=None)
+
+
+def _made_from(folder: Path) -> dict[str, Path]:
+    """Returns the folders of a chain of stages, by their names, as far as this split has them.
+
+    The settings of a stage hold those of the stages before it, of which their keys are made.
+    """
+    found, settings = {folder.parent.name: folder}, read_manifest(folder).get("configuration", {})
+    while before := [k.stage for k in reversed(kinds()) if isinstance(settings.get(k.stage), dict)]:
+        settings = settings[before[0]]
+        path = folder.parent.parent / before[0] / key_of(settings)
+        if read_manifest(path).get("complete"):
+            found.setdefault(before[0], path)
+    return found
 
 
 def pair_up(first: Path, second: Path | None = None) -> list[tuple[Artefact, Artefact]]:
@@ -64,8 +99,15 @@ def pair_up(first: Path, second: Path | None = None) -> list[tuple[Artefact, Art
     Raises:
         UserError: there are none, or of other images, classes or ground truth.
     """
-    a, b = find_results(first, before=second is None), find_results(second or first)
-    pairs = [(a[place], b[place]) for place in a if place in b]
+    if second is None:
+        if not (pairs := [*find_before_and_after(first)]):
+            raise UserError(
+                f"{first} holds no results before the latest: give an output directory with two"
+                " finished runs, or two runs"
+            )
+    else:
+        a, b = find_results(first), find_results(second)
+        pairs = [(a[place], b[place]) for place in a if place in b]
     if not pairs:
         raise UserError(f"{first} and {second} share no stage of one split: {_REMEDY}")
     for pair in pairs:
@@ -139,7 +181,12 @@ class Pair:
         cams = [read_cams(artefact.path / f"{sample.id}.npz") for artefact in self.both]
         return [label_pixels(c, c.size, beta, lambda s: s)[0] for c, beta in zip(cams, self._betas)]
 
+    def _refuse_another(self, sample: Sample) -> None:
+        if fingerprint_image(sample.image) != self.a.entries[sample.id]["input"].split("-")[0]:
+            raise ImageError("has changed since its results were made: run the stages again")
+
     def _compare_labels(self, sample: Sample) -> ImagePair:
+        self._refuse_another(sample)
         both, tally = self.labels(sample), None
         if both[0].shape != both[1].shape:
             raise ImageError("its results have different sizes: run both with one compat.exif")
@@ -151,6 +198,7 @@ class Pair:
         return ImagePair(sample, float((both[0] != both[1]).mean()), tally)
 
     def _compare_tags(self, sample: Sample) -> ImagePair:
+        self._refuse_another(sample)
         both, tally = [artefact.entries[sample.id]["tags"] for artefact in self.both], None
         a, b = to_indicator(both, len(self.a.classes))
         if sample.has_ground_truth:

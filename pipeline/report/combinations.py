@@ -17,7 +17,7 @@ from pipeline.engine.kinds import (
     measured_kinds,
 )
 from pipeline.files.atomic import canonical_json
-from pipeline.report.configurations import flatten
+from pipeline.report.configurations import flatten, last_part
 from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
 from pipeline.report.runs import MeasuredRun, map_notes
@@ -86,6 +86,11 @@ class Combination:
         """
         nested = (v for n, v in flatten(self.settings).items() if n.endswith("tags.method"))
         return _GIVEN in (self.last.about.get("tags"), *nested)
+
+    @property
+    def has_corrected_tags(self) -> bool:
+        """Whether a person corrected tags, which methods do not compete with."""
+        return any(last_part(name) == "corrections" for name in flatten(self.settings))
 
     def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""

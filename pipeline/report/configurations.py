@@ -17,6 +17,9 @@ _FINGERPRINTS = ("weights", "data", "list", "code")
 
 _DESCRIBED = ("method", "name", "seed")
 
+_OPTIONAL = ("corrections",)
+"""Settings that are not there where they change nothing."""
+
 _MISSING = ""
 """Stands for the value of a setting that a configuration lacks."""
 
@@ -153,7 +156,10 @@ def describe_value(value: str) -> str:
 
 
 def _differing(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Values]:
-    """Returns the settings that differ among the configurations that have them."""
+    """Returns the settings that differ among the configurations that have them.
+
+    One that has none of :data:`_OPTIONAL` differs from one that has it.
+    """
     flat = [flatten(configuration) for configuration in configurations]
     settings = {}
     for name in dict.fromkeys(name for configuration in flat for name in configuration):
@@ -163,7 +169,8 @@ def _differing(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Values]
             is_group = any(other.startswith(f"{name}.") for other in configuration)
             has_value = name in configuration or is_group
             values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
-        if len(set(values) - {_MISSING}) > 1:
+        is_optional = last_part(name) in _OPTIONAL and _MISSING in values
+        if len(set(values) - {_MISSING}) > 1 or is_optional:
             settings[name] = values
     return settings
 

@@ -19,9 +19,10 @@ const wanted = new Map(readKept());  // id → names, or null for those that the
 function readKept() {
   let kept = [];
   try { kept = JSON.parse(localStorage.getItem(facts.key)); } catch { /* not this browser */ }
-  const known = (names) => names === null || names.every((name) => facts.classes.includes(name));
-  return (Array.isArray(kept) ? kept : []).filter(([id, names]) => {
-    if (!known(names)) return false;
+  const isNames = (names) => Array.isArray(names) && names.every((n) => facts.classes.includes(n));
+  const isKept = (each) => Array.isArray(each) && each.length === 2 && typeof each[0] === "string"
+    && (each[1] === null || isNames(each[1]));
+  return (Array.isArray(kept) ? kept : []).filter(isKept).filter(([id, names]) => {
     // What the run has read meanwhile is no change any more.
     const image = imageOfId.get(id);
     if (image) return !same(names ?? image.found, image.tags);
@@ -188,7 +189,9 @@ viewer.addEventListener("show", () => showTagging(current));
 viewer.addEventListener("close", () => { byId("add").value = byId("add-note").textContent = ""; });
 document.addEventListener("keydown", (event) => {
   if (!viewer.open || event.target.closest("input") || event.ctrlKey || event.metaKey || event.altKey) return;
-  byId("viewer-tags").querySelector(`[aria-keyshortcuts="${event.key}"]`)?.click();
+  if (/^[1-9]$/.test(event.key)) {
+    byId("viewer-tags").querySelector(`[aria-keyshortcuts="${event.key}"]`)?.click();
+  }
 });
 for (const [card, image] of imageOf) {
   const chips = card.querySelector(".chips");

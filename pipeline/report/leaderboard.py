@@ -156,7 +156,8 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
 
 def _best(rows: Sequence[Combination], column: str) -> list[int]:
     """Returns the rows of the highest figure as it is printed; none where all are alike."""
-    found = {i: r.values(column) for i, r in enumerate(rows) if not r.has_given_tags}
+    by_method = (r for r in enumerate(rows) if not (r[1].has_given_tags or r[1].has_corrected_tags))
+    found = {i: row.values(column) for i, row in by_method}
     return highest({i: percent(mean(values)) for i, values in found.items() if values})
 
 

@@ -115,11 +115,13 @@ class _Relabelling(PerImage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with the tags that it keeps: those of the first round, or corrected."""
         image, tags = fingerprint_image(sample.image), self.corrections.tags.get(sample.id)
+        found = None
         if "first_tags" in folders:
             tags = read_tags(folders["first_tags"], sample)
+            found = folders["first_tags"].entries[sample.id].get("found")
         if tags is None:
             return Item(sample, image)
-        return Item(sample, join_keys(image, fingerprint(list(tags))), tags)
+        return Item(sample, join_keys(image, fingerprint(list(tags))), (tags, found))
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network of the round before."""
@@ -131,7 +133,8 @@ class _Relabelling(PerImage):
         """Tags and labels images anew."""
         for item, image in images:
             probabilities = model().probabilities(image, self.test.scales, self.test.flip)
-            relabelled = relabel(probabilities, item.size, self.options, item.given)
+            kept, first = item.given or (None, None)
+            relabelled = relabel(probabilities, item.size, self.options, kept)
             files = mask_files(
                 item.sample.id,
                 relabelled.labels,
@@ -142,7 +145,7 @@ class _Relabelling(PerImage):
             )
             found = {}
             if item.sample.id in self.corrections.tags:
-                found["found"] = seen(relabelled.scores, self.options)
+                found["found"] = first or seen(relabelled.scores, self.options)
             tags = tags_output(relabelled.tags, {"scores": relabelled.scores}, **found)
             yield item, {SegmenterTags.name: tags, SegmenterMasks.name: Output(files)}
 

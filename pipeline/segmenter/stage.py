@@ -174,8 +174,9 @@ class Training(OfSplit):
             position = iteration
 
         def remark(iteration: int) -> None:
+            kept = {k: v for k, v in folder.manifest().items() if k in ("computed", "seconds")}
             facts = {"images": len(self.pairs), "statistics": {"background_until": iteration}}
-            folder.write_manifest(complete=False, **facts)
+            folder.write_manifest(complete=False, **kept, **facts)
             print(f"note: {self.remark(folder, ())}", file=sys.stderr)
 
         bar = track(f"train {self.options.name}", self.options.iterations)
@@ -221,8 +222,8 @@ class Training(OfSplit):
         if until is None or ids:
             return ""
         return (
-            f"after {until} iterations the network predicts background alone: look at its masks in"
-            " the report; if they are sound, raise segmenter.iterations or give"
+            f"after {until} iterations the network predicted background alone: look at its masks"
+            " in the report; if they are sound, raise segmenter.iterations or give"
             " segmenter.loss=balanced"
         )
 

@@ -168,7 +168,7 @@ def read_record(folder: Path) -> tuple[DatasetSettings, float | None]:
     text = read_text(path, str(path), remedy)
     try:
         plain = OmegaConf.to_container(OmegaConf.create(text))
-        if "${" in text or not fits(plain, _RECORDED):
+        if "${" in repr(plain) or not fits(plain, _RECORDED):
             raise UserError(f"{path} is not as runs write it: {remedy}")
         own = {"cache": str(folder / "ground_truth"), "image_list": None}
         given = {**plain["dataset"], **own}

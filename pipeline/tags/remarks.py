@@ -71,7 +71,7 @@ def _on_single_tags(
             f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: lower tags.min_score,"
             " or check dataset.classes"
         )
-    elif len(tags) > 1 and len({*tags}) == 1:
+    elif len(tags) > 1 and len({*tags}) == 1 and len(classes) > 1:
         names = ", ".join(classes[k] for k in tags[0])
         have = f"all {len(tags)} images {of_split} have the same tags ({names})"
         yield f"{have}: check dataset.classes before a segmenter is trained on them"

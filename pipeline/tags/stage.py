@@ -13,6 +13,7 @@ from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrections import Corrections
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
+from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
@@ -160,7 +161,10 @@ class ScoredTags(Tags):
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns what is counted of the tags, and near-synonyms among the names that CLIP read."""
         clip, vocabulary = self.resources.clip, self.vocabulary
-        known = folder.manifest().get("statistics", {}).get("near_synonyms", [])
+        # Tags that were reused come from a folder of the same recipe, whose names are the same.
+        manifests = (read_manifest(p.parent) for p in folder.path.parent.glob(f"*/{MANIFEST}"))
+        same = (m.get("statistics", {}) for m in manifests if m.get("recipe") == folder.recipe)
+        known = next((s["near_synonyms"] for s in same if "near_synonyms" in s), [])
         if folder.computed and clip is not None and hasattr(self.options, "templates"):
             # Those that the tagger has embedded.
             names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates

@@ -100,7 +100,7 @@ def test_one_stage_of_one_output_directory_with_two_settings(compare, runs):
 def test_one_output_directory_is_compared_with_what_was_there_before(compare, runs):
     refused = compare(runs[0])
     assert refused.code == 2
-    assert "holds no results before the latest: run a stage to its end" in refused.errors
+    assert "holds no results before the latest: give an output directory with two" in refused.errors
     predictions = runs[0] / "all" / "predictions"
     newest = (predictions / "latest").resolve()
     for name, year, complete in (("older", 2024, True), ("old", 2025, True), ("dead", 2026, False)):
@@ -285,3 +285,11 @@ def test_two_methods_are_compared_by_the_figures_of_evaluate(
         assert rows_of(finished.output, label)[0][1:3] == expected, label
     assert rows_of(finished.output, "cams.method")[0] == ["cams.method", "clip_es", "naclip"]
     assert "<h1><bdi>a</bdi>" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_another_photograph_under_the_same_name_is_left_out(compare, runs):
+    Image.new("RGB", (64, 48)).save(runs[0].parent / "photographs" / "2.png")
+    finished = compare(*runs)
+    assert finished.code == 2
+    assert "left out: 2: has changed since its results were made" in finished.errors
+    assert rows_of(finished.output, "segmenter: mIoU")[0][4] == "5"

@@ -43,7 +43,7 @@ def test_a_spreadsheet_may_add_a_mark_and_order_the_columns(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "its header is id,classes"),
+        ("", "is empty: its header is id,classes"),
         ("id;classes\na;cat\n", "begins with id;classes: its header is id,classes"),
         ("id,classes,scores\n", "its header is id,classes"),
         ("id,classes\na,cow\n", "line 2: there is no class cow: correct it"),
@@ -78,6 +78,7 @@ def test_corrected_tags_take_the_place_of_those_found():
     assert corrections.apply("a", (0, 2)) == {"tags": [1], "found": [0, 2]}
     assert corrections.apply("b", (0,)) == {"tags": [], "found": [0]}
     assert corrections.apply("c", (0, 2)) == {"tags": [0, 2]}
-    assert str(corrections) == "2 images in mine.csv"
+    assert corrections.describe("abc") == "2 images in mine.csv"
+    assert corrections.describe("bc") == "1 image in mine.csv" and corrections.describe("c") == ""
     assert corrections.facts == {"corrections": "mine.csv"}
     assert not Corrections("mine.csv") and Corrections("mine.csv").facts == {}

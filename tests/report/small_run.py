@@ -15,6 +15,7 @@ from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import Store
+from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import encode_png
 from pipeline.report.measured import ReportInputs
 from pipeline.tags.scores import tags_output
@@ -50,11 +51,13 @@ def halfway(scores: np.ndarray) -> float:
     return low + 0.5 * (high - low)
 
 
-def fill(folder: StageFolder, ids: list[str], files: dict[str, dict[str, bytes]]) -> StageFolder:
+def fill(
+    folder: StageFolder, samples: list[Sample], files: dict[str, dict[str, bytes]]
+) -> StageFolder:
     with folder:
-        for image_id in ids:
-            folder.write(image_id, "input", files[image_id])
-        folder.finish(ids)
+        for sample in samples:
+            folder.write(sample.id, fingerprint_image(sample.image), files[sample.id])
+        folder.finish([sample.id for sample in samples])
     return folder
 
 
@@ -89,6 +92,7 @@ def build_run(
             path.parent.mkdir(parents=True, exist_ok=True)
             image = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
             image[labels > 0] = PALETTE[label]
+            image[0, 0] = index
             Image.fromarray(image).save(path)
             mask = root / "truth" / f"{index}.png"
             mask.parent.mkdir(exist_ok=True)
@@ -101,7 +105,7 @@ def build_run(
             scores[tags] = 0.8
             if "tags" in computed:
                 facts = tags_output(tags, {"scores": scores}).facts
-                tags_folder.write(image_id, f"photograph{index}", {}, **facts)
+                tags_folder.write(image_id, fingerprint_image(path), {}, **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
             cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
@@ -117,7 +121,7 @@ def build_run(
     done = {*computed, *(["predictions"] if trained else [])}
     for name in ("cams", "masks", "predictions"):
         if name in done:
-            fill(folders[name], ids, files[name])
+            fill(folders[name], samples, files[name])
     settings = {
         "threshold": halfway,
         "about": {"dataset": "test"},

@@ -187,3 +187,27 @@ def test_hostile_classes_are_switched_as_text(open_run, tmp_path):
         button.click()
     assert page.evaluate("typeof hacked") == "undefined"
     expect(page.locator("#changes-count")).to_contain_text("in 2 images")
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "5",
+        "{}",
+        "[1, null]",
+        '[["fig 1", "cat"]]',
+        '[["fig 1"]]',
+        '[["fig 1", [1, 2]]]',
+        "torn",
+        '[["fig 1", ["kitten"]]]',
+    ],
+)
+def test_what_a_browser_kept_may_be_anything(kept, open_run):
+    page = open_run()
+    page.evaluate("kept => localStorage.setItem(facts.key, kept)", kept)
+    page.reload()
+    expect(page.locator("#changes")).to_be_hidden()
+    chip(page, "fig 1", "dog").click()
+    expect(page.locator("#changes-count")).to_have_text("1 change in 1 image")
+    page.get_by_role("button", name="fig 1 corrected by hand", exact=True).click()
+    page.keyboard.press('"')  # is no number

@@ -137,6 +137,17 @@ def test_later_rounds_keep_corrected_tags(keep, run, tmp_path):
     assert json.loads(manifest.read_text())["configuration"]["method"] == "segmenter"
     assert (found["a"], found["b"]) == (["cup"], [""])
     assert json.loads(manifest.read_text())["statistics"]["corrected"] == 2
+    if keep == "true":  # what would be without corrections are the tags of the first round
+        first = next(
+            m.parent
+            for m in (tmp_path / "out/all/tags").glob("[!l]*/manifest.json")
+            if json.loads(m.read_text())["configuration"]["method"] == "tagclip"
+        )
+        later, earlier = (
+            {e["id"]: e.get("found") for e in map(json.loads, path.open())}
+            for path in (manifest.parent / "entries.jsonl", first / "entries.jsonl")
+        )
+        assert later == earlier and later["a"] is not None
 
 
 def test_labels_may_be_corrections(run, tmp_path):
@@ -161,3 +172,78 @@ def test_a_labeller_is_given_tags_instead(tiny_checkpoint, tmp_path):
     overrides = [f"tags.corrections={tmp_path / 'mine.csv'}"]
     with pytest.raises(UserError, match=r"give the tags of an image to cams\(\)"):
         Labeller(["cat"], checkpoint=tiny_checkpoint, overrides=overrides)
+
+
+def test_the_command_of_a_report_tags_images(run, tmp_path):
+    run(None, UP_TO_MASKS)
+    page = tmp_path / "out" / "report.html"
+    for stage, repeated in (
+        ("stage=report", "stage=[tags,cams,masks,report]"),
+        ("stage=[tags,report]", "stage=[tags,report]"),
+    ):
+        run({"a": "cup"} if "tags" in stage else None, stage)
+        command = page.read_text().partition('<code id="command">')[2].partition("</code>")[0]
+        assert repeated in command and command.count("stage=") == 1
+        assert command.endswith(" tags.corrections=corrections.csv")
+        assert command.count("tags.corrections") == 1
+
+
+def test_a_changed_file_is_noticed_by_the_stages_after_tags(run, tmp_path):
+    network = [*TINY_SEGMENTER, "segmenter.pretrained=none"]
+    run({"a": "cup", "b": ""}, *network, "stage=[tags,cams,masks,train]")
+    changed = {"a": "cup", "b": "cat"}
+    said = "the corrections of 1 tags of split all were changed: run stage=tags first"
+    for stage in ("cams", "masks", "train", "predict"):
+        run(changed, *network, f"stage={stage}", code=2)
+        assert said in run.errors, stage
+    run(changed, "stage=report")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "corrections of 1 tags were changed since: run stage=tags again" in page
+    labels = f"dataset.labels={tmp_path / 'mine.csv'}"
+    run(changed, labels, "stage=evaluate", code=2)
+    assert "since the corrections of 1 tags were changed: run stage=tags again" in run.errors
+
+
+def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(run, run_stage, arguments, tmp_path):
+    network = [*TINY_SEGMENTER, "segmenter.pretrained=none", "stage=[tags,cams,masks,train]"]
+    run(None, *network)
+    run({"a": "cup"}, *network)
+    for name, line in (("mine.csv", "b,cup\n"), ("other.csv", "a,cup\n")):
+        (tmp_path / name).write_text(f"id,classes\n{line}")
+        given = [*network, f"tags.corrections={tmp_path / name}"]
+        planned = run_stage(*arguments, *given, "dry_run=true")
+        assert planned.code == 0, planned.errors
+        (row,) = [line for line in planned.output.splitlines() if line.startswith("│ segmenter")]
+        assert "after masks" in row and "cached" not in row
+        finished = run_stage(*arguments, *given)
+        assert finished.code == 0 and "segmenter all              5 images, " in finished.output
+
+
+def test_two_runs_tell_by_their_settings_which_is_corrected(run, run_tool, tmp_path, monkeypatch):
+    run(None, UP_TO_MASKS)
+    run({"a": "cup;cat"}, UP_TO_MASKS)
+    monkeypatch.chdir(tmp_path)
+    finished = run_tool("compare.py", tmp_path / "out")
+    assert finished.code == 0, finished.errors
+    assert "| tags.corrections | –" in finished.output and "| mine.csv |" in finished.output
+    status = run_tool("run_stage.py", "stage=status", f"output_dir={tmp_path / 'out'}")
+    assert "corrections=mine.csv" in status.output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "statistics", [{"near_synonyms": [5]}, {"flat": "x"}, {"background": None}, 5]
+)
+def test_damaged_statistics_count_as_damage(statistics, run, tmp_path):
+    run(None, UP_TO_MASKS)
+    for path in (tmp_path / "out" / "all").glob("*/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps({**manifest, "statistics": statistics}))
+    assert run(None, UP_TO_MASKS)["masks"] == (0, 5, 0)
+
+
+def test_a_header_with_quotes_is_one(run, tmp_path):
+    (tmp_path / "labels.csv").write_text('"id","classes"\n"a","cup"\n')
+    run(None, "stage=[tags,evaluate]", f"dataset.labels={tmp_path / 'labels.csv'}")
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["latest"]["tags"]["all"][
+        "images"
+    ]

@@ -77,6 +77,7 @@ def test_the_file_names_methods_and_keeps_names_that_yaml_would_change(tmp_path)
         (lambda text: "x: [", "correct the file"),
         (lambda text: text.replace("limit: null", "limit: ${oc.env:HOME}"), "is not as runs write"),
         (lambda text: text.replace("limit: null", "limit: ${"), "config.yaml: "),
+        (lambda t: t.replace("limit: null", 'limit: "\\x24{oc.env:HOME}"'), "is not as runs write"),
         (lambda text: text.replace("limit: null", "limit: 0"), "dataset.limit=0 is out of range"),
         (lambda text: text.replace("limit: null", "limit: many"), "limit=many is not an integer"),
         (lambda text: text.replace("limit: null", "limmit: 1"), "there is no key limmit"),
