@@ -133,6 +133,8 @@ corrections: $(VENV)/installed
 	  $(RUN) tools/run_stage.py -m $(TRAINED) tags.corrections=$$file seed=$$seeds < /dev/null || exit; \
 	done
 	$(RUN) -m tools.benchmark.corrections print
+	$(RUN) tools/run_stage.py experiment=corrections dataset.split=choose stage=tags
+	$(RUN) -m tools.benchmark.corrections review dataset.split=choose
 
 # The tables of docs/segmenters.md, on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed

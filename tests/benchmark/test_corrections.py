@@ -8,7 +8,7 @@ from pipeline.datasets.corrections import read_corrections
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.report.measured import rows_of
-from tools.benchmark.corrections import curve, half_of_the_gain, write
+from tools.benchmark.corrections import curve, half_of_the_gain, review, write
 
 
 def run_of(stage: str, split: str, name: str, value: float, seed: int = 0) -> dict:
@@ -73,3 +73,8 @@ def test_files_hold_the_truth_of_the_most_doubtful_images_and_of_any(run_stage, 
         doubts[image_id] = float(card.partition('data-doubt="')[2].partition('"')[0])
     ids = [line.partition(",")[0] for line in orders["doubt_50.csv"].splitlines()[1:]]
     assert [doubts[i] for i in ids] == sorted(doubts.values(), reverse=True)
+    table = review(pipeline, "train").markdown()
+    shares = {cells[0]: [*map(float, cells[2:])] for cells in rows_of(table, "")[2:]}
+    assert shares["at random"] == [16.7, 50.0]
+    best = shares["the best possible"]
+    assert all(a <= b for a, b in zip(shares["by doubt"], best)) and best == sorted(best)

@@ -2,7 +2,8 @@
 
 ``python -m tools.benchmark.corrections write`` corrects the tags of the training images by their
 ground truth, in the place of a person, and writes a file for each number of images and order.
-``print`` prints what the runs with these files reached.
+``print`` prints what the runs with these files reached, and ``review`` how soon each order meets
+the wrong tags of a split.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.engine.scan import open_folder
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, last_part
-from pipeline.report.markdown import Table, percent_of_several
+from pipeline.report.markdown import Table, percent, percent_of_several
 from pipeline.report.measured import tag_doubt
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -49,15 +50,40 @@ def write(pipeline: Pipeline) -> Iterator[tuple[Path, Sequence[int]]]:
             yield path, seeds
 
 
+def review(pipeline: Pipeline, split: str) -> Table:
+    """Returns the share of wrong tags, missed ones included, in the first images of each order."""
+    samples = pipeline.builder.images.of(split)
+    entries, scores, thresholds = _tags_of(pipeline, split, samples)
+    doubts = [*map(tag_doubt, scores, thresholds)]
+    nearest = [-np.abs(row - limit).min() for row, limit in zip(scores, thresholds)]
+    errors = np.array([len({*entries[s.id]["tags"]} ^ {*s.ground_truth_labels}) for s in samples])
+    orders = {"by doubt": doubts, "by the class nearest to the threshold": nearest}
+    orders["the best possible"] = errors
+    firsts, rows = [len(samples) // n for n in (10, 4, 2)], []
+    for name, worth in orders.items():
+        found = np.cumsum(errors[np.argsort(worth, kind="stable")[::-1]]) / errors.sum()
+        rows.append([name, *(percent(float(found[n - 1])) for n in firsts)])
+    rows.insert(2, ["at random", *(percent(n / len(samples)) for n in firsts)])
+    header = ["order", *(f"first {n} of {len(samples)}" for n in firsts)]
+    return Table(header, rows, ["order"], f"Share of the {errors.sum()} wrong tags of {split} (%)")
+
+
+def _tags_of(
+    pipeline: Pipeline, split: str, samples: Sequence[Sample]
+) -> tuple[Mapping[str, dict], list[np.ndarray], list[float]]:
+    """Returns the entries of a split's tags, and the scores and the threshold of each image."""
+    stage = pipeline.builder.per_split(split)[TAGS.stage]
+    entries = open_folder(stage, pipeline.builder.store).entries
+    scores = [decode_scores(entries[sample.id]["scores"]) for sample in samples]
+    return entries, scores, [stage.threshold(row) for row in scores]
+
+
 def _orders(
     pipeline: Pipeline, samples: Sequence[Sample]
 ) -> Iterator[tuple[str, np.ndarray, Sequence[int]]]:
     """Yields orders of review: the most doubtful first, and three random ones with a seed each."""
-    builder = pipeline.builder
-    stage = builder.per_split(builder.train_split)[TAGS.stage]
-    entries = open_folder(stage, builder.store).entries
-    scores = [decode_scores(entries[sample.id]["scores"]) for sample in samples]
-    doubts = [tag_doubt(row, stage.threshold(row)) for row in scores]
+    _, scores, thresholds = _tags_of(pipeline, pipeline.builder.train_split, samples)
+    doubts = [*map(tag_doubt, scores, thresholds)]
     yield "all", np.arange(len(samples)), SEEDS
     yield "doubt", np.argsort(doubts, kind="stable")[::-1], SEEDS
     for seed in SEEDS:
@@ -110,10 +136,12 @@ def half_of_the_gain(counts: Sequence[int], values: Sequence[float]) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Writes files, or prints the table."""
+    """Writes files, or prints a table."""
     overrides = ["experiment=corrections", *arguments[1:]]
     pipeline = Pipeline.open(read_config(compose(overrides)))
-    if arguments[:1] == ["write"]:
+    if arguments[:1] == ["review"]:
+        print(review(pipeline, pipeline.builder.splits[0]).markdown(), end="")
+    elif arguments[:1] == ["write"]:
         for path, seeds in write(pipeline):
             print(path, ",".join(map(str, seeds)))
     else:
