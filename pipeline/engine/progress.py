@@ -55,8 +55,12 @@ def track(title: str, total: int) -> Iterator[Callable[..., None]]:
     times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
     note = bars.TextColumn("{task.fields[note]}")
     with _bar(title, total, bars.MofNCompleteColumn(), _Speed(), *times, note) as update:
-        _newest[:] = [lambda steps=1, note="": update(advance=steps, note=note)]
-        yield _newest[0]
+        _newest[:] = [advance := lambda steps=1, note="": update(advance=steps, note=note)]
+        try:
+            yield advance
+        finally:
+            if advance in _newest:  # what is said later belongs to no bar that has ended
+                _newest.remove(advance)
 
 
 def say(note: str) -> None:

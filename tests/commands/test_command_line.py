@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import subprocess
@@ -107,6 +108,19 @@ def test_long_progress_is_lines_without_a_terminal(capsys, monkeypatch):
     assert 40 <= len(lines) <= 50  # of 2% each, which take 20 seconds
     assert all(line.startswith("train light") and line.endswith("loss 0.5") for line in lines)
     assert [re.search(r"(\d+)/1000", line)[1] for line in lines[:3]] == ["21", "42", "63"]
+
+
+def test_nothing_is_said_beside_a_bar_that_has_ended(monkeypatch):
+    """A library's caller may have closed what stderr was then."""
+    closed = io.StringIO()
+    monkeypatch.setattr("sys.stderr", closed)
+    monkeypatch.setattr("pipeline.engine.progress._SECONDS", -1)
+    with track("images", 4) as advance:
+        advance(2)
+        say("loading")
+    assert "images" in closed.getvalue() and "2/4" in closed.getvalue()
+    closed.close()
+    say("loading CLIP")
 
 
 def test_progress_shows_speed_time_left_and_failures(capsys, monkeypatch):
