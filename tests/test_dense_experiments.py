@@ -163,7 +163,10 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     assert planned.code == 0 and "tags" not in planned.output, planned.errors
     finished = run_stage(*arguments)
     note = f"note: the constants of {preset} were chosen for clip=vit_b16, not for clip=file"
-    assert finished.code == 0 and finished.errors.strip() == note, finished.errors
+    # Of a CLIP of random weights, masks may be all background, which is said as well.
+    notes = finished.errors.splitlines()
+    assert finished.code == 0 and notes[0] == note, finished.errors
+    assert all("are background in at least" in line for line in notes[1:]), finished.errors
     assert miniatures.contents(root) == before
     if method == "sclip":
         assert "dense, sclip" in run_stage(*arguments, "stage=status").output

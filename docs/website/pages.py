@@ -24,6 +24,7 @@ from website.choices import REQUIRED, Choice, Setting, choices, presets, setting
 NAVIGATION = {
     "Use": [
         "docs/installation",
+        "docs/afternoon",
         "docs/own-photographs",
         "docs/command-line",
         "docs/python",

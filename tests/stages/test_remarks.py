@@ -211,7 +211,6 @@ def test_sound_runs_give_no_remark(notes):
             r"apart circle and round: make them",
         ),
         (["tags.min_score=0.99"], "tags", r"no image of split all has a tag: check"),
-        (["dataset.classes=[banana]"], "tags", r"all 20 images .* same tags \(banana\)"),
         (["masks.beta=0.05"], "[tags,cams,masks]", r"half of the masks .* are background in"),
         (["tags.alpha=0"], "[tags,cams]", r"\d+% of the CAMs of split all are flat"),
     ],
