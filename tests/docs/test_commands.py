@@ -261,6 +261,8 @@ OTHERS = {
     "plugins",
     "quirks",
     "reads",
+    "batch_size",
+    "multiprocessing_context",
 }
 """Arguments of functions and tags, which look like settings."""
 OWN = {"holiday", "tiles", "colour_names", "contrast", "majority"}
