@@ -23,13 +23,16 @@ def configure(
         if "${" in str(value):  # the configuration would look it up
             raise UserError(f"{key.rpartition('.')[2]}={shown(value)} holds ${{: leave it out")
         if value is not None:
-            is_text = not isinstance(value, Sequence) or isinstance(value, str)
-            OmegaConf.update(composed, key, value if is_text else list(value))
+            OmegaConf.update(composed, key, list(value) if is_list(value) else value)
     return read_config(composed)
+
+
+def is_list(given: Any) -> bool:  # noqa: ANN401
+    """Tells whether an argument is a list, a tuple or the like, and not a text."""
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
 
 
 def check_texts(name: str, given: Any) -> None:  # noqa: ANN401
     """Raises a UserError unless an argument is a list of texts."""
-    is_list = isinstance(given, Sequence) and not isinstance(given, str | bytes)
-    if not is_list or not all(isinstance(each, str) for each in given):
+    if not is_list(given) or not all(isinstance(each, str) for each in given):
         raise UserError(f"{name}={shown(given)} is not a list of texts: give {name}=['…']")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from PIL import Image
 
-from pipeline.api.configuration import check_texts, configure
+from pipeline.api.configuration import check_texts, configure, is_list
 from pipeline.api.labelling import Labelling
 from pipeline.cams.cams import Cams
 from pipeline.cams.stage import ComputedCams
@@ -123,7 +123,7 @@ class Labeller:
         clip = clip or ("file" if checkpoint else "vit_b16")
         given = {
             "clip.checkpoint": checkpoint and str(checkpoint),
-            "dataset.backgrounds": backgrounds if backgrounds is None else list(backgrounds),
+            "dataset.backgrounds": backgrounds,
             "runtime.batch_size": batch_size,
         }
         self._config = configure(classes, given, overrides, f"clip={clip}")
@@ -254,7 +254,7 @@ class Labeller:
         """
         import torch
 
-        if not _is_list(blocks) or not all(isinstance(block, int) for block in blocks):
+        if not is_list(blocks) or not all(isinstance(block, int) for block in blocks):
             raise UserError(f"blocks={shown(blocks)} is not a list of numbers: give it, as [-1, 0]")
         encoder = self._model("clip")
         numbers = [block_window("blocks", (block, block), encoder.depth)[0] for block in blocks]
@@ -277,7 +277,7 @@ class Labeller:
         given = list(given)
         lists = [None] * len(given) if tags is None else tags
         fits = isinstance(lists, Sequence) and len(lists) == len(given)
-        if not fits or tags is not None and not all(map(_is_list, lists)):
+        if not fits or tags is not None and not all(map(_is_tags, lists)):
             raise UserError(
                 f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
             )
@@ -354,8 +354,8 @@ class Labeller:
         return tuple(indices)
 
 
-def _is_list(given: Any) -> bool:  # noqa: ANN401
-    return isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
+def _is_tags(given: Any) -> bool:  # noqa: ANN401
+    return is_list(given) or isinstance(given, np.ndarray)
 
 
 def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401

@@ -45,7 +45,7 @@ class Labelling:
         return f"<Labelling of {width}×{height} pixels: {shown(', '.join(self.names) or 'no tag')}>"
 
     def _repr_png_(self) -> bytes:
-        """Draws the mask over the image, with a legend; a UserError if its file is no more."""
+        """Draws the mask over the image, with a legend; raises a UserError if its file is gone."""
         from pipeline.report.painting import overlay  # imports matplotlib
 
         names = (BACKGROUND, *self.classes)

@@ -36,15 +36,15 @@ class CamStage(MethodStage):
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the share of CAMs that are flat, of a selection of images."""
-        if not (folder.computed or folder.reused):
-            return folder.manifest().get("statistics", {})
+        if not folder.has_changed:
+            return folder.statistics
         read = (read_cams(folder.path / f"{s.id}.npz").cams for s in evenly(done, LOOKED_AT))
         deviations = [cam.std(dtype=np.float32) for cams in read for cam in cams]
         return {"flat": float(np.mean(np.array(deviations) < FLAT))} if deviations else {}
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
         """Returns a remark if many CAMs are flat."""
-        flat = folder.manifest().get("statistics", {}).get("flat", 0)
+        flat = folder.statistics.get("flat", 0)
         if flat <= MANY_FLAT:
             return ""
         return (

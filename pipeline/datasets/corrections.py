@@ -99,6 +99,7 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
         UserError: no such file, another format, an unknown class, or an image that stands twice.
     """
     text = read_text(path, f"{key}={shown(path)}", "give the file that a report saves")
+    known = {same_name(name): k for k, name in enumerate(classes)}
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     found: dict[str, dict[str, Labels]] = {}
     try:
@@ -119,20 +120,19 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
             images = found.setdefault(cells.get(_SPLIT, ""), {})
             if cells["id"] in images:
                 raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
-            images[cells["id"]] = _indices(cells["classes"], classes, place)
+            images[cells["id"]] = _indices(cells["classes"], known, place)
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
     return found
 
 
-def _indices(cell: str, classes: Sequence[str], place: str) -> Labels:
-    known = {same_name(name): k for k, name in enumerate(classes)}
+def _indices(cell: str, known: Mapping[str, int], place: str) -> Labels:
     try:
         names = split_names(cell)
     except ValueError as error:
         raise UserError(f"{place}: {shown(cell)} ends in \\: escape it as \\\\") from error
     for name in names:
         if same_name(name) not in known:
-            hint = did_you_mean(name, classes)
-            raise UserError(f"{place}: there is no class {shown(name)}: {hint}correct it")
+            hint = did_you_mean(name, known)
+            raise UserError(f"{place}: {shown(name)} is not a class: {hint}correct it")
     return tuple(sorted({known[same_name(name)] for name in names}))

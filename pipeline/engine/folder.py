@@ -36,7 +36,7 @@ from pipeline.files.atomic import (
     write_atomically,
     write_json_lines,
 )
-from pipeline.files.fingerprints import fingerprint
+from pipeline.files.fingerprints import fingerprint, first_key
 from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
@@ -141,13 +141,13 @@ class StageFolder(ResultFolder):
     def photograph_of(self, image_id: str) -> str | None:
         """Returns the fingerprint of the photograph that a result of this recipe was made from."""
         entry = self.entries.get(image_id, {"input": ""})  # an input begins with it
-        return entry["input"].split("-")[0] if entry.get("recipe") == self.recipe else None
+        return first_key(entry["input"]) if entry.get("recipe") == self.recipe else None
 
     def copies(self, image_ids: Iterable[str]) -> int:
         """Returns how many results are of a photograph whose content another one has."""
         entries = self.entries
-        inputs = [entries[image_id]["input"].split("-")[0] for image_id in image_ids]
-        return len(inputs) - len({*inputs})
+        photographs = [entries[image_id]["input"].split("-")[0] for image_id in image_ids]
+        return len(photographs) - len({*photographs})
 
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""
@@ -274,6 +274,16 @@ class StageFolder(ResultFolder):
     def manifest(self) -> dict:
         """Returns the manifest; {} where there is none yet."""
         return read_manifest(self.path)
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        """What the manifest says of the results; {} where it says nothing."""
+        return self.manifest().get("statistics", {})
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether it received results since it was locked."""
+        return bool(self.computed or self.reused)
 
     def write_manifest(self, *, complete: bool, **facts: Any) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.

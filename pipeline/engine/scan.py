@@ -125,7 +125,7 @@ def scan(
                 stored = folder.entries[sample.id]
                 if (entry := stage.adapt(stored)) == stored:
                     continue
-                if entry is not None:  # what is no part of the key has changed
+                if entry is not None:  # a setting outside the key has changed
                     reusable[sample.id] = entry, folder.path
                     continue
             sibling = folder.find_reusable(sample.id, item.input)

@@ -18,7 +18,7 @@ from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import to_indicator
 from pipeline.evaluation.record import MetricsFile
 from pipeline.exchange.artefacts import Artefact, read_artefact
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_image, first_key
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.markdown import percent
 from pipeline.report.measured import confuse, for_each_readable
@@ -40,7 +40,7 @@ def find_results(path: Path) -> dict[tuple[str, str], Artefact]:
         folders = [folder for found in links for folder in sorted(found)]
     finished = [folder for folder in folders if read_manifest(folder).get("complete")]
     if not finished:
-        raise UserError(f"{path} holds no finished results: run a stage to its end, or {_REMEDY}")
+        raise UserError(f"{path} has no finished results: finish a stage first, or {_REMEDY}")
     return {(a.split, a.kind.stage): a for a in map(read_artefact, finished)}
 
 
@@ -122,7 +122,7 @@ def _refuse_others(a: Artefact, b: Artefact) -> None:
     if a.classes != b.classes:
         raise UserError(f"{what} have different classes in the two runs: run both with one list")
     # An input begins with the fingerprint of the photograph.
-    ours, theirs = ({i: e["input"].split("-")[0] for i, e in x.entries.items()} for x in (a, b))
+    ours, theirs = ({i: first_key(e["input"]) for i, e in x.entries.items()} for x in (a, b))
     if others := [i for i in {**ours, **theirs} if ours.get(i) != theirs.get(i)]:
         raise UserError(
             f"{what}: {len(others)} images, such as {shown(min(others))}, are in one run alone or"
@@ -182,7 +182,7 @@ class Pair:
         return [label_pixels(c, c.size, beta, lambda s: s)[0] for c, beta in zip(cams, self._betas)]
 
     def _refuse_another(self, sample: Sample) -> None:
-        if fingerprint_image(sample.image) != self.a.entries[sample.id]["input"].split("-")[0]:
+        if fingerprint_image(sample.image) != first_key(self.a.entries[sample.id]["input"]):
             raise ImageError("has changed since its results were made: run the stages again")
 
     def _compare_labels(self, sample: Sample) -> ImagePair:

@@ -36,6 +36,11 @@ def join_keys(image: str, *others: str) -> str:
     return "-".join([image, *others])
 
 
+def first_key(joined: str) -> str:
+    """Returns the key of the image, with which :func:`join_keys` begins."""
+    return joined.split("-")[0]
+
+
 def fingerprint_file(path: Path) -> str:
     """Returns the fingerprint of a file's bytes, which are read every time.
 

@@ -46,15 +46,15 @@ class MaskStage(MethodStage):
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the median, over a selection of masks, of the background's share of a mask."""
-        if not (folder.computed or folder.reused):
-            return folder.manifest().get("statistics", {})
+        if not folder.has_changed:
+            return folder.statistics
         masks = (read_pseudo_mask(folder.path, s.id)[1] for s in evenly(done, LOOKED_AT))
         shares = [float((mask == 0).mean()) for mask in masks]
         return {"background": median(shares)} if shares else {}
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
         """Returns a remark if masks are nearly all background."""
-        share = folder.manifest().get("statistics", {}).get("background", 0)
+        share = folder.statistics.get("background", 0)
         if share <= ALL_BACKGROUND:
             return ""
         return (

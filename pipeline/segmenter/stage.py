@@ -218,7 +218,7 @@ class Training(OfSplit):
 
         The training itself has said so already if it was computed now, with ``ids``.
         """
-        until = folder.manifest().get("statistics", {}).get("background_until")
+        until = folder.statistics.get("background_until")
         if until is None or ids:
             return ""
         return (

@@ -41,7 +41,7 @@ def remarks_on_tags(
     """Yields a sentence, without its full stop, on each remarkable fact."""
     entries, of_split = folder.entries, f"of split {folder.split}"
     done = [image_id for image_id in ids if image_id in entries]
-    statistics = folder.manifest().get("statistics", {})
+    statistics = folder.statistics
     yield from _on_single_tags([tuple(entries[i]["tags"]) for i in done], of_split, classes)
     never = [name for name, images in statistics.get("classes", {}).items() if not images]
     if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):

@@ -208,7 +208,7 @@ def split_that_is_not_there(a, b):
         (fewer_images, "masks of split all: 2 images, such as 4, are in one run alone or"),
         (another_photograph, "masks of split all: 6 images, such as 0, are in one run alone or"),
         (other_truth, "were measured by other ground truth: run stage=evaluate for both"),
-        (unfinished, "second/out holds no finished results: run a stage to its end, or give"),
+        (unfinished, "second/out has no finished results: finish a stage first, or give"),
         (another_split, "share no stage of one split: give an output directory, or"),
         (no_record, "first/out/config.yaml is not a file: run a stage there again, which"),
         (changed_classes, "config.yaml has other classes than the results: run a stage there"),

@@ -165,7 +165,10 @@ def test_labels_may_be_corrections(run, tmp_path):
 
 def test_choices_that_read_no_tags_say_so(run):
     run({"a": "cup"}, "masks=dense", "cams=sclip", "stage=tags", "dry_run=true")
-    assert "tags.corrections has no effect on masks, since masks=dense reads no tags" in run.errors
+    assert (
+        "tags.corrections has no effect on masks, because masks=dense does not read tags"
+        in run.errors
+    )
 
 
 def test_a_labeller_is_given_tags_instead(tiny_checkpoint, tmp_path):
