@@ -13,7 +13,6 @@ from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_des
 from pipeline.cams.pass_method import PassCams, text_of
 from pipeline.cams.settings import ExcelOptions
 from pipeline.cams.surgery import HeadSum, SurgeryPath, feature_surgery
-from pipeline.clip.attention import attend
 from pipeline.clip.dimensions import Normalisation, block_at, patch_grid
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.frozen import Resources
@@ -93,7 +92,7 @@ class Excel(PassCams):
         """Returns F of one image, (1+N)×E float32: patches of the second path."""
         tokens, query, key, value = shared_pass.last_block_input
         class_token = self.encoder.last_block.finish(
-            tokens[:, :1], attend(query[:, :, :1], key, value)
+            tokens[:, :1], self.encoder.attend(query[:, :, :1], key, value)
         )
         tokens = torch.cat([class_token, shared_pass.observed[0][:, 1:]], 1)
         return F.normalize(self.encoder.embed(tokens)[0], dim=0 if self.token_norm else 1)

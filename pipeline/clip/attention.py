@@ -11,10 +11,38 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from pipeline.clip.fused import FusedKernel
 from pipeline.clip.linear import product
 
 _CHUNK_WEIGHTS = 2**20  # attention weights of one head that a CPU computes at a time: 4 MB
 _MIN_WEIGHTS_BY_HEAD = 2**18  # with fewer weights a head, all heads at once are faster on a CPU
+
+
+class Attention:
+    """The attention of an image tower, by the fused kernel or as the functions below compute it."""
+
+    def __init__(self, kernel: FusedKernel | None = None):
+        self._kernel = kernel
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Returns what :func:`attend` does."""
+        if self._kernel is not None and self._kernel.suits(query):
+            return self._kernel(query, key, value, bias)[0]
+        return attend(query, key, value, bias)
+
+    def with_weights(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Returns what :func:`attend_with_weights` does."""
+        if self._kernel is not None and self._kernel.suits(query):
+            return self._kernel(query, key, value, average=True)
+        return attend_with_weights(query, key, value)
 
 
 def attend(

@@ -18,9 +18,10 @@ from torch import nn
 from torchvision.transforms.functional import normalize
 
 from pipeline.clip.architectures import REMEDY, ClipModel
-from pipeline.clip.attention import attend, attend_with_weights, one_by_one
+from pipeline.clip.attention import Attention, one_by_one
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
+from pipeline.clip.fused import FusedKernel
 from pipeline.errors import UserError
 
 AttentionHook = Callable[[int, torch.Tensor], None]
@@ -63,6 +64,7 @@ class ClipEncoder:
         native_size: side of the square training images, in pixels.
         depth: L.
         last_block: block L.
+        attend: computes attention.
         temperature: τ = exp(logit_scale), which multiplies cosine similarities before the softmax.
     """
 
@@ -74,6 +76,7 @@ class ClipEncoder:
         normalisation: Normalisation = OPENAI_NORMALISATION,
         precision: torch.dtype = torch.float32,
         max_patches: int | None = None,
+        kernel: FusedKernel | None = None,
     ):
         """Wraps a model that is already on its device, and converts its blocks to a precision.
 
@@ -85,6 +88,7 @@ class ClipEncoder:
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
+            kernel: computes the attention, if there is one.
 
         Raises:
             UserError: the image tower is not a plain vision transformer with a class token.
@@ -114,6 +118,7 @@ class ClipEncoder:
         self.temperature = float(clip.logit_scale.exp())
         self.normalisation = normalisation
         self.max_patches = max_patches
+        self.attend = Attention(kernel)
 
     @property
     def device(self) -> torch.device:
@@ -182,8 +187,8 @@ class ClipEncoder:
             for hook in block_hooks:
                 hook(number, block, inputs)
             if number < self.depth:
-                tokens = block.finish(tokens, _attend(attention_hooks, number, *inputs[1:]))
-        _attend(attention_hooks, self.depth, inputs.query, inputs.key, None)
+                tokens = block.finish(tokens, self._attend(attention_hooks, number, *inputs[1:]))
+        self._attend(attention_hooks, self.depth, inputs.query, inputs.key, None)
         return inputs
 
     def tokens_after(
@@ -193,7 +198,7 @@ class ClipEncoder:
         tokens, found = self.embed_patches(pixels), {}
         blocks = [*self._blocks, self.last_block][: max(numbers, default=0)]
         for number, block in enumerate(blocks, 1):
-            tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens))))
+            tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens))))
             if number in numbers:
                 found[number] = tokens
         return found
@@ -209,7 +214,7 @@ class ClipEncoder:
     def attended_features(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L unchanged: embeddings of class token and patches, B×(1+N)×E, of length 1."""
         tokens, *projections = inputs
-        return self._embed(self.last_block.finish(tokens, attend(*projections)))
+        return self._embed(self.last_block.finish(tokens, self.attend(*projections)))
 
     def class_token_features(self, inputs: BlockInput) -> torch.Tensor:
         """Returns the class token's embedding alone, B×E float32, of length 1."""
@@ -252,7 +257,7 @@ class ClipEncoder:
             bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
             class_bias = [bias[:, :, :1]]
         for block in self._blocks:
-            tokens = block.finish(tokens, attend(*block.project(block.ln_1(tokens)), bias))
+            tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens)), bias))
         # Of block L only the class token is needed.
         normed = self.last_block.ln_1(tokens)
         projections = self.last_block.project_for(normed, normed[:, :1])
@@ -262,31 +267,31 @@ class ClipEncoder:
         """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
         return self.visual.ln_post(tokens.float()) @ self.visual.proj
 
+    def _attend(
+        self,
+        hooks: Sequence[AttentionHook],
+        number: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Returns a block's attention output, if there are values, and calls the block's hooks."""
+        wanting = [hook for hook in hooks if number in getattr(hook, "blocks", (number,))]
+        if not wanting:
+            return None if value is None else self.attend(query, key, value)
+        attended, between_patches = self.attend.with_weights(query, key, value)
+        for hook in wanting:
+            hook(number, between_patches)
+        return attended
+
     def _finish_class_token(self, token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
         def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
-            return self._embed(self.last_block.finish(token, attend(*attention)))[:, 0]
+            return self._embed(self.last_block.finish(token, self.attend(*attention)))[:, 0]
 
         return one_by_one(finish, token, *attention)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.embed(tokens), dim=-1)
-
-
-def _attend(
-    hooks: Sequence[AttentionHook],
-    number: int,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor | None,
-) -> torch.Tensor | None:
-    """Returns a block's attention output, if there are values, and calls the block's hooks."""
-    wanting = [hook for hook in hooks if number in getattr(hook, "blocks", (number,))]
-    if not wanting:
-        return None if value is None else attend(query, key, value)
-    attended, between_patches = attend_with_weights(query, key, value)
-    for hook in wanting:
-        hook(number, between_patches)
-    return attended
 
 
 def to_pixels(

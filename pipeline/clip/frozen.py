@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.clip.device import Batches, choose_precision, is_cpu, keep_freed_memory
 from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
+from pipeline.clip.fused import BY_HEAD, FUSED, FUSED_ALGORITHM, FusedKernel
 from pipeline.clip.published import is_on_disk, pretraining_of, resolve_checkpoint
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
@@ -40,6 +41,7 @@ class FrozenClip:
         position_fp16: whether the interpolated position embedding is rounded to float16.
         batches: how much is computed together.
         root: the output directory, which keeps text embeddings; none keeps them nowhere.
+        attention: the way in which it is computed, see :mod:`pipeline.clip.fused`.
     """
 
     model: str | None
@@ -51,6 +53,7 @@ class FrozenClip:
     position_fp16: bool
     batches: Batches
     root: Path | None = None
+    attention: str = BY_HEAD
 
     @property
     def is_on_disk(self) -> bool:
@@ -87,7 +90,7 @@ class FrozenClip:
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
         pretraining = pretraining_of(self.model, self.pretrained)
-        return {
+        found = {
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),
             "quick_gelu": pretraining.quick_gelu,
@@ -97,6 +100,8 @@ class FrozenClip:
             "most_patches": self.max_patches,
             "position_fp16": self.position_fp16,
         }
+        # By head, it may differ between devices by rounding, and is not in the key.
+        return {**found, "attention": FUSED_ALGORITHM} if self.attention == FUSED else found
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -167,6 +172,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
         normalisation=pretraining_of(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
+        kernel=FusedKernel() if clip.attention == FUSED else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
@@ -17,5 +16,5 @@ class ClearClip(ClearClipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, query, _, value = shared_pass.last_block_input
-        attended = attend(query[:, :, 1:], query, value)
+        attended = encoder.attend(query[:, :, 1:], query, value)
         return encoder.embed(encoder.last_block.attention_output(attended))

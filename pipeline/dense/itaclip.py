@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 
-from pipeline.clip.attention import attend
 from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
@@ -27,7 +26,8 @@ class ItaClip(ItaClipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of the patches of one view, B×N×E float32."""
         tokens, query, key, value = shared_pass.last_block_input
-        attended = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
+        by_query = encoder.attend(query[:, :, 1:], query, value)
+        attended = by_query + encoder.attend(key[:, :, 1:], key, value)
         middle = shared_pass.observed[0][:, :, 1:].to(value.dtype) @ value
         output = encoder.last_block.attention_output((attended + middle) / 2)
         return encoder.embed(tokens[:, 1:] + output)

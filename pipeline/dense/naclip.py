@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
@@ -24,7 +23,7 @@ class NaClip(NaClipSettings, DenseMethod):
         omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size).to(
             key.device
         )
-        attended = attend(key[:, :, 1:], key, value, omega[1:])
+        attended = encoder.attend(key[:, :, 1:], key, value, omega[1:])
         return encoder.embed(encoder.last_block.attention_output(attended))
 
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
@@ -17,5 +16,6 @@ class Sclip(SclipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         tokens, query, key, value = shared_pass.last_block_input
-        attended = attend(query[:, :, 1:], query, value) + attend(key[:, :, 1:], key, value)
+        by_query = encoder.attend(query[:, :, 1:], query, value)
+        attended = by_query + encoder.attend(key[:, :, 1:], key, value)
         return encoder.embed(encoder.last_block.finish(tokens[:, 1:], attended))

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.device import check_precision, choose_batches, choose_device
 from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.clip.fused import choose_attention
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
 from pipeline.datasets.vocabulary import Vocabulary
@@ -67,6 +68,7 @@ class Builder:
             position_fp16=config.compat.position_fp16,
             batches=choose_batches(vars(runtime), self.device),
             root=self.store.root if self.store else None,
+            attention=choose_attention(runtime.attention, self.device),
         )
 
     @cached_property

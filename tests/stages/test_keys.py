@@ -54,6 +54,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "images.longest_side": ALL,
     "images.most_patches": CLIP,
     "runtime.precision": CLIP,
+    "runtime.attention": CLIP,
     "clip.model": CLIP,
     "clip.pretrained": CLIP,
     "compat.exif": ALL,
@@ -117,6 +118,8 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     pairs = [TrainingPair("image", tmp_path / "image.png", tmp_path / "mask.png")]
     data = TrainingData(list, lambda: pairs)
     monkeypatch.setattr(builder, "masks_of_stage", lambda *_: data)
+    # As on a machine that has a kernel.
+    monkeypatch.setattr(builder, "choose_attention", lambda wanted, _: wanted)
     # Files stay as they are.
     monkeypatch.setattr(mmseg, "read_config", cache(mmseg.read_config))
     digest = cache(lambda path: hashlib.blake2b(Path(path).read_bytes(), digest_size=8))

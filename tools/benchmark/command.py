@@ -24,6 +24,7 @@ from pipeline.clip.device import (
     keep_freed_memory,
 )
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.fused import AUTO, FUSED, WAYS, FusedKernel, choose_attention
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, check_choice
@@ -89,7 +90,9 @@ def run(arguments: Sequence[str]) -> None:
     names = _two_numbers(options.names, ",", "--names", "20,25")
     batches = choose_batches({**vars(options), "most_waiting": None}, device.type)
     plain_encoder = ClipEncoder(deepcopy(clip)) if "stages" in wanted else None
-    setup = Setup(ClipEncoder(clip, precision=precision), names, batches)
+    attention = choose_attention(options.attention, str(device))
+    kernel = FusedKernel() if attention == FUSED else None
+    setup = Setup(ClipEncoder(clip, precision=precision, kernel=kernel), names, batches)
     if wanted == [_PEAK_MEMORY]:
         keep_freed_memory()
         setup.tag_and_cams(load_photographs(2 * batches.images, *size))
@@ -125,6 +128,7 @@ def run(arguments: Sequence[str]) -> None:
         f"{size[0]}×{size[1]} pixels",
         f"{names[0]} classes and {names[1]} backgrounds",
         f"{options.precision} on {device.type} with {torch.get_num_threads()} threads",
+        f"attention {attention}",
         f"batches of {batches.images} images and {batches.crops} crops",
         f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s"
         f" ({peak(device, precision, torch.matmul) / 1e9:.0f} by torch.matmul)",
@@ -178,6 +182,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--crop-batch-size", type=int, help="crops that CWR classifies together")
     add("--repeats", type=int, default=5, help="runs that a median is taken of")
     add("--precision", default="fp32", choices=PRECISIONS)
+    add("--attention", default=AUTO, choices=WAYS, help="as runtime.attention")
     presets = "demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101"
     timm = "presets of configs/segmenter; timm:convnext_tiny for a backbone of timm"
     add("--segmenters", default=presets, help=timm)

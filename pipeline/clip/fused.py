@@ -1,0 +1,231 @@
+"""The fused attention: a kernel in C++ for CPUs with AMX, which is compiled on first use.
+
+The weights of a head stay in the cache of one core between the product, the softmax, the average
+over the heads and the second product; in bfloat16 the products run on AMX. Its results differ from
+those of :mod:`pipeline.clip.attention` by rounding, so that it is part of the keys. Which CPU and
+which compiler there are decides about it, and no measurement.
+
+A key needs to know whether there is a kernel, so this module imports PyTorch only to call it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from functools import cache, lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.clip.device import is_cpu
+from pipeline.engine.progress import say
+from pipeline.errors import UserError
+from pipeline.files.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+AUTO, FUSED, BY_HEAD = WAYS = ("auto", "fused", "by_head")
+"""The values of ``runtime.attention``."""
+
+FUSED_ALGORITHM = 1
+"""Raise it when results of the kernel change."""
+
+_SOURCE = Path(__file__).with_name("attention.cpp")
+# Without contraction, since compilers would fuse different products and sums.
+_OPTIONS = ("-O3", "-std=c++20", "-march=sapphirerapids", "-ffp-contract=off", "-fPIC", "-shared")
+_REQUIRED = {"amx_tile", "amx_bf16", "avx512_bf16"}  # as /proc/cpuinfo calls them
+_CPU = Path("/proc/cpuinfo")
+_MIN_QUERIES = 16  # packing the keys pays off from here on
+
+
+class NoKernelError(Exception):
+    """There is no kernel on this machine; the message is the reason, without a full stop."""
+
+
+def choose_attention(wanted: str, device: str) -> str:
+    """Returns the way in which attention is computed, "fused" or "by_head".
+
+    Args:
+        wanted: "auto" takes the fused attention if there is a kernel.
+        device: torch's name of the device.
+
+    Raises:
+        UserError: there is no kernel, and the fused attention is wanted.
+    """
+    if wanted == BY_HEAD or not is_cpu(device):
+        if wanted == FUSED:
+            raise UserError("runtime.attention=fused is for CPUs: give auto")
+        return BY_HEAD
+    try:
+        compiled_kernel()
+    except NoKernelError as error:
+        if wanted == FUSED:
+            raise UserError(f"runtime.attention=fused, but {error}: give by_head") from error
+        if _has_amx():
+            note = f"attention is computed by head, which is slower, since {error}"
+            print(f"note: {note}", file=sys.stderr)
+        return BY_HEAD
+    return FUSED
+
+
+@cache
+def compiled_kernel() -> Path:
+    """Returns the file of the kernel, which is compiled unless it is there.
+
+    It lies in the user's cache, under a name made of source, compiler and PyTorch. A file or folder
+    that others may write to is left alone, since loading it runs its code. Where the cache cannot
+    be written to, the kernel lives as long as the process.
+
+    Raises:
+        NoKernelError: the CPU lacks AMX, or the compiler fails. That it failed is remembered.
+    """
+    if not _has_amx():
+        raise NoKernelError("this machine's CPU has no AMX")
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    found = shutil.which(command[0]) if command else None
+    if found is None:
+        raise NoKernelError(f"there is no C++ compiler {' '.join(command)}")
+    compiler = Path(found).resolve().stat()
+    about = (found, compiler.st_size, compiler.st_mtime_ns, command[1:], version("torch"))
+    name = fingerprint(_SOURCE.read_text(encoding="utf-8"), _OPTIONS, *map(str, about))[:16]
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afseg"
+    try:
+        cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_ours(cache_folder):
+            return _compiled_in(cache_folder, name, command)
+    except OSError:
+        pass  # it cannot be written to
+    return _compiled_in(Path(_folder_of_process().name), name, command)
+
+
+@lru_cache(maxsize=1)
+def _folder_of_process() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="afseg-")
+
+
+def _compiled_in(folder: Path, name: str, command: list[str]) -> Path:
+    kernel, log = folder / f"attention-{name}.so", folder / f"attention-{name}.log"
+    if kernel.is_file() and _is_ours(kernel):
+        return kernel
+    failed = f"it could not be compiled ({log} says why)"
+    if log.is_file():
+        raise NoKernelError(failed)
+    say("compiling the attention for this CPU")
+    torch_folder = Path(find_spec("torch").origin).parent
+    library = torch_folder / "lib"
+    # Each process compiles to a file of its own, so that none is loaded half written.
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        target = Path(own) / kernel.name
+        paths = [f"-I{torch_folder / 'include'}", f"-L{library}", "-ltorch_cpu", "-lc10"]
+        arguments = [*command, *_OPTIONS, str(_SOURCE), *paths, "-o", str(target)]
+        done = subprocess.run(arguments, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            log.write_text(f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}", encoding="utf-8")
+            raise NoKernelError(failed)
+        target.chmod(0o700)
+        target.replace(kernel)
+    return kernel
+
+
+def _is_ours(path: Path) -> bool:
+    """Tells whether nobody else may write to a file or folder."""
+    about = path.stat()
+    return about.st_uid == os.getuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+@cache
+def _has_amx() -> bool:
+    try:
+        with _CPU.open(encoding="ascii", errors="replace") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return set(flags.split()) >= _REQUIRED
+
+
+class FusedKernel:
+    """The compiled kernel."""
+
+    def __init__(self) -> None:
+        """Loads it, and compiles it before if need be.
+
+        Raises:
+            UserError: there is none.
+        """
+        import torch  # before the kernel, which uses its libraries
+
+        try:
+            library = ctypes.CDLL(str(compiled_kernel()))
+        except NoKernelError as error:
+            raise UserError(
+                f"the run began with the fused attention, but here {error}: set"
+                " runtime.attention=by_head for all machines"
+            ) from error
+        self._functions = {
+            torch.float32: library.attend_float32,
+            torch.bfloat16: library.attend_bfloat16,
+        }
+        for function in self._functions.values():
+            function.restype = ctypes.c_char_p
+
+    def suits(self, query: torch.Tensor) -> bool:
+        """Tells whether the kernel computes the attention of these queries."""
+        is_known = query.device.type == "cpu" and query.dtype in self._functions
+        return is_known and query.shape[-2] >= _MIN_QUERIES and not query.requires_grad
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor | None,
+        bias: torch.Tensor | None = None,
+        *,
+        average: bool = False,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Computes attention; without gradients.
+
+        Args:
+            query: B×heads×T×d, float32 or bfloat16.
+            key: B×heads×S×d of the same type.
+            value: the same; none if the output is not needed.
+            bias: added to the attention logits, T×S or B×1×T×S, where B may be 1.
+            average: whether the attention between patches is needed, with S = T.
+
+        Returns:
+            The output, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
+            float32, without the class token's row and column; none for what is not needed.
+        """
+        query, key = _with_whole_rows(query), _with_whole_rows(key)
+        value = None if value is None else _with_whole_rows(value)
+        batch, heads, rows, width = query.shape
+        keys = key.shape[-2]
+        attended = None if value is None else query.new_empty(batch, rows, heads, width)
+        mean = key.float().new_empty(batch, rows - 1, keys - 1) if average else None
+        bias_stride = 0
+        if bias is not None:
+            bias = bias.float().contiguous()
+            bias_stride = rows * keys if bias.dim() == 4 and len(bias) > 1 else 0
+        read = (query, key, key if value is None else value)
+        strides = [step for features in read for step in features.stride()[:3]]
+        numbers = (*strides, bias_stride, batch, heads, rows, keys, width)
+        given = (query, key, value, bias, attended, mean)
+        pointers = (ctypes.c_void_p(None if t is None else t.data_ptr()) for t in given)
+        function = self._functions[query.dtype]
+        if problem := function(*pointers, (ctypes.c_int64 * len(numbers))(*numbers)):
+            raise RuntimeError(problem.decode(errors="replace"))
+        return None if attended is None else attended.transpose(1, 2), mean
+
+
+def _with_whole_rows(features: torch.Tensor) -> torch.Tensor:
+    """Returns features whose channels lie side by side, in words of 32 bits."""
+    words = all(step * features.element_size() % 4 == 0 for step in features.stride()[:3])
+    aligned = words and features.data_ptr() % 4 == 0
+    return features if aligned and features.stride(-1) == 1 else features.contiguous()

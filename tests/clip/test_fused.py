@@ -1,0 +1,242 @@
+"""The fused attention gives what the formula gives; without a kernel, runs go on by head."""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.clip import fused
+from pipeline.clip.attention import Attention, attend_with_weights
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.fused import FusedKernel, NoKernelError, choose_attention
+from pipeline.errors import UserError
+from tests.tiny_clip import build_tiny_clip
+
+TOLERANCES = [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """The kernel of this machine."""
+    try:
+        return FusedKernel()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def random_heads(
+    dtype: torch.dtype, rows: int = 70, keys: int = 70, width: int = 16
+) -> list[torch.Tensor]:
+    """Returns queries, keys and values as a block projects them, in one tensor if possible."""
+    generator = torch.Generator().manual_seed(0)
+    if rows == keys:
+        projected = torch.randn(2, rows, 3 * 4 * width, generator=generator).to(dtype)
+        return list(projected.unflatten(-1, (3, 4, width)).permute(2, 0, 3, 1, 4))
+    sizes = (rows, keys, keys)
+    return [torch.randn(2, 4, n, width, generator=generator).to(dtype) for n in sizes]
+
+
+def formula(
+    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """Returns the weights, B×heads×T×S float64."""
+    return (query.double() @ key.double().mT / query.shape[-1] ** 0.5 + bias).softmax(-1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize(
+    ("rows", "keys", "width"), [(16, 16, 64), (70, 70, 16), (129, 129, 64), (64, 97, 8), (33, 5, 6)]
+)
+@pytest.mark.parametrize("bias", [None, (), (1, 1), (2, 1)], ids=str)
+def test_the_kernel_computes_the_formula(kernel, dtype, tolerance, rows, keys, width, bias):
+    query, key, value = random_heads(dtype, rows, keys, width)
+    generator = torch.Generator().manual_seed(1)
+    added = None if bias is None else torch.randn(*bias, rows, keys, generator=generator)
+    attended, mean = kernel(query, key, value, added, average=rows == keys)
+    weights = formula(query, key, 0.0 if added is None else added)
+    assert attended.dtype == dtype
+    torch.testing.assert_close(attended.double(), weights @ value.double(), atol=tolerance, rtol=0)
+    if rows == keys:
+        expected = weights.mean(1)[:, 1:, 1:].float()
+        torch.testing.assert_close(mean, expected, atol=1e-6, rtol=0)
+        none, same = kernel(query, key, None, added, average=True)
+        assert none is None and torch.equal(same, mean)
+    else:
+        assert mean is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_depend_on_nothing_but_the_image(kernel, dtype):
+    query, key, value = random_heads(dtype, 200, 200)
+    threads = torch.get_num_threads()
+    expected = kernel(query, key, value, average=True)
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            alone = [kernel(query[i:], key[i:], value[i:], average=True) for i in (0, 1)]
+            for whole, first, second in zip(expected, *alone):
+                assert torch.equal(whole, first) and torch.equal(whole[1:], second)
+    finally:
+        torch.set_num_threads(threads)
+    without, none = kernel(query, key, value)
+    assert none is None and torch.equal(without, expected[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_logits_keep_their_meaning(kernel, dtype):
+    query, key, value = (heads.clone() for heads in random_heads(dtype))
+    query *= 1000
+    attended, mean = kernel(query, key, value, average=True)
+    weights = formula(query, key)
+    torch.testing.assert_close(mean, weights.mean(1)[:, 1:, 1:].float(), atol=1e-4, rtol=0)
+    assert attended.isfinite().all()
+    key[0, 0, 3] = float("nan")
+    attended, mean = kernel(query, key, value, average=True)
+    assert attended[0, 0].isnan().all() and mean[0].isnan().all()
+    assert attended[0, 1:].isfinite().all() and mean[1].isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_the_image_tower_gives_the_same_with_the_kernel(kernel, dtype, tolerance):
+    pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    found, seen = [], []
+    for given in (None, kernel):
+        encoder = ClipEncoder(build_tiny_clip(), precision=dtype, kernel=given)
+        recorded: list[torch.Tensor] = []
+        with torch.no_grad():
+            inputs = encoder.backbone(pixels, lambda _, weights: recorded.append(weights))  # noqa: B023
+        found.append(inputs.tokens)
+        seen.append(torch.stack(recorded))
+    torch.testing.assert_close(*found, atol=tolerance, rtol=1e-2)
+    torch.testing.assert_close(*seen, atol=tolerance / 5, rtol=0)
+    assert not torch.equal(*found), "the kernel was not used"
+
+
+def test_few_queries_and_gradients_are_left_to_torch(kernel):
+    query, key, value = random_heads(torch.float32)
+    assert kernel.suits(query) and not kernel.suits(query[:, :, :1])
+    assert not kernel.suits(query.to("meta")) and not kernel.suits(query.double())
+    assert not kernel.suits(query.clone().requires_grad_())
+    one = Attention(kernel)(query[:, :, :1], key, value)
+    torch.testing.assert_close(one, Attention()(query[:, :, :1], key, value), atol=0, rtol=0)
+    expected = attend_with_weights(query, key, value)
+    for ours, theirs in zip(Attention(kernel).with_weights(query, key, value), expected):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with AMX and a compiler that writes a file; returns the folder of its cache."""
+    cpu, compiler = tmp_path / "cpuinfo", tmp_path / "compiler"
+    cpu.write_text("processor : 0\nflags : fpu amx_tile amx_bf16 avx512_bf16\n")
+    compiler.write_text(
+        f'#!/bin/sh\necho compiled >> {tmp_path}/log\nwhile [ "$1" != -o ]; do shift; done\n'
+        'echo kernel > "$2"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setattr(fused, "_CPU", cpu)
+    monkeypatch.setenv("CXX", f"{compiler} -g")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget(monkeypatch)
+    return tmp_path / "cache" / "afseg"
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the functions that look at the machine look again, as in another process."""
+    for name in ("compiled_kernel", "_has_amx", "_folder_of_process"):
+        monkeypatch.setattr(fused, name, cache(getattr(fused, name).__wrapped__))
+
+
+def compilations(folder: Path) -> int:
+    """Returns how often the compiler of :func:`machine` ran."""
+    log = folder.parents[1] / "log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_a_kernel_is_compiled_once(machine, monkeypatch):
+    assert choose_attention("auto", "cpu") == choose_attention("fused", "cpu") == "fused"
+    [kernel] = machine.iterdir()
+    assert kernel == fused.compiled_kernel() and kernel.read_text() == "kernel\n"
+    assert stat.S_IMODE(kernel.stat().st_mode) == stat.S_IMODE(machine.stat().st_mode) == 0o700
+    forget(monkeypatch)
+    assert choose_attention("auto", "cpu") == "fused" and compilations(machine) == 1
+    monkeypatch.setenv("CXX", f"{os.environ['CXX']} -O1")
+    forget(monkeypatch)
+    assert fused.compiled_kernel() != kernel and compilations(machine) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "expected"), [("by_head", "cpu", "by_head"), ("auto", "cuda", "by_head")]
+)
+def test_nothing_is_compiled_that_is_not_used(machine, wanted, device, expected):
+    assert choose_attention(wanted, device) == expected and compilations(machine) == 0
+
+
+def test_a_gpu_has_no_fused_attention():
+    with pytest.raises(UserError, match="runtime.attention=fused is for CPUs: give auto"):
+        choose_attention("fused", "cuda")
+
+
+def test_a_cpu_without_amx_computes_by_head(machine, monkeypatch, capsys):
+    for flags in ("fpu amx_tile avx512_bf16", ""):
+        fused._CPU.write_text(f"flags : {flags}\n")
+        forget(monkeypatch)
+        assert choose_attention("auto", "cpu") == "by_head"
+    fused._CPU.unlink()
+    forget(monkeypatch)
+    assert choose_attention("auto", "cpu") == "by_head"
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(UserError, match="no AMX: give by_head"):
+        choose_attention("fused", "cpu")
+    with pytest.raises(UserError, match=r"here this machine's CPU has no AMX.*by_head"):
+        FusedKernel()
+
+
+def test_without_a_compiler_attention_is_computed_by_head(machine, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert choose_attention("auto", "cpu") == "by_head"
+    assert "note: attention is computed by head, which is slower" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"fused, but there is no C\+\+ compiler no-such-compiler"):
+        choose_attention("fused", "cpu")
+
+
+def test_a_compiler_that_fails_is_asked_once(machine, monkeypatch, capsys):
+    compiler = Path(os.environ["CXX"].split()[0])
+    compiler.write_text(
+        f"#!/bin/sh\necho compiled >> {machine.parents[1]}/log\necho why >&2\nexit 1\n"
+    )
+    for _ in range(2):
+        forget(monkeypatch)
+        assert choose_attention("auto", "cpu") == "by_head" and compilations(machine) == 1
+        [log] = machine.iterdir()
+        assert str(log) in capsys.readouterr().err and log.read_text().endswith("why\n")
+
+
+def test_code_that_others_may_write_is_not_loaded(machine, monkeypatch):
+    kernel = fused.compiled_kernel()
+    kernel.chmod(0o720)
+    kernel.write_text("theirs")
+    forget(monkeypatch)
+    assert fused.compiled_kernel() == kernel and kernel.read_text() == "kernel\n"
+    assert stat.S_IMODE(kernel.stat().st_mode) == 0o700
+    machine.chmod(0o770)
+    forget(monkeypatch)
+    elsewhere = fused.compiled_kernel()
+    assert elsewhere.parent != machine and elsewhere.is_file() and compilations(machine) == 3
+
+
+def test_a_cache_that_cannot_be_written_to_is_replaced_for_the_process(machine, monkeypatch):
+    machine.parent.write_text("a file")
+    kernel = fused.compiled_kernel()
+    assert kernel.is_file() and fused.compiled_kernel() == kernel and compilations(machine) == 1
+
+
+def test_the_reason_is_an_error_of_its_own(machine, monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    with pytest.raises(NoKernelError, match="there is no C"):
+        fused.compiled_kernel()
