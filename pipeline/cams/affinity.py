@@ -5,6 +5,7 @@ import torch
 
 from pipeline.cams.gradcam import normalise
 from pipeline.clip.boxes import union_of_boxes
+from pipeline.clip.device import to_host
 from pipeline.clip.linear import product
 
 _SINKHORN_STEPS = 3
@@ -44,7 +45,7 @@ def refine_cams(
     """
     masks = [
         union_of_boxes(cam.reshape(grid), threshold, open_border=open_border).reshape(-1)
-        for cam in cams.cpu().numpy()
+        for cam in to_host(cams)[0]
     ]
     boxes = torch.from_numpy(np.array(masks)).to(cams.device)
     return normalise((cams * boxes) @ affinity(attention).mT)

@@ -11,7 +11,7 @@ import torch
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.method import CamMethod
 from pipeline.cams.settings import PassCamOptions
-from pipeline.clip.device import Batches
+from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
@@ -128,7 +128,7 @@ class PassCams(CamMethod):
                 threshold=self.options.box_threshold,
                 open_border=self.open_border,
             )
-        return cams.reshape(-1, *shared_pass.grid).cpu().numpy()
+        return to_host(cams.reshape(-1, *shared_pass.grid))[0]
 
 
 def text_of(options: PassCamOptions, resources: Resources) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -72,6 +73,27 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
 
     check_precision(wanted, device)
     return getattr(torch, PRECISIONS[wanted])
+
+
+def to_host(*tensors: torch.Tensor) -> list[np.ndarray]:
+    """Copies tensors of one type from their device in one go; floats become float32.
+
+    Nothing else copies results to the host. Each copy waits for a GPU, so that no loop over images,
+    classes or tags of a batch contains one.
+    """
+    import torch
+
+    tensors = [each.float() if each.is_floating_point() else each for each in tensors]
+    if len(tensors) == 1:
+        return [_copy(tensors[0]).numpy()]
+    parts = _copy(torch.cat([each.flatten() for each in tensors])).split(
+        [*map(torch.numel, tensors)]
+    )
+    return [part.reshape(each.shape).numpy() for part, each in zip(parts, tensors)]
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.cpu()
 
 
 class Batches(NamedTuple):

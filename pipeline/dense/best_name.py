@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
+from pipeline.clip.device import to_host
 from pipeline.dense.windows import resize
 
 
@@ -40,7 +41,7 @@ def best_classes(
     probability = 1 / total
     if min_area > 0:
         area = torch.bincount(label.flatten().long(), minlength=max(classes) + 1)[1:]
-        is_large = [True, *(area > min_area * area.sum()).tolist()]
+        is_large = [True, *to_host(area > min_area * area.sum())[0].tolist()]
         left, label, _ = _largest(logits([c for c in classes if is_large[c]]))
         probability = probability * (left - best).exp_()
     return label, probability

@@ -7,6 +7,7 @@ The method and its settings are those of ``cams=``.
 import numpy as np
 import torch
 
+from pipeline.clip.device import to_host
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
@@ -86,7 +87,8 @@ class DenseLabeller:
             found, self._classes, size, names.temperature, options.min_area
         )
         classes[probability < options.min_probability] = 0
-        return (classes + self._first_label).cpu().numpy(), probability.cpu().numpy()
+        [labels], [probability] = to_host(classes + self._first_label), to_host(probability)
+        return labels, probability
 
     def _prepare(self, image: np.ndarray) -> torch.Tensor:
         """Resizes and normalises an image: 3×H×W float32 on the device.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
+from pipeline.clip.device import to_host
 from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
 from pipeline.dense.pixel_adaptive import pamr, par
@@ -40,7 +41,7 @@ class PixelAdaptive(Refiner):
 
         def refine(scores: np.ndarray) -> np.ndarray:
             stacked = torch.from_numpy(scores)[None].to(self._device)
-            return shares(self.average(pixels, stacked)[0]).cpu().numpy()
+            return to_host(shares(self.average(pixels, stacked)[0]))[0]
 
         return label_pixels(cams, size, self._options.beta, refine)
 

@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 from torch import nn
 from torch.nn import functional
 
-from pipeline.clip.device import choose_device
+from pipeline.clip.device import choose_device, to_host
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, to_image
 from pipeline.files.label_images import IGNORE
@@ -117,7 +117,7 @@ class Segmenter:
     @torch.inference_mode()
     def logits(self, image: AnyImage) -> np.ndarray:
         """Computes the logits of the whole image at its own size, (n+1)×H×W float32."""
-        return self._scores(to_image(image)).cpu().numpy()
+        return self.finite(self._scores(to_image(image)))
 
     @torch.inference_mode()
     def probabilities(
@@ -131,7 +131,7 @@ class Segmenter:
             :class:`pipeline.engine.sample.ImageReader` bounds it.
         """
         total = sum(view for _, view in self.views(to_image(image), scales, flip))
-        return (total / (len(scales) * (1 + flip))).cpu().numpy()
+        return self.finite(total / (len(scales) * (1 + flip)))
 
     @torch.inference_mode()
     def views(
@@ -158,6 +158,14 @@ class Segmenter:
                 scores = scores.flip(2) if mirrored else scores
                 whole = self._resized(scores, *image.shape[:2]).softmax(0)
                 yield scale == 1 and not mirrored, whole
+
+    @staticmethod
+    def finite(scores: torch.Tensor) -> np.ndarray:
+        """Copies scores or probabilities to the host; raises a UserError unless they are finite."""
+        [values] = to_host(scores)
+        if not np.isfinite(values).all():
+            raise UserError("the segmenter's scores of an image are not finite: train it again")
+        return values
 
     @staticmethod
     def refine(
@@ -195,8 +203,6 @@ class Segmenter:
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
         scores = self._resized(self.model.encode_decode(inputs, [meta])[0], *size)
-        if not scores.isfinite().all():
-            raise UserError("the segmenter's scores of an image are not finite: train it again")
         return scores[:, :height, :width].float()
 
     def _resized(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -51,9 +51,9 @@ def _look(segmenter: Segmenter, item: Item, image: np.ndarray, test: TestSetting
     total, plain = 0, None
     for is_plain, view in segmenter.views(image, test.scales, test.flip):
         total += view
-        plain = view.cpu().numpy() if is_plain else plain
+        plain = segmenter.finite(view) if is_plain else plain
     plain = segmenter.probabilities(image) if plain is None else plain
-    probabilities = (total / (len(test.scales) * (1 + test.flip))).cpu().numpy()
+    probabilities = segmenter.finite(total / (len(test.scales) * (1 + test.flip)))
     labels = {SINGLE_SCALE: resized_argmax(plain, *item.size)[0]}
     if MULTI_SCALE in test.steps:
         labels[MULTI_SCALE] = resized_argmax(probabilities, *item.size)[0]

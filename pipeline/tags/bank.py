@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.clip.device import to_host
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
@@ -103,10 +104,10 @@ class SurePatches(MethodStage):
                 yield item, patches
                 continue
             found = entropy(patches.features, text, self.options.temperature)
-            entropies, classes = (each.cpu().numpy() for each in found)
+            entropies, classes = (to_host(each)[0] for each in found)
             chosen = least.candidates(entropies, classes)
             arrays = {
-                "features": patches.features.cpu().numpy()[chosen],
+                "features": to_host(patches.features)[0][chosen],
                 "entropies": entropies[chosen],
                 "classes": classes[chosen].astype(np.uint16),
             }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.clip.device import to_host
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.tags.settings import ClassTokenOptions
@@ -28,7 +29,7 @@ def global_scores(
     """
     pixels = torch.stack([encoder.prepare(image, squeeze=True) for image in images])
     probabilities = encoder.classify_images(pixels.to(encoder.device), text)
-    return probabilities[:, :num_classes].float().cpu().numpy()
+    return to_host(probabilities[:, :num_classes])[0]
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.clip.device import to_host
 from pipeline.clip.frozen import Resources
 from pipeline.dense.method import build_method
 from pipeline.dense.settings import DENSE_SETTINGS
@@ -82,13 +83,14 @@ class Piaa(Tagger):
             options.global_factor,
             options.global_share,
         )[0, : self.num_classes]
-        scores = scores.float().cpu()
-        if options.reidentify:
-            self._reidentify(patches.pixels, probabilities, scores)
-        return scores.numpy()
+        if not options.reidentify:
+            return to_host(scores)[0]
+        scores, probabilities = to_host(scores, probabilities)
+        self._reidentify(patches.pixels, probabilities, scores)
+        return scores
 
     def _reidentify(
-        self, pixels: torch.Tensor, probabilities: torch.Tensor, scores: torch.Tensor
+        self, pixels: torch.Tensor, probabilities: np.ndarray, scores: np.ndarray
     ) -> None:
         """Replaces the scores of proposed classes by their mean with that of a crop."""
         encoder, size = self.patches.encoder, self.patches.batches.crops

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.boxes import minmax_scale, union_of_boxes
+from pipeline.clip.device import to_host
 from pipeline.clip.shared_pass import MeanAttention
 
 
@@ -59,7 +60,7 @@ def refine(
     """
     first = attention @ scores  # S¹
     masks = np.zeros((first.shape[0], first.shape[2], *grid), bool)
-    by_class = first[:num_images].mT.unflatten(-1, grid).float().cpu().numpy()
+    [by_class] = to_host(first[:num_images].mT.unflatten(-1, grid))
     for score_maps, class_masks in zip(by_class, masks):
         for scaled, mask in zip(map(minmax_scale, score_maps), class_masks):
             if scaled.any():

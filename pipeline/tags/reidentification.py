@@ -6,10 +6,12 @@ that show the class.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.clip.boxes import Box, bounding_box, minmax_scale
+from pipeline.clip.device import to_host
 from pipeline.clip.encoder import ClipEncoder
 
 _OBJECT_THRESHOLD = 0.5  # patches with a scaled score above it belong to the object
@@ -22,7 +24,7 @@ class Proposal:
     Attributes:
         class_index: from 0.
         crop: 3×native×native float32, cut from the normalised pixels.
-        inside: bool on the native patch grid, the patches that belong to the object.
+        inside: bool on the native patch grid, the patches that belong to the object; on the CPU.
     """
 
     class_index: int
@@ -32,7 +34,7 @@ class Proposal:
 
 def propose(
     pixels: torch.Tensor,
-    scores: torch.Tensor,
+    scores: np.ndarray,
     num_classes: int,
     *,
     alpha: float,
@@ -45,7 +47,7 @@ def propose(
 
     Args:
         pixels: the image as in the shared pass, 3×(P·h)×(P·w) float32.
-        scores: S² of the image, N×C.
+        scores: S² of the image, N×C float32.
         num_classes: n.
         alpha: α of θ, which is computed over all of S².
         patch_size: P.
@@ -56,12 +58,12 @@ def propose(
     """
     grid = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
     native_side = native_size // patch_size
-    local = scores[:, :num_classes].amax(0)
+    local = scores[:, :num_classes].max(0)
     low, high = scores.min(), scores.max()
     threshold = low + alpha * (high - low)
     proposals = []
-    for index in torch.nonzero(local > threshold).flatten().tolist():
-        scaled = minmax_scale(scores[:, index].reshape(grid).float().cpu().numpy())
+    for index in np.flatnonzero(local > threshold).tolist():
+        scaled = minmax_scale(scores[:, index].reshape(grid))
         mask = scaled > _OBJECT_THRESHOLD
         top, left, bottom, right = box = bounding_box(mask, open_border=open_border)
         if bottom <= top or right <= left:
@@ -71,7 +73,7 @@ def propose(
         inside = torch.from_numpy(mask[top:bottom, left:right]).float()
         inside = F.interpolate(inside[None, None], native_side, mode="nearest")[0, 0] > 0
         crop = cut(pixels, box, patch_size, native_size)
-        proposals.append(Proposal(index, crop, inside.to(pixels.device)))
+        proposals.append(Proposal(index, crop, inside))
     return proposals
 
 
@@ -84,7 +86,7 @@ def cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> to
 
 def reidentify(
     encoder: ClipEncoder, text: torch.Tensor, proposals: list[Proposal], batch_size: int
-) -> torch.Tensor:
+) -> np.ndarray:
     """Classifies crops with the whole CLIP, whose class token attends to the object only.
 
     Args:
@@ -95,11 +97,11 @@ def reidentify(
         batch_size: crops in a batch.
 
     Returns:
-        The probability of each proposal's class, float32 in [0, 1] on the CPU.
+        The probability of each proposal's class, float32 in [0, 1].
     """
     padded = proposals + proposals[-1:] * (batch_size - len(proposals))
     crops = torch.stack([proposal.crop for proposal in padded])
-    inside = torch.stack([proposal.inside for proposal in padded])
+    inside = torch.stack([proposal.inside for proposal in padded]).to(crops.device)
     probabilities = encoder.classify_images(crops, text, inside)
     chosen = [proposal.class_index for proposal in proposals]
-    return probabilities[range(len(chosen)), chosen].float().cpu()
+    return to_host(probabilities[range(len(chosen)), chosen])[0]

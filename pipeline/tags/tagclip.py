@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.clip.device import Batches
+from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
@@ -135,7 +135,8 @@ class TagClip(Tagger):
             attended = encoder.classify(encoder.attended_features(inputs), text)
             by_variant["clip_native"] = attended[:, 0, : self.num_classes]
             by_variant["coarse_last"] = best_patch(attended[:, 1:])
-        by_variant = {name: scores.float().cpu().numpy() for name, scores in by_variant.items()}
+        refined, *found = to_host(refined, *by_variant.values())
+        by_variant = dict(zip(by_variant, found))
         for row, (name, image) in enumerate(zip(names, images)):
             scores = {variant: rows[row] for variant, rows in by_variant.items()}
             if "clip" in variants:

@@ -119,7 +119,7 @@ def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
     scores = torch.tensor(np.stack([c.reshape(-1) for c in columns], 1), dtype=torch.float32)
     proposals = propose(
         torch.zeros(3, 48, 48),
-        scores,
+        scores.numpy(),
         len(columns),
         alpha=0.5,
         patch_size=16,
@@ -146,7 +146,7 @@ def test_a_crop_shows_the_box_and_a_mask_the_object():
     scores[4] = 1
     [proposal] = propose(
         pixels,
-        scores,
+        scores.numpy(),
         1,
         **WITHOUT_QUIRKS,
     )
@@ -163,7 +163,7 @@ def test_a_crop_reaches_to_the_last_pixel_of_its_last_patch(rows, columns):
     pixels = torch.arange(48 * 64, dtype=torch.float32).reshape(1, 48, 64).expand(3, -1, -1)
     scores = torch.zeros(3, 4)
     scores[rows[0], columns[0]] = scores[rows[1] - 1, columns[1] - 1] = 1
-    [proposal] = propose(pixels, scores.reshape(-1, 1), 1, **WITHOUT_QUIRKS)
+    [proposal] = propose(pixels, scores.reshape(-1, 1).numpy(), 1, **WITHOUT_QUIRKS)
     top, bottom, left, right = (16 * edge for edge in (*rows, *columns))
     part = pixels[None, :, top:bottom, left:right]
     torch.testing.assert_close(proposal.crop, F.interpolate(part, (64, 64), mode="bilinear")[0])
@@ -176,7 +176,7 @@ def test_patches_above_half_the_best_belong_to_the_object(beside, width):
     pixels = torch.arange(48 * 48, dtype=torch.float32).reshape(1, 48, 48).expand(3, -1, -1)
     scores = torch.zeros(9, 1)
     scores[3], scores[4] = 1, beside
-    [proposal] = propose(pixels, scores, 1, **WITHOUT_QUIRKS)
+    [proposal] = propose(pixels, scores.numpy(), 1, **WITHOUT_QUIRKS)
     part = pixels[None, :, 16:32, : 16 * width]
     torch.testing.assert_close(proposal.crop, F.interpolate(part, (64, 64), mode="bilinear")[0])
 
@@ -191,7 +191,7 @@ def test_the_threshold_is_taken_over_all_scores(low, background, expected):
     scores[4] = torch.tensor([0.4, background])
     proposals = propose(
         torch.zeros(3, 48, 48),
-        scores,
+        scores.numpy(),
         1,
         **WITHOUT_QUIRKS,
     )
