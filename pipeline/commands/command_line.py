@@ -105,6 +105,11 @@ def _explain(error: Exception) -> object:
         from pipeline.engine.configuration import explain  # imports Hydra
 
         return explain(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return (
+            "the GPU's memory ran out: lower runtime.batch_size and runtime.crop_batch_size, raise"
+            " segmenter.accumulate in a training, or end other programs that use the GPU"
+        )
     is_of_system = isinstance(error, (OSError, RuntimeError, ImportError))
     if isinstance(error, MemoryError) or (is_of_system and _EXHAUSTED.search(str(error))):
         return (

@@ -169,6 +169,17 @@ def test_the_limits_of_the_system_are_one_sentence(error, capsys):
     assert "ulimit -v" in said and said.count("\n") == 1
 
 
+def test_a_full_gpu_is_one_sentence_that_names_the_batches(capsys):
+    def fail(_):
+        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to …")
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert "lower runtime.batch_size and runtime.crop_batch_size" in said
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT])
 def test_a_shared_memory_that_cannot_be_written_is_named(number, capsys, monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
