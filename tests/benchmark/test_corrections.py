@@ -43,6 +43,17 @@ def test_the_curve_has_a_row_for_each_number_and_order():
         ["50", "at random", "", "60.0 ± 0.0", "50.0 ± 10.0"],
         ["400", "", "100.0", "", ""],
     ]
+    assert "Half of the gain" in text
+
+
+def test_notes_say_how_many_images_reach_half_of_the_gain():
+    values = {"": 0.5, "doubt_50.csv": 0.6, "random_0_50.csv": 0.5, "all.csv": 0.7}
+    runs = [run_of("tags", "train", name, value) for name, value in values.items()]
+    runs += [run_of("masks", "train", "all.csv", 0.7)]  # the others are not there yet
+    assert curve(runs, 400).notes == [
+        "Half of the gain, by doubt, in images: F1 of tags, train: 50.",
+        "Half of the gain, at random, in images: F1 of tags, train: 225.",
+    ]
 
 
 def test_half_of_the_gain_lies_between_two_measurements():

@@ -93,7 +93,8 @@ def _orders(
 def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
     """Returns the figures by the number of corrected images and their order, as a table.
 
-    Figures of several seeds, and of several random orders, are a mean ± a standard deviation.
+    Figures of several seeds, and of several random orders, are a mean ± a standard deviation. A
+    note for each order says how many images reach half of the gain of all.
     """
     found: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
     for run in runs:
@@ -113,7 +114,18 @@ def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
         cells = [percent_of_several(each) if each else "" for each in values]
         rows.append([str(count), words.get(order, order), *cells])
     header = ["images corrected", "order", "F1 of tags, train", "mIoU masks, train"]
-    return Table([*header, "mIoU segmenter, report"], rows, ["order"], "Corrected images")
+    header = [*header, "mIoU segmenter, report"]
+    notes = []
+    for order in [name for name in words if words[name] and any(o == name for _, o in found)]:
+        ends = ("none", "", order)
+        by_count = {n: figures for (n, name), figures in sorted(found.items()) if name in ends}
+        halves = []
+        for (_, stage, _), column in zip(_COLUMNS, header[2:]):
+            if all(stage in figures for figures in by_count.values()):
+                means = [mean(figures[stage].values()) for figures in by_count.values()]
+                halves.append(f"{column}: {half_of_the_gain([*by_count], means):.0f}")
+        notes.append(f"Half of the gain, {words[order]}, in images: {'; '.join(halves)}.")
+    return Table(header, rows, ["order"], "Corrected images", notes=notes)
 
 
 def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
