@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import platform
 import resource
 import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -124,6 +126,7 @@ def run(arguments: Sequence[str]) -> None:
         print(work[wanted[0]](), flush=True)
         return
     conditions = [
+        _processor(),
         f"{options.checkpoint or options.model}",
         f"{size[0]}×{size[1]} pixels",
         f"{names[0]} classes and {names[1]} backgrounds",
@@ -137,6 +140,17 @@ def run(arguments: Sequence[str]) -> None:
     # Each in a process of its own, so that none profits from what another has set up.
     for name in [name for name in _SECTIONS if name in wanted]:
         subprocess.run([*again, "--sections", name], check=True)
+
+
+def _processor() -> str:
+    """Returns the name of the processor, and its instructions that matter here."""
+    about = torch.backends.cpu.get_cpu_capability()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        amx = " and AMX" if "amx_tile" in found.get("flags", "") else ""
+        return f"{found.get('model name', platform.machine())} ({about}{amx})"
+    return f"{platform.processor() or platform.machine()} ({about})"
 
 
 def _two_numbers(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
