@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.clip.device import Batches, choose_precision, is_cpu, keep_freed_memory
+from pipeline.clip.device import (
+    BY_HEAD,
+    FUSED,
+    Batches,
+    choose_precision,
+    is_cpu,
+    keep_freed_memory,
+)
 from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
-from pipeline.clip.fused import BY_HEAD, FUSED, FUSED_ALGORITHM, FusedKernel
+from pipeline.clip.fused import FUSED_ALGORITHM, FusedKernel
 from pipeline.clip.published import is_on_disk, pretraining_of, resolve_checkpoint
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say

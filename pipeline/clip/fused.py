@@ -24,16 +24,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.clip.device import is_cpu
+from pipeline.clip.device import BY_HEAD, FUSED, is_cpu
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import torch
-
-AUTO, FUSED, BY_HEAD = WAYS = ("auto", "fused", "by_head")
-"""The values of ``runtime.attention``."""
 
 FUSED_ALGORITHM = 1
 """Raise it when results of the kernel change."""

@@ -5,8 +5,7 @@ Reports name the quirks, so this module does not import PyTorch.
 
 from dataclasses import dataclass
 
-from pipeline.clip.device import PRECISIONS
-from pipeline.clip.fused import WAYS
+from pipeline.clip.device import ATTENTIONS, PRECISIONS
 from pipeline.engine.settings import setting
 
 _ROUNDING = "the order of sums changes, and nothing else"
@@ -72,7 +71,7 @@ class RuntimeSettings:
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)
     precision: str = setting("fp32", choices=PRECISIONS)
-    attention: str = setting("auto", choices=WAYS)
+    attention: str = setting("auto", choices=ATTENTIONS)
     workers: int | None = setting(None, at_least=1, at_most=1024, changes="nothing", why=_SPEED)
     batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     crop_batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)

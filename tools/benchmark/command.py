@@ -19,6 +19,9 @@ import torch
 from pipeline.clip.architectures import find_architecture
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import (
+    ATTENTIONS,
+    AUTO,
+    FUSED,
     PRECISIONS,
     choose_batches,
     choose_device,
@@ -26,7 +29,7 @@ from pipeline.clip.device import (
     keep_freed_memory,
 )
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import AUTO, FUSED, WAYS, FusedKernel, choose_attention
+from pipeline.clip.fused import FusedKernel, choose_attention
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, check_choice
@@ -196,7 +199,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--crop-batch-size", type=int, help="crops that CWR classifies together")
     add("--repeats", type=int, default=5, help="runs that a median is taken of")
     add("--precision", default="fp32", choices=PRECISIONS)
-    add("--attention", default=AUTO, choices=WAYS, help="as runtime.attention")
+    add("--attention", default=AUTO, choices=ATTENTIONS, help="as runtime.attention")
     presets = "demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101"
     timm = "presets of configs/segmenter; timm:convnext_tiny for a backbone of timm"
     add("--segmenters", default=presets, help=timm)
