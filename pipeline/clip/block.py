@@ -25,11 +25,12 @@ class Block:
         precision: torch.dtype = torch.float32,
         *,
         differentiable: bool = False,
+        in_pieces: bool = False,
     ):
         """Packs the weights of open_clip's block, which is not modified, on their device.
 
         If ``differentiable``, :meth:`finish` can be differentiated with respect to the attention
-        output.
+        output. For ``in_pieces`` see :class:`~pipeline.clip.linear.Linear`.
         """
         attn, activation, scale = block.attn, block.mlp.gelu, 1.0
         if type(activation) is QuickGELU and precision != torch.float32:
@@ -42,7 +43,8 @@ class Block:
             weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None
         ) -> Linear:
             weight, bias = weight.detach().to(precision), bias.detach().to(precision)
-            return Linear(weight, bias, activation, differentiable=differentiable)
+            ways = {"differentiable": differentiable, "in_pieces": in_pieces}
+            return Linear(weight, bias, activation, **ways)
 
         def scaled(parameter: torch.Tensor, by: float) -> torch.Tensor:
             return parameter if by == 1 else parameter * by

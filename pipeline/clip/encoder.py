@@ -88,7 +88,7 @@ class ClipEncoder:
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
-            kernel: computes the attention, if there is one.
+            kernel: computes the attention, if the CPU has AMX.
 
         Raises:
             UserError: the image tower is not a plain vision transformer with a class token.
@@ -106,8 +106,9 @@ class ClipEncoder:
         for block in visual.transformer.resblocks:
             block.attn.to(precision)
         *blocks, last = visual.transformer.resblocks
-        self._blocks = [Block(block, precision) for block in blocks]
-        self.last_block = Block(last, precision, differentiable=True)
+        in_pieces = kernel is not None and precision == torch.bfloat16
+        self._blocks = [Block(block, precision, in_pieces=in_pieces) for block in blocks]
+        self.last_block = Block(last, precision, differentiable=True, in_pieces=in_pieces)
         for block in visual.transformer.resblocks:
             block.mlp.to(precision)
         self.visual = visual

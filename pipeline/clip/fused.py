@@ -37,7 +37,10 @@ FUSED_ALGORITHM = 1
 
 _SOURCE = Path(__file__).with_name("attention.cpp")
 # Without contraction, since compilers would fuse different products and sums.
-_OPTIONS = ("-O3", "-std=c++20", "-march=sapphirerapids", "-ffp-contract=off", "-fPIC", "-shared")
+_OPTIONS = (
+    *("-O3", "-std=c++20", "-march=sapphirerapids", "-ffp-contract=off", "-fopenmp"),
+    *("-fPIC", "-shared"),
+)
 _REQUIRED = {"amx_tile", "amx_bf16", "avx512_bf16"}  # as /proc/cpuinfo calls them
 _CPU = Path("/proc/cpuinfo")
 _MIN_QUERIES = 16  # packing the keys pays off from here on
