@@ -122,7 +122,7 @@ recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py -m $(RECIPE) $(SEGMENTER)
 	$(RUN) tools/make_tables.py --leaderboard --splits $(DRAWS)
 
-# How many corrected images give how much (docs/experiments.md): an hour and a half on two cores.
+# How many corrected images give how much (docs/experiments.md): two hours on two cores.
 TAGGED = experiment=corrections dataset.split=train stage=[tags,cams,masks,evaluate]
 TRAINED = experiment=corrections dataset.split=report stage=[train,predict,evaluate]
 corrections: $(VENV)/installed
