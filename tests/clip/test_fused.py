@@ -117,6 +117,17 @@ def test_the_image_tower_gives_the_same_with_the_kernel(kernel, dtype, tolerance
     assert not torch.equal(*found), "the kernel was not used"
 
 
+@pytest.mark.parametrize("side", [64, 352])  # 352 pixels: 485 tokens, in two pieces
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_place_in_a_batch_changes_nothing(kernel, dtype, side):
+    encoder = ClipEncoder(build_tiny_clip(), precision=dtype, kernel=kernel)
+    pixels = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        first = encoder.backbone(pixels).tokens
+        turned = encoder.backbone(pixels.roll(1, 0)).tokens
+    assert torch.equal(first.roll(1, 0), turned)
+
+
 def test_few_queries_and_gradients_are_left_to_torch(kernel):
     query, key, value = random_heads(torch.float32)
     assert kernel.suits(query) and not kernel.suits(query[:, :, :1])
