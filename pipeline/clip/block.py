@@ -4,14 +4,14 @@ Weights may have a lower precision than the tokens. Matrix products use that of 
 layer norms and softmax stay in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from pipeline.clip.linear import Linear
+from pipeline.clip.linear import Linear, in_pieces
 
 _QUICK = 1.702  # QuickGELU(x) = x·sigmoid(1.702·x) = SiLU(1.702·x) / 1.702
 
@@ -30,7 +30,8 @@ class Block:
         """Packs the weights of open_clip's block, which is not modified, on their device.
 
         If ``differentiable``, :meth:`finish` can be differentiated with respect to the attention
-        output. For ``in_pieces`` see :class:`~pipeline.clip.linear.Linear`.
+        output. If ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with
+        AMX.
         """
         attn, activation, scale = block.attn, block.mlp.gelu, 1.0
         if type(activation) is QuickGELU and precision != torch.float32:
@@ -43,8 +44,7 @@ class Block:
             weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None
         ) -> Linear:
             weight, bias = weight.detach().to(precision), bias.detach().to(precision)
-            ways = {"differentiable": differentiable, "in_pieces": in_pieces}
-            return Linear(weight, bias, activation, **ways)
+            return Linear(weight, bias, activation, differentiable=differentiable)
 
         def scaled(parameter: torch.Tensor, by: float) -> torch.Tensor:
             return parameter if by == 1 else parameter * by
@@ -59,6 +59,7 @@ class Block:
         self._expand = pack(scaled(expand.weight, scale), scaled(expand.bias, scale), activation)
         self._contract = pack(scaled(contract.weight, 1 / scale), contract.bias)
         self._block = block
+        self._in_pieces = in_pieces
 
     def project(self, normed: torch.Tensor) -> Sequence[torch.Tensor]:
         """Returns queries, keys and values of the output of ln_1, B×T×D: each B×heads×T×d."""
@@ -86,7 +87,7 @@ class Block:
 
         From B×heads×T×d to B×T×D.
         """
-        return self._block.ls_1(self._out(attended.transpose(1, 2).flatten(2)))
+        return self._block.ls_1(self._apply(self._out, attended.transpose(1, 2).flatten(2)))
 
     def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Completes the block after its attention: output projection, residuals and MLP.
@@ -100,8 +101,18 @@ class Block:
         """
         block = self._block
         tokens = tokens + self.attention_output(attended)
-        hidden = self._expand(block.ln_2(tokens).to(self.precision))
-        return tokens + block.ls_2(self._contract(hidden))
+        normed = block.ln_2(tokens).to(self.precision)
+        return tokens + block.ls_2(self._apply(self._perceptron, normed))
+
+    def _perceptron(self, normed: torch.Tensor) -> torch.Tensor:
+        return self._contract(self._expand(normed))
+
+    def _apply(
+        self, layers: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
+    ) -> torch.Tensor:
+        if self._in_pieces and not inputs.requires_grad:
+            return in_pieces(layers, inputs)
+        return layers(inputs)
 
     def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
         """Backpropagates gradients to the output of ln_1: …×D float32.

@@ -6,7 +6,7 @@ once, and fuses the activation. Products on a GPU are torch's own.
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ HAS_ONEDNN = (
 
 
 _PIECE = 400
-"""Rows of a product with narrow outputs, on CPUs with AMX: oneDNN shares those of more rows badly
-among the cores (769×3072 by 3072×768 on two cores: 3.8 ms, 2.2 in pieces)."""
+"""Rows of a product: oneDNN shares those of more rows badly among cores with AMX (769×3072 by
+3072×768 on two cores: 3.8 ms, 2.2 in pieces)."""
 
 
 def _suits_onednn(tensor: torch.Tensor) -> bool:
@@ -50,7 +50,6 @@ class Linear:
         activation: nn.Module | None = None,
         *,
         differentiable: bool = False,
-        in_pieces: bool = False,
     ):
         """Packs a layer, W of O×I and b of the same type, for the device of its weight.
 
@@ -58,15 +57,12 @@ class Linear:
             activation: applied to W·x + b.
             differentiable: whether gradients with respect to the inputs can be computed, which
                 keeps a second copy of the weight.
-            in_pieces: whether to compute few rows at a time if the outputs are not wider than the
-                inputs, as suits bfloat16 on CPUs with AMX.
         """
         self._bias = bias
         self._activation = activation
         self._fused: tuple[str, str] | None = None
         self._packed: torch.Tensor | None = None
         self._weight: torch.Tensor | None = weight
-        self._in_pieces = in_pieces and weight.shape[0] <= weight.shape[1]
         if _suits_onednn(weight):
             self._fused = _fused(activation)
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
@@ -85,24 +81,24 @@ class Linear:
                 raise RuntimeError("gradients need a layer with differentiable=True")
             outputs = _Product.apply(inputs, self._packed, self._bias, self._weight)
         elif self._fused is not None:
-            axis, pieces = _pieces(inputs) if self._in_pieces else (0, [inputs])
-            done = [_by_onednn(each, self._packed, self._bias, *self._fused) for each in pieces]
-            return torch.cat(done, axis) if len(done) > 1 else done[0]
+            return _by_onednn(inputs, self._packed, self._bias, *self._fused)
         else:
             outputs = _by_onednn(inputs, self._packed, self._bias)
         return outputs if self._activation is None else self._activation(outputs)
 
 
-def _pieces(inputs: torch.Tensor) -> tuple[int, Sequence[torch.Tensor]]:
-    """Cuts inputs, B×T×I, into pieces of a few hundred rows; returns the axis and the pieces.
+def in_pieces(layers: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    """Applies layers to a few hundred rows of inputs, B×T×I, at a time; returns B×T×O.
 
     All images are cut alike, so that a result does not depend on the place in the batch.
     """
     batch, rows = inputs.shape[:2]
     if (parts := -(-rows // _PIECE)) > 1:
-        return 1, inputs.tensor_split(parts, 1)
-    fitting = [size for size in range(1, _PIECE // rows + 1) if batch % size == 0]
-    return 0, inputs.split(max(fitting), 0)
+        axis, pieces = 1, inputs.tensor_split(parts, 1)
+    else:
+        fitting = [size for size in range(1, _PIECE // rows + 1) if batch % size == 0]
+        axis, pieces = 0, inputs.split(max(fitting), 0)
+    return torch.cat([layers(piece) for piece in pieces], axis)
 
 
 def _fused(activation: nn.Module | None) -> tuple[str, str] | None:

@@ -30,7 +30,8 @@ class VotedAttention:
         # The mean of a contiguous copy: the last digit of a view's mean depends on the number of
         # threads, and some votes depend on that digit.
         above = attention > attention.flatten(1).mean(1)[:, None, None]
-        self._count = above.to(torch.int16) if self._count is None else self._count.add_(above)
+        votes = above.view(torch.uint8)  # of at most 255 blocks
+        self._count = votes.clone() if self._count is None else self._count.add_(votes)
         self._mean(block, attention)
 
     def result(self) -> torch.Tensor:
