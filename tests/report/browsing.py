@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,6 +36,10 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield started
         started.close()
+        # The browser's driver waits for the end of its input, which a process that loads images
+        # for a training inherits if it was forked while the browser was open.
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 @dataclass
