@@ -121,11 +121,11 @@ template <typename T>
 void attend(
     Heads<T> query, Heads<T> key, Heads<T> value, const float* bias, Index bias_image, T* attended,
     float* mean, Index images, Index heads, Index rows, Index keys, Index width) {
-  constexpr bool kBrief = !std::is_same_v<T, float>;
+  constexpr bool kIsBfloat16 = !std::is_same_v<T, float>;
   const Index padded = (keys + kUnit - 1) / kUnit * kUnit;
   const Index words = width * Index(sizeof(T)) / 4;
   const float scale = 1.f / std::sqrt(float(width));
-  const Index size_of_values = kBrief && attended ? padded * width : 0;
+  const Index size_of_values = kIsBfloat16 && attended ? padded * width : 0;
   const auto packed_keys = std::make_unique_for_overwrite<uint32_t[]>(images * heads * padded * words);
   const auto packed_values = std::make_unique_for_overwrite<BFloat16[]>(images * heads * size_of_values);
   at::parallel_for(0, images * heads, 1, [&](Index begin, Index end) {
@@ -133,7 +133,7 @@ void attend(
       const Index i = m / heads, h = m % heads;
       uint32_t* columns = packed_keys.get() + m * padded * words;
       pack_keys(key.at(i, h, 0), key.row, keys, words, padded, columns);
-      if constexpr (kBrief) {
+      if constexpr (kIsBfloat16) {
         BFloat16* pairs = packed_values.get() + m * size_of_values;
         if (attended) pack_values(value.at(i, h, 0), value.row, keys, width, padded, pairs);
       }
@@ -142,11 +142,11 @@ void attend(
   const Index parts = (rows + kRows - 1) / kRows;
   at::parallel_for(0, images * parts, 1, [&](Index begin, Index end) {
     const auto logits = std::make_unique_for_overwrite<float[]>(kRows * padded);
-    const auto rounded = std::make_unique_for_overwrite<BFloat16[]>(kBrief ? kRows * padded : 0);
+    const auto rounded = std::make_unique_for_overwrite<BFloat16[]>(kIsBfloat16 ? kRows * padded : 0);
     const auto sums = std::make_unique_for_overwrite<float[]>(mean ? kRows * padded : 0);
     const auto output = std::make_unique_for_overwrite<float[]>(kRows * width);
     T* weights;
-    if constexpr (kBrief) weights = rounded.get();
+    if constexpr (kIsBfloat16) weights = rounded.get();
     else weights = logits.get();
     for (Index part = begin; part < end; ++part) {
       const Index i = part / parts, first = part % parts * kRows;
@@ -156,14 +156,14 @@ void attend(
         const Index m = i * heads + h;
         const auto* columns = reinterpret_cast<const T*>(packed_keys.get() + m * padded * words);
         brgemm(count, padded, width, query.row, padded, padded, false, query.at(i, h, first),
-               columns, logits.get(), kBrief);
+               columns, logits.get(), kIsBfloat16);
         for (Index r = 0; r < count; ++r) {
           const float* added = bias ? bias + i * bias_image + (first + r) * keys : nullptr;
           float* sum = mean ? sums.get() + r * padded : nullptr;
           softmax(logits.get() + r * padded, added, scale, keys, padded, weights + r * padded, sum);
         }
         if (!attended) continue;
-        if constexpr (kBrief)
+        if constexpr (kIsBfloat16)
           brgemm(count, width, padded, padded, width, width, false, weights,
                  packed_values.get() + m * size_of_values, output.get(), true);
         else
@@ -180,7 +180,7 @@ void attend(
         for (Index k = 1; k < keys; ++k) to[k] = sums[r * padded + k] / float(heads);
       }
     }
-    at::native::cpublas::brgemm_release(kBrief);
+    at::native::cpublas::brgemm_release(kIsBfloat16);
   });
 }
 

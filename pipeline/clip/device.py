@@ -81,8 +81,8 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
 def to_host(*tensors: torch.Tensor) -> list[np.ndarray]:
     """Copies tensors of one type from their device in one go; floats become float32.
 
-    Nothing else copies results to the host. Each copy waits for a GPU, so that no loop over images,
-    classes or tags of a batch contains one.
+    Everything that is computed of images comes to the host through this function. Each copy waits
+    for a GPU, so loops over classes, tags or crops must not contain one.
     """
     import torch
 

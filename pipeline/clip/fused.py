@@ -2,8 +2,8 @@
 
 The weights of a head stay in the cache of one core between the product, the softmax, the average
 over the heads and the second product; in bfloat16 the products run on AMX. Its results differ from
-those of :mod:`pipeline.clip.attention` by rounding, so that it is part of the keys. Which CPU and
-which compiler there are decides about it, and no measurement.
+those of :mod:`pipeline.clip.attention` by rounding, so it is part of the keys. The CPU and the
+compiler decide whether it is used, never a measurement.
 
 A key needs to know whether there is a kernel, so this module imports PyTorch only to call it.
 """
@@ -18,7 +18,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from functools import cache, lru_cache
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,7 @@ _MIN_QUERIES = 16  # packing the keys pays off from here on
 
 
 class NoKernelError(Exception):
-    """There is no kernel on this machine; the message is the reason, without a full stop."""
+    """No kernel can be used on this machine; the message gives the reason, without a full stop."""
 
 
 def choose_attention(wanted: str, device: str) -> str:
@@ -58,7 +59,7 @@ def choose_attention(wanted: str, device: str) -> str:
         device: torch's name of the device.
 
     Raises:
-        UserError: there is no kernel, and the fused attention is wanted.
+        UserError: ``wanted`` is "fused", but no kernel can be used.
     """
     if wanted == BY_HEAD or not is_cpu(device):
         if wanted == FUSED:
@@ -81,11 +82,12 @@ def compiled_kernel() -> Path:
     """Returns the file of the kernel, which is compiled unless it is there.
 
     It lies in the user's cache, under a name made of source, compiler and PyTorch. A file or folder
-    that others may write to is left alone, since loading it runs its code. Where the cache cannot
-    be written to, the kernel lives as long as the process.
+    that others may write to is not used, since loading a kernel runs its code. If the cache cannot
+    be used, the kernel is compiled to a temporary folder of the process.
 
     Raises:
-        NoKernelError: the CPU lacks AMX, or the compiler fails. That it failed is remembered.
+        NoKernelError: the CPU lacks AMX, or the compiler fails. A log in the cache keeps later
+            processes from trying again.
     """
     if not _has_amx():
         raise NoKernelError("this machine's CPU has no AMX")
@@ -97,16 +99,14 @@ def compiled_kernel() -> Path:
     about = (found, compiler.st_size, compiler.st_mtime_ns, command[1:], version("torch"))
     name = fingerprint(_SOURCE.read_text(encoding="utf-8"), _OPTIONS, *map(str, about))[:16]
     cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afseg"
-    try:
+    with suppress(OSError):  # it cannot be written to
         cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_ours(cache_folder):
             return _compiled_in(cache_folder, name, command)
-    except OSError:
-        pass  # it cannot be written to
     return _compiled_in(Path(_folder_of_process().name), name, command)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _folder_of_process() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="afseg-")
 
@@ -115,7 +115,7 @@ def _compiled_in(folder: Path, name: str, command: list[str]) -> Path:
     kernel, log = folder / f"attention-{name}.so", folder / f"attention-{name}.log"
     if kernel.is_file() and _is_ours(kernel):
         return kernel
-    failed = f"it could not be compiled ({log} says why)"
+    failed = f"it could not be compiled ({log} says why; remove it to try again)"
     if log.is_file():
         raise NoKernelError(failed)
     say("compiling the attention for this CPU")

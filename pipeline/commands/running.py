@@ -113,7 +113,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
         if hasattr(options := getattr(config, group), "without_effect"):
             yield from options.without_effect(group)
     if config.tags.corrections and (chosen := pipeline.reads_no_tags):
-        yield f"tags.corrections has no effect on masks, because {chosen} does not read tags"
+        yield f"tags.corrections does not change masks, because {chosen} does not read tags"
     # Of presets of methods, those that were typed.
     for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
         if remark := remark_on_clip(preset, config.clip.name):

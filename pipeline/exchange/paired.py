@@ -40,7 +40,9 @@ def find_results(path: Path) -> dict[tuple[str, str], Artefact]:
         folders = [folder for found in links for folder in sorted(found)]
     finished = [folder for folder in folders if read_manifest(folder).get("complete")]
     if not finished:
-        raise UserError(f"{path} has no finished results: finish a stage first, or {_REMEDY}")
+        raise UserError(
+            f"{path} contains no finished results: run a stage to its end, or {_REMEDY}"
+        )
     return {(a.split, a.kind.stage): a for a in map(read_artefact, finished)}
 
 
@@ -102,8 +104,8 @@ def pair_up(first: Path, second: Path | None = None) -> list[tuple[Artefact, Art
     if second is None:
         if not (pairs := [*find_before_and_after(first)]):
             raise UserError(
-                f"{first} holds no results before the latest: give an output directory with two"
-                " finished runs, or two runs"
+                f"{first} contains no results older than the latest: give an output directory with"
+                " two finished runs, or two runs"
             )
     else:
         a, b = find_results(first), find_results(second)

@@ -100,7 +100,10 @@ def test_one_stage_of_one_output_directory_with_two_settings(compare, runs):
 def test_one_output_directory_is_compared_with_what_was_there_before(compare, runs):
     refused = compare(runs[0])
     assert refused.code == 2
-    assert "holds no results before the latest: give an output directory with two" in refused.errors
+    assert (
+        "contains no results older than the latest: give an output directory with two"
+        in refused.errors
+    )
     predictions = runs[0] / "all" / "predictions"
     newest = (predictions / "latest").resolve()
     for name, year, complete in (("older", 2024, True), ("old", 2025, True), ("dead", 2026, False)):
@@ -208,7 +211,7 @@ def split_that_is_not_there(a, b):
         (fewer_images, "masks of split all: 2 images, such as 4, are in one run alone or"),
         (another_photograph, "masks of split all: 6 images, such as 0, are in one run alone or"),
         (other_truth, "were measured by other ground truth: run stage=evaluate for both"),
-        (unfinished, "second/out has no finished results: finish a stage first, or give"),
+        (unfinished, "second/out contains no finished results: run a stage to its end, or give"),
         (another_split, "share no stage of one split: give an output directory, or"),
         (no_record, "first/out/config.yaml is not a file: run a stage there again, which"),
         (changed_classes, "config.yaml has other classes than the results: run a stage there"),

@@ -166,7 +166,7 @@ def test_labels_may_be_corrections(run, tmp_path):
 def test_choices_that_read_no_tags_say_so(run):
     run({"a": "cup"}, "masks=dense", "cams=sclip", "stage=tags", "dry_run=true")
     assert (
-        "tags.corrections has no effect on masks, because masks=dense does not read tags"
+        "tags.corrections does not change masks, because masks=dense does not read tags"
         in run.errors
     )
 

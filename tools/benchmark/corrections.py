@@ -116,7 +116,7 @@ def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
     header = ["images corrected", "order", "F1 of tags, train", "mIoU masks, train"]
     header = [*header, "mIoU segmenter, report"]
     notes = []
-    for order in [name for name in words if words[name] and any(o == name for _, o in found)]:
+    for order in sorted({order for _, order in found} & {"doubt", "random"}):
         ends = ("none", "", order)
         by_count = {n: figures for (n, name), figures in sorted(found.items()) if name in ends}
         halves = []
