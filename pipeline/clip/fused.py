@@ -143,6 +143,10 @@ def _is_ours(path: Path) -> bool:
 
 @cache
 def _has_amx() -> bool:
+    # oneDNN, which multiplies for the kernel, can be told to do without.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    if limit.upper() not in {"ALL", "DEFAULT"} and "AMX" not in limit.upper():
+        return False
     try:
         with _CPU.open(encoding="ascii", errors="replace") as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")

@@ -151,6 +151,8 @@ def machine(tmp_path, monkeypatch):
     )
     compiler.chmod(0o755)
     monkeypatch.setattr(fused, "_CPU", cpu)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     monkeypatch.setenv("CXX", f"{compiler} -g")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget(monkeypatch)
@@ -206,6 +208,21 @@ def test_a_cpu_without_amx_computes_by_head(machine, monkeypatch, capsys):
         choose_attention("fused", "cpu")
     with pytest.raises(UserError, match=r"here this machine's CPU has no AMX.*by_head"):
         FusedKernel()
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("AVX2", "by_head"),
+        ("avx512_core_bf16", "by_head"),
+        ("AVX512_CORE_AMX", "fused"),
+        ("ALL", "fused"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_amx_can_be_switched_off(machine, monkeypatch, name, limit, expected):
+    monkeypatch.setenv(name, limit)
+    assert choose_attention("auto", "cpu") == expected
 
 
 def test_without_a_compiler_attention_is_computed_by_head(machine, monkeypatch, capsys):
