@@ -5,10 +5,10 @@ PyTorch is imported only where a GPU may be, and where weights get their type.
 
 from __future__ import annotations
 
-import ctypes
+import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,10 @@ AUTO, FUSED, BY_HEAD = ATTENTIONS = ("auto", "fused", "by_head")
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")
 """Device files of GPU drivers on Linux: NVIDIA's, AMD's, and Windows' for both."""
+
+_CPU = Path("/proc/cpuinfo")
+_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_ONEDNN_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def choose_device(wanted: str) -> str:
@@ -57,6 +61,26 @@ def is_cpu(device: str) -> bool:
     return device.partition(":")[0] == "cpu"
 
 
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Returns the extensions of the CPU, as Linux calls them, without those kept from oneDNN.
+
+    oneDNN multiplies matrices for torch, and reads from the environment what it may use. On other
+    systems than Linux there are none.
+    """
+    try:
+        with _CPU.open(encoding="ascii", errors="replace") as lines:
+            found = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return frozenset()
+    flags = frozenset(found.partition(":")[2].split())
+    limit = next((os.environ[name] for name in _ISA_LIMITS if os.environ.get(name)), "ALL").upper()
+    if limit in ("ALL", "DEFAULT") or "AMX" in limit:
+        return flags
+    hidden = ("amx_",) if "BF16" in limit or "FP16" in limit else ("amx_", "avx512_bf16")
+    return frozenset(flag for flag in flags if not flag.startswith(hidden))
+
+
 def check_precision(wanted: str, device: str) -> None:
     """Refuses a precision that is slow on a device, by a UserError."""
     if wanted == "fp16" and is_cpu(device):
@@ -76,6 +100,18 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
 
     check_precision(wanted, device)
     return getattr(torch, PRECISIONS[wanted])
+
+
+def precision_of_training(wanted: str, device: str) -> str:
+    """Returns the precision of a training; "auto" is bf16 on CPUs that multiply in it, else fp32.
+
+    Raises:
+        UserError: the precision is slow on the device.
+    """
+    check_precision(wanted, device)
+    if wanted != AUTO:
+        return wanted
+    return "bf16" if is_cpu(device) and not cpu_flags().isdisjoint(_ONEDNN_BF16) else "fp32"
 
 
 def to_host(*tensors: torch.Tensor) -> list[np.ndarray]:
@@ -123,21 +159,3 @@ def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     images = runtime["batch_size"] or (1 if on_cpu else 16)
     crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
     return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
-_KEPT_BYTES = 2**30
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep memory that torch frees for its next allocations.
-
-    Otherwise the activations of every block are returned to the system and mapped again page by
-    page, which takes a seventh of the time of a ViT-B/16 on a CPU, and a quarter for images of
-    1024×1024 pixels. Free memory above a gigabyte at the end of the heap is still returned. Other
-    systems than Linux with glibc are left alone.
-    """
-    with suppress(OSError, TypeError, AttributeError):  # another C library
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(_MMAP_MAX, 0)  # keep allocations of any size
-        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)

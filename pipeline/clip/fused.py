@@ -11,24 +11,15 @@ A key needs to know whether there is a kernel, so this module imports PyTorch on
 from __future__ import annotations
 
 import ctypes
-import os
-import shlex
-import shutil
-import stat
-import subprocess
 import sys
-import tempfile
-from contextlib import suppress
-from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.clip.device import BY_HEAD, FUSED, is_cpu
-from pipeline.engine.progress import say
+from pipeline.clip.device import BY_HEAD, FUSED, cpu_flags, is_cpu
+from pipeline.engine.compiler import NoKernelError, compiled
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +34,7 @@ _OPTIONS = (
     *("-fPIC", "-shared"),
 )
 _REQUIRED = {"amx_tile", "amx_bf16", "avx512_bf16"}  # as /proc/cpuinfo calls them
-_CPU = Path("/proc/cpuinfo")
 _MIN_QUERIES = 16  # packing the keys pays off from here on
-
-
-class NoKernelError(Exception):
-    """No kernel can be used on this machine; the message gives the reason, without a full stop."""
 
 
 def choose_attention(wanted: str, device: str) -> str:
@@ -70,89 +56,24 @@ def choose_attention(wanted: str, device: str) -> str:
     except NoKernelError as error:
         if wanted == FUSED:
             raise UserError(f"runtime.attention=fused, but {error}: give by_head") from error
-        if _has_amx():
+        if cpu_flags() >= _REQUIRED:
             note = f"attention is computed by head, which is slower, since {error}"
             print(f"note: {note}", file=sys.stderr)
         return BY_HEAD
     return FUSED
 
 
-@cache
 def compiled_kernel() -> Path:
     """Returns the file of the kernel, which is compiled unless it is there.
 
-    It lies in the user's cache, under a name made of source, compiler and PyTorch. A file or folder
-    that others may write to is not used, since loading a kernel runs its code. If the cache cannot
-    be used, the kernel is compiled to a temporary folder of the process.
-
     Raises:
-        NoKernelError: the CPU lacks AMX, or the compiler fails. A log in the cache keeps later
-            processes from trying again.
+        NoKernelError: the CPU lacks AMX, or the compiler fails.
     """
-    if not _has_amx():
+    if not cpu_flags() >= _REQUIRED:
         raise NoKernelError("this machine's CPU has no AMX")
-    command = shlex.split(os.environ.get("CXX", "c++"))
-    found = shutil.which(command[0]) if command else None
-    if found is None:
-        raise NoKernelError(f"there is no C++ compiler {' '.join(command)}")
-    compiler = Path(found).resolve().stat()
-    about = (found, compiler.st_size, compiler.st_mtime_ns, command[1:], version("torch"))
-    name = fingerprint(_SOURCE.read_text(encoding="utf-8"), _OPTIONS, *map(str, about))[:16]
-    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afseg"
-    with suppress(OSError):  # it cannot be written to
-        cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_ours(cache_folder):
-            return _compiled_in(cache_folder, name, command)
-    return _compiled_in(Path(_folder_of_process().name), name, command)
-
-
-@cache
-def _folder_of_process() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="afseg-")
-
-
-def _compiled_in(folder: Path, name: str, command: list[str]) -> Path:
-    kernel, log = folder / f"attention-{name}.so", folder / f"attention-{name}.log"
-    if kernel.is_file() and _is_ours(kernel):
-        return kernel
-    failed = f"it could not be compiled ({log} says why; remove it to try again)"
-    if log.is_file():
-        raise NoKernelError(failed)
-    say("compiling the attention for this CPU")
     torch_folder = Path(find_spec("torch").origin).parent
-    library = torch_folder / "lib"
-    # Each process compiles to a file of its own, so that none is loaded half written.
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        target = Path(own) / kernel.name
-        paths = [f"-I{torch_folder / 'include'}", f"-L{library}", "-ltorch_cpu", "-lc10"]
-        arguments = [*command, *_OPTIONS, str(_SOURCE), *paths, "-o", str(target)]
-        done = subprocess.run(arguments, capture_output=True, text=True, errors="replace")
-        if done.returncode:
-            log.write_text(f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}", encoding="utf-8")
-            raise NoKernelError(failed)
-        target.chmod(0o700)
-        target.replace(kernel)
-    return kernel
-
-
-def _is_ours(path: Path) -> bool:
-    """Tells whether nobody else may write to a file or folder."""
-    about = path.stat()
-    return about.st_uid == os.getuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-@cache
-def _has_amx() -> bool:
-    # oneDNN, which multiplies for the kernel, can be told to do without.
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
-    if limit.upper() not in {"ALL", "DEFAULT"} and "AMX" not in limit.upper():
-        return False
-    try:
-        with _CPU.open(encoding="ascii", errors="replace") as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return set(flags.split()) >= _REQUIRED
+    paths = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
+    return compiled(_SOURCE, _OPTIONS, (*paths, "-ltorch_cpu", "-lc10"), version("torch"))
 
 
 class FusedKernel:

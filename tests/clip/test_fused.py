@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.clip import fused
+from pipeline.clip import device, fused
 from pipeline.clip.attention import Attention, attend_with_weights
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import FusedKernel, NoKernelError, choose_attention
+from pipeline.clip.fused import FusedKernel, choose_attention
+from pipeline.engine import compiler as compiling
+from pipeline.engine.compiler import NoKernelError
 from pipeline.errors import UserError
 from tests.tiny_clip import build_tiny_clip
 
@@ -150,7 +152,7 @@ def machine(tmp_path, monkeypatch):
         'echo kernel > "$2"\n'
     )
     compiler.chmod(0o755)
-    monkeypatch.setattr(fused, "_CPU", cpu)
+    monkeypatch.setattr(device, "_CPU", cpu)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     monkeypatch.setenv("CXX", f"{compiler} -g")
@@ -161,8 +163,13 @@ def machine(tmp_path, monkeypatch):
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the functions that look at the machine look again, as in another process."""
-    for name in ("compiled_kernel", "_has_amx", "_folder_of_process"):
-        monkeypatch.setattr(fused, name, cache(getattr(fused, name).__wrapped__))
+    for module, name in (
+        (fused, "cpu_flags"),
+        (compiling, "compiled"),
+        (compiling, "_folder_of_process"),
+    ):
+        monkeypatch.setattr(module, name, cache(getattr(module, name).__wrapped__))
+    monkeypatch.setattr(fused, "compiled", compiling.compiled)
 
 
 def compilations(folder: Path) -> int:
@@ -197,10 +204,10 @@ def test_a_gpu_has_no_fused_attention():
 
 def test_a_cpu_without_amx_computes_by_head(machine, monkeypatch, capsys):
     for flags in ("fpu amx_tile avx512_bf16", ""):
-        fused._CPU.write_text(f"flags : {flags}\n")
+        device._CPU.write_text(f"flags : {flags}\n")
         forget(monkeypatch)
         assert choose_attention("auto", "cpu") == "by_head"
-    fused._CPU.unlink()
+    device._CPU.unlink()
     forget(monkeypatch)
     assert choose_attention("auto", "cpu") == "by_head"
     assert capsys.readouterr() == ("", "")

@@ -15,6 +15,7 @@ from pipeline.cams.cams import Cams
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
 from pipeline.files.images import encode_png
+from pipeline.masks import crf
 from pipeline.masks.crf import CrfOptions, crf_image, dense_crf
 from pipeline.masks.labels import (
     PROBABILITY,
@@ -239,6 +240,7 @@ def test_without_a_background_every_pixel_is_a_tag():
 def test_a_crf_that_is_not_installed_is_one_sentence(monkeypatch):
     """Python 3.13 needs two commands for it; masks without a CRF do not."""
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    monkeypatch.setattr(crf, "_kernel", crf._kernel.__wrapped__)  # as in another process
     resources = SimpleNamespace(quirks=None)
     with pytest.raises(UserError, match="the dense CRF is not installed: run pip install 'cython"):
         PseudoMask(PseudoMaskOptions(), resources)

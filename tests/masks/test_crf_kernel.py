@@ -1,0 +1,134 @@
+"""The compiled CRF gives the bits of pydensecrf, or leaves the work to it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import pytest
+
+from pipeline.engine import compiler
+from pipeline.masks import crf
+from pipeline.masks.crf import CrfKernel, CrfOptions, by_pydensecrf, dense_crf
+from tests.small_runs import draw_photograph
+
+
+@pytest.fixture(scope="module")
+def kernel() -> CrfKernel:
+    found = crf._kernel()
+    if found is None:
+        pytest.skip("there is no compiler, or pydensecrf gives other bits on this processor")
+    return found
+
+
+def energies(labels: int, height: int, width: int, scale: float = 8.0) -> np.ndarray:
+    random = np.random.default_rng(labels * height)
+    return random.random((labels, height, width), np.float32) * np.float32(scale)
+
+
+@pytest.mark.parametrize("labels", range(2, 9))
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (47, 33), (16, 20)])
+def test_bits_are_those_of_pydensecrf(kernel, labels, size):
+    random = np.random.default_rng(labels)
+    unary, image = energies(labels, *size), random.integers(0, 256, (*size, 3), np.uint8)
+    expected = by_pydensecrf(unary, image, CrfOptions())
+    np.testing.assert_array_equal(kernel(unary, image, CrfOptions()), expected)
+
+
+def test_pixels_that_pydensecrf_fills_up_with_count(kernel):
+    """It takes four pixels at a time; those beyond the image are black, and have neighbours."""
+    image = np.full((3, 3, 3), 8, np.uint8)
+    image[0] = 4
+    unary = energies(3, 3, 3)
+    expected = by_pydensecrf(unary, image, CrfOptions())
+    np.testing.assert_array_equal(kernel(unary, image, CrfOptions()), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"iterations": 0},
+        {"iterations": 1},
+        {"gaussian_sxy": 3, "gaussian_compat": 0.7},
+        {"gaussian_compat": 0, "bilateral_compat": 0},
+        {"bilateral_sxy": 121, "bilateral_srgb": 5, "bilateral_compat": 5},
+        {"bilateral_sxy": 1e6, "bilateral_srgb": 1e6},
+        {"bilateral_sxy": 7.3, "bilateral_srgb": 0.9},
+    ],
+)
+@pytest.mark.parametrize("labels", [2, 5])
+def test_bits_are_the_same_with_other_constants(kernel, options, labels):
+    unary, image = energies(labels, 40, 37), draw_photograph(1, 40, 37)
+    expected = by_pydensecrf(unary, image, CrfOptions(**options))
+    np.testing.assert_array_equal(kernel(unary, image, CrfOptions(**options)), expected)
+
+
+def test_extreme_energies_and_flat_images(kernel):
+    image = np.zeros((20, 30, 3), np.uint8)
+    for scale in (0.0, 1e-30, 500.0, 1e30):
+        for labels in (3, 6):
+            unary = energies(labels, 20, 30, scale)
+            expected = by_pydensecrf(unary, image, CrfOptions())
+            np.testing.assert_array_equal(kernel(unary, image, CrfOptions()), expected)
+
+
+def test_what_is_kept_of_an_image_serves_those_of_its_size_alone(kernel):
+    """Sizes of as many pixels, other standard deviations, and threads that alternate."""
+    cases = [((24, 36), 1.0), ((36, 24), 1.0), ((24, 36), 2.0), ((24, 36), 1.0), ((12, 72), 1.0)]
+    given = [
+        (energies(3, *size), draw_photograph(n, *size), CrfOptions(gaussian_sxy=deviation))
+        for n, (size, deviation) in enumerate(cases)
+    ]
+    expected = [by_pydensecrf(*case) for case in given]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            for found, wanted in zip(pool.map(lambda case: kernel(*case), given), expected):
+                np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("labels", "options"), [(9, {}), (3, {"bilateral_sxy": 0.06})])
+def test_what_a_kernel_does_not_compute_is_left_to_pydensecrf(kernel, labels, options):
+    unary, image = energies(labels, 50, 60), draw_photograph(0, 50, 60)
+    options = CrfOptions(**options)
+    assert kernel(unary, image, options) is None
+    scores = np.exp(-unary)
+    clipped = -np.log(np.clip(scores, np.float32(1e-5), np.float32(1)))
+    np.testing.assert_array_equal(
+        dense_crf(image, scores, options), by_pydensecrf(clipped, image, options)
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Looks for the kernel anew, and counts what pydensecrf computes."""
+    calls = []
+    compute = crf.by_pydensecrf
+    monkeypatch.setattr(crf, "_kernel", cache(crf._kernel.__wrapped__))
+    monkeypatch.setattr(
+        crf, "by_pydensecrf", lambda *given: calls.append(given[0].shape) or compute(*given)
+    )
+    return calls
+
+
+def test_without_a_compiler_pydensecrf_computes(counted, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(crf, "compiled", compiler.compiled.__wrapped__)
+    for _ in range(2):
+        dense_crf(draw_photograph(0, 9, 8), np.exp(-energies(3, 9, 8)), CrfOptions())
+    assert counted == [(3, 9, 8)] * 2
+
+
+def test_a_kernel_of_other_bits_is_not_used(kernel, counted, monkeypatch):
+    scores, image = np.exp(-energies(3, 9, 8)), draw_photograph(0, 9, 8)
+    right = dense_crf(image, scores, CrfOptions())
+    assert counted and (3, 9, 8) not in counted
+    counted.clear()
+    compute = CrfKernel.__call__
+    monkeypatch.setattr(
+        CrfKernel, "__call__", lambda self, *given: np.nextafter(compute(self, *given), 2)
+    )
+    crf._kernel.cache_clear()
+    np.testing.assert_array_equal(dense_crf(image, scores, CrfOptions()), right)
+    assert counted[-1] == (3, 9, 8)
