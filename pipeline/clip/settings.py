@@ -64,6 +64,8 @@ class RuntimeSettings:
         most_waiting: decoded images that may wait for others of their size; none takes four
             batches, and at least 8.
         threads: of torch in this process; none leaves the choice to torch.
+        one_pass: whether processes make the masks of images while the model computes the tags and
+            CAMs of the next ones; none does so with a GPU.
         wait: seconds to wait for another run that writes to the same folder.
         max_failures: skipped images before a run counts as failed: a number, or a share below 1;
             none takes 10 images or 1%, whichever is more, but not all.
@@ -77,6 +79,7 @@ class RuntimeSettings:
     crop_batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     most_waiting: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     threads: int | None = setting(None, at_least=1, at_most=1024, changes="rounding", why=_ROUNDING)
+    one_pass: bool | None = setting(None, changes="nothing", why=_SPEED)
     wait: float = setting(0, at_least=0, changes="nothing", why=_SPEED)
     max_failures: float | None = setting(None, at_least=0, changes="nothing", why=_SPEED)
 

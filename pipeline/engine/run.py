@@ -9,10 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.alongside import Alongside
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Images
-from pipeline.engine.scan import Scan, open_folder, scan
+from pipeline.engine.scan import Scan, key_unknown_until, open_folder, scan
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
@@ -81,6 +82,7 @@ class Run:
     writes: bool = True
     _scans: dict[Stage, Scan] = field(default_factory=dict)
     _from_riding: dict[Stage, int] = field(default_factory=dict)
+    _asked: Sequence[Stage] = ()
 
     def __enter__(self) -> Run:
         if self.writes:
@@ -99,6 +101,7 @@ class Run:
             UserError: a missing input, or a stage that skipped too many images. That stage has
                 processed all others, on all splits.
         """
+        self._asked = stages = list(stages)
         for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):
             outcomes = []
             for stage in filter(Stage.applies, group):
@@ -152,13 +155,21 @@ class Run:
             if missing:
                 for each in opened.values():
                     each.begin(len(before.ids))
-                with track(f"{stage.name} {stage.split}", len(missing)) as advance:
-                    inputs = {n: open_folder(s, self.store).path for n, s in stage.needs.items()}
-                    for image_id, reason in self.executor.compute(stage, inputs, opened, missing):
+                beside = self._go_alongside(stage, opened, locks)
+                samples = {item.sample.id: item.sample for item in missing}
+                names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
+                given = (missing,) if beside is None else (missing, beside.reader)
+                with track(f"{names} {stage.split}", len(missing)) as advance:
+                    inputs = self._inputs(stage)
+                    for image_id, reason in self.executor.compute(stage, inputs, opened, *given):
                         if reason is not None:
                             failures[image_id] = reason
+                        if beside is not None:
+                            beside.hand_on(samples[image_id])
                         left_out = len(failures) - len(before.left_out)
                         advance(note=f"{left_out} left out" if left_out else "")
+                if beside is not None:
+                    self._from_riding[beside.stage] = beside.finish()
             self._finish(stage, folder, before, failures)
             if stage.rider is not None:  # it is finished when its own turn comes
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
@@ -168,6 +179,30 @@ class Run:
         computed = min(folder.computed, len(ids) - len(failures))
         facts = computed, failures, folder.path, folder.reused, stage.remark(folder, ids)
         return Outcome(stage.name, stage.where, len(ids), *facts)
+
+    def _inputs(self, stage: Stage) -> dict[str, Path]:
+        return {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
+
+    def _go_alongside(
+        self, stage: PerImage, opened: Mapping[str, StageFolder], locks: ExitStack
+    ) -> Alongside | None:
+        """Starts a stage that was asked for, and reads the results of this one or of its rider."""
+        made = [each for each in (stage.rider, stage) if each is not None]
+        for other in self._asked:
+            reads = [*other.needs.values()]
+            if not (isinstance(other, PerImage) and reads and all(need in made for need in reads)):
+                continue
+            if other in made or other.reader.facts != stage.reader.facts:
+                continue
+            if key_unknown_until(other, self._scans):
+                continue
+            before = {name: opened[need.name] for name, need in other.before.items()}
+            folders = {**before, other.name: open_folder(other, self.store)}
+            beside = self.executor.go_alongside(other, self._inputs(other), folders, stage)
+            if beside is not None:
+                locks.enter_context(folders[other.name]).begin(len(self.images.of(other.split)))
+                return beside
+        return None
 
     def _finish(
         self,

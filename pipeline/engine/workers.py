@@ -10,6 +10,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.alongside import Alongside, HandedOn, KeepingReader
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
@@ -23,6 +24,8 @@ from pipeline.files.fingerprints import fingerprint_file, join_keys
 Done = Iterator[tuple[str, str | None]]
 """Ids of images, each with the reason why it was skipped; none where its result is stored."""
 
+Reader = ImageReader | KeepingReader | HandedOn
+
 Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
 
@@ -34,10 +37,12 @@ def compute_here(
     model: Callable[[], Any],
     folders: Mapping[str, ResultFolder],
     items: Sequence[Item],
+    reader: Reader | None = None,
 ) -> Done:
     """Computes and stores results in this process; a thread writes files as the model goes on.
 
-    ``model`` returns what the stage loads, and ``folders`` are its own and its rider's, by name.
+    ``model`` returns what the stage loads, and ``folders`` are its own and its rider's, by name. A
+    ``reader`` takes the place of the stage's own.
     """
 
     def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
@@ -50,7 +55,7 @@ def compute_here(
                 folder.write(item.sample.id, output.input or item.input, files, **output.facts)
         return None
 
-    reader = stage.reader if stage.reads_images else None
+    reader = (reader or stage.reader) if stage.reads_images else None
     computed = go_through(items, reader, partial(stage.compute, model=model), stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample.id, reason
@@ -58,7 +63,7 @@ def compute_here(
 
 def go_through(
     items: Iterable[Item],
-    reader: ImageReader | None,
+    reader: Reader | None,
     compute: Callable[[Decoded], Iterable[tuple[Item, Any]]],
     name: str,
 ) -> Iterator[tuple[Item, Any]]:
@@ -141,9 +146,12 @@ class Executor:
     Workers compute shard by shard; this process alone writes the journals.
     """
 
-    def __init__(self, settings: ExecutorSettings, workers: int):
-        """Starts no worker yet; ``workers`` is their number unless the settings say it."""
-        self._settings = settings
+    def __init__(self, settings: ExecutorSettings, workers: int, *, one_pass: bool = False):
+        """Starts no worker yet; ``workers`` is their number unless the settings say it.
+
+        With ``one_pass``, processes compute masks while a model computes the CAMs of other images.
+        """
+        self._settings, self._one_pass = settings, one_pass
         self._size = getattr(settings, "workers", None) or workers
         self._pool: Pool | None = None
 
@@ -153,10 +161,13 @@ class Executor:
         inputs: Inputs,
         folders: Mapping[str, StageFolder],
         items: Sequence[Item],
+        reader: Reader | None = None,
     ) -> Done:
-        """Computes and stores results, wherever the stage is to be computed."""
+        """Computes and stores results, wherever the stage is to be computed.
+
+        In this process, a ``reader`` takes the place of the stage's own.
+        """
         settings, threads, shard_size = self._settings, None, 1
-        files, recipe = stage.loaded(inputs), folders[stage.name].recipe
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
@@ -165,19 +176,48 @@ class Executor:
         else:
             size = min(self._size, len(items)) if stage.batch is None else 1
             if size == 1:
-                model = cache(partial(_load, stage, inputs, files, recipe))
-                return compute_here(stage, model, folders, items)
+                model = cache(partial(_load, *_to_load(stage, inputs, folders)))
+                return compute_here(stage, model, folders, items, reader)
             self._pool = ProcessPool(size)
         say("waiting for workers")
-        places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
-        pickled = pickle.dumps((stage, inputs, files, recipe))
-        work = partial(compute_shard, pickled, places, threads)
+        work = _work_of(stage, inputs, folders, threads)
         return _compute_in(self._pool, work, folders, _shards(items, shard_size))
+
+    def go_alongside(
+        self, stage: PerImage, inputs: Inputs, folders: Mapping[str, StageFolder], model: PerImage
+    ) -> Alongside | None:
+        """Returns what computes a stage alongside the ``model``; none if that is not wanted.
+
+        The ``folders`` are the stage's own and those of the stages before it, by name.
+        """
+        runs_here = model.batch is not None and not isinstance(self._settings, WorkerSettings)
+        if not (self._one_pass and runs_here and stage.batch is None):
+            return None
+        self._pool = ProcessPool(self._size)
+        own = {stage.name: folders[stage.name]}
+        work = _work_of(stage, inputs, own, None)
+        return Alongside(stage, folders, self._pool, work, model.reader)
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
         if self._pool is not None:
             self._pool.close(at_once)
+
+
+def _to_load(
+    stage: PerImage, inputs: Inputs, folders: Mapping[str, ResultFolder]
+) -> tuple[PerImage, Inputs, Sequence[Path], str]:
+    """Returns the arguments of :func:`_load`."""
+    return stage, inputs, stage.loaded(inputs), folders[stage.name].recipe
+
+
+def _work_of(
+    stage: PerImage, inputs: Inputs, folders: Mapping[str, StageFolder], threads: int | None
+) -> Callable[..., tuple[dict[str, list[dict]], dict[str, str]]]:
+    """Returns :func:`compute_shard` of a stage."""
+    places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
+    pickled = pickle.dumps(_to_load(stage, inputs, folders))
+    return partial(compute_shard, pickled, places, threads)
 
 
 def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -220,11 +260,12 @@ def compute_shard(
     places: Mapping[str, tuple[Path, str]],
     threads: int | None,
     items: Sequence[Item],
+    handed_on: HandedOn | None = None,
 ) -> tuple[dict[str, list[dict]], dict[str, str]]:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
-    folder that receives results, by name.
+    folder that receives results, by name. The image of a single item may be handed on.
 
     Returns:
         The journal entries for each folder; and id → reason, of the images that were skipped.
@@ -237,7 +278,7 @@ def compute_shard(
             torch.set_num_threads(threads)
     folders = {name: WorkerFolder(*place) for name, place in places.items()}
     try:
-        done = dict(compute_here(*_resident(pickled), folders, items))
+        done = dict(compute_here(*_resident(pickled), folders, items, handed_on))
     finally:
         for folder in folders.values():
             folder.close()

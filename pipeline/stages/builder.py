@@ -8,7 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
-from pipeline.clip.device import check_precision, choose_batches, choose_device
+from pipeline.clip.device import (
+    check_precision,
+    choose_batches,
+    choose_device,
+    is_cpu,
+    precision_of_training,
+)
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.fused import choose_attention
 from pipeline.clip.method_stage import MethodStage
@@ -86,6 +92,12 @@ class Builder:
     def workers(self) -> int:
         """The number of processes and threads beside a model."""
         return self.config.runtime.workers or count_cores()
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether masks are made alongside tags and CAMs: by default with a GPU."""
+        wanted = self.config.runtime.one_pass
+        return not is_cpu(self.device) if wanted is None else wanted
 
     def resources(self, method: Method) -> Resources:
         """Returns what a method is built from: only what it declares."""
@@ -219,6 +231,7 @@ class Builder:
     def training(self, masks: PerImage, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options, before = self.config.segmenter, {"masks": masks}
+        precision = precision_of_training(options.precision, self.device)
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
             data, before = masks_in_folder(options.masks, self._train_samples, weighted), {}
@@ -228,7 +241,7 @@ class Builder:
             split=self.train_split,
             round=number,
             before=before,
-            options=options,
+            options=replace(options, precision=precision),
             seed=self.config.seed,
             device=self.device,
             vocabulary=self.vocabulary,

@@ -1,0 +1,138 @@
+"""A stage that processes compute alongside the one whose results it reads.
+
+A model on a GPU looks at the next images in the meantime. Images are handed on as they were
+decoded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from threading import Semaphore
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.pool import Pool
+from pipeline.engine.sample import ImageReader, Sample, Size
+from pipeline.engine.stage import Folders, Item, PerImage
+from pipeline.errors import ImageError
+
+_WAITING = 2
+"""Images for each process that are handed on and not done, so that none of them waits for one."""
+
+
+@dataclass(frozen=True)
+class KeepingReader:
+    """Reads images, and keeps each until it is handed on."""
+
+    reader: ImageReader
+    kept: dict[str, tuple[np.ndarray, Size]] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that decode."""
+        return self.reader.threads
+
+    @property
+    def prefetch(self) -> int:
+        """The number of images that are decoded before a model asks for them."""
+        return self.reader.prefetch
+
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
+        """Does what :class:`pipeline.engine.sample.ImageReader` does."""
+        found = self.kept[sample.id] = self.reader(sample)
+        return found
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """An image that was decoded before; stands in for what reads it."""
+
+    image: np.ndarray
+    size: Size
+    threads: int = 1
+    prefetch: int = 1
+
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
+        """Returns the image, and its full height and width."""
+        return self.image, self.size
+
+
+class Alongside:
+    """Computes a stage image by image, as soon as the results that it reads are stored.
+
+    The turn of the stage itself comes later. It computes what is missing then, and finds out why:
+    of an image whose result fails here, nothing is recorded. If a process dies, the rest is left to
+    that turn as well.
+
+    Args:
+        stage: reads no other results than those of ``folders``.
+        folders: its own, which is locked, and those of the stages before it, by name.
+        pool: the processes.
+        work: computes some items in one of them, with what stands in for the reader; it returns
+            journal entries by the name of the folder, and failures.
+        reader: reads the images of the stage that it goes alongside.
+    """
+
+    def __init__(
+        self,
+        stage: PerImage,
+        folders: Folders,
+        pool: Pool,
+        work: Callable[[list[Item], HandedOn | None], tuple[dict[str, list[dict]], dict[str, str]]],
+        reader: ImageReader,
+    ):
+        self.stage = stage
+        self.reader = KeepingReader(reader)
+        self._folders, self._folder = folders, folders[stage.name]
+        self._pool, self._work = pool, work
+        self._free = Semaphore(_WAITING * pool.size)
+        self._under_way: deque[Future[Any]] = deque()
+        self._is_sound = True
+
+    def hand_on(self, sample: Sample) -> None:
+        """Has the result of an image computed, unless it exists.
+
+        It waits while too many images are waiting.
+        """
+        decoded = self.reader.kept.pop(sample.id, None)
+        if not self._is_sound or any(
+            sample.id not in folder.entries
+            for folder in self._folders.values()
+            if folder is not self._folder
+        ):
+            return
+        try:
+            item = self.stage.item(sample, self._folders)
+        except (ImageError, OSError):
+            return
+        known = self._folder.is_done, self._folder.find_reusable
+        if any(find(sample.id, item.input) for find in known):
+            return
+        self._free.acquire()
+        handed = HandedOn(*decoded) if decoded is not None else None
+        future = self._pool.submit(self._work, [item], handed)
+        future.add_done_callback(lambda _: self._free.release())
+        self._under_way.append(future)
+        while self._under_way and self._under_way[0].done():
+            self._take()
+
+    def finish(self) -> int:
+        """Waits for all results, and returns how many there are."""
+        wait(self._under_way)
+        while self._under_way:
+            self._take()
+        return self._folder.computed
+
+    def _take(self) -> None:
+        """Stores what a process computed; this thread alone writes the journal."""
+        future = self._under_way.popleft()
+        if future.exception() is not None:
+            self._is_sound = False
+            return
+        entries, _ = future.result()
+        for line in entries[self.stage.name]:
+            self._folder.adopt(line)

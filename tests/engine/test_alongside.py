@@ -1,0 +1,214 @@
+"""Masks that processes make while the model looks at the next images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import sample, workers
+from pipeline.engine.executors import WorkerSettings
+from pipeline.engine.pool import ProcessPool
+from pipeline.errors import ImageError, UserError
+from pipeline.masks.stage import Masks
+from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from pipeline.tags.stage import ScoredTags
+from tests.small_runs import artefacts, folder_options
+
+STAGES = ["tags", "cams", "masks"]
+
+
+class Processes:
+    """Does in this process what others would; a process dies on the images in ``deadly``."""
+
+    size, deaths = 2, (BrokenProcessPool,)
+
+    def __init__(self, deadly: set[str] = frozenset()):
+        self.deadly, self.given = deadly, []
+
+    def submit(self, work, items, *handed_on):
+        self.given.append(([item.sample.id for item in items], *handed_on))
+        future = Future()
+        if self.deadly & {item.sample.id for item in items}:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(work(items, *handed_on))
+        return future
+
+    def close(self, at_once=False):
+        pass
+
+
+@pytest.fixture
+def processes(monkeypatch) -> Processes:
+    pool = Processes()
+    monkeypatch.setattr(workers, "ProcessPool", lambda size: pool)
+    return pool
+
+
+@pytest.fixture
+def opened(photographs, tiny_checkpoint, tmp_path):
+    """Opens a run; stages with masks share a pass over the images unless told otherwise."""
+
+    def opened(out: str = "out", *options: str) -> Pipeline:
+        given = [*folder_options(photographs, tiny_checkpoint)[:-1], "runtime.workers=2"]
+        given += [f"output_dir={tmp_path / out}", "runtime.one_pass=true", *options]
+        return Pipeline.open(read_config(compose(given)))
+
+    return opened
+
+
+@pytest.fixture
+def decodings(monkeypatch) -> Counter[str]:
+    """How often each file is decoded."""
+    counted, load = Counter(), sample.load_image
+
+    def load_image(path: Path, **options):
+        counted[path.name] += 1
+        return load(path, **options)
+
+    monkeypatch.setattr(sample, "load_image", load_image)
+    return counted
+
+
+def computed(outcomes) -> dict[str, int]:
+    return {outcome.stage: outcome.computed for outcome in outcomes}
+
+
+def test_masks_are_the_same_and_every_image_is_decoded_once(opened, processes, decodings, tmp_path):
+    alone = computed(opened("alone", "runtime.one_pass=false").run(STAGES))
+    assert set(decodings.values()) == {2} and not any(len(given) == 2 for given in processes.given)
+    decodings.clear()
+    processes.given.clear()
+    assert computed(opened().run(STAGES)) == alone == {"tags": 5, "cams": 5, "masks": 5}
+    assert set(decodings.values()) == {1} and len(processes.given) == len(decodings) == 5
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+    shared = opened().builder.stages
+    manifests = [opened().builder.store.folder("all", s.name, s.settings) for s in shared[:3]]
+    assert [each.manifest()["last"]["shared"] for each in manifests] == [0, 5, 5]
+    assert all(each.manifest()["complete"] for each in manifests)
+
+
+def test_masks_follow_cams_that_have_a_pass_of_their_own(opened, processes, decodings, tmp_path):
+    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+    list(opened().run(["tags"]))
+    decodings.clear()
+    processes.given.clear()
+    assert computed(opened().run(["cams", "masks"])) == {"cams": 5, "masks": 5}
+    assert set(decodings.values()) == {1} and len(processes.given) == 5
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+
+
+def test_masks_follow_tags_that_are_known_after_all_images(opened, processes, tmp_path):
+    standardised = "tags.standardise=[class]"
+    list(opened("alone", "runtime.one_pass=false", standardised).run(STAGES))
+    processes.given.clear()
+    list(opened("out", standardised).run(STAGES))
+    assert len(processes.given) == 5 and all(len(given) == 2 for given in processes.given)
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+
+
+def test_what_exists_is_not_computed_again(opened, processes, tmp_path):
+    list(opened().run(STAGES))
+    (changed, *_) = sorted((tmp_path / "out" / "all" / "cams" / "latest").glob("*.npz"))
+    changed.unlink()
+    processes.given.clear()
+    assert computed(opened().run(STAGES)) == {"tags": 0, "cams": 1, "masks": 0}
+    assert processes.given == [], "its mask was made from equal CAMs"
+    (tmp_path / "out" / "all" / "masks" / "latest" / f"{changed.stem}.png").unlink()
+    changed.unlink()
+    assert computed(opened().run(STAGES)) == {"tags": 0, "cams": 1, "masks": 1}
+    assert [names for names, *_ in processes.given] == [[changed.stem]]
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        (("executor=processes",), STAGES),
+        (("cams=maskclip", "masks=dense"), ["masks"]),
+    ],
+)
+def test_other_stages_wait_for_their_turn(opened, processes, monkeypatch, options, stages):
+    monkeypatch.setattr(WorkerSettings, "start", lambda self, size: processes)
+    assert computed(opened("out", *options).run(stages))["masks"] == 5
+    assert not any(len(given) == 2 for given in processes.given)
+
+
+def test_what_fails_alongside_is_named_in_its_own_turn(opened, processes, monkeypatch, tmp_path):
+    refined, tried = Masks.refined, []
+
+    def fail(stage, refine, images):
+        for item, labelled in refined(stage, refine, images):
+            if item.sample.id == "a":
+                tried.append("a")
+                labelled = ImageError("no edge in sight")
+            yield item, labelled
+
+    monkeypatch.setattr(Masks, "refined", fail)
+    *_, masks = opened().run(STAGES)
+    assert masks.left_out == {"a": "no edge in sight"} and masks.computed == 4
+    assert tried == ["a", "a"] and len(processes.given) == 5
+
+
+def test_a_process_that_dies_leaves_the_rest_to_the_own_turn(opened, processes, tmp_path):
+    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+    processes.given.clear()
+    processes.deadly = {"b"}
+    *_, masks = opened().run(STAGES)
+    assert list(masks.left_out) == ["b"] and "killed" in masks.left_out["b"]
+    assert masks.computed == 4
+    processes.deadly = set()
+    assert computed(opened().run(STAGES)) == {"tags": 0, "cams": 0, "masks": 1}
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+
+
+def test_an_interrupted_pass_keeps_its_masks(opened, processes, monkeypatch, tmp_path):
+    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+    compute = ScoredTags.compute
+
+    def interrupted(stage, images, model):
+        for number, result in enumerate(compute(stage, images, model)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ScoredTags, "compute", interrupted)
+        list(opened().run(STAGES))
+    kept = list((tmp_path / "out" / "all" / "masks").rglob("*.png"))
+    assert kept
+    done = computed(opened().run(STAGES))
+    assert done["tags"] < 5 and done["masks"] == 5 - len(kept)
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+
+
+def test_too_many_failures_end_the_pass_and_keep_the_masks(
+    opened, processes, photographs, tmp_path
+):
+    (photographs / "damaged.png").write_bytes(b"no image")
+    pipeline = opened("out", "runtime.max_failures=0")
+    with pytest.raises(UserError, match="1 of 6 images of split all were left out of tags"):
+        list(pipeline.run(STAGES))
+    assert len(list((tmp_path / "out" / "all" / "masks").rglob("*.png"))) == 5
+    finished = opened("out", "runtime.max_failures=1")
+    assert computed(finished.run(STAGES)) == {"tags": 0, "cams": 0, "masks": 0}
+
+
+@pytest.mark.large
+def test_real_processes_make_the_same_masks(opened, tmp_path):
+    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+    list(opened().run(STAGES))
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+    ProcessPool(2).close(at_once=True)
+
+
+def test_masks_follow_on_a_gpu_unless_told_otherwise(opened, monkeypatch):
+    for wanted, on_cpu, on_gpu in (("null", False, True), ("true", True, True)):
+        for device, expected in (("cpu", on_cpu), ("cuda", on_gpu)):
+            builder = opened("out", f"runtime.one_pass={wanted}").builder
+            builder.__dict__["device"] = device
+            assert builder.one_pass is expected
