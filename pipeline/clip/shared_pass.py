@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ import torch
 
 from pipeline.clip.encoder import AttentionHook, BlockHook, BlockInput, ClipEncoder
 
+Kind = TypeVar("Kind", bound=Hashable)
 Named = TypeVar("Named", bound=tuple)
 """A tuple of a name, an image, H×W×3 uint8, and anything else."""
 
@@ -77,6 +78,33 @@ class SharedPass:
         return SharedPass(self.grid, pick(self.pixels), inputs, tuple(map(pick, self.observed)))
 
 
+def batch_alike(
+    images: Iterable[Named],
+    kind_of: Callable[[Named], Kind],
+    size_of: Callable[[Kind], int],
+    max_waiting: int,
+) -> Iterator[list[Named]]:
+    """Collects images of one kind, in their original order, until they fill a batch.
+
+    Args:
+        images: names, images, and anything else.
+        kind_of: returns what has to be equal in a batch.
+        size_of: returns how many images of a kind fill a batch.
+        max_waiting: images that may wait for others of their kind. Beyond it, the kind that has
+            waited longest is yielded as an incomplete batch.
+    """
+    waiting: dict[Kind, list[Named]] = {}  # in the order of their oldest images
+    for image in images:
+        kind = kind_of(image)
+        batch = waiting.setdefault(kind, [])
+        batch.append(image)
+        if len(batch) >= size_of(kind):
+            yield waiting.pop(kind)
+        elif sum(map(len, waiting.values())) > max_waiting:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
 def batch_by_grid(
     encoder: ClipEncoder, images: Iterable[Named], batch_size: int, max_waiting: int
 ) -> Iterator[list[Named]]:
@@ -86,19 +114,14 @@ def batch_by_grid(
         encoder: gives the patch grids.
         images: names, images, H×W×3 uint8, and anything else.
         batch_size: images in a batch; fewer if they are large.
-        max_waiting: images that may wait for others of their grid. Beyond it, the grid that has
-            waited longest is yielded as an incomplete batch.
+        max_waiting: as for :func:`batch_alike`.
     """
-    waiting: dict[tuple[int, int], list[Named]] = {}  # in the order of their oldest images
-    for image in images:
-        grid = encoder.patch_grid(image[1])
-        batch = waiting.setdefault(grid, [])
-        batch.append(image)
-        if len(batch) >= encoder.batch_size_for(grid, batch_size):
-            yield waiting.pop(grid)
-        elif sum(map(len, waiting.values())) > max_waiting:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
+    return batch_alike(
+        images,
+        lambda image: encoder.patch_grid(image[1]),
+        lambda grid: encoder.batch_size_for(grid, batch_size),
+        max_waiting,
+    )
 
 
 def prepare_batch(

@@ -113,8 +113,20 @@ def label_pixels(
         without tags is background with score 1.
     """
     if not len(cams.keys):
-        return np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
+        return nothing_in(cams)
     scores = refine(stack_background(cams.resized(*size).astype(kind, copy=False), beta))
+    return best_labels(scores, cams, beta)
+
+
+def nothing_in(cams: Cams) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labels of an image without tags, and their scores; see :func:`label_pixels`."""
+    return np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
+
+
+def best_labels(
+    scores: np.ndarray, cams: Cams, beta: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the best channel of every pixel as a label; see :func:`label_pixels`."""
     channels, best = resized_argmax(scores.astype(np.float32, copy=False), *cams.size)
     return to_labels(channels, cams.keys, background=beta is not None), best
 

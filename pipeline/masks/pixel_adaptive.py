@@ -1,19 +1,22 @@
 """``masks=pamr`` and ``masks=par``: masks refined by averages over pixels of similar colour."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
-from pipeline.clip.device import to_host
+from pipeline.clip.device import is_cpu, to_host
 from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
+from pipeline.clip.shared_pass import batch_alike
 from pipeline.dense.pixel_adaptive import pamr, par
-from pipeline.masks.labels import label_pixels, shares
-from pipeline.masks.refiner import Refiner
+from pipeline.errors import ImageError
+from pipeline.masks.labels import best_labels, nothing_in, shares, stack_background
+from pipeline.masks.refiner import Given, Labelled, Refiner
 from pipeline.masks.settings import PixelAdaptiveOptions
 
 
@@ -21,6 +24,8 @@ class PixelAdaptive(Refiner):
     """Labels images by the largest score after averages over pixels of similar colour."""
 
     on_device: ClassVar[bool] = True
+    batch_size: ClassVar[int] = 8
+    """Images of one size that a GPU refines together; a CPU is busy with one."""
 
     def __init__(self, options: PixelAdaptiveOptions, resources: Resources):
         self._options = options
@@ -29,21 +34,49 @@ class PixelAdaptive(Refiner):
 
     @abstractmethod
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Returns scores, 1×C×h×w float32, averaged where pixels, 1×3×h×w float32, are alike."""
+        """Returns scores, B×C×h×w float32, averaged where pixels, B×3×h×w float32, are alike."""
 
-    @torch.inference_mode()
     def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:
         """Labels every pixel of an image; the probability is the share of the label's score."""
-        size = image.shape[:2]
+        return self.together([image], [cams])[0]
+
+    def stream(self, images: Iterable[Given]) -> Iterator[tuple[Any, Labelled | ImageError]]:
+        """Labels images, those of one size together on a GPU."""
+        size = 1 if is_cpu(self._device) else self.batch_size
+        for batch in batch_alike(images, lambda given: given[1].shape, lambda _: size, 4 * size):
+            names, *given = zip(*batch)
+            yield from zip(names, self.together(*given))
+
+    @torch.inference_mode()
+    def together(
+        self, images: Sequence[np.ndarray], cams: Sequence[Cams]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Labels every pixel of images of one size; each gets what it gets alone."""
+        size, beta = images[0].shape[:2], self._options.beta
+        stacked = [stack_background(each.resized(*size), beta) for each in cams if len(each.keys)]
+        found = iter(self._refined([i for i, c in zip(images, cams) if len(c.keys)], stacked))
+        return [
+            best_labels(next(found), each, beta) if len(each.keys) else nothing_in(each)
+            for each in cams
+        ]
+
+    def _refined(
+        self, images: Sequence[np.ndarray], stacked: Sequence[np.ndarray]
+    ) -> Sequence[np.ndarray]:
+        """Returns the shares of the refined scores of each image, C×h×w float32."""
+        if not images:
+            return []
         # Both methods divide by standard deviations of colours, so that the mean and the deviation
         # by which pixels are normalised cancel out, whichever CLIP's they are.
-        pixels = to_pixels(image, *size)[None].to(self._device)
-
-        def refine(scores: np.ndarray) -> np.ndarray:
-            stacked = torch.from_numpy(scores)[None].to(self._device)
-            return to_host(shares(self.average(pixels, stacked)[0]))[0]
-
-        return label_pixels(cams, size, self._options.beta, refine)
+        pixels = torch.stack([to_pixels(each, *each.shape[:2]) for each in images])
+        # The averages of a channel do not depend on the others, so that those of other images may
+        # fill up.
+        most = max(map(len, stacked))
+        scores = torch.stack(
+            [F.pad(torch.from_numpy(each), (0, 0, 0, 0, 0, most - len(each))) for each in stacked]
+        )
+        refined = self.average(pixels.to(self._device), scores.to(self._device))
+        return to_host(*(shares(own[: len(given)]) for own, given in zip(refined, stacked)))
 
 
 class Pamr(PixelAdaptive):

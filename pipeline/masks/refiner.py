@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+
+from pipeline.cams.cams import Cams
 from pipeline.engine.settings import setting
+from pipeline.errors import ImageError
 
-if TYPE_CHECKING:
-    import numpy as np
+Given = tuple[Any, np.ndarray, Cams]
+"""The name of an image, the image and its CAMs."""
 
-    from pipeline.cams.cams import Cams
+Labelled = tuple[np.ndarray, np.ndarray | None]
+"""Labels and their probability."""
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Refiner(ABC):
     on_device: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray | None]:
+    def __call__(self, image: np.ndarray, cams: Cams) -> Labelled:
         """Labels every pixel of an image.
 
         Args:
@@ -51,3 +57,20 @@ class Refiner(ABC):
             The labels in the image's full size, H×W uint8: 0 background, k+1 class k. And the
             probability of each, H×W float32; or none where there is none.
         """
+
+    def stream(self, images: Iterable[Given]) -> Iterator[tuple[Any, Labelled | ImageError]]:
+        """Labels images, each with its name and its CAMs; in batches where that is faster.
+
+        Yields:
+            Names in any order, each with what a call returns for its image, or with its ImageError.
+        """
+        for name, image, cams in images:
+            yield name, labelled(self, image, cams)
+
+
+def labelled(refine: Callable[..., Labelled], *arguments: Any) -> Labelled | ImageError:  # noqa: ANN401
+    """Returns the labels of an image, or its ImageError."""
+    try:
+        return refine(*arguments)
+    except ImageError as error:
+        return error

@@ -1,6 +1,6 @@
 """``masks=regions``: each region of an image takes the label that its CAMs have on average."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_path
 from pipeline.masks.labels import resized_argmax, shares, stack_background, to_labels
-from pipeline.masks.refiner import Refiner
+from pipeline.masks.refiner import Given, Labelled, Refiner, labelled
 from pipeline.masks.region_files import SUFFIXES, Region, read_regions, split_regions
 from pipeline.masks.settings import SLIC, RegionOptions
 from pipeline.masks.stage import Masks
@@ -155,8 +155,13 @@ class RegionMasks(Masks):
         return RegionVote(self.options), inputs["cams"]
 
     def refined(
-        self, refine: RegionVote, image: np.ndarray, cams: Cams, item: Item
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Labels every pixel of an image by its regions."""
-        regions = None if item.given is None else read_regions(item.given, cams.size)
-        return refine(image, cams, regions)
+        self, refine: RegionVote, images: Iterable[Given]
+    ) -> Iterator[tuple[Item, Labelled | ImageError]]:
+        """Labels every pixel of images by their regions."""
+
+        def label(item: Item, image: np.ndarray, cams: Cams) -> Labelled:
+            regions = None if item.given is None else read_regions(item.given, cams.size)
+            return refine(image, cams, regions)
+
+        for given in images:
+            yield given[0], labelled(label, *given)

@@ -1,6 +1,7 @@
 """The stage ``masks``: pseudo masks, from CAMs unless a method says otherwise."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.cams.cams import Cams, read_cams
+from pipeline.cams.cams import read_cams
 from pipeline.clip.device import is_cpu
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
@@ -21,7 +22,7 @@ from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
-from pipeline.masks.refiner import MaskOptions, Refiner
+from pipeline.masks.refiner import Given, Labelled, MaskOptions, Refiner
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
@@ -124,19 +125,26 @@ class Masks(MaskStage):
         return super().load(inputs), inputs["cams"]
 
     def refined(
-        self, refine: Refiner, image: np.ndarray, cams: Cams, item: Item
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns the labels that a refiner gives an image, and their probability."""
-        return refine(image, cams)
+        self, refine: Refiner, images: Iterable[Given]
+    ) -> Iterator[tuple[Item, Labelled | ImageError]]:
+        """Yields images with the labels that a refiner gives them, and their probability."""
+        return refine.stream(images)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         refine, folder = model()
-        for item, image in images:
-            try:
-                cams = read_cams(folder / f"{item.sample.id}.npz")
-                outputs = self.outputs(item, *self.refined(refine, image, cams, item))
-            except ImageError as error:
-                yield item, error
-            else:
-                yield item, outputs
+        unreadable: deque[tuple[Item, ImageError]] = deque()
+
+        def with_cams() -> Iterator[Given]:
+            for item, image in images:
+                try:
+                    yield item, image, read_cams(folder / f"{item.sample.id}.npz")
+                except ImageError as error:
+                    unreadable.append((item, error))
+
+        for item, labelled in self.refined(refine, with_cams()):
+            while unreadable:
+                yield unreadable.popleft()
+            is_error = isinstance(labelled, ImageError)
+            yield item, labelled if is_error else self.outputs(item, *labelled)
+        yield from unreadable

@@ -52,6 +52,7 @@ class Segmenter:
         self.class_names = class_names
         self.palette = palette
         self.model = model.to(device).eval()
+        self._device = torch.device(device)
         self._min_side = smallest_side(self.model)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,7 +118,8 @@ class Segmenter:
     @torch.inference_mode()
     def logits(self, image: AnyImage) -> np.ndarray:
         """Computes the logits of the whole image at its own size, (n+1)×H×W float32."""
-        return self.finite(self._scores(to_image(image)))
+        (scores,) = self._scores([to_image(image)])
+        return self.finite(scores)
 
     @torch.inference_mode()
     def probabilities(
@@ -153,10 +155,10 @@ class Segmenter:
         check_scales(scales)
         for scale in scales:
             scaled = scale_image(image, scale)
-            for mirrored in (False, True) if flip else (False,):
-                scores = self._scores(scaled[:, ::-1] if mirrored else scaled)
+            pictures = [scaled, scaled[:, ::-1]] if flip else [scaled]
+            for mirrored, scores in enumerate(self._scores(pictures)):
                 scores = scores.flip(2) if mirrored else scores
-                whole = self._resized(scores, *image.shape[:2]).softmax(0)
+                whole = self._resized(scores[None], *image.shape[:2])[0].softmax(0)
                 yield scale == 1 and not mirrored, whole
 
     @staticmethod
@@ -189,28 +191,38 @@ class Segmenter:
             )
         return dense_crf(image, probabilities, crf)
 
-    def _scores(self, image: np.ndarray) -> torch.Tensor:
+    def _scores(self, images: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+        """Yields the logits of images of one size; a GPU computes them together."""
+        one_by_one = self._device.type == "cpu"  # a batch would change the last digits
+        for batch in [[image] for image in images] if one_by_one else [images]:
+            yield from self._scores_of_batch(batch)
+
+    def _scores_of_batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Returns logits, B×(n+1)×H×W float32."""
         import_mmseg()
         from mmseg.structures import SegDataSample
 
-        height, width = image.shape[:2]
-        bgr = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
-        batch = {"inputs": [bgr], "data_samples": [SegDataSample()]}
+        height, width = images[0].shape[:2]
+        bgr = [np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)) for image in images]
+        batch = {
+            "inputs": [torch.from_numpy(each) for each in bgr],
+            "data_samples": [SegDataSample() for _ in bgr],
+        }
         # Normalises, and pads on the right and below if the network needs multiples of its stride.
         inputs = self.model.data_preprocessor(batch, training=False)["inputs"]
         missing = [max(0, self._min_side - side) for side in inputs.shape[2:]]
         inputs = functional.pad(inputs, (0, missing[1], 0, missing[0]))
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
-        scores = self._resized(self.model.encode_decode(inputs, [meta])[0], *size)
-        return scores[:, :height, :width].float()
+        scores = self._resized(self.model.encode_decode(inputs, [meta] * len(images)), *size)
+        return scores[..., :height, :width].float()
 
     def _resized(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if scores.shape[1:] == (height, width):
+        if scores.shape[-2:] == (height, width):
             return scores
         return functional.interpolate(
-            scores[None], (height, width), mode="bilinear", align_corners=self.model.align_corners
-        )[0]
+            scores, (height, width), mode="bilinear", align_corners=self.model.align_corners
+        )
 
 
 def _empty_segmenter() -> Segmenter:

@@ -130,11 +130,15 @@ def test_cams_are_copied_once_and_for_boxes_once_more(encoder, copies, options, 
 
 
 @pytest.mark.parametrize(("kind", "options"), [(Pamr, PamrOptions()), (Par, ParOptions())])
-def test_refiners_copy_once_an_image(copies, kind, options):
+def test_refiners_copy_once_a_batch(copies, kind, options):
     refine = kind(options, SimpleNamespace(device="meta"))
-    cams = Cams(np.array([0, 2]), np.random.default_rng(0).random((2, 4, 6), np.float32), SIZE)
-    labels, probability = refine(IMAGES[0], cams)
-    assert labels.shape == probability.shape == SIZE and len(copies) == 1
+    random = np.random.default_rng(0)
+    tags = ([0, 2], [], [3], [0, 1, 4])
+    cams = [Cams(np.array(k), random.random((len(k), 4, 6), np.float32), SIZE) for k in tags]
+    images = [*zip("abcd", [*IMAGES, IMAGES[0]], cams)]
+    for name, (labels, probability) in refine.stream(images * refine.batch_size):
+        assert name in "abcd" and labels.shape == probability.shape == SIZE
+    assert len(copies) == len(images)
 
 
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), False), ((0.5, 1.0, 1.5), True)])

@@ -17,6 +17,7 @@ from pipeline.engine.registry import imported, method_of
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
+from pipeline.masks import pixel_adaptive
 from pipeline.masks.labels import PROBABILITY, stack_background
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.pseudo_mask import pseudo_mask
@@ -33,6 +34,33 @@ SMALL = {"iterations": 3, "dilations": [1, 2]}
 def cams_of(count: int, size: tuple[int, int] = (24, 36)) -> Cams:
     values = np.random.default_rng(count).random((count, 3, 4)).astype(np.float16)
     return Cams(np.array([6, 2, 4][:count], np.int64), values, size)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Pamr, PamrOptions), (Par, ParOptions)])
+@pytest.mark.parametrize("beta", [1.0, None])
+def test_an_image_gets_in_a_batch_what_it_gets_alone(kind, options, beta, monkeypatch):
+    """As on a GPU, which takes several images of one size."""
+    refine = kind(options(beta=beta, **SMALL), CPU)
+    images = [draw_photograph(seed, *size) for seed, size in enumerate([(24, 36), (20, 30)] * 4)]
+    counts = [2, 1, 0, 3, 1, 1, 3, 2]
+    given = [
+        (name, image, cams_of(count, image.shape[:2]))
+        for name, (image, count) in enumerate(zip(images, counts))
+    ]
+    alone = dict(refine.stream(given))
+    assert [*alone] == [*range(8)]
+    monkeypatch.setattr(pixel_adaptive, "is_cpu", lambda device: False)
+    monkeypatch.setattr(kind, "batch_size", 3)
+    batches = []
+    together = refine.together
+    monkeypatch.setattr(
+        refine, "together", lambda i, c: batches.append(len(i)) or together(i, c), raising=False
+    )
+    found = dict(refine.stream(given))
+    assert sorted(found) == [*range(8)] and sorted(batches) == [1, 1, 3, 3]
+    for name, (labels, probability) in found.items():
+        np.testing.assert_array_equal(labels, alone[name][0])
+        np.testing.assert_array_equal(probability, alone[name][1])
 
 
 def pixels() -> torch.Tensor:

@@ -139,6 +139,21 @@ def test_probabilities_sum_to_one_at_any_size(segmenter, shape):
     assert probabilities.min() >= 0
 
 
+@pytest.mark.parametrize("shape", [(40, 48), (37, 21)])
+def test_a_gpu_segments_an_image_and_its_mirror_image_together(segmenter, shape, monkeypatch):
+    image, scales = noise(*shape), (0.5, 1.0, 1.5)
+    expected = segmenter.probabilities(image, scales, flip=True)
+    sizes = []
+    encode = segmenter.model.encode_decode
+    monkeypatch.setattr(
+        segmenter.model, "encode_decode", lambda x, metas: sizes.append(len(x)) or encode(x, metas)
+    )
+    monkeypatch.setattr(segmenter, "_device", torch.device("meta"))  # as if it were one
+    found = segmenter.probabilities(image, scales, flip=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert sizes == [2, 2, 2]
+
+
 def test_the_mirror_image_counts_as_much(segmenter):
     image = noise(30, 45)
     both = segmenter.probabilities(image, flip=True)
