@@ -93,7 +93,7 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
     Raises:
         UserError: a head has no cross-entropy over classes to balance.
     """
-    for head in _heads(model):
+    for head in heads_of(model):
         losses = [p for p in dictionaries(head) if _kind(p).endswith(_LOSS_ENDINGS)]
         if not losses:
             head.loss_decode = ConfigDict(type=_CROSS_ENTROPY, avg_non_ignore=True)
@@ -113,7 +113,7 @@ def weight_pixels(model: nn.Module) -> None:
     Raises:
         UserError: a head computes its loss in a way that takes no weights; the message names it.
     """
-    for head in _heads(model):
+    for head in heads_of(model):
         _refuse_unweighable(head)
         head.sampler = SampleWeights()
         # In a deep copy of the head, a bound method belongs to the copy; a closure would not.
@@ -167,7 +167,7 @@ def _refuse_unweighable(head: nn.Module) -> None:
         )
 
 
-def _heads(model: nn.Module | ConfigDict) -> list[Any]:
+def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
     """Returns the decode heads and then the auxiliary heads of a network or of its config."""
     parts = [getattr(model, name, None) for name in ("decode_head", "auxiliary_head")]
     return [head for part in parts if part for head in _as_list(part)]

@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
 from torch import nn
 
-from pipeline.clip.device import check_precision
+from pipeline.clip.device import precision_of_training
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
-from pipeline.segmenter.openmmlab import importable, provide_timm, shipped
+from pipeline.segmenter.openmmlab import (
+    compute_accuracy_quickly,
+    importable,
+    provide_timm,
+    shipped,
+)
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
@@ -49,6 +54,7 @@ def import_mmseg() -> None:
             for name in _SUBPACKAGES:
                 importlib.import_module(f"mmseg.{name}")
             importlib.import_module(_HEADS)
+        compute_accuracy_quickly()
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"
@@ -149,13 +155,14 @@ def build_config(
             " parts: choose a multiple of segmenter.accumulate times the number of processes"
         )
     check_choice(settings.pretrained)
-    check_precision(settings.precision, device)
+    precision = precision_of_training(settings.precision, device)
+    settings = replace(settings, precision=precision)
     base = read_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
     source = strip_pretrained(model)
     choose_loss(model, settings.loss)
-    optimizer = configure_optimizer(base, settings)
+    optimizer = configure_optimizer(base, settings, device)
     return Config(
         {
             "default_scope": "mmseg",

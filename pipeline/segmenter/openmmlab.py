@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.device.utils as mmengine_device
+import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
@@ -77,6 +78,40 @@ def provide_timm() -> types.ModuleType:
 
     timm_backbone.timm = timm
     return timm
+
+
+def pixel_accuracy(
+    logits: torch.Tensor, labels: torch.Tensor, ignore_index: int | None = None
+) -> torch.Tensor:
+    """Computes the pixel accuracy that heads write into the log, without sorting the classes.
+
+    Args:
+        logits: N×C×….
+        labels: N×… int64.
+        ignore_index: the label of pixels that do not count.
+
+    Returns:
+        Percent, of shape 1; 100 if no pixel counts, as mmsegmentation has it. If several classes
+        have the highest logit, each of them is right.
+    """
+    counts = torch.ones_like(labels, dtype=torch.bool)
+    if ignore_index is not None:
+        counts = labels != ignore_index
+    chosen = logits.gather(1, labels.where(counts, 0)[:, None])[:, 0]
+    right = (chosen >= logits.amax(1)) & counts
+    tiny = torch.finfo(torch.float32).eps
+    return (right.sum().float() + tiny)[None] * (100 / (counts.sum() + tiny))
+
+
+def compute_accuracy_quickly() -> None:
+    """Gives :func:`pixel_accuracy` to mmsegmentation's heads.
+
+    Theirs sorts the logits of every pixel, which takes a tenth of a training on a CPU, and waits
+    for a GPU.
+    """
+    from mmseg.models.decode_heads import decode_head
+
+    decode_head.accuracy = pixel_accuracy
 
 
 def shipped(path: str) -> Path:

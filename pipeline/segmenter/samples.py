@@ -26,6 +26,7 @@ from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
+_CROPS_TRIED = 11
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
 _MAX_CACHED_BYTES = 2**30  # of a training on one machine, in all processes that load images
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal sent to a process when its parent ends
@@ -241,6 +242,24 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             self.scale = results["img"].shape[1::-1]
             return super().transform(results)
 
+    class QuickCrop(RandomCrop):
+        """Crops at random; mmsegmentation's class sorts the labels of a crop to count them."""
+
+        def crop_bbox(self, results: dict[str, Any]) -> tuple[int, int, int, int]:
+            """Returns top, bottom, left and right of the first crop that no class dominates."""
+            height, width = results["img"].shape[:2]
+            margins = [max(side - size, 0) for side, size in zip((height, width), self.crop_size)]
+            for _ in range(_CROPS_TRIED):
+                top, left = (np.random.randint(0, margin + 1) for margin in margins)
+                box = top, top + self.crop_size[0], left, left + self.crop_size[1]
+                counts = np.bincount(self.crop(results["gt_seg_map"], box).ravel())[:IGNORE]
+                if (
+                    np.count_nonzero(counts) > 1
+                    and counts.max() < self.cat_max_ratio * counts.sum()
+                ):
+                    break
+            return box
+
     crop = (settings.crop_size, settings.crop_size)
     transforms = [
         RandomScale(
@@ -250,7 +269,7 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             resize_type="mmseg.Resize",
             keep_ratio=True,
         ),
-        RandomCrop(crop_size=crop, cat_max_ratio=_MAX_CLASS_SHARE),
+        QuickCrop(crop_size=crop, cat_max_ratio=_MAX_CLASS_SHARE),
         RandomFlip(prob=0.5),
     ]
     if settings.photometric_distortion:

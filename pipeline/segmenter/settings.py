@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pipeline.clip.device import AUTO, PRECISIONS
 from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.settings import facts, setting
 from pipeline.errors import UserError
@@ -102,7 +103,8 @@ class SegmenterSettings(PredictionSettings):
         momentum: of optimisers that have one.
         warmup_iterations: iterations of linear warm-up, at most a tenth of all.
         parameter_rules: mmengine's ``paramwise_cfg``: rates and decays of parts of the network.
-        precision: of the training: fp32, bf16, or fp16 (GPU only).
+        precision: of the training: fp32, bf16, fp16 (GPU only), or auto, which is bf16 on CPUs that
+            multiply in bf16, and fp32 elsewhere.
         workers: processes that load images; 0 loads them in the process that trains.
         checkpoint_interval: iterations between checkpoints.
         validation_interval: iterations between measurements on a split that is not trained on, if
@@ -140,7 +142,7 @@ class SegmenterSettings(PredictionSettings):
     warmup_iterations: int = setting(0, at_least=0)
     parameter_rules: dict[str, Any] = setting({})
 
-    precision: str = setting("fp32", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting("fp32", choices=(*PRECISIONS, AUTO))
     workers: int = setting(
         0, at_least=0, at_most=1024, changes="nothing", why="samples depend on seed and iteration"
     )

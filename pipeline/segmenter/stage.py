@@ -45,6 +45,7 @@ class Training(OfSplit):
     name = "segmenter"
     command = "train"
     kind = NETWORK
+    algorithm = 2
     decisive = ("name", "backbone", "config", "batch_size", "crop_size", "precision")
     is_below_split = False
     options: SegmenterSettings

@@ -19,6 +19,7 @@ from mmengine.dist import barrier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.clip.device import is_cpu
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
@@ -36,6 +37,7 @@ from pipeline.segmenter.distributed import join, local_device, process_count, pr
 from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device
+from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import QuietRunner
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
@@ -129,6 +131,8 @@ def train(
     torch.manual_seed(seed)
     model = build_model(config.model)
     _check_parts(model, settings, processes, device)
+    if is_cpu(device):
+        arrange_for_cpu(model)
     if any(pair.probability is not None for pair in pairs):
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
@@ -161,7 +165,7 @@ def train(
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
     interval = settings.checkpoint_interval
     first = min(interval * ceil(_LEARNED * iterations / interval), iterations)
-    initialise = partial(_initialise, model, settings.pretrained, config, work_dir)
+    initialise = partial(_initialise, model, settings.pretrained, config, work_dir, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     with _explain_faults(work_dir), only_device(device), in_mmseg():
@@ -224,10 +228,16 @@ def _check_parts(
         )
 
 
-def _initialise(model: nn.Module, pretrained: str | None, config: Config, work_dir: Path) -> None:
+def _initialise(
+    model: nn.Module, pretrained: str | None, config: Config, work_dir: Path, device: str
+) -> None:
     """Initialises a network at random, and its backbone with pretrained weights if given."""
+    # Random numbers are drawn in the order of memory, which on a GPU is this one.
+    model.to(memory_format=torch.contiguous_format)
     model.init_weights()
     initial = load_pretrained(model.backbone, pretrained, config.model, config.pretrained_source)
+    if is_cpu(device):
+        model.to(memory_format=torch.channels_last)
     if initial is not None and not process_rank():
         text = json.dumps({"is": str(initial), **asdict(initial)}, indent=1)
         write_atomically(work_dir / INITIAL_WEIGHTS, text)

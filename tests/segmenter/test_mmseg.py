@@ -85,6 +85,20 @@ def test_schedule_and_optimiser():
     assert config.randomness.seed == 7
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "device", "expected"),
+    [
+        ("AdamW", "cpu", True),
+        ("SGD", "cpu", True),
+        ("RMSprop", "cpu", False),
+        ("SGD", "cuda", False),
+    ],
+)
+def test_a_cpu_updates_weights_in_one_go(optimizer, device, expected):
+    config = build_config(tiny_settings(optimizer=optimizer), CLASS_NAMES, PALETTE, 0, device)
+    assert config.optim_wrapper.optimizer.get("fused", False) is expected
+
+
 def test_weights_that_are_no_file(tmp_path):
     weights = tmp_path / "weights.pth"
     with pytest.raises(UserError, match="segmenter.pretrained"):

@@ -14,7 +14,8 @@ import torch
 from pipeline import segmenter
 from pipeline.engine import versions
 from pipeline.segmenter import train
-from pipeline.segmenter.openmmlab import swaps_channels
+from pipeline.segmenter.mmseg import import_mmseg
+from pipeline.segmenter.openmmlab import pixel_accuracy, swaps_channels
 from tests.segmenter.test_train import run
 from tests.segmenter.tiny_training import tiny_settings
 
@@ -59,6 +60,34 @@ def test_private_names_are_used_in_one_module(name):
 def test_the_order_of_channels_is_read_from_either_family(name):
     assert swaps_channels(SimpleNamespace(**{name: True}))
     assert not swaps_channels(SimpleNamespace(**{name: False}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ignored", [None, 255])
+def test_the_accuracy_is_that_of_mmsegmentation(dtype, ignored):
+    import_mmseg()
+    from mmseg.models.decode_heads import decode_head
+    from mmseg.models.losses import accuracy
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.rand(2, 5, 9, 7, generator=generator)
+    logits = (logits + torch.arange(5.0)[None, :, None, None] / 4).to(dtype)
+    labels = torch.randint(0, 5, (2, 9, 7), generator=generator)
+    if ignored:
+        labels[0, :4] = ignored
+    ours, theirs = (
+        count(logits, labels, ignore_index=ignored) for count in (pixel_accuracy, accuracy)
+    )
+    if dtype is torch.bfloat16:  # ties, which it breaks in favour of one class
+        assert ours >= theirs
+    else:
+        torch.testing.assert_close(ours, theirs)
+    nothing = torch.full_like(labels, 255)
+    torch.testing.assert_close(
+        pixel_accuracy(logits, nothing, ignore_index=255),
+        accuracy(logits, nothing, ignore_index=255),
+    )
+    assert decode_head.accuracy is pixel_accuracy
 
 
 def test_the_first_batch_is_drawn_before_the_initial_weights(pairs, tmp_path, monkeypatch):

@@ -179,6 +179,7 @@ def test_config_of_mmsegmentation_keeps_its_own_optimiser():
         "lr": 6e-5,
         "betas": (0.9, 0.999),
         "weight_decay": 0.01,
+        "fused": True,  # on a CPU
     }
     keys = config.optim_wrapper.paramwise_cfg.custom_keys
     assert keys["pos_block"] == {"decay_mult": 0.0} and keys["head"] == {"lr_mult": 10.0}

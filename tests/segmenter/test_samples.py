@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.data import TrainingPair
+from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader
 from tests.segmenter.tiny_training import tiny_settings, write_labelled
 
@@ -63,6 +64,38 @@ def test_decoded_images_are_kept_unchanged_while_there_is_room(tmp_path, monkeyp
     monkeypatch.setattr("pipeline.segmenter.samples._MAX_CACHED_BYTES", 0)
     for with_room, without in zip(kept, draw()):
         np.testing.assert_array_equal(with_room, without)
+
+
+@pytest.mark.parametrize("size", [(60, 70), (20, 90), (32, 32)])
+def test_crops_are_those_of_mmsegmentation(size, tmp_path, monkeypatch):
+    import_mmseg()
+    from mmseg.datasets.transforms import RandomCrop
+
+    rng = np.random.default_rng(0)
+    labels = np.zeros(size, np.uint8)
+    labels[: size[0] // 3, : size[1] // 4] = 1  # most crops are background
+    labels[-6:] = 255
+    Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / "i.png")
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
+    settings = tiny_settings(scale_range=[0.75, 1.5])
+    ours, theirs = (PseudoLabelled([pair], settings, 0, {}) for _ in range(2))
+    (place,) = [k for k, t in enumerate(theirs._transforms) if isinstance(t, RandomCrop)]
+    given = {k: getattr(theirs._transforms[place], k) for k in ("crop_size", "cat_max_ratio")}
+    theirs._transforms[place] = RandomCrop(**given)
+    tried = []
+    choose = RandomCrop.crop
+    monkeypatch.setattr(
+        RandomCrop, "crop", lambda self, img, box: tried.append(box) or choose(self, img, box)
+    )
+    for position in range(40):
+        for name in ("inputs", "data_samples"):
+            one, other = (each[position][name] for each in (ours, theirs))
+            pair_of = (
+                (one, other) if name == "inputs" else (one.gt_sem_seg.data, other.gt_sem_seg.data)
+            )
+            torch.testing.assert_close(*pair_of, rtol=0, atol=0)
+    assert len(tried) > 4 * 40 * 2 or size == (32, 32), "some crops are drawn again"
 
 
 class CachedBytes(PseudoLabelled):

@@ -137,7 +137,7 @@ def flip_a_bit(path):
     """Changes a weight, which PyTorch reads as it is."""
     content = bytearray(path.read_bytes())
     (first, *_) = torch.load(path, weights_only=True)["state_dict"].values()
-    content[content.index(first.numpy().tobytes())] ^= 1
+    content[content.index(bytes(first.untyped_storage()))] ^= 1
     path.write_bytes(content)
 
 
