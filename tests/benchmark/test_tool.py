@@ -52,6 +52,7 @@ def test_other_refiners_are_held_against_the_crf(benchmark):
     rows = re.findall(r"^\| (\w+) \| +\d+ \| +\d+ \| +([\d.]+) \|", finished.output, re.M)
     assert [name for name, _ in rows] == ["pamr", "par", "regions"]
     assert all(float(ratio) > 0 for _, ratio in rows)
+    assert "| crf by pydensecrf |" in finished.output
 
 
 @pytest.mark.large
@@ -75,6 +76,30 @@ def test_segmenters_are_measured(benchmark):
     )
     assert timm[0] == "timm_mlp:resnet10t"
     assert all(float(cell.rstrip("%")) > 0 for cell in demo[1:] + timm[1:])
+
+
+@pytest.mark.large
+def test_masks_are_measured_alone_and_in_one_pass(benchmark, monkeypatch):
+    monkeypatch.setattr("tools.benchmark.masks._IMAGES", 12)
+    finished = benchmark("--sections", "masks")
+    assert finished.code == 0, finished.errors
+    rows = re.findall(r"^\| ([^|]+?) \| +([\d.]+) \| +[\d.]+ \| +[\d.]+ \|", finished.output, re.M)
+    names, seconds = zip(*rows)
+    assert names[2:] == (
+        "stand-in for a GPU: tags and CAMs",
+        "one after the other",
+        "in one pass",
+    )
+    assert float(seconds[2]) >= 0.03 and float(seconds[3]) > float(seconds[2])
+
+
+@pytest.mark.large
+def test_a_step_of_the_training_is_held_against_a_plain_one(benchmark, monkeypatch):
+    monkeypatch.setattr("tools.benchmark.segmenters._DEMO_CROP", 64)
+    finished = benchmark("--sections", "training")
+    assert finished.code == 0, finished.errors
+    rows = re.findall(r"^\| (fp32|bf16) \| +([\d.]+) \| +([\d.]+) \|", finished.output, re.M)
+    assert rows[0][0] == "fp32" and all(float(s) > 0 for row in rows for s in row[1:])
 
 
 @pytest.mark.large

@@ -26,18 +26,19 @@ from pipeline.clip.device import (
     choose_batches,
     choose_device,
     choose_precision,
-    keep_freed_memory,
 )
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import FusedKernel, choose_attention
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
+from pipeline.engine.pool import keep_freed_memory
 from pipeline.errors import UserError, check_choice
 from pipeline.files.shipped import HOME
 from tools.benchmark import sections
 from tools.benchmark.costs import peak, steps
+from tools.benchmark.masks import masks
 from tools.benchmark.scale import scale
-from tools.benchmark.segmenters import segmenters
+from tools.benchmark.segmenters import segmenters, training
 from tools.benchmark.setup import Setup, load_photographs
 
 _DESCRIPTION = """
@@ -61,6 +62,7 @@ _SECTIONS = (
     "masks",
     "refiners",
     "segmenters",
+    "training",
     "memory",
     "scale",
 )
@@ -110,7 +112,7 @@ def run(arguments: Sequence[str]) -> None:
         "cams": lambda: sections.cam_methods(setup, size, options.repeats),
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
-        "masks": lambda: sections.masks(size),
+        "masks": lambda: masks(size),
         "refiners": lambda: sections.refiners(size, options.repeats),
         "segmenters": lambda: segmenters(
             options.segmenters.split(","),
@@ -120,6 +122,7 @@ def run(arguments: Sequence[str]) -> None:
             machine_peak,
             options.repeats,
         ),
+        "training": lambda: training(str(device), options.precision, options.repeats),
         "memory": lambda: _memory(again),
         "scale": lambda: scale(setup, size),
     }

@@ -28,7 +28,7 @@ from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import Table
 from pipeline.tags.scores import tags_output
-from tools.benchmark.sections import random_cams
+from tools.benchmark.masks import random_cams
 from tools.benchmark.setup import (
     Setup,
     load_photographs,

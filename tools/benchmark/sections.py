@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import yaml
-from skimage.filters import gaussian
 
-from pipeline.cams.cams import Cams, encode_cams
+from pipeline.cams.cams import Cams
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.architectures import ClipModel
-from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.dense.settings import DENSE_SETTINGS
-from pipeline.engine.executors import ExecutorSettings
+from pipeline.engine.pool import keep_freed_memory
 from pipeline.engine.registry import methods
-from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
-from pipeline.engine.workers import Executor
-from pipeline.files.images import encode_png
 from pipeline.files.shipped import CONFIGS
 from tools.benchmark import plain
+from tools.benchmark.masks import random_cams
 from tools.benchmark.setup import (
     TAGS,
     Setup,
@@ -41,7 +37,6 @@ from tools.benchmark.setup import (
 )
 
 _PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
-_MASKS = 64
 _SIDES = (256, 384, 512, 768, 1024)  # pixels of images that tagging grows with
 
 
@@ -101,6 +96,12 @@ def refiners(size: tuple[int, int], repeats: int) -> str:
         for name in ("crf", "pamr", "par", "regions")
     }
     crf = partial(refine.pop("crf"), cams)
+
+    def by_pydensecrf(cams: Cams) -> object:
+        with patch("pipeline.masks.crf._kernel", lambda: None):
+            return crf()
+
+    refine["crf by pydensecrf"] = by_pydensecrf
     rows = []
     for name, other in refine.items():
         now, of_crf, ratio = in_turn(partial(other, cams), crf, repeats, time.process_time)
@@ -150,42 +151,3 @@ def growth(setup: Setup, size: tuple[int, int]) -> str:
         seconds = seconds_an_image(partial(of_case.tag, reidentify=False), images)
         rows.append([name, f"{seconds:.3f}"])
     return section("Growth of tagging, without CWR", ["", "s/image"], rows)
-
-
-def masks(size: tuple[int, int]) -> str:
-    """Returns how long the stage ``masks`` takes with one process and with two."""
-    rows, alone = [], 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        root, store, stage = Path(folder), Store(Path(folder) / "outputs"), stages_of_run()["masks"]
-        samples = []
-        with store.folder("all", "cams", {}) as cams:
-            for k, image in enumerate(load_photographs(_MASKS, *size)):
-                samples.append(Sample(f"{k:03d}", root / f"{k:03d}.png"))
-                samples[-1].image.write_bytes(encode_png(image))
-                files = {f"{k:03d}.npz": encode_cams(random_cams(size, seed=k))}
-                cams.write(samples[-1].id, "input", files)
-        items = [stage.item(sample, {"cams": cams}) for sample in samples]
-
-        def compute(workers: int, count: int) -> None:
-            executor = Executor(ExecutorSettings(), workers)
-            settings = {"workers": workers, "count": count}
-            with store.folder("all", "masks", settings) as target:
-                done = executor.compute(stage, {"cams": cams.path}, [target], items[:count])
-                deque(done, maxlen=0)
-
-        for workers in (1, 2):
-            compute(workers, 4 * workers)  # to warm up
-            seconds = timed(partial(compute, workers, _MASKS)) / _MASKS
-            alone = alone or seconds
-            figures = (seconds, 1 / seconds, alone / seconds)
-            rows.append([str(workers), *(f"{figure:.3f}" for figure in figures)])
-    header = ["processes", "s/image", "images/s", "times as fast"]
-    return section("Masks, two tags per image", header, rows)
-
-
-def random_cams(size: tuple[int, int], seed: int) -> Cams:
-    """Returns two CAMs of an image of width and height ``size``, as smooth as CAMs are."""
-    noise = np.random.default_rng(seed).random((len(TAGS), size[1] // 16, size[0] // 16))
-    smooth = np.stack([gaussian(each, 3) for each in noise])
-    smooth = (smooth - smooth.min()) / np.ptp(smooth)
-    return Cams(np.array(TAGS), smooth.astype(np.float16), size[::-1])
