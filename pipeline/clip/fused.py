@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.clip.device import BY_HEAD, FUSED, cpu_flags, is_cpu
-from pipeline.engine.compiler import NoKernelError, compiled
+from pipeline.engine.compiler import NoKernelError, compiled, load
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,16 +88,13 @@ class FusedKernel:
         import torch  # before the kernel, which uses its libraries
 
         try:
-            library = ctypes.CDLL(str(compiled_kernel()))
+            single, brain = load(compiled_kernel(), "attend_float32", "attend_bfloat16")
         except NoKernelError as error:
             raise UserError(
                 f"the run began with the fused attention, but here {error}: set"
                 " runtime.attention=by_head for all machines"
             ) from error
-        self._functions = {
-            torch.float32: library.attend_float32,
-            torch.bfloat16: library.attend_bfloat16,
-        }
+        self._functions = {torch.float32: single, torch.bfloat16: brain}
         for function in self._functions.values():
             function.restype = ctypes.c_char_p
 

@@ -75,6 +75,7 @@ class Alongside:
         work: computes some items in one of them, with what stands in for the reader; it returns
             journal entries by the name of the folder, and failures.
         reader: reads the images of the stage that it goes alongside.
+        images: the number of images of the split.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Alongside:
         pool: Pool,
         work: Callable[[list[Item], HandedOn | None], tuple[dict[str, list[dict]], dict[str, str]]],
         reader: ImageReader,
+        images: int,
     ):
         self.stage = stage
         self.reader = KeepingReader(reader)
@@ -91,7 +93,7 @@ class Alongside:
         self._pool, self._work = pool, work
         self._free = Semaphore(_WAITING * pool.size)
         self._under_way: deque[Future[Any]] = deque()
-        self._is_sound = True
+        self._is_sound, self._images = True, images
 
     def hand_on(self, sample: Sample) -> None:
         """Has the result of an image computed, unless it exists.
@@ -112,6 +114,8 @@ class Alongside:
         known = self._folder.is_done, self._folder.find_reusable
         if any(find(sample.id, item.input) for find in known):
             return
+        if not self._under_way and not self._folder.computed:
+            self._folder.begin(self._images)
         self._free.acquire()
         handed = HandedOn(*decoded) if decoded is not None else None
         future = self._pool.submit(self._work, [item], handed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shlex
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pipeline.engine.progress import say
 from pipeline.files.fingerprints import fingerprint
@@ -47,6 +49,32 @@ def compiled(
         NoKernelError: there is no compiler, or it fails. A log in the cache keeps later processes
             from trying again.
     """
+    try:
+        return _compiled(source, options, libraries, version, headers)
+    except (OSError, ValueError, RuntimeError) as error:  # a command or a folder that is none
+        raise NoKernelError(f"it could not be compiled ({error})") from error
+
+
+def load(kernel: Path, *functions: str) -> list[Any]:
+    """Loads functions of a kernel's shared library.
+
+    Raises:
+        NoKernelError: this machine cannot load it, or it lacks one of them.
+    """
+    try:
+        library = ctypes.CDLL(str(kernel))
+        return [getattr(library, name) for name in functions]
+    except (OSError, AttributeError) as error:
+        raise NoKernelError(f"it could not be loaded ({error}); remove {kernel}") from error
+
+
+def _compiled(
+    source: Path,
+    options: Sequence[str],
+    libraries: Sequence[str],
+    version: str,
+    headers: Sequence[Path],
+) -> Path:
     command = shlex.split(os.environ.get("CXX", "c++"))
     found = shutil.which(command[0]) if command else None
     if found is None:
@@ -83,10 +111,12 @@ def _compiled_in(folder: Path, name: str, arguments: list[str]) -> Path:
         target = Path(own) / kernel.name
         whole = [*arguments, "-o", str(target)]
         done = subprocess.run(whole, capture_output=True, text=True, errors="replace")
-        if done.returncode:
+        if done.returncode or not target.is_file():
             log.write_text(f"{shlex.join(whole)}\n{done.stdout}{done.stderr}", encoding="utf-8")
             raise NoKernelError(failed)
         target.chmod(0o700)
+        with target.open("rb") as written:
+            os.fsync(written.fileno())  # a power cut must not leave a part of it
         target.replace(kernel)
     return kernel
 

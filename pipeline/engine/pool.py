@@ -53,12 +53,13 @@ def count_cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep memory that torch and the CRF free for their next allocations.
+    """Makes glibc keep memory that torch frees for its next allocations.
 
-    Otherwise it is returned to the system and mapped again page by page, which takes a seventh of
-    the time of a ViT-B/16 on a CPU, a quarter for images of 1024×1024 pixels, and a twentieth of
-    the CRF. Free memory above a gigabyte at the end of the heap is still returned. Other
-    systems than Linux with glibc are left alone.
+    Otherwise the activations of every block are returned to the system and mapped again page by
+    page, which takes a seventh of the time of a ViT-B/16 on a CPU, and a quarter for images of
+    1024×1024 pixels. Free memory above a gigabyte at the end of the heap is still returned. Other
+    systems than Linux with glibc are left alone, and so are processes of a pool, since loky ends
+    those whose memory grows.
     """
     with suppress(OSError, TypeError, AttributeError):  # another C library
         set_option = ctypes.CDLL(None).mallopt
@@ -149,7 +150,6 @@ class ProcessPool:
 
 
 def _begin_process(parent: int) -> None:
-    keep_freed_memory()
     gc.disable()  # until the stage is loaded: nothing of what is imported is garbage
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the main process ends the others.

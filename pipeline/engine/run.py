@@ -169,7 +169,8 @@ class Run:
                         left_out = len(failures) - len(before.left_out)
                         advance(note=f"{left_out} left out" if left_out else "")
                 if beside is not None:
-                    self._from_riding[beside.stage] = beside.finish()
+                    before_it = self._from_riding.get(beside.stage, 0)
+                    self._from_riding[beside.stage] = before_it + beside.finish()
             self._finish(stage, folder, before, failures)
             if stage.rider is not None:  # it is finished when its own turn comes
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
@@ -198,9 +199,10 @@ class Run:
                 continue
             before = {name: opened[need.name] for name, need in other.before.items()}
             folders = {**before, other.name: open_folder(other, self.store)}
-            beside = self.executor.go_alongside(other, self._inputs(other), folders, stage)
+            images = len(self.images.of(other.split))
+            beside = self.executor.go_alongside(other, self._inputs(other), folders, stage, images)
             if beside is not None:
-                locks.enter_context(folders[other.name]).begin(len(self.images.of(other.split)))
+                locks.enter_context(folders[other.name])
                 return beside
         return None
 

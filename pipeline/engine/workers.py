@@ -184,11 +184,17 @@ class Executor:
         return _compute_in(self._pool, work, folders, _shards(items, shard_size))
 
     def go_alongside(
-        self, stage: PerImage, inputs: Inputs, folders: Mapping[str, StageFolder], model: PerImage
+        self,
+        stage: PerImage,
+        inputs: Inputs,
+        folders: Mapping[str, StageFolder],
+        model: PerImage,
+        images: int,
     ) -> Alongside | None:
         """Returns what computes a stage alongside the ``model``; none if that is not wanted.
 
-        The ``folders`` are the stage's own and those of the stages before it, by name.
+        The ``folders`` are the stage's own and those of the stages before it, by name; ``images``
+        is the number of images of the split.
         """
         runs_here = model.batch is not None and not isinstance(self._settings, WorkerSettings)
         if not (self._one_pass and runs_here and stage.batch is None):
@@ -196,7 +202,7 @@ class Executor:
         self._pool = ProcessPool(self._size)
         own = {stage.name: folders[stage.name]}
         work = _work_of(stage, inputs, own, None)
-        return Alongside(stage, folders, self._pool, work, model.reader)
+        return Alongside(stage, folders, self._pool, work, model.reader, images)
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""

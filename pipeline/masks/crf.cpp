@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int64_t MAX_LABELS = 8;            // with more, pydensecrf is as fast
-constexpr int64_t MAX_KEPT_PIXELS = 1 << 21; // of an image whose lattice is kept
+constexpr int64_t MAX_KEPT_PIXELS = 1 << 20; // of an image whose lattice is kept
 
 // exp by Cephes (Moshier), as Eigen computes it for four labels at a time.
 float cephes_exp(float given) {

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from pipeline.datasets.settings import CrfOptions
-from pipeline.engine.compiler import NoKernelError, compiled
+from pipeline.engine.compiler import NoKernelError, compiled, load
 from pipeline.errors import UserError
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -112,13 +112,20 @@ class CrfKernel:
     """
 
     def __init__(self) -> None:
-        self._compute = ctypes.CDLL(str(compiled(_SOURCE, _OPTIONS, headers=_HEADERS))).dense_crf
+        (self._compute,) = load(compiled(_SOURCE, _OPTIONS, headers=_HEADERS), "dense_crf")
         self._compute.restype = ctypes.c_bool
 
     def __call__(
         self, unary: np.ndarray, image: np.ndarray, options: CrfOptions
     ) -> np.ndarray | None:
-        """Computes what :func:`by_pydensecrf` does; none for more labels than it is fast for."""
+        """Computes what :func:`by_pydensecrf` does.
+
+        Returns none for more labels than it is fast for, and for what pydensecrf refuses.
+        """
+        are_right = image.dtype == np.uint8 and unary.dtype == np.float32
+        fit = unary.ndim == 3 and image.shape == (*unary.shape[1:], 3)
+        if not (are_right and fit and image.flags.c_contiguous and unary.flags.c_contiguous):
+            return None
         constants = np.array(
             [
                 options.gaussian_sxy,

@@ -97,8 +97,9 @@ def pixel_accuracy(
     counts = torch.ones_like(labels, dtype=torch.bool)
     if ignore_index is not None:
         counts = labels != ignore_index
-    chosen = logits.gather(1, labels.where(counts, 0)[:, None])[:, 0]
-    right = (chosen >= logits.amax(1)) & counts
+    known = counts & (labels < logits.shape[1])
+    chosen = logits.gather(1, labels.where(known, 0)[:, None])[:, 0]
+    right = (chosen >= logits.amax(1)) & known
     tiny = torch.finfo(torch.float32).eps
     return (right.sum().float() + tiny)[None] * (100 / (counts.sum() + tiny))
 

@@ -60,7 +60,7 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
         wrapper |= {"dtype": "float16", "loss_scale": "dynamic"}
     takes = inspect.signature(OPTIMIZERS.get(optimizer["type"])).parameters
     if is_cpu(device) and "fused" in takes and not optimizer.get("foreach"):
-        optimizer["fused"] = True  # reads the weights from memory once a step
+        optimizer.setdefault("fused", True)  # reads the weights from memory once a step
     rules = Config({"rules": dict(wrapper.get("paramwise_cfg") or {})})
     rules.merge_from_dict({"rules": settings.parameter_rules})
     return wrapper | ({"paramwise_cfg": rules.rules} if rules.rules else {})

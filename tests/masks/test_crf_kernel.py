@@ -120,6 +120,52 @@ def test_without_a_compiler_pydensecrf_computes(counted, monkeypatch, tmp_path):
     assert counted == [(3, 9, 8)] * 2
 
 
+@pytest.mark.parametrize("command", ["{script}", "c++ '", "true", "false", "sh -c 'exit 3'"])
+def test_a_compiler_that_cannot_be_used_leaves_the_work_to_pydensecrf(
+    counted, monkeypatch, tmp_path, command
+):
+    script = tmp_path / "compiler"
+    script.write_bytes(b"\x00no program")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", command.format(script=script))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(crf, "compiled", compiler.compiled.__wrapped__)
+    dense_crf(draw_photograph(0, 9, 8), np.exp(-energies(3, 9, 8)), CrfOptions())
+    assert counted == [(3, 9, 8)]
+
+
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_a_damaged_kernel_leaves_the_work_to_pydensecrf(counted, monkeypatch, tmp_path, content):
+    damaged = tmp_path / "kernel.so"
+    damaged.write_bytes(content)
+    monkeypatch.setattr(crf, "compiled", lambda *_, **__: damaged)
+    dense_crf(draw_photograph(0, 9, 8), np.exp(-energies(3, 9, 8)), CrfOptions())
+    assert counted == [(3, 9, 8)]
+
+
+def test_no_home_is_no_error(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~no-such-user/cache")
+    with pytest.raises(compiler.NoKernelError, match="home directory"):
+        compiler.compiled.__wrapped__(crf._SOURCE, crf._OPTIONS, headers=crf._HEADERS)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 5, 3), np.uint8),
+        np.zeros((9, 8), np.uint8),
+        np.zeros((9, 8, 4), np.uint8),
+        np.zeros((9, 8, 3), np.float32),
+    ],
+    ids=["size", "grey", "four channels", "float"],
+)
+def test_an_image_of_another_form_is_left_to_pydensecrf_which_refuses_it(kernel, image):
+    scores = np.exp(-energies(3, 9, 8))
+    assert kernel(energies(3, 9, 8), image, CrfOptions()) is None
+    with pytest.raises((ValueError, TypeError)):
+        dense_crf(image, scores, CrfOptions())
+
+
 def test_a_kernel_of_other_bits_is_not_used(kernel, counted, monkeypatch):
     scores, image = np.exp(-energies(3, 9, 8)), draw_photograph(0, 9, 8)
     right = dense_crf(image, scores, CrfOptions())
