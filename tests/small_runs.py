@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def artefacts(root: Path) -> dict[str, bytes]:
         and path.name != ".fingerprints.jsonl"
         and path.relative_to(root).parts[0] != "text"
     }
+
+
+def wait_for_entries(folder: Path, count: int) -> None:
+    """Waits until the journals below a folder hold so many entries, which a thread writes.
+
+    Without it, a busy machine would end a run before its first result is stored.
+    """
+    deadline = time.monotonic() + 60
+    while sum(len(p.read_bytes().splitlines()) for p in folder.glob("*/entries.jsonl")) < count:
+        assert time.monotonic() < deadline, f"{folder} has less than {count} entries"
+        time.sleep(0.01)
 
 
 def latest(root: Path, stage: str, split: str = "all") -> Path:

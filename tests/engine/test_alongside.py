@@ -17,7 +17,7 @@ from pipeline.masks.stage import Masks
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.stage import ScoredTags
-from tests.small_runs import artefacts, folder_options
+from tests.small_runs import artefacts, folder_options, wait_for_entries
 
 STAGES = ["tags", "cams", "masks"]
 
@@ -172,6 +172,7 @@ def test_an_interrupted_pass_keeps_its_masks(opened, processes, monkeypatch, tmp
 
     def interrupted(stage, images, model):
         for number, result in enumerate(compute(stage, images, model)):
+            wait_for_entries(tmp_path / "out" / "all" / "tags", number)
             if number == 3:
                 raise KeyboardInterrupt
             yield result

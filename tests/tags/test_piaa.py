@@ -27,7 +27,7 @@ from pipeline.tags.piaa import build_patches
 from pipeline.tags.prototypes import Prototypes, choose_bank, learn
 from pipeline.tags.stage import ScoredTags
 from tests.engine.test_workers import HerePool
-from tests.small_runs import artefacts, folder_options, latest
+from tests.small_runs import artefacts, folder_options, latest, wait_for_entries
 from tests.tags.test_prototypes import naive_scores
 
 SIZE = 6
@@ -249,6 +249,7 @@ def test_a_batch_is_computed_whole_whoever_computes_and_whatever_is_there(in_two
         for result in store(self, images, model):
             computed.append(result)
             if len(computed) == 4:  # between two images of one batch
+                wait_for_entries(in_twos.func.root / "killed" / "all" / "tags", 2)
                 raise KeyboardInterrupt
             yield result
 
