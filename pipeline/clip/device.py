@@ -5,9 +5,11 @@ PyTorch is imported only where a GPU may be, and where weights get their type.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -159,3 +161,21 @@ def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     images = runtime["batch_size"] or (1 if on_cpu else 16)
     crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
     return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
+_KEPT_BYTES = 2**30
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep memory that torch frees for its next allocations.
+
+    Otherwise the activations of every block are returned to the system and mapped again page by
+    page, which takes a seventh of the time of a ViT-B/16 on a CPU, and a quarter for images of
+    1024×1024 pixels. Free memory above a gigabyte at the end of the heap is still returned. Other
+    systems than Linux with glibc are left alone.
+    """
+    with suppress(OSError, TypeError, AttributeError):  # another C library
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_MMAP_MAX, 0)  # keep allocations of any size
+        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)

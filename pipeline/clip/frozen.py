@@ -18,12 +18,12 @@ from pipeline.clip.device import (
     Batches,
     choose_precision,
     is_cpu,
+    keep_freed_memory,
 )
 from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
 from pipeline.clip.fused import FUSED_ALGORITHM, FusedKernel
 from pipeline.clip.published import is_on_disk, pretraining_of, resolve_checkpoint
 from pipeline.datasets.vocabulary import Names, Vocabulary
-from pipeline.engine.pool import keep_freed_memory
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
 from pipeline.errors import UserError

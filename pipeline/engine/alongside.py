@@ -101,11 +101,8 @@ class Alongside:
         It waits while too many images are waiting.
         """
         decoded = self.reader.kept.pop(sample.id, None)
-        if not self._is_sound or any(
-            sample.id not in folder.entries
-            for folder in self._folders.values()
-            if folder is not self._folder
-        ):
+        has_inputs = all(sample.id in self._folders[n].entries for n in self.stage.before)
+        if not (self._is_sound and has_inputs):
             return
         try:
             item = self.stage.item(sample, self._folders)

@@ -46,8 +46,8 @@ def compiled(
         headers: what the source includes, beside it.
 
     Raises:
-        NoKernelError: there is no compiler, or it fails. A log in the cache keeps later processes
-            from trying again.
+        NoKernelError: no compiler is installed, or compiling failed. Then a log in the cache tells
+            later processes not to try again.
     """
     try:
         return _compiled(source, options, libraries, version, headers)

@@ -4,7 +4,6 @@ The system kills a process when memory runs out, its machine fails, or a library
 image. Another one then takes over its work.
 """
 
-import ctypes
 import gc
 import os
 import signal
@@ -21,7 +20,6 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -35,9 +33,6 @@ MAX_DEATHS = 2
 
 _PARENT_POLL = 1.0  # seconds
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX
-_KEPT_BYTES = 2**30
-
 _MAX_GIVEN_UP = 3
 """Items that may be given up before the first one is done; then the workers are the cause."""
 
@@ -50,21 +45,6 @@ def count_cores() -> int:
     import joblib  # costs a command that computes nothing more than all else
 
     return joblib.cpu_count()
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep memory that torch frees for its next allocations.
-
-    Otherwise the activations of every block are returned to the system and mapped again page by
-    page, which takes a seventh of the time of a ViT-B/16 on a CPU, and a quarter for images of
-    1024×1024 pixels. Free memory above a gigabyte at the end of the heap is still returned. Other
-    systems than Linux with glibc are left alone, and so are processes of a pool, since loky ends
-    those whose memory grows.
-    """
-    with suppress(OSError, TypeError, AttributeError):  # another C library
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(_MMAP_MAX, 0)  # keep allocations of any size
-        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def prefetch(

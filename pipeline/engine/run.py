@@ -156,12 +156,14 @@ class Run:
                 for each in opened.values():
                     each.begin(len(before.ids))
                 beside = self._go_alongside(stage, opened, locks)
-                samples = {item.sample.id: item.sample for item in missing}
-                names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
-                given = (missing,) if beside is None else (missing, beside.reader)
+                names, reader, samples = stage.name, None, {}
+                if beside is not None:
+                    names, reader = f"{stage.name} and {beside.stage.name}", beside.reader
+                    samples = {item.sample.id: item.sample for item in missing}
                 with track(f"{names} {stage.split}", len(missing)) as advance:
                     inputs = self._inputs(stage)
-                    for image_id, reason in self.executor.compute(stage, inputs, opened, *given):
+                    computed = self.executor.compute(stage, inputs, opened, missing, reader)
+                    for image_id, reason in computed:
                         if reason is not None:
                             failures[image_id] = reason
                         if beside is not None:

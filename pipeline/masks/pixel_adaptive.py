@@ -53,8 +53,12 @@ class PixelAdaptive(Refiner):
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Labels every pixel of images of one size; each gets what it gets alone."""
         size, beta = images[0].shape[:2], self._options.beta
-        stacked = [stack_background(each.resized(*size), beta) for each in cams if len(each.keys)]
-        found = iter(self._refined([i for i, c in zip(images, cams) if len(c.keys)], stacked))
+        tagged = [
+            (image, stack_background(each.resized(*size), beta))
+            for image, each in zip(images, cams)
+            if len(each.keys)
+        ]
+        found = iter(self._refined(*zip(*tagged)) if tagged else ())
         return [
             best_labels(next(found), each, beta) if len(each.keys) else nothing_in(each)
             for each in cams
@@ -64,8 +68,6 @@ class PixelAdaptive(Refiner):
         self, images: Sequence[np.ndarray], stacked: Sequence[np.ndarray]
     ) -> Sequence[np.ndarray]:
         """Returns the shares of the refined scores of each image, C×h×w float32."""
-        if not images:
-            return []
         # Both methods divide by standard deviations of colours, so that the mean and the deviation
         # by which pixels are normalised cancel out, whichever CLIP's they are.
         pixels = torch.stack([to_pixels(each, *each.shape[:2]) for each in images])

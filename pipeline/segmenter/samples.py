@@ -26,7 +26,7 @@ from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
-_CROPS_TRIED = 11
+_CROPS_TRIED = 11  # as by its RandomCrop
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
 _MAX_CACHED_BYTES = 2**30  # of a training on one machine, in all processes that load images
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal sent to a process when its parent ends
@@ -252,11 +252,10 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             for _ in range(_CROPS_TRIED):
                 top, left = (np.random.randint(0, margin + 1) for margin in margins)
                 box = top, top + self.crop_size[0], left, left + self.crop_size[1]
-                counts = np.bincount(self.crop(results["gt_seg_map"], box).ravel())[:IGNORE]
-                if (
-                    np.count_nonzero(counts) > 1
-                    and counts.max() < self.cat_max_ratio * counts.sum()
-                ):
+                labels = self.crop(results["gt_seg_map"], box)
+                counts = np.bincount(labels.ravel())[:IGNORE]
+                most = self.cat_max_ratio * counts.sum()
+                if np.count_nonzero(counts) > 1 and counts.max() < most:
                     break
             return box
 

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.cams.stage import ComputedCams
-from pipeline.clip.device import is_cpu
+from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import with_needs
 from pipeline.engine.plan import PlannedStage, in_round, plan
-from pipeline.engine.pool import count_cores, keep_freed_memory
+from pipeline.engine.pool import count_cores
 from pipeline.engine.run import Outcome, Run
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import scan

@@ -18,7 +18,9 @@ from tests.small_runs import draw_photograph
 def kernel() -> CrfKernel:
     found = crf._kernel()
     if found is None:
-        pytest.skip("there is no compiler, or pydensecrf gives other bits on this processor")
+        pytest.skip(
+            "the kernel cannot be compiled here, or its bits differ from those of pydensecrf"
+        )
     return found
 
 

@@ -87,7 +87,7 @@ def test_the_accuracy_is_that_of_mmsegmentation(dtype, ignored):
         pixel_accuracy(logits, nothing, ignore_index=255),
         accuracy(logits, nothing, ignore_index=255),
     )
-    one = logits[:, :1]  # labels that have no channel are wrong
+    one = logits[:, :1]  # a label without a channel counts as wrong
     torch.testing.assert_close(
         pixel_accuracy(one, labels, ignore_index=ignored),
         accuracy(one, labels, ignore_index=ignored),

@@ -26,12 +26,12 @@ from pipeline.clip.device import (
     choose_batches,
     choose_device,
     choose_precision,
+    keep_freed_memory,
 )
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import FusedKernel, choose_attention
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
-from pipeline.engine.pool import keep_freed_memory
 from pipeline.errors import UserError, check_choice
 from pipeline.files.shipped import HOME
 from tools.benchmark import sections

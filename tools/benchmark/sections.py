@@ -16,10 +16,10 @@ import yaml
 from pipeline.cams.cams import Cams
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.architectures import ClipModel
+from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import TEMPLATES, class_embeddings
 from pipeline.dense.settings import DENSE_SETTINGS
-from pipeline.engine.pool import keep_freed_memory
 from pipeline.engine.registry import methods
 from pipeline.engine.store import Store
 from pipeline.files.shipped import CONFIGS

@@ -1,0 +1,55 @@
+"""What the CPU can do, and the precision of a training that follows from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.clip import device
+from pipeline.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted", "on_device", "expected"),
+    [
+        ("avx512f avx512_bf16", "auto", "cpu", "bf16"),
+        ("amx_tile amx_bf16", "auto", "cpu", "bf16"),
+        ("avx2 avx512f", "auto", "cpu", "fp32"),
+        ("", "auto", "cpu", "fp32"),
+        ("avx512_bf16", "auto", "cuda", "fp32"),
+        ("avx512_bf16", "fp32", "cpu", "fp32"),
+        ("avx2", "bf16", "cpu", "bf16"),
+    ],
+)
+def test_the_cpu_decides_what_auto_means(flags, wanted, on_device, expected, tmp_path, monkeypatch):
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text(f"processor : 0\nflags : fpu {flags}\n")
+    monkeypatch.setattr(device, "_CPU", cpu)
+    for name in device._ISA_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, "cpu_flags", device.cpu_flags.__wrapped__)
+    assert device.precision_of_training(wanted, on_device) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("AVX2", set()),
+        ("avx512_core_bf16", {"avx512_bf16"}),
+        ("AVX512_CORE_AMX", None),
+        ("ALL", None),
+    ],
+)
+def test_what_onednn_may_not_use_is_no_flag(limit, expected, tmp_path, monkeypatch):
+    flags = {"avx512_bf16", "amx_bf16", "amx_tile"}
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text(f"processor : 0\nflags : fpu {' '.join(flags)}\n")
+    monkeypatch.setattr(device, "_CPU", cpu)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", limit)
+    found = device.cpu_flags.__wrapped__()
+    assert found == {"fpu"} | (flags if expected is None else expected)
+
+
+def test_fp16_is_refused_on_a_cpu():
+    with pytest.raises(UserError, match="fp16 is for GPUs"):
+        device.precision_of_training("fp16", "cpu")
