@@ -83,11 +83,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flag for flag in flags if not flag.startswith(hidden))
 
 
-def check_precision(wanted: str, device: str) -> None:
-    """Refuses a precision that is slow on a device, by a UserError."""
+def check_precision(wanted: str, device: str, key: str = "runtime.precision") -> None:
+    """Refuses a precision that is slow on a device, by a UserError that names the ``key``."""
     if wanted == "fp16" and is_cpu(device):
         raise UserError(
-            "runtime.precision=fp16 is for GPUs, since CPUs compute it several times slower than"
+            f"{key}=fp16 is for GPUs, since CPUs compute it several times slower than"
             " fp32: give bf16 or fp32"
         )
 
@@ -110,7 +110,7 @@ def precision_of_training(wanted: str, device: str) -> str:
     Raises:
         UserError: the precision is slow on the device.
     """
-    check_precision(wanted, device)
+    check_precision(wanted, device, "segmenter.precision")
     if wanted != AUTO:
         return wanted
     return "bf16" if is_cpu(device) and not cpu_flags().isdisjoint(_ONEDNN_BF16) else "fp32"
