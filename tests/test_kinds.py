@@ -94,7 +94,7 @@ def test_a_kind_of_its_own_is_seen_everywhere(
     measured = metrics["latest"]["edges"]["all"]
     assert measured["images"] == 5 and 0 < measured["miou"] < 1
     (run,) = (run for run in metrics["runs"] if run["stage"] == "edges")
-    assert run["about"]["masks"] == "crf" and run["made_from"].keys() == {"masks"}
+    assert run["about"]["masks"] == "crf" and run["read"].keys() == {"masks"}
 
     (board,) = collect_boards(read_runs([out / "metrics.json"])[0])
     columns = [name for name in board.header if name.startswith("mIoU")]

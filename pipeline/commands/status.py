@@ -13,7 +13,7 @@ from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
-from pipeline.report.configurations import describe_choices, distinguish
+from pipeline.report.configurations import describe_choices, distinguish, readable
 
 if TYPE_CHECKING:
     from pipeline.engine.plan import PlannedStage
@@ -34,7 +34,11 @@ def status_table(store: Store) -> Table:
     table = Table(*columns, title=str(store.root))
     folders, differing = store.folders(), {}
     for place in {path.parent for path, _ in folders}:
-        configurations = {p: m.get("configuration", {}) for p, m in folders if p.parent == place}
+        configurations = {
+            path: readable(manifest.get("configuration", {}), manifest.get("legend", {}))
+            for path, manifest in folders
+            if path.parent == place
+        }
         differing |= zip(configurations, distinguish([*configurations.values()]))
     for path, manifest in folders:
         done = manifest.get("images", "–")

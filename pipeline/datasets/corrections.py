@@ -10,11 +10,14 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets.vocabulary import same_name
 from pipeline.engine.sample import Labels
 from pipeline.errors import UserError, did_you_mean, shown
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import read_text
 
 BySplit = Mapping[str, Mapping[str, Labels]]
@@ -26,32 +29,34 @@ class Corrections:
     """The corrected tags of a split.
 
     Attributes:
-        name: the name of their file, without its folder.
         tags: image id → class indices.
+        file: the name of their file, without its folder.
+        date: when it was saved (UTC).
     """
 
-    name: str = ""
     tags: Mapping[str, Labels] = field(default_factory=dict)
+    file: str = ""
+    date: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.tags)
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, str]:
-        """The name, as keys hold it; {} where no image is corrected."""
-        return {"corrections": self.name} if self else {}
+        """The fingerprint of the tags, as keys hold it; {} where no image is corrected."""
+        return {"corrections": fingerprint(self.tags)} if self else {}
+
+    @property
+    def legend(self) -> dict[str, dict[str, Any]]:
+        """The fingerprint → what people call it; see :attr:`pipeline.engine.stage.Stage.legend`."""
+        about = {"file": self.file, "images": len(self.tags), "date": self.date}
+        return dict.fromkeys(self.facts.values(), about)
 
     def apply(self, image_id: str, found: Sequence[int]) -> dict[str, list[int]]:
         """Returns the "tags" of an image; if they are corrected, those that were "found" too."""
         if image_id not in self.tags:
             return {"tags": list(found)}
         return {"tags": list(self.tags[image_id]), "found": list(found)}
-
-    def describe(self, image_ids: Iterable[str]) -> str:
-        """Returns how many of some images are corrected, and the name of the file; or ""."""
-        count = sum(image_id in self.tags for image_id in image_ids)
-        images = "1 image" if count == 1 else f"{count:,} images"
-        return f"{images} in {self.name}" if count else ""
 
 
 _COLUMNS, _SPLIT = ("id", "classes"), "split"

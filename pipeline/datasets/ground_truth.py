@@ -57,9 +57,8 @@ class DerivedMask(GroundTruthMask):
 
     def file(self) -> Path:
         """Implements the base class."""
-        values = [v for name, v in vars(self).items() if name not in ("kept", "max_pixels")]
         try:
-            origin = [fingerprint_file(v) if isinstance(v, Path) else v for v in values]
+            origin = [fingerprint_file(v) if isinstance(v, Path) else v for v in self.origin]
         except OSError as error:
             raise _missing(error.filename) from error
         kept = self.kept.with_stem(f"{self.kept.stem}-{fingerprint(origin)}")

@@ -52,6 +52,11 @@ def key_of(configuration: Mapping) -> str:
     return fingerprint(configuration)[:12]
 
 
+def result_key(entry: Mapping[str, Any]) -> str:
+    """Returns the fingerprint of an image's result, by its entry, for the inputs of later ones."""
+    return fingerprint({k: v for k, v in entry.items() if k not in ("input", "recipe")})
+
+
 class StageFolder(ResultFolder):
     """The folder of one stage, split and key; a context manager that holds its lock.
 
@@ -59,6 +64,8 @@ class StageFolder(ResultFolder):
         stage: the stage's name.
         split: the split, or "" for a stage that belongs to no split.
         configuration: all that the results depend on, except the images.
+        facts: what the manifest says of the stage besides, see
+            :attr:`pipeline.engine.stage.Stage.facts`.
         key: the fingerprint of the configuration.
         becomes_latest: whether ``latest`` points to the folder once it is complete.
         computed: the number of results that it received since it was locked.
@@ -75,6 +82,7 @@ class StageFolder(ResultFolder):
         becomes_latest: bool = True,
         recipe: str = "",
         wait: float = 0.0,
+        facts: Mapping[str, Any] = {},
     ):
         self.key = key_of(configuration)
         path = root / split / stage / self.key
@@ -83,6 +91,7 @@ class StageFolder(ResultFolder):
         self.split = split
         self.configuration = configuration
         self.becomes_latest = becomes_latest
+        self.facts = facts
         self.computed = self.reused = self.shared = 0
         self._lock = FolderLock(path, wait)
         self._began = 0.0
@@ -151,8 +160,7 @@ class StageFolder(ResultFolder):
 
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""
-        entry = self.entries[image_id]
-        return fingerprint({k: v for k, v in entry.items() if k not in ("input", "recipe")})
+        return result_key(self.entries[image_id])
 
     def inputs(self, image_id: str) -> set[str]:
         """Returns the inputs of which an image's result exists, here or in a sibling."""
@@ -297,10 +305,13 @@ class StageFolder(ResultFolder):
             "key": self.key,
             "recipe": self.recipe,
             "complete": complete,
+            **self.facts,
             "configuration": self.configuration,
             "versions": versions(),
             "host": platform.node(),
-            "finished" if complete else "began": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished" if complete else "began": datetime.now(UTC).isoformat(
+                timespec="milliseconds"
+            ),
             **({"accompanies": known} if known else {}),
             **facts,
         }

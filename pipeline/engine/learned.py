@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.lineage import open_folder
 from pipeline.engine.result_folder import holds
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.scan import available, key_unknown_until, open_folder
+from pipeline.engine.scan import available, key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import cannot_write, read_json, write_atomically
+from pipeline.files.atomic import Complete, cannot_write, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal, part_path
 
@@ -14,6 +14,7 @@ MANIFEST = "manifest.json"
 
 _SHAPE = {
     **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
+    "command": str,
     **dict.fromkeys(("finished", "began"), str),
     **dict.fromkeys(("images", "computed", "left_out"), int),
     **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
@@ -21,6 +22,8 @@ _SHAPE = {
     "seconds": int | float,
     **dict.fromkeys(("versions", "files"), {str: str}),
     "accompanies": [str],
+    "made_from": {str: [str]},
+    "legend": {str: Complete(file=str, images=int, date=str)},
     "statistics": {
         **dict.fromkeys(("tagged", "corrected", "background_until"), int),
         **dict.fromkeys(("flat", "background"), int | float),
@@ -38,6 +41,12 @@ def read_manifest(folder: Path) -> dict:
 def finished_at(manifest: Mapping[str, Any]) -> str:
     """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
     return manifest.get("finished", "")[:16].replace("T", " ")
+
+
+def describe_legend(legend: Mapping[str, Any]) -> str:
+    """Returns what people call a content that a manifest's legend names by its fingerprint."""
+    images = "1 image" if legend["images"] == 1 else f"{legend['images']:,} images"
+    return f"{images} in {legend['file']} of {legend['date']}"
 
 
 class ResultFolder:

@@ -11,9 +11,10 @@ from typing import Any
 
 from pipeline.engine.alongside import Alongside
 from pipeline.engine.folder import FAILURES, StageFolder
+from pipeline.engine.lineage import open_folder
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Images
-from pipeline.engine.scan import Scan, key_unknown_until, open_folder, scan
+from pipeline.engine.scan import Scan, key_unknown_until, scan
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor

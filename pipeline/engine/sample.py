@@ -52,6 +52,11 @@ class GroundTruthMask(ABC):
     def file(self) -> Path:
         """Returns a palette or grey PNG with these labels, which is written if it is missing."""
 
+    @property
+    def origin(self) -> list[Any]:
+        """What the labels follow from: values that JSON can hold, and paths of files."""
+        return [v for name, v in vars(self).items() if name not in ("kept", "max_pixels")]
+
 
 @dataclass(frozen=True)
 class Sample:

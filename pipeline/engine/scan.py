@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.lineage import StageResult, open_folder
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,6 @@ class Scan:
 
 
 Scans = Mapping[Stage, Scan]
-
-
-def open_folder(stage: Stage, store: Store) -> StageFolder:
-    """Returns a stage's folder as it is now.
-
-    Its recipe holds the contents of the files that the stage loads, such as a checkpoint.
-    """
-    options: dict[str, Any] = {"becomes_latest": stage.accompanies is None}
-    if isinstance(stage, PerImage):
-        files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
-        options["recipe"] = join_keys(stage.recipe, *map(fingerprint_file, files))
-    split = stage.split if stage.is_below_split else ""
-    return store.folder(split, stage.name, stage.settings, **options)
-
-
-def open_with_inputs(stage: PerImage, store: Store) -> Folders:
-    """Returns the folders of a stage, by its name, and of those before it."""
-    return {n: open_folder(s, store) for n, s in {**stage.before, stage.name: stage}.items()}
 
 
 def scan(
@@ -180,39 +162,6 @@ def _inputs(
     return samples, waiting, after
 
 
-def is_current(stage: PerImage, sample: Sample, folders: Folders) -> bool:
-    """Tells whether an image's result was made from what there is now.
-
-    That is its photograph and the results of earlier stages; of those that were removed, the last
-    ones count. The ``folders`` are those of :func:`open_with_inputs`; see also :func:`outdated`.
-    """
-    folder = folders[stage.name]
-    try:
-        if folder.photograph_of(sample.id) != fingerprint_image(sample.image):
-            return False
-    except OSError:
-        return folder.photograph_of(sample.id) is not None
-    if not stage.before or any(sample.id not in folders[n].entries for n in stage.before):
-        return True
-    try:
-        return folder.entries[sample.id]["input"] == stage.item(sample, folders).input
-    except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
-        return True
-
-
-def outdated(stage: PerImage, store: Store) -> tuple[PerImage, set[str]] | None:
-    """Returns the first stage, up to this one, whose results lack what its settings apply.
-
-    Such are corrections that were changed since; the ids of these images are returned too.
-    """
-    for need in stage.before.values():
-        if found := outdated(need, store):
-            return found
-    entries = open_folder(stage, store).entries
-    ids = {i for i, entry in entries.items() if stage.adapt(entry) not in (entry, None)}
-    return (stage, ids) if ids else None
-
-
 def left_out_until(stage: PerImage, store: Store) -> set[str]:
     """Returns the ids of the images that a stage, or one before it, skipped."""
     left_out = set(open_folder(stage, store).failures)
@@ -229,23 +178,22 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     Raises:
         UserError: the stage did not run, or not on all images as they are now.
     """
-    if found := outdated(stage, store):
-        changed, ids = found
-        raise UserError(
-            f"the corrections of {len(ids)} {changed.name} of split {changed.split} were changed:"
-            f" run stage={changed.command} first"
-        )
-    folders, samples = open_with_inputs(stage, store), images.of(stage.split)
-    folder, left_out = folders[stage.name], left_out_until(stage, store)
+    result, left_out = StageResult(stage, store, images), left_out_until(stage, store)
+    samples, folder, name, split = images.of(stage.split), result.folder, stage.name, stage.split
     expected = [s for s in samples if s.id not in left_out]
-    finished = [s for s in expected if is_current(stage, s, folders)]
-    name, split = stage.name, stage.split
-    if not finished and expected:
+    finished = [s for s in expected if s.id in folder.entries]
+    changed, count = result.first_changes(sample.id for sample in finished)
+    if count and changed.stage is not stage:
+        raise UserError(
+            f"{count} of the {changed.name} for split {split} were made from something else than"
+            f" there is now: run stage={changed.stage.command} first"
+        )
+    if len(finished) == count and expected:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")
-    damaged = [s for s in finished if not folder.is_intact(s.id)]
-    if len(finished) < len(expected) or damaged:
-        missing = f"{len(expected) - len(finished)} of {len(samples)} missing"
-        missing += f", {len(damaged)} damaged" if damaged else ""
+    damaged = sum(not folder.is_intact(s.id) for s in finished)
+    if (number := len(expected) - len(finished) + count) or damaged:
+        missing = f"{number} of {len(samples)} missing"
+        missing += f", {damaged} damaged" if damaged else ""
         raise UserError(
             f"{name} for split {split} are incomplete ({missing}): run stage={stage.command} first"
         )

@@ -124,6 +124,11 @@ class Stage(ABC):
         return {**self.before, **self.uses}
 
     @property
+    def place(self) -> str:
+        """The folder in the output directory that its own lies below: that of the split, or ""."""
+        return self.split if self.is_below_split else ""
+
+    @property
     def where(self) -> str:
         """The split and the title, as tables show them."""
         return f"{self.split} ({self.title})" if self.title else self.split
@@ -144,6 +149,30 @@ class Stage(ABC):
     def key(self) -> str:
         """The name of its folder: a fingerprint of its settings."""
         return key_of(self.settings)
+
+    def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
+        """Returns its part of the :attr:`legend`, without that of the stages that it reads."""
+        return {}
+
+    @property
+    def legend(self) -> dict[str, Mapping[str, Any]]:
+        """What people call the contents that its settings name by a fingerprint.
+
+        Fingerprint → file, number of images and date. None of it is in the key.
+        """
+        needs = (need.legend for need in self.needs.values())
+        return {k: v for part in (*needs, self.own_legend()) for k, v in part.items()}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of it outside its key.
+
+        That is the word for it in ``stage=``, the legend, and the folders that its results are made
+        from: split, stage and key of each, by the names that it gives them.
+        """
+        needs = {name: (need.place, need.name, need.key) for name, need in self.needs.items()}
+        legend = {"legend": found} if (found := self.legend) else {}
+        return {"command": self.command, "made_from": needs, **legend}
 
     def unknown_until(self) -> str:
         """Returns what has to happen before the key is known, such as "download"; or ""."""

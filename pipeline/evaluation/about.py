@@ -8,7 +8,7 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.settings import ClipSettings, Quirks, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
-from pipeline.engine.sample import Images
+from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.tags.tagger import TagOptions
@@ -27,18 +27,10 @@ class Configuration(Protocol):
     segmenter: SegmenterSettings
 
 
-def describe(stage: Stage, config: Configuration, images: Images) -> dict[str, str]:
-    """Returns the choices that led to the results of the measured stage, and "" for the others.
-
-    The ``images`` are those of the run.
-    """
+def describe(stage: Stage, config: Configuration) -> dict[str, str]:
+    """Returns the choices that led to the results of the measured stage, and "" for the others."""
     chain = list(_chain(stage))
     notes = [note for each in chain if (note := getattr(each, "note", ""))]
-    corrected = (each for each in chain if getattr(each, "corrections", None))
-    corrections = dict.fromkeys(
-        each.corrections.describe(sample.id for sample in images.of(each.split))
-        for each in corrected
-    )
     uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
     methods = dict.fromkeys(groups(), "")
     for each in reversed(chain):
@@ -57,7 +49,7 @@ def describe(stage: Stage, config: Configuration, images: Images) -> dict[str, s
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,
-        "corrections": ", ".join(filter(None, corrections)),
+        "corrections": ", ".join(map(describe_legend, stage.legend.values())),
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import measured_kinds
+from pipeline.evaluation.currency import REMOVED, Currency
 from pipeline.files.atomic import (
     Complete,
     cannot_write,
@@ -38,11 +39,11 @@ _CALIBRATION = Complete(
 )
 _FIGURES = {
     **_LEVEL,
-    **dict.fromkeys(("image_set", "ground_truth", "results", "corrections"), str),
+    **dict.fromkeys(("image_set", "ground_truth", "results", "measured_on", "corrections"), str),
     "images": int,
     "levels": [_LEVEL],
     "calibration": _CALIBRATION,
-    "made_from": {str: str},
+    "read": {str: str},
 }
 _RUN = {
     **_FIGURES,
@@ -52,6 +53,8 @@ _RUN = {
     "configuration": dict,
     "versions": {str: str},
     "experiments": [str],
+    "made_from": {str: [str]},
+    "legend": {str: Complete(file=str, images=int, date=str)},
 }
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
 _REQUIRED += ("image_set", "ground_truth", "experiments")
@@ -95,6 +98,7 @@ class MetricsFile:
         latest: stage → split → figures.
         runs: figures with the configuration that led to them; see :meth:`put`.
         damage: names the damaged parts of the file, which are skipped, or "".
+        withheld: a sentence on the figures that :meth:`withhold` removed, for each reason.
     """
 
     def __init__(self, path: Path):
@@ -112,29 +116,44 @@ class MetricsFile:
             if stage in measured_kinds()
         }
         runs_kept = (run for run in runs if fits(run, _RUN, _REQUIRED))
+        self.withheld: list[str] = []
         self.runs: list[dict] = [run for run in runs_kept if run["stage"] in measured_kinds()]
         kept = len(self.runs) + sum(map(len, self.latest.values()))
         damaged = len(runs) + sum(map(len, latest.values())) - kept
         entries = "1 damaged entry" if damaged == 1 else f"{damaged} damaged entries"
         self.damage = f"{path} has {entries}" * bool(damaged) if is_intact else f"{path} is damaged"
 
+    def withhold(self, currency: Currency) -> None:
+        """Removes figures that are not of what lies there, and marks those of removed results."""
+        keys: dict[str, dict[str, None]] = {}
+
+        def is_current(stage: str, split: str, figures: dict, remark: str = "") -> bool:
+            if (remark := remark or currency.remark(stage, split, figures)) == REMOVED:
+                figures["remark"], remark = REMOVED, ""
+            if remark:
+                sentence = f"{stage} of split {split} ({{}}): {remark}"
+                keys.setdefault(sentence, {})[figures.get("key", "")] = None
+            return not remark
+
+        for stage, splits in self.latest.items():
+            self.latest[stage] = {
+                split: figures
+                for split, figures in splits.items()
+                if is_current(stage, split, figures, currency.refuse_other(stage, split, figures))
+            }
+        self.runs = [run for run in self.runs if is_current(run["stage"], run["split"], run)]
+        self.withheld = [sentence.format(", ".join(found)) for sentence, found in keys.items()]
+
     def find(self, stage: str, split: str, key: str) -> dict | None:
         """Returns the run of a key, if it was measured."""
         wanted = (stage, split, key)
         return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
 
-    def put(
-        self, folder: StageFolder, input_key: str, figures: Mapping | None, about: Mapping[str, str]
-    ) -> None:
+    def put(self, folder: StageFolder, figures: Mapping, about: Mapping[str, str]) -> None:
         """Records a folder's figures as the latest of its stage and split.
 
-        ``input_key`` is the fingerprint of the inputs of the images that were measured. Without
-        ground truth there are no figures, and then no latest ones. For ``about`` see
-        :func:`pipeline.evaluation.about.describe`.
+        For ``about`` see :func:`pipeline.evaluation.about.describe`.
         """
-        if figures is None:
-            self.latest.get(folder.stage, {}).pop(folder.split, None)
-            return
         old = self.find(folder.stage, folder.split, folder.key) or {}
         # One configuration may belong to several experiments, and to none ("") as well; a later one
         # must not take it away.
@@ -145,7 +164,7 @@ class MetricsFile:
             "stage": folder.stage,
             "split": folder.split,
             "key": folder.key,
-            "input": input_key,
+            **{k: v for k, v in folder.facts.items() if k != "command"},
             "experiments": sorted(experiments),
             "about": {**about, "commit": versions.get("commit", "")},
             "versions": versions,

@@ -2,26 +2,23 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK
+from pipeline.engine.lineage import StageResult, open_folder
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.scan import (
-    is_current,
-    left_out_until,
-    open_folder,
-    open_with_inputs,
-    outdated,
-)
+from pipeline.engine.scan import left_out_until
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.evaluation import measures
 from pipeline.evaluation.about import Configuration, describe
+from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
 from pipeline.files.fingerprints import fingerprint
@@ -43,14 +40,13 @@ class Evaluation:
 
     def require_results(self, planned: Collection[str]) -> None:
         """Raises a UserError where there is, and will be, nothing that can be measured."""
-        found = [each for each in self._folders() if each[1].entries and not each[0].accompanies]
+        found = [result for result in self._results if result.entries]
         commands = {stage.command for stage in self.stages if stage.kind.figures}
         is_planned = commands & {*planned} or any(s.unknown_until() for s in self.stages)
         if not found and not is_planned:
             raise self._nothing()
-        others = [stage for stage, _ in found if stage.command not in planned]
-        stale = (self._samples(s, open_with_inputs(s, self.store))[1] for s in others)
-        if changed := [*filter(None, stale)]:
+        others = [result for result in found if result.stage.command not in planned]
+        if changed := [*filter(None, map(self._change, others))]:
             raise UserError("; ".join(changed))
 
     def _nothing(self) -> UserError:
@@ -68,54 +64,38 @@ class Evaluation:
         Raises:
             UserError: there is nothing to measure, or none of the ground truth can be used.
         """
-        measured, unmeasured, changed, outcomes, absent = [], [], [], [], []
+        measured, unmeasured, outcomes, store = {}, [], [], self.store
         failures: dict[tuple[str, str], str] = {}
-        store = self.store
-        for stage, folder in self._folders():
-            if not folder.entries and stage.command in asked:
-                absent.append(f"{stage.name} of split {stage.split}")
-            if not folder.entries or stage.accompanies:
-                continue
-            folders = open_with_inputs(stage, store)
-            samples, stale = self._samples(stage, folders)
-            if stale:
-                changed.append(stale)
-                measured.append((folder, "", None, {}))
-                continue
-            results = measures.Results(samples, folder, self.vocabulary)
+        changes = {result: self._change(result) for result in self._results}
+        if not changes:
+            raise self._nothing()
+        for result in (result for result, change in changes.items() if not change):
+            stage, folder = result.stage, result.folder
+            results = measures.Results(self._with_results(result), folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
-            about = describe(stage, self.config, self.images)
-            if self.round > 1:
-                about["round"] = str(self.round)
-            measured.append((folder, folder.input_key([s.id for s in samples]), figures, about))
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
-                if unusable:
-                    unmeasured.append(f"{folder.stage} of split {folder.split}")
+                unmeasured += [f"{folder.stage} of split {folder.split}"] * bool(unusable)
                 continue
-            figures |= _links(stage, folder, folders, results.measured)
+            about, measured_on = describe(stage, self.config), self._measured_on(result)
+            if self.round > 1:
+                about["round"] = str(self.round)
             if corrections := about["corrections"]:
                 figures["corrections"] = corrections
+            measured_on.write(folder.path)
+            links = _link(result, results.measured)
+            measured[folder] = {**figures, **links, "measured_on": measured_on.key}, about
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)
             what = f"{stage.split} {stage.name}"
             outcomes.append(Outcome("evaluate", what, images, 0, unusable, place))
-        if not measured:
-            raise self._nothing()
-        with changing_metrics(store.root / "metrics.json") as metrics:
-            for each in measured:
-                metrics.put(*each)
-            for each in self.stages if changed else ():  # withdraw what was made from old results
-                if not each.accompanies and not getattr(self.folder(each), "entries", None):
-                    metrics.latest.get(each.name, {}).pop(each.split, None)
+        absent = self._record(measured, asked)
         reasons = store.root / FAILURES
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
         write_json_lines(reasons, lines)
-        notes = [metrics.damage] * bool(metrics.damage)
-        if absent:
-            notes.append(f"not measured, since there are no results: {', '.join(absent)}")
-        if not (outcomes or unmeasured or changed):
+        notes = [absent] * bool(absent)
+        if not (outcomes or unmeasured or any(changes.values())):
             notes.append("nothing was measured, since no image has ground truth")
             outcomes.append(Outcome("evaluate", "", 0, 0, {}, store.root))
         for outcome in outcomes:
@@ -125,44 +105,93 @@ class Evaluation:
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"
                 f" {reasons} says"
             )
-        if changed:
+        if changed := [*filter(None, changes.values())]:
             raise UserError("; ".join(changed))
 
-    def _samples(
-        self, stage: PerImage, folders: Mapping[str, StageFolder]
-    ) -> tuple[list[Sample], str]:
-        """Returns the images to measure, and a sentence if results were made from others, or "".
+    def _record(
+        self, measured: Mapping[StageFolder, tuple[Mapping, Mapping]], asked: Collection[str]
+    ) -> str:
+        """Writes figures to ``metrics.json``; returns what is remarkable about the others, or "".
 
-        Raises:
-            UserError: results are damaged.
+        The latest figures of a split belong together: those of other results are withdrawn.
         """
-        folder, left_out = folders[stage.name], left_out_until(stage, self.store)
-        samples = [s for s in self.images.of(stage.split) if s.id not in left_out]
-        # Images that were not processed are not measured; changed ones are not passed over.
-        results_of = [s for s in samples if s.id in folder.entries]
-        which = f"{folder.stage} for split {folder.split}"
-        again = f"run stage={stage.command} again"
-        if damaged := [s for s in results_of if not folder.is_intact(s.id)]:
-            raise UserError(f"{which} hold {len(damaged)} damaged files: {again}")
-        if found := outdated(stage, self.store):
-            changed, ids = found
-            return samples, (
-                f"the {which} were not measured, since the corrections of {len(ids)} tags were"
-                f" changed: run stage={changed.command} again"
-            )
-        stale = [s for s in results_of if not is_current(stage, s, folders)]
-        return samples, bool(stale) * (
-            f"{len(stale)} of the {which} were made from another photograph or network, or from"
-            f" other results, and were not measured: {again}"
+        places = {(folder.split, folder.stage) for folder in measured}
+        known = {(result.split, result.stage.name) for result in self._results}
+        absent = []
+        with changing_metrics(self.store.root / "metrics.json") as metrics:
+            for stage in self._measurable:
+                if (place := (stage.split, stage.name)) in places:
+                    continue
+                latest = metrics.latest.get(stage.name, {})
+                is_withdrawn = self.round == 1 and latest.pop(stage.split, None) is not None
+                if place not in known and (is_withdrawn or stage.command in asked):
+                    absent.append(f"{stage.name} of split {stage.split}")
+            for folder, each in measured.items():
+                metrics.put(folder, *each)
+        notes = [metrics.damage] * bool(metrics.damage)
+        if absent:
+            notes.append(f"not measured, since there are no results: {', '.join(absent)}")
+        return "; ".join(notes)
+
+    def now(self) -> dict[tuple[str, str, str], MeasuredOn | str]:
+        """Returns what figures would be measured on now, see :class:`.currency.Currency`."""
+        found: dict[tuple[str, str, str], MeasuredOn | str] = {
+            (stage.split, stage.name, ""): "" for stage in self._measurable
+        }
+        for result in self._results:
+            place = result.split, result.stage.name, result.folder.key
+            found[place] = self._change(result) or self._measured_on(result)
+        return found
+
+    def _change(self, result: StageResult) -> str:
+        """Returns why results cannot be measured: they, or what they were made from, changed."""
+        stage, samples = result.stage, self._with_results(result)
+        which = f"{stage.name} for split {stage.split}"
+        if damaged := sum(not result.folder.is_intact(sample.id) for sample in samples):
+            return f"{which} hold {damaged} damaged files: run stage={stage.command} again"
+        changed, count = result.first_changes(sample.id for sample in samples)
+        if not count:
+            return ""
+        and_so = "and" if changed is result else f"so that the {stage.name}"
+        return (
+            f"{count} of the {changed.name} for split {stage.split} were made from another"
+            f" photograph or network, or from other results, {and_so} were not measured:"
+            f" run stage={changed.stage.command} again"
         )
 
-    def _folders(self) -> Iterator[tuple[PerImage, StageFolder]]:
-        """Yields what can be measured, split by split: a stage, and where its results are."""
-        measurable = [stage for stage in self.stages if stage.kind.figures]
-        for split in dict.fromkeys(stage.split for stage in measurable):
-            for stage in measurable:
-                if stage.split == split and (folder := self.folder(stage)) is not None:
-                    yield stage, folder
+    def _with_results(self, result: StageResult) -> list[Sample]:
+        """Returns the images that were processed; others are not measured."""
+        left_out = left_out_until(result.stage, self.store)
+        samples = (s for s in self.images.of(result.split) if s.id not in left_out)
+        return [sample for sample in samples if sample.id in result.entries]
+
+    def _measured_on(self, result: StageResult) -> MeasuredOn:
+        """Returns what figures of results are measured on."""
+        dataset, of_tags = self.config.dataset, result.stage.kind.holds == "tags"
+        samples = [
+            sample
+            for sample in self._with_results(result)
+            if (sample.has_ground_truth if of_tags else sample.mask is not None)
+        ]
+        settings = {"levels": plain(self.vocabulary.levels), "ignore": dataset.ignore_background}
+        if of_tags:
+            settings["absent_as_zero"] = self.config.tags.absent_as_zero
+        elif result.stage.kind.holds == "cams":
+            settings["background_betas"] = plain(self.config.cams.background_betas)
+        return MeasuredOn.of(result.folder, samples, settings)
+
+    @cached_property
+    def _measurable(self) -> list[PerImage]:
+        """The stages that are measured, split by split."""
+        found = [s for s in self.stages if s.kind.figures and not s.accompanies]
+        splits = dict.fromkeys(stage.split for stage in found)
+        return [stage for split in splits for stage in found if stage.split == split]
+
+    @cached_property
+    def _results(self) -> list[StageResult]:
+        """The results of these stages, as far as there are any."""
+        found = (s for s in self._measurable if getattr(self.folder(s), "entries", None))
+        return [StageResult(stage, self.store, self.images) for stage in found]
 
     def folder(self, stage: Stage) -> StageFolder | None:
         """Returns the folder of a stage; none where its key depends on what does not exist."""
@@ -189,29 +218,22 @@ class Evaluation:
         return figures
 
 
-def _links(
-    stage: Stage, folder: StageFolder, folders: Mapping[str, StageFolder], ids: Sequence[str]
-) -> dict[str, Any]:
-    """Returns what tells whether figures of two stages are of results made from each other.
+def _link(result: StageResult, ids: Sequence[str]) -> dict[str, Any]:
+    """Returns what tells, without the results, whether figures of two stages belong together.
 
-    Keys do not: they hold no image, and nothing that was learned.
-
-    Args:
-        stage: the measured stage.
-        folder: its results.
-        folders: those of the stages that it needs, by their names.
-        ids: the images that were measured.
+    Keys do not: they hold no image, and nothing that was learned. The ``ids`` are those of the
+    images that were measured.
     """
-    before = {
-        folders[name].stage: _fingerprint_results(need, folders[name], ids)
-        for name, need in stage.before.items()
-        if need.kind.figures and {*ids} <= folders[name].entries.keys()
+    read = {
+        need.stage.name: _fingerprint_results(need, ids)
+        for need in result.needs.values()
+        if need.stage.kind.figures and {*ids} <= need.entries.keys()
     }
-    return {"results": _fingerprint_results(stage, folder, ids), "made_from": before}
+    return {"results": _fingerprint_results(result, ids), "read": read}
 
 
-def _fingerprint_results(stage: Stage, folder: StageFolder, ids: Sequence[str]) -> str:
+def _fingerprint_results(result: StageResult, ids: Sequence[str]) -> str:
     """Returns the fingerprint of what later stages read of these images' results."""
-    has_tags = stage.kind.holds == "tags"
+    has_tags, folder = result.stage.kind.holds == "tags", result.folder
     result_of = (lambda i: folder.entries[i]["tags"]) if has_tags else folder.output_key
     return fingerprint([[image_id, result_of(image_id)] for image_id in sorted(ids)])

@@ -17,7 +17,7 @@ from pipeline.engine.kinds import (
     measured_kinds,
 )
 from pipeline.files.atomic import canonical_json
-from pipeline.report.configurations import flatten, last_part
+from pipeline.report.configurations import flatten, last_part, readable
 from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
 from pipeline.report.runs import MeasuredRun, map_notes
@@ -95,7 +95,7 @@ class Combination:
     def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""
         left_out = _IN_COLUMNS.union(each.stage for each in kinds())
-        settings = self.settings.get(kind.stage, {})
+        settings = readable(self.settings.get(kind.stage, {}), self.last.figures.get("legend", {}))
         found = {name: value for name, value in settings.items() if name not in left_out}
         network = {NETWORK.stage: self.own_settings(NETWORK)} if kind is PREDICTIONS else {}
         return found | network
@@ -169,7 +169,7 @@ def _is_made_from(later: MeasuredRun, earlier: MeasuredRun) -> bool:
 
     Equal settings do not tell: what was learned, or the images, may have changed in between.
     """
-    expected = later.figures.get("made_from", {}).get(earlier.stage)
+    expected = later.figures.get("read", {}).get(earlier.stage)
     return expected in (None, earlier.figures.get("results"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.engine.kinds import MASKS, kinds
 from pipeline.engine.registry import methods
+from pipeline.engine.result_folder import describe_legend
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
 
@@ -38,6 +39,14 @@ def describe_setting(value: object) -> str:
             return f"{len(value)} entries ({fingerprint(value)[:4]})"
         return f"[{', '.join(map(describe_setting, value))}]"
     return "on" if isinstance(value, Mapping) else str(value)
+
+
+def readable(settings: Any, legend: Mapping[str, Mapping[str, Any]]) -> Any:  # noqa: ANN401
+    """Returns settings in which words take the place of the fingerprints of a manifest's legend."""
+    if isinstance(settings, Mapping):
+        return {name: readable(value, legend) for name, value in settings.items()}
+    is_named = isinstance(settings, str) and settings in legend
+    return describe_legend(legend[settings]) if is_named else settings
 
 
 def describe_choices(configuration: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
+from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import read_pseudo_mask
@@ -62,6 +63,8 @@ class ReportInputs:
     splits: Sequence[str] = ()  # all of the data set
     corrections: BySplit = field(default_factory=dict)  # all that the run was given
     remarks: Sequence[str] = ()  # what the stages say of their results, a sentence each
+    now: Mapping[tuple[str, str, str], MeasuredOn | str] = field(default_factory=dict)
+    """What figures would be measured on, see :class:`pipeline.evaluation.currency.Currency`."""
     command: str = ""  # the command line of the run
     workers: int = 1  # threads that read files
     settings: ReportSettings = field(default_factory=ReportSettings)

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
 from pipeline.errors import UserError
+from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.configurations import compose, describe_setting, differences
+from pipeline.files.fingerprints import remember_in
+from pipeline.report.configurations import compose, describe_setting, differences, readable
 from pipeline.report.markdown import percent
 from pipeline.report.published import Column, remark_on_clip
 
@@ -101,6 +103,11 @@ class MeasuredRun:
         return chain
 
     @property
+    def readable(self) -> Mapping[str, Any]:
+        """The configuration, with words for contents that it names by a fingerprint."""
+        return readable(self.configuration, self.figures.get("legend", {}))
+
+    @property
     def choices(self) -> Choices:
         """The choices that distinguish the rows of tables."""
         return Choices(*(self.about.get(name, "") for name in Choices._fields))
@@ -121,7 +128,8 @@ class MeasuredRun:
 
     def notes(self, level: int = 0) -> list[str]:
         """Returns the footnotes of the figures of a level."""
-        notes = [self.about["data"]] if self.about.get("data") else []
+        facts = (self.about.get("data"), self.figures.get("remark"))
+        notes = [*filter(None, facts)]
         notes += map_notes(self.levels[level]) if level < len(self.levels) else []
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:
@@ -203,13 +211,19 @@ def find_files(places: Iterable[Path]) -> list[Path]:
 
 
 def read_runs(files: Iterable[Path]) -> tuple[list[MeasuredRun], list[str]]:
-    """Returns the runs of metrics files, oldest first, and a sentence on each damaged file."""
+    """Returns the runs of metrics files, oldest first, and sentences on what is left out of them.
+
+    Figures that are not of what lies beside a file are left out.
+    """
     runs: list[MeasuredRun] = []
     problems = []
     for file in files:
         metrics = MetricsFile(file)
         if metrics.damage:
             problems.append(f"{metrics.damage}, which is skipped: run stage=evaluate again")
+        remember_in(file.parent, write=False)
+        metrics.withhold(Currency(file.parent))
+        problems += [f"{file}: {sentence}" for sentence in metrics.withheld]
         runs += runs_of(metrics, file, len(runs))
     return runs, problems
 

@@ -1,6 +1,7 @@
 """The stage ``report``: tables of the metrics, and pages and pictures of the results."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
-from pipeline.engine.scan import outdated
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
@@ -95,9 +95,6 @@ def _gather(
         for stage, folder in folders.items()
         if not stage.accompanies
     ]
-    if found := outdated(newest[TAGS], last.store):
-        count, command = len(found[1]), found[0].command
-        remarks.append(f"corrections of {count} tags were changed since: run stage={command} again")
     return ReportInputs(
         last.store.root,
         split,
@@ -108,10 +105,11 @@ def _gather(
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
         beta=getattr(masks.options, "beta", 1.0),
-        about=describe(newest[PREDICTIONS], last.config, last.images),
+        about=describe(newest[PREDICTIONS], last.config),
         workers=workers,
         settings=settings,
         remarks=[*dict.fromkeys(filter(None, remarks))],
+        now=replace(last, stages=stages).now(),
         splits=[*last.images.dataset.splits],
         **titles,
         **more,

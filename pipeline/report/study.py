@@ -94,7 +94,7 @@ def _varying(runs: Sequence[MeasuredRun]) -> dict[str, Values]:
     names = [name for name in _CHOICES if name != "segmenter" or runs[0].kind is PREDICTIONS]
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
-    return varying([run.configuration for run in runs], choices, _stands_for)
+    return varying([run.readable for run in runs], choices, _stands_for)
 
 
 def _stands_for(choice: str, name: str) -> bool:

@@ -44,7 +44,11 @@ _MEANS_NOTE = (
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
     text = "\n".join(table.markdown(padded=False) for table in collect_tables(metrics))
-    text = text or "Nothing was measured: the images have no ground truth.\n"
+    text = text or "Nothing was measured: the images have no ground truth.\n" * (
+        not metrics.withheld
+    )
+    if metrics.withheld:
+        text += "\nNot shown:\n\n" + "".join(f"- {sentence}.\n" for sentence in metrics.withheld)
     write_atomically(path, "# Results\n\n" + text)
     return path
 
@@ -80,8 +84,8 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
                 values = (percent(figures.get(metric)) for metric in _TAG_METRICS)
                 rows.append([split + level, _images(latest), *values])
                 notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
-            if corrections := latest.get("corrections"):
-                notes.append(f"{split}: tags corrected by hand ({corrections}).")
+            if remark := _remark(latest).removeprefix(", "):
+                notes.append(f"{split}: {remark}.")
         title = f"{kind.title.capitalize()} (%)"
         yield Table(header, rows, header[:1], title, notes=notes)
 
@@ -148,7 +152,9 @@ def _remark(figures: Mapping[str, Any]) -> str:
         beta = figures.get("background_beta")
         return f", background chosen by ground truth (β={beta}){corrected}"
     kept = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
-    return kept + corrected + " (its initial weights have seen masks)" * has_seen_masks(figures)
+    removed = f", {figures['remark']}" if "remark" in figures else ""
+    seen = " (its initial weights have seen masks)" * has_seen_masks(figures)
+    return kept + corrected + removed + seen
 
 
 def _seeds(metrics: MetricsFile) -> Table:

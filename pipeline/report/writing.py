@@ -1,5 +1,6 @@
 """Writes the files of a report: pictures of the first images, tables, and the page."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.engine.kinds import CAMS, MASKS, label_kinds
 from pipeline.engine.sample import Sample
+from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.files.label_images import BACKGROUND
@@ -31,6 +33,8 @@ def write_report(inputs: ReportInputs) -> list[Path]:
         names = (BACKGROUND, *vocabulary.classes)
         write_atomically(files[0], draw_sheet(examples, names, vocabulary.palette))
     metrics = MetricsFile(root / METRICS)
+    metrics.withhold(Currency(root, inputs.now))
+    inputs = replace(inputs, remarks=[*inputs.remarks, *metrics.withheld])
     tables = write_tables(root / "tables.md", metrics)
     return [*files, tables, write_page(root / "report.html", inputs, metrics)]
 

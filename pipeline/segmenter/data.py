@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from pipeline.engine.lineage import learned_from, open_folder
 from pipeline.engine.sample import ImageReader, Images, Sample
-from pipeline.engine.scan import available, open_folder
+from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, command
@@ -51,12 +52,15 @@ class TrainingData:
             no probabilities that pixels could be weighted by.
         facts: what names the source in a cache key, where it is not a stage.
         applies: tells whether the data set has such masks.
+        learned_from: returns what is read of a stage, see
+            :func:`pipeline.engine.lineage.learned_from`.
     """
 
     samples: Callable[[], Sequence[Sample]]
     pairs: Callable[[], list[TrainingPair]]
     facts: Mapping[str, Any] = field(default_factory=dict)
     applies: Callable[[], bool] = lambda: True
+    learned_from: Callable[[], Mapping[str, str]] = dict
 
 
 def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -> TrainingData:
@@ -77,7 +81,10 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
 
         return [pair(sample) for sample in samples()]
 
-    return TrainingData(samples, pairs)
+    def read() -> Mapping[str, str]:
+        return learned_from(open_folder(masks, store), (sample.id for sample in samples()))
+
+    return TrainingData(samples, pairs, learned_from=read)
 
 
 def masks_in_folder(

@@ -103,6 +103,10 @@ class _Relabelling(PerImage):
         test = {"scales": list(self.test.scales), "flip": self.test.flip}
         return {"method": "segmenter", **self.reader.facts, **test, **self.corrections.facts}
 
+    def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
+        """Returns the file of corrections."""
+        return self.corrections.legend
+
     @property
     def thresholds(self) -> Collection[str]:
         """The corrections; those of an image are part of its input."""
@@ -121,7 +125,8 @@ class _Relabelling(PerImage):
             found = folders["first_tags"].entries[sample.id].get("found")
         if tags is None:
             return Item(sample, image)
-        return Item(sample, join_keys(image, fingerprint(list(tags))), (tags, found))
+        read = [tags] if found is None else [tags, found]
+        return Item(sample, join_keys(image, *(fingerprint(list(k)) for k in read)), (tags, found))
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network of the round before."""
@@ -145,7 +150,7 @@ class _Relabelling(PerImage):
             )
             found = {}
             if item.sample.id in self.corrections.tags:
-                found["found"] = first or seen(relabelled.scores, self.options)
+                found["found"] = seen(relabelled.scores, self.options) if first is None else first
             tags = tags_output(relabelled.tags, {"scores": relabelled.scores}, **found)
             yield item, {SegmenterTags.name: tags, SegmenterMasks.name: Output(files)}
 

@@ -12,12 +12,13 @@ from typing import Any
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
+from pipeline.engine.lineage import LEARNED_FROM
 from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.archives import is_intact
-from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
@@ -167,6 +168,8 @@ class Training(OfSplit):
             if "checkpoint" in folder.manifest() and self._lacks_best(folder):
                 checkpoints.forget(folder.path)  # its training was not measured
             folder.begin(len(self.pairs))
+            read = canonical_json(self.data.learned_from())
+            write_atomically(folder.path / LEARNED_FROM, read)
         position = 0
 
         def report(iteration: int, total: int, loss: float) -> None:

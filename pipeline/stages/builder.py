@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property, partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,8 +154,11 @@ class Builder:
         return self._from_method(StandardisedTags, given, **parts, **corrections)
 
     def _corrections(self, split: str) -> Corrections:
-        name = Path(self.config.tags.corrections or "").name
-        return Corrections(name, self.corrections.get(split, {}))
+        if not (tags := self.corrections.get(split)):
+            return Corrections()
+        path = given_path(self.config.tags.corrections, "tags.corrections")
+        saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        return Corrections(tags, path.name, f"{saved:%Y-%m-%d %H:%M:%S}")
 
     @cached_property
     def corrections(self) -> BySplit:

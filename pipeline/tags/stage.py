@@ -56,6 +56,10 @@ class Tags(MethodStage):
         classes = {"classes": list(self.vocabulary.classes)}
         return settings if "classes" in self.method.reads else joined(settings, classes)
 
+    def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
+        """Returns the file of corrections."""
+        return self.corrections.legend
+
     def check(self) -> None:
         """Refuses a correction of an image that the split does not have."""
         super().check()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from pipeline.report.runs import find_files
 from tests import REPOSITORY
 from tests.report.measured import measured, rows_of, voc2007, write_runs
 
+pytestmark = pytest.mark.usefixtures("figures_are_current")
 TOOL = REPOSITORY / "tools" / "make_tables.py"
 
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from pipeline.clip import checkpoint, frozen
 from pipeline.engine import workers
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
+from pipeline.engine.lineage import open_folder
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Sample
-from pipeline.engine.scan import open_folder
 from pipeline.engine.stage import Item, Output
 from pipeline.engine.workers import Executor, compute_here, compute_shard
 from pipeline.errors import UserError

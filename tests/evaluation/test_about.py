@@ -10,8 +10,8 @@ from pipeline.engine import kinds
 from pipeline.evaluation.about import describe
 from pipeline.stages.config import compose, read_config
 
-MASKS = SimpleNamespace(kind=kinds.MASKS, note="", needs={}, own_settings=dict)
-TAGS = SimpleNamespace(kind=kinds.TAGS, note="", needs={}, own_settings=dict)
+MASKS = SimpleNamespace(kind=kinds.MASKS, note="", needs={}, own_settings=dict, legend={})
+TAGS = SimpleNamespace(kind=kinds.TAGS, note="", needs={}, own_settings=dict, legend={})
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ TAGS = SimpleNamespace(kind=kinds.TAGS, note="", needs={}, own_settings=dict)
 )
 def test_quirks_are_named_by_the_preset_and_what_differs(stage, given, expected):
     config = read_config(compose(["dataset=demo", "clip=demo", *given]))
-    assert describe(stage, config, None)["compat"] == expected
+    assert describe(stage, config)["compat"] == expected

@@ -14,6 +14,8 @@ from pipeline.files.lock import HOLDER
 from pipeline.report.runs import read_runs
 from pipeline.report.study import write_study
 
+pytestmark = pytest.mark.usefixtures("figures_are_current")
+
 
 def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     folder = Store(tmp_path).folder("val", "tags", {"alpha": 0.5})
@@ -22,7 +24,7 @@ def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     for experiment in ("alpha", "", "preset", "alpha"):
         figures, named = {"images": 3, "map": 0.5, **KNOWN}, {**about, "experiment": experiment}
         with changing_metrics(tmp_path / "metrics.json") as metrics:
-            metrics.put(folder, "input", figures, named)
+            metrics.put(folder, figures, named)
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
     assert entry["versions"] == folder.manifest()["versions"]
     assert entry["experiments"] == ["", "alpha", "preset"], "a run without a name is one as well"
@@ -39,7 +41,7 @@ FIGURES = {"images": 3, "map": 0.5, "f1": None, **KNOWN}
 def put(path, alpha, **figures):
     folder = Store(path.parent).folder("val", "tags", {"alpha": alpha})
     with changing_metrics(path) as metrics:
-        metrics.put(folder, "input", {**FIGURES, **figures}, ABOUT)
+        metrics.put(folder, {**FIGURES, **figures}, ABOUT)
     return metrics
 
 

@@ -15,10 +15,10 @@ from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.executors import ExecutorSettings
+from pipeline.engine.lineage import open_folder
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
-from pipeline.engine.scan import open_folder
 from pipeline.engine.settings import check
 from pipeline.engine.stage import Item, PerImage
 from pipeline.engine.store import Store

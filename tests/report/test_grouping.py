@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.report.grouping import choose_run
 from pipeline.report.markdown import Notes
 from pipeline.report.runs import MeasuredRun, read_runs
 from tests.report.measured import measured, voc2007, write_runs
+
+pytestmark = pytest.mark.usefixtures("figures_are_current")
 
 
 def runs_of(tmp_path: Path, *entries: dict) -> list[MeasuredRun]:

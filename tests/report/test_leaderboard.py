@@ -225,11 +225,11 @@ def test_figures_against_other_ground_truth_never_stand_in_one_table(tmp_path):
 def test_figures_are_joined_only_if_one_result_was_made_from_the_other(tmp_path):
     def measure(tags: float, learned: str, cams: str, from_tags: str) -> Chain:
         chain = Chain("piaa").tags(tags, results=learned)
-        return chain.cams(cams, 0.4, results=cams, made_from={"tags": from_tags})
+        return chain.cams(cams, 0.4, results=cams, read={"tags": from_tags})
 
     # The prototypes were learned again between the two, under the same settings.
-    before = measure(0.8, "first", "sclip", "first").masks("par", 0.5, made_from={"cams": "sclip"})
-    after = measure(0.9, "second", "gem", "second").masks("par", 0.6, made_from={"cams": "gem"})
+    before = measure(0.8, "first", "sclip", "first").masks("par", 0.5, read={"cams": "sclip"})
+    after = measure(0.9, "second", "gem", "second").masks("par", 0.6, read={"cams": "gem"})
     assert cells(write_leaderboard(runs_of(tmp_path, before, after, shuffled=False)))[1:] == [
         ["piaa", "gem", "par", "90.0", "45.0", "40.0", "**60.0**"],
         ["piaa", "sclip", "par", "", "", "40.0", "50.0"],

@@ -20,6 +20,8 @@ from pipeline.report.study import write_study
 from pipeline.report.tables import write_tables
 from tests.report.measured import KNOWN
 
+pytestmark = pytest.mark.usefixtures("figures_are_current")
+
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]
 
 

@@ -130,7 +130,7 @@ def training_stage(pairs, labelled, **changes):
 
 def run_stage_in(stage, root: Path):
     """Does what a run of ``stage=train`` does, and returns the folder."""
-    from pipeline.engine.scan import open_folder
+    from pipeline.engine.lineage import open_folder
     from pipeline.engine.store import Store
 
     store = Store(root)

@@ -69,12 +69,18 @@ def test_two_corrections_cost_two_images_and_taking_one_back_costs_none(run, tmp
     assert (second / "scores.npz").read_bytes() == scores, "mAP cannot move"
     manifest = json.loads((second / "manifest.json").read_text())
     assert manifest["statistics"]["corrected"] == 2
-    assert manifest["configuration"]["corrections"] == "mine.csv"
-    # The same file again, then one correction less, then none.
+    [(content, about)] = manifest["legend"].items()
+    assert manifest["configuration"]["corrections"] == content
+    assert (about["file"], about["images"]) == ("mine.csv", 2)
+    # The same content again, then one correction less, then none.
     assert run(wrong, UP_TO_MASKS) == dict.fromkeys(counts, (0, 5, 0))
-    assert run({ids[0]: wrong[ids[0]]}, UP_TO_MASKS) == dict.fromkeys(counts, (0, 4, 1))
+    (tmp_path / "mine.csv").rename(tmp_path / "renamed.csv")
+    again = f"tags.corrections={tmp_path / 'renamed.csv'}"
+    assert run(None, UP_TO_MASKS, again) == dict.fromkeys(counts, (0, 5, 0)), "not its name"
+    assert run({ids[0]: wrong[ids[0]]}, UP_TO_MASKS) == dict.fromkeys(counts, (0, 0, 5))
     assert tags(out)[ids[1]] == before[ids[1]]
-    assert latest(out, "tags").resolve() == second, "the key holds the name of the file alone"
+    assert latest(out, "tags").resolve() not in (first, second), "the key holds the content"
+    assert len(tags(out)) == 5 and json.loads((second / "manifest.json").read_text()) != manifest
     run({}, UP_TO_MASKS)
     assert latest(out, "tags").resolve() == first
 
@@ -159,8 +165,8 @@ def test_labels_may_be_corrections(run, tmp_path):
     run({"a": "cup", "b": ""}, f"dataset.labels={tmp_path / 'mine.csv'}", "stage=[tags,evaluate]")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     figures = metrics["latest"]["tags"]["all"]
-    assert (figures["f1"], figures["corrections"]) == (1, "2 images in mine.csv")
-    assert metrics["runs"][-1]["about"]["corrections"] == "2 images in mine.csv"
+    assert figures["f1"] == 1 and figures["corrections"].startswith("2 images in mine.csv of 20")
+    assert metrics["runs"][-1]["about"]["corrections"] == figures["corrections"]
 
 
 def test_choices_that_read_no_tags_say_so(run):

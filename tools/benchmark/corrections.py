@@ -20,8 +20,8 @@ import numpy as np
 
 from pipeline.datasets.corrections import BySplit, join_names
 from pipeline.engine.kinds import TAGS
+from pipeline.engine.lineage import open_folder
 from pipeline.engine.sample import Sample
-from pipeline.engine.scan import open_folder
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, last_part

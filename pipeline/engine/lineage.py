@@ -1,0 +1,226 @@
+"""What results are made from, and whether their whole chain is still as it was then.
+
+A manifest names the folders that a result was made from. The entry of an image says from what
+content: its ``input`` begins with the fingerprint of the photograph and goes on with those of what
+was read of earlier results; its ``recipe`` goes on with those of files that were learned. Whether a
+result is current is decided here alone, by :meth:`Result.first_change`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.folder import ENTRIES, StageFolder, result_key
+from pipeline.engine.result_folder import read_manifest
+from pipeline.engine.sample import Images, Sample
+from pipeline.engine.stage import Folders, OfSplit, PerImage, Stage
+from pipeline.engine.store import Store
+from pipeline.errors import ImageError, UserError
+from pipeline.files.atomic import read_json
+from pipeline.files.fingerprints import (
+    fingerprint,
+    fingerprint_file,
+    fingerprint_image,
+    first_key,
+    join_keys,
+)
+from pipeline.files.journal import Journal
+
+LEARNED_FROM = "learned_from.json"
+"""In the folder of a training: image id → photograph and mask, see :func:`learned_from`."""
+
+Photographs = Callable[[str, str], str | None]
+"""Returns the fingerprint of a photograph, by split and id; none where it cannot be read."""
+
+
+def open_folder(stage: Stage, store: Store) -> StageFolder:
+    """Returns a stage's folder as it is now.
+
+    Its recipe holds the contents of the files that the stage loads, such as a checkpoint.
+    """
+    options: dict[str, Any] = {"becomes_latest": stage.accompanies is None}
+    if isinstance(stage, PerImage):
+        files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
+        options["recipe"] = join_keys(stage.recipe, *map(fingerprint_file, files))
+    return store.folder(stage.place, stage.name, stage.settings, facts=stage.facts, **options)
+
+
+def open_with_inputs(stage: PerImage, store: Store) -> Folders:
+    """Returns the folders of a stage, by its name, and of those before it."""
+    return {n: open_folder(s, store) for n, s in {**stage.before, stage.name: stage}.items()}
+
+
+def learned_from(folder: StageFolder, ids: Iterable[str]) -> dict[str, str]:
+    """Returns image id → the photograph and the result that a training reads of each image."""
+    return {i: _photograph_and_result(folder.entries[i]) for i in ids}
+
+
+def _photograph_and_result(entry: Mapping[str, Any]) -> str:
+    return join_keys(first_key(entry["input"]), result_key(entry))
+
+
+class Result:
+    """The results in a stage's folder, with those that they were made from by its manifest.
+
+    Attributes:
+        path: the folder.
+        photograph: tells what photographs are now; by default nothing is known of them.
+    """
+
+    def __init__(self, path: Path, photograph: Photographs = lambda *_: None, depth: int = 0):
+        self.path = path
+        self.photograph = photograph
+        self._depth = depth  # manifests that were edited may name each other
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """The manifest; {} where there is none, or a damaged one."""
+        return read_manifest(self.path)
+
+    @property
+    def split(self) -> str:
+        """The split, or "" for a stage that belongs to none."""
+        return self.manifest.get("split", "")
+
+    @property
+    def name(self) -> str:
+        """The name of the stage."""
+        return self.path.parent.name
+
+    @property
+    def command(self) -> str:
+        """The word for the stage in ``stage=``."""
+        return self.manifest.get("command", self.name)
+
+    @cached_property
+    def entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """Image id → entry; {} where the results were removed, or are of a whole split."""
+        return Journal(self.path / ENTRIES).entries
+
+    @cached_property
+    def needs(self) -> Mapping[str, Result]:
+        """What it was made from, by the names that its stage gives them."""
+        root = self.path.parents[2 if self.split else 1]
+        found = {}
+        for need, place in self.manifest.get("made_from", {}).items():
+            if len(place) == 3 and not any({"/", ".."} & {*part, part} for part in place):
+                found[need] = Result(root.joinpath(*place), self.photograph, self._depth + 1)
+        return found if self._depth < _MAX_DEPTH else {}
+
+    @property
+    def chain(self) -> list[Result]:
+        """The results that these were made from, the earliest first, and these at the end."""
+        found = [result for need in self.needs.values() for result in need.chain]
+        return [*dict.fromkeys([*found, self])]
+
+    def first_change(self, image_id: str) -> Result | None:
+        """Returns the earliest result of an image's chain that was made from something else.
+
+        Such are results of another photograph, of earlier results as they were before, and of files
+        that were learned anew. Nothing is known of what results that were removed were made from.
+        """
+        for need in self.needs.values():
+            if found := need.first_change(image_id) if need.entries else need.change_of_split:
+                return found
+        entry = self.entries.get(image_id)
+        return None if entry is None or self._is_as_made(image_id, entry) else self
+
+    @cached_property
+    def change_of_split(self) -> Result | None:
+        """The earliest result that changed since a network was trained on it, or the network."""
+        trained_on = read_json(self.path / LEARNED_FROM, {str: str}) or {}
+        for need in self.needs.values() if trained_on else ():
+            for image_id in trained_on.keys() & need.entries.keys():
+                if found := need.first_change(image_id):
+                    return found
+                if _photograph_and_result(need.entries[image_id]) != trained_on[image_id]:
+                    return self
+        return None
+
+    def _is_as_made(self, image_id: str, entry: Mapping[str, Any]) -> bool:
+        photograph, *read = entry["input"].split("-")
+        if self.photograph(self.split, image_id) not in (photograph, None):
+            return False
+        _, *learned = entry.get("recipe", "").split("-")
+        if self._learned_contents and not self._learned_contents.issuperset(learned):
+            return False
+        earlier = (need.entries.get(image_id) for need in self.needs.values())
+        return all(_readings(found) & {*read} for found in earlier if found is not None)
+
+    @cached_property
+    def _learned_contents(self) -> frozenset[str]:
+        """The fingerprints of the files that a network, or what was learned, consists of."""
+        files: set[Path] = set()
+        for need in self.needs.values():
+            names = [*need.manifest.get("files", ()), need.manifest.get("checkpoint", "")]
+            files |= {*(need.path / name for name in names), *need.path.glob("best_*.pth")}
+        return frozenset(fingerprint_file(path) for path in files if path.is_file())
+
+
+_MAX_DEPTH = 50  # of chains
+
+
+def _readings(entry: Mapping[str, Any]) -> set[str]:
+    """Returns the fingerprints by which later inputs name a result: all of it, or one fact."""
+    return {result_key(entry), *(fingerprint(value) for value in entry.values())}
+
+
+class StageResult(Result):
+    """The results of a stage of the run, whose settings say more than the manifest does.
+
+    They also say what of other programs' files belongs to an image, such as its line in a list.
+    """
+
+    def __init__(self, stage: Stage, store: Store, images: Images):
+        self.stage = stage
+        self.folder = open_folder(stage, store)
+        self._store, self._images = store, images
+        super().__init__(self.folder.path, self._fingerprint_photograph)
+
+    def first_changes(self, ids: Iterable[str]) -> tuple[StageResult | None, int]:
+        """Returns the earliest result of the chain that changed, and of how many of some images."""
+        found = Counter(filter(None, map(self.first_change, ids)))
+        earliest = next((result for result in self.chain if result in found), None)
+        return earliest, found[earliest]
+
+    @property
+    def split(self) -> str:
+        """The split of the stage."""
+        return self.stage.split
+
+    @cached_property
+    def entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """Image id → entry; {} for a stage whose result is of a whole split."""
+        return self.folder.entries if isinstance(self.stage, PerImage) else {}
+
+    @cached_property
+    def needs(self) -> Mapping[str, Result]:
+        """Those before it; the key and the recipe tell of what it uses besides."""
+        before = {} if isinstance(self.stage, OfSplit) else self.stage.before
+        return {n: StageResult(need, self._store, self._images) for n, need in before.items()}
+
+    @cached_property
+    def _samples(self) -> Mapping[str, Sample]:
+        return {sample.id: sample for sample in self._images.of(self.split)}
+
+    def _fingerprint_photograph(self, split: str, image_id: str) -> str | None:
+        try:
+            return fingerprint_image(self._samples[image_id].image)
+        except OSError:
+            return None
+
+    def _is_as_made(self, image_id: str, entry: Mapping[str, Any]) -> bool:
+        if entry.get("recipe") != self.folder.recipe:
+            return False
+        photograph = self.photograph(self.split, image_id)
+        if photograph is None or any(image_id not in n.entries for n in self.needs.values()):
+            return photograph in (None, first_key(entry["input"]))
+        folders = {name: need.folder for name, need in self.needs.items()}
+        try:
+            return entry["input"] == self.stage.item(self._samples[image_id], folders).input
+        except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
+            return True

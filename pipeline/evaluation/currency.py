@@ -1,0 +1,144 @@
+"""Whether figures are of what lies there now: of these results, this ground truth, these settings.
+
+Beside the results lies what their figures were measured on, image by image, so that a figure can be
+judged where the data set is not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.folder import StageFolder, result_key
+from pipeline.engine.lineage import Result
+from pipeline.engine.result_folder import MANIFEST
+from pipeline.engine.sample import Sample
+from pipeline.errors import UserError
+from pipeline.files.atomic import canonical_json, read_json, write_atomically
+from pipeline.files.fingerprints import fingerprint, fingerprint_image
+
+MEASURED_ON = "measured_on.json"
+
+REMOVED = "results removed"
+"""Marks figures of results that are no longer there."""
+
+_SHAPE = {"images": {str: [str]}, "files": {str: str}, "settings": dict}
+
+
+@dataclass(frozen=True)
+class MeasuredOn:
+    """What figures are measured on.
+
+    Attributes:
+        images: image id → the fingerprints of its result and of its ground truth.
+        files: photographs, and files of ground truth → the fingerprint of each that can be read.
+        settings: those of the measurement.
+    """
+
+    images: Mapping[str, list[str]]
+    files: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, folder: StageFolder, samples: Iterable[Sample], settings: Mapping[str, Any]
+    ) -> MeasuredOn:
+        """Returns what figures of results are measured on if they are measured now."""
+        images, files = {}, {}
+        for sample in samples:
+            origin = sample.mask.origin if sample.mask else []
+            paths = (v for v in [sample.image, *origin] if isinstance(v, Path))
+            contents = {path: content for path in paths if (content := _content(path))}
+            files |= {str(path): content for path, content in contents.items()}
+            truth = [contents.get(v, "") if isinstance(v, Path) else v for v in origin]
+            result = result_key(folder.entries[sample.id])
+            images[sample.id] = [result, fingerprint([truth, _labels(sample)])]
+        return cls(images, files, settings)
+
+    @property
+    def key(self) -> str:
+        """The fingerprint by which figures name it."""
+        return fingerprint(self.images, self.settings)
+
+    def write(self, folder: Path) -> None:
+        """Writes it beside the results."""
+        write_atomically(folder / MEASURED_ON, canonical_json(asdict(self)))
+
+    def describe_change(self, now: MeasuredOn) -> str:
+        """Returns why figures are others now, or ""."""
+        if self.images.keys() != now.images.keys():
+            return "measured on other images"
+        pairs = [(then, now.images[image_id]) for image_id, then in self.images.items()]
+        for what, part in (("results", 0), ("ground truth", 1)):
+            if any(then[part] != after[part] for then, after in pairs):
+                return f"measured before its {what} changed"
+        return "measured with other settings" if self.settings != now.settings else ""
+
+
+def _content(path: Path) -> str:
+    try:
+        return fingerprint_image(path)
+    except OSError:
+        return ""
+
+
+def _labels(sample: Sample) -> Any:  # noqa: ANN401
+    try:
+        return sample.labels() if callable(sample.labels) else sample.labels
+    except UserError as error:
+        return str(error)
+
+
+@dataclass
+class Currency:
+    """Judges the figures in the ``metrics.json`` of one output directory.
+
+    Attributes:
+        root: the output directory.
+        now: split, stage and key of the run's results → what they would be measured on now, or why
+            they cannot be. Without a run, the folders tell what figures were measured on.
+    """
+
+    root: Path
+    now: Mapping[tuple[str, str, str], MeasuredOn | str] = field(default_factory=dict)
+    _changes: dict[Path, tuple[str, str]] = field(default_factory=dict)
+
+    def remark(self, stage: str, split: str, figures: Mapping[str, Any]) -> str:
+        """Returns why figures are not those of what lies there, :data:`REMOVED`, or ""."""
+        place = split, stage, figures.get("key", "")
+        folder, now = self.root.joinpath(*place), self.now.get(place)
+        if not (folder / MANIFEST).is_file():
+            return REMOVED
+        if isinstance(now, str):
+            return now
+        if folder not in self._changes:
+            self._changes[folder] = _find_change(folder, now)
+        key, change = self._changes[folder]
+        if key != figures.get("measured_on"):
+            change = "measured before the last time"
+        return f"{change}: run stage=evaluate" if change else ""
+
+    def refuse_other(self, stage: str, split: str, figures: Mapping[str, Any]) -> str:
+        """Returns why figures are not those of the run, if it has any of this stage and split."""
+        keys = [key for *place, key in self.now if place == [split, stage]]
+        is_other = bool(keys) and figures.get("key") not in keys
+        return "measured with other settings than those of this run: run stage=evaluate" * is_other
+
+
+def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
+    """Returns the key of what results were measured on, and which of it is another by now."""
+    content = read_json(folder / MEASURED_ON, _SHAPE)
+    if content is None or not content.keys() >= _SHAPE.keys():
+        return "", ""
+    measured_on, result = MeasuredOn(**content), Result(folder)
+    if now is not None:
+        return measured_on.key, measured_on.describe_change(now)
+    for image_id, (key, _) in measured_on.images.items():
+        entry = result.entries.get(image_id)
+        if entry is None or result_key(entry) != key or result.first_change(image_id):
+            return measured_on.key, "measured before its results changed"
+    if any(_content(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
+        return measured_on.key, "measured before its photographs or ground truth changed"
+    return measured_on.key, ""
