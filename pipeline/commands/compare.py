@@ -1,18 +1,25 @@
 """The command line of ``tools/compare.py``."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser
 from pipeline.datasets import load_dataset
 from pipeline.datasets.demo import redirect_writes
-from pipeline.engine.kinds import CAMS
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError, check_choice, shown
+from pipeline.exchange.artefacts import Artefact, read_artefact
+from pipeline.exchange.chains import pair_up
 from pipeline.exchange.exporting import Export
-from pipeline.exchange.paired import Pair, pair_up
-from pipeline.exchange.paired_page import write_page, write_tables
+from pipeline.exchange.paired import Pair
+from pipeline.exchange.paired_page import (
+    describe_difference,
+    find_settings,
+    write_page,
+    write_tables,
+)
 from pipeline.files.own_files import OwnFiles
 from pipeline.stages.config import CONFIG, read_record
 
@@ -41,39 +48,55 @@ def run(arguments: Sequence[str]) -> None:
     add("second", nargs="?", type=Path, metavar="B", help=latest)
     page = "where to write the page; default: comparison.html"
     add("--output", type=Path, default="comparison.html", metavar="FILE", help=page)
+    splits = "the splits to compare; by default all that both have"
+    add("--split", type=lambda text: text.split(","), metavar="A,B", help=splits)
     options = parser.parse_args(arguments)
     output = OwnFiles(options.output.parent, "compare.py")
     output.refuse_foreign([options.output])
     found = pair_up(options.first, options.second)
-    first, other = found[0]
-    a, b = options.first, options.second
-    if b is None:
-        a, b = first.path, other.path.resolve()
-    settings, _ = read_record(first.root)
-    record, pairs, problems, workers = first.root / CONFIG, [], {}, count_cores()
-    names = [first.root.name, other.root.name] if first.root.name != other.root.name else [a, b]
+    for split in options.split or ():
+        names = [*dict.fromkeys(a.split for a, _ in found)]
+        check_choice(f"the two runs share no results of split {shown(split)}", split, names)
+    if options.split:
+        found = [pair for pair in found if pair[0].split in options.split]
+    artefacts = [[read_artefact(result.path) for result in pair] for pair in found]
+    (first, other), pairs, problems, workers = artefacts[0], [], {}, count_cores()
+    settings, measurement = read_record(first.root)
+    record = first.root / CONFIG
+    both = measurement, measurement if other.root == first.root else read_record(other.root)[1]
     with redirect_writes(settings):  # the file does not say where anything is written
         dataset = load_dataset(settings, workers)
         if dataset.vocabulary.classes != first.classes:
             raise UserError(f"{record} has other classes than the results: run a stage there again")
-        splits = [*dataset.splits]
-        for both in found:
-            check_choice(f"{record} has no split {both[0].split}", both[0].split, splits)
-        for both in sorted(found, key=lambda both: splits.index(both[0].split)):
-            samples = [s for s in dataset.splits[both[0].split] if s.id in both[0].entries]
-            if lacking := both[0].entries.keys() - {sample.id for sample in samples}:
-                raise UserError(
-                    f"the data set of {record} lacks {len(lacking)} images of the results, such as"
-                    f" {shown(min(lacking))}: run a stage there again, on all of them"
-                )
-            is_cams = both[0].kind is CAMS
-            betas = [read_record(each.root)[1] if is_cams else None for each in both]
-            pairs.append(Pair(*both, betas))
-            pairs[-1].compare(samples, workers, problems)
-        tables = write_tables(pairs)
+        order = [*dataset.splits]
+        for a, _ in artefacts:
+            check_choice(f"{record} has no split {a.split}", a.split, order)
+        for a, b in sorted(artefacts, key=lambda pair: order.index(pair[0].split)):
+            pair = Pair(a, b, both)
+            pair.compare(dataset.splits[a.split], workers, problems)
+            pairs.append(pair)
+        differing = find_settings(pairs)
+        tables = write_tables(pairs, differing)
+        title = describe_difference(differing) or f"{first.root.name} and {other.root.name}"
         reader = ImageReader(first.apply_exif, settings.max_pixels)
-        facts = {"A": a, "B": b, "dataset": settings.name}
-        page = write_page([*map(str, names)], facts, pairs, tables, reader, workers, problems)
+        folders = {side: _name(chosen) for side, chosen in zip("AB", zip(*artefacts))}
+        facts = {**folders, "dataset": settings.name}
+        page = write_page(title, facts, pairs, tables, reader, workers, problems)
     output.write(options.output, page.encode("utf-8", "backslashreplace"))
+    print(*(f"{side}: {names}" for side, names in folders.items()), "", sep="\n")
     print("\n".join(table.markdown() for table in tables), f"written to {options.output}", sep="\n")
+    for pair in pairs:
+        if pair.others:
+            what = f"{pair.a.kind.stage} of split {pair.a.split}"
+            print(
+                f"note: {what}: {len(pair.images):,} images were compared; {pair.others:,} are in"
+                " one run alone, have another photograph there, or were removed",
+                file=sys.stderr,
+            )
     Export(left_out=problems).refuse_left_out("images were left out: repair those listed above")
+
+
+def _name(artefacts: Sequence[Artefact]) -> str:
+    """Returns where the results of a chain lie."""
+    root = artefacts[0].root
+    return f"{root}: {', '.join(str(a.path.relative_to(root)) for a in artefacts)}"

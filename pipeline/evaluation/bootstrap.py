@@ -4,6 +4,8 @@ All follow from tallies, 3×k: how often each of k classes, or labels, was hit, 
 truth, and was predicted. The tally of several images is the sum of theirs.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 RESAMPLES = 1000
@@ -42,11 +44,54 @@ def difference_intervals(tallies: np.ndarray, of_tags: bool) -> dict[str, tuple[
         tallies: of N images and two results, N×2×3×k.
         of_tags: whether they are of tags, not of labels.
     """
-    rng, number = np.random.default_rng(0), len(tallies)
-    flat, differences = tallies.reshape(number, -1).astype(np.float64), []
-    for _ in range(RESAMPLES // _AT_ONCE):
-        weights = rng.multinomial(number, np.full(number, 1 / number), _AT_ONCE)
+    flat, differences = tallies.reshape(len(tallies), -1).astype(np.float64), []
+    for weights in _resamples(len(tallies)):
         sums = (weights @ flat).reshape(_AT_ONCE, *tallies.shape[1:])
         differences.append([np.diff(value)[:, 0] for value in figures(sums, of_tags).values()])
     bounds = np.percentile(np.concatenate(differences, 1), (2.5, 97.5), axis=1)
     return dict(zip(figures(tallies, of_tags), map(tuple, bounds.T.tolist())))
+
+
+def map_interval(
+    scores: np.ndarray, positive: np.ndarray, absent_as_zero: bool
+) -> tuple[float, float]:
+    """Returns the 95% interval of the second result's mAP minus the first's.
+
+    An image that is drawn several times counts as often, at one rank.
+
+    Args:
+        scores: of two results, 2×N×n float.
+        positive: the ground truth, N×n bool.
+        absent_as_zero: see :func:`pipeline.evaluation.metrics.mean_average_precision`.
+    """
+    differences = []
+    for weights in _resamples(len(positive)):
+        a, b = (_weighted_map(each, positive, weights, absent_as_zero) for each in scores)
+        differences.append(b - a)
+    low, high = np.nanpercentile(np.concatenate(differences), (2.5, 97.5)).tolist()
+    return low, high
+
+
+def _weighted_map(
+    scores: np.ndarray, positive: np.ndarray, weights: np.ndarray, absent_as_zero: bool
+) -> np.ndarray:
+    """Returns the mAP of each resample, R×N integers: R float64."""
+    precisions = []
+    for class_scores, present in zip(scores.T, positive.T):
+        order = np.argsort(-class_scores, kind="stable")
+        drawn, hits = weights[:, order], weights[:, order] * present[order]
+        precision = hits.cumsum(1) / np.maximum(drawn.cumsum(1), 1)
+        with np.errstate(invalid="ignore"):
+            precisions.append((hits * precision).sum(1) / hits.sum(1))
+    values = np.array(precisions)
+    if absent_as_zero:
+        return np.nan_to_num(values).mean(0)
+    counted = np.maximum((~np.isnan(values)).sum(0), 1)
+    return np.nansum(values, 0) / counted
+
+
+def _resamples(number: int) -> Iterator[np.ndarray]:
+    """Yields how often each of some images was drawn with replacement, R×N, a few at a time."""
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES // _AT_ONCE):
+        yield rng.multinomial(number, np.full(number, 1 / number), _AT_ONCE)

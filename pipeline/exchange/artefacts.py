@@ -16,7 +16,7 @@ from pipeline.files.atomic import fits
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.configurations import flatten
+from pipeline.report.configurations import flatten, readable
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Artefact:
     def split(self) -> str:
         """The split."""
         return self.path.absolute().parents[1].name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its configuration, with words for contents that it names by a fingerprint."""
+        return readable(self.manifest["configuration"], self.manifest.get("legend", {}))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from pipeline.evaluation.bootstrap import class_figures
 from pipeline.exchange.paired import Pair, points
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.configurations import describe_value, varying
+from pipeline.report.configurations import describe_value, last_part, varying
 from pipeline.report.gallery import Panel, difference_panel, label_panel
+from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, percent
 from pipeline.report.measured import for_each_readable
 from pipeline.report.page import load_template
@@ -21,20 +23,49 @@ from pipeline.report.settings import ReportSettings
 
 _SIDES = ("A", "B", "B − A")
 _LISTED = 500  # images whose tags differ
+_IN_TITLE = 3  # settings
 
 
-def write_tables(pairs: Sequence[Pair]) -> list[Table]:
-    """Returns the figures of two runs, and the settings that differ."""
+def find_settings(pairs: Sequence[Pair]) -> list[list[str]]:
+    """Returns each setting that differs, with its values in A and B.
+
+    Those of every pair count: tags may differ in settings that masks are not made with.
+    """
+    sides = (
+        {
+            str(number): {artefact.kind.stage: artefact.settings}
+            for number, artefact in enumerate(pair.both[side] for pair in pairs)
+        }
+        for side in (0, 1)
+    )
+    # With the stage, as on the command line.
+    return [
+        [".".join(name.split(".")[-2:]), *map(describe_value, values)]
+        for name, values in varying(sides).items()
+    ]
+
+
+def describe_difference(settings: Sequence[Sequence[str]]) -> str:
+    """Returns a title for what differs; "" if no setting does."""
+    if settings and all(last_part(name) == "corrections" for name, *_ in settings):
+        return "Before and after corrections"
+    words = [f"{name}: {a} → {b}" for name, a, b in settings[:_IN_TITLE]]
+    more = len(settings) - _IN_TITLE
+    return ", ".join([*words, f"and {more} more settings"] if more > 0 else words)
+
+
+def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> list[Table]:
+    """Returns the figures of two chains, and the settings that differ."""
     interval = (
         "In percent. Brackets hold the 95% interval of the difference by a paired bootstrap over"
         " the images; it says nothing of other seeds."
     )
     header, words = ["figure", *_SIDES, "images", "split"], ["setting", *_SIDES[:2]]
     figures = [row for pair in pairs for row in pair.rows()]
-    found = varying([{a.kind.stage: a.manifest["configuration"]} for a in pairs[-1].both])
-    # With the stage, as on the command line.
-    settings = [[".".join(n.split(".")[-2:]), *map(describe_value, v)] for n, v in found.items()]
     which = f"{'Those' if settings else 'None of those'} that change a result differ."
+    if not settings and any(image.changed for pair in pairs for image in pair.images):
+        which += " The results differ all the same: what was given to the runs, such as a list"
+        which += " of tags, or the machine was another."
     return [
         Table(header, figures, ["figure", "split"], "Figures", interval),
         Table(words, settings, words, "Settings", which),
@@ -42,7 +73,7 @@ def write_tables(pairs: Sequence[Pair]) -> list[Table]:
 
 
 def write_page(
-    names: Sequence[str],
+    title: str,
     facts: Mapping[str, object],
     pairs: Sequence[Pair],
     tables: Sequence[Table],
@@ -50,21 +81,40 @@ def write_page(
     workers: int,
     problems: dict[str, str],
 ) -> str:
-    """Returns the page, which shows images of the last pair.
+    """Returns the page, which shows images of the last pair of each split.
 
     Args:
-        names: what A and B are called.
-        facts: further words on them.
+        title: what differs.
+        facts: further words on A and B.
         pairs: what was compared.
         tables: those of :func:`write_tables`.
         reader: reads photographs.
         workers: threads that read files.
         problems: receives id → reason for images that cannot be read.
     """
-    last, shown = pairs[-1], [pair for pair in pairs if pair.a.split == pairs[-1].a.split]
-    tagged = [pair for pair in shown if pair.of_tags]
-    more = [_classes([pair for pair in shown if pair.known], last.a.classes)]
-    more += [table for pair in tagged for table in _changed_tags(pair)]
+    classes, tables = pairs[0].a.classes, [*tables]
+    by_split = grouped(pairs, lambda pair: pair.a.split)
+    for split, found in by_split.items():
+        where = f", {split}" if len(by_split) > 1 else ""
+        more = [_classes([pair for pair in found if pair.known], classes)]
+        more += [table for pair in found if pair.of_tags for table in _changed_tags(pair)]
+        tables += [replace(table, title=table.title + where) for table in more]
+    return load_template("compare.html", "tables.js").render(
+        title=title,
+        facts=facts,
+        tables=[table for table in tables if table.rows],
+        classes=classes,
+        palette=drawing_colours(pairs[0].a.palette),
+        sides=_SIDES,
+        splits=[_images(found, reader, workers, problems) for found in by_split.values()],
+    )
+
+
+def _images(
+    pairs: Sequence[Pair], reader: ImageReader, workers: int, problems: dict[str, str]
+) -> dict[str, Any]:
+    """Returns the images of a split that differ most in its last pair, and their tags."""
+    last = pairs[-1]
     samples = {image.sample.id: image.sample for image in last.images}
     between = f"{last.a.kind.layer} of A", f"{last.a.kind.layer} of B"
 
@@ -85,17 +135,11 @@ def write_page(
     def cards(ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         return for_each_readable([samples[i] for i in ids], build, workers, problems)
 
-    return load_template("compare.html", "tables.js").render(
-        names=names,
-        facts=facts,
-        last=last,
-        tables=[*tables, *(table for table in more if table.rows)],
-        classes=last.a.classes,
-        palette=drawing_colours(last.a.palette),
-        sides=_SIDES,
-        groups=[(title, chosen, cards(chosen)) for title, chosen in last.ranked().items()],
-        tags={image.sample.id: image.tags for pair in tagged for image in pair.images},
-    )
+    return {
+        "last": last,
+        "groups": [(title, chosen, cards(chosen)) for title, chosen in last.ranked().items()],
+        "tags": {i.sample.id: i.tags for pair in pairs if pair.of_tags for i in pair.images},
+    }
 
 
 def _classes(pairs: Sequence[Pair], classes: Sequence[str]) -> Table:

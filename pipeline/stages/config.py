@@ -40,7 +40,9 @@ _PATHS = ("root", "image_list", "labels", "masks", "sbd_root", "classes")
 """The settings of data sets that name files and folders, ``classes`` unless it is a list."""
 
 _RECORDED = Complete(
-    dataset=Complete(name=str), cams=Complete(background_betas=[int | float | None])
+    dataset=Complete(name=str),
+    tags=Complete(absent_as_zero=bool),
+    cams=Complete(background_betas=[int | float | None]),
 )
 """What is read again of the configuration of a run."""
 
@@ -155,8 +157,10 @@ def record(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
-def read_record(folder: Path) -> tuple[DatasetSettings, float | None]:
-    """Returns the data set of the last run in an output directory, and β of the CAMs' background.
+def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
+    """Returns the data set of the last run in an output directory, and settings of measurements.
+
+    These are "background_betas" of the CAMs, at least one, and "absent_as_zero" of the mAP.
 
     The file may be another person's: it is data, which can name neither code nor a variable of the
     environment. Neither ``dataset.cache`` nor a list of images is taken from it.
@@ -177,4 +181,6 @@ def read_record(folder: Path) -> tuple[DatasetSettings, float | None]:
     except COMPOSING as error:
         raise UserError(f"{path}: {explain(error)}") from error
     check(settings, "dataset")
-    return settings, next(iter(plain["cams"]["background_betas"]), None)
+    betas = plain["cams"]["background_betas"] or [None]
+    absent_as_zero = plain["tags"]["absent_as_zero"]
+    return settings, {"background_betas": betas, "absent_as_zero": absent_as_zero}

@@ -65,8 +65,11 @@ def test_figures_settings_images_and_tags_of_two_runs(compare, runs, tmp_path):
     )
     assert re.fullmatch(r"−\d+\.\d \[−\d+\.\d, \+\d+\.\d\]", change)
     assert rows_of(finished.output, "CAMs: mIoU"), "with β of config.yaml"
-    assert not rows_of(finished.output, "tags: mAP"), "which stage=evaluate measures"
-    assert rows_of(finished.output, "predictions.alpha") == [["predictions.alpha", "0.5", "0.25"]]
+    assert rows_of(finished.output, "tags: mAP")[0][1:4] == ["80.6", "80.6", "0.0 [0.0, 0.0]"]
+    for side, run in zip("AB", runs):
+        folders = re.search(rf"^{side}: (.*)$", finished.output, re.M)[1]
+        assert folders.startswith(f"{run}: all/tags/") and "all/predictions/" in folders
+    assert rows_of(finished.output, "tags.alpha") == [["tags.alpha", "0.5", "0.25"]]
     assert finished.output.endswith("\nwritten to comparison.html\n")
     page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
     assert cards(page.html) == {"Gained most": ["5", "4"], "Lost most": ["1"]}
@@ -155,26 +158,8 @@ def other_classes(a, b):
         manifest.write_text(manifest.read_text().replace('"cup"', '"mug"'))
 
 
-def fewer_images(a, b):
-    change_entries(b / "all/masks/latest", lambda e: {"id": "7" if e["id"] == "4" else e["id"]})
-
-
-def another_photograph(a, b):
+def other_photographs(a, b):
     change_entries(b / "all/masks/latest", lambda e: {"input": f"other-{e['input']}"})
-
-
-def other_truth(a, b):
-    known = {"images": 6, "about": {}, "configuration": {}, "image_set": "s", "experiments": [""]}
-    for root in (a, b):
-        key = (root / "all/masks/latest").resolve().name
-        measured = {
-            "stage": "masks",
-            "split": "all",
-            "key": key,
-            **known,
-            "ground_truth": str(root),
-        }
-        (root / "metrics.json").write_text(json.dumps({"latest": {}, "runs": [measured]}))
 
 
 def unfinished(a, b):
@@ -195,10 +180,6 @@ def changed_classes(a, b):
     path.write_text(path.read_text().replace("cup", "mug"))
 
 
-def removed_photograph(a, b):
-    (a.parent / "photographs" / "3.png").unlink()
-
-
 def split_that_is_not_there(a, b):
     for root in (a, b):
         (root / "all").rename(root / "val")
@@ -208,14 +189,11 @@ def split_that_is_not_there(a, b):
     ("change", "message"),
     [
         (other_classes, "have different classes in the two runs: run both with one list"),
-        (fewer_images, "masks of split all: 2 images, such as 4, are in one run alone or"),
-        (another_photograph, "masks of split all: 6 images, such as 0, are in one run alone or"),
-        (other_truth, "were measured by other ground truth: run stage=evaluate for both"),
+        (other_photographs, "masks of split all: the two runs share no image: run both on"),
         (unfinished, "second/out contains no finished results: run a stage to its end, or give"),
         (another_split, "share no stage of one split: give an output directory, or"),
         (no_record, "first/out/config.yaml is not a file: run a stage there again, which"),
         (changed_classes, "config.yaml has other classes than the results: run a stage there"),
-        (removed_photograph, "lacks 1 images of the results, such as 3: run a stage there again"),
         (
             split_that_is_not_there,
             "config.yaml has no split val: did you mean all? choose from all",
@@ -228,6 +206,18 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(compare, runs, tmp_pat
     assert finished.code == 2 and message in finished.errors, finished.errors
     assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
     assert not (tmp_path / "comparison.html").exists()
+
+
+def test_images_of_one_run_alone_are_counted(compare, runs):
+    masks = runs[1] / "all/masks/latest"
+    change_entries(masks, lambda e: {"id": "7"} if e["id"] == "4" else {})
+    change_entries(masks, lambda e: {"input": "other"} if e["id"] == "2" else {})
+    (runs[0].parent / "photographs" / "3.png").unlink()
+    finished = compare(*runs)
+    assert finished.code == 0, finished.errors
+    assert rows_of(finished.output, "masks: mIoU")[0][4:] == ["3", "all"]
+    assert "masks of split all: 3 images were compared; 4 are in one run alone" in finished.errors
+    assert "predictions of split all: 5 images were compared; 1 are in" in finished.errors
 
 
 def test_a_run_is_not_compared_with_itself(compare, runs):
@@ -287,7 +277,8 @@ def test_two_methods_are_compared_by_the_figures_of_evaluate(
         expected = [f"{100 * each[stage]['all'][metric]:.1f}" for each in measured]
         assert rows_of(finished.output, label)[0][1:3] == expected, label
     assert rows_of(finished.output, "cams.method")[0] == ["cams.method", "clip_es", "naclip"]
-    assert "<h1><bdi>a</bdi>" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    title = re.search("<h1>(.*?)</h1>", (tmp_path / "comparison.html").read_text("utf-8"))[1]
+    assert "cams.method: clip_es → naclip" in title and "masks.crf: on → null" in title
 
 
 def test_another_photograph_under_the_same_name_is_left_out(compare, runs):

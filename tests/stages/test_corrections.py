@@ -201,16 +201,29 @@ def test_a_changed_file_is_noticed_by_the_stages_after_tags(run, tmp_path):
     network = [*TINY_SEGMENTER, "segmenter.pretrained=none"]
     run({"a": "cup", "b": ""}, *network, "stage=[tags,cams,masks,train]")
     changed = {"a": "cup", "b": "cat"}
-    said = "the corrections of 1 tags of split all were changed: run stage=tags first"
-    for stage in ("cams", "masks", "train", "predict"):
+    wanted = {"cams": "tags", "masks": "cams", "train": "masks", "predict": "masks"}
+    for stage, before in wanted.items():
         run(changed, *network, f"stage={stage}", code=2)
-        assert said in run.errors, stage
-    run(changed, "stage=report")
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "corrections of 1 tags were changed since: run stage=tags again" in page
+        assert f"no {before} for split all: run stage={before} first" in run.errors, stage
     labels = f"dataset.labels={tmp_path / 'mine.csv'}"
     run(changed, labels, "stage=evaluate", code=2)
-    assert "since the corrections of 1 tags were changed: run stage=tags again" in run.errors
+    assert "there is nothing to evaluate: run stage=tags first" in run.errors
+
+
+def test_figures_of_before_a_correction_are_not_those_of_after_it(run, tmp_path):
+    """What shows results after an edited file shows those of its content, or nothing."""
+    out, truth = tmp_path / "out", tmp_path / "truth.csv"
+    truth.write_text("id,classes\na,cup\nb,cat\n")
+    measured = [f"dataset.labels={truth}", UP_TO_MASKS.replace("]", ",evaluate,report]")]
+    run({"a": "cup", "b": "cat"}, *measured)
+    edited = {"a": "rocket", "b": ""}
+    run(edited, measured[0], "stage=[tags,report]")
+    for text in ((out / "tables.md").read_text(), (out / "report.html").read_text()):
+        assert "100.0" not in text
+        assert "measured with other settings than those of this run: run stage=evaluate" in text
+    run(edited, measured[0], "stage=evaluate")
+    latest = json.loads((out / "metrics.json").read_text())["latest"]
+    assert {*latest} == {"tags"} and latest["tags"]["all"]["f1"] == 0
 
 
 def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(run, run_stage, arguments, tmp_path):
@@ -223,7 +236,7 @@ def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(run, run_stage, a
         planned = run_stage(*arguments, *given, "dry_run=true")
         assert planned.code == 0, planned.errors
         (row,) = [line for line in planned.output.splitlines() if line.startswith("│ segmenter")]
-        assert "after masks" in row and "cached" not in row
+        assert ("after masks" in row) == (name == "mine.csv"), "other.csv says what mine.csv said"
         finished = run_stage(*arguments, *given)
         assert finished.code == 0 and "segmenter all              5 images, " in finished.output
 
@@ -234,9 +247,10 @@ def test_two_runs_tell_by_their_settings_which_is_corrected(run, run_tool, tmp_p
     monkeypatch.chdir(tmp_path)
     finished = run_tool("compare.py", tmp_path / "out")
     assert finished.code == 0, finished.errors
-    assert "| tags.corrections | –" in finished.output and "| mine.csv |" in finished.output
+    assert re.search(r"\| tags.corrections \| – +\| 1 image in mine.csv of 20", finished.output)
+    assert "<h1><bdi>Before and after corrections<" in (tmp_path / "comparison.html").read_text()
     status = run_tool("run_stage.py", "stage=status", f"output_dir={tmp_path / 'out'}")
-    assert "corrections=mine.csv" in status.output.replace("\n", "")
+    assert "corrections=1 image in mine.csv of 20" in status.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(

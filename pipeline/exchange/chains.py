@@ -1,0 +1,142 @@
+"""Chains: the results of all splits that belong together, as manifests say what was made from what.
+
+A and B of a comparison are chains. Where ``latest`` points to results of several, such as new tags
+beside masks of the tags before, the newest results decide, and what contradicts them is left out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.folder import LATEST
+from pipeline.engine.kinds import measured_kinds
+from pipeline.engine.lineage import Result
+from pipeline.engine.result_folder import MANIFEST, read_manifest
+from pipeline.errors import UserError
+from pipeline.report.configurations import flatten, last_part
+
+Place = tuple[str, str]
+"""A split, and the name of a stage."""
+
+_REMEDY = "give an output directory, or a stage's folder such as outputs/demo/val/masks/latest"
+
+
+@dataclass
+class Chain:
+    """Results that belong together.
+
+    Attributes:
+        results: split and stage → results; of several rounds of training, those of the last.
+    """
+
+    results: dict[Place, Result] = field(default_factory=dict)
+    _members: set[Path] = field(default_factory=set)
+
+    def add(self, result: Result) -> None:
+        """Adds a result and what it was made from, unless one of these contradicts what is here."""
+        new = [each for each in result.chain if each.path not in self._members]
+        if any(_place(each) in self.results for each in new):
+            return
+        for name, known in ((name, known) for (_, name), known in self.results.items()):
+            if any(each.name == name and _settings(each) != _settings(known) for each in new):
+                return
+        for each in reversed(new):
+            self.results.setdefault(_place(each), each)
+        self._members |= {each.path for each in new}
+
+    def __contains__(self, result: Result) -> bool:
+        return result.path in self._members
+
+
+def _place(result: Result) -> Place:
+    return result.path.parents[1].name, result.name
+
+
+def _settings(result: Result) -> dict[str, Any]:
+    """Returns the settings that the results of a chain share on all splits."""
+    settings = flatten(result.manifest.get("configuration", {}))
+    return {name: value for name, value in settings.items() if last_part(name) != "corrections"}
+
+
+def _chain_of(results: Iterable[Result]) -> Chain:
+    chain = Chain()
+    for result in results:
+        chain.add(result)
+    return chain
+
+
+def _finished(root: Path) -> list[Result]:
+    """Returns all finished results of an output directory, the newest first."""
+    stages = [*measured_kinds()]
+    paths = (p.parent for p in root.glob(f"*/*/*/{MANIFEST}") if p.parent.name != LATEST)
+    results = [Result(path) for path in paths if path.parent.name in stages]
+    done = (r for r in results if r.manifest.get("complete") and "accompanies" not in r.manifest)
+    order = {stage: place for place, stage in enumerate(stages)}
+    return sorted(done, key=lambda r: (r.manifest.get("finished", ""), order[r.name]), reverse=True)
+
+
+def find_chain(path: Path) -> Chain:
+    """Returns the latest chain of an output directory, or the results in one stage's folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = path.resolve()
+    chain = Chain()
+    if manifest := read_manifest(path):
+        if manifest.get("complete"):
+            result = Result(path)
+            chain.results[_place(result)] = result
+    else:
+        is_latest = (r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path)
+        chain = _chain_of(is_latest)
+    if not chain.results:
+        raise UserError(
+            f"{path} contains no finished results: run a stage to its end, or {_REMEDY}"
+        )
+    return chain
+
+
+def find_before(root: Path, latest: Chain) -> Chain:
+    """Returns the chain of an output directory that was the latest before.
+
+    Raises:
+        UserError: there is none with a stage and split of the latest.
+    """
+    every = _finished(root.resolve())
+    places = (r for r in every if r not in latest and _place(r) in latest.results)
+    if (newest := next(places, None)) is None:
+        raise UserError(
+            f"{root} contains no results older than the latest: give an output directory with two"
+            " finished runs, or two runs"
+        )
+    return _chain_of([newest, *every])
+
+
+def pair_up(first: Path, second: Path | None = None) -> list[tuple[Result, Result]]:
+    """Returns the results that two chains have of the same split and stage, as far as they differ.
+
+    Without a second one, they are the latest chain of the first and the one before it.
+
+    Raises:
+        UserError: there are none, or results were made from something else than there is now.
+    """
+    b = find_chain(first if second is None else second)
+    a = find_before(first, b) if second is None else find_chain(first)
+    stages = [*measured_kinds()]
+    shared = [place for place in a.results if place in b.results and place[1] in stages]
+    if not shared:
+        raise UserError(f"{first} and {second} share no stage of one split: {_REMEDY}")
+    pairs = [(a.results[place], b.results[place]) for place in shared]
+    if not (others := [(x, y) for x, y in pairs if x.path != y.path]):
+        (split, stage), path = shared[0], pairs[0][0].path
+        raise UserError(f"both runs hold the same {stage} of split {split}, {path}: give another")
+    for result in (result for pair in others for result in pair):
+        changed = next(filter(None, map(result.first_change, result.entries)), None)
+        if changed is not None:
+            raise UserError(
+                f"{changed.path} was made from something else than there is now: run"
+                f" stage={changed.command} there first"
+            )
+    return sorted(others, key=lambda pair: stages.index(pair[0].name))
