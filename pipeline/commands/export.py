@@ -88,6 +88,7 @@ def _export_clip_es(artefact: Artefact, options: Namespace) -> Export:
 
     def write(image_id: str) -> int:
         path = target_path(target, f"{image_id}.npy")
+        artefact.refuse_changed(image_id)
         cams = read_cams(artefact.path / f"{image_id}.npz")
         output.write(path, encode_clip_es(cams))
         return len(cams.keys)

@@ -80,6 +80,7 @@ def _draw(
 
     def load(artefact: Artefact, image_id: str) -> np.ndarray:
         path = find_photograph(options.images, image_id)
+        artefact.refuse_changed(image_id, path)
         return load_image(path, apply_exif=artefact.apply_exif)
 
     def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:

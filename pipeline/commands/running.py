@@ -114,6 +114,14 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
             yield from options.without_effect(group)
     if config.tags.corrections and (chosen := pipeline.reads_no_tags):
         yield f"tags.corrections does not change masks, because {chosen} does not read tags"
+    if corrections := builder.corrections:
+        splits = {*builder.splits, *([builder.train_split] if "train" in requested else ())}
+        of_run = ((split, s.id) for split in splits for s in builder.images.of(split))
+        if not any(image_id in corrections.get(split, ()) for split, image_id in of_run):
+            yield (
+                f"{config.tags.corrections} corrects no image of this run: see dataset.split and"
+                " dataset.limit"
+            )
     # Of presets of methods, those that were typed.
     for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
         if remark := remark_on_clip(preset, config.clip.name):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.cleaning import find_orphans
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.kinds import Kind, measured_kinds
+from pipeline.engine.lineage import Result
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import fits
+from pipeline.files.fingerprints import fingerprint_image, first_key
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
 from pipeline.files.journal import Journal
 from pipeline.files.label_images import BACKGROUND
@@ -44,6 +47,25 @@ class Artefact:
     def settings(self) -> Mapping[str, Any]:
         """Its configuration, with words for contents that it names by a fingerprint."""
         return readable(self.manifest["configuration"], self.manifest.get("legend", {}))
+
+    @cached_property
+    def _result(self) -> Result:
+        return Result(self.path.resolve())
+
+    def refuse_changed(self, image_id: str, photograph: Path | None = None) -> None:
+        """Raises an ImageError if a result was made from something else than there is now.
+
+        A ``photograph`` that is at hand is compared, too.
+        """
+        changed = self._result.first_change(image_id)
+        if changed is None and photograph is not None:
+            is_same = first_key(self.entries[image_id]["input"]) == fingerprint_image(photograph)
+            changed = None if is_same else self._result.chain[0]
+        if changed is not None:
+            raise ImageError(
+                f"its {changed.name} were made from something else than there is now: run"
+                f" stage={changed.command} first"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -73,8 +73,10 @@ def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the file is missing.
+        ImageError: see :meth:`~pipeline.exchange.artefacts.Artefact.refuse_changed`.
         UserError: it is damaged, or holds other labels.
     """
+    artefact.refuse_changed(image_id)
     path, num_classes = artefact.path / f"{image_id}.png", len(artefact.classes)
     labels = label_images.read_labels(path)
     highest = int(labels.max(initial=0, where=labels != IGNORE))

@@ -82,6 +82,7 @@ def export_mmsegmentation(
     def write(image_id: str) -> bool:
         """Writes an image and its mask; returns whether the image file had to change."""
         path = find_photograph(images, image_id)
+        artefact.refuse_changed(image_id, path)
         labels = read_artefact_labels(artefact, image_id)
         size, data = _image_data(path, suffix, artefact.apply_exif)
         if labels.shape != size:

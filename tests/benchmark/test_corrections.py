@@ -24,6 +24,7 @@ def run_of(stage: str, split: str, name: str, value: float, seed: int = 0) -> di
         "key": key,
         metric: value,
         "configuration": settings[stage],
+        "legend": {name: {"file": name, "images": 1, "date": ""}} if name else {},
     }
 
 

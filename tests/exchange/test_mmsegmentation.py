@@ -8,12 +8,20 @@ from mmengine.config import Config
 from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import load_image
 from pipeline.segmenter.mmseg import import_mmseg, in_mmseg
 from tests.exchange.conftest import CLASSES, SIZES
+from tests.report.two_runs import change_entries
 
 
 def export(run_tool, folder, target, images, *arguments):
+    """Exports masks, which were made from the images as they are."""
+    contents = {
+        path.relative_to(images).with_suffix("").as_posix(): fingerprint_file(path)
+        for path in images.rglob("*.*")
+    }
+    change_entries(folder, lambda entry: {"input": contents.get(entry["id"])})
     chosen = ["--format", "mmsegmentation", "--output", target, "--images", images]
     return run_tool("export.py", folder, *chosen, *arguments)
 
@@ -125,6 +133,15 @@ def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
     assert "left out: a: its mask is 60×40, the image 20×20 pixels" in finished.errors
     assert "left out: e: " in finished.errors
     assert set(load(tmp_path / "set")) == {"b/c d"}
+
+
+def test_a_mask_of_another_photograph_is_left_out(run_tool, masks, images, tmp_path):
+    assert export(run_tool, masks, tmp_path / "set", images).code == 0
+    (images / "a.jpg").write_bytes((images / "b/c d.jpg").read_bytes())
+    chosen = ["--format", "mmsegmentation", "--output", tmp_path / "again", "--images", images]
+    finished = run_tool("export.py", masks, *chosen)
+    assert finished.code == 2 and "2 masks written" in finished.output
+    assert "left out: a: its masks were made from something else than there is" in finished.errors
 
 
 def test_other_files_in_the_target_are_refused(run_tool, masks, images, tmp_path):

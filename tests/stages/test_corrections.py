@@ -123,6 +123,14 @@ def test_of_several_splits_the_file_or_the_run_says_which(run_stage, tmp_path):
     assert "names split vall, which is unknown: did you mean val?" in run_stage(*demo).errors
 
 
+def test_corrections_that_reach_no_image_of_the_run_get_a_note(run):
+    said = "mine.csv corrects no image of this run: see dataset.split and dataset.limit"
+    run({"d": "cup"}, "stage=tags", "dry_run=true", "dataset.limit=1")
+    assert said in run.errors
+    run({"d": "cup"}, "stage=tags", "dry_run=true")
+    assert said not in run.errors
+
+
 def test_what_is_learned_is_learned_from_the_scores(run, tmp_path):
     standardised = ["tags.standardise=[class]", "tags.z=0.1", "stage=tags"]
     run(None, *standardised)

@@ -24,7 +24,6 @@ from pipeline.engine.lineage import open_folder
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
-from pipeline.report.configurations import flatten, last_part
 from pipeline.report.markdown import Table, percent, percent_of_several
 from pipeline.report.measured import tag_doubt
 from pipeline.stages.config import compose, read_config
@@ -98,8 +97,7 @@ def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
     """
     found: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
     for run in runs:
-        settings = flatten(run["configuration"])
-        names = {v for k, v in settings.items() if last_part(k) == "corrections"}
+        names = {named["file"] for named in run.get("legend", {}).values()}
         name = Path(names.pop() if names else "none_0").stem
         order, _, count = name.rpartition("_")
         place = (images, "") if name == "all" else (int(count), order.partition("_")[0])
