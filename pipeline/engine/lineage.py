@@ -56,10 +56,11 @@ def open_with_inputs(stage: PerImage, store: Store) -> Folders:
 
 def learned_from(folder: StageFolder, ids: Iterable[str]) -> dict[str, str]:
     """Returns image id → the photograph and the result that a training reads of each image."""
-    return {i: _photograph_and_result(folder.entries[i]) for i in ids}
+    return {i: photograph_and_result(folder.entries[i]) for i in ids}
 
 
-def _photograph_and_result(entry: Mapping[str, Any]) -> str:
+def photograph_and_result(entry: Mapping[str, Any]) -> str:
+    """Returns the fingerprints of an image's photograph and of its result, by its entry."""
     return join_keys(first_key(entry["input"]), result_key(entry))
 
 
@@ -137,7 +138,7 @@ class Result:
             for image_id in trained_on.keys() & need.entries.keys():
                 if found := need.first_change(image_id):
                     return found
-                if _photograph_and_result(need.entries[image_id]) != trained_on[image_id]:
+                if photograph_and_result(need.entries[image_id]) != trained_on[image_id]:
                     return self
         return None
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import StageFolder, result_key
-from pipeline.engine.lineage import Result
+from pipeline.engine.folder import StageFolder
+from pipeline.engine.lineage import Result, photograph_and_result
 from pipeline.engine.result_folder import MANIFEST
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
@@ -32,7 +32,7 @@ class MeasuredOn:
     """What figures are measured on.
 
     Attributes:
-        images: image id → the fingerprints of its result and of its ground truth.
+        images: image id → the fingerprints of its photograph and result, and of its ground truth.
         files: photographs, and files of ground truth → the fingerprint of each that can be read.
         settings: those of the measurement.
     """
@@ -53,7 +53,7 @@ class MeasuredOn:
             contents = {path: content for path in paths if (content := _content(path))}
             files |= {str(path): content for path, content in contents.items()}
             truth = [contents.get(v, "") if isinstance(v, Path) else v for v in origin]
-            result = result_key(folder.entries[sample.id])
+            result = photograph_and_result(folder.entries[sample.id])
             images[sample.id] = [result, fingerprint([truth, _labels(sample)])]
         return cls(images, files, settings)
 
@@ -137,7 +137,7 @@ def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
         return measured_on.key, measured_on.describe_change(now)
     for image_id, (key, _) in measured_on.images.items():
         entry = result.entries.get(image_id)
-        if entry is None or result_key(entry) != key or result.first_change(image_id):
+        if entry is None or photograph_and_result(entry) != key or result.first_change(image_id):
             return measured_on.key, "measured before its results changed"
     if any(_content(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
         return measured_on.key, "measured before its photographs or ground truth changed"

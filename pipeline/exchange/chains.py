@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import LATEST
-from pipeline.engine.kinds import measured_kinds
+from pipeline.engine.kinds import NETWORK, measured_kinds
 from pipeline.engine.lineage import Result
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import UserError
@@ -35,18 +35,34 @@ class Chain:
 
     def add(self, result: Result) -> None:
         """Adds a result and what it was made from, unless one of these contradicts what is here."""
-        new = [each for each in result.chain if each.path not in self._members]
-        if any(_place(each) in self.results for each in new):
-            return
-        for name, known in ((name, known) for (_, name), known in self.results.items()):
-            if any(each.name == name and _settings(each) != _settings(known) for each in new):
+        chain = result.chain
+        new = [each for each in chain if each.path not in self._members]
+        before = {each.path for each in chain}
+        for each in new:
+            known = self.results.get(_place(each))
+            if known is not None and known.path not in before:
+                return
+            others = (known for (_, name), known in self.results.items() if name == each.name)
+            if known is None and any(_settings(each) != _settings(other) for other in others):
                 return
         for each in reversed(new):
-            self.results.setdefault(_place(each), each)
-        self._members |= {each.path for each in new}
+            known = self.results.get(_place(each))
+            if known is None or known.path in {earlier.path for earlier in each.chain}:
+                self.results[_place(each)] = each
+        self._members |= before
 
-    def __contains__(self, result: Result) -> bool:
-        return result.path in self._members
+    def is_preceded_by(self, result: Result) -> bool:
+        """Tells whether a result is of an earlier chain, not of an earlier round of this one."""
+        ours, before = self.results.get(_place(result)), result.chain[:-1]
+        if ours is None or result.path in self._members:
+            return False
+        is_of_ours = all(each.path in self._members for each in before)
+        return not is_of_ours or _round(result) == _round(ours)
+
+
+def _round(result: Result) -> int:
+    """Returns how many networks a result was made from, one after the other."""
+    return sum(each.name == NETWORK.stage for each in result.chain)
 
 
 def _place(result: Result) -> Place:
@@ -105,8 +121,7 @@ def find_before(root: Path, latest: Chain) -> Chain:
         UserError: there is none with a stage and split of the latest.
     """
     every = _finished(root.resolve())
-    places = (r for r in every if r not in latest and _place(r) in latest.results)
-    if (newest := next(places, None)) is None:
+    if (newest := next(filter(latest.is_preceded_by, every), None)) is None:
         raise UserError(
             f"{root} contains no results older than the latest: give an output directory with two"
             " finished runs, or two runs"

@@ -1,0 +1,275 @@
+"""What is shown, compared and evaluated belongs to the results that lie there.
+
+Each test is a story that ended in a wrong figure, or in figures that do not belong together.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.engine.registry import import_plugins
+from pipeline.files.images import encode_png
+from tests.report.measured import rows_of
+from tests.small_runs import TINY_SEGMENTER, Finished, draw_photograph, latest
+
+IDS = [str(k) for k in range(6)]
+TO_MASKS = "stage=[tags,cams,masks]"
+MEASURED = "stage=[tags,cams,masks,evaluate]"
+NETWORK = [*TINY_SEGMENTER, "segmenter.pretrained=none", "segmenter.ceiling=false"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """Six photographs with masks and a list of tags: cats and cups in turn."""
+    for index in range(6):
+        pixels = draw_photograph(index, 40, 48)
+        pixels[10:30, 10:30, index % 2] = 250
+        labels = np.zeros((40, 48), np.uint8)
+        labels[10:30, 10:30] = 1 + index % 2
+        for name, image in (("photographs", pixels), ("truth", labels)):
+            path = tmp_path / name / f"{index}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode_png(image))
+    write_list(tmp_path, {i: str(int(i) % 2) for i in IDS})
+    return tmp_path
+
+
+def write_list(world: Path, tags: dict[str, str]) -> None:
+    (world / "tags.txt").write_text("".join(f"{i} {classes}\n" for i, classes in tags.items()))
+
+
+def correct(world: Path, tags: dict[str, str], name: str = "c.csv") -> str:
+    """Writes corrections, and returns the setting that names them."""
+    with (world / name).open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "classes"), *tags.items()])
+    return f"tags.corrections={world / name}"
+
+
+@pytest.fixture
+def run(run_stage, world: Path, tiny_checkpoint: Path) -> Callable[..., Finished]:
+    """Runs stages on the photographs, unless told otherwise with given tags and CAMs of colours."""
+    import_plugins(["tests.plugins.colour_cams", "tests.plugins.colour_tagger"])
+
+    def run(*more: str, out: str = "out", code: int = 0) -> Finished:
+        given = ["cams=channel"] * (not any(each.startswith("cams=") for each in more))
+        if not any(each.startswith("tags=") for each in more):
+            given += ["tags=file", f"tags.path={world / 'tags.txt'}"]
+        finished = run_stage(
+            "dataset=folder",
+            f"dataset.root={world / 'photographs'}",
+            f"dataset.masks={world / 'truth'}",
+            "dataset.classes=[cat,cup]",
+            "clip=file",
+            f"clip.checkpoint={tiny_checkpoint}",
+            "runtime.workers=1",
+            "masks=argmax",
+            f"output_dir={world / out}",
+            *given,
+            *more,
+        )
+        assert finished.code == code, finished.errors
+        return finished
+
+    return run
+
+
+@pytest.fixture
+def compare(run_tool, world: Path) -> Callable[..., Finished]:
+    def compare(*names: str, code: int = 0) -> Finished:
+        page = ["--output", world / "comparison.html"]
+        finished = run_tool("compare.py", *(world / name for name in names), *page)
+        assert finished.code == code, finished.errors
+        return finished
+
+    return compare
+
+
+def figures(out: Path) -> dict[str, dict]:
+    """Returns stage → the latest figures."""
+    found = json.loads((out / "metrics.json").read_text())["latest"]
+    return {stage: splits["all"] for stage, splits in found.items() if splits}
+
+
+def colour(gain: float) -> list[str]:
+    return ["tags=colour", f"tags.gain={gain}", "tags.min_score=0.3"]
+
+
+def test_a_comparison_measures_all_images_that_it_compares(run, compare, world):
+    """Figures of three images stood over six."""
+    for out, gain in (("a", 1), ("b", 0.5)):
+        run(*colour(gain), "stage=[tags,evaluate]", "dataset.limit=3", out=out)
+        run(*colour(gain), "stage=tags", out=out)
+        run(*colour(gain), "stage=[tags,evaluate]", out=f"fresh_{out}")
+    finished = compare("a", "b")
+    fresh = [figures(world / f"fresh_{out}")["tags"] for out in "ab"]
+    for name, metric in (("mAP", "map"), ("F1", "f1")):
+        (row,) = rows_of(finished.output, f"tags: {name}")
+        assert row[1:3] == [f"{100 * each[metric]:.1f}" for each in fresh]
+        assert row[4:] == ["6", "all"]
+        assert re.search(r"\[.*, .*\]", row[3]), "its interval"
+
+
+def test_a_comparison_knows_edited_ground_truth_and_another_background(run, compare, world):
+    for out in ("a", "b"):
+        run(MEASURED, f"cams.cell_size={16 if out == 'a' else 8}", out=out)
+    for path in (world / "truth").iterdir():
+        path.write_bytes(encode_png(np.full((40, 48), 2, np.uint8)))
+    for out in ("a", "b"):
+        more = [f"cams.cell_size={16 if out == 'a' else 8}", "cams.background_betas=[null]"]
+        run("stage=masks", *more, out=out)  # which writes config.yaml
+        run(MEASURED, *more, out=f"fresh_{out}")
+    finished = compare("a", "b")
+    fresh = [figures(world / f"fresh_{out}") for out in "ab"]
+    for name, stage in (("CAMs", "cams"), ("masks", "masks")):
+        expected = [f"{100 * each[stage]['miou']:.1f}" for each in fresh]
+        assert rows_of(finished.output, f"{name}: mIoU")[0][1:3] == expected
+
+
+def test_masks_of_old_corrections_are_not_figures_of_new_ones(run, world):
+    """Evaluation measured masks of an old file, and named the new one."""
+    run(MEASURED, correct(world, {"0": "cup", "1": "cat"}))
+    edited = correct(world, dict.fromkeys(IDS, ""))
+    run("stage=tags", edited)
+    finished = run("stage=[evaluate,report]", edited)
+    said = "not measured, since there are no results: cams of split all, masks of split all"
+    assert said in finished.errors
+    assert {*figures(world / "out")} == {"tags"}
+    tables = (world / "out" / "tables.md").read_text()
+    assert "pseudo masks" not in tables.lower().partition("## tags")[0]
+    run(TO_MASKS, edited)
+    run("stage=evaluate", edited)
+    run(MEASURED, edited, out="fresh")
+    for stage, found in figures(world / "out").items():
+        assert found.get("miou") == figures(world / "fresh")[stage].get("miou")
+
+
+@pytest.mark.parametrize("change", ["corrections", "photographs", "list", "truth", "setting"])
+def test_a_report_shows_no_figures_of_before_a_change(change, run, world):
+    """``stage=[tags,report]`` after an edit printed the figures of before it."""
+    more = [correct(world, {"0": "cup"})] if change == "corrections" else []
+    run(MEASURED.replace("]", ",report]"), *more)
+    assert "| all | 6 |" in (world / "out" / "tables.md").read_text()
+    if change == "corrections":
+        more = [correct(world, dict.fromkeys(IDS, ""))]
+    elif change == "photographs":
+        (world / "photographs/0.png").write_bytes((world / "photographs/1.png").read_bytes())
+    elif change == "list":
+        write_list(world, dict.fromkeys(IDS, "0 1"))
+    elif change == "truth":
+        (world / "truth/0.png").write_bytes((world / "truth/1.png").read_bytes())
+    else:
+        more = ["dataset.limit=4"]
+    run("stage=[tags,report]", *more)
+    tables = (world / "out" / "tables.md").read_text()
+    page = (world / "out" / "report.html").read_text()
+    for text in (tables, page):
+        assert "measured" in text and "run stage=" in text
+    assert "| all | 6 |" not in tables, "images of a figure that is shown"
+    run(MEASURED.replace("]", ",report]"), *more)
+    assert "Not shown" not in (world / "out" / "tables.md").read_text()
+
+
+def test_rows_of_results_that_changed_are_withheld_from_tables(run, run_tool, world):
+    run(MEASURED, "experiment_name=study")
+    run(MEASURED, "experiment_name=study", "cams.cell_size=8")
+
+    def study() -> Finished:
+        return run_tool("make_tables.py", world / "out", "--study", "study")
+
+    assert "cell_size" in study().output and not study().errors
+    (world / "truth/0.png").write_bytes((world / "truth/1.png").read_bytes())
+    said = "measured before its photographs or ground truth changed: run stage=evaluate"
+    assert study().code == 2 and said in study().errors
+    run("stage=evaluate", "experiment_name=study", "cams.cell_size=8")
+    finished = study()
+    assert finished.code == 0 and said in finished.errors and "cell_size" not in finished.output
+    for path in (world / "out" / "all").glob("cams/[!l]*"):
+        shutil.rmtree(path)
+    assert "results removed" in study().output
+
+
+def test_the_run_before_is_not_the_round_before(run, compare, world):
+    """Of one run with two rounds, the second was compared with the first."""
+    rounds = [*NETWORK, "rounds=2", "stage=[tags,cams,masks,train,predict]"]
+    run(*rounds)
+    assert "contains no results older than the latest" in compare("out", code=2).errors
+    run(*rounds, correct(world, {"0": "cup"}))
+    finished = compare("out")
+    (row,) = [row for row in rows_of(finished.output, "") if "corrections" in row[0]]
+    assert row[1] == "–" and row[2].startswith("1 image in c.csv of")
+    assert "Before and after corrections" in (world / "comparison.html").read_text()
+
+
+def test_settings_of_every_stage_are_compared(run, compare, world):
+    """Masks that need no tags said that no setting differs, where those of tags did."""
+    dense = ["cams=sclip", "masks=dense", "stage=[tags,masks]"]
+    run("tags=colour", "tags.min_score=0.1", *dense, out="a")
+    run("tags=colour", "tags.min_score=0.9", *dense, out="b")
+    finished = compare("a", "b")
+    assert rows_of(finished.output, "tags.min_score")[0] == ["tags.min_score", "0.1", "0.9"]
+    run(TO_MASKS, out="c")
+    write_list(world, dict.fromkeys(IDS, "0 1"))
+    run(TO_MASKS, out="d")
+    assert "The results differ all the same: what was given" in compare("c", "d").output
+
+
+def test_what_does_not_belong_together_is_not_compared_as_one(run, compare, world):
+    """New tags stood beside CAMs and masks of the old file, as one run."""
+    run(TO_MASKS, correct(world, {"0": "cup"}))
+    run("stage=tags", correct(world, {"0": "", "1": ""}))
+    finished = compare("out")
+    assert "tags: F1" in finished.output and "masks" not in finished.output
+    key = latest(world / "out", "tags").resolve().name
+    assert re.search(rf"^B: .*/out: all/tags/{key}$", finished.output, re.M)
+
+
+def test_a_chain_that_is_not_what_it_was_made_from_is_refused(run, compare, world):
+    run(TO_MASKS, out="a")
+    run(TO_MASKS, "cams.cell_size=8", out="b")
+    write_list(world, dict.fromkeys(IDS, "0 1"))
+    run("stage=tags", "cams.cell_size=8", out="b")
+    refused = compare("a", "b", code=2)
+    said = r"/b/all/cams/\w+ was made from something else than there is now: run stage=cams there"
+    assert re.search(said, refused.errors)
+
+
+def test_a_second_correction_is_compared_with_the_first(run, compare, world):
+    run(TO_MASKS, correct(world, {"0": "cup"}))
+    counts = run(TO_MASKS, correct(world, {"0": "cup", "1": "cat", "2": "cup"})).output
+    assert counts.count("2 computed now") == 2, "two CAMs and two masks"
+    finished = compare("out")
+    (row,) = rows_of(finished.output, "tags.corrections")
+    assert [cell.partition(" of ")[0] for cell in row] == [
+        "tags.corrections",
+        "1 image in c.csv",
+        "3 images in c.csv",
+    ]
+    (changed,) = rows_of(finished.output, "masks: mIoU")
+    assert changed[1] != changed[2]
+
+
+def test_nothing_found_is_what_a_later_round_says_was_found(run, world):
+    write_list(world, {**{i: str(int(i) % 2) for i in IDS}, "0": ""})
+    run(*NETWORK, "rounds=2", "stage=[tags,cams,masks,train]", correct(world, {"0": "cup"}))
+    lines = (latest(world / "out", "tags") / "entries.jsonl").read_text().splitlines()
+    (entry,) = [e for e in map(json.loads, lines) if e["id"] == "0"]
+    assert entry["found"] == [] and entry["tags"] == [1]
+
+
+def test_a_row_has_the_network_of_its_own_tags_and_masks(run, run_tool, world):
+    """A second correction under the same name made two rows of mixed generations."""
+    stages = [*NETWORK, "stage=[tags,cams,masks,train,predict,evaluate]"]
+    run(*stages, correct(world, {"0": "cup"}))
+    run(*stages, correct(world, {"0": "cup", "1": "cat"}))
+    board = run_tool("make_tables.py", world / "out", "--leaderboard").output
+    rows = [row for row in rows_of(board, "") if any("in c.csv" in cell for cell in row)]
+    assert len(rows) == 2 and len({" ".join(row) for row in rows}) == 2
+    assert all("" not in row[-4:] for row in rows), "each with figures of every stage"
