@@ -119,7 +119,8 @@ def test_a_comparison_measures_all_images_that_it_compares(run, compare, world):
 
 def test_a_comparison_knows_edited_ground_truth_and_another_background(run, compare, world):
     for out in ("a", "b"):
-        run(MEASURED, f"cams.cell_size={16 if out == 'a' else 8}", out=out)
+        chosen = "cams.background_betas=[1,2]"
+        run(MEASURED, f"cams.cell_size={16 if out == 'a' else 8}", chosen, out=out)
     for path in (world / "truth").iterdir():
         path.write_bytes(encode_png(np.full((40, 48), 2, np.uint8)))
     for out in ("a", "b"):
@@ -258,7 +259,8 @@ def test_a_second_correction_is_compared_with_the_first(run, compare, world):
 
 def test_nothing_found_is_what_a_later_round_says_was_found(run, world):
     write_list(world, {**{i: str(int(i) % 2) for i in IDS}, "0": ""})
-    run(*NETWORK, "rounds=2", "stage=[tags,cams,masks,train]", correct(world, {"0": "cup"}))
+    sees_all = [*NETWORK, "rounds=2", "self_training.tag_threshold=0"]
+    run(*sees_all, "stage=[tags,cams,masks,train]", correct(world, {"0": "cup"}))
     lines = (latest(world / "out", "tags") / "entries.jsonl").read_text().splitlines()
     (entry,) = [e for e in map(json.loads, lines) if e["id"] == "0"]
     assert entry["found"] == [] and entry["tags"] == [1]

@@ -20,7 +20,7 @@ class TagOptions:
         variants: rows of the ablation to store as well.
         absent_as_zero: classes that no image shows count 0 in the mAP; else they are left out.
         corrections: a table of images with the tags that they have in place of those found, as a
-            report saves it. The key holds the name of the file.
+            report saves it. The key holds its content, for each split, and not its name.
     """
 
     min_score: float = setting(0.0, at_least=0, at_most=1)
@@ -31,7 +31,7 @@ class TagOptions:
         False, changes="nothing", why="scores are measured with it, not computed"
     )
     corrections: str | None = setting(
-        None, changes="nothing", why="the key holds its name, and the entry of an image its line"
+        None, changes="nothing", why="the key holds what the file says of the split"
     )
 
 
