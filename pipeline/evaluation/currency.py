@@ -117,7 +117,7 @@ class Currency:
             self._changes[folder] = _find_change(folder, now)
         key, change = self._changes[folder]
         if key != figures.get("measured_on"):
-            change = "measured before the last time"
+            change = "measured before these results were last evaluated"
         return f"{change}: run stage=evaluate" if change else ""
 
     def refuse_other(self, stage: str, split: str, figures: Mapping[str, Any]) -> str:

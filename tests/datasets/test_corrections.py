@@ -11,6 +11,7 @@ from pipeline.datasets.corrections import (
     read_corrections,
     split_names,
 )
+from pipeline.engine.result_folder import describe_legend
 from pipeline.errors import UserError
 from tools.benchmark.corrections import format_corrections
 
@@ -74,11 +75,14 @@ def test_one_image_may_stand_in_two_splits(tmp_path):
 
 
 def test_corrected_tags_take_the_place_of_those_found():
-    corrections = Corrections("mine.csv", {"a": (1,), "b": ()})
+    corrections = Corrections({"a": (1,), "b": ()}, "mine.csv", "2026-11-29 10:20:03")
     assert corrections.apply("a", (0, 2)) == {"tags": [1], "found": [0, 2]}
     assert corrections.apply("b", (0,)) == {"tags": [], "found": [0]}
     assert corrections.apply("c", (0, 2)) == {"tags": [0, 2]}
-    assert corrections.describe("abc") == "2 images in mine.csv"
-    assert corrections.describe("bc") == "1 image in mine.csv" and corrections.describe("c") == ""
-    assert corrections.facts == {"corrections": "mine.csv"}
-    assert not Corrections("mine.csv") and Corrections("mine.csv").facts == {}
+    [(content, about)] = corrections.legend.items()
+    assert corrections.facts == {"corrections": content}
+    assert describe_legend(about) == "2 images in mine.csv of 2026-11-29 10:20:03"
+    other = Corrections({"b": (), "a": (1,)}, "other.csv")
+    assert other.facts == corrections.facts, "neither the name nor the order of lines counts"
+    assert Corrections({"a": (1,), "b": (0,)}).facts != corrections.facts
+    assert not Corrections() and Corrections().facts == Corrections().legend == {}

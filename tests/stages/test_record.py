@@ -64,9 +64,9 @@ def test_the_file_names_methods_and_keeps_names_that_yaml_would_change(tmp_path)
     content = yaml.safe_load(text)
     assert content["cams"]["method"] == "clip_es" and content["tags"]["method"] == "tagclip"
     assert content["dataset"]["classes"][0] == "no"
-    assert read_record(tmp_path)[1] == 1
+    assert read_record(tmp_path)[1] == {"background_betas": [1], "absent_as_zero": False}
     write(tmp_path, "dataset=demo", "cams=cls_seg_cocostuff")
-    assert read_record(tmp_path)[1] is None
+    assert read_record(tmp_path)[1]["background_betas"] == [None]
 
 
 @pytest.mark.parametrize(
