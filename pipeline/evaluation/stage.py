@@ -134,7 +134,7 @@ class Evaluation:
         return "; ".join(notes)
 
     def now(self) -> dict[tuple[str, str, str], MeasuredOn | str]:
-        """Returns what figures would be measured on now, see :class:`~pipeline.evaluation.currency.Currency`."""
+        """Returns what figures would be measured on now, for a Currency."""
         found: dict[tuple[str, str, str], MeasuredOn | str] = {
             (stage.split, stage.name, ""): "" for stage in self._measurable
         }
