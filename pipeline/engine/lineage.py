@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.engine.folder import ENTRIES, StageFolder, result_key
 from pipeline.engine.result_folder import read_manifest
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.stage import Folders, OfSplit, PerImage, Stage
+from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import read_json
@@ -47,11 +47,6 @@ def open_folder(stage: Stage, store: Store) -> StageFolder:
         files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
         options["recipe"] = join_keys(stage.recipe, *map(fingerprint_file, files))
     return store.folder(stage.place, stage.name, stage.settings, facts=stage.facts, **options)
-
-
-def open_with_inputs(stage: PerImage, store: Store) -> Folders:
-    """Returns the folders of a stage, by its name, and of those before it."""
-    return {n: open_folder(s, store) for n, s in {**stage.before, stage.name: stage}.items()}
 
 
 def learned_from(folder: StageFolder, ids: Iterable[str]) -> dict[str, str]:
@@ -176,11 +171,25 @@ class StageResult(Result):
     They also say what of other programs' files belongs to an image, such as its line in a list.
     """
 
-    def __init__(self, stage: Stage, store: Store, images: Images):
+    def __init__(
+        self,
+        stage: Stage,
+        store: Store,
+        images: Images,
+        known: dict[Stage, StageResult] | None = None,
+    ):
+        """Opens the folder; ``known`` are results that others share, and receives this one."""
         self.stage = stage
         self.folder = open_folder(stage, store)
         self._store, self._images = store, images
+        self._known = {} if known is None else known
+        self._known[stage] = self
         super().__init__(self.folder.path, self._fingerprint_photograph)
+
+    @property
+    def left_out(self) -> set[str]:
+        """The ids of the images that the stage, or one before it, skipped."""
+        return {image_id for result in self.chain for image_id in result.folder.failures}
 
     def first_changes(self, ids: Iterable[str]) -> tuple[StageResult | None, int]:
         """Returns the earliest result of the chain that changed, and of how many of some images."""
@@ -202,7 +211,10 @@ class StageResult(Result):
     def needs(self) -> Mapping[str, Result]:
         """Those before it; the key and the recipe tell of what it uses besides."""
         before = {} if isinstance(self.stage, OfSplit) else self.stage.before
-        return {n: StageResult(need, self._store, self._images) for n, need in before.items()}
+        for need in before.values():
+            if need not in self._known:
+                StageResult(need, self._store, self._images, self._known)
+        return {name: self._known[need] for name, need in before.items()}
 
     @cached_property
     def _samples(self) -> Mapping[str, Sample]:

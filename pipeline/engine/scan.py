@@ -162,14 +162,6 @@ def _inputs(
     return samples, waiting, after
 
 
-def left_out_until(stage: PerImage, store: Store) -> set[str]:
-    """Returns the ids of the images that a stage, or one before it, skipped."""
-    left_out = set(open_folder(stage, store).failures)
-    for need in stage.before.values():
-        left_out |= left_out_until(need, store)
-    return left_out
-
-
 def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     """Returns the images that have an intact result of a stage, for a stage that needs it.
 
@@ -178,8 +170,8 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     Raises:
         UserError: the stage did not run, or not on all images as they are now.
     """
-    result, left_out = StageResult(stage, store, images), left_out_until(stage, store)
-    samples, folder, name, split = images.of(stage.split), result.folder, stage.name, stage.split
+    result, samples = StageResult(stage, store, images), images.of(stage.split)
+    folder, left_out, name, split = result.folder, result.left_out, stage.name, stage.split
     expected = [s for s in samples if s.id not in left_out]
     finished = [s for s in expected if s.id in folder.entries]
     changed, count = result.first_changes(sample.id for sample in finished)

@@ -11,7 +11,6 @@ from pipeline.engine.kinds import MASKS, NETWORK
 from pipeline.engine.lineage import StageResult, open_folder
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.scan import left_out_until
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
@@ -161,9 +160,8 @@ class Evaluation:
 
     def _with_results(self, result: StageResult) -> list[Sample]:
         """Returns the images that were processed; others are not measured."""
-        left_out = left_out_until(result.stage, self.store)
-        samples = (s for s in self.images.of(result.split) if s.id not in left_out)
-        return [sample for sample in samples if sample.id in result.entries]
+        done = result.entries.keys() - result.left_out
+        return [sample for sample in self.images.of(result.split) if sample.id in done]
 
     def _measured_on(self, result: StageResult) -> MeasuredOn:
         """Returns what figures of results are measured on."""
@@ -190,8 +188,10 @@ class Evaluation:
     @cached_property
     def _results(self) -> list[StageResult]:
         """The results of these stages, as far as there are any."""
-        found = (s for s in self._measurable if getattr(self.folder(s), "entries", None))
-        return [StageResult(stage, self.store, self.images) for stage in found]
+        known: dict[Stage, StageResult] = {}
+        opened = (stage for stage in self._measurable if self.folder(stage) is not None)
+        found = [StageResult(stage, self.store, self.images, known) for stage in opened]
+        return [result for result in found if result.entries]
 
     def folder(self, stage: Stage) -> StageFolder | None:
         """Returns the folder of a stage; none where its key depends on what does not exist."""
