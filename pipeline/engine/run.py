@@ -128,13 +128,12 @@ class Run:
 
     def _run_split(self, stage: OfSplit) -> Outcome:
         before = scan(stage, self.images, self.store, self._scans)
-        folder, ids = before.folder, before.ids
+        folder, ids = before.folder, dict.fromkeys(before.ids)
         with ExitStack() as lock:
             if self.writes:
                 lock.enter_context(folder)
             broken = stage.broken() if before.missing else folder.failures
-            known = {sample.id for sample in before.samples}
-            folder.failures = {i: broken[i] for i in broken if i in known} | before.left_out
+            folder.failures = {i: broken[i] for i in broken if i in ids} | before.left_out
             if self.writes:
                 folder.write_failures()
             facts = len(ids), 0, folder.failures, folder.path

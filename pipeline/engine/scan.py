@@ -79,16 +79,14 @@ def scan(
         opened: folders of the stage and of its rider that are open already, by name.
 
     Raises:
-        UserError: a stage that it needs is not among ``earlier``, and did not process all images;
-            or files have an entry of fewer than half of the images.
+        UserError: an earlier stage did not process all images, or files lack most of them.
     """
     if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.split)
         return Scan(stage, None, samples, waiting=frozenset(s.id for s in samples), after=after)
     if isinstance(stage, OfSplit):
-        folder, samples = open_folder(stage, store), stage.samples()
+        folder, samples, absent = open_folder(stage, store), stage.samples(), stage.absent()
         missing = [] if stage.is_complete(folder) else [Item(s, "") for s in samples]
-        absent = stage.absent()
         _refuse_few(absent, len(samples) + len(absent), images, stage.split)
         left_out = {image_id: str(error) for image_id, error in absent.items()}
         return Scan(stage, folder, samples, missing, left_out=left_out, absent={*absent})
@@ -144,12 +142,11 @@ def _refuse_few(absent: Mapping[str, NoEntry], wanted: int, images: Images, spli
     if 2 * len(absent) > wanted:
         image_id, error = next(iter(absent.items()))
         known = images.known_ids(split)
-        other = next((entry for entry in error.entries if entry not in known), None)
-        also = f", but one of {shown(other)}, which is no image" if other is not None else ""
+        others = [f", and no image is called {shown(i)}" for i in error.entries if i not in known]
         raise UserError(
             f"{wanted - len(absent)} of {wanted} images of split {split} have an entry, fewer than"
-            f" half; image {shown(image_id)} {error}{also}: correct the names, or choose images"
-            " that have one by dataset.image_list"
+            f" half: image {shown(image_id)} {error}{''.join(others[:1])}: correct the names, or"
+            " list the images that have an entry in dataset.image_list"
         )
 
 

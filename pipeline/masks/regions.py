@@ -135,8 +135,7 @@ class RegionMasks(Masks):
         """Returns an image with its file of regions.
 
         Raises:
-            NoEntry: the image has no file of regions.
-            ImageError: it has two.
+            ImageError: the image has two files of regions, or (NoEntry) none.
         """
         item = super().item(sample, folders)
         if self._folder is None:

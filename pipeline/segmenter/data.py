@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.engine.store import Store
 from pipeline.errors import ImageError, NoEntry, UserError, command
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
-from pipeline.files.text import given_folder, given_path
+from pipeline.files.text import given_folder
 from pipeline.masks.labels import PROBABILITY
 
 
@@ -89,17 +90,14 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
 def masks_in_folder(given: str, images: Images, split: str, weighted: bool) -> TrainingData:
     """Returns the masks <id>.png of a folder: ``segmenter.masks``. They have no probabilities."""
 
-    def masks() -> dict[str, Path]:
-        folder = given_folder(given, "segmenter.masks", "<id>.png")
-        return {sample.id: folder / f"{sample.id}.png" for sample in images.of(split)}
+    folder = partial(given_folder, given, "segmenter.masks", "<id>.png")
 
     def absent() -> dict[str, NoEntry]:
-        known = ids_below(given_path(given, "segmenter.masks"), ".png")
-        return {
-            image_id: NoEntry(f"has no mask: {path} is missing", known)
-            for image_id, path in masks().items()
-            if not os.path.lexists(path)  # one that is there and is not a file is broken
-        }
+        known, below = ids_below(folder(), ".png"), folder()
+        masks = {sample.id: below / f"{sample.id}.png" for sample in images.of(split)}
+        # What is there and is not a file is broken.
+        missing = {i: path for i, path in masks.items() if not os.path.lexists(path)}
+        return {i: NoEntry(f"has no mask: {path} is missing", known) for i, path in missing.items()}
 
     def samples() -> list[Sample]:
         without = absent()
@@ -108,8 +106,7 @@ def masks_in_folder(given: str, images: Images, split: str, weighted: bool) -> T
     def pairs() -> list[TrainingPair]:
         if weighted:
             raise _no_probabilities()
-        paths = masks()
-        found = [TrainingPair(s.id, s.image, paths[s.id]) for s in samples()]
+        found = [TrainingPair(s.id, s.image, folder() / f"{s.id}.png") for s in samples()]
         remedy = f"{command('import_masks')} --values 255=1 makes it class 1"
         refuse_brush_masks((pair.mask for pair in found), f"segmenter.masks={given}", remedy)
         return found
@@ -189,11 +186,8 @@ def _problems(pair: TrainingPair, num_classes: int, decode: ImageReader) -> Iter
             continue
         try:
             pixels = read_labels(path, modes, decode.max_pixels)
-        except FileNotFoundError:
-            yield f"{kind} {path} is missing"
-            continue
-        except UserError as error:
-            yield f"{kind} {error}"
+        except (UserError, FileNotFoundError) as error:
+            yield f"{kind} {error if path.exists() else f'{path} is missing'}"
             continue
         if size is not None and pixels.shape != size:
             (rows, columns), (height, width) = pixels.shape, size

@@ -87,6 +87,5 @@ class ListedTags(GivenTags):
     def tags_of(self, sample: Sample) -> Labels:
         """Returns the tags on an image's line."""
         if sample.id not in self._listed and sample.id not in self.corrections.tags:
-            path = given_path(self.options.path, "tags.path")
-            raise NoEntry(f"has no line in {path}", self._listed)
+            raise NoEntry(f"has no line in {self.options.path}", self._listed)
         return self._listed.get(sample.id, ())

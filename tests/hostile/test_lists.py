@@ -187,7 +187,7 @@ def test_images_that_a_list_does_not_have_are_named(run_with, out, trial):
     assert named.keys() == {"two words", "é"}
     assert all("has no line in" in reason for reason in named.values())
     trial("input", "tags.path without lines of some images", "in failures.jsonl", 2)
-    for content, other in (("a 0\nx 1\n", ", and its entry x"), ("", "")):
+    for content, other in (("a 0\nx 1\n", ", and no image is called x:"), ("", "")):
         finished = run_with("tags.path", "list.txt", content)
         assert_one_sentence(finished, "has no line in", f"list.txt{other}")
         assert tags_of(out) == {"a": [0], "b": [0]}, "the list may be the wrong one"
