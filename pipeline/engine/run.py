@@ -136,9 +136,8 @@ class Run:
             folder.failures = {i: broken[i] for i in broken if i in ids} | before.left_out
             if self.writes:
                 folder.write_failures()
-            facts = len(ids), 0, folder.failures, folder.path
-            outcome = Outcome(stage.name, stage.where, *facts, absent=before.absent)
-            self.refuse_failures([outcome])
+            outcome = Outcome(stage.name, stage.where, len(ids), 0, folder.failures, folder.path)
+            self.refuse_failures([outcome := replace(outcome, absent=before.absent)])
             computed = stage.run(folder)
             if self.writes and stage.accompanies:
                 folder.accompany(stage.accompanies.key)

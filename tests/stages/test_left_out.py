@@ -47,7 +47,7 @@ def opened(root, tiny_checkpoint) -> Callable[..., Pipeline]:
 
     def opened(*more: str) -> Pipeline:
         given = folder_options(root / "photographs", tiny_checkpoint)
-        if "tags=file" in more:
+        if {"tags=file", "tags=ground_truth"} & {*more}:
             given = [each for each in given if not each.startswith("tags.")]
         given += [f"output_dir={root / 'out'}", f"dataset.masks={root / 'truth'}", "masks=argmax"]
         given += more
@@ -133,6 +133,7 @@ def test_tools_take_no_results_of_photographs_that_were_removed(root, run, run_t
     run("tags cams masks")
     folder = latest(root / "out", "masks")
     assert (folder / "b.png").is_file(), "which is a matter of clean.py"
+    (folder / "of the user.png").write_bytes((folder / "a.png").read_bytes())
     (root / "ids.txt").write_text("b\n")
     images = ("--images", root / "photographs")
     tools = {
@@ -250,6 +251,15 @@ def test_an_image_without_an_entry_is_no_failure(root, run, files, stage):
     damage(root, "a")  # which is a failure
     with pytest.raises(UserError, match="1 of [23] images .* left out of (tags|cams), more"):
         run(stages, *given)
+
+
+def test_an_image_without_ground_truth_has_no_entry_of_tags(root, run):
+    (root / "truth" / "b.png").unlink()
+    (tags,) = run("tags", "tags=ground_truth", "runtime.max_failures=0")
+    assert tags.computed == 2 and tags.absent == {"b"}
+    (root / "truth" / "a.png").unlink()
+    with pytest.raises(UserError, match="1 of 3 images .* image a has no ground truth"):
+        run("tags", "tags=ground_truth")
 
 
 @pytest.mark.parametrize("stage", ["tags", "cams", "masks"])
