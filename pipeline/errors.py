@@ -25,6 +25,14 @@ class ImageError(Exception):
     """One image cannot be used. It is recorded in ``failures.jsonl``; the others go on."""
 
 
+class NoEntry(ImageError):
+    """Files have no entry of an image, which is no failure, but entries of other ids."""
+
+    def __init__(self, reason: str, entries: Iterable[str] = ()):
+        super().__init__(reason)
+        self.entries = entries
+
+
 class NotLocal(Exception):
     """A file is not on this machine, and nothing may be downloaded; the text is its URL."""
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.cams.stage import CamStage
 from pipeline.clip.dimensions import patch_grid
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import Sample, ids_below
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.errors import ImageError, UserError, shown
+from pipeline.errors import ImageError, NoEntry
 from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
-from pipeline.files.text import given_path
+from pipeline.files.text import given_folder, given_path
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,11 +35,7 @@ class ImportedCams(CamStage):
 
     def check(self) -> None:
         """Refuses a folder of CAM files that does not exist."""
-        if not self._path.is_dir():
-            raise UserError(
-                f"cams.path={shown(self.options.path)} is not a folder: give one that holds"
-                " <id>.npy"
-            )
+        given_folder(self.options.path, "cams.path", "<id>.npy")
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the CAMs depend on, except the files."""
@@ -56,11 +52,11 @@ class ImportedCams(CamStage):
         """Returns an image with its file.
 
         Raises:
-            ImageError: it does not have one.
+            NoEntry: it does not have one.
         """
         path = self._path / f"{sample.id}.npy"
         if not path.is_file():
-            raise ImageError(f"has no CAMs: {path} is missing")
+            raise NoEntry(f"has no CAMs: {path} is missing", ids_below(self._path, ".npy"))
         key = join_keys(fingerprint_image(sample.image), fingerprint_file(path))
         return Item(sample, key, path)
 

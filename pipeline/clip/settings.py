@@ -67,8 +67,8 @@ class RuntimeSettings:
         one_pass: whether processes make the masks of images while the model computes the tags and
             CAMs of the next ones; none does so with a GPU.
         wait: seconds to wait for another run that writes to the same folder.
-        max_failures: skipped images before a run counts as failed: a number, or a share below 1;
-            none takes 10 images or 1%, whichever is more, but not all.
+        max_failures: images that may fail before a run ends with exit code 2: a number, or a share
+            below 1; none takes 10 images or 1%, whichever is more, but not all.
     """
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)

@@ -83,7 +83,8 @@ def describe(outcome: Outcome) -> str:
     if outcome.reused:
         counts.append(f"{outcome.reused} reused from other settings")
     if outcome.left_out:
-        counts.append(f"{len(outcome.left_out)} left out")
+        without = f" ({n} without an entry)" if (n := len(outcome.absent)) else ""
+        counts.append(f"{len(outcome.left_out)} left out{without}")
     counted = f"{', '.join(counts)}  →  " if len(counts) > 1 else "→  "
     return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
 

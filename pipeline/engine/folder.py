@@ -249,8 +249,7 @@ class StageFolder(ResultFolder):
                 del self.failures[gone]
             removed = sorted(self.entries.keys() - known)
             write_json_lines(self.path / REMOVED, [{"id": image_id} for image_id in removed])
-        lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
-        write_json_lines(self.path / FAILURES, lines)
+        self.write_failures()
         old = self.manifest()
         left_out = sum(i in self.failures for i in image_ids)
         seconds = round(time.monotonic() - self._began, 3)
@@ -273,6 +272,11 @@ class StageFolder(ResultFolder):
                 "seconds": seconds,
             },
         )
+
+    def write_failures(self) -> None:
+        """Writes ``failures.jsonl``."""
+        lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
+        write_json_lines(self.path / FAILURES, lines)
 
     def input_key(self, image_ids: Iterable[str]) -> str:
         """Returns the fingerprint of the inputs that these images' results were made from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -18,7 +18,7 @@ from pipeline.engine.scan import Scan, key_unknown_until, scan
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Outcome:
         path: where the result lies.
         reused: how many were taken over from results of other settings.
         note: a sentence without its full stop on what is remarkable about the results, or "".
+        absent: the ids of those that were skipped by a NoEntry, which are no failures.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Outcome:
     path: Path
     reused: int = 0
     note: str = ""
+    absent: Collection[str] = ()
 
     @property
     def cached(self) -> int:
@@ -114,27 +116,34 @@ class Run:
     def refuse_failures(self, outcomes: Iterable[Outcome]) -> None:
         """Ends the run, by a UserError, if too many images were skipped."""
         for outcome in outcomes:
-            left_out = len(outcome.left_out)
-            if left_out > allowed_failures(self.max_failures, outcome.images):
+            failed = {i: r for i, r in outcome.left_out.items() if i not in outcome.absent}
+            images = outcome.images - len(outcome.absent)
+            if len(failed) > allowed_failures(self.max_failures, images):
+                first, reason = next(iter(failed.items()))
                 raise UserError(
-                    f"{left_out} of {outcome.images} images of split {outcome.split} were left"
-                    f" out of {outcome.stage}, more than runtime.max_failures allows:"
-                    f" {outcome.path / FAILURES} says why"
+                    f"{len(failed)} of {images} images of split {outcome.split} were left out of"
+                    f" {outcome.stage}, more than runtime.max_failures allows:"
+                    f" {outcome.path / FAILURES} says why, such as {shown(first)}: {reason}"
                 )
 
     def _run_split(self, stage: OfSplit) -> Outcome:
         before = scan(stage, self.images, self.store, self._scans)
-        folder = before.folder
+        folder, ids = before.folder, dict.fromkeys(before.ids)
         with ExitStack() as lock:
             if self.writes:
                 lock.enter_context(folder)
+            broken = stage.broken() if before.missing else folder.failures
+            folder.failures = {i: broken[i] for i in broken if i in ids} | before.left_out
+            if self.writes:
+                folder.write_failures()
+            outcome = Outcome(stage.name, stage.where, len(ids), 0, folder.failures, folder.path)
+            self.refuse_failures([outcome := replace(outcome, absent=before.absent)])
             computed = stage.run(folder)
             if self.writes and stage.accompanies:
                 folder.accompany(stage.accompanies.key)
         self._scans[stage] = replace(before, missing=())
-        ids = [sample.id for sample in before.samples]
         note = stage.remark(folder, ids if computed else ())
-        return Outcome(stage.name, stage.where, len(ids), computed, {}, folder.path, note=note)
+        return replace(outcome, computed=computed, note=note)
 
     def _run_per_image(self, stage: PerImage) -> Outcome:
         self.store.refuse_equal_names(sample.id for sample in self.images.of(stage.split))
@@ -182,7 +191,7 @@ class Run:
         failures = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
         computed = min(folder.computed, len(ids) - len(failures))
         facts = computed, failures, folder.path, folder.reused, stage.remark(folder, ids)
-        return Outcome(stage.name, stage.where, len(ids), *facts)
+        return Outcome(stage.name, stage.where, len(ids), *facts, absent=before.absent)
 
     def _inputs(self, stage: Stage) -> dict[str, Path]:
         return {name: open_folder(need, self.store).path for name, need in stage.needs.items()}

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import UserDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +35,13 @@ def evenly(elements: Sequence[Element], number: int) -> list[Element]:
     """Returns at most so many elements, at even distances, the first and the last among them."""
     places = np.linspace(0, len(elements) - 1, min(number, len(elements)))
     return [elements[place] for place in places.round().astype(int).tolist()]
+
+
+def ids_below(folder: Path, *suffixes: str) -> Iterator[str]:
+    """Yields the ids of the images whose files, with such a suffix, lie below a folder."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in suffixes:
+            yield path.relative_to(folder).with_suffix("").as_posix()
 
 
 class GroundTruthMask(ABC):

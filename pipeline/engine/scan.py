@@ -1,6 +1,6 @@
 """Scans what exists of a stage and what is missing, for the run and for the dry run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from pipeline.engine.lineage import StageResult, open_folder
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, NoEntry, UserError, shown
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Scan:
         waiting: the ids of images that another stage has to process first.
         left_out: id → reason, of images that cannot have a result.
         after: the stage that ``waiting`` waits for.
+        absent: the ids of those that are left out by a NoEntry.
     """
 
     stage: Stage
@@ -37,6 +38,7 @@ class Scan:
     waiting: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict)
     after: str = ""
+    absent: Collection[str] = ()
 
     @property
     def ids(self) -> list[str]:
@@ -77,15 +79,17 @@ def scan(
         opened: folders of the stage and of its rider that are open already, by name.
 
     Raises:
-        UserError: a stage that it needs is not among ``earlier``, and did not process all images.
+        UserError: an earlier stage did not process all images, or files lack most of them.
     """
     if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.split)
         return Scan(stage, None, samples, waiting=frozenset(s.id for s in samples), after=after)
     if isinstance(stage, OfSplit):
-        folder, samples = open_folder(stage, store), stage.samples()
+        folder, samples, absent = open_folder(stage, store), stage.samples(), stage.absent()
         missing = [] if stage.is_complete(folder) else [Item(s, "") for s in samples]
-        return Scan(stage, folder, samples, missing)
+        _refuse_few(absent, len(samples) + len(absent), images, stage.split)
+        left_out = {image_id: str(error) for image_id, error in absent.items()}
+        return Scan(stage, folder, samples, missing, left_out=left_out, absent={*absent})
     samples, waiting, after = _inputs(stage, images, store, earlier)
     folders = {
         name: earlier[need].folder if need in earlier else open_folder(need, store)
@@ -98,6 +102,7 @@ def scan(
     reusable: dict[str, tuple[Mapping[str, Any], Path]] = {}
     # The first stage on the images names the files that are not images.
     left_out = {} if stage.before else images.rejected(stage.split)
+    absent: dict[str, NoEntry] = {}
     for sample in samples:
         if sample.id in waiting:
             continue
@@ -117,8 +122,11 @@ def scan(
                 missing.add(sample.id)
         except ImageError as error:
             left_out[sample.id] = str(error)
+            if isinstance(error, NoEntry):
+                absent[sample.id] = error
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
             left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    _refuse_few(absent, len(samples), images, stage.split)
     if batches := {items[image_id].batch for image_id in missing} - {""}:
         missing |= {image_id for image_id, item in items.items() if item.batch in batches}
     computed = [item for image_id, item in items.items() if image_id in missing]
@@ -126,7 +134,20 @@ def scan(
         known = ((item, frozenset(rider.inputs(item.sample.id))) for item in computed)
         computed = [replace(item, known_to_rider=inputs) for item, inputs in known]
     reused = [found for image_id, found in reusable.items() if image_id not in missing]
-    return Scan(stage, folder, samples, computed, reused, waiting, left_out, after)
+    return Scan(stage, folder, samples, computed, reused, waiting, left_out, after, {*absent})
+
+
+def _refuse_few(absent: Mapping[str, NoEntry], wanted: int, images: Images, split: str) -> None:
+    """Raises a UserError where files have an entry of fewer than half of the ``wanted`` images."""
+    if 2 * len(absent) > wanted:
+        image_id, error = next(iter(absent.items()))
+        known = images.known_ids(split)
+        others = [f", and no image is called {shown(i)}" for i in error.entries if i not in known]
+        raise UserError(
+            f"{wanted - len(absent)} of {wanted} images of split {split} have an entry, fewer than"
+            f" half: image {shown(image_id)} {error}{''.join(others[:1])}: correct the names, or"
+            " list the images that have an entry in dataset.image_list"
+        )
 
 
 def key_unknown_until(stage: Stage, earlier: Scans) -> str:

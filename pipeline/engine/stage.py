@@ -19,7 +19,7 @@ from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.kinds import INTERMEDIATE, Kind
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.settings import joined
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, NoEntry
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
 
 
@@ -328,6 +328,14 @@ class OfSplit(Stage):
         Raises:
             UserError: a stage before it did not process all of them.
         """
+
+    def absent(self) -> Mapping[str, NoEntry]:
+        """Returns id → why it is left out, of the images that its files have no entry of."""
+        return {}
+
+    def broken(self) -> Mapping[str, str]:
+        """Returns id → reason, of the samples that it cannot be made from, by reading all."""
+        return {}
 
     @abstractmethod
     def is_complete(self, folder: StageFolder) -> bool:

@@ -100,7 +100,7 @@ def read_artefact(path: Path) -> Artefact:
     if not isinstance(settings.get("classes"), list):
         raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
     classes = tuple(map(str, settings["classes"]))
-    orphans = find_orphans(path)
+    orphans = find_orphans(path.absolute())
     entries = {i: e for i, e in Journal(path / ENTRIES).entries.items() if i not in orphans}
     return Artefact(path, kind, classes, settings.get("exif") is False, entries, manifest)
 

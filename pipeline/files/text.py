@@ -59,6 +59,13 @@ def given_path(given: str, name: str) -> Path:
         ) from error
 
 
+def given_folder(given: str, key: str, holds: str) -> Path:
+    """Returns the absolute path of a folder; a UserError says which file names it should hold."""
+    if not (path := given_path(given, key).absolute()).is_dir():
+        raise UserError(f"{key}={shown(given)} is not a folder: give one that holds {holds}")
+    return path
+
+
 def in_words(seconds: float | None) -> str:
     """Returns a duration in words, or a dash if it is not known."""
     if seconds is None:

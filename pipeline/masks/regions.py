@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import Cams
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import Sample, ids_below
 from pipeline.engine.stage import Folders, Item
-from pipeline.errors import ImageError, UserError, shown
+from pipeline.errors import ImageError, NoEntry
 from pipeline.files.fingerprints import fingerprint_file, join_keys
-from pipeline.files.text import given_path
+from pipeline.files.text import given_folder, given_path
 from pipeline.masks.labels import resized_argmax, shares, stack_background, to_labels
 from pipeline.masks.refiner import Given, Labelled, Refiner, labelled
 from pipeline.masks.region_files import SUFFIXES, Region, read_regions, split_regions
@@ -119,11 +119,9 @@ class RegionMasks(Masks):
     def check(self) -> None:
         """Refuses a folder of regions that does not exist."""
         super().check()
-        if self.reads_files and not self._folder.is_dir():
-            raise UserError(
-                f"masks.regions={shown(self.options.regions)} is not a folder: give one that holds"
-                f" <id>.png or <id>.json, or {SLIC}"
-            )
+        if self.reads_files:
+            holds = f"<id>.png or <id>.json, or {SLIC}"
+            given_folder(self.options.regions, "masks.regions", holds)
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on, except the files."""
@@ -137,7 +135,7 @@ class RegionMasks(Masks):
         """Returns an image with its file of regions.
 
         Raises:
-            ImageError: the image has no file of regions, or two.
+            ImageError: the image has two files of regions, or (NoEntry) none.
         """
         item = super().item(sample, folders)
         if self._folder is None:
@@ -145,7 +143,8 @@ class RegionMasks(Masks):
         paths = [self._folder / f"{sample.id}{suffix}" for suffix in SUFFIXES]
         found = [path for path in paths if path.is_file()]
         if not found:
-            raise ImageError(f"has no regions: {paths[0]} is missing")
+            known = ids_below(self._folder, *SUFFIXES)
+            raise NoEntry(f"has no regions: {paths[0]} is missing", known)
         if len(found) > 1:
             raise ImageError(f"has two files of regions, {paths[0]} and {paths[1]}: remove one")
         return Item(sample, join_keys(item.input, fingerprint_file(found[0])), found[0])

@@ -1,27 +1,25 @@
 """The images and masks that a segmenter is trained on, and checks of both."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from pipeline.engine.lineage import learned_from, open_folder
-from pipeline.engine.sample import ImageReader, Images, Sample
+from pipeline.engine.pool import prefetch
+from pipeline.engine.sample import ImageReader, Images, Sample, ids_below
 from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.errors import UserError, command
+from pipeline.errors import ImageError, NoEntry, UserError, command
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
-from pipeline.files.images import too_large
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
-from pipeline.files.text import given_path
+from pipeline.files.text import given_folder
 from pipeline.masks.labels import PROBABILITY
-
-_ORIENTATION = ExifTags.Base.Orientation
-_ROTATED_BY_90 = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class TrainingData:
         applies: tells whether the data set has such masks.
         learned_from: returns what is read of a stage, see
             :func:`pipeline.engine.lineage.learned_from`.
+        absent: returns id → why it is left out, of the images that have no mask.
     """
 
     samples: Callable[[], Sequence[Sample]]
@@ -61,6 +60,7 @@ class TrainingData:
     facts: Mapping[str, Any] = field(default_factory=dict)
     applies: Callable[[], bool] = lambda: True
     learned_from: Callable[[], Mapping[str, str]] = dict
+    absent: Callable[[], Mapping[str, NoEntry]] = dict
 
 
 def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -> TrainingData:
@@ -87,25 +87,31 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
     return TrainingData(samples, pairs, learned_from=read)
 
 
-def masks_in_folder(
-    given: str, samples: Callable[[], Sequence[Sample]], weighted: bool
-) -> TrainingData:
+def masks_in_folder(given: str, images: Images, split: str, weighted: bool) -> TrainingData:
     """Returns the masks <id>.png of a folder: ``segmenter.masks``. They have no probabilities."""
+
+    folder = partial(given_folder, given, "segmenter.masks", "<id>.png")
+
+    def absent() -> dict[str, NoEntry]:
+        known, below = ids_below(folder(), ".png"), folder()
+        masks = {sample.id: below / f"{sample.id}.png" for sample in images.of(split)}
+        # What is there and is not a file is broken.
+        missing = {i: path for i, path in masks.items() if not os.path.lexists(path)}
+        return {i: NoEntry(f"has no mask: {path} is missing", known) for i, path in missing.items()}
+
+    def samples() -> list[Sample]:
+        without = absent()
+        return [sample for sample in images.of(split) if sample.id not in without]
 
     def pairs() -> list[TrainingPair]:
         if weighted:
             raise _no_probabilities()
-        folder = given_path(given, "segmenter.masks").absolute()
-        if not folder.is_dir():
-            raise UserError(
-                f"segmenter.masks={given} is not a folder: give one that holds <id>.png"
-            )
-        found = [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
+        found = [TrainingPair(s.id, s.image, folder() / f"{s.id}.png") for s in samples()]
         remedy = f"{command('import_masks')} --values 255=1 makes it class 1"
         refuse_brush_masks((pair.mask for pair in found), f"segmenter.masks={given}", remedy)
         return found
 
-    return TrainingData(samples, pairs, facts={"masks": {"from": "files"}})
+    return TrainingData(samples, pairs, facts={"masks": {"from": "files"}}, absent=absent)
 
 
 def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
@@ -148,8 +154,8 @@ def check_pairs(
     pairs: Sequence[TrainingPair],
     num_classes: int,
     decode: ImageReader = ImageReader(),  # noqa: B008
-) -> list[str]:
-    """Finds everything that would end or spoil a training; decodes masks but not images.
+) -> dict[str, str]:
+    """Finds everything that would end or spoil a training, by decoding images and masks.
 
     Args:
         pairs: the pairs to check.
@@ -157,46 +163,35 @@ def check_pairs(
         decode: what will decode the images: its ``max_pixels`` holds for masks, too.
 
     Returns:
-        One sentence for each problem, beginning with the id.
+        Id → what is wrong, of the pairs that cannot be used.
     """
-    return [
-        f"{pair.id}: {problem}"
-        for pair in pairs
-        for problem in _problems(pair, num_classes, decode)
-    ]
+
+    def check(pair: TrainingPair) -> str:
+        return "; ".join(_problems(pair, num_classes, decode))
+
+    checked = prefetch(pairs, check, decode.threads, 2 * decode.threads)
+    return {pair.id: problems for pair, problems in checked if problems}
 
 
 def _problems(pair: TrainingPair, num_classes: int, decode: ImageReader) -> Iterator[str]:
-    size, limit = None, decode.max_pixels
-    if not pair.image.is_file():
-        yield f"image {pair.image} is missing"
-    else:
-        try:
-            with Image.open(pair.image) as image:  # reads the header alone
-                size = image.size
-                if limit is not None and image.width * image.height > limit:
-                    yield f"image {pair.image} {too_large(image, limit)}"
-                # A PNG is decoded to find its orientation.
-                elif decode.apply_exif and image.getexif().get(_ORIENTATION) in _ROTATED_BY_90:
-                    size = image.size[::-1]
-        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            yield f"image {pair.image} cannot be read ({type(error).__name__})"
+    size = None
+    try:
+        _, size = decode(Sample(pair.id, pair.image))
+    except ImageError as error:
+        yield f"image {pair.image} {error if pair.image.exists() else 'is missing'}"
 
     files = [("mask", pair.mask, (PALETTE, GREY)), ("probability", pair.probability, (GREY,))]
     for kind, path, modes in files:
         if path is None:
             continue
         try:
-            pixels = read_labels(path, modes, limit)
-        except FileNotFoundError:
-            yield f"{kind} {path} is missing"
+            pixels = read_labels(path, modes, decode.max_pixels)
+        except (UserError, FileNotFoundError) as error:
+            yield f"{kind} {error if path.exists() else f'{path} is missing'}"
             continue
-        except UserError as error:
-            yield f"{kind} {error}"
-            continue
-        if size is not None and pixels.shape != size[::-1]:
-            height, width = pixels.shape
-            yield f"{kind} is {width}×{height}, its image {size[0]}×{size[1]} pixels"
+        if size is not None and pixels.shape != size:
+            (rows, columns), (height, width) = pixels.shape, size
+            yield f"{kind} is {columns}×{rows}, its image {width}×{height} pixels"
         present = np.unique(pixels).tolist() if kind == "mask" else []
         if wrong := [label for label in present if num_classes < label != IGNORE]:
             yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"

@@ -122,11 +122,8 @@ class PseudoLabelled(Dataset):
             if pair.probability is not None:
                 arrays[_WEIGHTS] = _read_resized(pair.probability, size, limit)
         except (ImageError, UserError, OSError) as error:
-            what = "mask" if pair.probability is None else "mask or probability"
-            raise UserError(
-                f"training image {pair.id} or its {what} cannot be read ({error}): repair or"
-                " remove it"
-            ) from error
+            what = f"training image {pair.id}, its mask or its probability"
+            raise UserError(f"{what} cannot be read ({error}): repair or remove it") from error
         missing = [(0, max(0, _MIN_SIDE - side)) for side in image.shape[:2]]
         arrays["img"] = np.pad(arrays["img"], [*missing, (0, 0)], "edge")
         arrays["gt_seg_map"] = np.pad(arrays["gt_seg_map"], missing, constant_values=IGNORE)

@@ -16,7 +16,7 @@ from pipeline.engine.lineage import LEARNED_FROM
 from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
@@ -27,10 +27,6 @@ from pipeline.segmenter.distributed import explain_lost_process, join, process_r
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
 from pipeline.segmenter.testing import segment_all
 
-PROBLEMS = "problems.txt"
-"""Lists what prevents masks from being trained on, where a message would be too long."""
-
-_PROBLEMS_SHOWN = 20
 _BEST = "best_*.pth"
 
 
@@ -65,6 +61,19 @@ class Training(OfSplit):
     def samples(self) -> Sequence[Sample]:
         """Returns the images that it is trained on."""
         return self.data.samples()
+
+    def absent(self) -> Mapping[str, NoEntry]:
+        """Returns id → why it is left out, of the images that have no mask."""
+        return self.data.absent()
+
+    def broken(self) -> Mapping[str, str]:
+        """Returns id → reason, of the images that cannot be trained on, or whose masks cannot."""
+        if self.options.checkpoint == "best" and not self._is_measured:
+            raise UserError(
+                "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
+                " with masks that is not trained on: give both, or segmenter.checkpoint=last"
+            )
+        return check_pairs(self.pairs, len(self.vocabulary.classes), self.decode)
 
     def applies(self) -> bool:
         """Tells whether the data set has the masks."""
@@ -162,12 +171,12 @@ class Training(OfSplit):
             if writes:
                 folder.point_latest()
             return 0
-        self._refuse_problems(folder)
+        pairs = [pair for pair in self.pairs if pair.id not in folder.failures]
         began = time.monotonic()
         if writes:
             if "checkpoint" in folder.manifest() and self._lacks_best(folder):
                 checkpoints.forget(folder.path)  # its training was not measured
-            folder.begin(len(self.pairs))
+            folder.begin(len(pairs))
             read = canonical_json(self.data.learned_from())
             write_atomically(folder.path / LEARNED_FROM, read)
         position = 0
@@ -179,7 +188,7 @@ class Training(OfSplit):
 
         def remark(iteration: int) -> None:
             kept = {k: v for k, v in folder.manifest().items() if k in ("computed", "seconds")}
-            facts = {"images": len(self.pairs), "statistics": {"background_until": iteration}}
+            facts = {"images": len(pairs), "statistics": {"background_until": iteration}}
             folder.write_manifest(complete=False, **kept, **facts)
             print(f"note: {self.remark(folder, ())}", file=sys.stderr)
 
@@ -188,7 +197,7 @@ class Training(OfSplit):
             say("loading the network and the first batch")
             checkpoint = train.train(
                 self.options,
-                self.pairs,
+                pairs,
                 self.vocabulary.classes,
                 self.vocabulary.palette,
                 folder.path,
@@ -209,13 +218,14 @@ class Training(OfSplit):
             seconds = folder.manifest().get("seconds", 0) + time.monotonic() - began
             folder.write_manifest(
                 complete=True,
-                images=len(self.pairs),
+                images=len(pairs),
+                left_out=len(folder.failures),
                 checkpoint=checkpoint.name,
                 seconds=round(seconds, 3),
                 **{k: v for k, v in folder.manifest().items() if k == "statistics"},
                 **({"initial_weights": initial} if initial else {}),
             )
-        return len(self.pairs)
+        return len(pairs)
 
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
         """Returns a remark if the network predicted background alone early in its training.
@@ -229,27 +239,6 @@ class Training(OfSplit):
             f"after {until} iterations the network predicted background alone: look at its masks"
             " in the report; if they are sound, raise segmenter.iterations or give"
             " segmenter.loss=balanced"
-        )
-
-    def _refuse_problems(self, folder: StageFolder) -> None:
-        if self.options.checkpoint == "best" and not self._is_measured:
-            raise UserError(
-                "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
-                " with masks that is not trained on: give both, or segmenter.checkpoint=last"
-            )
-        if not self.pairs:
-            raise UserError("there is no image to train on: run stage=masks first")
-        classes = len(self.vocabulary.classes)
-        problems = check_pairs(self.pairs, classes, self.decode)
-        if not problems:
-            return
-        shown = "; ".join(problems[:_PROBLEMS_SHOWN])
-        if len(problems) > _PROBLEMS_SHOWN:
-            write_atomically(folder.path / PROBLEMS, "".join(f"{line}\n" for line in problems))
-            shown += f"; all of them are listed in {folder.path / PROBLEMS}"
-        raise UserError(
-            f"{len(problems)} masks cannot be trained on: correct them, or run stage=masks again."
-            f" They are: {shown}"
         )
 
 

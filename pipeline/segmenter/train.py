@@ -97,7 +97,7 @@ def train(
             process that loads images was killed.
     """
     if not pairs:
-        raise UserError("there are no masks to train on: run stage=masks first")
+        raise UserError("there is no image to train on: run stage=masks, or correct what failed")
     device = local_device(device)
     processes = process_count()
     join(device)  # the first process has prepared the folder

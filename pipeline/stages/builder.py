@@ -237,7 +237,8 @@ class Builder:
         precision = precision_of_training(options.precision, self.device)
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
-            data, before = masks_in_folder(options.masks, self._train_samples, weighted), {}
+            folder = options.masks, self.images, self.train_split, weighted
+            data, before = masks_in_folder(*folder), {}
         else:
             data = masks_of_stage(masks, self.images, self.store, weighted)
         return Training(

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.datasets.lists import read_class_list
 from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.files.text import given_path
 from pipeline.tags.scores import tags_output
@@ -36,7 +36,7 @@ class GivenTags(Tags):
 
     @abstractmethod
     def tags_of(self, sample: Sample) -> Labels:
-        """Returns an image's tags, or raises an ImageError where it has none."""
+        """Returns an image's tags; raises a NoEntry where it has none, or another ImageError."""
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
@@ -62,11 +62,11 @@ class GroundTruthTags(GivenTags):
 
     def tags_of(self, sample: Sample) -> Labels:
         """Returns an image's labels."""
+        if not sample.has_ground_truth:
+            raise NoEntry("has no ground truth, which tags=ground_truth requires")
         try:
             return sample.ground_truth_labels
         except UserError as error:
-            if not sample.has_ground_truth:
-                raise
             raise ImageError(str(error)) from error
 
 
@@ -87,5 +87,5 @@ class ListedTags(GivenTags):
     def tags_of(self, sample: Sample) -> Labels:
         """Returns the tags on an image's line."""
         if sample.id not in self._listed and sample.id not in self.corrections.tags:
-            raise ImageError(f"has no line in {given_path(self.options.path, 'tags.path')}")
+            raise NoEntry(f"has no line in {self.options.path}", self._listed)
         return self._listed.get(sample.id, ())

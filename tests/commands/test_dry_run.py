@@ -211,9 +211,9 @@ def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, 
     assert run_stage(*given).code == 0
     assert [row[4] for row in dry_run(given=given)] == ["0", "0"]
     # An image without a line is left out.
-    tags.write_text("a 1 3\nb 0\n")
+    tags.write_text("a 1 3\nb 0\nc\n")
     rows = [row[2:5] for row in dry_run(given=given)]
-    assert rows == [["5", "2", "0"], ["2", "2", "0"]]
+    assert rows == [["5", "3", "0"], ["3", "3", "0"]]
     # A corrected line costs its image.
     tags.write_text("a 1 3\nb 0 1\nc\nd 2\nholiday%202026/e%20f 3\n")
     assert [row[2:5] for row in dry_run(given=given)] == [

@@ -227,7 +227,7 @@ def test_a_segmenter_can_be_trained_on_the_drawn_masks(coco, cache):
 
     samples = load("coco2017", coco, cache).splits["val"]
     pairs = [TrainingPair(s.id, s.image, s.mask.file()) for s in samples]
-    assert check_pairs(pairs, 80) == []
+    assert check_pairs(pairs, 80) == {}
     sample = PseudoLabelled(pairs, tiny_settings(), 0, {})[0]
     labels = sample["data_samples"].gt_sem_seg.data
     assert set(labels.unique().tolist()) <= {*range(81), 255}

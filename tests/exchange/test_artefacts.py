@@ -1,5 +1,7 @@
 """What folders of stages say of themselves."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.engine.store import Store
@@ -22,3 +24,10 @@ def test_a_folder_without_names_is_refused(tmp_path):
     folder = fill(Store(tmp_path).folder("val", "masks", {"method": "crf"}), [], {})
     with pytest.raises(UserError, match="manifest.json names no classes: run stage=masks again"):
         read_artefact(folder.path)
+
+
+def test_a_folder_may_be_named_from_the_one_that_holds_it(tmp_path, monkeypatch):
+    configuration = {"classes": ["cat"]}
+    folder = fill(Store(tmp_path).folder("val", "masks", configuration), [], {})
+    monkeypatch.chdir(folder.path.parent)
+    assert read_artefact(Path("latest")).classes == ("cat",)

@@ -219,7 +219,7 @@ def test_what_was_imported_is_what_the_pipeline_takes(run_tool, folder, tmp_path
     assert run(run_tool, folder, tmp_path, classes=names).code == 0
     Image.fromarray(draw_photograph(0, *LABELS.shape)).save(tmp_path / "a.jpg")
     mask = tmp_path / "imported/a.png"
-    assert check_pairs([TrainingPair("a", tmp_path / "a.jpg", mask)], len(CLASSES)) == []
+    assert check_pairs([TrainingPair("a", tmp_path / "a.jpg", mask)], len(CLASSES)) == {}
     assert np.array_equal(MaskFile(mask, len(CLASSES)).read(), LABELS)
 
 

@@ -123,7 +123,7 @@ def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, w
             np.testing.assert_array_equal(np.asarray(image), np.rint(255 * probability))
         np.testing.assert_array_equal(read_labels(kept / f"{sample.id}.png"), labels)
         pair = TrainingPair(sample.id, sample.image, kept / f"{sample.id}.png", path)
-        assert check_pairs([pair], 3) == []
+        assert check_pairs([pair], 3) == {}
     assert (read_labels(path) == 255).all()  # of the image without tags
 
     # It belongs to the result: where it is damaged, the image is computed again.

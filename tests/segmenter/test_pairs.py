@@ -1,11 +1,12 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.engine.sample import ImageReader, Sample
+from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.errors import UserError
 from pipeline.segmenter.data import check_pairs, masks_in_folder
 from tests.segmenter.tiny_training import write_pairs
@@ -17,13 +18,12 @@ def fresh(tmp_path):
 
 
 def test_sound_pairs(fresh):
-    assert check_pairs(fresh, 2) == []
+    assert check_pairs(fresh, 2) == {}
 
 
 def test_labels_out_of_range(fresh):
     problems = check_pairs(fresh, 1)  # the second mask holds label 2
-    assert len(problems) == 1
-    assert problems[0].startswith("s/1:") and "[2]" in problems[0]
+    assert problems == {"s/1": "mask has labels [2] outside 0 to 1 and 255"}
 
 
 def test_all_problems_are_listed(fresh):
@@ -31,10 +31,8 @@ def test_all_problems_are_listed(fresh):
     fresh[0].mask.unlink()
     Image.fromarray(np.full((39, 48), 9, np.uint8)).save(fresh[1].mask)
     problems = check_pairs(fresh, 2)
-    assert len(problems) == 4
-    assert sum("missing" in problem for problem in problems) == 2
-    assert any("48×39, its image 48×40" in problem for problem in problems)
-    assert any("[9]" in problem for problem in problems)
+    assert problems["s/0"].count("missing") == 2
+    assert "48×39, its image 48×40" in problems["s/1"] and "[9]" in problems["s/1"]
 
 
 def test_every_kind_of_wrong_mask_is_listed_at_once(tmp_path):
@@ -43,21 +41,28 @@ def test_every_kind_of_wrong_mask_is_listed_at_once(tmp_path):
     Image.fromarray(np.zeros((48, 40), np.uint8)).save(pairs[1].mask)
     pairs[2].mask.unlink()
     Image.new("RGB", (48, 40)).save(pairs[3].mask)
-    assert check_pairs(pairs, 2) == [
-        "s/0: mask has labels [3] outside 0 to 2 and 255",
-        "s/1: mask is 40×48, its image 48×40 pixels",
-        f"s/2: mask {pairs[2].mask} is missing",
-        f"s/3: mask {pairs[3].mask} is a PNG of mode RGB: convert it to a palette or grey PNG"
+    assert check_pairs(pairs, 2) == {
+        "s/0": "mask has labels [3] outside 0 to 2 and 255",
+        "s/1": "mask is 40×48, its image 48×40 pixels",
+        "s/2": f"mask {pairs[2].mask} is missing",
+        "s/3": f"mask {pairs[3].mask} is a PNG of mode RGB: convert it to a palette or grey PNG"
         " of 8 bits",
-    ]
+    }
 
 
 def test_unreadable_image_does_not_hide_a_wrong_mask(fresh):
     fresh[0].image.write_bytes(b"nothing")
     Image.fromarray(np.full((40, 48), 9, np.uint8)).save(fresh[0].mask)
-    problems = check_pairs(fresh, 2)
-    assert len(problems) == 2
-    assert "image" in problems[0] and "cannot be read" in problems[0] and "[9]" in problems[1]
+    assert re.search(r"image .* cannot be decoded .*; mask .*\[9\]", check_pairs(fresh, 2)["s/0"])
+
+
+def test_a_truncated_photograph_is_found_before_the_training(fresh):
+    """Its header is intact."""
+    Image.open(fresh[0].image).save(fresh[0].image, "JPEG")
+    whole = fresh[0].image.read_bytes()
+    fresh[0].image.write_bytes(whole[: len(whole) // 2])
+    (problem,) = check_pairs(fresh, 2).items()
+    assert problem[0] == "s/0" and "truncated" in problem[1]
 
 
 def test_every_kind_of_wrong_probability_is_listed_at_once(tmp_path):
@@ -78,45 +83,45 @@ def test_every_kind_of_wrong_probability_is_listed_at_once(tmp_path):
         pairs.append(dataclasses.replace(pair, probability=path))
     pairs[5].probability.write_bytes(pairs[0].probability.read_bytes()[:50])
     pairs[5].mask.unlink()
-    assert check_pairs(pairs[:1], 2) == []
+    assert check_pairs(pairs[:1], 2) == {}
     problems = check_pairs(pairs, 2)
-    assert [problem.split(":")[0] for problem in problems] == [f"s/{i}" for i in (1, 2, 3, 4, 5, 5)]
-    assert "probability is 40×48, its image 48×40 pixels" in problems[0]
-    assert "is a PNG of mode P: convert it to a grey PNG of 8 bits" in problems[1]
-    assert "is a PNG of mode I;16: convert it to a grey PNG of 8 bits" in problems[2]
-    assert problems[3].endswith("4_probability.png is missing")
-    assert "mask" in problems[4] and "5_probability.png cannot be decoded" in problems[5]
+    assert [*problems] == [f"s/{i}" for i in (1, 2, 3, 4, 5)]
+    assert "probability is 40×48, its image 48×40 pixels" in problems["s/1"]
+    assert "is a PNG of mode P: convert it to a grey PNG of 8 bits" in problems["s/2"]
+    assert "is a PNG of mode I;16: convert it to a grey PNG of 8 bits" in problems["s/3"]
+    assert problems["s/4"].endswith("4_probability.png is missing")
+    assert re.search(r"^mask .*; probability .*5_probability.png cannot be deco", problems["s/5"])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "1", "I;16"])
 def test_only_bytes_per_pixel(fresh, mode):
     Image.new(mode, (48, 40)).save(fresh[0].mask)
-    assert f"mode {mode}: convert it to a palette or grey PNG" in check_pairs(fresh, 2)[0]
+    assert f"mode {mode}: convert it to a palette or grey PNG" in check_pairs(fresh, 2)["s/0"]
 
 
 def test_jpeg_in_disguise(fresh):
     Image.new("L", (48, 40)).save(fresh[0].mask, format="JPEG")
-    assert "it is not a PNG file" in check_pairs(fresh, 2)[0]
+    assert "it is not a PNG file" in check_pairs(fresh, 2)["s/0"]
 
 
 def test_damaged_files(fresh):
     fresh[0].mask.write_bytes(fresh[0].mask.read_bytes()[:60])
     fresh[1].image.write_bytes(b"nothing")
-    problems = check_pairs(fresh, 2)
-    assert [problem.split(":")[0] for problem in problems] == ["s/0", "s/1"]
+    assert [*check_pairs(fresh, 2)] == ["s/0", "s/1"]
 
 
 def test_turned_image(fresh):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 48)).save(fresh[0].image, exif=exif)
-    assert "its image 40×48" in check_pairs(fresh[:1], 2)[0]
-    assert check_pairs(fresh[:1], 2, ImageReader(apply_exif=True)) == []
+    assert "its image 40×48" in check_pairs(fresh[:1], 2)["s/0"]
+    assert check_pairs(fresh[:1], 2, ImageReader(apply_exif=True)) == {}
 
 
 def test_masks_of_a_brush_are_not_trained_on(fresh, tmp_path):
     samples = [Sample(pair.id, pair.image) for pair in fresh]
-    data = masks_in_folder(str(tmp_path), lambda: samples, weighted=False)
+    images = Images(Dataset(None, {"train": samples}, "train"))
+    data = masks_in_folder(str(tmp_path), images, "train", weighted=False)
     for sample in samples:
         (tmp_path / sample.id).parent.mkdir(exist_ok=True)
         Image.fromarray(np.diag([255] * 8).astype(np.uint8)).save(tmp_path / f"{sample.id}.png")
@@ -136,9 +141,8 @@ def test_files_above_the_limit_are_listed_before_they_are_decoded(fresh, monkeyp
         PngImageFile, "load", lambda image: (loaded.append(image.size), load(image))
     )
     above = "60×100 pixels are more than dataset.max_pixels=2000: shrink it, or raise the limit"
-    assert check_pairs(fresh, 2, ImageReader(max_pixels=2000)) == [
-        f"s/0: mask {fresh[0].mask} {above}",
-        f"s/1: image {fresh[1].image} {above}",
-        "s/1: mask is 48×40, its image 60×100 pixels",
-    ]
+    assert check_pairs(fresh, 2, ImageReader(max_pixels=2000)) == {
+        "s/0": f"mask {fresh[0].mask} {above}",
+        "s/1": f"image {fresh[1].image} {above}",
+    }
     assert (60, 100) not in loaded

@@ -174,7 +174,7 @@ def test_unreadable_probability_is_named(pairs, tmp_path):
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"nothing")
     broken = [dataclasses.replace(pairs[0], probability=damaged)]
-    with pytest.raises(UserError, match="s/0 or its mask or probability cannot be read"):
+    with pytest.raises(UserError, match="s/0, its mask or its probability cannot be read"):
         PseudoLabelled(broken, tiny_settings(), 0, {})[0]
 
 
@@ -186,7 +186,7 @@ def test_the_limit_on_pixels_holds_for_masks_of_a_training(tmp_path):
     Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / "m.png")
     pair = TrainingPair("the/one", tmp_path / "i.png", tmp_path / "m.png")
     dataset = PseudoLabelled([pair], tiny_settings(), 0, {}, ImageReader(max_pixels=2000))
-    with pytest.raises(UserError, match=f"training image the/one or its mask.*{ABOVE}"):
+    with pytest.raises(UserError, match=f"training image the/one, its mask.*{ABOVE}"):
         dataset[0]
 
 

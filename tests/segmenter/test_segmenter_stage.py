@@ -1,6 +1,7 @@
 """The stages train and predict from the command line, on masks of one's own."""
 
 import io
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -44,23 +45,69 @@ def own(tmp_path):
 
 def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, tmp_path):
     masks, arguments = own
-    (masks / "0.png").unlink()
     foreign = np.zeros((40, 48), np.uint8)
     foreign[3] = 77
     Image.fromarray(foreign).save(masks / "1.png")
     Image.fromarray(np.zeros((20, 48), np.uint8)).save(masks / "2.png")
     Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(masks / "3.png")
-    finished = run_stage(*arguments, "stage=train")
+    finished = run_stage(*arguments, "stage=train", "runtime.max_failures=2")
     assert finished.code == 2 and finished.errors.count("\n") == 1
-    assert "4 masks cannot be trained on" in finished.errors
-    for sentence in (
-        "0.png is missing",
-        "1: mask has labels [77] outside 0 to 2 and 255",
-        "2: mask is 48×20, its image 48×40 pixels",
-        "3.png is a PNG of mode RGB: convert it",
-    ):
-        assert sentence in finished.errors
+    assert "3 of 5 images of split all were left out of segmenter" in finished.errors
+    assert "1: mask has labels [77] outside 0 to 2 and 255" in finished.errors
+    assert "stage=masks" not in finished.errors, "which they do not come from"
+    (listed,) = (tmp_path / "out").glob("segmenter/*/failures.jsonl")
+    assert str(listed) in finished.errors
+    reasons = [json.loads(line)["reason"] for line in listed.read_text().splitlines()]
+    assert reasons[:2] == [
+        "mask has labels [77] outside 0 to 2 and 255",
+        "mask is 48×20, its image 48×40 pixels",
+    ]
+    assert "3.png is a PNG of mode RGB: convert it" in reasons[2] and len(reasons) == 3
     assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
+
+
+def test_images_without_a_mask_and_broken_ones_are_left_out_and_named(run_stage, own, tmp_path):
+    masks, arguments = own
+    (masks / "0.png").unlink()
+    broken = tmp_path / "images" / "3.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    for images in (3, 0):  # the second time from the cache
+        finished = run_stage(*arguments, "stage=train", "runtime.max_failures=1")
+        assert finished.code == 0, finished.errors
+        assert f" {images} computed now" in finished.output
+        assert " 2 left out (1 without an entry)" in finished.output
+        assert f"left out: 0: has no mask: {masks / '0.png'} is missing" in finished.errors
+        assert "left out: 3: image " in finished.errors
+    folder = (tmp_path / "out" / "segmenter" / "latest").resolve()
+    lines = map(json.loads, (folder / "failures.jsonl").read_text().splitlines())
+    assert [line["id"] for line in lines] == ["0", "3"]
+    refused = run_stage(*arguments, "stage=train", "runtime.max_failures=0")
+    assert refused.code == 2 and "1 of 4 images" in refused.errors
+
+    broken.write_bytes(whole)
+    finished = run_stage(*arguments, "stage=train", "runtime.max_failures=0")
+    assert finished.code == 0 and " 4 computed now" in finished.output, "no mask is no failure"
+
+
+def test_masks_of_other_images_are_refused_with_an_id_of_each_side(run_stage, own, tmp_path):
+    masks, arguments = own
+    for name in ("0", "1", "2"):
+        (masks / f"{name}.png").rename(masks / f"{name}_mask.png")
+    for more in ("dry_run=true", "dry_run=false"):
+        finished = run_stage(*arguments, "stage=train", more)
+        assert finished.code == 2 and finished.errors.count("\n") == 1
+        assert "2 of 5 images" in finished.errors and "image 0 has no mask" in finished.errors
+        assert "no image is called 0_mask:" in finished.errors
+    assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
+
+
+def test_without_a_sound_image_there_is_no_training(run_stage, own):
+    masks, arguments = own
+    for path in masks.iterdir():
+        path.write_bytes(b"noise")
+    finished = run_stage(*arguments, "stage=train", "runtime.max_failures=9")
+    assert finished.code == 2 and "no image to train on" in finished.errors
 
 
 def test_pixel_weights_need_probabilities(run_stage, own):
@@ -73,17 +120,6 @@ def test_pixel_weights_need_probabilities(run_stage, own):
     masks = SimpleNamespace(settings={"keep_probability": False})
     with pytest.raises(UserError, match=needed):
         masks_of_stage(masks, None, None, weighted=True).pairs()
-
-
-def test_many_wrong_masks_are_listed_in_a_file(run_stage, own, tmp_path):
-    masks, arguments = own
-    images = tmp_path / "images"
-    for index in range(30):
-        Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(images / f"more_{index:02d}.png")
-    finished = run_stage(*arguments, "stage=train")
-    assert finished.code == 2 and "30 masks cannot be trained on" in finished.errors
-    (listed,) = (tmp_path / "out").glob("segmenter/*/problems.txt")
-    assert str(listed) in finished.errors and len(listed.read_text().splitlines()) == 30
 
 
 @pytest.mark.large

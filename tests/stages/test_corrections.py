@@ -92,9 +92,9 @@ def test_cams_of_the_pass_of_tags_are_those_of_corrected_tags(run, tmp_path):
 
 
 def test_a_list_of_tags_can_be_corrected_too(run, tmp_path):
-    (tmp_path / "list.txt").write_text("a 0\nb 1 2\n")
+    (tmp_path / "list.txt").write_text("a 0\nb 1 2\nd\n")
     given = ["tags=file", f"tags.path={tmp_path / 'list.txt'}"]
-    given += ["runtime.max_failures=5", "stage=tags"]
+    given += ["runtime.max_failures=0", "stage=tags"]
     run({"b": "cup", "c": "cat;cup"}, *given)
     found = tags(tmp_path / "out")
     assert (found["a"], found["b"], found["c"]) == (["cat"], ["cup"], ["cat", "cup"])

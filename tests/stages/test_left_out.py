@@ -1,4 +1,7 @@
-"""An image that a stage leaves out: it loses its results there and in later stages, alone."""
+"""An image that a stage leaves out: it loses its results there and in later stages, alone.
+
+Images without an entry in a file are left out as well, and are no failures.
+"""
 
 from __future__ import annotations
 
@@ -39,18 +42,24 @@ def root(tmp_path) -> Path:
 
 
 @pytest.fixture
-def run(root, tiny_checkpoint) -> Callable[..., list[Outcome]]:
+def opened(root, tiny_checkpoint) -> Callable[..., Pipeline]:
+    """Returns the pipeline of a configuration: opened("KEY=VALUE", …)."""
+
+    def opened(*more: str) -> Pipeline:
+        given = folder_options(root / "photographs", tiny_checkpoint)
+        if {"tags=file", "tags=ground_truth"} & {*more}:
+            given = [each for each in given if not each.startswith("tags.")]
+        given += [f"output_dir={root / 'out'}", f"dataset.masks={root / 'truth'}", "masks=argmax"]
+        given += more
+        return Pipeline.open(read_config(compose(given)))
+
+    return opened
+
+
+@pytest.fixture
+def run(opened) -> Callable[..., list[Outcome]]:
     """Runs stages, and returns what each did: run("tags cams", "KEY=VALUE", …)."""
-
-    def run(stages: str, *more: str) -> list[Outcome]:
-        given = [
-            *folder_options(root / "photographs", tiny_checkpoint),
-            f"output_dir={root / 'out'}",
-        ]
-        given += [f"dataset.masks={root / 'truth'}", "masks=argmax", *more]
-        return list(Pipeline.open(read_config(compose(given))).run(stages.split()))
-
-    return run
+    return lambda stages, *more: list(opened(*more).run(stages.split()))
 
 
 def damage(root: Path, image_id: str = "b") -> None:
@@ -118,6 +127,34 @@ def test_earlier_results_of_later_stages_are_ignored_until_these_run(root, run, 
     assert results(root, "cams") == IDS - {"b"}
 
 
+def test_tools_take_no_results_of_photographs_that_were_removed(root, run, run_tool):
+    run("tags cams masks")
+    (root / "photographs" / "b.png").unlink()
+    run("tags cams masks")
+    folder = latest(root / "out", "masks")
+    assert (folder / "b.png").is_file(), "which is a matter of clean.py"
+    (folder / "of the user.png").write_bytes((folder / "a.png").read_bytes())
+    (root / "ids.txt").write_text("b\n")
+    images = ("--images", root / "photographs")
+    tools = {
+        "imported": ("import_masks.py", folder, "--classes", "cat,person,rocket,cup"),
+        "overlays": ("overlay.py", folder, *images),
+        "coco.json": ("export.py", folder, *images, "--format", "coco"),
+        "packed.tgz": ("voc_submission.py", "--predictions", folder, "--list", root / "ids.txt"),
+    }
+    done = {name: run_tool(*given, "--output", root / name) for name, given in tools.items()}
+    packed = done.pop("packed.tgz")
+    assert packed.code == 2 and "b is missing" in packed.errors
+    assert {each.code for each in done.values()} == {0}, done
+    for written in (root / "imported", root / "overlays" / "masks"):
+        assert {p.relative_to(written).as_posix() for p in written.rglob("*.png")} == {
+            "a.png",
+            "sub/c.png",
+        }
+    exported = json.loads((root / "coco.json").read_text())["images"]
+    assert {image["file_name"] for image in exported} == {"a.png", "sub/c.png"}
+
+
 def test_a_kill_between_files_and_entry_leaves_nothing(root, run, monkeypatch):
     run("tags cams masks")
     damage(root)
@@ -169,7 +206,69 @@ def test_an_evaluation_names_stages_that_were_asked_for_and_have_no_results(root
     assert all(not outcome.note for outcome in run("evaluate"))
     regions = [f"masks.regions={root / 'regions'}", "masks=regions", "runtime.max_failures=9"]
     for image_id in IDS:
-        (root / "regions" / f"{image_id}.png").unlink()
+        (root / "regions" / f"{image_id}.png").write_bytes(b"noise")
     outcomes = run("cams masks evaluate", *regions)
     notes = [outcome.note for outcome in outcomes if outcome.note]
     assert notes == ["not measured, since there are no results: masks of split all"]
+
+
+@pytest.fixture
+def files(root) -> dict[str, list[str]]:
+    """Tags, CAMs and regions of three photographs in files, with the settings that read them."""
+    (root / "tags.txt").write_text("a 0\nb 1\nsub/c 2\n")
+    for image_id in IDS:
+        path = root / "cams" / f"{image_id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, {"keys": np.array([0]), "cam": np.ones((1, 40, 48), np.float16)})
+    return {
+        "tags": ["tags=file", f"tags.path={root / 'tags.txt'}"],
+        "cams": ["cams=file", f"cams.path={root / 'cams'}"],
+        "masks": ["masks=regions", f"masks.regions={root / 'regions'}"],
+    }
+
+
+def take_away(root: Path, stage: str, image_id: str, instead: str = "") -> None:
+    """Removes the entry of an image, or gives it to another id."""
+    if stage == "tags":
+        path = root / "tags.txt"
+        lines = dict(line.split() for line in path.read_text().splitlines())
+        tag = lines.pop(image_id)
+        lines |= {instead: tag} if instead else {}
+        path.write_text("".join(f"{name} {k}\n" for name, k in lines.items()))
+        return
+    folder, suffix = {"cams": ("cams", ".npy"), "masks": ("regions", ".png")}[stage]
+    path = root / folder / f"{image_id}{suffix}"
+    path.rename(root / folder / f"{instead}{suffix}") if instead else path.unlink()
+
+
+@pytest.mark.parametrize("stage", ["tags", "cams", "masks"])
+def test_an_image_without_an_entry_is_no_failure(root, run, files, stage):
+    stages, given = "tags cams masks", [*files[stage], "runtime.max_failures=0"]
+    take_away(root, stage, "b")
+    outcomes = {outcome.stage: outcome for outcome in run(stages, *given)}
+    assert set(outcomes[stage].left_out) == {"b"} and outcomes[stage].absent == {"b"}
+    assert results(root, "masks") == IDS - {"b"}
+    damage(root, "a")  # which is a failure
+    with pytest.raises(UserError, match="1 of [23] images .* left out of (tags|cams), more"):
+        run(stages, *given)
+
+
+def test_an_image_without_ground_truth_has_no_entry_of_tags(root, run):
+    (root / "truth" / "b.png").unlink()
+    (tags,) = run("tags", "tags=ground_truth", "runtime.max_failures=0")
+    assert tags.computed == 2 and tags.absent == {"b"}
+    (root / "truth" / "a.png").unlink()
+    with pytest.raises(UserError, match="1 of 3 images .* image a has no ground truth"):
+        run("tags", "tags=ground_truth")
+
+
+@pytest.mark.parametrize("stage", ["tags", "cams", "masks"])
+def test_files_of_other_images_are_refused_with_an_id_of_each_side(root, run, opened, files, stage):
+    run("tags cams masks", *files[stage])
+    take_away(root, stage, "a")
+    take_away(root, stage, "b", instead="sub/other")
+    with pytest.raises(UserError, match=r"1 of 3 images .* image a has no .* called sub/other:"):
+        run("tags cams masks", *files[stage])
+    assert results(root, "masks") == IDS, "the files may be the wrong ones"
+    with pytest.raises(UserError, match="sub/other"):
+        list(opened(*files[stage]).plan(["tags", "cams", "masks"]))
