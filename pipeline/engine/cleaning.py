@@ -72,9 +72,9 @@ def find_orphans(folder: Path) -> dict[str, list[Path]]:
     They are of images that the data set no longer has, or that an earlier stage skipped.
     """
     entries, split = Journal(folder / ENTRIES).entries, folder.parents[1]
-    lists = [folder / REMOVED]
-    for key in _keys_in(read_manifest(folder).get("configuration", {})):
-        lists += split.glob(f"*/{key}/{FAILURES}")
+    keys = _keys_in(read_manifest(folder).get("configuration", {}))
+    names = [(key, name) for key in keys for name in (FAILURES, REMOVED)]
+    lists = [folder / REMOVED, *(p for key, name in names for p in split.glob(f"*/{key}/{name}"))]
     gone = {line["id"] for path in lists for line in read_json_lines(path)}
     return {i: files_of(folder, entries[i]) for i in sorted(gone & entries.keys())}
 
