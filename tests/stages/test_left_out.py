@@ -127,10 +127,11 @@ def test_earlier_results_of_later_stages_are_ignored_until_these_run(root, run, 
     assert results(root, "cams") == IDS - {"b"}
 
 
-def test_tools_take_no_results_of_photographs_that_were_removed(root, run, run_tool):
+@pytest.mark.parametrize("again", ["tags cams masks", "tags"])
+def test_tools_take_no_results_of_photographs_that_were_removed(again, root, run, run_tool):
     run("tags cams masks")
     (root / "photographs" / "b.png").unlink()
-    run("tags cams masks")
+    run(again)
     folder = latest(root / "out", "masks")
     assert (folder / "b.png").is_file(), "which is a matter of clean.py"
     (folder / "of the user.png").write_bytes((folder / "a.png").read_bytes())
