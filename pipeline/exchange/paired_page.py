@@ -62,10 +62,12 @@ def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> li
     )
     header, words = ["figure", *_SIDES, "images", "split"], ["setting", *_SIDES[:2]]
     figures = [row for pair in pairs for row in pair.rows()]
-    which = f"{'Those' if settings else 'None of those'} that change a result differ."
-    if not settings and any(image.changed for pair in pairs for image in pair.images):
-        which += " The results differ all the same: what was given to the runs, such as a list"
-        which += " of tags, or the machine was another."
+    which = "Those that change a result, where A and B have other values."
+    if not settings:
+        which = "No setting that changes a result differs."
+        if any(image.changed for pair in pairs for image in pair.images):
+            which += " The results do: the runs were given something else, such as another list of"
+            which += " tags, or the machine was another."
     return [
         Table(header, figures, ["figure", "split"], "Figures", interval),
         Table(words, settings, words, "Settings", which),

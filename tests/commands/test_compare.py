@@ -97,7 +97,7 @@ def test_one_stage_of_one_output_directory_with_two_settings(compare, runs):
     finished = compare(masks / "other", masks / "latest")
     assert finished.code == 0, finished.errors
     assert "masks: mIoU" in finished.output and "tags" not in finished.output
-    assert "None of those that change a result differ." in finished.output
+    assert "No setting that changes a result differs." in finished.output
 
 
 def test_one_output_directory_is_compared_with_what_was_there_before(compare, runs):
