@@ -1,22 +1,17 @@
 # Runs a compiler, its arguments, and prints the file that it writes; what it says goes to stderr.
 #
 # When standard input ends, as it does when the process that started this script is killed, the
-# compiler and all that it started are ended, and their files are removed.
+# files are removed, and the compiler is killed with all that it started.
 
+trap '' TERM  # a batch system sends it to every process, and the files are removed below
 exec 3<&0 </dev/null
-trap : TERM   # ends what this script started, and not this script
-trap '' PIPE  # nobody may be there to read messages
 folder=$(mktemp -d) || exit
 {
-    trap '' TERM
     read -r _ <&3
-    kill -TERM 0  # the session of this script
-    sleep 1
-    rm -rf "$folder"
+    rm -rf "$folder" || rm -rf "$folder"  # the compiler may have written meanwhile
     kill -KILL 0
-} 2>/dev/null &
+} >/dev/null 2>&1 &
 TMPDIR=$folder LC_ALL=C "$@" -o "$folder/kernel" 3<&- >&2 && cat "$folder/kernel" 2>/dev/null
 code=$?
 rm -rf "$folder"
-kill -KILL $!
 exit $code

@@ -246,7 +246,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
-    """Ctrl-C reaches all processes of a terminal, and SIGKILL may reach one alone."""
+    """Ctrl-C reaches those of a terminal, and a batch system ends every process of a job."""
     process, child = tmp_path / "process", tmp_path / "child"
     machine.fault.write_text(WAITS.format(process=process, child=child))
     program = (
@@ -257,6 +257,8 @@ def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
         [sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True
     )
     wait_until(lambda: child.exists() and child.read_text().strip(), "the compiler does not start")
+    if how == signal.SIGTERM:
+        os.killpg(os.getpgid(int(process.read_text())), how)
     os.killpg(run.pid, how)
     assert run.wait(60) != 0
     for each in (process, child):
