@@ -11,14 +11,13 @@ A key needs to know whether there is a kernel, so this module imports PyTorch on
 from __future__ import annotations
 
 import ctypes
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.clip.device import BY_HEAD, FUSED, cpu_flags, is_cpu
-from pipeline.engine.compiler import NoKernelError, compiled, load
+from pipeline.engine.compiler import NoKernelError, compiled, load, note_fallback
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,14 +56,13 @@ def choose_attention(wanted: str, device: str) -> str:
         if wanted == FUSED:
             raise UserError(f"runtime.attention=fused, but {error}: give by_head") from error
         if cpu_flags() >= _REQUIRED:
-            note = f"attention is computed by head, which is slower, since {error}"
-            print(f"note: {note}", file=sys.stderr)
+            note_fallback(error)
         return BY_HEAD
     return FUSED
 
 
-def compiled_kernel() -> Path:
-    """Returns the file of the kernel, which is compiled unless it is there.
+def compiled_kernel() -> bytes:
+    """Returns the kernel's shared library, which is compiled unless it is kept.
 
     Raises:
         NoKernelError: the CPU lacks AMX, or the compiler fails.

@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Semaphore
 from typing import Any
 
 import numpy as np
 
-from pipeline.engine.pool import Pool
+from pipeline.engine.pool import Pool, with_notes
+from pipeline.engine.progress import note
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError
@@ -90,7 +92,7 @@ class Alongside:
         self.stage = stage
         self.reader = KeepingReader(reader)
         self._folders, self._folder = folders, folders[stage.name]
-        self._pool, self._work = pool, work
+        self._pool, self._work = pool, partial(with_notes, work)
         self._free = Semaphore(_WAITING * pool.size)
         self._under_way: deque[Future[Any]] = deque()
         self._is_sound, self._images = True, images
@@ -134,6 +136,7 @@ class Alongside:
         if future.exception() is not None:
             self._is_sound = False
             return
-        entries, _ = future.result()
+        (entries, _), noted = future.result()
+        note(*noted)
         for line in entries[self.stage.name]:
             self._folder.adopt(line)

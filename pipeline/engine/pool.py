@@ -20,9 +20,11 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from pipeline.engine.progress import note, notes
 from pipeline.errors import ImageError, UserError
 
 ItemType = TypeVar("ItemType")
@@ -143,6 +145,11 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+def with_notes(work: Callable[..., Result], *arguments: Any) -> tuple[Result, list[str]]:  # noqa: ANN401
+    """Does work in a worker; returns its result, and what the process noted so far."""
+    return work(*arguments), [*notes]
+
+
 def spread(
     pool: Pool,
     work: Callable[[ItemType], Result],
@@ -163,12 +170,12 @@ def spread(
     Raises:
         UserError: workers die whatever they process, or their scheduler has ended.
     """
-    max_pending = max_pending or 2 * pool.size
+    max_pending, noting = max_pending or 2 * pool.size, partial(with_notes, work)
     # Items, each with the number of workers that died while they processed it alone.
     waiting = ((item, 0) for item in items)
     suspects: deque[tuple[ItemType, int]] = deque()
     given_up, is_any_done = 0, False
-    under_way: dict[Future[Result], tuple[ItemType, int]] = {}
+    under_way: dict[Future, tuple[ItemType, int]] = {}
     try:
         while True:
             is_alone = bool(suspects) and not under_way
@@ -177,14 +184,14 @@ def spread(
             else:
                 chosen = islice(waiting, 0 if suspects else max_pending - len(under_way))
             for item, deaths in chosen:
-                under_way[pool.submit(work, item)] = item, deaths
+                under_way[pool.submit(noting, item)] = item, deaths
             if not under_way:
                 return
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 item, deaths = under_way.pop(future)
                 try:
-                    result, is_any_done = future.result(), True
+                    (result, noted), is_any_done = future.result(), True
                 except pool.deaths:
                     deaths += is_alone
                     if deaths < MAX_DEATHS:
@@ -196,6 +203,8 @@ def spread(
                             "processes die whatever image they are given, perhaps because memory"
                             " runs out: give fewer runtime.workers, or images.longest_side=1000"
                         ) from None
+                else:
+                    note(*noted)
                 yield item, result
     except CancelledError as error:
         raise UserError(

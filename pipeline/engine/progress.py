@@ -1,5 +1,6 @@
 """Progress bars on stderr: images per second, remaining time, and the number of skipped images."""
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ _SECONDS, _SHARE = 10, 0.02
 _COLUMNS = 120  # of a printed bar
 
 _newest: list[Callable[..., None]] = []  # what moves the bar that was begun last
+
+notes: dict[str, None] = {}  # its keys are what this process noted so far
 
 
 class _Speed(bars.ProgressColumn):
@@ -67,6 +70,14 @@ def say(note: str) -> None:
     """Shows what happens until the next step, beside the bar that was begun last."""
     for advance in _newest:
         advance(0, note)
+
+
+def note(*texts: str) -> None:
+    """Tells the user each text once; a worker leaves that to the process that takes its results."""
+    for text in texts:
+        if text not in notes and multiprocessing.parent_process() is None:
+            print(f"note: {text}", file=sys.stderr)
+        notes[text] = None
 
 
 @contextmanager

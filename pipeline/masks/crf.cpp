@@ -7,14 +7,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <new>
+#include <exception>
 #include <vector>
 
 #include "permutohedral.hpp"
 
 namespace {
 
-constexpr int64_t MAX_LABELS = 8;            // with more, pydensecrf is as fast
+constexpr int64_t MAX_LABELS = 24;           // with more, pydensecrf is as fast
 constexpr int64_t MAX_KEPT_PIXELS = 1 << 20; // of an image whose lattice is kept
 
 // exp by Cephes (Moshier), as Eigen computes it for four labels at a time.
@@ -38,17 +38,23 @@ float cephes_exp(float given) {
     return std::max(y * scale, given);
 }
 
-// Sums up to eight values as Eigen does: fours together, then the rest one by one.
+// Sums values as Eigen does: every other four together, then the fours, then the rest one by one.
 float sum_of(const float* values, int count) {
     int summed = 1;
     float sum = values[0];
     if (count >= 4) {
-        float four[4];
-        std::copy_n(values, 4, four);
-        if (count == 8)
-            for (int k = 0; k < 4; k++) four[k] += values[4 + k];
-        sum = (four[0] + four[2]) + (four[1] + four[3]);
-        summed = count / 4 * 4;
+        float fours[2][4] = {};
+        std::copy_n(values, 4, fours[0]);
+        if (count >= 8) std::copy_n(values + 4, 4, fours[1]);
+        for (summed = 8; summed + 8 <= count; summed += 8)
+            for (int k = 0; k < 8; k++) fours[k / 4][k % 4] += values[summed + k];
+        summed = std::min(summed, count / 4 * 4);
+        for (int k = 0; k < 4; k++) fours[0][k] += fours[1][k];
+        if (summed + 4 <= count) {
+            for (int k = 0; k < 4; k++) fours[0][k] += values[summed + k];
+            summed += 4;
+        }
+        sum = (fours[0][0] + fours[0][2]) + (fours[0][1] + fours[0][3]);
     }
     for (int k = summed; k < count; k++) sum += values[k];
     return sum;
@@ -110,22 +116,22 @@ bool mean_field(const float* unary, const unsigned char* image, const float* con
 
 } // namespace
 
-// Computes the mean field of an image. Returns false, and computes nothing, where coordinates are
-// too large for a key, labels are too many, or memory runs out.
+// Computes the mean field of an image. Returns 0; 1, and computes nothing, where coordinates are too
+// large for a key or labels are too many; or 2 where memory runs out.
 //
 // unary and probabilities: labels × height × width; image: height × width × 3.
 // constants: standard deviation of the smoothness kernel and its weight; of the appearance kernel in
 // pixels, in colour, and its weight.
-extern "C" bool dense_crf(const float* unary, const unsigned char* image, const float* constants,
-                          int64_t labels, int64_t height, int64_t width, int64_t iterations,
-                          float* probabilities) {
-    if (labels > MAX_LABELS) return false;
-    bool is_done = false;
+extern "C" int dense_crf(const float* unary, const unsigned char* image, const float* constants,
+                         int64_t labels, int64_t height, int64_t width, int64_t iterations,
+                         float* probabilities) {
+    if (labels > MAX_LABELS) return 1;
+    int status = 2;
     try {
-        is_done = mean_field(unary, image, constants, labels, height, width, iterations,
+        status = !mean_field(unary, image, constants, labels, height, width, iterations,
                              probabilities);
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) { // std::bad_alloc, or std::length_error
     }
-    if (!is_done || height * width > MAX_KEPT_PIXELS) smoothness = {};
-    return is_done;
+    if (status != 0 || height * width > MAX_KEPT_PIXELS) smoothness = {};
+    return status;
 }

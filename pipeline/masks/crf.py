@@ -6,6 +6,7 @@ Where it cannot be compiled, or gives other bits on a small image, pydensecrf co
 
 import ctypes
 import importlib
+from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from pipeline.datasets.settings import CrfOptions
-from pipeline.engine.compiler import NoKernelError, compiled, load
+from pipeline.engine.compiler import NoKernelError, compiled, load, note_fallback
 from pipeline.errors import UserError
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -27,6 +28,7 @@ _INSTALLATION = (
     " 'pydensecrf2>=1.1,<2'"
 )
 _MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
+_MAX_FEATURE = 2**24  # standard deviations; soon above, pydensecrf ends the process
 
 
 def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
@@ -66,7 +68,16 @@ def dense_crf(
 
     Raises:
         UserError: pydensecrf is not installed.
+        ValueError: there are no labels or pixels, or a standard deviation is NaN, 0, or far below a
+            pixel or a grey level.
+        MemoryError: there is too little memory.
     """
+    if 0 in scores.shape:
+        raise ValueError(f"scores of shape {scores.shape}: give at least one label and one pixel")
+    far = max(scores.shape[1:])
+    for name, most in (("gaussian_sxy", far), ("bilateral_sxy", far), ("bilateral_srgb", 255)):
+        if not most < _MAX_FEATURE * getattr(options, name):  # also if it is NaN
+            raise ValueError(f"{name}={getattr(options, name)}: give a larger standard deviation")
     if len(scores) == 1:
         return np.ones(scores.shape, np.float32)
     kind = scores.dtype.type
@@ -113,7 +124,6 @@ class CrfKernel:
 
     def __init__(self) -> None:
         (self._compute,) = load(compiled(_SOURCE, _OPTIONS, headers=_HEADERS), "dense_crf")
-        self._compute.restype = ctypes.c_bool
 
     def __call__(
         self, unary: np.ndarray, image: np.ndarray, options: CrfOptions
@@ -126,21 +136,15 @@ class CrfKernel:
         fit = unary.ndim == 3 and image.shape == (*unary.shape[1:], 3)
         if not (are_right and fit and image.flags.c_contiguous and unary.flags.c_contiguous):
             return None
-        constants = np.array(
-            [
-                options.gaussian_sxy,
-                options.gaussian_compat,
-                options.bilateral_sxy,
-                options.bilateral_srgb,
-                options.bilateral_compat,
-            ],
-            np.float32,
-        )
+        iterations, *constants = astuple(options)  # in the order in which the kernel takes them
+        constants = np.array(constants, np.float32)
         found = np.empty_like(unary)
         given = [ctypes.c_void_p(array.ctypes.data) for array in (unary, image, constants)]
-        sizes = [ctypes.c_int64(number) for number in (*unary.shape, options.iterations)]
-        is_done = self._compute(*given, *sizes, ctypes.c_void_p(found.ctypes.data))
-        return found if is_done else None
+        sizes = [ctypes.c_int64(number) for number in (*unary.shape, iterations)]
+        status = self._compute(*given, *sizes, ctypes.c_void_p(found.ctypes.data))
+        if status == 2:
+            raise MemoryError("too little memory for the CRF of an image")
+        return None if status else found
 
 
 @cache
@@ -148,13 +152,15 @@ def _kernel() -> CrfKernel | None:
     """Returns the kernel if it gives pydensecrf's bits on a small image here."""
     try:
         kernel = CrfKernel()
-    except NoKernelError:
+    except NoKernelError as error:
+        note_fallback(error)
         return None
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (23, 21, 3), np.uint8)
-    for labels in (2, 3, 7, 8):
+    for labels in (2, 3, 7, 8, 21):
         unary = random.random((labels, *image.shape[:2]), np.float32) * 10
         expected = by_pydensecrf(unary, image, CrfOptions())
         if not np.array_equal(kernel(unary, image, CrfOptions()), expected):
+            note_fallback(f"{_SOURCE.name} gives other bits than pydensecrf on this machine")
             return None
     return kernel

@@ -182,6 +182,7 @@ class Segmenter:
 
         Raises:
             UserError: the probabilities are not those of an image of this size.
+            ValueError, MemoryError: as :func:`pipeline.masks.crf.dense_crf`.
         """
         image = to_image(image)
         if np.shape(probabilities)[1:] != image.shape[:2]:

@@ -28,7 +28,7 @@ class Processes:
     size, deaths = 2, (BrokenProcessPool,)
 
     def __init__(self, deadly: set[str] = frozenset()):
-        self.deadly, self.given = deadly, []
+        self.deadly, self.given, self.noted = deadly, [], []
 
     def submit(self, work, items, *handed_on):
         self.given.append(([item.sample.id for item in items], *handed_on))
@@ -36,7 +36,8 @@ class Processes:
         if self.deadly & {item.sample.id for item in items}:
             future.set_exception(BrokenProcessPool())
         else:
-            future.set_result(work(items, *handed_on))
+            done, notes = work(items, *handed_on)
+            future.set_result((done, [*notes, *self.noted]))
         return future
 
     def close(self, at_once=False):
@@ -91,6 +92,12 @@ def test_masks_are_the_same_and_every_image_is_decoded_once(opened, processes, d
     manifests = [opened().builder.store.folder("all", s.name, s.settings) for s in shared[:3]]
     assert [each.manifest()["last"]["shared"] for each in manifests] == [0, 5, 5]
     assert all(each.manifest()["complete"] for each in manifests)
+
+
+def test_what_processes_note_is_printed_once(opened, processes, capsys):
+    processes.noted.append("there is no kernel over there")
+    list(opened().run(STAGES))
+    assert capsys.readouterr().err.count("note: there is no kernel over there\n") == 1
 
 
 def test_masks_follow_cams_that_have_a_pass_of_their_own(opened, processes, decodings, tmp_path):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 import pytest
 
-from pipeline.engine import compiler
+from pipeline.engine import compiler, progress
+from pipeline.engine.pool import ProcessPool, spread
 from pipeline.masks import crf
 from pipeline.masks.crf import CrfKernel, CrfOptions, by_pydensecrf, dense_crf
 from tests.small_runs import draw_photograph
@@ -29,7 +32,7 @@ def energies(labels: int, height: int, width: int, scale: float = 8.0) -> np.nda
     return random.random((labels, height, width), np.float32) * np.float32(scale)
 
 
-@pytest.mark.parametrize("labels", range(2, 9))
+@pytest.mark.parametrize("labels", range(2, 25))
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (47, 33), (16, 20)])
 def test_bits_are_those_of_pydensecrf(kernel, labels, size):
     random = np.random.default_rng(labels)
@@ -69,7 +72,7 @@ def test_bits_are_the_same_with_other_constants(kernel, options, labels):
 def test_extreme_energies_and_flat_images(kernel):
     image = np.zeros((20, 30, 3), np.uint8)
     for scale in (0.0, 1e-30, 500.0, 1e30):
-        for labels in (3, 6):
+        for labels in (3, 6, 15):
             unary = energies(labels, 20, 30, scale)
             expected = by_pydensecrf(unary, image, CrfOptions())
             np.testing.assert_array_equal(kernel(unary, image, CrfOptions()), expected)
@@ -89,7 +92,7 @@ def test_what_is_kept_of_an_image_serves_those_of_its_size_alone(kernel):
                 np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize(("labels", "options"), [(9, {}), (3, {"bilateral_sxy": 0.06})])
+@pytest.mark.parametrize(("labels", "options"), [(25, {}), (3, {"bilateral_sxy": 0.06})])
 def test_what_a_kernel_does_not_compute_is_left_to_pydensecrf(kernel, labels, options):
     unary, image = energies(labels, 50, 60), draw_photograph(0, 50, 60)
     options = CrfOptions(**options)
@@ -102,10 +105,13 @@ def test_what_a_kernel_does_not_compute_is_left_to_pydensecrf(kernel, labels, op
 
 
 @pytest.fixture
-def counted(monkeypatch):
-    """Looks for the kernel anew, and counts what pydensecrf computes."""
+def counted(monkeypatch, tmp_path):
+    """Looks for the kernel anew, in an empty cache, and counts what pydensecrf computes."""
     calls = []
     compute = crf.by_pydensecrf
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(progress, "notes", {})
+    monkeypatch.setattr(crf, "compiled", compiler.compiled.__wrapped__)
     monkeypatch.setattr(crf, "_kernel", cache(crf._kernel.__wrapped__))
     monkeypatch.setattr(
         crf, "by_pydensecrf", lambda *given: calls.append(given[0].shape) or compute(*given)
@@ -113,42 +119,59 @@ def counted(monkeypatch):
     return calls
 
 
-def test_without_a_compiler_pydensecrf_computes(counted, monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(crf, "compiled", compiler.compiled.__wrapped__)
+def check_fallback(counted: list, capsys: pytest.CaptureFixture, reason: str) -> None:
+    """Checks that pydensecrf computes, and that one note says why."""
     for _ in range(2):
         dense_crf(draw_photograph(0, 9, 8), np.exp(-energies(3, 9, 8)), CrfOptions())
-    assert counted == [(3, 9, 8)] * 2
+    assert counted[-2:] == [(3, 9, 8)] * 2
+    [note] = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: ") and "slower" in note and reason in note
 
 
-@pytest.mark.parametrize("command", ["{script}", "c++ '", "true", "false", "sh -c 'exit 3'"])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("no-such-compiler", "no C++ compiler"),
+        ("{script}", "Exec format error"),
+        ("c++ '", "No closing quotation"),
+        ("true", "wrote no file"),
+        ("false", "wrote no file"),
+        ("sh -c 'echo because; exit 3'", "because"),
+    ],
+)
 def test_a_compiler_that_cannot_be_used_leaves_the_work_to_pydensecrf(
-    counted, monkeypatch, tmp_path, command
+    counted, monkeypatch, tmp_path, capsys, command, reason
 ):
     script = tmp_path / "compiler"
     script.write_bytes(b"\x00no program")
     script.chmod(0o755)
     monkeypatch.setenv("CXX", command.format(script=script))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(crf, "compiled", compiler.compiled.__wrapped__)
-    dense_crf(draw_photograph(0, 9, 8), np.exp(-energies(3, 9, 8)), CrfOptions())
-    assert counted == [(3, 9, 8)]
+    check_fallback(counted, capsys, reason)
 
 
 @pytest.mark.parametrize("content", [b"", b"no library"])
-def test_a_damaged_kernel_leaves_the_work_to_pydensecrf(counted, monkeypatch, tmp_path, content):
-    damaged = tmp_path / "kernel.so"
-    damaged.write_bytes(content)
-    monkeypatch.setattr(crf, "compiled", lambda *_, **__: damaged)
+def test_a_kernel_that_cannot_be_loaded_leaves_the_work_to_pydensecrf(
+    counted, monkeypatch, capsys, content
+):
+    monkeypatch.setattr(crf, "compiled", lambda *_, **__: content)
+    check_fallback(counted, capsys, "could not be loaded")
+
+
+def fall_back(number: int) -> int:
+    os.environ["CXX"] = "no-such-compiler"
+    crf._kernel.cache_clear()
     dense_crf(draw_photograph(0, 9, 8), np.exp(-energies(3, 9, 8)), CrfOptions())
-    assert counted == [(3, 9, 8)]
+    return number
 
 
-def test_no_home_is_no_error(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "~no-such-user/cache")
-    with pytest.raises(compiler.NoKernelError, match="home directory"):
-        compiler.compiled.__wrapped__(crf._SOURCE, crf._OPTIONS, headers=crf._HEADERS)
+def test_of_several_processes_the_one_that_takes_the_results_notes_it(monkeypatch, capfd):
+    monkeypatch.setattr(progress, "notes", {})
+    pool = ProcessPool(2)
+    try:
+        assert len([*spread(pool, fall_back, range(6))]) == 6
+    finally:
+        pool.close(at_once=True)
+    assert capfd.readouterr().err.count("no C++ compiler") == 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +191,8 @@ def test_an_image_of_another_form_is_left_to_pydensecrf_which_refuses_it(kernel,
         dense_crf(image, scores, CrfOptions())
 
 
-def test_a_kernel_of_other_bits_is_not_used(kernel, counted, monkeypatch):
+def test_a_kernel_of_other_bits_is_not_used(kernel, counted, monkeypatch, capsys):
+    monkeypatch.setattr(crf, "compiled", compiler.compiled)
     scores, image = np.exp(-energies(3, 9, 8)), draw_photograph(0, 9, 8)
     right = dense_crf(image, scores, CrfOptions())
     assert counted and (3, 9, 8) not in counted
@@ -179,4 +203,34 @@ def test_a_kernel_of_other_bits_is_not_used(kernel, counted, monkeypatch):
     )
     crf._kernel.cache_clear()
     np.testing.assert_array_equal(dense_crf(image, scores, CrfOptions()), right)
-    assert counted[-1] == (3, 9, 8)
+    check_fallback(counted, capsys, "other bits than pydensecrf")
+
+
+@pytest.mark.parametrize("shape", [(0, 9, 8), (2, 0, 8), (2, 9, 0)])
+def test_scores_of_nothing_are_refused(shape):
+    with pytest.raises(ValueError, match="shape"):
+        dense_crf(np.zeros((*shape[1:], 3), np.uint8), np.zeros(shape, np.float32), CrfOptions())
+
+
+@pytest.mark.parametrize("name", ["gaussian_sxy", "bilateral_sxy", "bilateral_srgb"])
+@pytest.mark.parametrize("value", [0, 0.0, -1, float("nan"), 1e-7])
+def test_a_standard_deviation_on_which_pydensecrf_ends_the_process_is_refused(name, value):
+    scores = np.exp(-energies(3, 9, 8))
+    with pytest.raises(ValueError, match=name):
+        dense_crf(draw_photograph(0, 9, 8), scores, CrfOptions(**{name: value}))
+
+
+def test_too_little_memory_is_an_error_of_python(kernel, monkeypatch):
+    """The lattice of a petabyte of pixels; nothing of them is read."""
+    compute = kernel._compute
+
+    def enlarged(unary, image, constants, labels, height, width, *others):
+        return compute(unary, image, constants, labels, *[ctypes.c_int64(2**24)] * 2, *others)
+
+    monkeypatch.setattr(kernel, "_compute", enlarged)
+    with pytest.raises(MemoryError):
+        kernel(energies(3, 9, 8), draw_photograph(0, 9, 8), CrfOptions())
+    monkeypatch.undo()
+    expected = by_pydensecrf(energies(3, 9, 8), draw_photograph(0, 9, 8), CrfOptions())
+    found = kernel(energies(3, 9, 8), draw_photograph(0, 9, 8), CrfOptions())
+    np.testing.assert_array_equal(found, expected)
