@@ -13,8 +13,11 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
+from hydra.grammar.gen.OverrideParser import OverrideParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
@@ -110,7 +113,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
             given something that is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
-    rewritten: list[int] = []
+    as_text: dict[int, str] = {}
     while rest:
         text = rest.popleft()
         while "=[" in text and text.count("[") > text.count("]") and rest:
@@ -129,14 +132,16 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            if type(value) in (int, float) and form.partition("=")[2] != str(value):
-                rewritten.append(len(read))
+            if (quoted := _quote_rewritten(form)) != form:
+                as_text[len(read)] = quoted
             read.append(form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
-    for n in rewritten:
-        read[n] = _as_text(read[n], _compose_choices(read))
+    if as_text:
+        composed = OmegaConf.to_container(_compose_choices(read))
+        for n in (n for n, quoted in as_text.items() if _holds_text(quoted, composed)):
+            read[n] = as_text[n]
     return read
 
 
@@ -146,16 +151,38 @@ def _compose_choices(read: Sequence[str]) -> DictConfig:
     return compose_config([text for text in read if text in shipped])
 
 
-def _as_text(number: str, composed: DictConfig) -> str:
-    """Returns an override whose value reads as a number, in quotes if its key holds text.
+class _Rewritten(HydraOverrideVisitor):
+    """Finds numbers that Hydra writes in another way: 2024_10 as 202410, and 1e3 as 1000.0."""
 
-    Hydra reads 2024_10 as 202410, and 1e3 as 1000.0, which are other folders.
-    """
-    key, _, value = number.partition("=")
-    node: Any = OmegaConf.to_container(composed)
-    for part in key.lstrip("+").split("."):
-        node = node.get(part, 0) if isinstance(node, dict) else 0
-    return f"{key}={_quoted(value)}" if node is None or isinstance(node, str) else number
+    def __init__(self) -> None:
+        super().__init__(OverridesParser.create().functions)
+        self.places: list[tuple[int, int]] = []
+
+    def visitPrimitive(self, ctx: Any) -> Any:  # noqa: ANN401, D102, N802
+        value = super().visitPrimitive(ctx)
+        if type(value) in (int, float) and str(value) != ctx.getText().strip():
+            self.places.append((ctx.start.start, ctx.stop.stop + 1))
+        return value
+
+
+def _quote_rewritten(text: str) -> str:
+    """Returns an override with those numbers in quotes that Hydra would write in another way."""
+    if not re.search(r"=.*\d", text):
+        return text
+    found = _Rewritten()
+    found.visit(OverrideParser(CommonTokenStream(OverrideLexer(InputStream(text)))).override())
+    for start, stop in reversed(found.places):
+        text = f"{text[:start]}{_quoted(text[start:stop].strip())}{text[stop:]}"
+    return text
+
+
+def _holds_text(override: str, composed: Any) -> bool:  # noqa: ANN401
+    """Tells whether the key of an override holds text, or a list of it, as names of folders."""
+    for part in override.lstrip("+").partition("=")[0].split("."):
+        composed = composed.get(part, 0) if isinstance(composed, dict) else 0
+    if isinstance(composed, list):
+        return not any(isinstance(value, int | float) for value in composed)
+    return composed is None or isinstance(composed, str)
 
 
 def _forms(text: str) -> Iterator[str]:
