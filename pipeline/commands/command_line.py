@@ -140,8 +140,8 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
 
     It is that of the next stage, or without one, of the run that ``dry_run=true`` only planned.
     """
-    dropped = "dry_run" if stage is None else "stage"
-    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] != dropped]
+    dropped = ("dry_run",) if stage is None else ("dry_run", "stage")
+    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]
     asked = [f"stage={stage}"] if stage is not None else []
     return f"{command()} {shlex.join([*asked, *kept])}".rstrip()
 

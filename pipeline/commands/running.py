@@ -1,8 +1,9 @@
 """Runs the stages of a job, or shows what they would compute."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from rich.console import Console
@@ -14,13 +15,15 @@ from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.run import Outcome
-from pipeline.errors import NotLocal, shown
+from pipeline.errors import NotLocal, UserError, shown
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 
 _MAX_NAMED = 5  # skipped images of a step
+
+_ADVICE = re.compile(r"run stage=(\w+)( first| with the same settings)?")
 
 
 def run_job(job: Job, given: Sequence[str]) -> None:
@@ -41,10 +44,23 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         command = "" if is_multirun else given_again(given, requested)
         pipeline = replace(Pipeline.open(config), command=command)
         print_notes(notes_on(pipeline, requested, given))
-        if config.dry_run:
-            show_plan(pipeline, requested, console)
-            console.print(f"next: {next_command(given)}")
-            return
+        with complete_advice(pipeline, requested, given):
+            if config.dry_run:
+                show_plan(pipeline, requested, console)
+                console.print(f"next: {next_command(given)}")
+                return
+            outcome = _run_stages(pipeline, requested, console)
+    if is_multirun or outcome is None:
+        return
+    every = parse_stages("all")
+    if outcome.path.suffix == ".html":
+        console.print(f"next: open {outcome.path} in a browser")
+    elif following := every[every.index(requested[-1]) + 1 :]:
+        console.print(f"next: {next_command(given, following[0])}")
+
+
+def _run_stages(pipeline: Pipeline, requested: Sequence[str], console: Console) -> Outcome | None:
+    """Runs stages, and returns what the last step did."""
     outcome, measured = None, []
     for outcome in pipeline.run(requested):
         console.print(describe(outcome))
@@ -57,13 +73,28 @@ def run_job(job: Job, given: Sequence[str]) -> None:
     if measured and "report" not in requested:
         tables = tables_of_run(pipeline.builder.store.root, measured)
         console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
-    if is_multirun or outcome is None:
-        return
-    every = parse_stages("all")
-    if outcome.path.suffix == ".html":
-        console.print(f"next: open {outcome.path} in a browser")
-    elif following := every[every.index(requested[-1]) + 1 :]:
-        console.print(f"next: {next_command(given, following[0])}")
+    return outcome
+
+
+@contextmanager
+def complete_advice(
+    pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]
+) -> Iterator[None]:
+    """Has an error that advises to run a stage name the complete command line.
+
+    It runs all stages that those need that were requested; what is cached takes no time.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not (commands := {found[1] for found in _ADVICE.finditer(str(error))}):
+            raise
+        commands |= {*requested}
+        for stage in reversed(pipeline.builder.stages):
+            if stage.command in commands:
+                commands |= {need.command for need in stage.needs.values()}
+        advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
+        raise UserError(_ADVICE.sub(lambda _: f"run {advised}", str(error))) from error
 
 
 def given_again(given: Sequence[str], requested: Sequence[str]) -> str:
