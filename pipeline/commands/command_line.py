@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,10 @@ _EXHAUSTED = re.compile(
     "|out of memory|Resource temporarily unavailable"
 )
 """Messages of the system, PyTorch and Python when a limit on memory or processes is reached."""
+
+
+_PLACE = re.compile(r'File "(.+)", line (\d+)')
+"""A file and a line in a traceback."""
 
 
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
@@ -66,8 +71,10 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
         message, code = when_interrupted, 128 + (error.args or (signal.SIGINT,))[0]
         message = message if rank() == 0 else ""
     except Exception as error:
-        if (explained := _explain(error)) is None:
+        if (explained := _explain(error) or _explain_plugin(error)) is None:
             raise
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
         message, code = f"error: {explained}", USER_ERROR
         if rank() > 0:
             time.sleep(_RANK_ZERO_FIRST)
@@ -123,6 +130,20 @@ def _explain(error: Exception) -> object:
     if isinstance(error, OSError) and (error.errno in MENDABLE or needs_shared_memory(error)):
         return cannot_write(error.filename, error, "read or write")
     return None
+
+
+def _explain_plugin(error: Exception) -> str | None:
+    """Returns the sentence for an exception of a plug-in, with the last line of its own file."""
+    from pipeline.engine.registry import plugin_files
+
+    # As text, which holds the lines of a worker as well.
+    lines, files = "".join(traceback.format_exception(error)), plugin_files()
+    places = [place for place in _PLACE.findall(lines) if place[0] in files]
+    if not places:
+        return None
+    what = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    file, line = places[-1]
+    return f"{file}, line {line}: {shown(what)} (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:
