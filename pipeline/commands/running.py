@@ -89,10 +89,13 @@ def complete_advice(
     except UserError as error:
         if not (commands := {found[1] for found in _ADVICE.finditer(str(error))}):
             raise
-        commands |= {*requested}
-        for stage in reversed(pipeline.builder.stages):
+        builder, commands = pipeline.builder, commands | {*requested}
+        for stage in reversed(builder.stages):
             if stage.command in commands:
                 commands |= {need.command for need in stage.needs.values()}
+        if "train" in commands and builder.train_split not in builder.splits:
+            given = [a for a in given if not a.lstrip("+").startswith("dataset.split=")]
+            given.append(f"dataset.split=[{','.join([builder.train_split, *builder.splits])}]")
         advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
         raise UserError(_ADVICE.sub(lambda _: f"run {advised}", str(error))) from error
 
@@ -170,6 +173,10 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         for row in pipeline.plan(requested):
             planned.append(row)
             print_notes(filter(None, [row.note]))
+        splits = {stage.split for stage in pipeline.stages(requested)}
+        samples = (s for split in splits for s in pipeline.builder.images.of(split))
+        if undrawn := sum(not sample.is_there for sample in samples):
+            print_notes([f"the run first draws {undrawn:,} scenes"])
         pipeline.fetch_weights(requested, download=False)
     except NotLocal as missing:
         print_notes([f"the run first downloads the weights {missing}"])

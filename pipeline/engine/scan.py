@@ -168,7 +168,9 @@ def _inputs(
     stage: PerImage, images: Images, store: Store, earlier: Scans
 ) -> tuple[list[Sample], frozenset[str], str]:
     """Returns the images that a stage covers, and which of them wait for what other stage."""
-    samples, waiting, after = images.of(stage.split), frozenset(), ""
+    samples = images.of(stage.split)
+    waiting = frozenset(sample.id for sample in samples if not sample.is_there)
+    after = "drawing" if waiting else ""
     for need in stage.before.values():
         if (found := earlier.get(need)) is None:
             samples = available(need, images, store)

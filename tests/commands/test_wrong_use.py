@@ -178,6 +178,18 @@ def test_a_missing_input_names_the_complete_command(run_stage, arguments):
     assert finished.code == 0, finished.errors
 
 
+def test_the_complete_command_works_on_the_split_that_is_trained_on(run_stage, tmp_path):
+    given = ["dataset.limit=1", f"dataset.root={tmp_path / 'scenes'}", f"output_dir={tmp_path}/out"]
+    finished = run_stage(*given, "dataset.split=val", "stage=[masks,predict]", "dry_run=true")
+    named = shlex.join(
+        ["stage=[tags,cams,masks,train,predict]", *given, "dataset.split=[train,val]"]
+    )
+    assert finished.code == 2 and finished.errors.endswith(f" {named}\n")
+    assert run_stage(*shlex.split(named), "dry_run=true").code == 0
+    finished = run_stage(*given, "dataset.split=val", "stage=masks", "dry_run=true")
+    assert "train" not in finished.errors.partition(": run ")[2], "nothing is trained"
+
+
 def test_a_missing_input_in_a_study_names_the_complete_command(run_stage, arguments):
     given = [*arguments, "-m", "tags.min_score=0,0.1"]
     finished = run_stage(*given, "stage=masks")
