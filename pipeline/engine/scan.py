@@ -161,6 +161,9 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
             return found.after
         elif isinstance(stage, OfSplit) and (found.pending or found.reusable):
             return need.name
+    is_first = isinstance(stage, OfSplit) and not stage.before
+    if is_first and not all(sample.is_there for sample in stage.samples()):
+        return "drawing"
     return stage.unknown_until()
 
 

@@ -112,10 +112,6 @@ class Training(OfSplit):
         """The settings that decide how long a training takes."""
         return self.options.training_facts
 
-    def unknown_until(self) -> str:
-        """Returns "drawing" where images that no stage comes before are to be drawn first."""
-        return "" if self.before or all(s.is_there for s in self.samples()) else "drawing"
-
     def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
         """Returns how many seconds a training takes, by the manifest of one like it."""
         if not (measured.get("seconds") and measured.get("checkpoint")):

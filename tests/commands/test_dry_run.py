@@ -265,6 +265,8 @@ def test_scenes_are_not_drawn_and_counted(dry_run, run_stage, tmp_path, monkeypa
     given += ["runtime.workers=1", "stage=[tags,masks,train]", "cams=sclip", "masks=dense"]
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.datasets.demo.render_scene", None)  # cannot be called
+        dry_run("stage=evaluate", code=2, given=given)
+        assert "there is nothing to evaluate" in dry_run.errors
         rows = dry_run(given=given)
     assert dry_run.errors == "note: the run first draws 4 scenes\n"
     assert {tuple(row[2:5]) for row in rows[:4]} == {("2", "0", "all, after drawing")}
