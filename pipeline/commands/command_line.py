@@ -37,8 +37,7 @@ _EXHAUSTED = re.compile(
 """Messages of the system, PyTorch and Python when a limit on memory or processes is reached."""
 
 
-_PLACE = re.compile(r'File "(.+)", line (\d+)')
-"""A file and a line in a traceback."""
+_PLACE = re.compile(r'File "(.+)", line (\d+)')  # in a traceback
 
 
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
@@ -134,12 +133,13 @@ def _explain(error: Exception) -> object:
 
 def _explain_plugin(error: Exception) -> str | None:
     """Returns the sentence for an exception of a plug-in, with the last line of its own file."""
-    from pipeline.engine.registry import plugin_files
+    from pipeline.engine.registry import methods
 
-    # As text, which holds the lines of a worker as well.
-    lines, files = "".join(traceback.format_exception(error)), plugin_files()
-    places = [place for place in _PLACE.findall(lines) if place[0] in files]
-    if not places:
+    theirs = [method for method in methods() if not method.code.startswith("pipeline.")]
+    names = {name for m in theirs for name in (m.settings.__module__, m.code.rpartition(".")[0])}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in names}
+    lines = "".join(traceback.format_exception(error))  # those of a worker, too
+    if not (places := [place for place in _PLACE.findall(lines) if place[0] in files]):
         return None
     what = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
     file, line = places[-1]

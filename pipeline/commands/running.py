@@ -15,11 +15,12 @@ from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.run import Outcome
-from pipeline.errors import NotLocal, UserError, shown
+from pipeline.errors import UserError, command, shown
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
+from pipeline.stages.weights import missing_weights
 
 _MAX_NAMED = 5  # skipped images of a step
 
@@ -41,15 +42,26 @@ def run_job(job: Job, given: Sequence[str]) -> None:
     config = read_config(job.config)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
-        command = "" if is_multirun else given_again(given, requested)
-        pipeline = replace(Pipeline.open(config), command=command)
+        again = "" if is_multirun else given_again(given, requested)
+        pipeline = replace(Pipeline.open(config), command=again)
         print_notes(notes_on(pipeline, requested, given))
         with complete_advice(pipeline, requested, given):
             if config.dry_run:
                 show_plan(pipeline, requested, console)
                 console.print(f"next: {next_command(given)}")
                 return
-            outcome = _run_stages(pipeline, requested, console)
+            outcome, measured = None, []
+            for outcome in pipeline.run(requested):
+                console.print(describe(outcome))
+                measured += [outcome.split] * (outcome.stage == "evaluate")
+                name_left_out(outcome)
+                print_notes(filter(None, [outcome.note]))
+                if outcome.path.suffix == ".md":
+                    console.print("\n" + outcome.path.read_text(encoding="utf-8"))
+                    console.print(f"written to {outcome.path}")
+    if measured and "report" not in requested:
+        tables = tables_of_run(pipeline.builder.store.root, measured)
+        console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
     if is_multirun or outcome is None:
         return
     every = parse_stages("all")
@@ -59,45 +71,30 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         console.print(f"next: {next_command(given, following[0])}")
 
 
-def _run_stages(pipeline: Pipeline, requested: Sequence[str], console: Console) -> Outcome | None:
-    """Runs stages, and returns what the last step did."""
-    outcome, measured = None, []
-    for outcome in pipeline.run(requested):
-        console.print(describe(outcome))
-        measured += [outcome.split] * (outcome.stage == "evaluate")
-        name_left_out(outcome)
-        print_notes(filter(None, [outcome.note]))
-        if outcome.path.suffix == ".md":
-            console.print("\n" + outcome.path.read_text(encoding="utf-8"))
-            console.print(f"written to {outcome.path}")
-    if measured and "report" not in requested:
-        tables = tables_of_run(pipeline.builder.store.root, measured)
-        console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
-    return outcome
-
-
 @contextmanager
 def complete_advice(
     pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]
 ) -> Iterator[None]:
-    """Has an error that advises to run a stage name the complete command line.
+    """Has an error that advises to run a stage, or the download, name the complete command line.
 
     It runs all stages that those need that were requested; what is cached takes no time.
     """
     try:
         yield
     except UserError as error:
-        if not (commands := {found[1] for found in _ADVICE.finditer(str(error))}):
-            raise
-        builder, commands = pipeline.builder, commands | {*requested}
-        for stage in reversed(builder.stages):
-            if stage.command in commands:
-                commands |= {need.command for need in stage.needs.values()}
-        if "train" in commands and builder.train_split not in builder.splits:
-            given = [a for a in given if not a.lstrip("+").startswith("dataset.split=")]
-            given.append(f"dataset.split=[{','.join([builder.train_split, *builder.splits])}]")
-        advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
-        raise UserError(_ADVICE.sub(lambda _: f"run {advised}", str(error))) from error
+        builder, settings = pipeline.builder, next_command(given).removeprefix(command())
+        text = str(error).replace(" with the same settings where", f"{settings} where")
+        if commands := {found[1] for found in _ADVICE.finditer(text)}:
+            commands |= {*requested}
+            for stage in reversed(builder.stages):
+                if stage.command in commands:
+                    commands |= {need.command for need in stage.needs.values()}
+            if "train" in commands and builder.train_split not in builder.splits:
+                given = [a for a in given if not a.lstrip("+").startswith("dataset.split=")]
+                given.append(f"dataset.split=[{','.join([builder.train_split, *builder.splits])}]")
+            advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
+            text = _ADVICE.sub(lambda _: f"run {advised}", text)
+        raise UserError(text) from error
 
 
 def given_again(given: Sequence[str], requested: Sequence[str]) -> str:
@@ -177,9 +174,9 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         samples = (s for split in splits for s in pipeline.builder.images.of(split))
         if undrawn := sum(not sample.is_there for sample in samples):
             print_notes([f"the run first draws {undrawn:,} scenes"])
-        pipeline.fetch_weights(requested, download=False)
-    except NotLocal as missing:
-        print_notes([f"the run first downloads the weights {missing}"])
+        if missing := missing_weights(pipeline.builder, requested):
+            named = " and ".join(each.urls[0] for each in missing.values())
+            print_notes([f"the run first downloads the weights {named}"])
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))

@@ -66,13 +66,9 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
         return [_sample(image, recipe, vocabulary.classes, kept / split) for image in images]
 
     counts = recipe["splits"].items()
-    all_ids = {split: [_name(index) for index in range(count)] for split, count in counts}
+    all_ids = {split: [f"{index:05d}" for index in range(count)] for split, count in counts}
     splits = Splits({split: partial(read, split) for split in all_ids})
     return Dataset(vocabulary, splits, "train", all_ids=all_ids)
-
-
-def _name(index: int) -> str:
-    return f"{index:05d}"
 
 
 def _names(folder: Path) -> list[str]:

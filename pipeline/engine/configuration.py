@@ -4,7 +4,7 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
-from hydra.grammar.gen.OverrideLexer import CommonTokenStream, InputStream, OverrideLexer
-from hydra.grammar.gen.OverrideParser import OverrideParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
@@ -34,6 +31,9 @@ DEFAULTS = "dataclass_defaults"
 
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
+
+_WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
+"""A text in quotes, or a word, of a list or of several values."""
 
 _INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
 COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
@@ -132,7 +132,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            if (quoted := _quote_rewritten(form)) != form:
+            if (quoted := _quote_numbers(form)) != form:
                 as_text[len(read)] = quoted
             read.append(form)
             break
@@ -151,29 +151,18 @@ def _compose_choices(read: Sequence[str]) -> DictConfig:
     return compose_config([text for text in read if text in shipped])
 
 
-class _Rewritten(HydraOverrideVisitor):
-    """Finds numbers that Hydra writes in another way: 2024_10 as 202410, and 1e3 as 1000.0."""
+def _quote_numbers(override: str) -> str:
+    """Returns an override with those numbers in quotes that Hydra rewrites, as 1e3 to 1000.0."""
 
-    def __init__(self) -> None:
-        super().__init__(OverridesParser.create().functions)
-        self.places: list[tuple[int, int]] = []
+    def quote(found: re.Match) -> str:
+        before, word = re.fullmatch(r"(.*: |)(.*)", found[0].strip(), re.DOTALL).groups()
+        for kind in (int, float):
+            with suppress(ValueError):
+                return found[0] if str(kind(word)) == word else f"{before}{_quoted(word)}"
+        return found[0]
 
-    def visitPrimitive(self, ctx: Any) -> Any:  # noqa: ANN401, D102, N802
-        value = super().visitPrimitive(ctx)
-        if type(value) in (int, float) and str(value) != ctx.getText().strip():
-            self.places.append((ctx.start.start, ctx.stop.stop + 1))
-        return value
-
-
-def _quote_rewritten(text: str) -> str:
-    """Returns an override with those numbers in quotes that Hydra would write in another way."""
-    if not re.search(r"=.*\d", text):
-        return text
-    found = _Rewritten()
-    found.visit(OverrideParser(CommonTokenStream(OverrideLexer(InputStream(text)))).override())
-    for start, stop in reversed(found.places):
-        text = f"{text[:start]}{_quoted(text[start:stop].strip())}{text[stop:]}"
-    return text
+    key, equals, value = override.partition("=")
+    return f"{key}{equals}{_WORD.sub(quote, value)}"
 
 
 def _holds_text(override: str, composed: Any) -> bool:  # noqa: ANN401

@@ -81,18 +81,13 @@ class Method:
         return f"{self.build.__module__}.{self.build.__qualname__}"
 
     @property
-    def modules_of_plugin(self) -> dict[str, None]:
-        """The modules of its settings and of what computes; none of a method of ours."""
-        build = self.build
-        module = build.partition(":")[0] if isinstance(build, str) else build.__module__
-        names = dict.fromkeys([self.settings.__module__, module])
-        return {} if self.code.startswith("pipeline.") else names
-
-    @property
     def facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key; of a plug-in, its files as well."""
-        sources = map(_source_of, modules := self.modules_of_plugin)
-        source = {"method_source": "-".join(filter(None, sources))} if modules else {}
+        is_ours = self.code.startswith("pipeline.")
+        build = self.build
+        module = build.partition(":")[0] if isinstance(build, str) else build.__module__
+        sources = map(_source_of, dict.fromkeys([self.settings.__module__, module]))
+        source = {} if is_ours else {"method_source": "-".join(filter(None, sources))}
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
         return facts | source
 
@@ -156,12 +151,6 @@ def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[
 def methods() -> list[Method]:
     """Returns all methods."""
     return list(_METHODS.values())
-
-
-def plugin_files() -> set[str]:
-    """Returns the files of the methods that do not come with the package."""
-    modules = (sys.modules.get(n) for method in methods() for n in method.modules_of_plugin)
-    return {module.__file__ for module in modules if hasattr(module, "__file__")}
 
 
 def method_of(settings: Any) -> Method:  # noqa: ANN401
