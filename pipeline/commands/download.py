@@ -45,15 +45,12 @@ _EXAMPLES = """examples:
   python tools/download.py dataset=cocostuff dataset.root=coco dataset.image_list=imageset/cocostuff/val.txt
       with one of TagCLIP's image lists
   python tools/download.py dataset=folder dataset.root=PHOTOS dataset.classes=[cat,cup] clip=vit_b16
-      the weights of CLIP and the initial ones of the network, to where this run looks for them
-  python tools/download.py clip=vit_b16 --output weights
-      for a machine without a network: clip.checkpoint=weights/ViT-B-16.pt
+      weights of CLIP and initial weights of the network; --output DIR stores them for another machine
   python tools/download.py URL
       a single file, such as weights for segmenter.pretrained
 
-The settings are those of tools/run_stage.py, all of them, and what is fetched is what that run lacks
-on this machine: stage=tags needs no weights of a network. If a checksum is published, the same command resumes a
-download that broke off; other files start over.
+The settings are those of tools/run_stage.py; what that run lacks is downloaded. If a checksum is
+published, the same command resumes a download that broke off; other files start over.
 """  # noqa: E501
 
 _ROOT, _SBD = "dataset.root", "dataset.sbd_root"
@@ -81,28 +78,28 @@ def run(arguments: Sequence[str]) -> None:
     tasks = [DownloadTask(s, output / s.name, "see its page") for s in map(source_at, urls)]
     plugins, overrides = take_plugins(settings)
     import_plugins(plugins)
-    wait, named = 0.0, {}
+    wait, named, lacking = 0.0, {}, []
     for job in compose_jobs(overrides, options.config_dir, options.multirun) if settings else ():
         config = read_config(job.config)
-        wait = config.runtime.wait
+        wait, config.runtime.device = config.runtime.wait, "cpu"  # a GPU may be elsewhere
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
-        config.runtime.device = "cpu"  # the run may be for another machine
-        given = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
-        how = {"everything": as_files, "download": fetches and not as_files}
-        for key, source in missing_weights(*given, **how).items():
+        run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
+        for key, source in missing_weights(*run_of_job, everything=as_files).items():
             pretrained = config.clip.pretrained if key == "clip.checkpoint" else None
             licence = find_licence(pretrained) if pretrained else "see its page"
             if as_files:
                 tasks.append(DownloadTask(source, output / source.name, licence))
                 named[key] = output / source.name
             else:
-                state = "stored where a run looks for it" if fetches else "missing"
-                print(f"{source.name}  {state}\n    licence: {licence}\n    {source.urls[0]}")
+                print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
+                lacking.append(run_of_job)
     for task in dict.fromkeys(tasks):
         if fetches:
             obtain(task, wait)
         else:
             print(task.describe())
+    for run_of_job in lacking if fetches else ():
+        missing_weights(*run_of_job, download=True)
     if fetches and settings:
         more = ["-m"] * options.multirun
         more += [f"--config-dir={options.config_dir}"] * (options.config_dir is not None)
