@@ -42,16 +42,14 @@ _EXAMPLES = """examples:
       with SBD, the masks of train_aug
   python tools/download.py dataset=coco2017 dataset.root=coco dataset.split=val
       the validation images alone
-  python tools/download.py dataset=cocostuff dataset.root=coco dataset.image_list=imageset/cocostuff/val.txt
-      with one of TagCLIP's image lists
   python tools/download.py dataset=folder dataset.root=PHOTOS dataset.classes=[cat,cup] clip=vit_b16
-      weights of CLIP and initial weights of the network; --output DIR stores them for another machine
+      weights of CLIP and of the network; --output DIR stores them for another machine
   python tools/download.py URL
       a single file, such as weights for segmenter.pretrained
 
 The settings are those of tools/run_stage.py; what that run lacks is downloaded. If a checksum is
 published, the same command resumes a download that broke off; other files start over.
-"""  # noqa: E501
+"""
 
 _ROOT, _SBD = "dataset.root", "dataset.sbd_root"
 

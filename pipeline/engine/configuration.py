@@ -140,8 +140,8 @@ def readable(overrides: Sequence[str]) -> list[str]:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
     if as_text:
         composed = OmegaConf.to_container(_compose_choices(read))
-        for n in (n for n, quoted in as_text.items() if _holds_text(quoted, composed)):
-            read[n] = as_text[n]
+        for n, quoted in as_text.items():
+            read[n] = quoted if _holds_text(quoted, composed) else read[n]
     return read
 
 

@@ -27,11 +27,7 @@ def fetch_weights(builder: Builder, commands: Collection[str]) -> None:
 
 
 def missing_weights(
-    builder: Builder,
-    commands: Collection[str],
-    *,
-    download: bool = False,
-    everything: bool = False,
+    builder: Builder, commands: Collection[str], download: bool = False, everything: bool = False
 ) -> dict[str, Source]:
     """Returns the weights that are not where a run looks for them, and may download them to there.
 
