@@ -21,6 +21,10 @@ class UserError(Exception):
     """Something the user can fix: one sentence that holds the remedy. Ends with exit code 2."""
 
 
+class NotDownloaded(UserError):
+    """A file could not be downloaded, for want of a network or of the file; its cause says why."""
+
+
 class ImageError(Exception):
     """One image cannot be used. It is recorded in ``failures.jsonl``; the others go on."""
 

@@ -216,7 +216,7 @@ def test_another_method_of_cams_is_refused(run_stage, arguments):
         and "cams=clip_es is not one: give one of cams=clearclip, gem" in finished.errors
     )
     finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")
-    assert finished.code == 2 and "run stage=masks first" in finished.errors
+    assert finished.code == 2 and "'stage=[masks,evaluate]'" in finished.errors
 
 
 def test_thresholds_require_a_background(run_stage, arguments):

@@ -32,6 +32,7 @@ from pipeline.tags.tagger import ScoredTagOptions, TagOptions
 from tests import REPOSITORY
 from tests.plugins.colour_tagger import ColourOptions
 from tests.small_runs import Finished
+from tests.tiers import large_except
 
 MODULES = ("colour_tagger", "colour_cams", "superpixels")
 PLUGINS = f"plugins=[{','.join(f'tests.plugins.{name}' for name in MODULES)}]"
@@ -288,6 +289,46 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
     (tmp_path / "broken_tagger.py").write_text("raise SystemExit(7)  # edited\n")
     with pytest.raises(UserError, match=r"cannot be imported \(SystemExit: 7"):
         import_plugins(["broken_tagger"])
+
+
+FAILING = """
+import numpy as np
+from tests.plugins.colour_tagger import ColourOptions, ColourTagger
+from pipeline.engine.registry import register
+
+class FailingOptions(ColourOptions):
+    pass
+
+@register("tags", "failing", FailingOptions)
+class FailingTagger(ColourTagger):
+    def scores(self, image):
+        return self.invert(np.zeros((2, 2)))
+
+    def invert(self, matrix):
+        return np.linalg.inv(matrix)  # the last line of its own
+"""
+
+
+@pytest.mark.parametrize("executor", large_except(["local"], ["local", "processes"]))
+def test_an_exception_of_a_plugin_names_its_line(
+    executor, forgotten, arguments, run_stage, tmp_path, monkeypatch
+):
+    forgotten("tags", "failing")
+    file = tmp_path / "failing_tagger.py"
+    file.write_text(FAILING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("failing_tagger", None)
+    options = ["plugins=[failing_tagger]", *arguments[1:6], "tags=failing", arguments[-2]]
+    options += ["stage=tags", f"executor={executor}"]
+    finished = run_stage(*options)
+    line = FAILING.splitlines().index(next(t for t in FAILING.splitlines() if "last line" in t)) + 1
+    assert finished.code == 2 and finished.errors.count("\n") == 1
+    assert finished.errors.startswith(f"error: {file}, line {line}: LinAlgError: Singular matrix")
+    assert "tags=failing failed on image " in finished.errors
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    again = run_stage(*options)
+    assert again.code == 2 and again.errors.endswith(finished.errors)
+    assert "Traceback" in again.errors and "linalg.py" in again.errors
 
 
 def test_an_edited_plugin_has_another_key(forgotten, arguments, tmp_path, monkeypatch):

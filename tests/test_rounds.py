@@ -66,7 +66,8 @@ def test_a_round_needs_the_one_before(run_stage, arguments):
     assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
     finished = run_stage(*arguments, *TINY_SEGMENTER, "rounds=2", "stage=masks")
     assert finished.code == 2
-    assert "stage=train first" in finished.errors and finished.errors.count("\n") == 1
+    assert "needs the segmenter of round 1: run python " in finished.errors
+    assert "'stage=[tags,cams,masks,train]'" in finished.errors and finished.errors.count("\n") == 1
     assert run_stage(*arguments, "rounds=0", "stage=masks").code == 2
 
 

@@ -206,7 +206,7 @@ class Labeller:
         :meth:`tags`. With ``as_tensors``, CAMs are float32 on the labeller's device.
 
         Raises:
-            UserError: a class that is not among the names.
+            UserError: a class that is not among the names, or is named twice.
         """
 
         def result(found: _Image) -> Any:  # noqa: ANN401
@@ -229,8 +229,8 @@ class Labeller:
         ``masks.confidence``, which is 0 unless it is given.
 
         Raises:
-            UserError: a class that is not among the names, or tags where masks are not made from
-                them.
+            UserError: a class that is not among the names, or is named twice; or tags where masks
+                are not made from them.
         """
         from_cams = self._stages["masks"].from_cams
         if not from_cams and tags is not None:
@@ -254,7 +254,7 @@ class Labeller:
         """
         import torch
 
-        if not is_list(blocks) or not all(isinstance(block, int) for block in blocks):
+        if not is_list(blocks) or not all(type(block) is int for block in blocks):
             raise UserError(f"blocks={shown(blocks)} is not a list of numbers: give it, as [-1, 0]")
         encoder = self._model("clip")
         numbers = [block_window("blocks", (block, block), encoder.depth)[0] for block in blocks]
@@ -347,9 +347,12 @@ class Labeller:
         indices = []
         for tag in tags:
             index = self.classes.index(tag) if tag in self.classes else tag
-            if not isinstance(index, int | np.integer) or not 0 <= index < len(self.classes):
+            is_number = isinstance(index, int | np.integer) and not isinstance(index, bool)
+            if not is_number or not 0 <= index < len(self.classes):
                 known = ", ".join(self.classes)
                 raise UserError(f"there is no class {tag}: give names or indices of {known}")
+            if index in indices:
+                raise UserError(f"class {self.classes[index]} is named twice: leave one out")
             indices.append(int(index))
         return tuple(indices)
 

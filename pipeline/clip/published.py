@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.clip.dimensions import SHIPPED, Pretraining
-from pipeline.errors import UserError, command
+from pipeline.errors import NotDownloaded, UserError, command
 from pipeline.files.download import Source
 from pipeline.files.shipped import DEMO
 from pipeline.files.text import given_path
@@ -63,13 +63,11 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
             get_session().head(_addresses(entry)[0], timeout=_TIMEOUT)
         return Path(open_clip.download_pretrained(entry))
     except Exception as error:  # urllib and the hub's client each raise errors of their own
-        source = published_weights(model, pretrained)
-        raise UserError(
+        raise NotDownloaded(
             f"the weights of clip.model={model} clip.pretrained={pretrained} could not be"
-            f" downloaded ({type(error).__name__}): where there is a network, run"
-            f" {command('download')} clip.model={model} clip.pretrained={pretrained}, or download"
-            f" {source.name} from {source.urls[0]}; then give its path here,"
-            f" clip.checkpoint={source.name}"
+            f" downloaded ({type(error).__name__}): run {command('download')} clip.model={model}"
+            f" clip.pretrained={pretrained} --output . where there is a network, and give the path"
+            " of the file here, clip.checkpoint=PATH"
         ) from error
 
 

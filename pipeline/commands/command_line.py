@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,9 @@ _EXHAUSTED = re.compile(
     "|out of memory|Resource temporarily unavailable"
 )
 """Messages of the system, PyTorch and Python when a limit on memory or processes is reached."""
+
+
+_PLACE = re.compile(r'File "(.+)", line (\d+)')  # in a traceback
 
 
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
@@ -66,8 +70,10 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
         message, code = when_interrupted, 128 + (error.args or (signal.SIGINT,))[0]
         message = message if rank() == 0 else ""
     except Exception as error:
-        if (explained := _explain(error)) is None:
+        if (explained := _explain(error) or _explain_plugin(error)) is None:
             raise
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
         message, code = f"error: {explained}", USER_ERROR
         if rank() > 0:
             time.sleep(_RANK_ZERO_FIRST)
@@ -125,6 +131,21 @@ def _explain(error: Exception) -> object:
     return None
 
 
+def _explain_plugin(error: Exception) -> str | None:
+    """Returns the sentence for an exception of a plug-in, with the last line of its own file."""
+    from pipeline.engine.registry import methods
+
+    theirs = [method for method in methods() if not method.code.startswith("pipeline.")]
+    names = {name for m in theirs for name in (m.settings.__module__, m.code.rpartition(".")[0])}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in names}
+    lines = "".join(traceback.format_exception(error))  # those of a worker, too
+    if not (places := [place for place in _PLACE.findall(lines) if place[0] in files]):
+        return None
+    what = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    file, line = places[-1]
+    return f"{file}, line {line}: {shown(what)} (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
 def check_folder(path: Path, option: str, remedy: str) -> None:
     """Makes sure that an argument is a folder; ``option`` is "" for one without a name.
 
@@ -140,8 +161,8 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
 
     It is that of the next stage, or without one, of the run that ``dry_run=true`` only planned.
     """
-    dropped = "dry_run" if stage is None else "stage"
-    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] != dropped]
+    dropped = ("dry_run",) if stage is None else ("dry_run", "stage")
+    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in dropped]
     asked = [f"stage={stage}"] if stage is not None else []
     return f"{command()} {shlex.join([*asked, *kept])}".rstrip()
 

@@ -66,7 +66,7 @@ def compose_jobs(
         jobs: Iterator[Sequence[str]] = iter([()])
         if is_study or "MULTIRUN" in str(master.hydra.mode):
             params = OmegaConf.to_container(master.hydra.sweeper, resolve=True).get("params") or {}
-            given = parse([f"{key}={value}" for key, value in params.items()])
+            given = parse(readable([f"{key}={value}" for key, value in params.items()]))
             _refuse_hydra(given)
             keys = {each.key_or_group for each in typed}
             jobs = _combinations([e for e in given if e.key_or_group not in keys] + typed)
@@ -91,7 +91,8 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
         if each.is_sweep_override():
             if not each.is_discrete_sweep():
                 raise UserError(f"{each.input_line} is a range: give its values, as in {key}=1,2")
-            values[key] = [f"{key}={value}" for value in each.sweep_string_iterator()]
+            # Readable once more, since choice(…) takes quotes away.
+            values[key] = readable([f"{key}={value}" for value in each.sweep_string_iterator()])
     return product(*values.values())
 
 

@@ -1,17 +1,20 @@
 """The command line of ``tools/download.py``."""
 
-import re
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import yaml
 
 from pipeline.commands.command_line import Parser
+from pipeline.commands.composition import compose_jobs
+from pipeline.datasets import load_dataset
 from pipeline.datasets.obtain import DownloadTask, obtain
+from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
 from pipeline.datasets.sources import (
     find_licence,
     find_size,
@@ -19,11 +22,18 @@ from pipeline.datasets.sources import (
     read_lists,
     whose_files,
 )
-from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.configuration import take_plugins
+from pipeline.engine.registry import import_plugins
+from pipeline.errors import UserError, check_choice, command, shown
 from pipeline.files.archives import STATE
-from pipeline.files.download import Source, size_text
+from pipeline.files.download import size_text, source_at
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
+from pipeline.stages.builder import Builder
+from pipeline.stages.config import read_config
+from pipeline.stages.pipeline import requested_stages
+from pipeline.stages.weights import missing_weights
 
 _EXAMPLES = """examples:
   python tools/download.py --list
@@ -32,28 +42,20 @@ _EXAMPLES = """examples:
       with SBD, the masks of train_aug
   python tools/download.py dataset=coco2017 dataset.root=coco dataset.split=val
       the validation images alone
-  python tools/download.py dataset=cocostuff dataset.root=coco dataset.image_list=imageset/cocostuff/val.txt
-      with one of TagCLIP's image lists
-  python tools/download.py clip=vit_b16 --output weights
-      for a machine without a network: clip.checkpoint=weights/ViT-B-16.pt
+  python tools/download.py dataset=folder dataset.root=PHOTOS dataset.classes=[cat,cup] clip=vit_b16
+      weights of CLIP and of the network; --output DIR stores them for another machine
   python tools/download.py URL
       a single file, such as weights for segmenter.pretrained
 
-The settings are those of tools/run_stage.py. If a checksum is published, the same command resumes a
-download that broke off; other files start over.
-"""  # noqa: E501
+The settings are those of tools/run_stage.py; what that run lacks is downloaded. If a checksum is
+published, the same command resumes a download that broke off; other files start over.
+"""
 
-_ROOT, _SBD, _SPLIT = "dataset.root", "dataset.sbd_root", "dataset.split"
-_LISTS = ("dataset.image_list", "dataset.labels")
-_CLIP = ("clip", "clip.model", "clip.pretrained")
-_KEYS = ("dataset", _ROOT, _SBD, _SPLIT, *_LISTS, *_CLIP, "runtime.wait")
-
-_HASH = re.compile(r"https://download\.pytorch\.org/.*-([0-9a-f]{8,64})\.\w+")
-"""URLs of torchvision's weights, which hold the beginning of their SHA-256."""
+_ROOT, _SBD = "dataset.root", "dataset.sbd_root"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Downloads what the settings name.
+    """Downloads what the settings of a run need, and what URLs name.
 
     Raises:
         UserError: the settings cannot be used, or a file cannot be had.
@@ -62,133 +64,91 @@ def run(arguments: Sequence[str]) -> None:
     if options.list:
         _print_list()
         return
-    given, urls = _read_settings(options.settings)
-    output = given_path(options.output, "--output").absolute()
-    items = [*_datasets(given), *_lists(given), *_files(urls, output), *_weights(given, output)]
-    if not items:
+    if not options.words:
         raise UserError(
             "nothing to download is named: give dataset=NAME dataset.root=DIR, clip=NAME, or"
             " --list, which shows what there is"
         )
-    if options.dry_run:
-        for item in items:
-            print(item.describe())
-        return
-    wait = _seconds(given)
-    stored = [obtain(item, wait) for item in items]
-    if "dataset" in given or "clip" in given:
-        print(f"next: {_next_command(given, stored[-1])}")
+    urls = [word for word in options.words if word.startswith(("http://", "https://"))]
+    settings = [word for word in options.words if word not in urls]
+    as_files, fetches = options.output is not None, not options.dry_run
+    output = given_path(options.output or ".", "--output").absolute()
+    tasks = [DownloadTask(s, output / s.name, "see its page") for s in map(source_at, urls)]
+    plugins, overrides = take_plugins(settings)
+    import_plugins(plugins)
+    wait, named, lacking = 0.0, {}, []
+    for job in compose_jobs(overrides, options.config_dir, options.multirun) if settings else ():
+        config = read_config(job.config)
+        wait, config.runtime.device = config.runtime.wait, "cpu"  # a GPU may be elsewhere
+        tasks += [*_archives(config.dataset), *_lists(config.dataset)]
+        run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
+        for key, source in missing_weights(*run_of_job, everything=as_files).items():
+            pretrained = config.clip.pretrained if key == "clip.checkpoint" else None
+            licence = find_licence(pretrained) if pretrained else "see its page"
+            if as_files:
+                tasks.append(DownloadTask(source, output / source.name, licence))
+                named[key] = output / source.name
+            else:
+                print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
+                lacking.append(run_of_job)
+    for task in dict.fromkeys(tasks):
+        if fetches:
+            obtain(task, wait)
+        else:
+            print(task.describe())
+    for run_of_job in lacking if fetches else ():
+        missing_weights(*run_of_job, download=True)
+    if fetches and settings:
+        more = ["-m"] * options.multirun
+        more += [f"--config-dir={options.config_dir}"] * (options.config_dir is not None)
+        more += [f"{key}={path}" for key, path in named.items()]
+        print(f"next: {command()} {shlex.join([*settings, *more])}")
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Downloads data sets, image lists and weights; verifies and unpacks them."
     parser = Parser("download.py", title, _EXAMPLES)
     add = parser.add_argument
-    add("settings", nargs="*", metavar="KEY=VALUE", help=f"{', '.join(_KEYS)}; or a URL")
-    add("--output", default=".", metavar="DIR", help="where weights are stored; default: here")
+    add("words", nargs="*", metavar="KEY=VALUE", help="settings of a run; or a URL")
+    add("--config-dir", "-cd", type=Path, help="as for a run, like the next")
+    add("--multirun", "-m", action="store_true", help="every combination of several values")
+    where = "store weights as files, for another machine; default: where a run looks for them"
+    add("--output", metavar="DIR", help=f"{where}, and for a URL, here")
     add("--list", action="store_true", help="show what there is, with sizes and licences")
     add("--dry-run", action="store_true", help="show what would be downloaded, and where to")
     return parser.parse_intermixed_args(arguments)  # settings may follow --output
 
 
-def _read_settings(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Returns the settings by key, and the URLs."""
-    given, urls = {}, []
-    for word in words:
-        key, _, value = word.partition("=")
-        if word.startswith(("http://", "https://")):
-            urls.append(word)
-        elif key in _KEYS and value:
-            given[key] = value
-        else:
-            raise UserError(
-                f"{shown(word)} is not a setting of a download: {did_you_mean(key, _KEYS)}give"
-                f" KEY=VALUE with one of {', '.join(_KEYS)}, or a URL"
-            )
-    return given, urls
-
-
-def _seconds(given: Mapping[str, str]) -> float:
-    try:
-        return float(given.get("runtime.wait", 0))
-    except ValueError as error:
-        wait = given["runtime.wait"]
-        raise UserError(f"runtime.wait={shown(wait)} is not a number: give seconds") from error
-
-
-def _datasets(given: Mapping[str, str]) -> Iterator[DownloadTask]:
-    """Yields the archives of the data set that is named, and of SBD."""
-    downloads = read_downloads()
-    names = [name for name, each in downloads.items() if each.key == _ROOT]
-    name = given.get("dataset")
-    if name is None:
-        for key in (_ROOT, _SBD, _SPLIT):
-            if key in given:
-                raise UserError(f"{key} needs the data set: give it, dataset=NAME")
-        return
-    name = whose_files(name)
-    check_choice(f"there is nothing to download for dataset={shown(name)}", name, names)
-    if _SBD in given and not name.startswith("voc"):
-        raise UserError(f"{_SBD} is for dataset=voc2012, not {name}: leave it out")
-    if _ROOT not in given and _SBD not in given:
-        raise UserError(f"dataset={name} needs a folder: give it, {_ROOT}=DIR")
-    splits = [s.strip(" '\"") for s in given.get(_SPLIT, "").strip("[]").split(",") if s.strip()]
-    if "train_aug" in splits and _SBD not in given:
+def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
+    """Yields the archives of a data set, and of SBD, unless the data set was laid out by hand."""
+    downloads, name = read_downloads(), whose_files(settings.name)
+    splits = split_names(settings.split)
+    roots = {name: settings.root, "sbd": getattr(settings, "sbd_root", None)}
+    if "train_aug" in splits and not roots["sbd"]:
         print(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it", file=sys.stderr)
-    for which, needed_splits in ((name, splits), ("sbd", [])):
-        download = downloads[which]
-        if download.key in given:
-            root = given_path(given[download.key], download.key).absolute()
-            for archive in download.needed(needed_splits):
-                target = archive.place(root)
-                path = target / STATE / archive.source.name
-                yield DownloadTask(archive.source, path, download.licence, archive, target)
+    is_there = False
+    with suppress(UserError):  # of its splits without SBD's
+        own = [split for split in splits if split != "train_aug"] or None
+        plain = replace(settings, split=own, **({"sbd_root": None} if roots["sbd"] else {}))
+        is_there = bool(splits_of_run(plain, load_dataset(plain).splits))
+    for which in [each for each in roots if each in downloads and roots[each]]:
+        root = given_path(roots[which], downloads[which].key).absolute()
+        for archive in downloads[which].needed(splits if which == name else []):
+            target = archive.place(root)
+            path = target / STATE / archive.source.name
+            if path.parent.exists() or which == "sbd" or not is_there:
+                yield DownloadTask(archive.source, path, downloads[which].licence, archive, target)
 
 
-def _lists(given: Mapping[str, str]) -> Iterator[DownloadTask]:
-    """Yields the image lists that are named, whose paths end as in TagCLIP's repository."""
+def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:
+    """Yields the image lists that are missing, whose paths end as in TagCLIP's repository."""
     lists, licence = read_lists()
-    paths = {given_path(given[key], key).absolute(): key for key in _LISTS if key in given}
-    for path, key in paths.items():
-        name = "/".join(path.parts[-2:])
-        check_choice(f"{key}={shown(given[key])} is not one of TagCLIP's lists", name, list(lists))
-        yield DownloadTask(lists[name], path, licence)
-
-
-def _weights(given: Mapping[str, str], folder: Path) -> Iterator[DownloadTask]:
-    """Yields the weights of CLIP that are named."""
-    if not any(key in given for key in _CLIP):
-        return
-    from pipeline.clip.published import published_weights  # imports PyTorch
-
-    name, presets = given.get("clip"), _clip_presets()
-    if name is not None:
-        check_choice(f"weights of clip={shown(name)} cannot be downloaded", name, presets)
-    preset = presets.get(name, {})
-    model = given.get("clip.model", preset.get("model"))
-    pretrained = given.get("clip.pretrained", preset.get("pretrained"))
-    if model is None:
-        raise UserError("clip.pretrained needs the model: give it, clip.model=NAME")
-    source = published_weights(model, pretrained)
-    yield DownloadTask(source, folder / source.name, find_licence(pretrained))
-
-
-def _files(urls: Sequence[str], folder: Path) -> Iterator[DownloadTask]:
-    """Yields single files."""
-    for url in urls:
-        name = PurePosixPath(urlsplit(url).path).name
-        if not name:
-            raise UserError(f"{shown(url)} names no file: give the address of one")
-        digest = found[1] if (found := _HASH.match(url)) else ""
-        source = Source(name, (url,), None, "sha256" if digest else "", digest)
-        yield DownloadTask(source, folder / name, "see its page")
-
-
-def _clip_presets() -> dict[str, dict[str, str]]:
-    """Returns the presets of ``configs/clip`` whose weights are published, by name."""
-    paths = sorted((CONFIGS / "clip").glob("*.yaml"))
-    presets = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
-    return {name: preset for name, preset in presets.items() if preset["model"]}
+    given = {"dataset.image_list": settings.image_list, "dataset.labels": settings.labels}
+    for key, value in given.items():
+        if value and not (path := given_path(value, key).absolute()).exists():
+            name = "/".join(path.parts[-2:])
+            check_choice(f"{key}={shown(value)} is not one of TagCLIP's lists", name, list(lists))
+            yield DownloadTask(lists[name], path, licence)
 
 
 def _print_list() -> None:
@@ -206,15 +166,10 @@ def _print_list() -> None:
     print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
     print(f"    {', '.join(lists)}")
     print("clip=NAME  a download is held against the size and SHA-256 that its host states")
-    for name, preset in _clip_presets().items():
+    for path in sorted((CONFIGS / "clip").glob("*.yaml")):
+        name, preset = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not preset["model"]:
+            continue
         size = size_text(find_size(preset["model"], preset["pretrained"]))
         licence = find_licence(preset["pretrained"])
         print(f"    {name}  {preset['model']}  about {size}  licence: {licence}")
-
-
-def _next_command(given: Mapping[str, str], last: Path) -> str:
-    """Returns the command line that uses what was downloaded; weights were the last file."""
-    words = [f"{key}={value}" for key, value in given.items() if key != "runtime.wait"]
-    if any(key in given for key in _CLIP):
-        words.append(f"clip.checkpoint={last}")
-    return f"{command()} {shlex.join(words)}"

@@ -1,8 +1,9 @@
 """Runs the stages of a job, or shows what they would compute."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from rich.console import Console
@@ -14,13 +15,16 @@ from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.run import Outcome
-from pipeline.errors import NotLocal, shown
+from pipeline.errors import UserError, command, shown
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
+from pipeline.stages.weights import missing_weights
 
 _MAX_NAMED = 5  # skipped images of a step
+
+_ADVICE = re.compile(r"run stage=(\w+)( first| with the same settings)?")
 
 
 def run_job(job: Job, given: Sequence[str]) -> None:
@@ -38,22 +42,23 @@ def run_job(job: Job, given: Sequence[str]) -> None:
     config = read_config(job.config)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
-        command = "" if is_multirun else given_again(given, requested)
-        pipeline = replace(Pipeline.open(config), command=command)
+        again = "" if is_multirun else given_again(given, requested)
+        pipeline = replace(Pipeline.open(config), command=again)
         print_notes(notes_on(pipeline, requested, given))
-        if config.dry_run:
-            show_plan(pipeline, requested, console)
-            console.print(f"next: {next_command(given)}")
-            return
-    outcome, measured = None, []
-    for outcome in pipeline.run(requested):
-        console.print(describe(outcome))
-        measured += [outcome.split] * (outcome.stage == "evaluate")
-        name_left_out(outcome)
-        print_notes(filter(None, [outcome.note]))
-        if outcome.path.suffix == ".md":
-            console.print("\n" + outcome.path.read_text(encoding="utf-8"))
-            console.print(f"written to {outcome.path}")
+        with complete_advice(pipeline, requested, given):
+            if config.dry_run:
+                show_plan(pipeline, requested, console)
+                console.print(f"next: {next_command(given)}")
+                return
+            outcome, measured = None, []
+            for outcome in pipeline.run(requested):
+                console.print(describe(outcome))
+                measured += [outcome.split] * (outcome.stage == "evaluate")
+                name_left_out(outcome)
+                print_notes(filter(None, [outcome.note]))
+                if outcome.path.suffix == ".md":
+                    console.print("\n" + outcome.path.read_text(encoding="utf-8"))
+                    console.print(f"written to {outcome.path}")
     if measured and "report" not in requested:
         tables = tables_of_run(pipeline.builder.store.root, measured)
         console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
@@ -64,6 +69,32 @@ def run_job(job: Job, given: Sequence[str]) -> None:
         console.print(f"next: open {outcome.path} in a browser")
     elif following := every[every.index(requested[-1]) + 1 :]:
         console.print(f"next: {next_command(given, following[0])}")
+
+
+@contextmanager
+def complete_advice(
+    pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]
+) -> Iterator[None]:
+    """Has an error that advises to run a stage, or the download, name the complete command line.
+
+    It runs all stages that those need that were requested; what is cached takes no time.
+    """
+    try:
+        yield
+    except UserError as error:
+        builder, settings = pipeline.builder, next_command(given).removeprefix(command())
+        text = str(error).replace(" with the same settings where", f"{settings} where")
+        if commands := {found[1] for found in _ADVICE.finditer(text)}:
+            commands |= {*requested}
+            for stage in reversed(builder.stages):
+                if stage.command in commands:
+                    commands |= {need.command for need in stage.needs.values()}
+            if "train" in commands and builder.train_split not in builder.splits:
+                given = [a for a in given if not a.lstrip("+").startswith("dataset.split=")]
+                given.append(f"dataset.split=[{','.join([builder.train_split, *builder.splits])}]")
+            advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
+            text = _ADVICE.sub(lambda _: f"run {advised}", text)
+        raise UserError(text) from error
 
 
 def given_again(given: Sequence[str], requested: Sequence[str]) -> str:
@@ -139,9 +170,13 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         for row in pipeline.plan(requested):
             planned.append(row)
             print_notes(filter(None, [row.note]))
-        pipeline.fetch_weights(requested, download=False)
-    except NotLocal as missing:
-        print_notes([f"the run first downloads the weights {missing}"])
+        splits = {stage.split for stage in pipeline.stages(requested)}
+        samples = (s for split in splits for s in pipeline.builder.images.of(split))
+        if undrawn := sum(not sample.is_there for sample in samples):
+            print_notes([f"the run first draws {undrawn:,} scenes"])
+        if missing := missing_weights(pipeline.builder, requested):
+            named = " and ".join(each.urls[0] for each in missing.values())
+            print_notes([f"the run first downloads the weights {named}"])
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,19 +13,22 @@ import numpy as np
 
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.scenes import load_recipe, render_scene
-from pipeline.datasets.settings import RENDERED, DatasetSettings
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary, voc_palette
 from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track
-from pipeline.engine.sample import Dataset, Sample
+from pipeline.engine.sample import Dataset, Sample, Splits
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 
+_draws: ContextVar[bool] = ContextVar("draws", default=True)
+"""Whether scenes that are missing are drawn."""
+
 
 def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary]:
-    """Returns the splits of a recipe and renders scenes that are missing, in processes.
+    """Returns the splits of a recipe; the missing scenes of one are drawn, in processes, if asked.
 
     Labels and masks are known because the scenes are drawn; the pipeline only evaluates with them.
     They follow the vocabulary: an object whose name is not a class is background, and if the name
@@ -32,36 +36,14 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
 
     ``root`` keeps the PNG files and nothing else; ``cache`` keeps masks if the vocabulary is not
     that of the scenes.
-    """
-    vocabulary = build_vocabulary(settings)
-    recipe = load_recipe(settings.name)
-    images = _images(settings)
-    if missing := _not_rendered(images):
-        render = partial(_render, settings.name)
-        with track("render the scenes", len(missing)) as advance:
-            for scene, failure in in_processes(missing, render, workers):
-                if failure is not None:
-                    raise UserError(f"{scene} was not rendered: {failure}")
-                advance()
-    splits: dict[str, list[Sample]] = {}
-    for image in images:
-        kept = Path(settings.cache) / image.parent.name
-        sample = _sample(image, recipe, vocabulary.classes, kept)
-        splits.setdefault(image.parent.name, []).append(sample)
-    counts = recipe["splits"].items()
-    all_ids = {split: [_name(index) for index in range(count)] for split, count in counts}
-    return Dataset(vocabulary, splits, "train", all_ids=all_ids)
-
-
-def _images(settings: DatasetSettings) -> list[Path]:
-    """Returns the image files of all splits, ``<split>/<index>.png``.
 
     Raises:
         UserError: ``root`` is not a folder of these scenes alone, such as one of photographs.
     """
+    vocabulary = build_vocabulary(settings)
     recipe = load_recipe(settings.name)
     given = given_path(settings.root, "dataset.root").absolute()
-    root = given / f"v{recipe['version']}"
+    root, kept = given / f"v{recipe['version']}", Path(settings.cache)
     strange = {name for name in _names(given) if not re.fullmatch(r"v\d+", name)}
     strange |= {*_names(root)} - {*recipe["splits"]}
     if strange or given.is_file():
@@ -69,23 +51,28 @@ def _images(settings: DatasetSettings) -> list[Path]:
             f"dataset.root={shown(settings.root)} holds other files than scenes of {settings.name}"
             f" ({shown(min(strange, default='a file'))}): did you mean dataset=folder?"
         )
-    return [
-        root / split / f"{_name(index)}.png"
-        for split, count in recipe["splits"].items()
-        for index in range(min(count, settings.limit or count))
-    ]
 
+    def read(split: str) -> list[Sample]:
+        names = all_ids[split][: settings.limit]
+        images = [root / split / f"{name}.png" for name in names]
+        missing = [image for image in images if _facts(image) is None]
+        if missing and _draws.get():
+            render = partial(_render, settings.name)
+            with track(f"render the scenes of {split}", len(missing)) as advance:
+                for scene, failure in in_processes(missing, render, workers):
+                    if failure is not None:
+                        raise UserError(f"{scene} was not rendered: {failure}")
+                    advance()
+        return [_sample(image, recipe, vocabulary.classes, kept / split) for image in images]
 
-def _name(index: int) -> str:
-    return f"{index:05d}"
+    counts = recipe["splits"].items()
+    all_ids = {split: [f"{index:05d}" for index in range(count)] for split, count in counts}
+    splits = Splits({split: partial(read, split) for split in all_ids})
+    return Dataset(vocabulary, splits, "train", all_ids=all_ids)
 
 
 def _names(folder: Path) -> list[str]:
     return [p.name for p in folder.glob("[!.]*")] if folder.is_dir() else []
-
-
-def _not_rendered(images: Sequence[Path]) -> list[Path]:
-    return [image for image in images if _facts(image) is None]
 
 
 def _facts(image: Path) -> dict | None:
@@ -95,8 +82,8 @@ def _facts(image: Path) -> dict | None:
 
 
 def _sample(image: Path, recipe: Mapping, classes: Sequence[str], kept: Path) -> Sample:
-    """Returns a rendered scene, labelled by the names of the vocabulary."""
-    facts = _facts(image) or {}
+    """Returns a scene, labelled by the names of the vocabulary if it is drawn."""
+    facts = _facts(image) or {"ground": "", "labels": []}
     drawn = [facts["ground"], *recipe["classes"]]
     labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
     present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
@@ -104,7 +91,8 @@ def _sample(image: Path, recipe: Mapping, classes: Sequence[str], kept: Path) ->
     truth = MaskFile(mask)
     if labels != list(range(len(drawn))):
         truth = RelabelledMask(kept / image.name, mask, tuple(enumerate(labels)))
-    return Sample(image.stem, image, truth, tuple(sorted(label - 1 for label in present)))
+    present = tuple(sorted(label - 1 for label in present))
+    return Sample(image.stem, image, truth, present, is_there=bool(facts["ground"]))
 
 
 def _render(name: str, image: Path) -> None:
@@ -119,13 +107,14 @@ def _render(name: str, image: Path) -> None:
 
 @contextmanager
 def redirect_writes(settings: DatasetSettings) -> Iterator[None]:
-    """Has a data set read without a trace, for a dry run.
+    """Has a data set read without a trace, for a dry run; the settings, of any, are changed.
 
-    Masks that have to be drawn, and scenes that were never rendered, go to a temporary folder while
-    the block runs: the settings, of any data set, are changed.
+    Masks that have to be drawn go to a temporary folder while the block runs; scenes are not drawn.
     """
     with TemporaryDirectory() as folder:
         settings.cache = str(Path(folder) / "masks")
-        if settings.name in RENDERED and _not_rendered(_images(settings)):
-            settings.root = str(Path(folder) / "scenes")
-        yield
+        token = _draws.set(False)
+        try:
+            yield
+        finally:
+            _draws.reset(token)

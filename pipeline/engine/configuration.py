@@ -4,7 +4,7 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ DEFAULTS = "dataclass_defaults"
 
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
+
+_WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
+"""A text in quotes, or a word, of a list or of several values."""
 
 _INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
 COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
@@ -110,7 +113,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
             given something that is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
-    rewritten: list[int] = []
+    as_text: dict[int, str] = {}
     while rest:
         text = rest.popleft()
         while "=[" in text and text.count("[") > text.count("]") and rest:
@@ -129,14 +132,16 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            if type(value) in (int, float) and form.partition("=")[2] != str(value):
-                rewritten.append(len(read))
+            if (quoted := _quote_numbers(form)) != form:
+                as_text[len(read)] = quoted
             read.append(form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
-    for n in rewritten:
-        read[n] = _as_text(read[n], _compose_choices(read))
+    if as_text:
+        composed = OmegaConf.to_container(_compose_choices(read))
+        for n, quoted in as_text.items():
+            read[n] = quoted if _holds_text(quoted, composed) else read[n]
     return read
 
 
@@ -146,16 +151,27 @@ def _compose_choices(read: Sequence[str]) -> DictConfig:
     return compose_config([text for text in read if text in shipped])
 
 
-def _as_text(number: str, composed: DictConfig) -> str:
-    """Returns an override whose value reads as a number, in quotes if its key holds text.
+def _quote_numbers(override: str) -> str:
+    """Returns an override with those numbers in quotes that Hydra rewrites, as 1e3 to 1000.0."""
 
-    Hydra reads 2024_10 as 202410, and 1e3 as 1000.0, which are other folders.
-    """
-    key, _, value = number.partition("=")
-    node: Any = OmegaConf.to_container(composed)
-    for part in key.lstrip("+").split("."):
-        node = node.get(part, 0) if isinstance(node, dict) else 0
-    return f"{key}={_quoted(value)}" if node is None or isinstance(node, str) else number
+    def quote(found: re.Match) -> str:
+        before, word = re.fullmatch(r"(.*: |)(.*)", found[0].strip(), re.DOTALL).groups()
+        for kind in (int, float):
+            with suppress(ValueError):
+                return found[0] if str(kind(word)) == word else f"{before}{_quoted(word)}"
+        return found[0]
+
+    key, equals, value = override.partition("=")
+    return f"{key}{equals}{_WORD.sub(quote, value)}"
+
+
+def _holds_text(override: str, composed: Any) -> bool:  # noqa: ANN401
+    """Tells whether the key of an override holds text, or a list of it, as names of folders."""
+    for part in override.lstrip("+").partition("=")[0].split("."):
+        composed = composed.get(part, 0) if isinstance(composed, dict) else 0
+    if isinstance(composed, list):
+        return not any(isinstance(value, int | float) for value in composed)
+    return composed is None or isinstance(composed, str)
 
 
 def _forms(text: str) -> Iterator[str]:

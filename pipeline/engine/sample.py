@@ -75,12 +75,14 @@ class Sample:
         mask: the ground-truth mask, if there is one.
         labels: class indices from 0, sorted, or a function that reads them; none if the mask gives
             them, or if the image has no ground truth.
+        is_there: false of an image that a run draws first.
     """
 
     id: str
     image: Path
     mask: GroundTruthMask | None = None
     labels: Labels | Callable[[], Labels] | None = None
+    is_there: bool = True
 
     @property
     def has_ground_truth(self) -> bool:

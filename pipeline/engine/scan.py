@@ -161,6 +161,9 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
             return found.after
         elif isinstance(stage, OfSplit) and (found.pending or found.reusable):
             return need.name
+    is_first = isinstance(stage, OfSplit) and not stage.before
+    if is_first and not all(sample.is_there for sample in stage.samples()):
+        return "drawing"
     return stage.unknown_until()
 
 
@@ -168,7 +171,9 @@ def _inputs(
     stage: PerImage, images: Images, store: Store, earlier: Scans
 ) -> tuple[list[Sample], frozenset[str], str]:
     """Returns the images that a stage covers, and which of them wait for what other stage."""
-    samples, waiting, after = images.of(stage.split), frozenset(), ""
+    samples = images.of(stage.split)
+    waiting = frozenset(sample.id for sample in samples if not sample.is_there)
+    after = "drawing" if waiting else ""
     for need in stage.before.values():
         if (found := earlier.get(need)) is None:
             samples = available(need, images, store)

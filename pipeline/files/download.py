@@ -6,11 +6,12 @@ this is urllib with ``Range``.
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -26,6 +27,7 @@ PARTIAL = ".partial"
 _AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without an answer
+_TORCHVISION = re.compile(r"https://download\.pytorch\.org/.*-([0-9a-f]{8,64})\.\w+")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,18 @@ class Source:
     size: int | None = None
     algorithm: str = ""
     digest: str = ""
+
+
+def source_at(url: str) -> Source:
+    """Returns the file at an address; torchvision's hold the beginning of its SHA-256.
+
+    Raises:
+        UserError: the address names no file.
+    """
+    if not (name := PurePosixPath(urlsplit(url).path).name):
+        raise UserError(f"{shown(url)} names no file: give the address of one")
+    digest = found[1] if (found := _TORCHVISION.match(url)) else ""
+    return Source(name, (url,), None, "sha256" if digest else "", digest)
 
 
 class _Failed(Exception):

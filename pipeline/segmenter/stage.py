@@ -149,7 +149,7 @@ class Training(OfSplit):
         if reader.round > self.round:
             raise UserError(
                 f"round {reader.round} needs the segmenter of round {self.round}: run stage=train"
-                f" first, or rounds={reader.round} stage=all"
+                " first"
             )
         raise UserError("no segmenter was trained on these masks: run stage=train first")
 

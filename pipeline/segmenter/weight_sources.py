@@ -25,7 +25,7 @@ from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
 
-from pipeline.errors import NotLocal, UserError, command
+from pipeline.errors import NotDownloaded, NotLocal, UserError, command
 from pipeline.files.weight_files import Oversized, read_weights_file
 from pipeline.segmenter.weight_layouts import Fit, Weights, fit_weights
 
@@ -242,8 +242,8 @@ def _name_of(backbone: nn.Module) -> str:
     return type(backbone).__name__ + (f"-{depth}" if depth else "")
 
 
-def _not_downloaded(url: str, choice: str, error: Exception) -> UserError:
-    return UserError(
+def _not_downloaded(url: str, choice: str, error: Exception) -> NotDownloaded:
+    return NotDownloaded(
         f"segmenter.pretrained={choice}: {url} could not be downloaded ({type(error).__name__}):"
         f" run {command('download')} {url} where there is a network, and give"
         " segmenter.pretrained=PATH here, or segmenter.pretrained=none"

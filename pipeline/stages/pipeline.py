@@ -17,7 +17,6 @@ from pipeline.engine.plan import PlannedStage, in_round, plan
 from pipeline.engine.pool import count_cores
 from pipeline.engine.run import Outcome, Run
 from pipeline.engine.sample import Images
-from pipeline.engine.scan import scan
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
@@ -28,9 +27,9 @@ from pipeline.files.fingerprints import remember_in
 from pipeline.files.text import given_path
 from pipeline.report import stage as report
 from pipeline.segmenter.distributed import process_count, process_rank
-from pipeline.segmenter.stage import Training
 from pipeline.stages.builder import PER_SPLIT, Builder, masks_stage
 from pipeline.stages.config import CONFIG, Config, record
+from pipeline.stages.weights import fetch_weights
 from pipeline.tags.stage import ScoredTags
 
 _FILES = (*evaluation.FILES, *report.FILES, CONFIG)
@@ -132,7 +131,7 @@ class Pipeline:
         if is_cpu(self.builder.device):
             keep_freed_memory()
         rounds = self._rounds(commands)
-        self.fetch_weights(commands)
+        fetch_weights(self.builder, commands)
         builder, config = self.builder, self.builder.config
         with Run(
             builder.images,
@@ -173,37 +172,6 @@ class Pipeline:
                 yield PlannedStage("evaluate", in_round("", number))
         if "report" in commands:
             yield PlannedStage("report", in_round("", builder.config.rounds))
-
-    def fetch_weights(self, commands: Sequence[str], download: bool = True) -> None:
-        """Builds the network of a training and fetches its initial weights, unless it has begun.
-
-        Without ``download``, a NotLocal names weights that are not on this machine.
-        """
-        builder, settings = self.builder, self.builder.config.segmenter
-        # Those of another builder: a stage remembers what it has read.
-        stages = replace(builder).stages if "train" in commands else ()
-        trainings = [s for s in stages if isinstance(s, Training) and s.applies()]
-        if not any(self._starts(training, commands) for training in trainings):
-            return
-        from pipeline.segmenter.mmseg import build_config, build_model
-        from pipeline.segmenter.pretrained import load_pretrained
-
-        given = builder.vocabulary.classes, builder.vocabulary.palette, 0, builder.device
-        config = build_config(settings, *given, process_count())
-        if not settings.starts_from_scratch:
-            backbone, source = build_model(config.model).backbone, config.pretrained_source
-            load_pretrained(backbone, settings.pretrained, config.model, source, download)
-
-    def _starts(self, training: Training, commands: Sequence[str]) -> bool:
-        """Tells whether a training would start from its initial weights."""
-        try:
-            found = scan(training, self.builder.images, self.builder.store, {})
-        except UserError:
-            if any(need.command in commands for need in training.needs.values()):
-                return True  # the run computes the masks first
-            raise
-        begun = found.folder is not None and any(found.folder.path.glob("iter_*.pth"))
-        return bool(found.pending) and not begun
 
     def _evaluation(self, number: int) -> evaluation.Evaluation:
         """Returns what measures the results of a round."""

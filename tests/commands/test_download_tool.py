@@ -20,6 +20,7 @@ from pipeline.commands.download import run
 from pipeline.datasets import sources
 from pipeline.datasets.sources import read_downloads, whose_files
 from pipeline.errors import UserError
+from pipeline.stages.weights import missing_weights
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 from tests.files.server import Answer, serving
@@ -78,6 +79,7 @@ def web(archives, monkeypatch, tmp_path):
     """A server with these archives; sources.yaml names it, with their sizes and checksums."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.commands.download.missing_weights", lambda *_, **__: {})
     content = yaml.safe_load(sources.SOURCES.read_text())
     with serving() as server:
         for entry in content.values():
@@ -209,6 +211,17 @@ def test_an_archive_that_somebody_brings_is_unpacked(web, archives):
     assert not web.requests and Path("data/ADEChallengeData2016/images").is_dir()
 
 
+def test_a_data_set_that_was_laid_out_by_hand_stays(web, tmp_path, capsys):
+    miniatures.build_voc2012(tmp_path)
+    words = ["dataset=voc2012", "dataset.root=VOCdevkit", "tags.min_score=0.1"]
+    run([*words, "dataset.split=val"])
+    assert not web.requests
+    run([*words, "dataset.split=[val,train_aug]", "dataset.sbd_root=sbd"])
+    assert [path for path, _ in web.requests] == [SBD]
+    run([*words, "dataset.split=test", "--dry-run"])
+    assert "VOC2012test.tar  " in capsys.readouterr().out, "which is not there"
+
+
 def test_a_bad_archive_without_a_checksum_is_deleted(web):
     name = "stuffthingmaps_trainval2017.zip"
     web.files[name] = b"<html>moved</html>"
@@ -223,18 +236,15 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("", "nothing to download is named: give dataset=NAME"),
         ("datset=voc2012", "did you mean dataset"),
         ("dataset=voc2021 dataset.root=d", "did you mean voc2012"),
-        ("dataset=folder dataset.root=d", "nothing to download for dataset=folder"),
-        ("dataset=voc2012", "needs a folder: give it, dataset.root=DIR"),
-        ("dataset.root=d", "needs the data set: give it, dataset=NAME"),
+        ("dataset=voc2012", "dataset.root is missing: give it"),
         ("dataset=coco2017 dataset.root=d dataset.split=vall", "did you mean val"),
-        ("dataset=coco2017 dataset.root=d dataset.sbd_root=s", "is for dataset=voc2012"),
+        ("dataset=coco2017 dataset.root=d dataset.sbd_root=s", "no key dataset.sbd_root"),
         ("dataset=voc2012 dataset.root=d runtime.wait=long", "is not a number"),
+        ("dataset=voc2012 dataset.root=d tags.min_scor=0", "did you mean tags.min_score"),
         ("dataset.image_list=imageset/cocostuf/val.txt", "did you mean cocostuff/val.txt"),
         ("clip=vit_b17", "did you mean vit_b16"),
-        ("clip=demo", "weights of clip=demo cannot be downloaded"),
-        ("clip.pretrained=openai", "needs the model"),
         ("https://127.0.0.1/", "names no file"),
-        ("dataset", "is not a setting of a download"),
+        ("dataset", "is not KEY=VALUE"),
         ("--lst", "--help shows the options"),
     ],
 )
@@ -259,6 +269,7 @@ def test_openais_weights_become_a_file_for_clip_checkpoint(web, monkeypatch, cap
     web.files[path] = b"weights"
     entry = {"url": web.url(path), "hf_hub": "timm/copy/"}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-16-quickgelu"], "openai", entry)
+    monkeypatch.setattr("pipeline.commands.download.missing_weights", missing_weights)
     run(["clip=vit_b16", "--output", "weights"])
     file = Path("weights/ViT-B-16.pt").absolute()
     assert file.read_bytes() == b"weights"
@@ -280,6 +291,7 @@ def test_weights_of_the_hub_are_verified_with_what_it_states(web, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     path = "laion/CLIP/main/open_clip_model.safetensors"
     web.files[path] = b"weights"
+    monkeypatch.setattr("pipeline.commands.download.missing_weights", missing_weights)
     digest = hashlib.sha256(b"others").hexdigest()
     web.plan[path] = [Answer(headers={"X-Linked-ETag": digest, "X-Linked-Size": "7"})]
     with pytest.raises(UserError, match=f"its sha256 is .* instead of {digest}"):
@@ -318,7 +330,8 @@ def test_a_data_set_may_be_read_from_the_files_of_another(tmp_path, capsys):
     for name, other in (("voc20", "voc2012"), ("coco_object", "cocostuff")):
         printed = []
         for each in (name, other):
-            run([f"dataset={each}", f"dataset.root={tmp_path}", "dataset.split=val", "--dry-run"])
+            given = [f"dataset={each}", f"dataset.root={tmp_path}", "dataset.split=val"]
+            run([*given, "stage=tags", "--dry-run"])
             printed.append(capsys.readouterr().out)
         assert printed[0] == printed[1] != ""
 

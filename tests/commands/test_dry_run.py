@@ -133,7 +133,7 @@ def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):
         assert dry_run(f"stage={stages}", code=2) == []
         errors = dry_run.errors
         assert errors == run_stage(*arguments, f"stage={stages}").errors
-        assert errors.startswith("error: ") and "first" in errors
+        assert errors.startswith("error: ") and ": run python " in errors
     # So is what a later round needs.
     assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
     given = ("stage=[tags,cams,masks]", "rounds=2")
@@ -257,6 +257,36 @@ def test_scenes_are_not_rendered_and_weights_not_downloaded(run_stage, tmp_path,
     assert finished.code == 0, finished.errors
     assert finished.output.count("known after download") == 6
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scenes_are_not_drawn_and_counted(dry_run, run_stage, tmp_path, monkeypatch):
+    root = tmp_path / "scenes"
+    given = ["dataset.limit=2", f"dataset.root={root}", f"output_dir={tmp_path / 'out'}"]
+    given += ["runtime.workers=1", "stage=[tags,masks,train]", "cams=sclip", "masks=dense"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.datasets.demo.render_scene", None)  # cannot be called
+        dry_run("stage=evaluate", code=2, given=given)
+        assert "there is nothing to evaluate" in dry_run.errors
+        rows = dry_run(given=given)
+    assert dry_run.errors == "note: the run first draws 4 scenes\n"
+    assert {tuple(row[2:5]) for row in rows[:4]} == {("2", "0", "all, after drawing")}
+    trained = [(row[1], row[6]) for row in rows if row[0] == "segmenter"]
+    assert trained == [
+        ("train", "known after masks"),
+        ("train (ground truth)", "known after drawing"),
+    ]
+    val = [*given[:-3], "stage=tags", "dataset.split=val"]
+    assert run_stage(*val).code == 0
+    assert {path.parent.name for path in root.rglob("*.png")} == {"val"}, "all that was asked for"
+    keys = [row[6] for row in rows]
+    rows = dry_run(given=given)
+    assert dry_run.errors == "note: the run first draws 2 scenes\n"
+    assert [row[3:5] for row in rows[:2]] == [["0", "all, after drawing"], ["2", "0"]]
+    assert [row[6] for row in rows] == keys
+    assert keys[1] == (tmp_path / "out/val/tags/latest").resolve().name
+    rows = dry_run(given=[*val, "dataset.limit=3"])
+    assert dry_run.errors == "note: the run first draws 1 scenes\n"
+    assert rows[0][2:5] == ["3", "2", "1, after drawing"]
 
 
 def test_a_multirun_is_planned_one_by_one(run_stage, arguments, tmp_path):

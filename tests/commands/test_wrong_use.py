@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from tests.small_runs import latest
+from tests.small_runs import TINY_SEGMENTER, latest
 
 
 @pytest.mark.parametrize(
@@ -159,17 +159,41 @@ def test_a_path_need_not_suit_the_grammar_of_hydra(run_stage, arguments, photogr
     assert len(list((elsewhere.parent / "out" / "all" / "cams").rglob("*.npz"))) >= 5
 
 
-def test_a_missing_input_names_the_command(run_stage, arguments):
-    finished = run_stage(*arguments, "stage=cams")
-    assert finished.code == 2
-    assert finished.errors == "error: no tags for split all: run stage=tags first\n"
-    assert run_stage(*arguments, "stage=tags", "dataset.limit=2").code == 0
-    finished = run_stage(*arguments, "stage=cams")
-    assert "incomplete (3 of 5 missing): run stage=tags first" in finished.errors
-    for stage, needed in (("masks", "cams"), ("train", "masks"), ("predict", "masks")):
-        finished = run_stage(*arguments, f"stage={stage}")
-        assert finished.code == 2
-        assert f"run stage={needed} first" in finished.errors
+def test_a_missing_input_names_the_complete_command(run_stage, arguments):
+    given = [*arguments, *TINY_SEGMENTER, "seed=3"]
+    finished = run_stage(*given, "stage=cams", "dry_run=true")
+    command = shlex.join(["stage=[tags,cams]", *given])
+    said = "error: no tags for split all: run python tools/run_stage.py"
+    assert (finished.code, finished.errors) == (2, f"{said} {command}\n")
+    assert run_stage(*given, "stage=tags", "dataset.limit=2").code == 0
+    finished = run_stage(*given, "stage=cams")
+    assert (
+        f"incomplete (3 of 5 missing): run python tools/run_stage.py {command}" in finished.errors
+    )
+    finished = run_stage(*given, "stage=predict")
+    assert finished.code == 2 and finished.errors.count("\n") == 1
+    named = shlex.split(finished.errors.partition(": run ")[2])
+    assert named[2:] == ["stage=[tags,cams,masks,train,predict]", *given]
+    finished = run_stage(*named[2:])
+    assert finished.code == 0, finished.errors
+
+
+def test_the_complete_command_works_on_the_split_that_is_trained_on(run_stage, tmp_path):
+    given = ["dataset.limit=1", f"dataset.root={tmp_path / 'scenes'}", f"output_dir={tmp_path}/out"]
+    finished = run_stage(*given, "dataset.split=val", "stage=[masks,predict]", "dry_run=true")
+    named = shlex.join(
+        ["stage=[tags,cams,masks,train,predict]", *given, "dataset.split=[train,val]"]
+    )
+    assert finished.code == 2 and finished.errors.endswith(f" {named}\n")
+    assert run_stage(*shlex.split(named), "dry_run=true").code == 0
+    finished = run_stage(*given, "dataset.split=val", "stage=masks", "dry_run=true")
+    assert "train" not in finished.errors.partition(": run ")[2], "nothing is trained"
+
+
+def test_a_missing_input_in_a_study_names_the_complete_command(run_stage, arguments):
+    given = [*arguments, "-m", "tags.min_score=0,0.1"]
+    finished = run_stage(*given, "stage=masks")
+    assert finished.errors.endswith(f"{shlex.join(['stage=[tags,cams,masks]', *given])}\n")
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "report.html"])

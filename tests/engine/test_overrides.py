@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pipeline.commands.composition import compose_jobs
 from pipeline.engine.configuration import compose_config, readable
 from pipeline.errors import UserError
 
@@ -69,6 +70,45 @@ def test_a_name_that_reads_as_a_number_stays_as_typed():
     composed = compose_config([*typed, "seed=1_0", "self_training.confidence=5e-1"])
     assert (composed.output_dir, composed.dataset.root) == ("2024_10", "1e3")
     assert (composed.seed, composed.self_training.confidence) == (10, 0.5)
+
+
+def test_names_in_a_list_that_read_as_numbers_stay_as_typed():
+    names = "[1e3, 2024_10,0.50,7,'a, 1e3',b 1e3, {name: 1_0, names: [0x1,.5]}]"
+    typed = [
+        "dataset=folder",
+        "segmenter=demo",
+        f"dataset.classes={names}",
+        "dataset.split=[2024_10]",
+    ]
+    strides = "segmenter.overrides.backbone.strides"
+    composed = compose_config([*typed, "dataset.backgrounds=[1e3]", f"{strides}=[1_0,1e0]"])
+    names = [
+        "1e3",
+        "2024_10",
+        "0.50",
+        7,
+        "a, 1e3",
+        "b 1e3",
+        {"name": "1_0", "names": ["0x1", ".5"]},
+    ]
+    assert composed.dataset.classes == names and composed.dataset.split == ["2024_10"]
+    assert composed.dataset.backgrounds == ["1e3"], "a list of texts by default"
+    assert composed.segmenter.overrides.backbone.strides == [10, 1.0], "a list of numbers"
+
+
+@pytest.mark.parametrize("several", ["2024_10,1e3", "choice(2024_10,1e3)", "2024_10,'1e3'"])
+def test_names_in_a_study_that_read_as_numbers_stay_as_typed(several, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = f'# @package _global_\nhydra: {{sweeper: {{params: {{output_dir: "{several}"}}}}}}'
+    (tmp_path / "experiment/mine.yaml").write_text(text)
+    typed = [f"output_dir={several}", "self_training.confidence=5e-1,1"]
+    for study in (
+        compose_jobs(typed, None, True),
+        compose_jobs(["experiment=mine", typed[1]], tmp_path, True),
+    ):
+        jobs = [(job.config.output_dir, job.config.self_training.confidence) for job in study]
+        assert {name for name, _ in jobs} == {"2024_10", "1e3"}
+        assert {number for _, number in jobs} == {0.5, 1}
 
 
 @pytest.mark.parametrize("typed", [["x"], ["a=1", "b c"], ["=3"], ["clip=1.5"], ["clip=null"]])

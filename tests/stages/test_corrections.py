@@ -212,10 +212,11 @@ def test_a_changed_file_is_noticed_by_the_stages_after_tags(run, tmp_path):
     wanted = {"cams": "tags", "masks": "cams", "train": "masks", "predict": "masks"}
     for stage, before in wanted.items():
         run(changed, *network, f"stage={stage}", code=2)
-        assert f"no {before} for split all: run stage={before} first" in run.errors, stage
+        said = f"no {before} for split all: run python tools/run_stage.py 'stage=[tags,"
+        assert said in run.errors, stage
     labels = f"dataset.labels={tmp_path / 'mine.csv'}"
     run(changed, labels, "stage=evaluate", code=2)
-    assert "there is nothing to evaluate: run stage=tags first" in run.errors
+    assert "there is nothing to evaluate: run python " in run.errors
 
 
 def test_figures_of_before_a_correction_are_not_those_of_after_it(run, tmp_path):

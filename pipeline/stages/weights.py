@@ -1,0 +1,85 @@
+"""The published weights that a run reads: those of CLIP, and the initial ones of a segmenter."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from pipeline.clip.published import is_on_disk, published_weights, resolve_checkpoint
+from pipeline.engine.scan import key_unknown_until, scan
+from pipeline.engine.stage import Stage
+from pipeline.errors import NotDownloaded, NotLocal, UserError, command
+from pipeline.files.download import Source, source_at
+from pipeline.segmenter.distributed import process_count
+from pipeline.segmenter.stage import Training
+from pipeline.stages.builder import Builder
+
+
+def fetch_weights(builder: Builder, commands: Collection[str]) -> None:
+    """Downloads what :func:`missing_weights` returns; a UserError names all that is missing."""
+    try:
+        missing_weights(builder, commands, download=True)
+    except NotDownloaded as error:
+        missing = missing_weights(builder, commands).values()
+        raise UserError(
+            f"the weights {' and '.join(each.urls[0] for each in missing)} could not be downloaded"
+            f" ({type(error.__cause__).__name__}): run {command('download')} with the same settings"
+            " where there is a network, and with --output DIR if that is another machine"
+        ) from error
+
+
+def missing_weights(
+    builder: Builder, commands: Collection[str], download: bool = False, everything: bool = False
+) -> dict[str, Source]:
+    """Returns the weights that are not where a run looks for them, and may download them to there.
+
+    The setting that names a file of weights → where they are published: of those that a run of
+    ``commands`` reads; without images, of those that the configuration names. With ``everything``,
+    they count as missing wherever they are.
+
+    Raises:
+        UserError: the network of a training cannot be built, or cannot use the weights.
+        NotDownloaded: weights cannot be downloaded.
+    """
+    config, names = builder.config, (builder.vocabulary.classes, builder.vocabulary.palette)
+    trains = reads_clip = True
+    if builder.images is not None:
+        # Those of another builder: a stage remembers what it has read.
+        stages = [stage for stage in replace(builder).stages if stage.command in commands]
+        trains = any(_starts(stage, builder, commands) for stage in stages)
+        reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in stages)
+    clip, found = (config.clip.model, config.clip.pretrained, config.clip.checkpoint), {}
+    if reads_clip and clip[0] and not clip[2] and (everything or not is_on_disk(*clip)):
+        found["clip.checkpoint"] = published_weights(*clip[:2])
+        if download:
+            resolve_checkpoint(*clip)
+    if not trains or "train" not in commands:
+        return found
+    from pipeline.segmenter.mmseg import build_config, build_model
+    from pipeline.segmenter.pretrained import load_pretrained
+
+    built = build_config(config.segmenter, *names, 0, builder.device, process_count())
+    if config.segmenter.starts_from_scratch:
+        return found
+    given = config.segmenter.pretrained, built.model, built.pretrained_source
+    backbone = build_model(built.model).backbone
+    try:
+        place = load_pretrained(backbone, *given, download=False).source
+        is_missing = everything and "://" in place
+    except NotLocal as address:
+        place, is_missing = str(address), True
+        if download:
+            load_pretrained(backbone, *given)
+    return found | ({"segmenter.pretrained": source_at(place)} if is_missing else {})
+
+
+def _starts(stage: Stage, builder: Builder, commands: Collection[str]) -> bool:
+    """Tells whether a stage is a training that would start from its initial weights."""
+    if not isinstance(stage, Training) or not stage.applies():
+        return False
+    try:
+        found = scan(stage, builder.images, builder.store, {})
+    except UserError:
+        if any(need.command in commands for need in stage.needs.values()):
+            return True  # the run computes the masks first
+        raise
+    begun = found.folder is not None and any(found.folder.path.glob("iter_*.pth"))
+    return bool(found.pending) and not begun
