@@ -17,15 +17,22 @@ _SHARED_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
 _TOOL = re.compile(r"python tools/(\w+)\.py")
 
 
-class UserError(Exception):
+class _Sentence(Exception):
+    """An error for a terminal: names in its text may hold control characters, which are escaped."""
+
+    def __init__(self, text: object):
+        super().__init__(_escaped(str(text)))
+
+
+class UserError(_Sentence):
     """Something the user can fix: one sentence that holds the remedy. Ends with exit code 2."""
 
 
-class ImageError(Exception):
+class ImageError(_Sentence):
     """One image cannot be used. It is recorded in ``failures.jsonl``; the others go on."""
 
 
-class NotLocal(Exception):
+class NotLocal(_Sentence):
     """A file is not on this machine, and nothing may be downloaded; the text is its URL."""
 
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -20,8 +21,7 @@ from pipeline.datasets.sources import (
     whose_files,
 )
 from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
-from pipeline.files.archives import STATE
-from pipeline.files.download import Source, size_text
+from pipeline.files.download import STATE, Source, size_text
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
 
@@ -176,9 +176,13 @@ def _weights(given: Mapping[str, str], folder: Path) -> Iterator[DownloadTask]:
 def _files(urls: Sequence[str], folder: Path) -> Iterator[DownloadTask]:
     """Yields single files."""
     for url in urls:
-        name = PurePosixPath(urlsplit(url).path).name
-        if not name:
-            raise UserError(f"{shown(url)} names no file: give the address of one")
+        name = ""
+        with suppress(ValueError):  # such as http://[::1/x
+            name = PurePosixPath(urlsplit(url).path).name
+        if name[:1] in ("", ".") or not url.isprintable():
+            raise UserError(
+                f"{shown(url)} names no file that can be downloaded: give the address of one"
+            )
         digest = found[1] if (found := _HASH.match(url)) else ""
         source = Source(name, (url,), None, "sha256" if digest else "", digest)
         yield DownloadTask(source, folder / name, "see its page")

@@ -233,7 +233,11 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("clip=vit_b17", "did you mean vit_b16"),
         ("clip=demo", "weights of clip=demo cannot be downloaded"),
         ("clip.pretrained=openai", "needs the model"),
-        ("https://127.0.0.1/", "names no file"),
+        *(
+            (f"https://127.0.0.1/{end}", "names no file")
+            for end in ("", "a/..", "a/.lock", "a/.download", "a/.holder.json", "a\x1b[2J")
+        ),
+        ("http://[::1/x", "names no file"),
         ("dataset", "is not a setting of a download"),
         ("--lst", "--help shows the options"),
     ],
