@@ -17,7 +17,14 @@ _SHARED_LIBRARY = re.compile(r"(\S+\.so\S*): cannot open shared object file")
 _TOOL = re.compile(r"python tools/(\w+)\.py")
 
 
-class UserError(Exception):
+class _Sentence(Exception):
+    """An error for a terminal: names in its text may hold control characters, which are escaped."""
+
+    def __init__(self, text: object):
+        super().__init__(_escaped(str(text)))
+
+
+class UserError(_Sentence):
     """Something the user can fix: one sentence that holds the remedy. Ends with exit code 2."""
 
 
@@ -25,7 +32,7 @@ class NotDownloaded(UserError):
     """A file could not be downloaded, for want of a network or of the file; its cause says why."""
 
 
-class ImageError(Exception):
+class ImageError(_Sentence):
     """One image cannot be used. It is recorded in ``failures.jsonl``; the others go on."""
 
 
@@ -37,7 +44,7 @@ class NoEntry(ImageError):
         self.entries = entries
 
 
-class NotLocal(Exception):
+class NotLocal(_Sentence):
     """A file is not on this machine, and nothing may be downloaded; the text is its URL."""
 
 

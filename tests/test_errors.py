@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from pipeline.errors import did_you_mean, shown
+from pipeline.errors import ImageError, NotLocal, UserError, check_choice, did_you_mean, shown
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,14 @@ def test_the_end_of_a_long_path_is_kept():
 def test_only_what_is_near_is_proposed():
     assert did_you_mean("dearest", ["nearest", "far"]) == "did you mean nearest? "
     assert did_you_mean("zzz", ["nearest", "far"]) == ""
+
+
+@pytest.mark.parametrize("kind", [UserError, ImageError, NotLocal])
+def test_names_cannot_change_the_terminal(kind):
+    error = kind("\x1b]0;title\x07 and\ntwo lines of Zoë")
+    assert str(error) == r"\x1b]0;title\x07 and\ntwo lines of Zoë"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    with pytest.raises(UserError) as caught:
+        check_choice("there is no class cat", "cat", ["cat\x1b[m", "dog\r"])
+    assert "did you mean cat\\x1b[m? choose from cat" in str(caught.value)
+    assert str(caught.value).isprintable()

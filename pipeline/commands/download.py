@@ -26,8 +26,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.registry import import_plugins
 from pipeline.errors import UserError, check_choice, command, shown
-from pipeline.files.archives import STATE
-from pipeline.files.download import size_text, source_at
+from pipeline.files.download import STATE, size_text, source_at
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
 from pipeline.stages.builder import Builder

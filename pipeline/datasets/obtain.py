@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pipeline.datasets.sources import Archive
 from pipeline.engine.progress import track_bytes
-from pipeline.files.archives import STATE, UnusableArchive, unpack
+from pipeline.files.archives import UnusableArchive, unpack
 from pipeline.files.atomic import cannot_write, write_atomically
-from pipeline.files.download import Source, fetch, kept_bytes, size_text
+from pipeline.files.download import STATE, Source, fetch, kept_bytes, size_text
 from pipeline.files.hugging_face import with_checksum
 from pipeline.files.lock import FolderLock
 

@@ -1,5 +1,6 @@
 """Class names, the names that CLIP reads for them, backgrounds, parents, and the palette."""
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
     text = read_text(path, name, wanted, _MAX_BYTES)
     if path.suffix.lower() not in (".yaml", ".yml"):
         # splitlines() would also break lines at characters at which editors do not.
-        return [line.strip() for line in text.split("\n") if line.strip()], None
+        return [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()], None
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month

@@ -133,8 +133,8 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
     ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
 
     Raises:
-        UserError: a number outside its range, a word that is not a choice, an empty text, or a list
-            of another length.
+        UserError: a number outside its range, a word that is not a choice, a text that is empty or
+            holds a NUL character, or a list of another length.
     """
     for declared in dataclasses.fields(settings):
         value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}".lstrip(".")
@@ -148,6 +148,8 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
             number = " or more".join([str(rule.lengths[0]), *[""] * (len(rule.lengths) > 1)])
             raise UserError(f"{key}={shown(value)} has {len(several)} values: give {number}")
         for each in several:
+            if isinstance(each, str) and "\0" in each:  # which no path has
+                raise UserError(f"{key}={shown(each)} holds a NUL character: remove it")
             if isinstance(each, list) and rule.bounds:
                 raise UserError(f"{key}={shown(value)} is a list of lists: give numbers")
             if isinstance(each, str) and rule.choices:

@@ -15,10 +15,7 @@ from typing import BinaryIO
 
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import TEMPORARY, cannot_write
-from pipeline.files.download import size_text
-
-STATE = ".download"
-"""The folder, beside what was unpacked, of unfinished archives and of notes on finished ones."""
+from pipeline.files.download import STATE, size_text
 
 _MAX_FACTOR = 10  # COCO's annotations become three times as large, photographs hardly larger
 _MAX_PADDING = 1 << 20  # bytes; an archive of a few small files is mostly padding

@@ -41,6 +41,24 @@ canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Returns JSON in which equal values have equal text."""
 
 
+def open_own(path: Path | str, flags: int) -> int:
+    """Opens a file of ours that is written in place; serves as the ``opener`` of :func:`open`.
+
+    Where several people write to a folder, a link of that name may lead to anybody's file. A pipe
+    is an OSError at once.
+
+    Raises:
+        UserError: it is a link.
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        return os.open(path, flags, 0o666)  # less the process's umask
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a link, which nothing is written through: remove it") from error
+
+
 def is_stale(path: Path) -> bool:
     """Tells whether the process that wrote a temporary file has ended.
 

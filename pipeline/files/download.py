@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -19,10 +20,10 @@ from urllib.request import Request, urlopen
 from rich.filesize import decimal
 
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import cannot_write
+from pipeline.files.atomic import cannot_write, open_own
 
-PARTIAL = ".partial"
-"""The suffix of an unfinished file."""
+STATE = ".download"
+"""The folder of unfinished files and archives, beside what they become, and of notes on these."""
 
 _AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18
@@ -55,8 +56,13 @@ def source_at(url: str) -> Source:
     Raises:
         UserError: the address names no file.
     """
-    if not (name := PurePosixPath(urlsplit(url).path).name):
-        raise UserError(f"{shown(url)} names no file: give the address of one")
+    name = ""
+    with suppress(ValueError):  # such as http://[::1/x
+        name = PurePosixPath(urlsplit(url).path).name
+    if name[:1] in ("", ".") or not url.isprintable():
+        raise UserError(
+            f"{shown(url)} names no file that can be downloaded: give the address of one"
+        )
     digest = found[1] if (found := _TORCHVISION.match(url)) else ""
     return Source(name, (url,), None, "sha256" if digest else "", digest)
 
@@ -77,11 +83,13 @@ def size_text(size: int | None) -> str:
 def kept_bytes(path: Path) -> int:
     """Returns how much an interrupted download of a file has left."""
     partial = _partial(path)
-    return partial.stat().st_size if partial.is_file() else 0
+    is_ours = partial.is_file() and not partial.is_symlink()
+    return partial.stat().st_size if is_ours else 0
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(path.name + PARTIAL)
+    folder = path.parent if path.parent.name == STATE else path.parent / STATE
+    return folder / f"{path.name}.partial"
 
 
 def fetch(
@@ -92,8 +100,9 @@ def fetch(
 ) -> None:
     """Downloads a file unless it is there, and verifies it either way.
 
-    If a checksum is published, what arrived before a break is kept beside the file, and the next
-    call continues there. Callers make sure that only one process at a time fetches a file.
+    If a checksum is published, what arrived before a break is kept in ``.download`` beside the
+    file, and the next call continues there. Callers make sure that only one process at a time
+    fetches a file.
 
     Args:
         source: the file.
@@ -112,7 +121,7 @@ def fetch(
     download = _Download(source, path, show)
     failures = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _partial(path).parent.mkdir(parents=True, exist_ok=True)
         download.check_space(copies)
         for url in source.urls:
             try:
@@ -135,6 +144,8 @@ def fetch(
 
 def _differs(path: Path, source: Source) -> str:
     """Says in what a file differs from the published one; "" if it does not, as far as known."""
+    if not path.is_file():  # reading a pipe would block
+        return "it is not a file"
     if source.size not in (None, size := path.stat().st_size):
         return f"it holds {size} bytes instead of {source.size}"
     if source.digest:
@@ -170,7 +181,7 @@ class _Download:
 
     def complete(self, url: str) -> None:
         """Fetches what is missing, verifies the file and gives it its name; may start over once."""
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not url.startswith(("http://", "https://")):
             raise _Failed("is not an address of the web")
         for is_last in (False, True):
             try:
@@ -233,7 +244,9 @@ class _Download:
             raise _Failed(f"sends the file encoded as {shown(encoding)}")
         if not self.source.digest and end is None and not response.chunked:
             raise _Failed("does not state the size, so a file that breaks off would seem complete")
-        with _partial(self.path).open("ab" if start else "wb") as file:
+        if not start:
+            _partial(self.path).unlink(missing_ok=True)
+        with open(_partial(self.path), "ab" if start else "xb", opener=open_own) as file:
             while True:
                 self.show(file.tell(), end)
                 try:

@@ -11,7 +11,13 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.files.atomic import cannot_write, canonical_json, parse_object, write_atomically
+from pipeline.files.atomic import (
+    cannot_write,
+    canonical_json,
+    open_own,
+    parse_object,
+    write_atomically,
+)
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
@@ -62,8 +68,7 @@ class Journal:
         line = encode_line(entry)
         try:
             if self._file is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                self._file = os.open(self.path, flags, 0o666)  # less the process's umask
+                self._file = open_own(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             while line:
                 line = line[os.write(self._file, line) :]
         except OSError as error:
@@ -75,7 +80,7 @@ class Journal:
         """Rewrites the journal with one line per image, sorted, and takes in those of workers."""
         self.close()
         new = b"".join(encode_line(self.entries[key]) for key in sorted(self.entries))
-        old = self.path.read_bytes() if self.path.exists() else b""
+        old = self.path.read_bytes() if self.path.is_file() else b""
         if old != new:
             write_atomically(self.path, new)
         for part in self._parts():

@@ -9,7 +9,7 @@ _MAX_BYTES = 1 << 28
 
 
 def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -> str:
-    """Reads a text file in UTF-8, with or without a byte-order mark.
+    """Reads a text file in UTF-8, with or without a byte-order mark; line ends stay as they are.
 
     Args:
         name: its name in errors, such as ``dataset.labels=list.txt``.
@@ -24,7 +24,7 @@ def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -
             raise UserError(f"{name} is not a file: {wanted}")
         if path.stat().st_size > max_bytes:
             raise UserError(f"{name} holds more than {max_bytes} bytes: {wanted}")
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # names of photographs may have any line end
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text: save it as such") from error
     except OSError as error:

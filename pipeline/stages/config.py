@@ -7,6 +7,8 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import AliasEvent, MappingNode, Node, SafeLoader, YAMLError
+from yaml import compose as compose_yaml
 
 import pipeline.cams.settings
 import pipeline.masks.settings
@@ -38,6 +40,9 @@ CONFIG = "config.yaml"
 
 _PATHS = ("root", "image_list", "labels", "masks", "sbd_root", "classes")
 """The settings of data sets that name files and folders, ``classes`` unless it is a list."""
+
+_MAX_BYTES = 1 << 18
+"""Of the file; YAML of this size takes seconds to read."""
 
 _RECORDED = Complete(
     dataset=Complete(name=str),
@@ -157,6 +162,16 @@ def record(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
+class _WithoutAliases(SafeLoader):
+    """Refuses aliases, by which a few lines of YAML expand to gigabytes."""
+
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
+        """Reads a node."""
+        if self.check_event(AliasEvent):
+            raise YAMLError("there is an alias, which runs do not write")
+        return super().compose_node(parent, index)
+
+
 def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
     """Returns the data set of the last run in an output directory, and settings of measurements.
 
@@ -169,11 +184,14 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
         UserError: it is missing or damaged, or holds a value that cannot be used.
     """
     path, remedy = folder / CONFIG, "run a stage there again, which writes it"
-    text = read_text(path, str(path), remedy)
+    other = UserError(f"{path} is not as runs write it: {remedy}")
+    text = read_text(path, str(path), remedy, _MAX_BYTES)
     try:
+        if not isinstance(compose_yaml(text, _WithoutAliases), MappingNode):
+            raise other
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if "${" in repr(plain) or not fits(plain, _RECORDED):
-            raise UserError(f"{path} is not as runs write it: {remedy}")
+            raise other
         own = {"cache": str(folder / "ground_truth"), "image_list": None}
         given = {**plain["dataset"], **own}
         typed = OmegaConf.structured(settings_of(given["name"]))

@@ -243,7 +243,11 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("dataset=voc2012 dataset.root=d tags.min_scor=0", "did you mean tags.min_score"),
         ("dataset.image_list=imageset/cocostuf/val.txt", "did you mean cocostuff/val.txt"),
         ("clip=vit_b17", "did you mean vit_b16"),
-        ("https://127.0.0.1/", "names no file"),
+        *(
+            (f"https://127.0.0.1/{end}", "names no file")
+            for end in ("", "a/..", "a/.lock", "a/.download", "a/.holder.json", "a\x1b[2J")
+        ),
+        ("http://[::1/x", "names no file"),
         ("dataset", "is not KEY=VALUE"),
         ("--lst", "--help shows the options"),
     ],

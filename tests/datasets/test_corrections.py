@@ -26,6 +26,7 @@ def test_names_in_a_cell_come_back(names):
 @pytest.mark.parametrize("split", ["", "val"])
 def test_a_table_comes_back(split, tmp_path):
     images = {"a": (0, 1, 2), 'b,"c"\n': (3, 4, 5), " d ": (), "e/ß": (5,)}
+    images |= {"f\rg": (0,), "f\ng": (1,), "f\r\ng": (2,)}
     written = {split: images} if not split else {"train": {"a": (1,)}, split: images}
     path = tmp_path / "corrections.csv"
     path.write_bytes(format_corrections(written, CLASSES).encode())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import download
-from pipeline.files.download import Source, fetch, kept_bytes, size_text
+from pipeline.files.download import STATE, Source, fetch, kept_bytes, size_text
 from tests.files.server import Answer
 
 CONTENT = bytes(range(256)) * 40
@@ -25,7 +27,7 @@ HALF = SIZE // 2
 def web(server, tmp_path):
     """Serves ``file.tar``, which is to become ``path``."""
     server.files["file.tar"] = CONTENT
-    path = tmp_path / "folder" / "file.tar"
+    path = tmp_path / STATE / "file.tar"  # where archives are; others become what lies beside it
     return SimpleNamespace(server=server, path=path, url=server.url("file.tar"))
 
 
@@ -303,7 +305,7 @@ def test_nothing_but_the_web_is_read(web):
 
 def test_a_disk_without_room_is_refused_before_anything_arrives(web, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    refused(web, source_of(web), r"needs 10.2 kB in .*folder, where 1.0 kB are free")
+    refused(web, source_of(web), r"needs 10.2 kB in .*download, where 1.0 kB are free")
     assert not web.server.requests
 
 
@@ -337,6 +339,67 @@ def test_a_file_that_is_there_is_verified_and_not_downloaded(web):
     with pytest.raises(UserError, match=rf"{web.path} is not the published file .*move it away"):
         fetch(source_of(web), web.path)
     assert web.path.is_file()  # it may be the user's
+
+
+# What lies in the way
+
+
+@pytest.mark.parametrize("publish", [source_of, unknown])
+def test_a_users_own_file_stays(publish, web):
+    web.path = web.path.parents[1] / "file.tar"
+    own = web.path.with_name("file.tar.partial")
+    own.write_bytes(CONTENT[:HALF])
+    fetch(publish(web), web.path)
+    assert web.path.read_bytes() == CONTENT and own.read_bytes() == CONTENT[:HALF]
+    assert web.server.ranges == [None] and not [*web.path.with_name(STATE).iterdir()]
+
+
+def a_link(partial, victim):
+    partial.symlink_to(victim)
+
+
+def a_dangling_link(partial, victim):
+    partial.symlink_to(victim.with_name("new"))
+
+
+def a_pipe(partial, victim):
+    os.mkfifo(partial)
+
+
+@pytest.mark.parametrize("put", [a_link, a_dangling_link, a_pipe])
+@pytest.mark.parametrize("publish", [source_of, unknown])
+def test_nothing_is_written_through_what_is_not_our_file(publish, put, web, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(CONTENT[:HALF])
+    web.path.parent.mkdir()
+    put(web.path.with_name("file.tar.partial"), victim)
+    fetch(publish(web), web.path)
+    assert is_intact(web) and web.server.ranges == [None]
+    assert victim.read_bytes() == CONTENT[:HALF] and not victim.with_name("new").exists()
+
+
+def test_a_link_that_appears_meanwhile_is_not_followed(web, tmp_path, monkeypatch):
+    break_off(web, source_of(web))
+    partial, kept = web.path.with_name("file.tar.partial"), tmp_path / "kept"
+    opened = download.open_own
+
+    def swap_and_open(*given):
+        partial.replace(kept)
+        partial.symlink_to(kept)
+        return opened(*given)
+
+    monkeypatch.setattr(download, "open_own", swap_and_open)
+    refused(web, source_of(web), "file.tar.partial is a link, .*: remove it")
+    assert kept.read_bytes() == CONTENT[:HALF]
+
+
+@pytest.mark.parametrize("publish", [source_of, unknown])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_not_a_file_is_not_taken_for_the_download(make, publish, web):
+    web.path.parent.mkdir()
+    make(web.path)
+    with pytest.raises(UserError, match=r"not the published file \(it is not a file\): move it"):
+        fetch(publish(web), web.path)
 
 
 def test_sizes_are_decimal():

@@ -81,10 +81,30 @@ def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
 
 def test_a_full_disk_is_said(tmp_path):
     journal = Journal(tmp_path / "entries.jsonl")
-    journal.path.symlink_to("/dev/full")
+    journal._file = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(UserError, match="No space left on device; fix this and run"):
         journal.append({"id": "a", "input": "1"})
     journal.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_written_through_a_link(there, tmp_path):
+    victim = tmp_path / "victim"
+    if there:
+        victim.write_text("own")
+    journal = Journal(tmp_path / "entries.jsonl")
+    journal.path.symlink_to(victim)
+    with pytest.raises(UserError, match="entries.jsonl is a link, .*: remove it"):
+        journal.append({"id": "a", "input": "1"})
+    assert victim.read_text() == "own" if there else not victim.exists()
+
+
+def test_a_pipe_in_place_of_a_journal_does_not_block(tmp_path):
+    journal = Journal(tmp_path / "entries.jsonl")
+    os.mkfifo(journal.path)
+    with pytest.raises(UserError, match="cannot write .*entries.jsonl"):
+        journal.append({"id": "a", "input": "1"})
+    Journal(journal.path).compact()
 
 
 def test_what_is_added_after_a_rewriting_is_in_the_new_file(journal):

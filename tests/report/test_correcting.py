@@ -123,7 +123,7 @@ def test_the_file_holds_earlier_corrections_and_those_of_images_not_shown(open_r
 
 def test_names_are_written_so_that_they_are_read_again(open_run, tmp_path):
     classes = ["a;b", "back\\slash", 'x, "y"']
-    ids = ['p,"q"', "r;s", " t", "plain"]
+    ids = ['p,"q"', "r;s", " t", "plain", "u\nv", "u\rv", "u\r\nv"]
     page = open_run(ids, classes)
     for image in page.locator(".card").all():
         image.locator(".chip.add").click()

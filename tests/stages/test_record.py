@@ -69,6 +69,12 @@ def test_the_file_names_methods_and_keeps_names_that_yaml_would_change(tmp_path)
     assert read_record(tmp_path)[1]["background_betas"] == [None]
 
 
+def bomb(levels: int) -> str:
+    """Returns a YAML mapping of that many lists, each of which names the one before ten times."""
+    lines = [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(["b0: &b0 [x]", *lines])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -84,7 +90,15 @@ def test_the_file_names_methods_and_keeps_names_that_yaml_would_change(tmp_path)
         (lambda text: text.replace("name: demo\n", "name: elsewhere\n", 1), "there is no data set"),
         (lambda text: text.replace("cams:", "camz:"), "is not as runs write it"),
         (lambda text: text.replace("background_betas:", "betas:"), "is not as runs write it"),
-        (lambda text: "!!python/object/apply:os.system ['true']", "correct the file"),
+        (lambda text: "42", "is not as runs write it"),
+        (lambda text: "true", "is not as runs write it"),
+        (lambda text: text.replace("masks: null", 'masks: "a\\0b"', 1), "holds a NUL character"),
+        (lambda text: text.replace("root: ", 'root: "a\\0b" #', 1), "holds a NUL character"),
+        (lambda text: f"{text}{bomb(3)}", "there is an alias, which runs do not write"),
+        (lambda text: bomb(30), "there is an alias, which runs do not write"),
+        (lambda text: "[" * 100_000, "is nested too deeply"),
+        (lambda text: f"{text}# {'x' * (1 << 18)}", "holds more than 262144 bytes: run a stage"),
+        (lambda text: "x: !!python/object/apply:os.system ['true']", "correct the file"),
     ],
 )
 def test_a_file_that_no_run_wrote_is_refused_in_a_sentence(tmp_path, change, message):
