@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, find_photograph, read_artefact
 from pipeline.exchange.exporting import Export, target_path
-from pipeline.exchange.overlays import draw_overlay, make_tile
+from pipeline.exchange.overlays import draw_overlay, make_tiles
 from pipeline.files.images import load_image
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.sheets import Tile, draw_sheet
@@ -24,7 +24,7 @@ _EXAMPLES = """examples:
   python tools/overlay.py outputs/folder/all/cams/latest --images PHOTOS --ids a/b c
       the class activation maps of two images, a picture for each tag
   python tools/overlay.py outputs/folder/all/{tags,cams,masks,predictions}/latest --images PHOTOS --sheet
-      contact sheets, overlays/sheet_1.png and so on, with four pictures for every image
+      contact sheets, overlays/sheet_1.png and so on: a row for every image, with a CAM for each tag
 
 The id of an image is its path below --images without the suffix. Images that cannot be read are
 listed and skipped; the exit code is then 2.
@@ -87,20 +87,24 @@ def _draw(
         path = target_path(options.output / artefact.kind.stage, f"{image_id}.png")
         return path, draw_overlay(artefact, image_id, load(artefact, image_id), options.opacity)
 
-    def make_tiles(image_id: str) -> list[Tile]:
-        return [make_tile(a, image_id, load(a, image_id)) for a in artefacts]
+    def make_row(image_id: str) -> list[list[Tile]]:
+        return [make_tiles(a, image_id, load(a, image_id)) for a in artefacts]
 
     if not options.sheet:
         for artefact in artefacts:
             for _, picture in drawing.each(ids, partial(draw, artefact), "overlay"):
                 yield picture
         return
-    rows = drawing.each(ids, make_tiles, "overlay")
+    rows = drawing.each(ids, make_row, "overlay")
     per_sheet = _ROWS * max(1, options.columns // len(artefacts))
     names, palette = artefacts[0].names, artefacts[0].palette
     for number, page in enumerate(iter(lambda: list(islice(rows, per_sheet)), []), 1):
         path = options.output / f"sheet_{number}.png"
-        yield path, draw_sheet(page, names, palette, options.columns)
+        titles, found = zip(*page)
+        # Images have equally many tiles of an artefact: CAMs are one for each tag.
+        padded = [zip(*zip_longest(*tiles)) for tiles in zip(*found)]
+        tiles = [[*chain(*each)] for each in zip(*padded)]
+        yield path, draw_sheet([*zip(titles, tiles)], names, palette, options.columns)
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

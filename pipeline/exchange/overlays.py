@@ -8,12 +8,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.cams.cams import Cams, read_cams
+from pipeline.cams.cams import read_cams
 from pipeline.exchange.artefacts import Artefact
 from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.files.label_images import read_labels
 from pipeline.report.painting import drawing_colours, overlay
-from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
+from pipeline.report.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
 from pipeline.tags.scores import decode_scores
 
 _STYLE = {"text.parse_math": False, "font.size": 9}  # names are not formulas
@@ -44,17 +44,19 @@ def draw_overlay(
     return encode_png(overlay(image, labels, artefact.names, artefact.palette, opacity))
 
 
-def make_tile(artefact: Artefact, image_id: str, image: np.ndarray) -> Tile:
-    """Returns an image's artefact as a tile of a sheet; raises as :func:`draw_overlay` does."""
+def make_tiles(artefact: Artefact, image_id: str, image: np.ndarray) -> list[Tile]:
+    """Returns an image's artefact as tiles of a sheet: one, or of CAMs one for each tag.
+
+    Raises as :func:`draw_overlay` does.
+    """
     if artefact.kind.holds == "tags":
         names = [artefact.classes[k] for k in artefact.entries[image_id]["tags"]]
-        return photograph_tile(image, ", ".join(names) or "no tag")
+        return [photograph_tile(image, ", ".join(names) or "no tag")]
     if artefact.kind.holds == "cams":
         cams = read_cams(artefact.path / f"{image_id}.npz")
-        names = [artefact.classes[k] for k in cams.keys]
-        return cam_tile(image, cams, f"CAM of {', '.join(names) or 'no tag'}")
+        return cam_tiles(image, cams, artefact.classes) or [photograph_tile(image, "no tag")]
     labels = read_labels(artefact.path / f"{image_id}.png")
-    return label_tile(image, labels, artefact.palette, artefact.kind.layer)
+    return [label_tile(image, labels, artefact.palette, artefact.kind.layer)]
 
 
 def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
@@ -91,9 +93,6 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
 
 def _draw_cams(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
     cams = read_cams(artefact.path / f"{image_id}.npz")
-    tiles = [photograph_tile(image, "photograph")]
-    for k, cam in zip(cams.keys, cams.cams):
-        single = Cams(np.array([k]), cam[None], cams.size)
-        tiles.append(cam_tile(image, single, f"CAM of {artefact.classes[k]}"))
+    tiles = [photograph_tile(image, "photograph"), *cam_tiles(image, cams, artefact.classes)]
     images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
     return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))

@@ -1,11 +1,12 @@
 
-/* Corrections of tags. They stay in this browser until a run has read the file that "Save" writes. */
+/* Corrections of tags. They stay in this browser until a run has read the file that "Save" writes.
+   An image that was looked at has a line in that file, also if its tags are right as they are. */
 
-const facts = JSON.parse(byId("gallery").dataset.corrections);
 const imageOf = new Map(cards.filter((card) => card.dataset.image).map((card) => {
-  const { tags, found, ...rest } = JSON.parse(card.dataset.image);
-  const names = (indices) => indices.map((index) => facts.classes[index]);
-  return [card, { ...rest, tags: names(tags), found: names(found) }];
+  const { ids, tags, found, truth, rows } = JSON.parse(card.dataset.image);
+  const names = (indices) => indices?.map((index) => facts.classes[index]);
+  const scores = new Map(rows.map(([index, score]) => [facts.classes[index], score]));
+  return [card, { ids, scores, tags: names(tags), found: names(found), truth: names(truth) }];
 }));
 const imageOfId = new Map([...imageOf.values()].flatMap((image) => image.ids.map((id) => [id, image])));
 const earlier = new Map();  // split → id → names
@@ -13,157 +14,208 @@ for (const [split, id, names] of facts.earlier) {
   earlier.set(split, (earlier.get(split) ?? new Map()).set(id, names));
 }
 const ofSplit = earlier.get(facts.split) ?? new Map();
-const same = (a, b) => a.length === b.length && a.every((name) => b.includes(name));
-const wanted = new Map(readKept());  // id → names, or null for those that the method found
+const differing = (a, b) => [...a.filter((name) => !b.includes(name)), ...b.filter((name) => !a.includes(name))];
+const same = (a, b) => !differing(a, b).length;
+const isLine = (id, names) => (names === null ? !ofSplit.has(id) : ofSplit.has(id) && same(names, ofSplit.get(id)));
+const wanted = new Map(readKept());  // id → names, or null for no line: the tags that the method found
+const past = [];  // what was wanted before each step
+const signs = { right: "✓", wrong: "✗", missed: "○" };
+const menu = byId("menu"), field = byId("add"), goal = byId("goal");
 
 function readKept() {
-  let kept = [];
-  try { kept = JSON.parse(localStorage.getItem(facts.key)); } catch { /* not this browser */ }
+  const kept = recall(facts.key);
   const isNames = (names) => Array.isArray(names) && names.every((n) => facts.classes.includes(n));
   const isKept = (each) => Array.isArray(each) && each.length === 2 && typeof each[0] === "string"
     && (each[1] === null || isNames(each[1]));
-  return (Array.isArray(kept) ? kept : []).filter(isKept).filter(([id, names]) => {
-    // What the run has read meanwhile is no change any more.
-    const image = imageOfId.get(id);
-    if (image) return !same(names ?? image.found, image.tags);
-    return names === null ? ofSplit.has(id) : !(ofSplit.has(id) && same(names, ofSplit.get(id)));
-  });
+  // What the run has read meanwhile is no change any more.
+  return (Array.isArray(kept) ? kept : []).filter(isKept).filter(([id, names]) => !isLine(id, names));
 }
 
-function keep() {
-  try {
-    if (wanted.size) localStorage.setItem(facts.key, JSON.stringify([...wanted]));
-    else localStorage.removeItem(facts.key);
-  } catch {
-    byId("unkept").hidden = false;
+const tagsNow = ({ ids: [id], tags, found }) => (wanted.has(id) ? wanted.get(id) ?? found : tags);
+const isLookedAt = ({ ids: [id] }) => (wanted.has(id) ? wanted.get(id) !== null : ofSplit.has(id));
+
+function tagsOf(card) {
+  if (imageOf.has(card)) return tagsNow(imageOf.get(card));
+  return [...card.querySelectorAll(".chip:not(.missed) bdi")].map((tag) => tag.textContent);
+}
+
+function classesOf(card) {
+  const classes = new Set(card.dataset.classes.split(" ").filter(Boolean).map((index) => facts.classes[index]));
+  for (const name of imageOf.get(card)?.tags ?? []) classes.delete(name);
+  for (const name of tagsOf(card)) classes.add(name);
+  return classes;
+}
+
+/* A step gives cards their lines in the file: names, null for none, or undefined for the present one. */
+
+function take(steps) {
+  past.push([...wanted]);
+  for (const [card, names] of steps) {
+    for (const id of imageOf.get(card).ids) {
+      if (names === undefined || isLine(id, names)) wanted.delete(id);
+      else wanted.set(id, names);
+    }
   }
+  show(steps.map(([card]) => card));
 }
 
-function tagsNow(image) {
-  const names = wanted.get(image.ids[0]);
-  return names === undefined ? image.tags : names ?? image.found;
+function goBackTo(state) {
+  wanted.clear();
+  for (const [id, names] of state) wanted.set(id, names);
+  show([...imageOf.keys()]);
 }
 
-function choose(card, names) {
-  const image = imageOf.get(card);
-  const sorted = facts.classes.filter((name) => names.includes(name));
-  for (const id of image.ids) {
-    if (same(sorted, image.tags)) wanted.delete(id);
-    else wanted.set(id, same(sorted, image.found) ? null : sorted);
-  }
-  keep();
-  showTags(card);
+function show(changed) {
+  remember(facts.key, [...wanted]);
+  changed.forEach(showTags);
   showChanges();
+  update();
 }
 
-function toggle(card, name) {
-  const now = tagsNow(imageOf.get(card));
-  choose(card, now.includes(name) ? now.filter((other) => other !== name) : [...now, name]);
+function toggled(card, name) {
+  const image = imageOf.get(card), now = tagsNow(image);
+  const names = facts.classes.filter((each) => now.includes(each) !== (each === name));
+  return [card, same(names, image.tags) ? undefined : same(names, image.found) ? null : names];
+}
+
+function press(event) {
+  const button = event.target.closest("button.chip"), card = button?.closest(".card") ?? current;
+  if (!button) return;
+  if (button.matches(".add")) return openMenu(button);
+  if (menu.matches(":popover-open")) menu.hidePopover();
+  const image = imageOf.get(card), { name } = button.dataset;
+  take([name ? toggled(card, name) : [card, isLookedAt(image) ? null : tagsNow(image)]]);
 }
 
 /* A tag is a button that says whether it is on. */
 
-function chip(card, name, ...content) {
-  const item = document.createElement("li");
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "chip";
+function chipOf(name) {
+  const item = byId("chip").content.firstElementChild.cloneNode(true), button = item.firstElementChild;
   button.dataset.name = name;
-  if (content.length) button.append(...content);
-  else {
-    const swatch = document.createElement("span");
-    swatch.className = "swatch";
-    swatch.style.background = facts.colours[facts.classes.indexOf(name)];
-    const word = document.createElement("bdi");
-    word.textContent = name;
-    button.append(swatch, word);
-  }
-  button.addEventListener("click", () => toggle(card, name));
-  item.append(button);
+  button.querySelector(".swatch").style.background = facts.colours[facts.classes.indexOf(name)];
+  button.querySelector("bdi").textContent = name;
   return item;
 }
 
-function press(chips, now) {
-  for (const button of chips.querySelectorAll(".chip[data-name]")) {
-    button.setAttribute("aria-pressed", now.includes(button.dataset.name));
-  }
+function showChips(chips, image, names) {
+  const now = tagsNow(image), focused = document.activeElement;
+  const key = (button) => button.dataset.name ?? button.className;
+  const items = names.map((name, place) => {
+    const item = chipOf(name), button = item.firstElementChild, on = now.includes(name);
+    button.setAttribute("aria-pressed", on);
+    button.querySelector(".score").textContent = image.scores.get(name) ?? "";
+    const there = image.truth?.includes(name);
+    const verdict = on && image.truth ? (there ? "right" : "wrong") : !on && there ? "missed" : "";
+    button.className = `chip ${verdict}`;
+    button.querySelector(".sign").textContent = signs[verdict] ?? "";
+    button.querySelector(".hidden").textContent = verdict && `, ${verdict}`;
+    if (chips.id && place < 9) button.setAttribute("aria-keyshortcuts", place + 1);
+    return item;
+  });
+  const ends = byId("chip-ends").content.cloneNode(true);
+  const [none, add, seen] = [".none", ".add", ".seen"].map((kind) => ends.querySelector(kind));
+  none.hidden = now.length > 0;
+  add.ariaLabel = `Add a class to ${image.ids[0]}`;
+  seen.querySelector(".hidden").textContent = ` ${image.ids[0]}`;
+  seen.setAttribute("aria-pressed", isLookedAt(image));
+  seen.disabled = !same(now, image.found);
+  ends.querySelector(".as-found").disabled = same(now, image.found);
+  const had = chips.contains(focused) && key(focused);
+  chips.replaceChildren(...items, ends);
+  if (had) ([...chips.querySelectorAll("button")].find((button) => key(button) === had) ?? add).focus();
 }
 
 function showTags(card) {
-  const image = imageOf.get(card), now = tagsNow(image), chips = card.querySelector(".chips");
-  for (const name of now) {
-    if (![...chips.querySelectorAll(".chip[data-name]")].some((b) => b.dataset.name === name)) {
-      chips.insertBefore(chip(card, name), chips.querySelector(".none"));
-    }
-  }
-  press(chips, now);
-  chips.querySelector(".none").hidden = now.length > 0;
-  card.classList.toggle("changed", wanted.has(image.ids[0]));
-  card.classList.toggle("corrected", !same(now, image.found));
-  if (current === card && viewer.open) showTagging(card);
+  const image = imageOf.get(card), { truth, tags, found, scores, ids } = image, now = tagsNow(image);
+  const names = [...new Set([...scores.keys(), ...now])];
+  showChips(card.querySelector(".chips"), image, names.filter((name) => [now, tags, truth ?? []].some((n) => n.includes(name))));
+  const marks = { "changed": wanted.has(ids[0]), "corrected": !same(now, found), "without-tags": !now.length };
+  marks["looked-at"] = isLookedAt(image) && !marks.corrected;
+  marks["with-wrong"] = now.some((name) => truth && !truth.includes(name));
+  marks["with-missed"] = (truth ?? []).some((name) => !now.includes(name));
+  for (const [name, is] of Object.entries(marks)) card.classList.toggle(name, is);
+  if (card === current) showChips(byId("viewer-tags"), image, names);
 }
 
-function showTagging(card) {
-  const image = imageOf.get(card), chips = byId("viewer-tags");
-  byId("tagging").hidden = !image;
-  if (!image) return;
-  const now = tagsNow(image), scores = new Map(image.rows.map(([k, s]) => [facts.classes[k], s]));
-  const focused = document.activeElement?.closest("#viewer-tags .chip")?.dataset.name;
-  chips.replaceChildren(...[...new Set([...scores.keys(), ...now])].map((name, place) => {
-    const item = chip(card, name);
-    if (scores.get(name)) {
-      const score = document.createElement("span");
-      score.className = "score";
-      score.textContent = ` ${scores.get(name)}`;
-      item.firstChild.append(score);
-    }
-    if (place < 9) item.firstChild.setAttribute("aria-keyshortcuts", place + 1);
-    return item;
-  }));
-  press(chips, now);
-  [...chips.querySelectorAll(".chip")].find((b) => b.dataset.name === focused)?.focus();
-  byId("as-found").disabled = same(now, image.found);
-}
+/* The menu of classes, at the chip that opens it. */
 
-function addClass() {
-  const field = byId("add"), typed = field.value.trim().toLowerCase();
-  const name = facts.classes.find((known) => known.toLowerCase() === typed);
-  byId("add-note").textContent = typed && !name ? `There is no class ${field.value.trim()}.` : "";
-  if (!name) return;
+function openMenu(button) {
+  button.after(menu);
+  menu.ariaLabel = button.ariaLabel;
   field.value = "";
-  const now = tagsNow(imageOf.get(current));
-  if (!now.includes(name)) choose(current, [...now, name]);
+  offer();
+  menu.showPopover();
+  const { left, top, bottom } = button.getBoundingClientRect(), page = document.documentElement;
+  const fits = bottom + menu.offsetHeight <= page.clientHeight;
+  menu.style.left = `${scrollX + Math.max(0, Math.min(left, page.clientWidth - menu.offsetWidth))}px`;
+  menu.style.top = `${scrollY + (fits ? bottom : Math.max(0, top - menu.offsetHeight))}px`;
+  // The keyboard of a phone would hide the classes.
+  if (matchMedia("(hover: hover)").matches) field.focus();
 }
+
+function offer() {
+  const typed = field.value.trim().toLowerCase(), now = tagsOf(menu.closest(".card") ?? current);
+  const at = (name) => name.toLowerCase().indexOf(typed);
+  const names = facts.classes.filter((name) => !now.includes(name) && at(name) >= 0);
+  if (typed) names.sort((a, b) => at(a) - at(b) || a.length - b.length);
+  byId("offers").replaceChildren(...names.map(chipOf));
+  byId("add-note").textContent = names.length ? "" : `There is no other class ${field.value.trim()}.`;
+}
+
+field.addEventListener("input", offer);
+field.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault(); // or it would press the chip, which has the focus then
+  menu.querySelector("button")?.click();
+});
+
+/* A class is taken from all images that are shown. */
+
+const holders = () => shown.filter((card) => imageOf.has(card) && tagsOf(card).includes(chosenClass.value));
+
+function offerTaking() {
+  const count = holders().length;
+  byId("take").hidden = !count;
+  byId("take").textContent = `Remove the tag ${chosenClass.value} from ${count === 1 ? "the image" : `all ${count} images`} shown`;
+}
+
+byId("take").addEventListener("click", () => {
+  take(holders().map((card) => toggled(card, chosenClass.value)));
+  chosenClass.focus();
+});
 
 /* The bar of changes, and the file. */
 
 function showChanges() {
-  const images = wanted.size;
-  let switched = 0;
+  let switched = 0, changed = 0, right = 0, back = 0;
   for (const [id, names] of wanted) {
-    const image = imageOfId.get(id);
-    const [before, after] = image ? [image.tags, names ?? image.found] : [[], [0]];
-    switched += after.filter((n) => !before.includes(n)).length + before.filter((n) => !after.includes(n)).length;
+    const image = imageOfId.get(id), tags = image ? differing(image.tags, names ?? image.found).length : 1;
+    switched += tags;
+    if (tags) changed += 1;
+    else if (names) right += 1;
+    else back += 1;
   }
   const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
-  byId("changes").hidden = !images;
-  byId("changes-count").textContent = `${count(switched, "change")} in ${count(images, "image")}`;
+  byId("changes").hidden = !wanted.size;
+  byId("changes-count").textContent = [
+    changed && `${count(switched, "change")} in ${count(changed, "image")}`,
+    right && `${count(right, "image")} looked at and right`,
+    back && `${count(back, "mark")} taken back`,
+  ].filter(Boolean).join(", ");
+  byId("looked-at").textContent = linesNow().size;
+  byId("undo").disabled = !past.length;
   byId("saved").hidden = true;
+  byId("copy").textContent = "Copy";
 }
 
+const linesNow = () => new Map([...ofSplit, ...wanted].filter(([id]) => wanted.get(id) !== null));
+
 function correctionsFile() {
-  const lines = new Map([...earlier].map(([split, images]) => [split, new Map(images)]));
-  const own = lines.get(facts.split) ?? new Map();
-  for (const [id, names] of wanted) {
-    if (names === null) own.delete(id);
-    else own.set(id, names);
-  }
-  lines.set(facts.split, own);
   const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const joined = (names) => names.map((name) => name.replace(/[;\\]/g, "\\$&")).join(";");
   const several = facts.splits > 1;
   const rows = [several ? ["id", "split", "classes"] : ["id", "classes"]];
-  for (const [split, images] of lines) {
+  for (const [split, images] of new Map(earlier).set(facts.split, linesNow())) {
     for (const [id, names] of images) rows.push([id, ...(several ? [split] : []), joined(names)]);
   }
   return rows.map((row) => `${row.map(cell).join(",")}\r\n`).join("");
@@ -177,41 +229,29 @@ byId("save").addEventListener("click", () => {
   URL.revokeObjectURL(link.href);
   byId("saved").hidden = false;
 });
-byId("undo-all").addEventListener("click", () => {
-  wanted.clear();
-  keep();
-  for (const card of imageOf.keys()) showTags(card);
-  showChanges();
+byId("copy").addEventListener("click", async () => {
+  // It stays selected where a page may not write to the clipboard.
+  getSelection().selectAllChildren(byId("command"));
+  await navigator.clipboard.writeText(byId("command").textContent.trim());
+  byId("copy").textContent = "Copied";
 });
-byId("as-found").addEventListener("click", () => choose(current, imageOf.get(current).found));
-byId("add").addEventListener("change", addClass);
-viewer.addEventListener("show", () => showTagging(current));
-viewer.addEventListener("close", () => { byId("add").value = byId("add-note").textContent = ""; });
+byId("close-changes").addEventListener("click", () => { byId("changes").hidden = true; });
+byId("undo").addEventListener("click", () => goBackTo(past.pop()));
+byId("undo-all").addEventListener("click", () => { past.push([...wanted]); goBackTo([]); });
+goal.value = recall("wanted number of images") ?? 20;
+goal.addEventListener("change", () => remember("wanted number of images", goal.valueAsNumber || null));
+list.addEventListener("click", press);
+byId("viewer-tags").addEventListener("click", press);
 document.addEventListener("keydown", (event) => {
-  if (!viewer.open || event.target.closest("input") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (/^[1-9]$/.test(event.key)) {
-    byId("viewer-tags").querySelector(`[aria-keyshortcuts="${event.key}"]`)?.click();
-  }
+  if (!viewer.open || event.target.closest("#menu") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!/^[0-9+]$/.test(event.key)) return;
+  event.preventDefault();
+  byId("viewer-tags").querySelector(`[aria-keyshortcuts="${event.key}"]`)?.click();
 });
-for (const [card, image] of imageOf) {
-  const chips = card.querySelector(".chips");
-  for (const item of chips.querySelectorAll(".chip")) {
-    const button = chip(card, facts.classes[item.dataset.class], ...item.childNodes);
-    button.firstChild.className = item.className;
-    item.replaceWith(button);
-  }
-  const none = chips.querySelector(".none") ?? document.createElement("li");
-  none.className = "muted none";
-  none.textContent = "no tag";
-  const add = document.createElement("button");
-  add.type = "button";
-  add.className = "chip add";
-  add.textContent = "+";
-  add.ariaLabel = `Add a class to ${image.ids[0]}`;
-  add.addEventListener("click", () => { open(card); byId("add").focus(); });
-  chips.append(none, document.createElement("li"));
-  chips.lastChild.append(add);
-  showTags(card);
-}
+
+for (const card of cards) card.classList.add(...card.dataset.marks.split(" ").filter(Boolean));
+[...imageOf.keys()].forEach(showTags);
 showChanges();
-if (viewer.open) showTagging(current);
+chooseOffered();
+update();
+if (/^#image-\d+$/.test(location.hash)) open(document.querySelector(location.hash));

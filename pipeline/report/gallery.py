@@ -119,7 +119,8 @@ class Card:
         if figures.tags is None or any("\ud800" <= c <= "\udfff" for c in "".join(ids)):
             return None
         rows = [(r.index, None if r.score is None else f"{r.score:.2f}") for r in self.rows]
-        return {"ids": ids, "tags": figures.tags, "found": figures.found, "rows": rows}
+        tags = {"tags": figures.tags, "found": figures.found, "truth": figures.truth}
+        return {"ids": ids, **tags, "rows": rows}
 
     @property
     def marks(self) -> list[str]:
@@ -233,7 +234,7 @@ def label_panel(
     small = painting.resize_labels(labels, *size)
     picture = painting.embed(painting.paint_labels(small, voc_palette(len(classes) + 1)))
     facts = _describe_labels(labels, classes)
-    return Panel(layer, title, picture, facts, painting.find_places(small))
+    return Panel(layer, title, picture, facts, painting.find_places(small, classes))
 
 
 def difference_panel(

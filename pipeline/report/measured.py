@@ -188,11 +188,12 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     num_labels = len(inputs.vocabulary.classes) + 1
     drawn = layers.get("truth")
     confusions = {s: confuse(drawn, layers.get(n), num_labels) for s, n in measured.items()}
-    classes = {*(tags or ()), *(found or ()), *(truth or ())}
+    classes = {*(tags or ()), *(truth or ())}
     for layer in layers.keys() & measured.values():
         classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
     num_classes = len(inputs.vocabulary.classes)
-    if not classes <= {*range(num_classes)} or scores is not None and len(scores) != num_classes:
+    unknown = {*classes, *(found or ())} - {*range(num_classes)}
+    if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
     figures = ImageFigures(
         sample=sample,

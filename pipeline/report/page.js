@@ -1,5 +1,6 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
+const facts = JSON.parse(byId("gallery").dataset.corrections);
 const list = byId("cards");
 const cards = [...list.children];
 const form = document.querySelector(".controls");
@@ -8,19 +9,28 @@ const [query, chosenClass, mark, sort, layer] =
 const viewer = byId("viewer");
 const body = byId("viewer-body");
 const nameOf = (card) => card.querySelector(".name").textContent;
-const tagsOf = (card) => [...card.querySelectorAll(".chips bdi")].map((tag) => tag.textContent);
-const textOf = new Map(cards.map((card) =>
-  [card, [nameOf(card), ...tagsOf(card)].join(" ").toLowerCase()]));
-const marksOf = (card) => [...card.dataset.marks.split(" "), ...card.classList];
 let shown = cards;
-let current = null;
+let current = null; // the card in the viewer
+let place = 0; // of it among those shown, or of the one that follows if it is shown no longer
+let overlay = "", laid = null; // what cards have unless they are plain, and what they have
+
+/* What this browser keeps of a person's choices. */
+
+function recall(name) {
+  try { return JSON.parse(localStorage.getItem(name)); } catch { return null; }
+}
+
+function remember(name, value) {
+  try { localStorage.setItem(name, JSON.stringify(value)); } catch { byId("unkept").hidden = false; }
+}
 
 /* The gallery: which images, in which order, with what laid over them. */
 
-function matches(card) {
-  return query.value.toLowerCase().split(/\s+/).every((word) => textOf.get(card).includes(word))
-    && (!chosenClass.value || card.dataset.classes.split(" ").includes(chosenClass.value))
-    && (!mark || !mark.value || marksOf(card).includes(mark.value));
+function matches(card, classes) {
+  const text = [nameOf(card), ...tagsOf(card)].join(" ").toLowerCase();
+  return query.value.toLowerCase().split(/\s+/).every((word) => text.includes(word))
+    && (!chosenClass.value || classes.has(chosenClass.value))
+    && (!mark || !mark.value || card.classList.contains(mark.value));
 }
 
 function comparison() {
@@ -28,7 +38,8 @@ function comparison() {
   if (key === "name") return (a, b) => collator.compare(nameOf(a), nameOf(b));
   if (key === "tag") {
     // Images without a tag come last.
-    return (a, b) => !a.dataset.tag - !b.dataset.tag || collator.compare(a.dataset.tag, b.dataset.tag);
+    const first = new Map(cards.map((card) => [card, tagsOf(card)[0] ?? ""]));
+    return (a, b) => !first.get(a) - !first.get(b) || collator.compare(first.get(a), first.get(b));
   }
   if (key === "order") return () => 0;
   const sign = direction === "down" ? -1 : 1;
@@ -37,26 +48,51 @@ function comparison() {
   return (a, b) => (value(a) === value(b) ? 0 : value(a) - value(b));
 }
 
+function offerClasses(sets) {
+  const chosen = chosenClass.value, counts = new Map(chosen ? [[chosen, 0]] : []);
+  for (const name of sets.flatMap((set) => [...set])) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const offered = facts.classes.filter((name) => counts.has(name));
+  chosenClass.replaceChildren(chosenClass.options[0],
+    ...offered.map((name) => new Option(`${name} (${counts.get(name)})`, name)));
+  chosenClass.value = chosen;
+}
+
 function update() {
-  const kept = new Set(cards.filter(matches));
+  const focused = document.activeElement, from = shown.indexOf(focused.closest(".card"));
+  const classes = new Map(cards.map((card) => [card, classesOf(card)]));
+  offerClasses([...classes.values()]);
   const ordered = [...cards].sort(comparison());
-  for (const card of ordered) card.hidden = !kept.has(card);
-  list.append(...ordered);
-  shown = ordered.filter((card) => kept.has(card));
+  for (const card of ordered) card.hidden = !matches(card, classes.get(card));
+  if (ordered.some((card, k) => card !== list.children[k])) list.append(...ordered);
+  shown = ordered.filter((card) => !card.hidden);
+  // The focus stays where it was, or goes to the image that took the place of one that is gone.
+  const gone = from >= 0 && focused.closest(".card").hidden;
+  const target = gone ? shown[Math.min(from, shown.length - 1)]?.querySelector(".open") : focused;
+  if (target !== document.activeElement) target?.focus({ preventScroll: true });
   byId("count").textContent = cards.length
     ? `${shown.length} of ${cards.length} image${cards.length === 1 ? "" : "s"}`
     : "There is nothing to show yet.";
+  offerTaking();
+  if (viewer.open) showPlace();
+  else layOver();
 }
 
 function layOver() {
+  // Masks hide what one corrects tags by.
+  const plain = recall("plain photographs") ?? (wanted.size > 0 || sort.value.startsWith("doubt"));
+  byId("plain").checked = plain;
+  viewer.classList.toggle("plain", plain);
+  layer.value = plain ? "" : overlay;
+  if (laid === layer.value) return;
+  laid = layer.value;
   for (const card of cards) {
     const over = card.querySelector(".open .over");
-    const source = layer.value
-      && card.querySelector("template").content.querySelector(`[data-layer="${layer.value}"] .over`);
+    const source = laid
+      && card.querySelector("template").content.querySelector(`[data-layer="${laid}"] .over`);
     over.hidden = !source;
     if (source) over.src = source.src;
     else over.removeAttribute("src");
-    over.parentElement.classList.toggle("painted", Boolean(source) && layer.value !== "cam");
+    over.parentElement.classList.toggle("painted", Boolean(source) && laid !== "cam");
   }
 }
 
@@ -70,9 +106,7 @@ function chooseOffered() {
   for (const option of [...layer.options]) {
     if (option.value && !there.has(option.value)) option.remove();
   }
-  const first = ["prediction", "mask", "cam"].find((name) => there.has(name));
-  for (const option of layer.options) option.defaultSelected = option.value === (first ?? "");
-  layer.value = first ?? "";
+  overlay = ["prediction", "mask", "cam"].find((name) => there.has(name)) ?? "";
 }
 
 /* One image, with all that was computed for it. */
@@ -80,15 +114,14 @@ function chooseOffered() {
 function open(card) {
   if (!card) return;
   current = card;
+  layOver();
   body.replaceChildren(card.querySelector("template").content.cloneNode(true));
   const { src } = card.querySelector(".photograph");
   for (const photograph of body.querySelectorAll(".photograph")) photograph.src = src;
-  const place = shown.indexOf(card);
   byId("viewer-title").replaceChildren(card.querySelector(".name").firstElementChild.cloneNode(true));
-  byId("viewer-place").textContent = `image ${place + 1} of ${shown.length}`;
-  byId("previous").disabled = place <= 0;
-  byId("next").disabled = place < 0 || place >= shown.length - 1;
-  viewer.dispatchEvent(new Event("show"));
+  showPlace();
+  byId("tagging").hidden = !imageOf.has(card);
+  if (imageOf.has(card)) showTags(card);
   body.scrollTop = viewer.scrollTop = 0; // on phones the whole of it scrolls
   if (!viewer.open) {
     viewer.showModal();
@@ -99,11 +132,21 @@ function open(card) {
   history.replaceState(null, "", `#${card.id}`);
 }
 
-const step = (by) => open(shown[shown.indexOf(current) + by]);
+const neighbour = (by) => shown[place + (by > 0 && shown[place] !== current ? 0 : by)];
+const step = (by) => open(neighbour(by));
+
+function showPlace() {
+  const at = shown.indexOf(current);
+  if (at >= 0) place = at;
+  byId("viewer-place").textContent = at < 0 ? "no longer among those shown" : `image ${at + 1} of ${shown.length}`;
+  byId("previous").disabled = !neighbour(-1);
+  byId("next").disabled = !neighbour(1);
+}
 
 viewer.addEventListener("close", () => {
   history.replaceState(null, "", "#gallery");
   body.replaceChildren();
+  layOver();
   const button = current?.querySelector(".open");
   button?.focus();
   button?.scrollIntoView({ block: "nearest" });
@@ -119,6 +162,10 @@ byId("size").addEventListener("input", (event) =>
   viewer.style.setProperty("--size", `${event.target.value}px`));
 byId("names").addEventListener("change", (event) =>
   viewer.classList.toggle("unnamed", !event.target.checked));
+byId("plain").addEventListener("change", ({ target }) => {
+  remember("plain photographs", target.checked);
+  layOver();
+});
 
 /* The keyboard. */
 
@@ -129,7 +176,7 @@ function columns() {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("#menu")) return;
   const typing = event.target.closest("input, select, textarea");
   if (viewer.open) {
     // Tables that scroll sideways, and sliders, have a use of their own for these keys.
@@ -142,9 +189,9 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.key === "/" && !typing) {
     event.preventDefault();
-    query.focus();
+    query.focus({ preventScroll: true });
     query.select();
-    query.scrollIntoView({ block: "center" });
+    form.scrollIntoView({ block: "start" });
     return;
   }
   const from = shown.indexOf(event.target.closest(".card"));
@@ -161,10 +208,12 @@ list.addEventListener("click", (event) => {
   if (button) open(button.closest(".card"));
 });
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("input", (event) => { if (event.target === layer) layOver(); else update(); });
+form.addEventListener("input", (event) => {
+  if (event.target !== layer) return update();
+  overlay = layer.value || overlay;
+  remember("plain photographs", !layer.value);
+  layOver();
+});
 // The fields have their first values only after the event.
-form.addEventListener("reset", () => setTimeout(() => { update(); layOver(); }));
-chooseOffered();
-update();
-layOver();
-if (/^#image-\d+$/.test(location.hash)) open(document.querySelector(location.hash));
+form.addEventListener("reset", () => setTimeout(() => { chooseOffered(); update(); }));
+byId("fold").addEventListener("click", ({ target }) => target.setAttribute("aria-expanded", target.ariaExpanded === "false"));

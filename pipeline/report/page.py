@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.colors import to_hex
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.kinds import TAGS, Kind, label_kinds, measured_kinds
+from pipeline.engine.kinds import NETWORK, TAGS, Kind, label_kinds, measured_kinds
 from pipeline.engine.result_folder import finished_at
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import replacing
@@ -107,6 +107,7 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "boards": [board for board in collect_boards(runs_of(metrics)) if len(board.rows) > 1],
         "shown_keys": {folder.key for folder in shown},
         "flow": _sum_up(stages),
+        "has_network": any(folder.stage == NETWORK.stage for folder in inputs.stages),
         "stages": stages,
         "versions": _versions(manifest for _, manifest in stages),
         "class_columns": {k.stage: f"{k.name}, {_CLASS_METRICS[k.metric]}" for k in figures},
@@ -122,7 +123,6 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "untagged": sum(len(image.copies) for image in tagged if not image.tags),
         "copied": sum(len(image.copies) - 1 for image in measured.images),
         "judged": any(f.truth is not None and f.tags is not None for f in measured.images),
-        "filters": sorted(Counter(k for f in selection.images for k in f.classes).items()),
         "labels": (BACKGROUND, *inputs.vocabulary.classes),
         "compares": any(f.iou is not None or f.disagreement is not None for f in selection.images),
         "heat": [to_hex(colour) for colour in HEAT(np.linspace(0, 1, _HEAT_STOPS))],
@@ -149,12 +149,13 @@ def _corrections(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def _sum_up(stages: Iterable[tuple[StageFolder, Mapping[str, Any]]]) -> list[tuple]:
-    """Returns the name of each stage with the images and seconds of all its splits."""
-    images, seconds = Counter(), Counter()
+    """Returns each stage, split → images of each of its folders, and the seconds of all."""
+    images, seconds = {}, Counter()
     for folder, manifest in stages:
-        images[folder.stage] += manifest.get("images") or 0
+        counts = images.setdefault(folder.stage, {}).setdefault(folder.split, [])
+        counts.append(manifest.get("images") or 0)
         seconds[folder.stage] += manifest.get("seconds") or 0
-    return [(stage, images[stage], seconds[stage]) for stage in images]
+    return [(stage, splits, seconds[stage]) for stage, splits in images.items()]
 
 
 def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -41,6 +41,9 @@ PHOTOGRAPH_QUALITY, _HEAT_QUALITY = 80, 70
 _EFFORT = 0  # of lossless compression, up to 100; more takes twice the time and saves 1%
 _PLACE_SIDE = 96  # pixels of the labels in which places for names are sought
 _MIN_NAMED = 0.005  # of the pixels
+_NAME_SIZE, _NAME_LINE, _NAME_PADDING = 0.058, 1.35, 0.8
+"""The largest text of names as a share of the picture's width; its line and padding in its size,
+all as page.css has them."""
 
 
 def drawing_colours(palette: Sequence[Colour]) -> list[Colour]:
@@ -227,19 +230,34 @@ def encode_difference(kinds: np.ndarray) -> str:
     return embed(pixels)
 
 
-def find_places(labels: np.ndarray) -> list[tuple[int, float, float]]:
-    """Returns where the names of labels have most room; tiny and ignored regions get no name.
+def find_places(labels: np.ndarray, classes: Sequence[str]) -> list[tuple[int, float, float]]:
+    """Returns where the names of labels have most room without crossing each other.
 
-    A place is a label, and how far it is from left and top in percent of the width and height.
+    Tiny and ignored regions get no name, nor those whose name would cross others everywhere. A
+    place is a label, and how far it is from left and top in percent of the width and height.
     """
     small = resize_labels(labels, *shrunk_size(labels, _PLACE_SIDE))
-    places = []
-    for label in np.unique(small).tolist():
-        region = small == label
-        if label in (0, IGNORE) or region.mean() < _MIN_NAMED:
-            continue
-        room = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-        row, column = np.unravel_index(room.argmax(), room.shape)
-        left, top = 100 * (column + 0.5) / small.shape[1], 100 * (row + 0.5) / small.shape[0]
-        places.append((label, round(left, 1), round(top, 1)))
-    return places
+    height, width = small.shape
+    rooms = {
+        label: distance_transform_edt(np.pad(small == label, 1))[1:-1, 1:-1]
+        for label in np.unique(small).tolist()
+        if 0 < label <= len(classes) and (small == label).mean() >= _MIN_NAMED
+    }
+    font, text = load_font(100), _NAME_SIZE * width  # in pixels of the small picture
+    places, boxes = [], []
+    # Small regions have the least choice.
+    for label, room in sorted(rooms.items(), key=lambda item: item[1].max()):
+        wide = text * (font.getlength(classes[label - 1]) / 100 + _NAME_PADDING)
+        size = np.array([text * _NAME_LINE, wide])
+        # Names do not leave the picture either.
+        centres = np.argwhere(room) + 0.5
+        centres = np.clip(centres, size / 2, np.maximum(size, (height, width)) - size / 2)
+        free = np.ones(len(centres), bool)
+        for centre, other in boxes:
+            free &= (np.abs(centres - centre) >= (size + other) / 2).any(1)
+        if free.any():
+            best = centres[np.where(free, room[room > 0], 0).argmax()]
+            boxes.append((best, size))
+            top, left = (100 * best / small.shape).round(1).tolist()
+            places.append((label, left, top))
+    return sorted(places)

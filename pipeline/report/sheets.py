@@ -47,12 +47,13 @@ def photograph_tile(image: np.ndarray, caption: str) -> Tile:
     return Tile(np.asarray(Image.fromarray(image).resize((width, height))), caption)
 
 
-def cam_tile(image: np.ndarray, cams: Cams, caption: str) -> Tile:
-    """Returns the pixelwise maximum of CAMs over their photograph, H×W×3 uint8."""
-    small = photograph_tile(image, caption).picture
-    heat = HEAT(cams.resized(*small.shape[:2]).max(0, initial=0))[..., :3]
+def cam_tiles(image: np.ndarray, cams: Cams, classes: Sequence[str]) -> list[Tile]:
+    """Returns each CAM over its photograph, H×W×3 uint8, with its class of the n names."""
+    small = photograph_tile(image, "").picture
+    heat = HEAT(cams.resized(*small.shape[:2]))[..., :3]
     blended = (0.4 * small + 0.6 * 255 * heat).round().astype(np.uint8)
-    return Tile(blended, caption, has_heat=True)
+    names = [f"CAM of {classes[k]}" for k in cams.keys]
+    return [Tile(*each, has_heat=True) for each in zip(blended, names)]
 
 
 def label_tile(

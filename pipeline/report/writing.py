@@ -15,7 +15,7 @@ from pipeline.files.label_images import BACKGROUND
 from pipeline.report.measured import ReportInputs, for_each_readable
 from pipeline.report.page import write_page
 from pipeline.report.runs import METRICS
-from pipeline.report.sheets import Tile, cam_tile, draw_sheet, label_tile, photograph_tile
+from pipeline.report.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
 from pipeline.report.tables import write_tables
 
 _EXAMPLES = 6
@@ -45,9 +45,8 @@ def _example(sample: Sample, inputs: ReportInputs) -> tuple[str, list[Tile | Non
     image, _ = inputs.read(sample)
     cams = read_cams(inputs.folders[CAMS.stage].path / f"{sample.id}.npz")
     tags = [classes[k] for k in cams.keys]
-    heat = None
-    if tags:
-        heat = cam_tile(image, Cams(cams.keys[:1], cams.cams[:1], (0, 0)), f"CAM of {tags[0]}")
+    first = Cams(cams.keys[:1], cams.cams[:1], cams.size)
+    heat = next(iter(cam_tiles(image, first, classes)), None)
     layers = inputs.layers(sample)
     titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
     titles["truth"] = "ground truth"

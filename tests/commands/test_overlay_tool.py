@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.exchange.artefacts import read_artefact
-from pipeline.exchange.overlays import make_tile
+from pipeline.exchange.overlays import make_tiles
 from pipeline.files.images import encode_png
 from pipeline.files.journal import encode_line
 from tests.report.small_run import PALETTE, build_run
@@ -81,15 +81,28 @@ def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, m
 def test_tiles_show_their_artefact(material):
     image = np.full((48, 64, 3), 110, np.uint8)
     cams, masks, tags = (read_artefact(material.folders[k].path) for k in ("cams", "masks", "tags"))
-    tile = make_tile(masks, "0", image)
+    (tile,) = make_tiles(masks, "0", image)
     assert tile.labels == {1} and not tile.has_heat
     assert tile.picture[80, 60, 0] > tile.picture[80, 60, 1], "the class's colour is red"
     assert (tile.picture[80, 230] == 110).all(), "the background keeps the photograph's"
-    heat = make_tile(cams, "0", image)
+    (heat,) = make_tiles(cams, "0", image)
     assert heat.has_heat and heat.caption == "CAM of cat"
     assert heat.picture[80, 60].sum() > heat.picture[80, 230].sum()
-    assert make_tile(tags, "1", image).caption == "$\\frac{dog, cup"
-    assert make_tile(tags, "3", image).caption == "no tag"
+    assert [tile.caption for tile in make_tiles(tags, "1", image)] == ["$\\frac{dog, cup"]
+    captions = [tile.caption for tile in make_tiles(cams, "1", image)]
+    assert captions == ["CAM of $\\frac{dog", "CAM of cup"], "a picture for each tag"
+    for artefact in (tags, cams):
+        assert [tile.caption for tile in make_tiles(artefact, "3", image)] == ["no tag"]
+
+
+def test_a_sheet_has_a_column_for_each_tag(draw, material, tmp_path):
+    folders = [material.folders[name].path for name in ("cams", "masks")]
+
+    def width(*ids: str) -> int:
+        assert draw(*folders, "--sheet", "--columns", "1", "--ids", *ids).code == 0
+        return pixels(tmp_path / "o" / "sheet_1.png").shape[1]
+
+    assert width("0") == width("3") < width("1") == width("0", "1", "3")
 
 
 def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):

@@ -34,10 +34,9 @@ def save(page: Page, path: Path) -> dict:
 
 def add(page: Page, image: str, name: str) -> None:
     page.get_by_role("button", name=f"Add a class to {image}").click()
-    expect(page.get_by_label("Add a class", exact=True)).to_be_focused()
+    expect(page.get_by_label("Class to add")).to_be_focused()
     page.keyboard.type(name)
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Close").click()
 
 
 def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
@@ -67,9 +66,12 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     other = page.locator(".card").nth(1).locator(".name bdi").text_content()
     added = min(missing)
     add(page, other, added)
-    expect(page.locator("#changes-count")).to_have_text("2 changes in 2 images")
+    right = page.locator(".card").nth(2).locator(".name bdi").text_content()
+    page.locator(".card").nth(2).locator(".seen").click()
+    counted = "2 changes in 2 images, 1 image looked at and right"
+    expect(page.locator("#changes-count")).to_have_text(counted)
     page.reload()
-    expect(page.locator("#changes-count")).to_have_text("2 changes in 2 images")
+    expect(page.locator("#changes-count")).to_have_text(counted)
     expect(first.locator(f'.chip[data-name="{tag}"]')).to_have_attribute("aria-pressed", "false")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save", exact=True).click()
@@ -83,14 +85,21 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     page.get_by_label("Show").select_option("corrected")
     expect(page.locator(".card:visible")).to_have_count(2)
     expect(chip(page, other, added)).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("Show").select_option("looked-at")
+    expect(page.locator(".card:visible .name bdi")).to_have_text([right])
+    page.get_by_label("Show").select_option("")
+    page.get_by_label("Sort by").select_option("doubt:down")
+    order = page.locator(".card .name bdi").all_text_contents()
+    assert {*order[2:]} >= {other, right}, "what was looked at comes last"
+    page.get_by_role("button", name="Reset").click()
 
     page.get_by_role("button", name=f"{other} corrected by hand", exact=True).click()
-    page.get_by_role("button", name="As found").click()
+    page.get_by_role("button", name="as found").click()
     page.get_by_role("button", name="Close").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save", exact=True).click()
     download.value.save_as(file)
-    assert file.read_text().count("\n") == 2, "the header and one image"
+    assert file.read_text().count("\n") == 3, "the header and two images"
     counts, page = run(given)
     assert counts == {"tags": (0, 1), "cams": (0, 1), "masks": (0, 1)}
     expect(page.locator("#changes")).to_be_hidden()
@@ -126,11 +135,11 @@ def test_names_are_written_so_that_they_are_read_again(open_run, tmp_path):
     ids = ['p,"q"', "r;s", " t", "plain", "u\nv", "u\rv", "u\r\nv"]
     page = open_run(ids, classes)
     for image in page.locator(".card").all():
-        image.locator(".chip.add").click()
         for name in classes:
-            page.get_by_label("Add a class", exact=True).fill(name)
-            page.keyboard.press("Enter")
-        page.get_by_role("button", name="Close").click()
+            if image.locator(".chip[aria-pressed=true]", has_text=name).count() == 0:
+                image.locator(".chip.add").click()
+                page.get_by_label("Class to add").fill(name)
+                page.keyboard.press("Enter")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save", exact=True).click()
     download.value.save_as(tmp_path / "saved.csv")
@@ -164,9 +173,12 @@ def test_the_keyboard_switches_tags(open_run):
     page.keyboard.press("Space")
     expect(first).not_to_have_attribute("aria-pressed", before)
     expect(first).to_be_focused()
-    page.get_by_label("Add a class", exact=True).fill("cow")
-    page.keyboard.press("Enter")
-    expect(page.locator("#add-note")).to_have_text("There is no class cow.")
+    page.keyboard.press("+")
+    page.keyboard.type("cow")
+    expect(page.locator("#add-note")).to_have_text("There is no other class cow.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_visible()
+    expect(first).to_be_focused()
 
 
 def test_a_thumb_suffices(open_run):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from pipeline.evaluation.record import MetricsFile
+from pipeline.files.images import encode_png
 from pipeline.report.page import write_page
 from tests.report.browsing import PHONE
 from tests.report.measured import KNOWN
-from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, build_run
+from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE, build_run
 
 pytestmark = pytest.mark.large
 
@@ -154,6 +158,45 @@ def test_nothing_scrolls_sideways(visit, address, settings):
     for button in ("Previous image", "Next image", "Close"):
         box = page.get_by_role("button", name=button).bounding_box()
         assert min(box["width"], box["height"]) >= 40, "large enough for a thumb"
+
+
+def test_names_on_masks_do_not_cross_at_any_size(visit, tmp_path):
+    classes = ["potted plant", "aeroplane", "dining table", "dog"]
+    inputs = build_run(tmp_path, IDS, classes)
+    for number, sample in enumerate(inputs.samples):
+        labels, rng = np.zeros((48, 64), np.uint8), np.random.default_rng(number)
+        for label in (1, 2, 3, 4):
+            top, left = rng.integers(0, 24, 2)
+            labels[top : top + 14, left : left + 20] = label
+        sample.mask.path.write_bytes(encode_png(labels, PALETTE))
+    page = visit(write(inputs)).page
+    named = 0
+    for image in IDS:
+        page.get_by_role("button", name=image, exact=True).click()
+        for size in ("180", "640"):
+            page.get_by_label("Size").fill(size)
+            picture = page.locator("#viewer [data-layer=truth] .picture")
+            frame = picture.bounding_box()
+            boxes = [place.bounding_box() for place in picture.locator(".place").all()]
+            named += len(boxes)
+            assert all(is_within(box, frame) for box in boxes)
+            assert not any(is_crossed(a, b) for a, b in itertools.combinations(boxes, 2))
+        page.keyboard.press("Escape")
+    assert named > 2 * 3 * len(IDS)
+
+
+def is_crossed(a: dict, b: dict) -> bool:
+    return all(
+        a[at] + 1 < b[at] + b[side] and b[at] + 1 < a[at] + a[side]
+        for at, side in (("x", "width"), ("y", "height"))
+    )
+
+
+def is_within(box: dict, frame: dict) -> bool:
+    return all(
+        frame[at] - 1 <= box[at] and box[at] + box[side] <= frame[at] + frame[side] + 1
+        for at, side in (("x", "width"), ("y", "height"))
+    )
 
 
 def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):

@@ -63,6 +63,15 @@ def test_images_are_measured_like_the_data_set(build):
     assert masks.miou() == 1 and not measured.problems
 
 
+def test_a_corrected_image_has_no_doubt_nor_the_class_that_was_taken_from_it(build):
+    inputs = build(IDS, ["a", "b", "c"], truth=False, trained=False, computed=("tags",))
+    entries = inputs.folders["tags"].entries
+    entries["0"]["found"], entries["1"]["found"] = [0], [0, 1, 2]
+    right, corrected, other = measure_images(inputs).images[:3]
+    assert right.doubt is corrected.doubt is None and other.doubt is not None
+    assert right.tags == right.found and 0 not in corrected.classes
+
+
 @pytest.mark.parametrize("min_score", [0.0, 0.4])
 def test_thresholds_are_those_by_which_tags_are_chosen(min_score):
     given = ["dataset=demo", f"tags.min_score={min_score}", "clip=demo"]
@@ -214,9 +223,20 @@ def test_maps_are_clear_where_they_are_cold():
 def test_names_stand_inside_their_regions():
     labels = np.zeros((300, 400), np.uint8)
     labels[200:280, 20:380], labels[10:12, 10:12], labels[50:100, :] = 3, 4, 255
-    ((label, left, top),) = painting.find_places(labels)
+    ((label, left, top),) = painting.find_places(labels, ["a", "b", "c"])
     assert label == 3, "neither what is tiny nor what is ignored"
     assert labels[int(3 * top), int(4 * left)] == 3
+
+
+def test_names_do_not_cross():
+    labels = np.zeros((300, 400), np.uint8)
+    labels[:, 100:190], labels[:, 190:280] = 1, 2
+    first, second = painting.find_places(labels, ["potted plant", "dining table"])
+    assert abs(first[2] - second[2]) > 10, "a line apart, since the names are wider than a region"
+    labels[50:, 100:190], labels[50:, 190:280] = 0, 0
+    assert len(painting.find_places(labels, ["p" * 40, "d" * 40])) <= 2
+    labels[30:] = 0
+    assert len(painting.find_places(labels, ["p" * 40, "d" * 40])) == 1, "the legend has the other"
 
 
 def test_the_matrix_names_its_labels_and_escapes_them():

@@ -15,7 +15,7 @@ from pipeline.evaluation.metrics import tagging_figures
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.markdown import Table
 from pipeline.report.runs import read_runs
-from pipeline.report.sheets import cam_tile, draw_sheet, label_tile, photograph_tile
+from pipeline.report.sheets import cam_tiles, draw_sheet, label_tile, photograph_tile
 from pipeline.report.study import write_study
 from pipeline.report.tables import write_tables
 from tests.report.measured import KNOWN
@@ -164,7 +164,7 @@ def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():
     image = np.zeros((30, 40, 3), np.uint8)
     mask = label_tile(image, np.full((30, 40), 2, np.uint8), PALETTE, "mask")
     cams = Cams(np.array([1]), np.ones((1, 2, 2), np.float16), (30, 40))
-    computed = [photograph_tile(image, "photograph"), cam_tile(image, cams, "CAM of b"), mask]
+    computed = [photograph_tile(image, "photograph"), *cam_tiles(image, cams, "ab"), mask]
 
     def size(*images: list) -> tuple[int, int]:
         sheet = draw_sheet([("x", tiles) for tiles in images], ["background", "a", "b"], PALETTE)
