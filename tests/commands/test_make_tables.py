@@ -22,11 +22,11 @@ def test_without_runs_the_tables_hold_the_published_figures_and_blanks(make_tabl
     written = (tmp_path / "outputs" / "tables.md").read_text(encoding="utf-8")
     assert finished.output.startswith(written)
     assert rows_of(written, "ours: TagCLIP  ")[0][3:6] == ["", "", ""]
-    assert rows_of(written, "CCD")[0] == [
-        *("CCD (CVPR 2025)", "RN50x64", "none; trains a classifier"),
-        *("91.0", "70.3", "44.5", "[2]"),
+    assert rows_of(written, "SCLIP+PIAA (ICML")[0] == [
+        *("SCLIP+PIAA (ICML 2026)", "CLIP ViT-B/16", "none"),
+        *("91.7", "73.0", "49.2", "[2]"),
     ]
-    assert "2. a secondary page" in written
+    assert "2. README of the PIAA repository" in written
     assert "experiment=tagclip_voc2007 dataset.root=DIR" in written, "how to fill the blanks"
     assert "from:" not in written
 
