@@ -242,6 +242,29 @@ def test_a_chain_that_is_not_what_it_was_made_from_is_refused(run, compare, worl
     assert re.search(said, refused.errors)
 
 
+def test_a_network_whose_masks_changed_is_refused(run, compare, world):
+    stages = [*NETWORK, "stage=[tags,cams,masks,train,predict]"]
+    run(*stages, out="a")
+    run(*stages, "cams.cell_size=8", out="b")
+    write_list(world, {i: "0 1" for i in IDS})
+    run(TO_MASKS, "cams.cell_size=8", out="b")
+    refused = compare("a", "b", code=2)
+    said = r"/b/segmenter/\w+ was made from something else than there is now: run stage=train there"
+    assert re.search(said, refused.errors)
+
+
+def test_manifests_that_name_each_other_end_in_no_circle(run, compare, world):
+    run(TO_MASKS, out="a")
+    run(TO_MASKS, "cams.cell_size=8", out="b")
+    for manifest in (world / "b").glob("all/*/[!l]*/manifest.json"):
+        content = json.loads(manifest.read_text())
+        names = ("tags", "cams", "masks")
+        made_from = {n: ["all", n, latest(world / "b", n).resolve().name] for n in names}
+        content["made_from"] = {**made_from, "outside": ["..", "x", "y"]}
+        manifest.write_text(json.dumps(content))
+    assert compare("a", "b", code=2).errors.startswith("error: ")
+
+
 def test_a_second_correction_is_compared_with_the_first(run, compare, world):
     run(TO_MASKS, correct(world, {"0": "cup"}))
     counts = run(TO_MASKS, correct(world, {"0": "cup", "1": "cat", "2": "cup"})).output

@@ -9,7 +9,7 @@ result is current is decided here alone, by :meth:`Result.first_change`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,6 @@ from pipeline.files.journal import Journal
 
 LEARNED_FROM = "learned_from.json"
 """In the folder of a training: image id → photograph and mask, see :func:`learned_from`."""
-
-Photographs = Callable[[str, str], str | None]
-"""Returns the fingerprint of a photograph, by split and id; none where it cannot be read."""
 
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
@@ -62,15 +59,18 @@ def photograph_and_result(entry: Mapping[str, Any]) -> str:
 class Result:
     """The results in a stage's folder, with those that they were made from by its manifest.
 
+    Manifests may be another person's: those that name each other end in no circle.
+
     Attributes:
         path: the folder.
-        photograph: tells what photographs are now; by default nothing is known of them.
     """
 
-    def __init__(self, path: Path, photograph: Photographs = lambda *_: None, depth: int = 0):
+    def __init__(self, path: Path, known: dict[Path, Result] | None = None):
+        """Reads nothing yet; ``known`` are results that others share, and receives this one."""
         self.path = path
-        self.photograph = photograph
-        self._depth = depth  # manifests that were edited may name each other
+        self._known = {} if known is None else known
+        self._known[path] = self
+        self._changes: dict[str, Result | None] = {}
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
@@ -104,14 +104,24 @@ class Result:
         found = {}
         for need, place in self.manifest.get("made_from", {}).items():
             if len(place) == 3 and not any({"/", ".."} & {*part, part} for part in place):
-                found[need] = Result(root.joinpath(*place), self.photograph, self._depth + 1)
-        return found if self._depth < _MAX_DEPTH else {}
+                path = root.joinpath(*place)
+                found[need] = self._known.get(path) or Result(path, self._known)
+        return found
 
     @property
     def chain(self) -> list[Result]:
         """The results that these were made from, the earliest first, and these at the end."""
-        found = [result for need in self.needs.values() for result in need.chain]
-        return [*dict.fromkeys([*found, self])]
+        seen, found = set(), []
+
+        def visit(result: Result) -> None:
+            if result.path not in seen:
+                seen.add(result.path)
+                for need in result.needs.values():
+                    visit(need)
+                found.append(result)
+
+        visit(self)
+        return found
 
     def first_change(self, image_id: str) -> Result | None:
         """Returns the earliest result of an image's chain that was made from something else.
@@ -119,6 +129,12 @@ class Result:
         Such are results of another photograph, of earlier results as they were before, and of files
         that were learned anew. Nothing is known of what results that were removed were made from.
         """
+        if image_id not in self._changes:
+            self._changes[image_id] = None  # in a circle
+            self._changes[image_id] = self._find_change(image_id)
+        return self._changes[image_id]
+
+    def _find_change(self, image_id: str) -> Result | None:
         for need in self.needs.values():
             if found := need.first_change(image_id) if need.entries else need.change_of_split:
                 return found
@@ -138,9 +154,7 @@ class Result:
         return None
 
     def _is_as_made(self, image_id: str, entry: Mapping[str, Any]) -> bool:
-        photograph, *read = entry["input"].split("-")
-        if self.photograph(self.split, image_id) not in (photograph, None):
-            return False
+        _, *read = entry["input"].split("-")
         _, *learned = entry.get("recipe", "").split("-")
         if self._learned_contents and not self._learned_contents.issuperset(learned):
             return False
@@ -155,9 +169,6 @@ class Result:
             names = [*need.manifest.get("files", ()), need.manifest.get("checkpoint", "")]
             files |= {*(need.path / name for name in names), *need.path.glob("best_*.pth")}
         return frozenset(fingerprint_file(path) for path in files if path.is_file())
-
-
-_MAX_DEPTH = 50  # of chains
 
 
 def _readings(entry: Mapping[str, Any]) -> set[str]:
@@ -182,9 +193,9 @@ class StageResult(Result):
         self.stage = stage
         self.folder = open_folder(stage, store)
         self._store, self._images = store, images
-        self._known = {} if known is None else known
-        self._known[stage] = self
-        super().__init__(self.folder.path, self._fingerprint_photograph)
+        self._stages = {} if known is None else known
+        self._stages[stage] = self
+        super().__init__(self.folder.path)
 
     @property
     def left_out(self) -> set[str]:
@@ -212,28 +223,22 @@ class StageResult(Result):
         """Those before it; the key and the recipe tell of what it uses besides."""
         before = {} if isinstance(self.stage, OfSplit) else self.stage.before
         for need in before.values():
-            if need not in self._known:
-                StageResult(need, self._store, self._images, self._known)
-        return {name: self._known[need] for name, need in before.items()}
+            if need not in self._stages:
+                StageResult(need, self._store, self._images, self._stages)
+        return {name: self._stages[need] for name, need in before.items()}
 
     @cached_property
     def _samples(self) -> Mapping[str, Sample]:
         return {sample.id: sample for sample in self._images.of(self.split)}
 
-    def _fingerprint_photograph(self, split: str, image_id: str) -> str | None:
-        try:
-            return fingerprint_image(self._samples[image_id].image)
-        except OSError:
-            return None
-
     def _is_as_made(self, image_id: str, entry: Mapping[str, Any]) -> bool:
         if entry.get("recipe") != self.folder.recipe:
             return False
-        photograph = self.photograph(self.split, image_id)
-        if photograph is None or any(image_id not in n.entries for n in self.needs.values()):
-            return photograph in (None, first_key(entry["input"]))
-        folders = {name: need.folder for name, need in self.needs.items()}
+        sample, folders = self._samples[image_id], {n: r.folder for n, r in self.needs.items()}
         try:
-            return entry["input"] == self.stage.item(self._samples[image_id], folders).input
+            photograph = fingerprint_image(sample.image)
+            if any(image_id not in folder.entries for folder in folders.values()):
+                return photograph == first_key(entry["input"])
+            return entry["input"] == self.stage.item(sample, folders).input
         except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
             return True

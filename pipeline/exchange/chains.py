@@ -86,7 +86,8 @@ def _finished(root: Path) -> list[Result]:
     """Returns all finished results of an output directory, the newest first."""
     stages = [*measured_kinds()]
     paths = (p.parent for p in root.glob(f"*/*/*/{MANIFEST}") if p.parent.name != LATEST)
-    results = [Result(path) for path in paths if path.parent.name in stages]
+    known: dict[Path, Result] = {}
+    results = [Result(path, known) for path in paths if path.parent.name in stages]
     done = (r for r in results if r.manifest.get("complete") and "accompanies" not in r.manifest)
     order = {stage: place for place, stage in enumerate(stages)}
     return sorted(done, key=lambda r: (r.manifest.get("finished", ""), order[r.name]), reverse=True)
