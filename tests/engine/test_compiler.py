@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.engine import compiler
@@ -244,9 +245,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "descendants"])
 def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
-    """Ctrl-C reaches those of a terminal, and a batch system ends every process of a job."""
+    """Ctrl-C reaches the processes of a terminal, and a batch system those of a job.
+
+    An interrupted run kills its workers with all that they started.
+    """
     process, child = tmp_path / "process", tmp_path / "child"
     machine.fault.write_text(WAITS.format(process=process, child=child))
     program = (
@@ -257,9 +261,12 @@ def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
         [sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True
     )
     wait_until(lambda: child.exists() and child.read_text().strip(), "the compiler does not start")
+    if how == "descendants":
+        for each in psutil.Process(run.pid).children(recursive=True):
+            each.kill()
     if how == signal.SIGTERM:
         os.killpg(os.getpgid(int(process.read_text())), how)
-    os.killpg(run.pid, how)
+    os.killpg(run.pid, signal.SIGKILL if how == "descendants" else how)
     assert run.wait(60) != 0
     for each in (process, child):
         place = Path("/proc", each.read_text().strip(), "stat")
