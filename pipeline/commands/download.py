@@ -121,16 +121,21 @@ def _parse(arguments: Sequence[str]) -> Namespace:
 def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     """Yields the archives of a data set, and of SBD, unless the data set was laid out by hand."""
     downloads, name = read_downloads(), whose_files(settings.name)
+    if name not in downloads:
+        return
     splits = split_names(settings.split)
     roots = {name: settings.root, "sbd": getattr(settings, "sbd_root", None)}
     if "train_aug" in splits and not roots["sbd"]:
         print(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it", file=sys.stderr)
     is_there = False
-    with suppress(UserError):  # of its splits without SBD's
+    with suppress(UserError):  # without SBD's split, and without files that are not part of it
         own = [split for split in splits if split != "train_aug"] or None
-        plain = replace(settings, split=own, **({"sbd_root": None} if roots["sbd"] else {}))
+        others = dict.fromkeys(
+            {"image_list", "labels", "masks", "sbd_root"} & vars(settings).keys()
+        )
+        plain = replace(settings, split=own, **others)
         is_there = bool(splits_of_run(plain, load_dataset(plain).splits))
-    for which in [each for each in roots if each in downloads and roots[each]]:
+    for which in filter(roots.get, roots):
         root = given_path(roots[which], downloads[which].key).absolute()
         for archive in downloads[which].needed(splits if which == name else []):
             target = archive.place(root)

@@ -214,8 +214,9 @@ def test_an_archive_that_somebody_brings_is_unpacked(web, archives):
 def test_a_data_set_that_was_laid_out_by_hand_stays(web, tmp_path, capsys):
     miniatures.build_voc2012(tmp_path)
     words = ["dataset=voc2012", "dataset.root=VOCdevkit", "tags.min_score=0.1"]
-    run([*words, "dataset.split=val"])
-    assert not web.requests
+    run([*words, "dataset.split=val", "dataset.labels=imageset/voc2012/val.txt"])
+    assert [path for path, _ in web.requests] == ["imageset/voc2012/val.txt"]
+    web.requests.clear()
     run([*words, "dataset.split=[val,train_aug]", "dataset.sbd_root=sbd"])
     assert [path for path, _ in web.requests] == [SBD]
     run([*words, "dataset.split=test", "--dry-run"])
