@@ -232,7 +232,7 @@ byId("save").addEventListener("click", () => {
 byId("copy").addEventListener("click", async () => {
   // It stays selected where a page may not write to the clipboard.
   getSelection().selectAllChildren(byId("command"));
-  await navigator.clipboard.writeText(byId("command").textContent.trim());
+  await navigator.clipboard.writeText(byId("command").textContent);
   byId("copy").textContent = "Copied";
 });
 byId("close-changes").addEventListener("click", () => { byId("changes").hidden = true; });

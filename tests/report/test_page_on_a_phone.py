@@ -55,8 +55,9 @@ def test_chips_are_large_enough_for_a_thumb(visit, address):
         assert min(box["width"], box["height"]) >= 40
 
 
-def test_every_chapter_can_be_reached(visit, address):
-    page = visit(address, **PHONE).page
+@pytest.mark.parametrize("width", [320, 390])
+def test_every_chapter_can_be_reached(visit, address, width):
+    page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}}).page
     chapters = page.locator("main > section")
     links = page.locator("nav.sections a")
     assert links.count() == chapters.count() == 8

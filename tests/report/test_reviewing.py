@@ -138,6 +138,7 @@ def test_keys_stand_on_the_chips_of_the_viewer(open_run):  # noqa: F811
     page = open_run()
     drawn = "all => all.map((chip) => getComputedStyle(chip, '::before').content)"
     assert {*page.locator(".card .chip").evaluate_all(drawn)} == {"none"}
+    expect(page.locator(".card .chip[data-name][aria-keyshortcuts]")).to_have_count(0)
     page.get_by_role("button", name="fig 1", exact=True).click()
     keys = page.locator("#viewer-tags .chip[data-name]").evaluate_all(drawn)
     assert [key[:3] for key in keys] == ['"1"', '"2"', '"3"']
