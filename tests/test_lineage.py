@@ -246,7 +246,7 @@ def test_a_network_whose_masks_changed_is_refused(run, compare, world):
     stages = [*NETWORK, "stage=[tags,cams,masks,train,predict]"]
     run(*stages, out="a")
     run(*stages, "cams.cell_size=8", out="b")
-    write_list(world, {i: "0 1" for i in IDS})
+    write_list(world, dict.fromkeys(IDS, "0 1"))
     run(TO_MASKS, "cams.cell_size=8", out="b")
     refused = compare("a", "b", code=2)
     said = r"/b/segmenter/\w+ was made from something else than there is now: run stage=train there"
