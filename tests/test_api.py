@@ -66,6 +66,17 @@ def test_a_labelling_is_what_the_stages_store(
     assert not scores
 
 
+def test_masks_are_made_from_cams_as_they_are_stored(tiny_checkpoint, photographs, monkeypatch):
+    """Few masks show the rounding to float16, so this looks at what the refiner is given."""
+    labeller = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=SETTINGS)
+    refine, given = labeller._model("masks"), []
+    monkeypatch.setitem(labeller._models, "masks", lambda *a: given.append(a[1]) or refine(*a))
+    image = load_image(next(photographs.glob("a.*")))
+    labeller.mask(image, CLASSES[:2])
+    assert given[0].cams.dtype == np.float16
+    assert np.array_equal(given[0].cams, labeller.cams(image, CLASSES[:2]))
+
+
 def test_masks_straight_from_images_are_those_of_the_stage(
     run_stage, arguments, photographs, tiny_checkpoint, tmp_path
 ):

@@ -91,6 +91,22 @@ def test_killed_run_ends_like_an_undisturbed_one(trained, reports, pairs, tmp_pa
     assert_same_weights(weights(trained), weights(work_dir))
 
 
+def test_an_interrupted_training_goes_on_with_its_schedules(trained, reports, pairs, tmp_path):
+    """Over several iterations: the rate of the next one is in the optimiser's state, too."""
+
+    def interrupt(iteration, *_):
+        if iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, on_iteration=interrupt)
+    assert last_checkpoint(tmp_path).name == "iter_2.pth"
+    resumed = []
+    run(pairs, tmp_path, on_iteration=lambda *report: resumed.append(report))
+    assert resumed == reports[2:]
+    assert_same_weights(weights(trained), weights(tmp_path))
+
+
 @pytest.mark.large
 def test_workers_change_nothing(trained, pairs, tmp_path):
     run(pairs, tmp_path, tiny_settings(workers=1))

@@ -96,6 +96,26 @@ def test_flat_cams_are_remarkable(flat, is_said, tmp_path):
     assert remark.startswith("18% of the CAMs of split val are flat") if is_said else not remark
 
 
+def stored_cam(cam: np.ndarray) -> bytes:
+    return encode_cams(Cams(np.array([0]), cam[None].astype(np.float16), (6, 6)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "store", "before", "after"),
+    [(ComputedCams, "flat", stored_cam, 1, 0.5), (Masks, "background", encode_png, 1, 0.75)],
+)
+def test_results_are_looked_at_again_when_there_are_more(
+    kind, name, store, before, after, tmp_path
+):
+    result = np.zeros((6, 6), np.uint8)
+    folder, samples = folder_of(tmp_path, kind.name, {"a": store(result)})
+    remark_of(kind, folder, samples)
+    assert folder.statistics == {name: before}
+    result[:3] = 1
+    folder, more = folder_of(tmp_path, kind.name, {"b": store(result)})
+    assert kind.statistics(None, folder, [*samples, *more]) == {name: after}
+
+
 @pytest.mark.parametrize(("rows", "is_said"), [(4, False), (2, True)])
 def test_masks_of_background_are_remarkable(rows, is_said, tmp_path):
     mask = np.zeros((100, 10), np.uint8)
