@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available, open_folder
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.errors import UserError, command
+from pipeline.errors import ImageError, UserError, command
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
-from pipeline.files.images import too_large
+from pipeline.files.images import FORMATS, open_image
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
 from pipeline.files.text import given_path
 from pipeline.masks.labels import PROBABILITY
@@ -165,13 +165,13 @@ def _problems(pair: TrainingPair, num_classes: int, decode: ImageReader) -> Iter
         yield f"image {pair.image} is missing"
     else:
         try:
-            with Image.open(pair.image) as image:  # reads the header alone
+            with open_image(pair.image, FORMATS, limit) as image:
                 size = image.size
-                if limit is not None and image.width * image.height > limit:
-                    yield f"image {pair.image} {too_large(image, limit)}"
                 # A PNG is decoded to find its orientation.
-                elif decode.apply_exif and image.getexif().get(_ORIENTATION) in _ROTATED_BY_90:
+                if decode.apply_exif and image.getexif().get(_ORIENTATION) in _ROTATED_BY_90:
                     size = image.size[::-1]
+        except ImageError as error:
+            yield f"image {pair.image} {error}"
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             yield f"image {pair.image} cannot be read ({type(error).__name__})"
 
