@@ -11,7 +11,6 @@ A key needs to know whether there is a kernel, so this module imports PyTorch on
 from __future__ import annotations
 
 import ctypes
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.clip.device import BY_HEAD, FUSED, cpu_flags, is_cpu
 from pipeline.engine.compiler import NoKernelError, compiled, load
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +57,7 @@ def choose_attention(wanted: str, device: str) -> str:
             raise UserError(f"runtime.attention=fused, but {error}: give by_head") from error
         if cpu_flags() >= _REQUIRED:
             note = f"attention is computed by head, which is slower, since {error}"
-            print(f"note: {note}", file=sys.stderr)
+            tell(f"note: {note}")
         return BY_HEAD
     return FUSED
 

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from pipeline.datasets.sources import (
     read_lists,
     whose_files,
 )
-from pipeline.errors import UserError, check_choice, command, did_you_mean, shown
+from pipeline.errors import UserError, check_choice, command, did_you_mean, shown, tell
 from pipeline.files.download import STATE, Source, size_text
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
@@ -134,7 +133,7 @@ def _datasets(given: Mapping[str, str]) -> Iterator[DownloadTask]:
         raise UserError(f"dataset={name} needs a folder: give it, {_ROOT}=DIR")
     splits = [s.strip(" '\"") for s in given.get(_SPLIT, "").strip("[]").split(",") if s.strip()]
     if "train_aug" in splits and _SBD not in given:
-        print(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it", file=sys.stderr)
+        tell(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it")
     for which, needed_splits in ((name, splits), ("sbd", [])):
         download = downloads[which]
         if download.key in given:
@@ -180,9 +179,7 @@ def _files(urls: Sequence[str], folder: Path) -> Iterator[DownloadTask]:
         with suppress(ValueError):  # such as http://[::1/x
             name = PurePosixPath(urlsplit(url).path).name
         if name[:1] in ("", ".") or not url.isprintable():
-            raise UserError(
-                f"{shown(url)} names no file that can be downloaded: give the address of one"
-            )
+            raise UserError(f"{shown(url)} names no file: give the address of one")
         digest = found[1] if (found := _HASH.match(url)) else ""
         source = Source(name, (url,), None, "sha256" if digest else "", digest)
         yield DownloadTask(source, folder / name, "see its page")
