@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _MAX_SHOWN = 160
@@ -61,6 +62,12 @@ def shown(given: object) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def tell(line: str) -> None:
+    """Prints a line on stderr, with the control characters of names escaped."""
+    with suppress(OSError):  # stderr may lead to a full disk
+        print(_escaped(line), file=sys.stderr)
 
 
 def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:

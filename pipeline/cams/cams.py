@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ImageError
+from pipeline.files.images import refuse_special_file
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def read_cams(path: Path) -> Cams:
         ImageError: the file is missing or damaged.
     """
     try:
+        refuse_special_file(path)
         with np.load(path, allow_pickle=False) as arrays:
             height, width = arrays["size"]
             return Cams(arrays["keys"], arrays["cams"], (int(height), int(width)))

@@ -20,7 +20,7 @@ from pipeline.engine.cleaning import (
 )
 from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import Store, folder_size
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.files.text import given_path
 from pipeline.report.configurations import describe_choices
 
@@ -100,7 +100,7 @@ def run(arguments: Sequence[str]) -> None:
                 remove(store, folder, chosen[folder][0])
                 removed += 1
         except UserError as error:
-            print(f"not removed: {error}", file=sys.stderr)
+            tell(f"not removed: {error}")
         except OSError as error:
             raise UserError(f"cannot remove {error.filename}: {error.strerror}") from error
     more = f", and results of removed images: {images}" if orphans else ""

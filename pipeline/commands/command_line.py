@@ -18,7 +18,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown
+from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown, tell
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -53,8 +53,7 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")
+    _prepare_output()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run = resolve_name(run) if isinstance(run, str) else run
@@ -78,8 +77,26 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
         if rank() > 0:
             time.sleep(_RANK_ZERO_FIRST)
     if message:
-        print(message, file=sys.stderr)
+        tell(message)
     sys.exit(code)
+
+
+def _prepare_output() -> None:
+    """Escapes what the terminal cannot show; what is printed to a closed stream is lost.
+
+    Otherwise a file that is opened later would have its number, and receive what libraries print.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.write(number, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os.set_inheritable(number, True)
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        with suppress(AttributeError):  # streams of notebooks lack it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def collect_garbage() -> None:

@@ -1,6 +1,5 @@
 """The command line of ``tools/compare.py``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from pipeline.datasets import load_dataset
 from pipeline.datasets.demo import redirect_writes
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import ImageReader
-from pipeline.errors import UserError, check_choice, shown
+from pipeline.errors import UserError, check_choice, shown, tell
 from pipeline.exchange.artefacts import Artefact, read_artefact
 from pipeline.exchange.chains import pair_up
 from pipeline.exchange.exporting import Export
@@ -88,10 +87,9 @@ def run(arguments: Sequence[str]) -> None:
     for pair in pairs:
         if pair.others:
             what = f"{pair.a.kind.stage} of split {pair.a.split}"
-            print(
+            tell(
                 f"note: {what}: {len(pair.images):,} images were compared; {pair.others:,} are in"
-                " one run alone, have another photograph there, or were removed",
-                file=sys.stderr,
+                " one run alone, have another photograph there, or were removed"
             )
     Export(left_out=problems).refuse_left_out("images were left out: repair those listed above")
 

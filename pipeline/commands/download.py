@@ -1,7 +1,6 @@
 """The command line of ``tools/download.py``."""
 
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from pipeline.datasets.sources import (
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.registry import import_plugins
-from pipeline.errors import UserError, check_choice, command, shown
+from pipeline.errors import UserError, check_choice, command, shown, tell
 from pipeline.files.download import STATE, size_text, source_at
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
@@ -126,7 +125,7 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     splits = split_names(settings.split)
     roots = {name: settings.root, "sbd": getattr(settings, "sbd_root", None)}
     if "train_aug" in splits and not roots["sbd"]:
-        print(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it", file=sys.stderr)
+        tell(f"note: the masks of train_aug are in SBD: {_SBD}=DIR downloads it")
     is_there = False
     with suppress(UserError):  # without SBD's split, and without files that are not part of it
         own = [split for split in splits if split != "train_aug"] or None

@@ -3,7 +3,6 @@
 A format is an entry of :data:`_FORMATS`, with a function that writes it.
 """
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.result_folder import MANIFEST, read_manifest
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.exchange.artefacts import Artefact, read_artefact
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path
@@ -44,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     _check(options, artefact)
     export = _FORMATS[options.format].export(artefact, options)
     for note in export.notes:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     print(f"{export.written} {artefact.kind.stage} written to {options.output}")
     remedy = "could not be exported: fix those that are named above"
     export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")

@@ -1,10 +1,10 @@
 """The command line of ``tools/export_onnx.py``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
+from pipeline.errors import tell
 
 _DESCRIPTION = """Writes a trained segmenter as an ONNX file, which needs no mmsegmentation.
 
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
     if options.dynamic and None not in shape:
         note = "note: the graph of this network works for a single size, so --size was kept"
-        print(note, file=sys.stderr)
+        tell(note)
     sides = "N×3×H×W" if shape.height is None else f"N×3×{shape.height}×{shape.width}"
     sides = sides if shape.batch is None else sides.replace("N", str(shape.batch))
     print(f"image {sides} → logits, labels of {len(segmenter.class_names)} classes")

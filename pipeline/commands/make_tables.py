@@ -1,12 +1,11 @@
 """The command line of ``tools/make_tables.py``."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
 from pipeline.report.comparison import write_comparison
@@ -53,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--output {options.output} is a folder: give the name of a file in it")
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
-        print(f"note: {problem}", file=sys.stderr)
+        tell(f"note: {problem}")
     if any(run.choices.experiment in published_experiments() for run in runs):
         # Such runs are compared with the composed experiment, whose methods this registers. It is
         # slow to import.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.engine.run import allowed_failures
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Decoded, Item
 from pipeline.engine.workers import go_through
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.images import encode_png
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.painting import overlay
@@ -66,9 +65,9 @@ def run(arguments: Sequence[str]) -> None:
     endings = [_LABELS] if options.no_overlay else [_LABELS, _OVERLAY]
     inputs = find_inputs(options.images, options.output, endings)
     for text in inputs.remarks:
-        print(f"note: {text}", file=sys.stderr)
+        tell(f"note: {text}")
     for text in [*inputs.problems, *inputs.left_out]:
-        print(f"skipped: {text}", file=sys.stderr)
+        tell(f"skipped: {text}")
     if not inputs.samples:
         raise UserError("there is nothing to segment: give images, or folders of images")
     try:
@@ -117,7 +116,7 @@ def _segment(
             image = images.pop(name, None)  # none where it could not be decoded
             if isinstance(labels, ImageError):
                 reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
-                print(f"skipped: {item.sample.image} {reason}", file=sys.stderr)
+                tell(f"skipped: {item.sample.image} {reason}")
             else:
                 final = labels[test.steps[-1]]
                 _write(output, options.output / name, image, final, segmenter, options)

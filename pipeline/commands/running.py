@@ -1,7 +1,6 @@
 """Runs the stages of a job, or shows what they would compute."""
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.run import Outcome
-from pipeline.errors import UserError, command, shown
+from pipeline.errors import UserError, command, shown, tell
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.stages.config import METHODS, read_config
@@ -123,15 +122,15 @@ def describe(outcome: Outcome) -> str:
 def name_left_out(outcome: Outcome) -> None:
     """Names the first images that a step left out on stderr, and the file that names them all."""
     for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
-        print(f"left out: {shown(image_id)}: {reason}", file=sys.stderr)
+        tell(f"left out: {shown(image_id)}: {reason}")
     if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
-        print(f"left out: {more} more, see {outcome.path / FAILURES}", file=sys.stderr)
+        tell(f"left out: {more} more, see {outcome.path / FAILURES}")
 
 
 def print_notes(notes: Iterable[str]) -> None:
     """Prints what the user should know on stderr."""
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
 
 
 def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:

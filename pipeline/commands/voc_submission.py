@@ -1,11 +1,10 @@
 """The command line of ``tools/voc_submission.py``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.exchange.voc_submission import COMPETITIONS, write_submission
 from pipeline.files.text import read_lines
 
@@ -46,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     elif beside.is_dir():
         options.images = beside
     else:
-        print("note: sizes were not checked: give the images with --images", file=sys.stderr)
+        tell("note: sizes were not checked: give the images with --images")
     ids = [line.split()[0] for line in read_lines(options.list)]
     write_submission(options.predictions, ids, options.output, options.competition, options.images)
     print(f"{len(ids)} masks for {options.competition} written to {options.output}")

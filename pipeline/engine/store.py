@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from unicodedata import normalize
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.result_folder import read_manifest
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, shown, tell
 from pipeline.files.atomic import (
     TEMPORARY,
     is_stale,
@@ -152,7 +151,7 @@ class Store:
                 path.replace(aside)
             reason = type(error).__name__
             note = f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again"
-            print(note, file=sys.stderr)
+            tell(note)
         array = make()
         beside = {_SUM: _sum_of(array), _ABOUT: np.array(about, str)}
         write_atomically(path, encode_arrays(**{key: array}, **beside))
@@ -173,6 +172,8 @@ def read_kept(path: Path) -> tuple[np.ndarray, list[str]]:
     """Returns an array that :meth:`Store.array` wrote, and ``about``; other files raise errors."""
     import numpy as np
 
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise ValueError("it is not a file")
     with zipfile.ZipFile(path) as archive:
         # We compress nothing. What is compressed could take any amount of memory.
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):

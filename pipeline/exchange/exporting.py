@@ -1,6 +1,5 @@
 """The loop of all exports: image by image, naming those that are skipped."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.engine.progress import track
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, tell
 from pipeline.exchange.artefacts import Artefact
 from pipeline.files import label_images
 from pipeline.files.label_images import IGNORE
@@ -63,7 +62,7 @@ class Export:
             UserError: there is any: their number, and then the sentence.
         """
         for name, reason in self.left_out.items():
-            print(f"{prefix}{name}: {reason}", file=sys.stderr)
+            tell(f"{prefix}{name}: {reason}")
         if self.left_out:
             raise UserError(f"{len(self.left_out)} {sentence}")
 

@@ -158,6 +158,8 @@ def _move(source: Path, target: Path) -> None:
 
 def is_intact(path: Path) -> bool:
     """Tells whether a file is a zip archive, and every part of it has its checksum (CRC)."""
+    if not path.is_file():  # reading a pipe would block
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

@@ -42,21 +42,15 @@ canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def open_own(path: Path | str, flags: int) -> int:
-    """Opens a file of ours that is written in place; serves as the ``opener`` of :func:`open`.
+    """Opens a file of ours that is written in place, as the ``opener`` of :func:`open`.
 
-    Where several people write to a folder, a link of that name may lead to anybody's file. A pipe
-    is an OSError at once.
-
-    Raises:
-        UserError: it is a link.
+    Where several people write to a folder, a link of that name may lead to anybody's file: it is a
+    UserError. A pipe is an OSError, and does not block.
     """
+    if Path(path).is_symlink():
+        raise UserError(f"{path} is a link, which nothing is written through: remove it")
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        return os.open(path, flags, 0o666)  # less the process's umask
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise UserError(f"{path} is a link, which nothing is written through: remove it") from error
+    return os.open(path, flags, 0o666)  # less the process's umask
 
 
 def is_stale(path: Path) -> bool:
@@ -228,6 +222,6 @@ def write_json_lines(path: Path, values: Sequence[Mapping]) -> None:
 def read_json(path: Path, shape: Mapping = _ANY, required: Collection[str] = ()) -> dict | None:
     """Reads an object from a JSON file; None if it is missing, see also :func:`parse_object`."""
     try:
-        return parse_object(path.read_bytes(), shape, required)
+        return parse_object(path.read_bytes(), shape, required) if path.is_file() else None
     except OSError:
         return None

@@ -83,8 +83,7 @@ def size_text(size: int | None) -> str:
 def kept_bytes(path: Path) -> int:
     """Returns how much an interrupted download of a file has left."""
     partial = _partial(path)
-    is_ours = partial.is_file() and not partial.is_symlink()
-    return partial.stat().st_size if is_ours else 0
+    return partial.stat().st_size if partial.is_file() and not partial.is_symlink() else 0
 
 
 def _partial(path: Path) -> Path:

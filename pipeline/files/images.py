@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +54,14 @@ def load_image(
         path: a file in one of ``FORMATS``.
         apply_exif: whether to turn the image as its EXIF orientation says (quirk ``exif``: the
             reference implementation ignores it).
-        max_pixels: width × height above which the file is refused before it is decoded; Pillow's
-            own limit, about 179 million, always holds.
+        max_pixels: width × height above which the file is refused before it is decoded; without
+            it, Pillow's own limit holds, about 179 million.
 
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.
     """
     try:
-        refuse_special_file(path)
-        with Image.open(path, formats=FORMATS) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise too_large(image, max_pixels)
+        with open_image(path, FORMATS, max_pixels) as image:
             if image.mode == "F":
                 raise ImageError("has floating-point pixels: save it with 8 bits a channel")
             image.load()
@@ -130,12 +127,26 @@ def refuse_special_file(path: Path) -> None:
         raise ImageError("is not a file but a folder, a pipe or a device: remove or rename it")
 
 
-def too_large(image: Image.Image, max_pixels: int) -> ImageError:
-    """Returns the error for an image above the data set's limit."""
-    return ImageError(
-        f"{image.width}×{image.height} pixels are more than dataset.max_pixels={max_pixels}:"
-        " shrink it, or raise the limit"
-    )
+@contextlib.contextmanager
+def open_image(
+    path: Path, formats: Sequence[str], max_pixels: int | None = None
+) -> Iterator[Image.Image]:
+    """Opens an image file of one of Pillow's ``formats``, and decodes no pixel.
+
+    Raises:
+        ImageError: it is not a file, or has more than ``max_pixels``, width × height.
+        Exception: it is missing or damaged.
+    """
+    refuse_special_file(path)
+    if max_pixels is not None and max_pixels > 2 * (Image.MAX_IMAGE_PIXELS or max_pixels):
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice as many
+    with Image.open(path, formats=formats) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ImageError(
+                f"{image.width}×{image.height} pixels are more than dataset.max_pixels={max_pixels}"
+                ": shrink it, or raise the limit"
+            )
+        yield image
 
 
 def to_image_error(
@@ -146,9 +157,7 @@ def to_image_error(
     ``formats`` are those that Pillow accepted, ``max_pixels`` the data set's limit if it applies.
     """
     if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * Image.MAX_IMAGE_PIXELS  # what Pillow refuses; it warns above half of that
-        if max_pixels is not None and max_pixels < limit:
-            limit = f"dataset.max_pixels={max_pixels}"
+        limit = f"dataset.max_pixels={max_pixels}" if max_pixels else 2 * Image.MAX_IMAGE_PIXELS
         return ImageError(f"has more than {limit} pixels: shrink it")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):

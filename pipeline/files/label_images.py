@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files.images import refuse_special_file, to_image_error, too_large
+from pipeline.files.images import open_image, to_image_error
 
 IGNORE = 255
 """The ignore index: pixels of a mask with this label are not counted."""
@@ -51,14 +50,11 @@ def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None
         ImageError: it is not a PNG of one of these modes, is damaged, or is too large.
     """
     try:
-        refuse_special_file(path)
-        with Image.open(path, formats=["PNG"]) as image:
+        with open_image(path, ["PNG"], max_pixels) as image:
             mode, palette = image.mode, None
             if mode not in modes:
                 wanted = "palette or grey PNG" if PALETTE in modes else "grey PNG"
                 raise ImageError(f"is a PNG of mode {mode}: convert it to a {wanted} of 8 bits")
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise too_large(image, max_pixels)
             values = np.asarray(image)
             if mode == PALETTE:
                 colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)

@@ -1,7 +1,6 @@
 """The checkpoints of a training: the last, from which it resumes, and the best."""
 
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import write_atomically
 from pipeline.files.weight_files import read_weights_file
@@ -60,7 +59,7 @@ def _put_aside_if_damaged(path: Path) -> bool:
         return False
     if not process_rank():
         aside = path.replace(f"{path}.damaged")
-        print(f"note: checkpoint {path} is damaged and is now {aside.name}", file=sys.stderr)
+        tell(f"note: checkpoint {path} is damaged and is now {aside.name}")
     return True
 
 
@@ -77,7 +76,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
         UserError: the file is damaged, or holds more than tensors and plain values.
     """
     # mmengine writes zip archives; PyTorch would read other formats by older, laxer readers.
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise UserError(f"checkpoint {path} is damaged or not a checkpoint: choose another file")
     try:
         content = read_weights_file(path, device)
@@ -95,7 +94,9 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 
 def complete_checkpoints(work_dir: Path) -> list[Path]:
     """Returns the checkpoints whose end is there; a file that was copied in part has none."""
-    return [path for path in checkpoints_in(work_dir) if zipfile.is_zipfile(path)]
+    return [
+        path for path in checkpoints_in(work_dir) if path.is_file() and zipfile.is_zipfile(path)
+    ]
 
 
 def best_checkpoints(work_dir: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.clip.device import is_cpu
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.architecture import licence_notes, smallest_side
@@ -118,7 +117,7 @@ def train(
 
     if resume_from is None and not process_rank():
         for note in licence_notes(config.model):
-            print(f"note: {note}", file=sys.stderr)
+            tell(f"note: {note}")
 
     # What mmsegmentation's own tools segment images with; decoded as by ``read``.
     color_type = "color" if read.apply_exif else "color_ignore_orientation"

@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from pipeline.commands.command_line import answer, next_command
 from pipeline.commands.console import WHEN_INTERRUPTED
 from pipeline.engine.progress import say, track
+from pipeline.errors import UserError
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
 
@@ -230,6 +231,56 @@ def test_file_names_do_not_depend_on_the_locale():
 def test_a_tool_without_output_ends_as_usual(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
     answer(lambda _: print("lost"))
+
+
+def test_output_may_be_a_stream_of_a_notebook(monkeypatch):
+    monkeypatch.setattr("sys.stdout", shown := io.StringIO())  # which has no reconfigure
+    answer(lambda _: print("shown"))
+    assert shown.getvalue() == "shown\n"
+
+
+def test_a_stream_that_was_closed_loses_what_is_printed(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", closed := io.StringIO())
+        closed.close()
+    answer(lambda _: (print("lost"), print("lost", file=sys.stderr)))
+
+
+@pytest.mark.parametrize("ends", [">&-", "2>&-", "<&- >&- 2>&-", "1</dev/null", "2</dev/null"])
+def test_without_output_files_get_nothing_that_is_printed(ends, tmp_path):
+    code = """
+import os, pathlib, sys
+from pipeline.commands.command_line import answer
+
+def write(_):
+    file = open(sys.argv[1], "w")
+    print("lost", flush=True)
+    print("lost", file=sys.stderr)
+    os.write(1, b"of a library"), os.write(2, b"of a library")
+    file.write("kept")
+    file.close()
+
+answer(write)
+"""
+    command = ["sh", "-c", f'exec "$@" {ends}', "sh", sys.executable, "-c", code, tmp_path / "file"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+class FullStream(io.StringIO):
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_error_has_its_exit_code_where_stderr_is_full(monkeypatch):
+    def fail(_):
+        raise UserError("wrong")
+
+    monkeypatch.setattr("sys.stderr", FullStream())
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    assert ended.value.code == 2
 
 
 def test_a_reader_that_ends_early_is_not_an_error(monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import limit_longest_side, load_image, to_image
+from pipeline.files.label_images import decode_png
 
 
 def save(image: Image.Image, path: Path, **options) -> Path:
@@ -66,6 +67,21 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path):
     assert load_image(path, max_pixels=9000).shape == (90, 100, 3)
     with pytest.raises(ImageError, match="100×90 pixels are more than"):
         load_image(path, max_pixels=8999)
+
+
+def test_the_limit_of_pillow_follows_the_data_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # of which Pillow refuses twice as many
+    path = save(Image.new("L", (100, 90)), tmp_path / "x.png")
+    with pytest.raises(ImageError, match="has more than 2000 pixels"):
+        load_image(path)
+    with pytest.raises(ImageError, match="more than dataset.max_pixels=1500 pixels: shrink"):
+        load_image(path, max_pixels=1500)
+    assert Image.MAX_IMAGE_PIXELS == 1000, "it is another program's too, unless a run needs more"
+    assert load_image(path, max_pixels=9000).shape == (90, 100, 3)
+    Image.MAX_IMAGE_PIXELS = 1000
+    assert decode_png(path, ["L"], max_pixels=9000).values.shape == (90, 100)
+    Image.MAX_IMAGE_PIXELS = None
+    assert load_image(path, max_pixels=9000).shape == (90, 100, 3)
 
 
 def test_the_longest_side_is_limited():
