@@ -84,7 +84,9 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
                 values = (percent(figures.get(metric)) for metric in _TAG_METRICS)
                 rows.append([split + level, _images(latest), *values])
                 notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
-            if remark := _remark(latest).removeprefix(", "):
+            if corrections := latest.get("corrections"):
+                notes.append(f"{split}: tags corrected by hand ({corrections}).")
+            if remark := latest.get("remark"):
                 notes.append(f"{split}: {remark}.")
         title = f"{kind.title.capitalize()} (%)"
         yield Table(header, rows, header[:1], title, notes=notes)
@@ -126,11 +128,13 @@ def _calibration(metrics: MetricsFile) -> Iterator[Table]:
 
 
 def _segmentation(metrics: MetricsFile) -> Table:
-    rows = []
+    rows, notes = [], {_MEANS_NOTE: None}
     for kind in _measured_by("miou"):
         label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
         for split, figures in metrics.latest.get(kind.stage, {}).items():
             results = {label + _remark(figures) + level: f for level, f in _by_level(figures)}
+            if corrections := figures.get("corrections"):
+                notes[f"Tags corrected by hand: {corrections}."] = None
             variants = figures.get("variants", {})
             ceiling = variants.get("ceiling", {}).get("miou")
             share = (figures.get("miou") or 0) / ceiling if ceiling else None
@@ -142,19 +146,17 @@ def _segmentation(metrics: MetricsFile) -> Table:
                 means = (percent(values.get(metric)) for metric in _MEANS)
                 rows.append([result, split, _images(figures), *means])
     header = ["result", "split", "images", *(f"{METRIC_LABELS[m]} (%)" for m in _MEANS)]
-    return Table(header, rows, header[:1], "Segmentation", notes=[_MEANS_NOTE])
+    return Table(header, rows, header[:1], "Segmentation", notes=[*notes])
 
 
 def _remark(figures: Mapping[str, Any]) -> str:
-    corrections = figures.get("corrections")
-    corrected = f", tags corrected by hand ({corrections})" if corrections else ""
+    marks = ", tags corrected by hand" * ("corrections" in figures)
+    marks += f", {figures['remark']}" if "remark" in figures else ""
     if "chosen_by_ground_truth" in figures:
         beta = figures.get("background_beta")
-        return f", background chosen by ground truth (β={beta}){corrected}"
+        return f", background chosen by ground truth (β={beta}){marks}"
     kept = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
-    removed = f", {figures['remark']}" if "remark" in figures else ""
-    seen = " (its initial weights have seen masks)" * has_seen_masks(figures)
-    return kept + corrected + removed + seen
+    return kept + marks + " (its initial weights have seen masks)" * has_seen_masks(figures)
 
 
 def _seeds(metrics: MetricsFile) -> Table:
