@@ -317,6 +317,7 @@ def test_an_exception_of_a_plugin_names_its_line(
     file = tmp_path / "failing_tagger.py"
     file.write_text(FAILING)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of workers
     sys.modules.pop("failing_tagger", None)
     options = ["plugins=[failing_tagger]", *arguments[1:6], "tags=failing", arguments[-2]]
     options += ["stage=tags", f"executor={executor}"]

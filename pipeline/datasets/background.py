@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,11 @@ class WithoutBackground(GroundTruthMask):
 
     complete: GroundTruthMask
     kept: Path
+
+    @property
+    def origin(self) -> list[Any]:
+        """Implements the base class."""
+        return [IGNORE, *self.complete.origin]
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
