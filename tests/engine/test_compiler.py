@@ -90,6 +90,12 @@ def test_kernels_of_one_process_are_not_mistaken_for_each_other(machine):
     assert (first(), second()) == (1, 2)
 
 
+def test_without_files_in_memory_a_private_copy_is_loaded(machine, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    assert answer(machine.source(42)) == 42
+    assert [*machine.temporary.iterdir()] == []
+
+
 def test_a_umask_that_lets_the_group_write_does_not_matter(machine):
     before = os.umask(0o002)
     try:
