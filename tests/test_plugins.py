@@ -328,7 +328,8 @@ def test_an_exception_of_a_plugin_names_its_line(
     assert "tags=failing failed on image " in finished.errors
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     again = run_stage(*options)
-    assert again.code == 2 and again.errors.endswith(finished.errors)
+    # Which image fails first is a matter of processes.
+    assert again.code == 2 and finished.errors.partition("tags=failing")[0] in again.errors
     assert "Traceback" in again.errors and "linalg.py" in again.errors
 
 
