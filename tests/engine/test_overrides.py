@@ -73,7 +73,7 @@ def test_a_name_that_reads_as_a_number_stays_as_typed():
 
 
 def test_names_in_a_list_that_read_as_numbers_stay_as_typed():
-    names = "[1e3, 2024_10,0.50,7,'a, 1e3',b 1e3, {name: 1_0, names: [0x1,.5]}]"
+    names = "[1e3, 2024_10,0.50,7,'a, 1e3, c',b 1e3, {name: 1_0, names: [0x1,.5]}]"
     typed = [
         "dataset=folder",
         "segmenter=demo",
@@ -87,7 +87,7 @@ def test_names_in_a_list_that_read_as_numbers_stay_as_typed():
         "2024_10",
         "0.50",
         7,
-        "a, 1e3",
+        "a, 1e3, c",
         "b 1e3",
         {"name": "1_0", "names": ["0x1", ".5"]},
     ]
