@@ -4,9 +4,7 @@ import re
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import yaml
 
@@ -175,9 +173,7 @@ def _weights(given: Mapping[str, str], folder: Path) -> Iterator[DownloadTask]:
 def _files(urls: Sequence[str], folder: Path) -> Iterator[DownloadTask]:
     """Yields single files."""
     for url in urls:
-        name = ""
-        with suppress(ValueError):  # such as http://[::1/x
-            name = PurePosixPath(urlsplit(url).path).name
+        name = re.sub(r"^\w+://[^/?#]*|[?#].*", "", url).rpartition("/")[2]
         if name[:1] in ("", ".") or not url.isprintable():
             raise UserError(f"{shown(url)} names no file: give the address of one")
         digest = found[1] if (found := _HASH.match(url)) else ""
