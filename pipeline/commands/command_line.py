@@ -32,9 +32,9 @@ RESUMABLE = "interrupted: run the same command again to go on"
 
 _EXHAUSTED = re.compile(
     "annot allocate memory|can't allocate memory|can't start new thread|failed to map segment"
-    "|out of memory|Resource temporarily unavailable"
+    "|out of memory|Resource temporarily unavailable|Too many open files"
 )
-"""Messages of the system, PyTorch and Python when a limit on memory or processes is reached."""
+"""Messages of the system, PyTorch and Python when memory, processes or files reach a limit."""
 
 
 _PLACE = re.compile(r'File "(.+)", line (\d+)')  # in a traceback
@@ -133,11 +133,13 @@ def _explain(error: Exception) -> object:
             "the GPU's memory ran out: lower runtime.batch_size and runtime.crop_batch_size, raise"
             " segmenter.accumulate in a training, or end other programs that use the GPU"
         )
+    if isinstance(error, UnboundLocalError):  # of joblib, if it cannot open a pipe
+        error = error.__context__ or error
     is_of_system = isinstance(error, (OSError, RuntimeError, ImportError))
     if isinstance(error, MemoryError) or (is_of_system and _EXHAUSTED.search(str(error))):
         return (
-            "memory, or the number of processes and threads, reached its limit: close programs,"
-            " raise the limits of this shell (ulimit -v, ulimit -u), or give smaller batches"
+            "memory, or the number of processes, threads or files, is at its limit: close programs,"
+            " raise the limits of this shell (ulimit -v, -u and -n), or give smaller batches"
         )
     if isinstance(error, ImportError):
         return missing_library(error)

@@ -58,10 +58,9 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     from pipeline.commands.status import status_table
     from pipeline.engine.store import Store
 
-    given_root = config.output_dir
-    if not isinstance(given_root, str) or not given_root or "\0" in given_root:
+    if not isinstance(root := config.output_dir, str) or not root or "\0" in root:
         raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
-    root = given_path(given_root, "output_dir").absolute()
+    root = given_path(root, "output_dir").absolute()
     table, console = status_table(Store(root)), Console(soft_wrap=True, markup=False)
     if table.row_count:
         Console(width=max(console.width, 160)).print(table)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.datasets.sources import Archive
 from pipeline.engine.progress import track_bytes
 from pipeline.files.archives import UnusableArchive, unpack
-from pipeline.files.atomic import cannot_write, write_atomically
+from pipeline.files.atomic import cannot_write, remove_abandoned, write_atomically
 from pipeline.files.download import STATE, Source, fetch, kept_bytes, size_text
 from pipeline.files.hugging_face import with_checksum
 from pipeline.files.lock import FolderLock
@@ -84,7 +84,9 @@ def obtain(item: DownloadTask, wait: float) -> Path:
 
 
 def _obtain(item: DownloadTask, lock: FolderLock) -> Path:
+    remove_abandoned(item.path.parent)
     if item.archive and item.is_done:  # perhaps by a process that this one waited for
+        item.path.unlink(missing_ok=True)  # it stayed if that process was killed
         print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
         return item.target
     with track_bytes(item.source.name) as show:
@@ -102,6 +104,6 @@ def _obtain(item: DownloadTask, lock: FolderLock) -> Path:
         item.path.unlink()
         raise
     write_atomically(item.note, f"{item.source.urls[0]}\n")
-    item.path.unlink()
+    item.path.unlink(missing_ok=True)
     print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
     return item.target

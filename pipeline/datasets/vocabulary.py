@@ -1,6 +1,5 @@
 """Class names, the names that CLIP reads for them, backgrounds, parents, and the palette."""
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +158,8 @@ def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
     text = read_text(path, name, wanted, _MAX_BYTES)
     if path.suffix.lower() not in (".yaml", ".yml"):
         # splitlines() would also break lines at characters at which editors do not.
-        return [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()], None
+        lines = text.replace("\r", "\n").split("\n")
+        return [line.strip() for line in lines if line.strip()], None
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month

@@ -42,14 +42,10 @@ canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def open_own(path: Path | str, flags: int) -> int:
-    """Opens a file of ours that is written in place, as the ``opener`` of :func:`open`.
-
-    Where several people write to a folder, a link of that name may lead to anybody's file: it is a
-    UserError. A pipe is an OSError, and does not block.
-    """
+    """Opens a file of ours to write in place; a link, which may lead anywhere, is refused."""
     if Path(path).is_symlink():
         raise UserError(f"{path} is a link, which nothing is written through: remove it")
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait for a pipe
     return os.open(path, flags, 0o666)  # less the process's umask
 
 

@@ -1,6 +1,5 @@
 """Lists of the names that ``masks=dense`` compares pixels with, and those that come with it."""
 
-import re
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import Names, Vocabulary, as_names
@@ -54,7 +53,7 @@ def names_in(given: str) -> Names:
     is_shipped = given in shipped_lists()
     path = FOLDER / f"{given}.txt" if is_shipped else given_path(given, "masks.names")
     # splitlines() would also break lines at characters at which editors do not.
-    lines = re.split(r"[\r\n]", read_text(path, key, wanted, _MAX_BYTES))
+    lines = read_text(path, key, wanted, _MAX_BYTES).replace("\r", "\n").split("\n")
     return tuple(as_names(line.split(", "), key) for line in lines if line.strip())
 
 

@@ -176,9 +176,8 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
     text = read_text(path, str(path), remedy, _MAX_BYTES)
     try:
         is_mapping = isinstance(yaml.compose(text), yaml.MappingNode)  # refuses what is too deep
-        # By aliases, a few lines expand to gigabytes.
         if not is_mapping or any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)):
-            raise other
+            raise other  # a few lines of aliases expand to gigabytes
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if "${" in repr(plain) or not fits(plain, _RECORDED):
             raise other

@@ -151,6 +151,7 @@ def test_what_cannot_be_read_is_not_said_to_be_written(monkeypatch, capsys):
         MemoryError(),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)),  # of a process over ulimit -u
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/lib/torch.py"),
         RuntimeError("can't start new thread"),
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:125] DefaultCPUAllocator: can't allocate memory"
@@ -168,6 +169,19 @@ def test_the_limits_of_the_system_are_one_sentence(error, capsys):
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith("error: memory, or the number of processes")
     assert "ulimit -v" in said and said.count("\n") == 1
+
+
+def test_a_fault_of_joblib_does_not_hide_that_files_ran_out(capsys):
+    def fail(_):
+        try:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        finally:
+            raise UnboundLocalError("cannot access local variable 'child_r'")
+
+    with pytest.raises(SystemExit) as ended:
+        answer(fail)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "-u and -n)" in said and said.count("\n") == 1
 
 
 def test_a_full_gpu_is_one_sentence_that_names_the_batches(capsys):

@@ -248,6 +248,7 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
             (f"https://127.0.0.1/{end}", "names no file")
             for end in ("", "a/..", "a/.lock", "a/.download", "a/.holder.json", "a\x1b[2J")
         ),
+        ("https://127.0.0.1?a/b", "names no file"),
         ("http://[::1/x", "names no file"),
         ("dataset", "is not KEY=VALUE"),
         ("--lst", "--help shows the options"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import select
 import signal
 import subprocess
@@ -16,9 +17,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import obtain as obtaining
+from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.sources import Archive
 from pipeline.errors import UserError
 from pipeline.files import download
+from pipeline.files.atomic import TEMPORARY
+from pipeline.files.download import STATE, Source
 from pipeline.files.lock import FolderLock
 from tests import REPOSITORY
 from tests.faults.runs import wait_until
@@ -169,3 +173,17 @@ def test_a_process_whose_lock_another_took_over_names_no_file(case, monkeypatch)
     with pytest.raises(UserError, match="was taken over"):
         obtaining.obtain(obtaining.DownloadTask(source, path, "free", archive, case.root), 0)
     assert not (case.root / "file").exists()
+
+
+def test_what_a_killed_process_left_after_unpacking_is_removed(tmp_path, capsys):
+    source, folder = Source("a.tar", ("http://127.0.0.1:1/a.tar",)), tmp_path / STATE
+    archive = Archive(source, "here", "", "", (), False)
+    item = DownloadTask(source, folder / "a.tar", "free", archive, tmp_path)
+    folder.mkdir()
+    item.note.write_text("its address")
+    item.path.write_bytes(b"of gigabytes")
+    killed = 2**22 + 1  # a process that there is not
+    (folder / f"{TEMPORARY}{killed}-{platform.node()}-0123abcd").write_text("of the note")
+    assert obtain(item, 0) == tmp_path
+    assert [*folder.iterdir()] == [item.note]
+    assert "a.tar was unpacked before" in capsys.readouterr().out
