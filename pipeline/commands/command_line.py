@@ -96,7 +96,7 @@ def _prepare_output() -> None:
         if stream is None or getattr(stream, "closed", False):
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         with suppress(AttributeError):  # streams of notebooks lack it
-            stream.reconfigure(errors="backslashreplace")
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def collect_garbage() -> None:

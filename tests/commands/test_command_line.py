@@ -255,9 +255,9 @@ def test_output_may_be_a_stream_of_a_notebook(monkeypatch):
 
 def test_a_stream_that_was_closed_loses_what_is_printed(monkeypatch):
     for name in ("stdout", "stderr"):
-        monkeypatch.setattr(f"sys.{name}", closed := io.StringIO())
+        monkeypatch.setattr(f"sys.{name}", closed := io.TextIOWrapper(io.BytesIO()))
         closed.close()
-    answer(lambda _: (print("lost"), print("lost", file=sys.stderr)))
+    answer(lambda _: (print("lost \udce9"), print("lost \udce9", file=sys.stderr)))
 
 
 @pytest.mark.parametrize("ends", [">&-", "2>&-", "<&- >&- 2>&-", "1</dev/null", "2</dev/null"])
