@@ -197,6 +197,21 @@ def test_rows_of_results_that_changed_are_withheld_from_tables(run, run_tool, wo
     assert "results removed" in study().output
 
 
+def test_lines_that_a_list_lost_or_changed_count(run, run_tool, world):
+    """A list of tags that lost a line, and a list of labels that changed."""
+    (world / "labels.csv").write_text("".join(f"{i}.png, cup, cat\n" for i in IDS))
+    labels = f"dataset.labels={world / 'labels.csv'}"
+    run("stage=[tags,evaluate]", labels, "experiment_name=study")
+    (world / "labels.csv").write_text("".join(f"{i}.png, cat\n" for i in IDS))
+    board = run_tool("make_tables.py", world / "out", "--study", "study")
+    assert board.code == 2 and "measured before its photographs or ground truth" in board.errors
+    write_list(world, {i: str(int(i) % 2) for i in IDS[:5]})
+    finished = run("stage=evaluate", labels, code=2)
+    assert "1 of the tags for split all were made from another photograph" in finished.errors
+    run("stage=[tags,evaluate]", labels)
+    assert figures(world / "out")["tags"]["images"] == 5
+
+
 def test_the_run_before_is_not_the_round_before(run, compare, world):
     """Of one run with two rounds, the second was compared with the first."""
     rounds = [*NETWORK, "rounds=2", "stage=[tags,cams,masks,train,predict]"]

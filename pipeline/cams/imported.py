@@ -53,9 +53,11 @@ class ImportedCams(CamStage):
 
         Raises:
             NoEntry: it does not have one.
+            UserError: there is no folder of them.
         """
         path = self._path / f"{sample.id}.npy"
         if not path.is_file():
+            self.check()
             raise NoEntry(f"has no CAMs: {path} is missing", ids_below(self._path, ".npy"))
         key = join_keys(fingerprint_image(sample.image), fingerprint_file(path))
         return Item(sample, key, path)

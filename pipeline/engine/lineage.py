@@ -240,5 +240,7 @@ class StageResult(Result):
             if any(image_id not in folder.entries for folder in folders.values()):
                 return photograph == first_key(entry["input"])
             return entry["input"] == self.stage.item(sample, folders).input
-        except (ImageError, UserError, OSError):  # such as a file that was imported, and is gone
+        except ImageError:  # such as a line that its list no longer has
+            return False
+        except (UserError, OSError):  # such as a list that is gone
             return True

@@ -43,10 +43,14 @@ class MeasuredOn:
 
     @classmethod
     def of(
-        cls, folder: StageFolder, samples: Iterable[Sample], settings: Mapping[str, Any]
+        cls,
+        folder: StageFolder,
+        samples: Iterable[Sample],
+        settings: Mapping[str, Any],
+        lists: Iterable[Path] = (),
     ) -> MeasuredOn:
-        """Returns what figures of results are measured on if they are measured now."""
-        images, files = {}, {}
+        """Returns what figures are measured on now; ``lists`` hold ground truth of many images."""
+        images, files = {}, {str(path): _content(path) for path in lists}
         for sample in samples:
             origin = sample.mask.origin if sample.mask else []
             paths = (v for v in [sample.image, *origin] if isinstance(v, Path))

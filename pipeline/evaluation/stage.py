@@ -21,6 +21,7 @@ from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
 from pipeline.files.fingerprints import fingerprint
+from pipeline.files.text import given_path
 
 FILES = ("metrics.json", FAILURES)
 """Its files in the output directory."""
@@ -176,7 +177,9 @@ class Evaluation:
             settings["absent_as_zero"] = self.config.tags.absent_as_zero
         elif result.stage.kind.holds == "cams":
             settings["background_betas"] = plain(self.config.cams.background_betas)
-        return MeasuredOn.of(result.folder, samples, settings)
+        given = dataset.labels if of_tags else None
+        lists = [] if given is None else [given_path(given, "dataset.labels").absolute()]
+        return MeasuredOn.of(result.folder, samples, settings, lists)
 
     @cached_property
     def _measurable(self) -> list[PerImage]:

@@ -136,6 +136,7 @@ class RegionMasks(Masks):
 
         Raises:
             ImageError: the image has two files of regions, or (NoEntry) none.
+            UserError: there is no folder of them.
         """
         item = super().item(sample, folders)
         if self._folder is None:
@@ -143,6 +144,7 @@ class RegionMasks(Masks):
         paths = [self._folder / f"{sample.id}{suffix}" for suffix in SUFFIXES]
         found = [path for path in paths if path.is_file()]
         if not found:
+            self.check()
             known = ids_below(self._folder, *SUFFIXES)
             raise NoEntry(f"has no regions: {paths[0]} is missing", known)
         if len(found) > 1:
