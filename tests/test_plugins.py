@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra.core.config_store import ConfigStore
+from joblib.externals.loky import get_reusable_executor
 from skimage.measure import regionprops
 
 from pipeline import Labeller
@@ -317,7 +318,8 @@ def test_an_exception_of_a_plugin_names_its_line(
     file = tmp_path / "failing_tagger.py"
     file.write_text(FAILING)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of workers
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of workers, which start anew
+    get_reusable_executor().shutdown(kill_workers=True)
     sys.modules.pop("failing_tagger", None)
     options = ["plugins=[failing_tagger]", *arguments[1:6], "tags=failing", arguments[-2]]
     options += ["stage=tags", f"executor={executor}"]
