@@ -257,6 +257,14 @@ def test_a_chain_that_is_not_what_it_was_made_from_is_refused(run, compare, worl
     assert re.search(said, refused.errors)
 
 
+def test_a_result_of_an_image_that_is_skipped_by_now_is_refused(run, compare, world):
+    run(TO_MASKS, out="a")
+    run(TO_MASKS, "cams.cell_size=8", out="b")
+    write_list(world, {i: str(int(i) % 2) for i in IDS[:5]})
+    run("stage=tags", "cams.cell_size=8", out="b")
+    assert "run stage=cams there first" in compare("a", "b", code=2).errors
+
+
 def test_a_network_whose_masks_changed_is_refused(run, compare, world):
     stages = [*NETWORK, "stage=[tags,cams,masks,train,predict]"]
     run(*stages, out="a")

@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import ENTRIES, StageFolder, result_key
+from pipeline.engine.folder import ENTRIES, FAILURES, StageFolder, result_key
 from pipeline.engine.result_folder import read_manifest
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import read_json
+from pipeline.files.atomic import read_json, read_json_lines
 from pipeline.files.fingerprints import (
     fingerprint,
     fingerprint_file,
@@ -138,8 +138,16 @@ class Result:
         for need in self.needs.values():
             if found := need.first_change(image_id) if need.entries else need.change_of_split:
                 return found
-        entry = self.entries.get(image_id)
-        return None if entry is None or self._is_as_made(image_id, entry) else self
+        if (entry := self.entries.get(image_id)) is None:
+            return None
+        is_current = image_id not in self._skipped and self._is_as_made(image_id, entry)
+        return None if is_current else self
+
+    @cached_property
+    def _skipped(self) -> frozenset[str]:
+        """The images that a stage of the chain skips by now."""
+        failures = (r.path / FAILURES for r in self.chain if r.split == self.split)
+        return frozenset(line["id"] for path in failures for line in read_json_lines(path))
 
     @cached_property
     def change_of_split(self) -> Result | None:
