@@ -48,7 +48,7 @@ def fingerprint_file(path: Path) -> str:
         OSError: the file cannot be read.
     """
     if not path.is_file() and path.exists():  # reading a pipe would block
-        raise OSError(errno.EINVAL, "it is not a file", str(path))
+        raise OSError(errno.EIO, "it is not a file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
