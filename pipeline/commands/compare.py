@@ -9,7 +9,7 @@ from pipeline.datasets.demo import redirect_writes
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError, check_choice, shown, tell
-from pipeline.exchange.artefacts import Artefact, read_artefact
+from pipeline.exchange.artefacts import Artefact
 from pipeline.exchange.chains import pair_up
 from pipeline.exchange.exporting import Export
 from pipeline.exchange.paired import Pair
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
         check_choice(f"the two runs share no results of split {shown(split)}", split, names)
     if options.split:
         found = [pair for pair in found if pair[0].split in options.split]
-    artefacts = [[read_artefact(result.path) for result in pair] for pair in found]
+    artefacts = [[Artefact(result.path) for result in pair] for pair in found]
     (first, other), pairs, problems, workers = artefacts[0], [], {}, count_cores()
     settings, measurement = read_record(first.root)
     record = first.root / CONFIG

@@ -14,7 +14,7 @@ from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import UserError, tell
-from pipeline.exchange.artefacts import Artefact, read_artefact
+from pipeline.exchange.artefacts import Artefact
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: the arguments cannot be used, or images were skipped.
     """
     options = _parse(arguments)
-    artefact = read_artefact(options.folder)
+    artefact = Artefact(options.folder)
     _check(options, artefact)
     export = _FORMATS[options.format].export(artefact, options)
     for note in export.notes:

@@ -12,7 +12,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.artefacts import read_artefact
+from pipeline.exchange.artefacts import Artefact
 from pipeline.exchange.exporting import Export
 from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask, voc_colours
 from pipeline.files.images import SUFFIXES, encode_png
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     files = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     masks = [path.relative_to(options.folder) for path in files]
     if (options.folder / ENTRIES).is_file():  # a stage's, where results of removed images lie, too
-        masks = [Path(f"{i}.png") for i in sorted(read_artefact(options.folder).entries)]
+        masks = [Path(f"{i}.png") for i in sorted(Artefact(options.folder).entries)]
     if not masks:
         raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
     if any(path.match("task-*-annotation-*-by-*") for path in masks):

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.commands.command_line import Parser, check_folder, fraction
 from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
-from pipeline.exchange.artefacts import Artefact, find_photograph, read_artefact
+from pipeline.exchange.artefacts import Artefact, find_photograph
 from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.overlays import draw_overlay, make_tiles
 from pipeline.files.images import load_image
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: something the user can fix, or images were skipped.
     """
     options = _parse(arguments)
-    artefacts = [read_artefact(path) for path in options.folders]
+    artefacts = [Artefact(path) for path in options.folders]
     if len({artefact.classes for artefact in artefacts}) > 1:
         raise UserError("the folders have different classes: draw them one at a time")
     check_folder(options.images, "--images", "the one that holds them")

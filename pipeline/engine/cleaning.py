@@ -1,16 +1,17 @@
 """Finds and removes folders that no current result depends on."""
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED, key_of
-from pipeline.engine.result_folder import files_of, read_manifest, remove_files
+from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED
+from pipeline.engine.lineage import Result
+from pipeline.engine.result_folder import files_of, remove_files
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
-from pipeline.files.atomic import TEMPORARY, canonical_json, read_json_lines
+from pipeline.files.atomic import TEMPORARY, canonical_json
 from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
@@ -18,33 +19,16 @@ from pipeline.files.lock import FolderLock
 def find_removable(store: Store) -> list[tuple[Path, dict]]:
     """Returns the folders that no current result depends on, each with its manifest, oldest first.
 
-    Those stay to which ``latest`` points, the folders that they were made from by their
-    configuration, and the folders that accompany one of these for comparison.
+    Those stay to which ``latest`` points, the folders that they were made from, and the folders
+    that accompany one of these for comparison.
     """
-    folders = store.folders()
-    latest = {
-        link.resolve()
-        for pattern in (f"*/{LATEST}", f"*/*/{LATEST}")
-        for link in store.root.glob(pattern)
-    }
-    kept = [manifest for path, manifest in folders if path.resolve() in latest]
-    needed = {key for manifest in kept for key in _keys_in(manifest.get("configuration", {}))}
-    needed |= {
-        path.name for path, manifest in folders if needed & {*manifest.get("accompanies", ())}
-    }
+    links = (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}"))
+    needed = {each.path.name for link in links for each in Result(link.resolve()).chain}
     return [
         (path, manifest)
-        for path, manifest in folders
-        if path.name not in needed and path.resolve() not in latest
+        for path, manifest in store.folders()
+        if needed.isdisjoint({path.name, *manifest.get("accompanies", ())})
     ]
-
-
-def _keys_in(configuration: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the key of a configuration, and of every configuration within it."""
-    yield key_of(configuration)
-    for value in configuration.values():
-        if isinstance(value, Mapping):
-            yield from _keys_in(value)
 
 
 def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -71,12 +55,9 @@ def find_orphans(folder: Path) -> dict[str, list[Path]]:
 
     They are of images that the data set no longer has, or that an earlier stage skipped.
     """
-    entries, split = Journal(folder / ENTRIES).entries, folder.parents[1]
-    keys = _keys_in(read_manifest(folder).get("configuration", {}))
-    names = [(key, name) for key in keys for name in (FAILURES, REMOVED)]
-    lists = [folder / REMOVED, *(p for key, name in names for p in split.glob(f"*/{key}/{name}"))]
-    gone = {line["id"] for path in lists for line in read_json_lines(path)}
-    return {i: files_of(folder, entries[i]) for i in sorted(gone & entries.keys())}
+    result = Result(folder)
+    orphans = result.listed(FAILURES, REMOVED) & result.entries.keys()
+    return {i: files_of(folder, result.entries[i]) for i in sorted(orphans)}
 
 
 def remove_orphans(folder: Path) -> int:

@@ -143,11 +143,16 @@ class Result:
         is_current = image_id not in self._skipped and self._is_as_made(image_id, entry)
         return None if is_current else self
 
+    def listed(self, *names: str) -> set[str]:
+        """Returns the images that files of the chain on this split list, such as failures.jsonl."""
+        folders = [result.path for result in self.chain if result.split == self.split]
+        paths = (folder / name for folder in folders for name in names)
+        return {line["id"] for path in paths for line in read_json_lines(path)}
+
     @cached_property
-    def _skipped(self) -> frozenset[str]:
+    def _skipped(self) -> set[str]:
         """The images that a stage of the chain skips by now."""
-        failures = (r.path / FAILURES for r in self.chain if r.split == self.split)
-        return frozenset(line["id"] for path in failures for line in read_json_lines(path))
+        return self.listed(FAILURES)
 
     @cached_property
     def change_of_split(self) -> Result | None:

@@ -12,12 +12,7 @@ from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation import bootstrap
-from pipeline.evaluation.metrics import (
-    Confusion,
-    average_precisions,
-    mean_average_precision,
-    to_indicator,
-)
+from pipeline.evaluation.metrics import Confusion, to_indicator
 from pipeline.exchange.artefacts import Artefact
 from pipeline.files.fingerprints import fingerprint_image, first_key
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
@@ -151,21 +146,25 @@ class Pair:
             what = "classes" if self.of_tags else "pixels"
             yield [f"{name}: {what} that differ", "", "", share, *about]
             return
-        found = bootstrap.figures(self.tallies.sum(0), self.of_tags)
-        intervals = bootstrap.difference_intervals(self.tallies, self.of_tags)
-        if self.of_tags:
-            scores = np.stack([image.scores for image in self.known], 1)  # 2×N×n
-            if not any(np.isin(each, (0, 1)).all() for each in scores):  # decisions rank nothing
-                positive, zero = self.tallies[:, 0, 1] > 0, self._absent_as_zero
-                each = [
-                    mean_average_precision(average_precisions(s, positive), zero) for s in scores
-                ]
-                if None not in each:
-                    found = {"map": each, **found}
-                    intervals["map"] = bootstrap.map_interval(scores, positive, zero)
-        for metric, (a, b) in found.items():
+        found = self._figures(np.ones((1, len(self.known)), int))
+        intervals = bootstrap.difference_intervals(self._figures, len(self.known))
+        for metric, ((a, b),) in found.items():
             change = f"{points(b - a)} [{', '.join(map(points, intervals[metric]))}]"
             yield [f"{name}: {METRIC_LABELS[metric]}", percent(a), percent(b), change, *about]
+
+    def _figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the figures of A and B, R×2 each, from how often each image counts, R×N."""
+        flat = self.tallies.reshape(len(self.tallies), -1).astype(np.float64)
+        sums = (weights @ flat).reshape(len(weights), *self.tallies.shape[1:])
+        found = bootstrap.figures(sums, self.of_tags)
+        if self.of_tags:
+            scores = np.stack([image.scores for image in self.known], 1)
+            positive, zero = self.tallies[:, 0, 1] > 0, self._absent_as_zero
+            # Decisions rank nothing.
+            if positive.any() and not any(np.isin(each, (0, 1)).all() for each in scores):
+                map_ = bootstrap.mean_average_precisions(scores, positive, weights, zero)
+                return {"map": map_, **found}
+        return found
 
     def ranked(self) -> dict[str, dict[str, list[str]]]:
         """Returns title → id → figures, of the images that gained and lost most, or differ most."""

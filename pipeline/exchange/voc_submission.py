@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import ENTRIES
 from pipeline.errors import UserError
-from pipeline.exchange.artefacts import read_artefact
+from pipeline.exchange.artefacts import Artefact
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
 from pipeline.files.own_files import OwnFiles
@@ -58,7 +58,7 @@ def write_submission(
         raise UserError(f"the list names {repeated} twice: keep one of each")
     members: dict[str, bytes] = {}
     problems = []
-    stored = read_artefact(predictions).entries if (predictions / ENTRIES).is_file() else ids
+    stored = Artefact(predictions).entries if (predictions / ENTRIES).is_file() else ids
     for image_id in sorted(ids):
         labels = _read(predictions / f"{image_id}.png", images and images / f"{image_id}.jpg")
         labels = labels if image_id in stored else "is missing"

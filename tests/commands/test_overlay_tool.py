@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.exchange.artefacts import read_artefact
+from pipeline.exchange.artefacts import Artefact
 from pipeline.exchange.overlays import make_tiles
 from pipeline.files.images import encode_png
 from pipeline.files.journal import encode_line
@@ -80,7 +80,7 @@ def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, m
 
 def test_tiles_show_their_artefact(material):
     image = np.full((48, 64, 3), 110, np.uint8)
-    cams, masks, tags = (read_artefact(material.folders[k].path) for k in ("cams", "masks", "tags"))
+    cams, masks, tags = (Artefact(material.folders[k].path) for k in ("cams", "masks", "tags"))
     (tile,) = make_tiles(masks, "0", image)
     assert tile.labels == {1} and not tile.has_heat
     assert tile.picture[80, 60, 0] > tile.picture[80, 60, 1], "the class's colour is red"

@@ -19,8 +19,10 @@ from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 
 
-def complete(store: Store, stage: str, configuration: dict, split: str = "val", latest=True):
-    with store.folder(split, stage, configuration, becomes_latest=latest) as folder:
+def complete(store: Store, stage: str, configuration: dict, split="val", latest=True, need=None):
+    needs = {need.stage: [need.split, need.stage, need.key]} if need else {}
+    options = {"becomes_latest": latest, "facts": {"made_from": needs}}
+    with store.folder(split, stage, configuration, **options) as folder:
         folder.write("a", "1", {"a.png": b"x" * 1000})
         folder.finish(["a"])
     return folder
@@ -40,14 +42,17 @@ def folders(store):
         cams, masks = {"tags": tags}, {"cams": {"tags": tags}}
         network = {"name": "demo", "seed": number, "masks": masks, "data": "d", "pixel_weights": 1}
         ceiling = {**network, "masks": "ground truth", "data": "e", "pixel_weights": None}
+        last = None
         for name, configuration in (("tags", tags), ("cams", cams), ("masks", masks)):
-            found[name, number] = complete(store, name, configuration)
+            last = found[name, number] = complete(store, name, configuration, need=last)
         for name, configuration in (("segmenter", network), ("ceiling", ceiling)):
             is_latest = name == "segmenter"
-            found[name, number] = complete(store, "segmenter", configuration, "", is_latest)
+            need = last if is_latest else None
+            trained = complete(store, "segmenter", configuration, "", is_latest, need)
             predictions = {"test": 1, "segmenter": configuration}
+            found[name, number] = trained
             found[f"predictions of {name}", number] = complete(
-                store, "predictions", predictions, latest=is_latest
+                store, "predictions", predictions, latest=is_latest, need=trained
             )
             if not is_latest:  # it is there for comparison
                 for what in ("{}", "predictions of {}"):

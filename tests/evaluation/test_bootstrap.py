@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluation.bootstrap import RESAMPLES, class_figures, difference_intervals, figures
-from pipeline.evaluation.metrics import Confusion, decision_figures
+from pipeline.evaluation import bootstrap
+from pipeline.evaluation.bootstrap import RESAMPLES, class_figures, figures
+from pipeline.evaluation.metrics import Confusion, average_precisions, decision_figures
 
 N, SIDE = 7, 6
+
+
+def difference_intervals(tallies: np.ndarray, of_tags: bool) -> dict[str, tuple[float, float]]:
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return figures(np.einsum("rn,n...->r...", weights, tallies), of_tags)
+
+    return bootstrap.difference_intervals(measure, len(tallies))
 
 
 def draw_labels(rng: np.random.Generator) -> tuple[list, list[list]]:
@@ -86,3 +94,36 @@ def test_equal_results_differ_in_nothing():
 
 def test_tags_of_images_without_any_are_zero_and_not_an_error():
     assert difference_intervals(np.zeros((3, 2, 3, 4), int), True)["f1"] == (0, 0)
+
+
+@pytest.mark.parametrize("absent_as_zero", [False, True])
+def test_the_interval_of_map_is_that_of_a_loop_over_resampled_images(absent_as_zero):
+    rng = np.random.default_rng(3)
+    positive = rng.random((N, 4)) < 0.3
+    positive[:, 3] = False
+    scores = np.stack([positive + rng.normal(size=(N, 4)) * noise for noise in (2, 0.5)])
+    differences = []
+    for counts in np.random.default_rng(0).multinomial(N, [1 / N] * N, RESAMPLES):
+        values = []
+        for each in scores:
+            per_class = []
+            for k in range(4):
+                ranked = sorted(range(N), key=lambda i: -each[i, k])
+                seen = hits = total = 0
+                for i in ranked:  # an image that was drawn several times counts at one rank
+                    seen, hits = seen + counts[i], hits + counts[i] * positive[i, k]
+                    total += counts[i] * positive[i, k] * hits / max(seen, 1)
+                per_class.append(total / hits if hits else np.nan)
+            known = [value for value in per_class if not np.isnan(value)]
+            values.append(sum(known) / (4 if absent_as_zero else max(1, len(known))))
+        differences.append(values[1] - values[0])
+
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
+        precisions = bootstrap.mean_average_precisions(scores, positive, weights, absent_as_zero)
+        return {"map": precisions}
+
+    found = bootstrap.difference_intervals(measure, N)["map"]
+    assert found == pytest.approx(np.percentile(differences, [2.5, 97.5]))
+    once = measure(np.ones((1, N), int))["map"][0]
+    expected = [np.nan_to_num(average_precisions(each, positive)).sum() for each in scores]
+    assert once == pytest.approx(np.array(expected) / (4 if absent_as_zero else 3))
