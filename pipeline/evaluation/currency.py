@@ -66,6 +66,11 @@ class MeasuredOn:
         """The fingerprint by which figures name it."""
         return fingerprint(self.images, self.settings)
 
+    @property
+    def results(self) -> str:
+        """The fingerprint of the results alone."""
+        return fingerprint({image_id: result for image_id, (result, _) in self.images.items()})
+
     def write(self, folder: Path) -> None:
         """Writes it beside the results."""
         write_atomically(folder / MEASURED_ON, canonical_json(asdict(self)))

@@ -41,8 +41,6 @@ class Results:
     vocabulary: Vocabulary
     unusable: dict[str, str] = field(default_factory=dict)
     """Receives id → why its ground truth cannot be used; figures count these as "left_out"."""
-    measured: list[str] = field(default_factory=list)
-    """Receives the ids of the images that were measured."""
 
 
 def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None:
@@ -57,7 +55,6 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
             results.unusable[sample.id] = str(error)
     if not labels:
         return None
-    results.measured[:] = labels
     positive = to_indicator(list(labels.values()), len(classes))
     tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
@@ -188,7 +185,6 @@ def _evaluate(
                     tallies[key].add(truth, labels)
                 measured[sample.id] = fingerprint(truth.shape, truth.tobytes())
             advance()
-    results.measured[:] = measured
     counts = {"images": len(measured), "left_out": len(wanted) - len(measured)}
     counts |= _identify(folder, measured)
     return {key: {**counts, **tally.figures()} for key, tally in tallies.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
@@ -20,7 +21,6 @@ from pipeline.evaluation.about import Configuration, describe
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
-from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import given_path
 
 FILES = ("metrics.json", FAILURES)
@@ -65,6 +65,7 @@ class Evaluation:
             UserError: there is nothing to measure, or none of the ground truth can be used.
         """
         measured, unmeasured, outcomes, store = {}, [], [], self.store
+        of_results: dict[Path, str] = {}
         failures: dict[tuple[str, str], str] = {}
         changes = {result: self._change(result) for result in self._results}
         if not changes:
@@ -83,8 +84,12 @@ class Evaluation:
             if corrections := about["corrections"]:
                 figures["corrections"] = corrections
             measured_on.write(folder.path)
-            links = _link(result, results.measured)
-            measured[folder] = {**figures, **links, "measured_on": measured_on.key}, about
+            # Tables join figures by these: keys hold no image, and nothing that was learned.
+            links = {"results": measured_on.results, "measured_on": measured_on.key}
+            of_results[result.path] = measured_on.results
+            needs = (need for need in result.needs.values() if need.path in of_results)
+            links["read"] = {need.name: of_results[need.path] for need in needs}
+            measured[folder] = {**figures, **links}, about
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else store.root / "metrics.json"
             images = figures["images"] + len(unusable)
@@ -220,23 +225,3 @@ class Evaluation:
             figures["initial_weights"] = initial_weights
         return figures
 
-
-def _link(result: StageResult, ids: Sequence[str]) -> dict[str, Any]:
-    """Returns what tells, without the results, whether figures of two stages belong together.
-
-    Keys do not: they hold no image, and nothing that was learned. The ``ids`` are those of the
-    images that were measured.
-    """
-    read = {
-        need.stage.name: _fingerprint_results(need, ids)
-        for need in result.needs.values()
-        if need.stage.kind.figures and {*ids} <= need.entries.keys()
-    }
-    return {"results": _fingerprint_results(result, ids), "read": read}
-
-
-def _fingerprint_results(result: StageResult, ids: Sequence[str]) -> str:
-    """Returns the fingerprint of what later stages read of these images' results."""
-    has_tags, folder = result.stage.kind.holds == "tags", result.folder
-    result_of = (lambda i: folder.entries[i]["tags"]) if has_tags else folder.output_key
-    return fingerprint([[image_id, result_of(image_id)] for image_id in sorted(ids)])
