@@ -143,6 +143,18 @@ class Result:
         is_current = image_id not in self._skipped and self._is_as_made(image_id, entry)
         return None if is_current else self
 
+    def describe_change(self, ids: Iterable[str]) -> str:
+        """Returns what was the first to change for some images, and the command for it; or ""."""
+        changes = Counter(filter(None, map(self.first_change, ids)))
+        if (first := next((result for result in self.chain if result in changes), None)) is None:
+            return ""
+        which = f"{first.name} for split {first.split} were" if first.split else f"{first.name} was"
+        images = "1 image" if changes[first] == 1 else f"{changes[first]} images"
+        return (
+            f"{which} made from something else than there is now ({images}): run"
+            f" stage={first.command} first"
+        )
+
     def listed(self, *names: str) -> set[str]:
         """Returns the images that files of the chain on this split list, such as failures.jsonl."""
         folders = [result.path for result in self.chain if result.split == self.split]
@@ -214,12 +226,6 @@ class StageResult(Result):
     def left_out(self) -> set[str]:
         """The ids of the images that the stage, or one before it, skipped."""
         return {image_id for result in self.chain for image_id in result.folder.failures}
-
-    def first_changes(self, ids: Iterable[str]) -> tuple[StageResult | None, int]:
-        """Returns the earliest result of the chain that changed, and of how many of some images."""
-        found = Counter(filter(None, map(self.first_change, ids)))
-        earliest = next((result for result in self.chain if result in found), None)
-        return earliest, found[earliest]
 
     @property
     def split(self) -> str:

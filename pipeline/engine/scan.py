@@ -200,16 +200,12 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     folder, left_out, name, split = result.folder, result.left_out, stage.name, stage.split
     expected = [s for s in samples if s.id not in left_out]
     finished = [s for s in expected if s.id in folder.entries]
-    changed, count = result.first_changes(sample.id for sample in finished)
-    if count and changed.stage is not stage:
-        raise UserError(
-            f"{count} of the {changed.name} for split {split} were made from something else than"
-            f" there is now: run stage={changed.stage.command} first"
-        )
-    if len(finished) == count and expected:
+    if change := result.describe_change(sample.id for sample in finished):
+        raise UserError(change)
+    if expected and not finished:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")
     damaged = sum(not folder.is_intact(s.id) for s in finished)
-    if (number := len(expected) - len(finished) + count) or damaged:
+    if (number := len(expected) - len(finished)) or damaged:
         missing = f"{number} of {len(samples)} missing"
         missing += f", {damaged} damaged" if damaged else ""
         raise UserError(

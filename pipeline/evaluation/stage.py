@@ -46,7 +46,7 @@ class Evaluation:
         if not found and not is_planned:
             raise self._nothing()
         others = [result for result in found if result.stage.command not in planned]
-        if changed := [*filter(None, map(self._change, others))]:
+        if changed := dict.fromkeys(filter(None, map(self._change, others))):
             raise UserError("; ".join(changed))
 
     def _nothing(self) -> UserError:
@@ -110,8 +110,8 @@ class Evaluation:
                 f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"
                 f" {reasons} says"
             )
-        if changed := [*filter(None, changes.values())]:
-            raise UserError("; ".join(changed))
+        if changed := dict.fromkeys(filter(None, changes.values())):
+            raise UserError(f"some results were not measured: {'; '.join(changed)}")
 
     def _record(
         self, measured: Mapping[StageFolder, tuple[Mapping, Mapping]], asked: Collection[str]
@@ -151,18 +151,10 @@ class Evaluation:
     def _change(self, result: StageResult) -> str:
         """Returns why results cannot be measured: they, or what they were made from, changed."""
         stage, samples = result.stage, self._with_results(result)
-        which = f"{stage.name} for split {stage.split}"
         if damaged := sum(not result.folder.is_intact(sample.id) for sample in samples):
+            which = f"{stage.name} for split {stage.split}"
             return f"{which} hold {damaged} damaged files: run stage={stage.command} again"
-        changed, count = result.first_changes(sample.id for sample in samples)
-        if not count:
-            return ""
-        and_so = "and" if changed is result else f"so that the {stage.name}"
-        return (
-            f"{count} of the {changed.name} for split {stage.split} were made from another"
-            f" photograph or network, or from other results, {and_so} were not measured:"
-            f" run stage={changed.stage.command} again"
-        )
+        return result.describe_change(sample.id for sample in samples)
 
     def _with_results(self, result: StageResult) -> list[Sample]:
         """Returns the images that were processed; others are not measured."""

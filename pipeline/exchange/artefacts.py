@@ -78,15 +78,13 @@ class Artefact(Result):
 
         A ``photograph`` that is at hand is compared, too.
         """
-        changed = self.first_change(image_id)
-        if changed is None and photograph is not None:
+        change = self.describe_change([image_id])
+        if not change and photograph is not None:
             is_same = first_key(self.entries[image_id]["input"]) == fingerprint_image(photograph)
-            changed = None if is_same else self.chain[0]
-        if changed is not None:
-            raise ImageError(
-                f"its {changed.name} were made from something else than there is now: run"
-                f" stage={changed.command} first"
-            )
+            first = self.chain[0].command
+            change = "" if is_same else f"its photograph has changed: run stage={first} first"
+        if change:
+            raise ImageError(change)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -141,7 +141,7 @@ def test_a_mask_of_another_photograph_is_left_out(run_tool, masks, images, tmp_p
     chosen = ["--format", "mmsegmentation", "--output", tmp_path / "again", "--images", images]
     finished = run_tool("export.py", masks, *chosen)
     assert finished.code == 2 and "2 masks written" in finished.output
-    assert "left out: a: its masks were made from something else than there is" in finished.errors
+    assert "left out: a: its photograph has changed" in finished.errors
 
 
 def test_other_files_in_the_target_are_refused(run_tool, masks, images, tmp_path):

@@ -198,7 +198,7 @@ def test_a_changed_photograph_is_still_not_passed_over(root, run):
     run("tags cams masks")
     Image.fromarray(draw_photograph(9, 40, 48)).save(root / "photographs" / "b.png")
     run("tags")
-    with pytest.raises(UserError, match="1 of the cams .* run stage=cams again"):
+    with pytest.raises(UserError, match=r"cams for .* \(1 image\): run stage=cams first"):
         run("evaluate")
 
 
