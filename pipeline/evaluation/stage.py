@@ -216,4 +216,3 @@ class Evaluation:
         if figures is not None and initial_weights:
             figures["initial_weights"] = initial_weights
         return figures
-
