@@ -3,6 +3,7 @@
 Of a member, only its name and its bytes are used: no owner, mode, date, link or device.
 """
 
+import errno
 import gzip
 import shutil
 import stat
@@ -27,7 +28,7 @@ class UnusableArchive(UserError):
 
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
-_DAMAGED += (RuntimeError, ValueError, ArithmeticError)
+_DAMAGED += (RuntimeError, ValueError, ArithmeticError, LookupError)
 """Errors of the standard library for damaged archives and encrypted members."""
 
 
@@ -91,11 +92,13 @@ def unpack(
             raise UnusableArchive(f"{archive.name} contains no files{where}: download it again")
         target.mkdir(parents=True, exist_ok=True)
         _move(staging, target)
-    except _DAMAGED as error:
-        raise UnusableArchive(
-            f"{archive.name} is damaged ({type(error).__name__}): download it again"
-        ) from error
-    except OSError as error:
+    except (OSError, *_DAMAGED) as error:
+        # An offset before the first byte is an invalid argument.
+        if isinstance(error, _DAMAGED) or error.errno == errno.EINVAL:
+            reason = type(error).__name__
+            raise UnusableArchive(
+                f"{archive.name} is damaged ({reason}): download it again"
+            ) from error
         raise cannot_write(error.filename or target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -256,6 +256,19 @@ def test_a_flipped_bit_of_a_zip_is_noticed(tmp_path, target):
     refused(archive, target, r"a is damaged \(BadZipFile\)")
 
 
+def test_an_offset_before_the_archive_and_a_member_without_a_name_are_damage(tmp_path, target):
+    content = bytearray(write(tmp_path / "whole", "zip", FILES).read_bytes())
+    (tmp_path / "whole").unlink()
+    end = content.index(b"PK\x05\x06")
+    content[end + 16 : end + 20] = (10**6).to_bytes(4, "little")  # where the directory begins
+    archive = tmp_path / "a"
+    archive.write_bytes(content)
+    refused(archive, target, r"^a is damaged \(OSError\): download it again")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(zipfile.ZipInfo("\0"), b"one")
+    refused(archive, target, r"^a is damaged \(IndexError\): download it again")
+
+
 def test_an_archive_of_something_else_is_named(tmp_path, target):
     archive = write(tmp_path / "a", "tar", FILES)
     with pytest.raises(UnusableArchive, match="a contains no files below COCO: download it again"):
