@@ -14,7 +14,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import Confusion, to_indicator
 from pipeline.exchange.artefacts import Artefact
-from pipeline.files.fingerprints import fingerprint_image, first_key
+from pipeline.files.fingerprints import first_key
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.markdown import percent
 from pipeline.report.measured import confuse, for_each_readable
@@ -112,12 +112,8 @@ class Pair:
             return [read_pseudo_mask(artefact.path, sample.id)[1] for artefact in self.both]
         return [self._cam_labels(side, sample, self._betas[side][0]) for side in (0, 1)]
 
-    def _refuse_another(self, sample: Sample) -> None:
-        if fingerprint_image(sample.image) != first_key(self.a.entries[sample.id]["input"]):
-            raise ImageError("has changed since its results were made: run the stages again")
-
     def _compare_labels(self, sample: Sample) -> ImagePair:
-        self._refuse_another(sample)
+        self.a.refuse_changed(sample.id, sample.image)
         both, tally = self.labels(sample), None
         if both[0].shape != both[1].shape:
             raise ImageError("its results have different sizes: run both with one compat.exif")
@@ -129,7 +125,7 @@ class Pair:
         return ImagePair(sample, float((both[0] != both[1]).mean()), tally)
 
     def _compare_tags(self, sample: Sample) -> ImagePair:
-        self._refuse_another(sample)
+        self.a.refuse_changed(sample.id, sample.image)
         both, tally = [artefact.entries[sample.id]["tags"] for artefact in self.both], None
         a, b = to_indicator(both, len(self.a.classes))
         if sample.has_ground_truth:

@@ -285,5 +285,5 @@ def test_another_photograph_under_the_same_name_is_left_out(compare, runs):
     Image.new("RGB", (64, 48)).save(runs[0].parent / "photographs" / "2.png")
     finished = compare(*runs)
     assert finished.code == 2
-    assert "left out: 2: has changed since its results were made" in finished.errors
+    assert "left out: 2: its photograph has changed: run stage=" in finished.errors
     assert rows_of(finished.output, "segmenter: mIoU")[0][4] == "5"
