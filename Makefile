@@ -6,8 +6,8 @@ FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-large test-all rounding same-results docs docs-test lint lock versions studies leaderboard recipe corrections segmenters \
-  soak clean
+.PHONY: demo test test-large test-all rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe corrections \
+  segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -42,6 +42,11 @@ docs: $(VENV)/installed-docs
 	rm -rf site
 	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d $(VENV)/doctrees --fresh-env -c docs/website . site
 	$(RUN) docs/website/check.py site
+
+# The pictures of README and docs/, of this state of the code, and the outputs of the quickstart. The reports are
+# opened in Chromium, which has to be installed. Ten minutes or more on two cores.
+pictures: $(VENV)/installed
+	$(RUN) -m docs.pictures
 
 $(VENV)/installed-docs: $(VENV)/installed pyproject.toml
 	$(VENV)/bin/pip install 'pip>=25.1'
@@ -136,7 +141,7 @@ corrections: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=corrections dataset.split=choose stage=tags
 	$(RUN) -m tools.benchmark.corrections review dataset.split=choose
 
-# The tables of docs/segmenters.md, on the demo: under half an hour on two cores.
+# The table of docs/segmenters.md, and those of losses and rounds, on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=segmenters
 	$(RUN) tools/run_stage.py experiment=noisy_masks

@@ -21,15 +21,21 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+MISSING = "no Chromium is installed: {} (Debian: apt install chromium)"
 PHONE = {"viewport": {"width": 375, "height": 667}, "is_mobile": True, "has_touch": True}
+
+
+def find_chromium() -> str | None:
+    """Returns the path of an installed Chromium, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
+    program = find_chromium()
     if program is None:
-        reason = "no Chromium is installed: the page's tests need it (Debian: apt install chromium)"
+        reason = MISSING.format("the page's tests need it")
         # A check of the whole project must not pass without them.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     with sync_playwright() as playwright:

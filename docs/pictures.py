@@ -1,0 +1,111 @@
+"""Draws the pictures of README and docs/ anew, and executes the quickstart: ``make pictures``.
+
+It runs the demo, and the tags of the scenes that docs/afternoon.md corrects, in a fresh folder, and
+takes pictures of both reports in Chromium.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests import REPOSITORY
+from tests.report.browsing import ARGUMENTS, MISSING, find_chromium
+
+NOTEBOOK = REPOSITORY / "examples" / "quickstart.ipynb"
+DEMO = ("dataset=demo", "clip=demo", "segmenter.ceiling=false")  # no picture shows the ceiling
+AFTERNOON = ("dataset=demo_crowded", "dataset.split=train", "stage=[tags,report]")
+VIEWPORT = {"width": 1000, "height": 760}
+SCALE = 1.25  # pixels of a picture for each of the page
+PROGRESS = re.compile(r"^.* \d+/\d+ +[\d.]+/s .*\n", re.MULTILINE)  # of a long stage
+
+
+def run(output: Path, *settings: str) -> Path:
+    """Runs the pipeline into a folder, and returns the folder."""
+    command = [sys.executable, "tools/run_stage.py", *settings, f"output_dir={output}"]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    return output
+
+
+def shrink(png: bytes) -> bytes:
+    """Returns a PNG file of the same picture with a palette, which is a third as large."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def open_report(browser: Browser, output: Path) -> Page:
+    """Opens the report of a run."""
+    page = browser.new_context(viewport=VIEWPORT, device_scale_factor=SCALE).new_page()
+    page.goto((output / "report.html").as_uri())
+    return page
+
+
+def picture_of_image(page: Page, image: str) -> bytes:
+    """Opens an image of a report, and returns a picture of all that was computed of it."""
+    page.get_by_role("button", name=image, exact=True).click()
+    page.get_by_label("Size").fill("180")
+    return page.screenshot(animations="disabled")
+
+
+def picture_of_correcting(page: Page) -> bytes:
+    """Corrects two images of a report, marks a third as right, and returns a picture of it."""
+    page.get_by_label("Sort by").select_option("doubt:down")
+    cards = page.locator(".card:visible")
+    for card in cards.all()[:2]:
+        # A click draws the chips of its card anew.
+        while (chip := card.locator(".chip.wrong, .chip.missed").first).count():
+            chip.click()
+    cards.nth(2).locator(".seen").click()
+    page.locator(".controls").evaluate("form => scrollTo(0, form.offsetTop - 60)")
+    return page.screenshot(animations="disabled")
+
+
+def execute(notebook: Path, folder: Path) -> None:
+    """Executes a notebook in a folder, and stores its outputs in it, without lines of progress."""
+    content = nbformat.read(notebook, as_version=4)
+    settings = {"resources": {"metadata": {"path": str(folder)}}, "record_timing": False}
+    client = NotebookClient(content, coalesce_streams=True, **settings)
+    client.execute(env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    for output in (output for cell in content.cells for output in cell.get("outputs", ())):
+        if output.output_type == "stream":
+            output.text = PROGRESS.sub("", output.text)
+        elif png := output.get("data", {}).get("image/png"):
+            output.data["image/png"] = base64.b64encode(shrink(base64.b64decode(png))).decode()
+    nbformat.write(content, notebook)
+
+
+def main() -> None:
+    """Draws all pictures."""
+    chromium = find_chromium()
+    if chromium is None:
+        sys.exit(MISSING.format("pictures of the reports need it"))
+    with TemporaryDirectory() as folder:
+        demo = run(Path(folder, "demo"), *DEMO)
+        afternoon = run(Path(folder, "afternoon"), *AFTERNOON)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+            pictures = {
+                "demo": (demo / "examples.png").read_bytes(),
+                "report": picture_of_image(open_report(browser, demo), "00004"),
+                "correcting": picture_of_correcting(open_report(browser, afternoon)),
+            }
+            browser.close()
+        for name, png in pictures.items():
+            (REPOSITORY / "docs" / f"{name}.png").write_bytes(shrink(png))
+        execute(NOTEBOOK, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
