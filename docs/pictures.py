@@ -26,8 +26,8 @@ from tests.report.browsing import ARGUMENTS, MISSING, find_chromium
 NOTEBOOK = REPOSITORY / "examples" / "quickstart.ipynb"
 DEMO = ("dataset=demo", "clip=demo", "segmenter.ceiling=false")  # no picture shows the ceiling
 AFTERNOON = ("dataset=demo_crowded", "dataset.split=train", "stage=[tags,report]")
-VIEWPORT = {"width": 1000, "height": 760}
-SCALE = 1.25  # pixels of a picture for each of the page
+VIEWPORT = {"width": 1140, "height": 720}
+SCALE = 1.1  # pixels of a picture for each of the page
 PROGRESS = re.compile(r"^.* \d+/\d+ +[\d.]+/s .*\n", re.MULTILINE)  # of a long stage
 
 
@@ -41,7 +41,9 @@ def run(output: Path, *settings: str) -> Path:
 def shrink(png: bytes) -> bytes:
     """Returns a PNG file of the same picture with a palette, which is a third as large."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, kmeans=1).save(
+        buffer, "PNG", optimize=True
+    )
     return buffer.getvalue()
 
 
@@ -60,14 +62,17 @@ def picture_of_image(page: Page, image: str) -> bytes:
 
 
 def picture_of_correcting(page: Page) -> bytes:
-    """Corrects two images of a report, marks a third as right, and returns a picture of it."""
+    """Corrects two images of a report, marks another as right, and returns a picture of it."""
     page.get_by_label("Sort by").select_option("doubt:down")
-    cards = page.locator(".card:visible")
+    cards, mistakes = page.locator(".card:visible"), page.locator(".chip.wrong, .chip.missed")
     for card in cards.all()[:2]:
         # A click draws the chips of its card anew.
-        while (chip := card.locator(".chip.wrong, .chip.missed").first).count():
+        while (chip := card.locator(mistakes).first).count():
             chip.click()
-    cards.nth(2).locator(".seen").click()
+    cards.and_(page.locator(":not(.corrected)")).filter(has_not=mistakes).first.locator(
+        ".seen"
+    ).click()
+    page.mouse.move(0, 0)
     page.locator(".controls").evaluate("form => scrollTo(0, form.offsetTop - 60)")
     return page.screenshot(animations="disabled")
 
