@@ -78,14 +78,17 @@ def picture_of_correcting(page: Page) -> bytes:
 
 
 def execute(notebook: Path, folder: Path) -> None:
-    """Executes a notebook in a folder, and stores its outputs in it, without lines of progress."""
+    """Executes a notebook in a folder, and stores its outputs in it.
+
+    Lines of progress, warnings and the path of the folder differ between machines, and are removed.
+    """
     content = nbformat.read(notebook, as_version=4)
     settings = {"resources": {"metadata": {"path": str(folder)}}, "record_timing": False}
     client = NotebookClient(content, coalesce_streams=True, **settings)
-    client.execute(env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    client.execute(env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"})
     for output in (output for cell in content.cells for output in cell.get("outputs", ())):
         if output.output_type == "stream":
-            output.text = PROGRESS.sub("", output.text)
+            output.text = PROGRESS.sub("", output.text).replace(f"{folder}/", "")
         elif png := output.get("data", {}).get("image/png"):
             output.data["image/png"] = base64.b64encode(shrink(base64.b64decode(png))).decode()
     nbformat.write(content, notebook)
@@ -109,7 +112,7 @@ def main() -> None:
             browser.close()
         for name, png in pictures.items():
             (REPOSITORY / "docs" / f"{name}.png").write_bytes(shrink(png))
-        execute(NOTEBOOK, Path(folder))
+        execute(NOTEBOOK, Path(folder).resolve())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from docs.pictures import PROGRESS
 from tests import REPOSITORY
 
 EVERYTHING = os.environ.get("DOCS") == "all"
@@ -108,8 +109,13 @@ def count_colours(picture: np.ndarray) -> int:
     return len(np.unique(pixels[np.ptp(pixels, axis=1) > 20], axis=0))
 
 
-def test_the_notebook_is_stored_without_outputs():
+def test_the_notebook_is_stored_as_it_was_executed():
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == [] and cell["execution_count"] is None
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 7
+    text = "".join("".join(output.get("text", ())) for output in outputs)
+    assert "report.html" in text
+    assert not re.search(r"(?<![\w.])/\w", text), "paths of a machine"
+    assert not PROGRESS.search(text)
