@@ -41,9 +41,9 @@ def run(output: Path, *settings: str) -> Path:
 def shrink(png: bytes) -> bytes:
     """Returns a PNG file of the same picture with a palette, which is a third as large."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, kmeans=1).save(
-        buffer, "PNG", optimize=True
-    )
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    palette = picture.quantize(256, kmeans=1)
+    picture.quantize(palette=palette).save(buffer, "PNG", optimize=True)  # dithered
     return buffer.getvalue()
 
 
@@ -56,8 +56,11 @@ def open_report(browser: Browser, output: Path) -> Page:
 
 def picture_of_image(page: Page, image: str) -> bytes:
     """Opens an image of a report, and returns a picture of all that was computed of it."""
+    page.set_viewport_size({**VIEWPORT, "height": 940})
     page.get_by_role("button", name=image, exact=True).click()
     page.get_by_label("Size").fill("180")
+    # The path of the photograph, which is above, is of this machine.
+    page.locator("#viewer .panels").evaluate("panels => panels.scrollIntoView()")
     return page.screenshot(animations="disabled")
 
 
