@@ -6,7 +6,7 @@ import runpy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import dropwhile, product
+from itertools import accumulate, dropwhile, product
 from typing import Any
 
 import torch
@@ -203,10 +203,8 @@ def _prefixes(weights: Weights) -> list[str]:
     """Returns the prefixes that occur, such as "" and "backbone.", the shortest first."""
     prefixes = {""}
     for name in weights:
-        prefix = ""
-        for part in name.removesuffix(_without_wrappers(name)).split(".")[:-1]:
-            prefix += f"{part}."
-            prefixes.add(prefix)
+        wrappers = name.removesuffix(_without_wrappers(name)).split(".")[:-1]
+        prefixes.update(accumulate(f"{wrapper}." for wrapper in wrappers))
     return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
 
 

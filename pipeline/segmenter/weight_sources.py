@@ -15,12 +15,7 @@ import torch
 from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import get_session
-from mmengine.runner import (
-    get_deprecated_model_names,
-    get_external_models,
-    get_mmcls_models,
-    get_torchvision_models,
-)
+from mmengine.runner import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
@@ -35,10 +30,8 @@ _WITH_COCO_WEIGHTS = ("resnet50", "resnet101")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm on Hugging Face, by preference
 _CATALOGUES = {  # scheme of a name in a config → URLs by name
     "open-mmlab": get_external_models,
-    "openmmlab": get_external_models,
     "mmcls": get_mmcls_models,
     "torchvision": get_torchvision_models,
-    "modelzoo": get_torchvision_models,
 }
 
 
@@ -180,9 +173,7 @@ def _locate(source: str | None) -> str | None:
     scheme, separator, name = (source or "").rpartition("://")
     if not separator or scheme in ("http", "https"):
         return source
-    if scheme not in _CATALOGUES:
-        return None
-    return _CATALOGUES[scheme]().get(get_deprecated_model_names().get(name, name))
+    return _CATALOGUES.get(scheme, dict)().get(name)
 
 
 def _fetch(url: str, choice: str, download: bool) -> tuple[Weights, str]:
