@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,10 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
         if weighted and not masks.settings["keep_probability"]:
             raise _no_probabilities()
         folder = open_folder(masks, store).path
-
-        def pair(sample: Sample) -> TrainingPair:
-            name = f"{sample.id}.png"
-            probability = folder / PROBABILITY / name if weighted else None
-            return TrainingPair(sample.id, sample.image, folder / name, probability)
-
-        return [pair(sample) for sample in samples()]
+        found = [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
+        if weighted:
+            return [replace(p, probability=folder / PROBABILITY / p.mask.name) for p in found]
+        return found
 
     def read() -> Mapping[str, str]:
         return learned_from(open_folder(masks, store), (sample.id for sample in samples()))

@@ -81,9 +81,11 @@ class Training(OfSplit):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the weights depend on: the images and masks, too."""
+        from pipeline.segmenter.mmseg import fingerprint_config
+
         return {
             **self.options.training_facts,
-            "config_content": self._config_content,
+            "config_content": fingerprint_config(self.options.config),
             **self._initial_weights(),
             "seed": self.seed,
             **self.decode.facts,
@@ -91,13 +93,6 @@ class Training(OfSplit):
             "data": training_data_key(self.pairs),
             **self.data.facts,
         }
-
-    @cached_property
-    def _config_content(self) -> str:
-        """The fingerprint of what the config holds, with all that it inherits."""
-        from pipeline.segmenter.mmseg import fingerprint_config
-
-        return fingerprint_config(self.options.config)
 
     def _initial_weights(self) -> dict[str, Any]:
         """Returns the name of the initial weights, and the fingerprint of their file if given."""

@@ -42,7 +42,8 @@ def read_weights(path: Path) -> Weights:
         UserError: the file is damaged, holds no tensors, or holds objects that could run code.
     """
     try:
-        weights = _tensors_of(read_weights_file(path))
+        if not (weights := _tensors_of(read_weights_file(path))):
+            raise ValueError("there are no tensors")
     except Exception as error:  # every reader raises its own types
         if not isinstance(error, Oversized) and (objects := _objects_in(path)):
             raise UserError(
@@ -53,11 +54,6 @@ def read_weights(path: Path) -> Weights:
             f"segmenter.pretrained={path} is damaged or not a weights file"
             f" ({type(error).__name__}): give a state dict of torch.save, or safetensors"
         ) from error
-    if not weights:
-        raise UserError(
-            f"segmenter.pretrained={path} holds no tensors: give a state dict of torch.save, or"
-            " safetensors"
-        )
     return weights
 
 
@@ -73,7 +69,7 @@ def fetch_imagenet(
     Raises:
         UserError: no such weights are known, or they cannot be downloaded.
     """
-    unknown = f"no ImageNet weights are known for this {_name_of(backbone)}"
+    unknown = f"no ImageNet weights are known for this {type(backbone).__name__}"
     if type(backbone).__name__ == "TIMMBackbone":
         name = settings["model_name"]
         known = timm.get_pretrained_cfg(name)
@@ -112,7 +108,7 @@ def fetch_coco(
     if name not in _WITH_COCO_WEIGHTS or _fit_torchvision(name, backbone, settings)[1] is None:
         raise UserError(
             "segmenter.pretrained=coco is for a plain ResNet-50 or ResNet-101 of full width, not"
-            f" for this {_name_of(backbone)}: choose segmenter.pretrained=imagenet, or"
+            f" for this {type(backbone).__name__}: choose segmenter.pretrained=imagenet, or"
             " segmenter.overrides.backbone.type=ResNet"
         )
     url = get_model_weights(f"deeplabv3_{name}").COCO_WITH_VOC_LABELS_V1.url
@@ -226,11 +222,6 @@ def _objects_in(path: Path) -> str:
     except Exception:  # a damaged file, or one from before torch 1.6
         return ""
     return ", ".join(names[:3])
-
-
-def _name_of(backbone: nn.Module) -> str:
-    depth = getattr(backbone, "depth", None)
-    return type(backbone).__name__ + (f"-{depth}" if depth else "")
 
 
 def _not_downloaded(url: str, choice: str, error: Exception) -> NotDownloaded:
