@@ -23,9 +23,7 @@ OPSET = 18
 
 _MAX_PIXELS = 4096 * 4096
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_AXES = ("batch", "height", "width")
-# Input or output → its batch, height and width axes.
-_PLACES = {"image": (0, 2, 3), "logits": (0, 2, 3), "labels": (0, 1, 2)}
+_AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
 _OUTPUTS = ["logits", "labels"]
 # ONNX Runtime and PyTorch round differently.
 _MIN_AGREEMENT = 0.999  # share of labels
@@ -161,7 +159,7 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
     device = next(network.parameters()).device
     batch = example.batch if shape.batch else 2  # the exporter takes a size of 1 for a constant
     pixels = torch.zeros(batch, 3, example.height, example.width, device=device)
-    free = {axis: torch.export.Dim.DYNAMIC for axis, size in zip((0, 2, 3), shape) if not size}
+    free = {axis: name for (axis, name), size in zip(_AXES.items(), shape) if size is None}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -174,25 +172,17 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
             opset_version=OPSET,
             dynamic_shapes={"image": free} if free else None,
         )
-    content = _describe(program.model_proto, segmenter, shape).SerializeToString()
+    content = _describe(program.model_proto, segmenter).SerializeToString()
     for images in _trials(shape, example):
         _compare(content, segmenter, images)
     return content
 
 
-def _describe(model: Any, segmenter: Segmenter, shape: Shape) -> Any:  # noqa: ANN401
-    """Names the axes, and adds classes and colours to an ``onnx.ModelProto``."""
+def _describe(model: Any, segmenter: Segmenter) -> Any:  # noqa: ANN401
+    """Adds classes and colours to an ``onnx.ModelProto``."""
     import onnx
 
-    graph = model.graph
-    del graph.value_info[:]  # shapes of intermediate values, by generated names
-    for value in [*graph.input, *graph.output]:
-        for name, size, axis in zip(_AXES, shape, _PLACES[value.name]):
-            dimension = value.type.tensor_type.shape.dim[axis]
-            if size is None:
-                dimension.dim_param = name
-            else:
-                dimension.dim_value = size
+    del model.graph.value_info[:]  # shapes of intermediate values, by generated names
     onnx.helper.set_model_props(
         model,
         {
