@@ -143,10 +143,8 @@ def _count_blocks(weights: Mapping[str, torch.Tensor]) -> int:
 def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:
     """Returns open_clip's models of these shapes whose heads are not 64 wide, unlike OpenAI's.
 
-    The number of a transformer's heads cannot be read from its weights.
-
-    Args:
-        weights: a state dict with OpenAI's names.
+    The number of a transformer's heads cannot be read from its weights, a state dict with OpenAI's
+    names.
     """
     width, _, _, patch = weights["visual.conv1.weight"].shape
     tokens = len(weights["visual.positional_embedding"])

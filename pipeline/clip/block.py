@@ -102,10 +102,8 @@ class Block:
         block = self._block
         tokens = tokens + self.attention_output(attended)
         normed = block.ln_2(tokens).to(self.precision)
-        return tokens + block.ls_2(self._apply(self._perceptron, normed))
-
-    def _perceptron(self, normed: torch.Tensor) -> torch.Tensor:
-        return self._contract(self._expand(normed))
+        added = self._apply(lambda rows: self._contract(self._expand(rows)), normed)
+        return tokens + block.ls_2(added)
 
     def _apply(
         self, layers: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor

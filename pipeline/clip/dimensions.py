@@ -114,12 +114,8 @@ def patch_grid(
 ) -> tuple[int, int]:
     """Returns the rows and columns of patches that cover an image (docs/algorithms.md, section 1).
 
-    Args:
-        height: of the image in pixels.
-        width: of the image in pixels.
-        patch_size: side of a patch in pixels.
-        max_patches: an image that needs more is shrunk to at most as many; the memory of attention
-            grows with their square.
+    All sizes are in pixels. An image that needs more than ``max_patches`` is shrunk to at most as
+    many; the memory of attention grows with their square.
     """
     rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
     if max_patches is None or rows * columns <= max_patches:

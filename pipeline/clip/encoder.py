@@ -171,14 +171,8 @@ class ClipEncoder:
     def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook) -> BlockInput:
         """Runs blocks 1 to L−1 and calls hooks for all L; without gradients.
 
-        Block L itself does not run; its attention is computed from its own queries and keys.
-
-        Args:
-            pixels: of B images.
-            hooks: of attention, or of what enters the blocks.
-
-        Returns:
-            What enters block L.
+        Block L itself does not run; its attention is computed from its own queries and keys. What
+        enters it is returned.
         """
         block_hooks = [hook for hook in hooks if isinstance(hook, BlockHook)]
         attention_hooks = [hook for hook in hooks if not isinstance(hook, BlockHook)]
@@ -300,11 +294,7 @@ def to_pixels(
 ) -> torch.Tensor:
     """Resizes an image (Pillow's bicubic filter), scales it to [0, 1] and normalises it.
 
-    Args:
-        image: H×W×3 uint8, RGB.
-        height: of the result, 3×height×width float32.
-        width: of the result.
-        normalisation: of the CLIP that reads the result.
+    From H×W×3 uint8, RGB, to 3×height×width float32.
     """
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255

@@ -118,10 +118,7 @@ class FrozenClip:
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
         """Returns the text embeddings of classes, then of backgrounds: C×E on the device.
 
-        Args:
-            names: what CLIP reads for each class.
-            backgrounds: names of things that are not a class.
-            templates: the name of a set of templates.
+        ``templates`` is the name of a set in :data:`pipeline.clip.text.TEMPLATES`.
         """
         from pipeline.clip.text import TEMPLATES
 

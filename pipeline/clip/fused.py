@@ -39,9 +39,7 @@ _MIN_QUERIES = 16  # packing the keys pays off from here on
 def choose_attention(wanted: str, device: str) -> str:
     """Returns the way in which attention is computed, "fused" or "by_head".
 
-    Args:
-        wanted: "auto" takes the fused attention if there is a kernel.
-        device: torch's name of the device.
+    "auto" takes the fused attention if there is a kernel.
 
     Raises:
         UserError: ``wanted`` is "fused", but no kernel can be used.

@@ -20,7 +20,6 @@ HAS_ONEDNN = (
 )
 """Whether this torch was built with oneDNN for x86; on ARM oneDNN does not fuse activations."""
 
-
 _PIECE = 400
 """Rows of a product: oneDNN shares those of more rows badly among cores with AMX (769×3072 by
 3072×768 on two cores: 3.8 ms, 2.2 in pieces)."""

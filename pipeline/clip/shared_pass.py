@@ -87,7 +87,6 @@ def batch_alike(
     """Collects images of one kind, in their original order, until they fill a batch.
 
     Args:
-        images: names, images, and anything else.
         kind_of: returns what has to be equal in a batch.
         size_of: returns how many images of a kind fill a batch.
         max_waiting: images that may wait for others of their kind. Beyond it, the kind that has
@@ -110,11 +109,8 @@ def batch_by_grid(
 ) -> Iterator[list[Named]]:
     """Collects images of one patch grid, in their original order, until they fill a batch.
 
-    Args:
-        encoder: gives the patch grids.
-        images: names, images, H×W×3 uint8, and anything else.
-        batch_size: images in a batch; fewer if they are large.
-        max_waiting: as for :func:`batch_alike`.
+    Batches of large images are smaller; see :meth:`ClipEncoder.batch_size_for` and, for
+    ``max_waiting``, :func:`batch_alike`.
     """
     return batch_alike(
         images,
@@ -133,13 +129,8 @@ def prepare_batch(
     """Returns the pixels of a batch of :func:`batch_by_grid`, for :meth:`SharedPass.over`.
 
     The batch is padded to its full size, so that an image's result does not depend on the others:
-    the rows after the images are copies of the last one.
-
-    Args:
-        encoder: the image tower.
-        images: each H×W×3 uint8, all of one patch grid.
-        batch_size: as for :func:`batch_by_grid`.
-        squeeze: resize images to the native square instead.
+    the rows after the images are copies of the last one. With ``squeeze``, images, H×W×3 uint8, are
+    resized to the native square.
 
     Returns:
         B×3×H×W float32, normalised, on the encoder's device.

@@ -154,10 +154,8 @@ def check_pairs(
 ) -> dict[str, str]:
     """Finds everything that would end or spoil a training, by decoding images and masks.
 
-    Args:
-        pairs: the pairs to check.
-        num_classes: n classes without the background; labels 0 to n and 255 are allowed.
-        decode: what will decode the images: its ``max_pixels`` holds for masks, too.
+    Of n classes without the background, labels 0 to n and 255 are allowed. The limit of pixels of
+    ``decode`` holds for masks, too.
 
     Returns:
         Id → what is wrong, of the pairs that cannot be used.

@@ -52,12 +52,9 @@ def export_onnx(
     the file is written only if its outputs agree with the network. The dynamic graphs of some
     networks, such as those that pool to a fixed grid, work for a single size and fail this test.
 
-    Args:
-        segmenter: the segmenter.
-        path: the file.
-        height: of the images, in pixels, as ``width``.
-        dynamic: whether to allow any number and size of images. If the network does not, the graph
-            takes one image of any size, or else one image of this size.
+    The graph takes one image of ``height`` and ``width``, in pixels. If ``dynamic``, it takes any
+    number and size of images; if the network does not allow that, one image of any size, or else of
+    this size.
 
     Returns:
         The shape of the graph's input.
@@ -102,14 +99,10 @@ def export_onnx(
 
 
 def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs a graph of :func:`export_onnx` in ONNX Runtime, on the CPU.
-
-    Args:
-        content: the file, or its bytes.
-        images: N×H×W×3 uint8, RGB.
+    """Runs a graph of :func:`export_onnx`, a file or its bytes, in ONNX Runtime, on the CPU.
 
     Returns:
-        Logits, N×(n+1)×H×W float32, and labels, N×H×W uint8.
+        Of images, N×H×W×3 uint8, RGB: logits, N×(n+1)×H×W float32, and labels, N×H×W uint8.
     """
     import onnxruntime
 

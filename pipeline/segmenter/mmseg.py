@@ -77,9 +77,6 @@ def find_config(name: str) -> Path:
     absolute paths are allowed. mmengine also reads YAML, which can run code, and JSON, which can
     import modules; both are refused.
 
-    Args:
-        name: for example "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py".
-
     Raises:
         UserError: there is no such file, or it is not Python; the message names the nearest.
     """
@@ -96,9 +93,9 @@ def find_config(name: str) -> Path:
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]
-    hint = did_you_mean(name, known)
     raise UserError(
-        f"segmenter.config={name} is not a config of mmsegmentation: {hint}give a path below {root}"
+        f"segmenter.config={name} is not a config of mmsegmentation: {did_you_mean(name, known)}"
+        f"give a path below {root}"
     )
 
 

@@ -85,14 +85,8 @@ def pixel_accuracy(
 ) -> torch.Tensor:
     """Computes the pixel accuracy that heads write into the log, without sorting the classes.
 
-    Args:
-        logits: N×C×….
-        labels: N×… int64.
-        ignore_index: the label of pixels that do not count.
-
-    Returns:
-        Percent, of shape 1; 100 if no pixel counts, as mmsegmentation has it. If several classes
-        have the highest logit, each of them is right.
+    Of logits, N×C×…, and labels, N×… int64, it returns percent, of shape 1; 100 if no pixel counts,
+    as mmsegmentation has it. If several classes have the highest logit, each of them is right.
     """
     counts = torch.ones_like(labels, dtype=torch.bool)
     if ignore_index is not None:

@@ -137,10 +137,7 @@ class Segmenter:
         As in mmsegmentation (``SegTTAModel`` and ``TestTimeAug``), the logits of each view are
         resized to the image.
 
-        Args:
-            image: the image, H×W×3 uint8, RGB.
-            scales: factors by which it is resized, see :func:`check_scales`.
-            flip: whether the mirror image follows at every scale.
+        The image is H×W×3 uint8, RGB. For the scales, see :func:`check_scales`.
 
         Yields:
             Whether the view is the unchanged image; (n+1)×H×W float32 on the device.

@@ -139,13 +139,7 @@ class PseudoLabelled(Dataset):
 
 
 class Labelled(Dataset):
-    """Whole images with their ground truth.
-
-    Args:
-        samples: images; those without a ground-truth mask are skipped.
-        read: decodes them.
-        metainfo: classes and palette.
-    """
+    """Whole images with their ground truth; those without a ground-truth mask are skipped."""
 
     def __init__(
         self, samples: Sequence[Sample], read: ImageReader, metainfo: dict[str, Any]
@@ -203,12 +197,8 @@ def positions(
 ) -> list[int]:
     """Returns the samples that a process loads, by their positions in the endless sequence.
 
-    Args:
-        batch_size: images per batch, over all processes, of which each gets a consecutive part.
-        start: the number of finished iterations.
-        iterations: the number of all iterations.
-        rank: the rank of this process among those that train.
-        processes: the number of processes that train.
+    They are those of the iterations after ``start``. Each process gets a consecutive part of every
+    batch.
     """
     share = batch_size // processes
     firsts = range(start * batch_size + rank * share, iterations * batch_size, batch_size)

@@ -79,11 +79,8 @@ def fit_weights(
 ) -> tuple[Fit, Weights | None]:
     """Finds the layout in which most tensors of a file fit a backbone.
 
-    Args:
-        weights: the tensors of the file; those on the device "meta" are compared by shape.
-        source: path or URL of the file.
-        backbone: the network; it is not changed.
-        settings: the config of the backbone.
+    Tensors on the device "meta" are compared by shape. The backbone is not changed; ``settings`` is
+    its config.
 
     Returns:
         How they fit; the tensors under the backbone's names, or none if the file lacks the first
