@@ -132,17 +132,17 @@ def only_device(device: str) -> Iterator[None]:
 
 
 class InitialisedRunner(Runner):
-    """A runner that leaves the initial weights to :meth:`initialise_model`.
+    """A runner that leaves the initial weights to a function.
 
     mmengine would replace weights read from a file by random ones.
     """
 
-    @abstractmethod
-    def initialise_model(self) -> None:
-        """Sets the initial weights, before the training begins or is resumed."""
+    initialise: Callable[[], None] | None
+    """Sets the initial weights; none where a checkpoint holds later ones."""
 
     def _init_model_weights(self) -> None:
-        self.initialise_model()
+        if self.initialise is not None:
+            self.initialise()
 
 
 class StartedLoop(IterBasedTrainLoop):

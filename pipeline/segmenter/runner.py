@@ -48,7 +48,7 @@ class QuietRunner(InitialisedRunner):
         on_background: Callable[[int], None] | None = None,
         **settings: Any,  # noqa: ANN401
     ) -> None:
-        self._initialise = initialise
+        self.initialise = initialise
         self.on_iteration = on_iteration
         self.look_at, self.on_background = look_at, on_background
         self._log_files: list[logging.Handler] = []
@@ -59,11 +59,6 @@ class QuietRunner(InitialisedRunner):
         except BaseException:
             self.close()
             raise
-
-    def initialise_model(self) -> None:
-        """Sets the initial weights, except where a checkpoint holds later ones."""
-        if self._initialise is not None:
-            self._initialise()
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:  # noqa: ANN401
         """Builds a logger that writes to its file only."""
