@@ -51,13 +51,11 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
             " and segmenter.learning_rate"
         )
     wrapper = {
-        "type": _WRAPPERS[settings.precision],
+        **_WRAPPERS[settings.precision],
         "optimizer": optimizer,
         "accumulative_counts": settings.accumulate,
         **{key: given[key] for key in _KEPT_FROM_CONFIG if key in given},
     }
-    if settings.precision == "fp16":
-        wrapper |= {"dtype": "float16", "loss_scale": "dynamic"}
     takes = inspect.signature(OPTIMIZERS.get(optimizer["type"])).parameters
     if is_cpu(device) and "fused" in takes and not optimizer.get("foreach"):
         optimizer.setdefault("fused", True)  # reads the weights from memory once a step
@@ -116,7 +114,7 @@ class BrainFloatOptimWrapper(OptimWrapper):
 
 
 _WRAPPERS = {
-    "fp32": "OptimWrapper",
-    "bf16": BrainFloatOptimWrapper.__name__,
-    "fp16": "AmpOptimWrapper",
+    "fp32": {"type": "OptimWrapper"},
+    "bf16": {"type": BrainFloatOptimWrapper.__name__},
+    "fp16": {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": "dynamic"},
 }
