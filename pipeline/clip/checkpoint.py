@@ -73,14 +73,13 @@ def load_clip(
             model = _build_from_weights(path, weights)
         else:
             model = build_by_name(model_name, pretraining.quick_gelu)
-    if model_name is not None:
-        try:
-            model.load_state_dict(_rename(weights, model))
-        except RuntimeError as error:
-            raise UserError(
-                f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
-                f" ({_first_mismatch(error)}): give that model's file, or that file's model"
-            ) from error
+            try:
+                model.load_state_dict(_rename(weights, model))
+            except RuntimeError as error:
+                raise UserError(
+                    f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
+                    f" ({_first_mismatch(error)}): give that model's file, or that file's model"
+                ) from error
     if device != "meta":
         check_finite(model.state_dict(), path)
     return model.float().eval().requires_grad_(False)
