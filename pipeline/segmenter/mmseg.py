@@ -29,7 +29,6 @@ from pipeline.segmenter.optimization import configure_optimizer, configure_sched
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
 
-_HEADS = "pipeline.segmenter.heads"
 _AVERAGED_GRADIENTS = {
     "type": "MMDistributedDataParallel",
     "device_ids": None,  # the model is already on its device; a CPU has no id
@@ -53,7 +52,7 @@ def import_mmseg() -> None:
             warnings.simplefilter("ignore")
             for name in _SUBPACKAGES:
                 importlib.import_module(f"mmseg.{name}")
-            importlib.import_module(_HEADS)
+            importlib.import_module("pipeline.segmenter.heads")
         compute_accuracy_quickly()
     except ImportError as error:
         raise UserError(

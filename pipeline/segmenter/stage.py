@@ -1,6 +1,5 @@
 """The stages ``train`` and ``predict``: a segmenter that learns from masks, and its predictions."""
 
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,7 +15,7 @@ from pipeline.engine.lineage import LEARNED_FROM
 from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
-from pipeline.errors import ImageError, NoEntry, UserError
+from pipeline.errors import ImageError, NoEntry, UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint_file
@@ -185,7 +184,7 @@ class Training(OfSplit):
             kept = {k: v for k, v in folder.manifest().items() if k in ("computed", "seconds")}
             facts = {"images": len(pairs), "statistics": {"background_until": iteration}}
             folder.write_manifest(complete=False, **kept, **facts)
-            print(f"note: {self.remark(folder, ())}", file=sys.stderr)
+            tell(f"note: {self.remark(folder, ())}")
 
         bar = track(f"train {self.options.name}", self.options.iterations)
         with bar if writes else nullcontext() as advance:
