@@ -86,7 +86,6 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
 
 def masks_in_folder(given: str, images: Images, split: str, weighted: bool) -> TrainingData:
     """Returns the masks <id>.png of a folder: ``segmenter.masks``. They have no probabilities."""
-
     folder = partial(given_folder, given, "segmenter.masks", "<id>.png")
 
     def absent() -> dict[str, NoEntry]:

@@ -26,12 +26,8 @@ class DeepLabV2Head(BaseDecodeHead):
 
     The logits are the sum of 3×3 convolutions of the last feature map, one for each dilation rate,
     without image pooling, batch norm or a hidden layer. Weights are drawn from a normal
-    distribution with standard deviation 0.01; biases start at 0.
-
-    Args:
-        in_channels: channels of the feature map.
-        dilations: the dilation rates.
-        **settings: arguments of mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
+    distribution with standard deviation 0.01; biases start at 0. The ``settings`` are arguments of
+    mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
     """
 
     def __init__(

@@ -39,7 +39,6 @@ class Segmenter:
         model: a segmentor of mmsegmentation; it is put into evaluation mode.
         class_names: n+1 names, "background" first.
         palette: n+1 colours, RGB in [0, 255].
-        device: the device that computes.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class Segmenter:
 
         Args:
             path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory.
-            device: the device that computes.
             which: "last" takes the newest complete checkpoint of a directory, "best" the one with
                 the highest mIoU on validation images, if the training measured it.
 

@@ -37,15 +37,9 @@ _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "f
 class PseudoLabelled(Dataset):
     """Augmented samples in mmsegmentation's format, indexed by their position in their sequence.
 
-    The sequence is endless. Each sample depends only on the seed and its position, so that a
-    resumed training sees the same samples as an uninterrupted one.
-
-    Args:
-        pairs: images and masks, with or without probabilities.
-        settings: those of the segmenter.
-        seed: not negative.
-        metainfo: written into checkpoints by mmengine.
-        read: decodes images; masks are resized to the image that it returns.
+    The sequence is endless. Each sample depends only on the seed, which is not negative, and its
+    position, so that a resumed training sees the same samples as an uninterrupted one. Masks are
+    resized to the image that ``read`` returns; mmengine writes ``metainfo`` into checkpoints.
     """
 
     def __init__(
@@ -169,11 +163,9 @@ class Labelled(Dataset):
                 f"validation image {sample.id} or its mask cannot be read ({error}): repair or"
                 " remove it"
             ) from error
-        labelled = SegDataSample(gt_sem_seg=PixelData(data=truth[None]))
         # mmsegmentation resizes predictions to ori_shape, also if the image was shrunk.
-        labelled.set_metainfo(
-            {"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id}
-        )
+        metainfo = {"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id}
+        labelled = SegDataSample(metainfo=metainfo, gt_sem_seg=PixelData(data=truth[None]))
         bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
         return {"inputs": torch.from_numpy(bgr), "data_samples": labelled}
 

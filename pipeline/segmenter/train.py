@@ -71,7 +71,6 @@ def train(
     ``settings.workers``. Every process that torchrun started calls this with the same arguments.
 
     Args:
-        settings: all settings of the segmenter.
         pairs: images and masks; probabilities weight their pixels. Call
             :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
@@ -79,7 +78,6 @@ def train(
         work_dir: receives the configuration, checkpoints and logs; one training per directory.
         seed: not negative.
         device: "cpu", "cuda", "cuda:1"…
-        read: decodes images.
         validation: images with ground truth on which the network is measured every
             ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
             depends on the measurement.
