@@ -123,10 +123,8 @@ class _Relabelling(PerImage):
         if "first_tags" in folders:
             tags = read_tags(folders["first_tags"], sample)
             found = folders["first_tags"].entries[sample.id].get("found")
-        if tags is None:
-            return Item(sample, image)
-        read = [tags] if found is None else [tags, found]
-        return Item(sample, join_keys(image, *(fingerprint(list(k)) for k in read)), (tags, found))
+        read = [fingerprint(list(keys)) for keys in (tags, found) if keys is not None]
+        return Item(sample, join_keys(image, *read), (tags, found))
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the network of the round before."""
@@ -138,7 +136,7 @@ class _Relabelling(PerImage):
         """Tags and labels images anew."""
         for item, image in images:
             probabilities = model().probabilities(image, self.test.scales, self.test.flip)
-            kept, first = item.given or (None, None)
+            kept, first = item.given
             relabelled = relabel(probabilities, item.size, self.options, kept)
             files = mask_files(
                 item.sample.id,
