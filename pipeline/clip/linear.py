@@ -20,6 +20,9 @@ HAS_ONEDNN = (
 )
 """Whether this torch was built with oneDNN for x86; on ARM oneDNN does not fuse activations."""
 
+_FUSED = {type(None): "none", nn.SiLU: "swish", nn.GELU: "gelu"}
+"""Class of an activation → oneDNN's name of it, for those that it fuses with a product."""
+
 _PIECE = 400
 """Rows of a product: oneDNN shares those of more rows badly among cores with AMX (769×3072 by
 3072×768 on two cores: 3.8 ms, 2.2 in pieces)."""
@@ -59,11 +62,10 @@ class Linear:
         """
         self._bias = bias
         self._activation = activation
-        self._fused: tuple[str, str] | None = None
+        self._fused = _FUSED.get(type(activation))
         self._packed: torch.Tensor | None = None
         self._weight: torch.Tensor | None = weight
         if _suits_onednn(weight):
-            self._fused = _fused(activation)
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
             self._weight = weight if differentiable else None
 
@@ -80,7 +82,8 @@ class Linear:
                 raise RuntimeError("gradients need a layer with differentiable=True")
             outputs = _Product.apply(inputs, self._packed, self._bias, self._weight)
         elif self._fused is not None:
-            return _by_onednn(inputs, self._packed, self._bias, *self._fused)
+            variant = getattr(self._activation, "approximate", "")  # of GELU
+            return _by_onednn(inputs, self._packed, self._bias, self._fused, variant)
         else:
             outputs = _by_onednn(inputs, self._packed, self._bias)
         return outputs if self._activation is None else self._activation(outputs)
@@ -98,17 +101,6 @@ def in_pieces(layers: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tens
         fitting = [size for size in range(1, _PIECE // rows + 1) if batch % size == 0]
         axis, pieces = 0, inputs.split(max(fitting), 0)
     return torch.cat([layers(piece) for piece in pieces], axis)
-
-
-def _fused(activation: nn.Module | None) -> tuple[str, str] | None:
-    """Returns oneDNN's name and variant of an activation; none if it cannot fuse it."""
-    if activation is None:
-        return "none", ""
-    if type(activation) is nn.SiLU:
-        return "swish", ""
-    if type(activation) is nn.GELU:
-        return "gelu", activation.approximate
-    return None
 
 
 def _by_onednn(
