@@ -91,11 +91,7 @@ def arrange_for_cpu(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)
     for head in heads_of(model):
         if isinstance(getattr(head, "conv_seg", None), nn.Conv2d):
-            head.conv_seg.register_forward_hook(_classes_first)
-
-
-def _classes_first(module: nn.Module, features: Any, logits: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-    return logits.float().contiguous()
+            head.conv_seg.register_forward_hook(lambda _, __, logits: logits.float().contiguous())
 
 
 @OPTIM_WRAPPERS.register_module()
