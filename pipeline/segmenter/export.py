@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
 from pipeline.segmenter.openmmlab import swaps_channels
-from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.predict import Segmenter, resize_scores
 
 OPSET = 18
 """The oldest opset of ONNX that PyTorch's exporter writes without a conversion."""
@@ -138,11 +138,7 @@ class _Deployed(nn.Module):
             pixels = functional.pad(pixels, missing, value=self.padding)
         size = tuple(pixels.shape[2:])
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        scores = self.model.encode_decode(pixels, [meta])
-        if tuple(scores.shape[2:]) != size:
-            scores = functional.interpolate(
-                scores, size, mode="bilinear", align_corners=self.model.align_corners
-            )
+        scores = resize_scores(self.model, self.model.encode_decode(pixels, [meta]), size)
         logits = scores[:, :, :height, :width]
         return logits, logits.argmax(1).to(torch.uint8)
 

@@ -146,7 +146,7 @@ class Segmenter:
             pictures = [scaled, scaled[:, ::-1]] if flip else [scaled]
             for mirrored, scores in enumerate(self._scores(pictures)):
                 scores = scores.flip(2) if mirrored else scores
-                whole = self._resized(scores[None], *image.shape[:2])[0].softmax(0)
+                whole = resize_scores(self.model, scores[None], image.shape[:2])[0].softmax(0)
                 yield scale == 1 and not mirrored, whole
 
     @staticmethod
@@ -203,15 +203,15 @@ class Segmenter:
         inputs = functional.pad(inputs, (0, missing[1], 0, missing[0]))
         size = tuple(inputs.shape[2:])
         meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
-        scores = self._resized(self.model.encode_decode(inputs, [meta] * len(images)), *size)
-        return scores[..., :height, :width].float()
+        scores = self.model.encode_decode(inputs, [meta] * len(images))
+        return resize_scores(self.model, scores, size)[..., :height, :width].float()
 
-    def _resized(self, scores: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if scores.shape[-2:] == (height, width):
-            return scores
-        return functional.interpolate(
-            scores, (height, width), mode="bilinear", align_corners=self.model.align_corners
-        )
+
+def resize_scores(model: nn.Module, scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes the logits of a network, N×C×h×w, to a height and a width, bilinearly."""
+    if tuple(scores.shape[2:]) == size:
+        return scores
+    return functional.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners)
 
 
 def _empty_segmenter() -> Segmenter:
