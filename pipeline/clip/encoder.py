@@ -63,8 +63,6 @@ class ClipEncoder:
         patch_size: P, in pixels.
         native_size: side of the square training images, in pixels.
         depth: L.
-        last_block: block L.
-        attend: computes attention.
         temperature: τ = exp(logit_scale), which multiplies cosine similarities before the softmax.
     """
 

@@ -151,8 +151,7 @@ def build_config(
             " parts: choose a multiple of segmenter.accumulate times the number of processes"
         )
     check_choice(settings.pretrained)
-    precision = precision_of_training(settings.precision, device)
-    settings = replace(settings, precision=precision)
+    settings = replace(settings, precision=precision_of_training(settings.precision, device))
     base = read_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
