@@ -27,25 +27,14 @@ _WAITING = 2
 
 
 @dataclass(frozen=True)
-class KeepingReader:
+class KeepingReader(ImageReader):
     """Reads images, and keeps each until it is handed on."""
 
-    reader: ImageReader
     kept: dict[str, tuple[np.ndarray, Size]] = field(default_factory=dict)
-
-    @property
-    def threads(self) -> int:
-        """The number of threads that decode."""
-        return self.reader.threads
-
-    @property
-    def prefetch(self) -> int:
-        """The number of images that are decoded before a model asks for them."""
-        return self.reader.prefetch
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
         """Does what :class:`pipeline.engine.sample.ImageReader` does."""
-        found = self.kept[sample.id] = self.reader(sample)
+        found = self.kept[sample.id] = super().__call__(sample)
         return found
 
 
@@ -90,7 +79,7 @@ class Alongside:
         images: int,
     ):
         self.stage = stage
-        self.reader = KeepingReader(reader)
+        self.reader = KeepingReader(**vars(reader))
         self._folders, self._folder = folders, folders[stage.name]
         self._pool, self._work = pool, partial(with_notes, work)
         self._free = Semaphore(_WAITING * pool.size)

@@ -5,7 +5,6 @@ import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +226,17 @@ def composing(
         more = [f"hydra.searchpath=[{_quoted(f'file://{folder.absolute()}')}]"]
 
     def compose(read: Sequence[str]) -> DictConfig:
-        return explained(partial(hydra.compose, "config", return_hydra_config=True), [*more, *read])
+        try:
+            config = hydra.compose("config", [*more, *read], return_hydra_config=True)
+        except COMPOSING as error:
+            raise UserError(explain(error)) from error
+        except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings
+            wrong = f"a file of settings spoils hydra ({error}): leave its keys out"
+            raise UserError(wrong) from error
+        except AssertionError as error:  # OmegaConf's, for a key below one that is null
+            raise UserError(_key_below_null(read)) from error
+        _refuse_numbers_for_switches(config, read)
+        return config
 
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -249,20 +258,6 @@ def _refuse_namesakes(folder: Path) -> None:
     for name in (f"{DEFAULTS}.yaml", *names):
         if (folder / name).exists():
             raise UserError(f"{folder / name} has a name that is taken: rename the file")
-
-
-def explained(compose: Callable[[list[str]], DictConfig], read: list[str]) -> DictConfig:
-    """Composes a configuration from what :func:`readable` returned, or raises a UserError."""
-    try:
-        config = compose(read)
-    except COMPOSING as error:
-        raise UserError(explain(error)) from error
-    except (AttributeError, KeyError) as error:  # Hydra's, for a file that spoils its own settings
-        raise UserError(f"a file of settings spoils hydra ({error}): leave its keys out") from error
-    except AssertionError as error:  # OmegaConf's, for a key below one that is null
-        raise UserError(_key_below_null(read)) from error
-    _refuse_numbers_for_switches(config, read)
-    return config
 
 
 def refuse_several_values(override: Override) -> None:

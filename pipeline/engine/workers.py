@@ -10,7 +10,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.alongside import Alongside, HandedOn, KeepingReader
+from pipeline.engine.alongside import Alongside, HandedOn
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
@@ -24,7 +24,7 @@ from pipeline.files.fingerprints import fingerprint_file, join_keys
 Done = Iterator[tuple[str, str | None]]
 """Ids of images, each with the reason why it was skipped; none where its result is stored."""
 
-Reader = ImageReader | KeepingReader | HandedOn
+Reader = ImageReader | HandedOn
 
 Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
