@@ -22,6 +22,9 @@ from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError
 
+ShardResult = tuple[dict[str, list[dict]], dict[str, str]]
+"""The journal entries for each folder, by name; and id → reason of skipped images."""
+
 _WAITING = 2
 """Images for each process that are handed on and not done, so that none of them waits for one."""
 
@@ -63,8 +66,7 @@ class Alongside:
         stage: reads no other results than those of ``folders``.
         folders: its own, which is locked, and those of the stages before it, by name.
         pool: the processes.
-        work: computes some items in one of them, with what stands in for the reader; it returns
-            journal entries by the name of the folder, and failures.
+        work: computes some items in one of them, with what stands in for the reader.
         reader: reads the images of the stage that it goes alongside.
         images: the number of images of the split.
     """
@@ -74,7 +76,7 @@ class Alongside:
         stage: PerImage,
         folders: Folders,
         pool: Pool,
-        work: Callable[[list[Item], HandedOn | None], tuple[dict[str, list[dict]], dict[str, str]]],
+        work: Callable[[list[Item], HandedOn | None], ShardResult],
         reader: ImageReader,
         images: int,
     ):

@@ -112,7 +112,6 @@ def readable(overrides: Sequence[str]) -> list[str]:
             given something that is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
-    as_text: dict[int, str] = {}
     while rest:
         text = rest.popleft()
         while "=[" in text and text.count("[") > text.count("]") and rest:
@@ -131,16 +130,13 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            if (quoted := _quote_numbers(form)) != form:
-                as_text[len(read)] = quoted
             read.append(form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
-    if as_text:
+    if (quoted := [*map(_quote_numbers, read)]) != read:
         composed = OmegaConf.to_container(_compose_choices(read))
-        for n, quoted in as_text.items():
-            read[n] = quoted if _holds_text(quoted, composed) else read[n]
+        return [q if _holds_text(q, composed) else text for q, text in zip(quoted, read)]
     return read
 
 

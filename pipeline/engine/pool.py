@@ -235,4 +235,3 @@ def in_processes(
     except BaseException:
         pool.close(at_once=True)
         raise
-    pool.close()
