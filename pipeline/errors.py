@@ -54,10 +54,8 @@ def shown(given: object) -> str:
 
     Long input loses its middle, since paths are told apart by their ends.
     """
-    text, half = str(given), _MAX_SHOWN // 2
-    if len(text) <= _MAX_SHOWN and len(escaped := _escaped(text)) <= _MAX_SHOWN:
-        return escaped
-    return f"{_escaped(text[:half])[:half]}…{_escaped(text[-half:])[-half:]}"
+    text, half = _escaped(str(given)), _MAX_SHOWN // 2
+    return text if len(text) <= _MAX_SHOWN else f"{text[:half]}…{text[-half:]}"
 
 
 def _escaped(text: str) -> str:

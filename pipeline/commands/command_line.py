@@ -36,7 +36,6 @@ _EXHAUSTED = re.compile(
 )
 """Messages of the system, PyTorch and Python when memory, processes or files reach a limit."""
 
-
 _PLACE = re.compile(r'File "(.+)", line (\d+)')  # in a traceback
 
 
@@ -215,8 +214,7 @@ def add_checkpoint(parser: Parser) -> None:
     add = parser.add_argument
     checkpoint = "a checkpoint of stage=train, or its folder"
     add("--checkpoint", required=True, type=Path, metavar="C", help=checkpoint)
-    best = "use the checkpoint with the highest mIoU of a folder"
-    add("--best", action="store_true", help=best)
+    add("--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder")
 
 
 def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmenter:

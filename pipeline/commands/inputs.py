@@ -75,8 +75,7 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     kept = []
     for sample in samples.values():
         results = [f"{sample.id}{ending}" for ending in endings]
-        long = max((len(os.fsencode(Path(name).name)) for name in results), default=0)
-        if long > _MAX_NAME:
+        if any(len(os.fsencode(Path(name).name)) > _MAX_NAME for name in results):
             left_out.append(
                 f"{shown(sample.image)} has too long a name for its results: shorten it"
             )

@@ -26,7 +26,6 @@ Element = TypeVar("Element")
 VocabularyType = TypeVar("VocabularyType")
 """The engine passes class names on, and does not read them."""
 
-
 LOOKED_AT = 64
 """Images whose results are looked at for remarks, where files have to be read."""
 

@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 _SLACK = 2**24
 """Bytes allowed beyond a file's own size: code and names may be compressed, weights never are."""
 
-
 _COMPUTED_WITH = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

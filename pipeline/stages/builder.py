@@ -218,9 +218,6 @@ class Builder:
         """The split that a segmenter is trained on."""
         return self.images.dataset.train_split
 
-    def _train_samples(self) -> Sequence[Sample]:
-        return self.images.of(self.train_split)
-
     def _validation_samples(self) -> Sequence[Sample]:
         """Returns the images that a segmenter is measured on while it trains, which have masks."""
         if self.config.segmenter.validation_interval:
@@ -290,7 +287,7 @@ class Builder:
         """Returns a network and its predictions, and those of a fully supervised one."""
         if not self.config.segmenter.ceiling:
             return [training, *predictions]
-        title, data = "ground truth", ground_truth_masks(self._train_samples)
+        title, data = "ground truth", ground_truth_masks(partial(self.images.of, self.train_split))
         supervised = replace(training, title=title, before={}, accompanies=training, data=data)
         beside = [
             replace(each, title=title, uses={"segmenter": supervised}, accompanies=each)
