@@ -33,11 +33,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Removes folders that no current result depends on.
-
-    Raises:
-        UserError: there is no such folder, or no terminal to ask on.
-    """
+    """Removes folders that no current result depends on."""
     parser = Parser(
         "clean.py",
         "Removes the results of other and older configurations, which no current result depends on,"

@@ -165,10 +165,9 @@ def _explain_plugin(error: Exception) -> str | None:
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:
-    """Makes sure that an argument is a folder; ``option`` is "" for one without a name.
+    """Raises a UserError unless an argument is a folder; ``remedy`` says what to give instead.
 
-    Raises:
-        UserError: it is not; ``remedy`` says what to give instead.
+    ``option`` is "" for an argument without a name.
     """
     if not path.is_dir():
         raise UserError(f"{option} {path} is not a folder: give {remedy}".lstrip())

@@ -34,11 +34,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Compares the two runs that the arguments name.
-
-    Raises:
-        UserError: they cannot be compared, or images could not be read.
-    """
+    """Compares the two runs that the arguments name."""
     parser = Parser("compare.py", "Compares two runs on the same images, A and B.", _EXAMPLES)
     add = parser.add_argument
     place = "an output directory, or <output_dir>/<split>/<stage>/<key or latest>"
@@ -95,6 +91,5 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _name(artefacts: Sequence[Artefact]) -> str:
-    """Returns where the results of a chain lie."""
     root = artefacts[0].root
     return f"{root}: {', '.join(str(a.path.relative_to(root)) for a in artefacts)}"

@@ -53,11 +53,7 @@ _ROOT, _SBD = "dataset.root", "dataset.sbd_root"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Downloads what the settings of a run need, and what URLs name.
-
-    Raises:
-        UserError: the settings cannot be used, or a file cannot be had.
-    """
+    """Downloads what the settings of a run need, and what URLs name."""
     options = _parse(arguments)
     if options.list:
         _print_list()

@@ -23,11 +23,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes an ONNX file, and prints the shape of its input.
-
-    Raises:
-        UserError: there is no such checkpoint, or its network cannot be written.
-    """
+    """Writes an ONNX file, and prints the shape of its input."""
     parser = Parser("export_onnx.py", _DESCRIPTION, _EXAMPLES)
     add_checkpoint(parser)
     add = parser.add_argument

@@ -51,11 +51,7 @@ _JPEG_QUALITY = 92
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Segments images, and writes labels and overlays.
-
-    Raises:
-        UserError: an argument cannot be used, or images were skipped.
-    """
+    """Segments images, and writes labels and overlays."""
     options = _parse(arguments)
     check_scales(options.scales)
     sizes = {"--longest-side": options.longest_side, "--max-pixels": options.max_pixels}

@@ -73,7 +73,6 @@ def choices() -> dict[str, set[str]]:
 
 
 def _groups() -> dict[str, None]:
-    """Returns the groups that have methods."""
     return dict.fromkeys(method.group for method in methods())
 
 

@@ -212,7 +212,6 @@ class Executor:
 def _to_load(
     stage: PerImage, inputs: Inputs, folders: Mapping[str, ResultFolder]
 ) -> tuple[PerImage, Inputs, Sequence[Path], str]:
-    """Returns the arguments of :func:`_load`."""
     return stage, inputs, stage.loaded(inputs), folders[stage.name].recipe
 
 

@@ -174,7 +174,6 @@ class Pipeline:
             yield PlannedStage("report", in_round("", builder.config.rounds))
 
     def _evaluation(self, number: int) -> evaluation.Evaluation:
-        """Returns what measures the results of a round."""
         builder = self.builder
         return evaluation.Evaluation(
             stages=[stage for stage in builder.stages if stage.round == number],
