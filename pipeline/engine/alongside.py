@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Semaphore
@@ -116,13 +116,12 @@ class Alongside:
 
     def finish(self) -> int:
         """Waits for all results, and returns how many there are."""
-        wait(self._under_way)
         while self._under_way:
             self._take()
         return self._folder.computed
 
     def _take(self) -> None:
-        """Stores what a process computed; this thread alone writes the journal."""
+        """Waits for what a process computes and stores it; this thread alone writes the journal."""
         future = self._under_way.popleft()
         if future.exception() is not None:
             self._is_sound = False

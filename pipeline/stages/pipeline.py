@@ -158,11 +158,7 @@ class Pipeline:
                 yield from report.write(stages, last, settings, reader, workers, **given)
 
     def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
-        """Yields what a run would do, without computing or writing anything.
-
-        Raises:
-            UserError: what would stop the run.
-        """
+        """Yields what a run would do, writing nothing; raises the UserError that would stop it."""
         builder, scans = self.builder, {}
         builder.store.check(_FILES)
         for number, stages in self._rounds(commands):
