@@ -42,10 +42,9 @@ _PLACE = re.compile(r'File "(.+)", line (\d+)')  # in a traceback
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
 
-    The tool is a function of the arguments, or the name "module:function" of one.
-
-    SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
-    says. Output escapes what the terminal cannot show. File names are UTF-8 in every locale.
+    The tool is a function of the arguments, or the name "module:function" of one. SIGTERM ends it
+    as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then says. Output
+    escapes what the terminal cannot show. File names are UTF-8 in every locale.
 
     Of the processes that torchrun started, the first reports what all of them meet. Torchrun ends
     the others, so that another one reports an error only if it is its own.

@@ -162,8 +162,6 @@ def spread(
     that none is blamed for another. An item is given up when its workers die even so. Errors of
     ``work``, which can be pickled, are raised here.
 
-    If the first items are all given up, the items are not the cause.
-
     Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
     are yielded with their results in the order of completion, or with an error if workers died.
 
