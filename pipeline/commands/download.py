@@ -125,10 +125,8 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     is_there = False
     with suppress(UserError):  # without SBD's split, and without files that are not part of it
         own = [split for split in splits if split != "train_aug"] or None
-        others = dict.fromkeys(
-            {"image_list", "labels", "masks", "sbd_root"} & vars(settings).keys()
-        )
-        plain = replace(settings, split=own, **others)
+        lists = {"image_list", "labels", "masks", "sbd_root"} & vars(settings).keys()
+        plain = replace(settings, split=own, **dict.fromkeys(lists))
         is_there = bool(splits_of_run(plain, load_dataset(plain).splits))
     for which in filter(roots.get, roots):
         root = given_path(roots[which], downloads[which].key).absolute()

@@ -172,11 +172,7 @@ def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # no
 
 
 def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns groups of facts as one group.
-
-    Raises:
-        UserError: two have a name in common, so that one of the values would be lost.
-    """
+    """Returns groups of facts as one group; raises a UserError if two have a name in common."""
     merged: dict[str, Any] = {}
     for group in groups:
         if common := merged.keys() & group.keys():

@@ -57,12 +57,9 @@ def parse_stages(requested: str | Sequence[str]) -> list[str]:
 
 
 def requested_stages(config: Config) -> list[str]:
-    """Returns the stages that a configuration asks for, in their order.
+    """Returns the stages that a configuration asks for, as :func:`parse_stages` does.
 
     Where masks are not made from CAMs, "all" skips the stages before them that no other reads.
-
-    Raises:
-        UserError: a name that is not a stage.
     """
     names = parse_stages(config.stage)
     if "all" not in config.stage or masks_stage(config).from_cams:
@@ -86,11 +83,7 @@ class Pipeline:
 
     @classmethod
     def open(cls, config: Config) -> Pipeline:
-        """Reads the data set of a configuration.
-
-        Raises:
-            UserError: the data set, or a setting, cannot be used.
-        """
+        """Reads the data set of a configuration; raises a UserError if it cannot be used."""
         root = given_path(config.output_dir, "output_dir").absolute()
         # A dry run writes nothing, not even what would save the next one some reading.
         remember_in(root, write=not config.dry_run)
