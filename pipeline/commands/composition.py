@@ -6,22 +6,17 @@ that can name code, an address or a command is ours, or was typed.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.engine.configuration import (
-    PLUGINS,
-    choices,
-    composing,
-    readable,
-    refuse_several_values,
-)
-from pipeline.errors import UserError
+from pipeline.engine.configuration import PLUGINS, choices, composing, readable
+from pipeline.errors import UserError, shown
 from pipeline.stages.config import all_settings
 
 _FREE = ("mode", "sweeper.params")
@@ -71,7 +66,12 @@ def compose_jobs(
             keys = {each.key_or_group for each in typed}
             jobs = _combinations([e for e in given if e.key_or_group not in keys] + typed)
         elif several:
-            refuse_several_values(several[0])
+            key, _, value = several[0].input_line.partition("=")
+            quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+            raise UserError(
+                f"{shown(several[0].input_line)} has several values: give -m to run each of them,"
+                f" {key}=[…] for a list, or {quoted} for one value"
+            )
         for job in jobs:
             config = compose(job) if job else master
             with open_dict(config):

@@ -255,16 +255,6 @@ def _refuse_namesakes(folder: Path) -> None:
             raise UserError(f"{folder / name} has a name that is taken: rename the file")
 
 
-def refuse_several_values(override: Override) -> None:
-    """Raises the UserError of an override with several values, outside of a study."""
-    key, _, value = override.input_line.partition("=")
-    quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
-    raise UserError(
-        f"{shown(override.input_line)} has several values: give -m to run each of them, {key}=[…]"
-        f" for a list, or {quoted} for one value"
-    )
-
-
 def _key_below_null(read: Sequence[str]) -> str:
     """Returns a sentence on the first override of a key below one that is null."""
     composed = _compose_choices(read)

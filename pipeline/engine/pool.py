@@ -11,14 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    CancelledError,
-    Executor,
-    Future,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
@@ -116,7 +109,7 @@ class ProcessPool:
         except BrokenProcessPool:  # a process died since the last result was taken
             return self._processes().submit(work, *arguments)
 
-    def _processes(self) -> Executor:
+    def _processes(self) -> Any:  # noqa: ANN401
         # Torch also reads the number of its threads from these when it is imported.
         threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL")}
         from joblib.externals.loky import get_reusable_executor
