@@ -80,8 +80,7 @@ def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:
 
 def nearest(wrong: str, known: Sequence[str]) -> str:
     """Returns the known key nearest to a wrong one as a question, or ""."""
-    last = wrong.rpartition(".")[2]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == wrong.rpartition(".")[2]]
     return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 
 
