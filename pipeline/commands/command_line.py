@@ -218,8 +218,7 @@ def add_checkpoint(parser: Parser) -> None:
 def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmenter:
     """Reads the segmenter that a command line names: a file, its folder, or a run's.
 
-    Raises:
-        UserError: the checkpoint does not exist, is damaged, or is not of a segmenter.
+    It raises as :meth:`pipeline.segmenter.predict.Segmenter.from_run`.
     """
     from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
 
