@@ -220,8 +220,7 @@ def _work_of(
 ) -> Callable[..., ShardResult]:
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
-    pickled = pickle.dumps(_to_load(stage, inputs, folders))
-    return partial(compute_shard, pickled, places, threads)
+    return partial(compute_shard, pickle.dumps(_to_load(stage, inputs, folders)), places, threads)
 
 
 def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

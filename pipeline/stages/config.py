@@ -180,8 +180,7 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if "${" in repr(plain) or not fits(plain, _RECORDED):
             raise other
-        own = {"cache": str(folder / "ground_truth"), "image_list": None}
-        given = {**plain["dataset"], **own}
+        given = {**plain["dataset"], "cache": str(folder / "ground_truth"), "image_list": None}
         typed = OmegaConf.structured(settings_of(given["name"]))
         settings = OmegaConf.to_object(OmegaConf.merge(typed, given))
     except COMPOSING as error:
