@@ -54,10 +54,8 @@ def shown(given: object) -> str:
 
     Long input loses its middle, since paths are told apart by their ends.
     """
-    text, half = str(given), _MAX_SHOWN // 2
-    if len(text) <= _MAX_SHOWN and len(escaped := _escaped(text)) <= _MAX_SHOWN:
-        return escaped
-    return f"{_escaped(text[:half])[:half]}…{_escaped(text[-half:])[-half:]}"
+    text, half = _escaped(str(given)), _MAX_SHOWN // 2
+    return text if len(text) <= _MAX_SHOWN else f"{text[:half]}…{text[-half:]}"
 
 
 def _escaped(text: str) -> str:
@@ -82,8 +80,7 @@ def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:
 
 def nearest(wrong: str, known: Sequence[str]) -> str:
     """Returns the known key nearest to a wrong one as a question, or ""."""
-    last = wrong.rpartition(".")[2]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == wrong.rpartition(".")[2]]
     return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 
 

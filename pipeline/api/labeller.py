@@ -277,7 +277,9 @@ class Labeller:
         given = list(given)
         lists = [None] * len(given) if tags is None else tags
         fits = isinstance(lists, Sequence) and len(lists) == len(given)
-        if not fits or tags is not None and not all(map(_is_tags, lists)):
+        if tags is not None:
+            fits = fits and all(is_list(each) or isinstance(each, np.ndarray) for each in lists)
+        if not fits:
             raise UserError(
                 f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
             )
@@ -319,8 +321,7 @@ class Labeller:
         for image in images:
             needed = size = image.pixels.shape[:2]
             if stage.from_cams:
-                keys = np.array(image.tags, np.int64)
-                needed = Cams(keys, image.cams.astype(np.float16), size)
+                needed = Cams(np.array(image.tags, np.int64), image.cams.astype(np.float16), size)
             found = refine(self._limited(image.pixels), needed)
             image.mask, probability = stage.checked(*found, size, image.name)
             if probability is not None and (confidence := self._config.masks.confidence):
@@ -355,10 +356,6 @@ class Labeller:
                 raise UserError(f"class {self.classes[index]} is named twice: leave one out")
             indices.append(int(index))
         return tuple(indices)
-
-
-def _is_tags(given: Any) -> bool:  # noqa: ANN401
-    return is_list(given) or isinstance(given, np.ndarray)
 
 
 def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401

@@ -106,9 +106,8 @@ def _file(given: Any, decode: Callable[[Any], np.ndarray], folder: Path) -> Path
 
 def _to_labels(mask: Any) -> np.ndarray:  # noqa: ANN401
     labels = mask.mask if isinstance(mask, Labelling) else mask
-    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.dtype == np.uint8:
+    is_array = isinstance(labels, np.ndarray)
+    if is_array and labels.ndim == 2 and labels.dtype == np.uint8:
         return labels
-    what = (
-        f"{labels.dtype} of shape {labels.shape}" if isinstance(labels, np.ndarray) else type(mask)
-    )
+    what = f"{labels.dtype} of shape {labels.shape}" if is_array else type(mask)
     raise UserError(f"its mask is {shown(what)}: give a path, H×W uint8, or a labelling")

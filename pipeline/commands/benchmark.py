@@ -9,11 +9,7 @@ from pipeline.files.shipped import HOME
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs the benchmark of this checkout.
-
-    Raises:
-        UserError: the package is installed without its repository; or an argument is wrong.
-    """
+    """Runs the benchmark of this checkout."""
     if not (HOME / "tools" / "benchmark").is_dir():
         raise UserError(
             "the benchmark is part of a checkout of the repository, and not of the installed"

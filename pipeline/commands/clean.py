@@ -10,14 +10,7 @@ from rich.table import Table
 
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.commands.status import numbers
-from pipeline.engine.cleaning import (
-    find_orphans,
-    find_removable,
-    find_temporary,
-    find_unused_arrays,
-    remove,
-    remove_orphans,
-)
+from pipeline.engine import cleaning
 from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError, tell
@@ -33,11 +26,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Removes folders that no current result depends on.
-
-    Raises:
-        UserError: there is no such folder, or no terminal to ask on.
-    """
+    """Removes folders that no current result depends on."""
     parser = Parser(
         "clean.py",
         "Removes the results of other and older configurations, which no current result depends on,"
@@ -55,15 +44,15 @@ def run(arguments: Sequence[str]) -> None:
     check_folder(folder, "", "an output_dir such as outputs/demo")
     root = folder.absolute()
     store, console = Store(root), Console(soft_wrap=True, highlight=False)
-    removable = find_removable(store)
+    removable = cleaning.find_removable(store)
     chosen = {
         path: (manifest, folder_size(path))
         for path, manifest in removable
         if options.unfinished or manifest.get("complete")
     }
     kept = [path for path, _ in store.folders() if path not in dict(removable)]
-    orphans = {path: found for path in kept if (found := find_orphans(path))}
-    temporary = [*find_temporary(store), *find_unused_arrays(store, chosen)]
+    orphans = {path: found for path in kept if (found := cleaning.find_orphans(path))}
+    temporary = [*cleaning.find_temporary(store), *cleaning.find_unused_arrays(store, chosen)]
     if skipped := len(removable) - len(chosen):
         console.print(f"{skipped} unfinished runs stay; --unfinished removes them too")
     if not chosen and not orphans and not temporary:
@@ -95,9 +84,9 @@ def run(arguments: Sequence[str]) -> None:
     for folder in (*chosen, *orphans):
         try:
             if folder in orphans:
-                images += remove_orphans(folder)
+                images += cleaning.remove_orphans(folder)
             else:
-                remove(store, folder, chosen[folder][0])
+                cleaning.remove(store, folder, chosen[folder][0])
                 removed += 1
         except UserError as error:
             tell(f"not removed: {error}")

@@ -36,17 +36,15 @@ _EXHAUSTED = re.compile(
 )
 """Messages of the system, PyTorch and Python when memory, processes or files reach a limit."""
 
-
 _PLACE = re.compile(r'File "(.+)", line (\d+)')  # in a traceback
 
 
 def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = RESUMABLE) -> None:
     """Runs a tool on its command line; an error that the user can fix ends with exit code 2.
 
-    The tool is a function of the arguments, or the name "module:function" of one.
-
-    SIGTERM ends it as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then
-    says. Output escapes what the terminal cannot show. File names are UTF-8 in every locale.
+    The tool is a function of the arguments, or the name "module:function" of one. SIGTERM ends it
+    as Ctrl-C does, with 143 instead of 130; ``when_interrupted`` is what it then says. Output
+    escapes what the terminal cannot show. File names are UTF-8 in every locale.
 
     Of the processes that torchrun started, the first reports what all of them meet. Torchrun ends
     the others, so that another one reports an error only if it is its own.
@@ -166,10 +164,9 @@ def _explain_plugin(error: Exception) -> str | None:
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:
-    """Makes sure that an argument is a folder; ``option`` is "" for one without a name.
+    """Raises a UserError unless an argument is a folder; ``remedy`` says what to give instead.
 
-    Raises:
-        UserError: it is not; ``remedy`` says what to give instead.
+    ``option`` is "" for an argument without a name.
     """
     if not path.is_dir():
         raise UserError(f"{option} {path} is not a folder: give {remedy}".lstrip())
@@ -215,15 +212,13 @@ def add_checkpoint(parser: Parser) -> None:
     add = parser.add_argument
     checkpoint = "a checkpoint of stage=train, or its folder"
     add("--checkpoint", required=True, type=Path, metavar="C", help=checkpoint)
-    best = "use the checkpoint with the highest mIoU of a folder"
-    add("--best", action="store_true", help=best)
+    add("--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder")
 
 
 def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmenter:
     """Reads the segmenter that a command line names: a file, its folder, or a run's.
 
-    Raises:
-        UserError: the checkpoint does not exist, is damaged, or is not of a segmenter.
+    It raises as :meth:`pipeline.segmenter.predict.Segmenter.from_run`.
     """
     from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
 

@@ -9,16 +9,11 @@ from pipeline.datasets.demo import redirect_writes
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError, check_choice, shown, tell
+from pipeline.exchange import paired_page
 from pipeline.exchange.artefacts import Artefact
 from pipeline.exchange.chains import pair_up
 from pipeline.exchange.exporting import Export
 from pipeline.exchange.paired import Pair
-from pipeline.exchange.paired_page import (
-    describe_difference,
-    find_settings,
-    write_page,
-    write_tables,
-)
 from pipeline.files.own_files import OwnFiles
 from pipeline.stages.config import CONFIG, read_record
 
@@ -34,11 +29,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Compares the two runs that the arguments name.
-
-    Raises:
-        UserError: they cannot be compared, or images could not be read.
-    """
+    """Compares the two runs that the arguments name."""
     parser = Parser("compare.py", "Compares two runs on the same images, A and B.", _EXAMPLES)
     add = parser.add_argument
     place = "an output directory, or <output_dir>/<split>/<stage>/<key or latest>"
@@ -74,13 +65,14 @@ def run(arguments: Sequence[str]) -> None:
             pair = Pair(a, b, both)
             pair.compare(dataset.splits[a.split], workers, problems)
             pairs.append(pair)
-        differing = find_settings(pairs)
-        tables = write_tables(pairs, differing)
-        title = describe_difference(differing) or f"{first.root.name} and {other.root.name}"
+        differing = paired_page.find_settings(pairs)
+        tables = paired_page.write_tables(pairs, differing)
+        title = paired_page.describe_difference(differing)
+        title = title or f"{first.root.name} and {other.root.name}"
         reader = ImageReader(first.apply_exif, settings.max_pixels)
         folders = {side: _name(chosen) for side, chosen in zip("AB", zip(*artefacts))}
         facts = {**folders, "dataset": settings.name}
-        page = write_page(title, facts, pairs, tables, reader, workers, problems)
+        page = paired_page.write_page(title, facts, pairs, tables, reader, workers, problems)
     output.write(options.output, page.encode("utf-8", "backslashreplace"))
     print(*(f"{side}: {names}" for side, names in folders.items()), "", sep="\n")
     print("\n".join(table.markdown() for table in tables), f"written to {options.output}", sep="\n")
@@ -95,6 +87,5 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _name(artefacts: Sequence[Artefact]) -> str:
-    """Returns where the results of a chain lie."""
     root = artefacts[0].root
     return f"{root}: {', '.join(str(a.path.relative_to(root)) for a in artefacts)}"

@@ -6,22 +6,17 @@ that can name code, an address or a command is ours, or was typed.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.engine.configuration import (
-    PLUGINS,
-    choices,
-    composing,
-    readable,
-    refuse_several_values,
-)
-from pipeline.errors import UserError
+from pipeline.engine.configuration import PLUGINS, choices, composing, readable
+from pipeline.errors import UserError, shown
 from pipeline.stages.config import all_settings
 
 _FREE = ("mode", "sweeper.params")
@@ -62,7 +57,7 @@ def compose_jobs(
         master = compose([each.input_line for each in typed if each not in several])
         ours = compose(_choices_of_ours(master)) if folder is not None else None
         if ours is not None:
-            _refuse_difference(_decisions(master), _decisions(ours))
+            _refuse_decisions(master, ours)
         jobs: Iterator[Sequence[str]] = iter([()])
         if is_study or "MULTIRUN" in str(master.hydra.mode):
             params = OmegaConf.to_container(master.hydra.sweeper, resolve=True).get("params") or {}
@@ -71,7 +66,12 @@ def compose_jobs(
             keys = {each.key_or_group for each in typed}
             jobs = _combinations([e for e in given if e.key_or_group not in keys] + typed)
         elif several:
-            refuse_several_values(several[0])
+            key, _, value = several[0].input_line.partition("=")
+            quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+            raise UserError(
+                f"{shown(several[0].input_line)} has several values: give -m to run each of them,"
+                f" {key}=[…] for a list, or {quoted} for one value"
+            )
         for job in jobs:
             config = compose(job) if job else master
             with open_dict(config):
@@ -110,27 +110,19 @@ def _choices_of_ours(master: DictConfig) -> list[str]:
     return [f"{group}={name}" for group, name in chosen if name in ours.get(group, ())]
 
 
-def _decisions(composed: DictConfig) -> dict[str, Any]:
-    """Returns what a configuration decides about Hydra beyond what a file may."""
-    found = OmegaConf.to_container(composed.hydra)
-    for key in (*_FREE, *_MADE_BY_HYDRA):
-        *groups, last = key.split(".")
-        node = found
-        for group in groups:
-            node = node[group] if isinstance(node.get(group), dict) else {}
-        node.pop(last, None)
-    return found
-
-
-def _refuse_difference(found: Any, ours: Any, key: str = "hydra") -> None:  # noqa: ANN401
-    if isinstance(found, dict) and isinstance(ours, dict):
-        for name in found.keys() | ours.keys():
-            _refuse_difference(found.get(name), ours.get(name), f"{key}.{name}")
-    elif found != ours:
-        raise UserError(
-            f"a configuration file sets {key}, but a file is data and decides nothing about what"
-            " Hydra runs, logs or writes: remove it"
-        )
+def _refuse_decisions(master: DictConfig, ours: DictConfig) -> None:
+    """Refuses a file that decides more about Hydra than a file may."""
+    free = tuple(f"hydra.{key}." for key in (*_FREE, *_MADE_BY_HYDRA))
+    found, expected = (
+        dict(_leaves(OmegaConf.to_container(composed.hydra), "hydra"))
+        for composed in (master, ours)
+    )
+    for key in found.keys() | expected.keys():
+        if not f"{key}.".startswith(free) and found.get(key) != expected.get(key):
+            raise UserError(
+                f"a configuration file sets {key}, but a file is data and decides nothing about"
+                " what Hydra runs, logs or writes: remove it"
+            )
 
 
 def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]) -> None:

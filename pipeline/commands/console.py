@@ -38,7 +38,9 @@ def run_tool(tool: str) -> None:
 def run_stages() -> None:
     """Runs stages of the pipeline on the command line, which shows its help if it is empty."""
     if sys.argv[1:] == ["--version"]:
-        answer("pipeline.commands.console:_print_version")
+        from pipeline.engine.versions import current_version
+
+        answer(lambda _: print(current_version()))
         return
     sys.argv[1:] = sys.argv[1:] or ["--help"]
     answer("pipeline.commands.run_stage:run")
@@ -55,12 +57,6 @@ def main() -> None:
         answer(lambda _: _refuse(word, list(words)))
     else:
         run_stages()
-
-
-def _print_version(_: Sequence[str]) -> None:
-    from pipeline.engine.versions import current_version
-
-    print(current_version())
 
 
 def _refuse(word: str, words: Sequence[str]) -> None:

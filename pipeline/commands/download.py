@@ -11,16 +11,9 @@ import yaml
 
 from pipeline.commands.command_line import Parser
 from pipeline.commands.composition import compose_jobs
-from pipeline.datasets import load_dataset
+from pipeline.datasets import load_dataset, sources
 from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
-from pipeline.datasets.sources import (
-    find_licence,
-    find_size,
-    read_downloads,
-    read_lists,
-    whose_files,
-)
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.registry import import_plugins
@@ -53,11 +46,7 @@ _ROOT, _SBD = "dataset.root", "dataset.sbd_root"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Downloads what the settings of a run need, and what URLs name.
-
-    Raises:
-        UserError: the settings cannot be used, or a file cannot be had.
-    """
+    """Downloads what the settings of a run need, and what URLs name."""
     options = _parse(arguments)
     if options.list:
         _print_list()
@@ -82,7 +71,7 @@ def run(arguments: Sequence[str]) -> None:
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
         for key, source in missing_weights(*run_of_job, everything=as_files).items():
             pretrained = config.clip.pretrained if key == "clip.checkpoint" else None
-            licence = find_licence(pretrained) if pretrained else "see its page"
+            licence = sources.find_licence(pretrained) if pretrained else "see its page"
             if as_files:
                 tasks.append(DownloadTask(source, output / source.name, licence))
                 named[key] = output / source.name
@@ -119,7 +108,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
 
 def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     """Yields the archives of a data set, and of SBD, unless the data set was laid out by hand."""
-    downloads, name = read_downloads(), whose_files(settings.name)
+    downloads, name = sources.read_downloads(), sources.whose_files(settings.name)
     if name not in downloads:
         return
     splits = split_names(settings.split)
@@ -129,10 +118,8 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     is_there = False
     with suppress(UserError):  # without SBD's split, and without files that are not part of it
         own = [split for split in splits if split != "train_aug"] or None
-        others = dict.fromkeys(
-            {"image_list", "labels", "masks", "sbd_root"} & vars(settings).keys()
-        )
-        plain = replace(settings, split=own, **others)
+        lists = {"image_list", "labels", "masks", "sbd_root"} & vars(settings).keys()
+        plain = replace(settings, split=own, **dict.fromkeys(lists))
         is_there = bool(splits_of_run(plain, load_dataset(plain).splits))
     for which in filter(roots.get, roots):
         root = given_path(roots[which], downloads[which].key).absolute()
@@ -145,7 +132,7 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
 
 def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:
     """Yields the image lists that are missing, whose paths end as in TagCLIP's repository."""
-    lists, licence = read_lists()
+    lists, licence = sources.read_lists()
     given = {"dataset.image_list": settings.image_list, "dataset.labels": settings.labels}
     for key, value in given.items():
         if value and not (path := given_path(value, key).absolute()).exists():
@@ -155,7 +142,7 @@ def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:
 
 
 def _print_list() -> None:
-    for name, download in read_downloads().items():
+    for name, download in sources.read_downloads().items():
         sizes = [archive.source.size for archive in download.needed([])]
         more = " and more" if None in sizes else ""
         total = size_text(sum(filter(None, sizes)) or None) + more
@@ -165,7 +152,7 @@ def _print_list() -> None:
             source, splits = archive.source, ", ".join(archive.splits) or "every split"
             checked = f"{source.algorithm or 'no checksum'}: {archive.published}"
             print(f"    {source.name}  {size_text(source.size)}  {splits}  ({checked})")
-    lists, licence = read_lists()
+    lists, licence = sources.read_lists()
     print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
     print(f"    {', '.join(lists)}")
     print("clip=NAME  a download is held against the size and SHA-256 that its host states")
@@ -173,6 +160,6 @@ def _print_list() -> None:
         name, preset = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
         if not preset["model"]:
             continue
-        size = size_text(find_size(preset["model"], preset["pretrained"]))
-        licence = find_licence(preset["pretrained"])
+        size = size_text(sources.find_size(preset["model"], preset["pretrained"]))
+        licence = sources.find_licence(preset["pretrained"])
         print(f"    {name}  {preset['model']}  about {size}  licence: {licence}")

@@ -33,11 +33,7 @@ Images that cannot be exported are left out and named, and the exit code is 2. S
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Exports a stage's folder.
-
-    Raises:
-        UserError: the arguments cannot be used, or images were skipped.
-    """
+    """Exports a stage's folder."""
     options = _parse(arguments)
     artefact = Artefact(options.folder)
     _check(options, artefact)

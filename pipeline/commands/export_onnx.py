@@ -23,11 +23,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes an ONNX file, and prints the shape of its input.
-
-    Raises:
-        UserError: there is no such checkpoint, or its network cannot be written.
-    """
+    """Writes an ONNX file, and prints the shape of its input."""
     parser = Parser("export_onnx.py", _DESCRIPTION, _EXAMPLES)
     add_checkpoint(parser)
     add = parser.add_argument
@@ -42,8 +38,7 @@ def run(arguments: Sequence[str]) -> None:
 
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
     if options.dynamic and None not in shape:
-        note = "note: the graph of this network works for a single size, so --size was kept"
-        tell(note)
+        tell("note: the graph of this network works for a single size, so --size was kept")
     sides = "N×3×H×W" if shape.height is None else f"N×3×{shape.height}×{shape.width}"
     sides = sides if shape.batch is None else sides.replace("N", str(shape.batch))
     print(f"image {sides} → logits, labels of {len(segmenter.class_names)} classes")

@@ -37,11 +37,7 @@ the reason, nothing is written, and the exit code is 2.
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Imports a folder of masks.
-
-    Raises:
-        UserError: the arguments or some of the masks cannot be used.
-    """
+    """Imports a folder of masks."""
     options = _parse(arguments)
     vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
     num_classes = len(vocabulary.classes)

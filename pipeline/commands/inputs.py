@@ -23,9 +23,7 @@ class Inputs(NamedTuple):
 
 
 def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()) -> Inputs:
-    """Finds the images among files and folders, and names their results.
-
-    The files of the results end in ``endings``.
+    """Finds the images among files and folders, and names their results, which end in ``endings``.
 
     Files may have any suffix; folders are searched as for ``dataset=folder``, apart from the folder
     ``output`` of the results. The name of a result is the path of its image below the given folder,
@@ -35,11 +33,14 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
         UserError: results would lie beside images.
     """
     named: list[tuple[Path, str]] = []
+    results_below = output.resolve()
     problems, remarks, left_out = [], [], []
     for path in given:
         if path.is_dir():
             found = find_images(path)
-            images = _outside(found.images, path, output)
+            images = found.images
+            if path.resolve() in results_below.parents:
+                images = [p for p in images if results_below not in _place(p).parents]
             remarks += found.notes
             left_out += [f"{path / below} {reason}" for below, reason in found.skipped]
             named += [(p, p.relative_to(path).with_suffix("").as_posix()) for p in images]
@@ -65,7 +66,7 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     # Results could replace images that they lie beside, or join them as inputs of a later run.
     folders = {place.parent for place in samples}
     for sample in samples.values():
-        folder = (output.resolve() / sample.id).parent
+        folder = (results_below / sample.id).parent
         if folder in folders:
             raise UserError(
                 f"the results of {sample.image} would lie among the images in {folder}: give"
@@ -75,8 +76,7 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     kept = []
     for sample in samples.values():
         results = [f"{sample.id}{ending}" for ending in endings]
-        long = max((len(os.fsencode(Path(name).name)) for name in results), default=0)
-        if long > _MAX_NAME:
+        if any(len(os.fsencode(Path(name).name)) > _MAX_NAME for name in results):
             left_out.append(
                 f"{shown(sample.image)} has too long a name for its results: shorten it"
             )
@@ -86,14 +86,6 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
         else:
             kept.append(sample)
     return Inputs(kept, problems, left_out, remarks)
-
-
-def _outside(images: list[Path], folder: Path, output: Path) -> list[Path]:
-    """Returns the images of a folder without those in an output folder below it."""
-    place = output.resolve()
-    if folder.resolve() not in place.parents:
-        return images
-    return [path for path in images if place not in _place(path).parents]
 
 
 def _place(path: Path) -> Path:

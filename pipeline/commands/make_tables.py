@@ -42,11 +42,7 @@ _INTRODUCTION = (
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Prints and writes the tables that the arguments ask for.
-
-    Raises:
-        UserError: something the user can fix, or a figure that is not reproduced.
-    """
+    """Prints and writes the tables that the arguments ask for."""
     options = _parse(arguments)
     if options.output is not None and options.output.is_dir():
         raise UserError(f"--output {options.output} is a folder: give the name of a file in it")

@@ -33,11 +33,7 @@ _ROWS = 6  # in a sheet
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draws the artefacts that the arguments name.
-
-    Raises:
-        UserError: something the user can fix, or images were skipped.
-    """
+    """Draws the artefacts that the arguments name."""
     options = _parse(arguments)
     artefacts = [Artefact(path) for path in options.folders]
     if len({artefact.classes for artefact in artefacts}) > 1:

@@ -51,11 +51,7 @@ _JPEG_QUALITY = 92
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Segments images, and writes labels and overlays.
-
-    Raises:
-        UserError: an argument cannot be used, or images were skipped.
-    """
+    """Segments images, and writes labels and overlays."""
     options = _parse(arguments)
     check_scales(options.scales)
     sizes = {"--longest-side": options.longest_side, "--max-pixels": options.max_pixels}
@@ -118,29 +114,22 @@ def _segment(
                 reason = str(labels).replace("dataset.max_pixels=", "--max-pixels ")
                 tell(f"skipped: {item.sample.image} {reason}")
             else:
-                final = labels[test.steps[-1]]
-                _write(output, options.output / name, image, final, segmenter, options)
+                final, path = labels[test.steps[-1]], options.output / name
+                output.write(Path(f"{path}{_LABELS}"), encode_png(final, segmenter.palette))
+                if not options.no_overlay:
+                    look = segmenter.class_names, segmenter.palette, options.opacity
+                    picture = overlay(image, final, *look)
+                    output.write(Path(f"{path}{_OVERLAY}"), _encode_jpeg(picture))
                 written += 1
             advance()
     return written
 
 
-def _write(
-    output: OwnFiles,
-    path: Path,
-    image: np.ndarray,
-    labels: np.ndarray,
-    segmenter: Segmenter,
-    options: Namespace,
-) -> None:
-    names, palette = segmenter.class_names, segmenter.palette
-    output.write(Path(f"{path}{_LABELS}"), encode_png(labels, palette))
-    if not options.no_overlay:
-        picture = Image.fromarray(overlay(image, labels, names, palette, options.opacity))
-        buffer = io.BytesIO()
-        # Chroma subsampling would blur the outlines.
-        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-        output.write(Path(f"{path}{_OVERLAY}"), buffer.getvalue())
+def _encode_jpeg(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    # Chroma subsampling would blur the outlines.
+    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
@@ -167,15 +156,10 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     opacity = "of the overlay, from 0 to 1; default: 0.5"
     add("--opacity", type=fraction, default=0.5, metavar="A", help=opacity)
     options = parser.parse_args(arguments)
-    # argparse takes everything up to the next option as values of --scales.
-    options.images += [Path(text) for text in options.scales if not _is_number(text)]
-    options.scales = [float(text) for text in options.scales if _is_number(text)]
+    given, options.scales = options.scales, []
+    for text in given:
+        try:
+            options.scales.append(float(text))
+        except ValueError:  # argparse takes everything up to the next option as values of --scales
+            options.images.append(Path(text))
     return options
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

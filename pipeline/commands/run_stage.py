@@ -21,11 +21,7 @@ _GROUPS = ("images", "runtime", "self_training", "report")  # without choices
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Does what the command line asks for, a job after the other.
-
-    Raises:
-        UserError: an argument, a file of settings or what a stage needs cannot be used.
-    """
+    """Does what the command line asks for, a job after the other."""
     gc.disable()  # while stages are imported, of which nothing is garbage
     if {"-h", "--help"} & {*arguments}:
         print(help_text(), end="")

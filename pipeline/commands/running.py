@@ -27,11 +27,7 @@ _ADVICE = re.compile(r"run stage=(\w+)( first| with the same settings)?")
 
 
 def run_job(job: Job, given: Sequence[str]) -> None:
-    """Runs the stages that a job asks for, and prints what was written where.
-
-    Raises:
-        UserError: a setting, an argument of the user's, or what a stage needs cannot be used.
-    """
+    """Runs the stages that a job asks for, and prints what was written where."""
     collect_garbage()
     is_multirun = bool(job.overrides)
     # Of several processes that torchrun started, the first one prints.

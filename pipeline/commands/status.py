@@ -30,8 +30,7 @@ def status_table(store: Store) -> Table:
     Each names its choices, and the settings in which it differs from others of its stage and split.
     """
     counts = numbers("done", "left out", "size", "seconds")
-    columns = ["split", "stage", "key", *counts, "finished", "what"]
-    table = Table(*columns, title=str(store.root))
+    table = Table("split", "stage", "key", *counts, "finished", "what", title=str(store.root))
     folders, differing = store.folders(), {}
     for place in {path.parent for path, _ in folders}:
         configurations = {
@@ -63,8 +62,8 @@ def status_table(store: Store) -> Table:
 def plan_table(planned: Sequence[PlannedStage]) -> Table:
     """Returns a table with a row for every stage and split, in the order of the run."""
     counts = numbers("images", "cached", "to compute", "estimated time")
-    columns = ["stage", "split", *counts, "folder key"]
-    table = Table(*columns, title="dry run: nothing is computed or written")
+    title = "dry run: nothing is computed or written"
+    table = Table("stage", "split", *counts, "folder key", title=title)
     for row in planned:
         time = "unknown" if row.seconds is None else in_words(row.seconds)
         if row.rides_with:

@@ -20,11 +20,7 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes the archive.
-
-    Raises:
-        UserError: files are missing, or masks cannot be submitted.
-    """
+    """Writes the archive."""
     parser = Parser("voc_submission.py", _DESCRIPTION, _EXAMPLES)
     add = parser.add_argument
     predictions = "of stage=predict, dataset.split=test"

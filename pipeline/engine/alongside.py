@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Semaphore
@@ -22,30 +22,22 @@ from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError
 
+ShardResult = tuple[dict[str, list[dict]], dict[str, str]]
+"""The journal entries for each folder, by name; and id → reason of skipped images."""
+
 _WAITING = 2
 """Images for each process that are handed on and not done, so that none of them waits for one."""
 
 
 @dataclass(frozen=True)
-class KeepingReader:
+class KeepingReader(ImageReader):
     """Reads images, and keeps each until it is handed on."""
 
-    reader: ImageReader
     kept: dict[str, tuple[np.ndarray, Size]] = field(default_factory=dict)
-
-    @property
-    def threads(self) -> int:
-        """The number of threads that decode."""
-        return self.reader.threads
-
-    @property
-    def prefetch(self) -> int:
-        """The number of images that are decoded before a model asks for them."""
-        return self.reader.prefetch
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
         """Does what :class:`pipeline.engine.sample.ImageReader` does."""
-        found = self.kept[sample.id] = self.reader(sample)
+        found = self.kept[sample.id] = super().__call__(sample)
         return found
 
 
@@ -74,8 +66,7 @@ class Alongside:
         stage: reads no other results than those of ``folders``.
         folders: its own, which is locked, and those of the stages before it, by name.
         pool: the processes.
-        work: computes some items in one of them, with what stands in for the reader; it returns
-            journal entries by the name of the folder, and failures.
+        work: computes some items in one of them, with what stands in for the reader.
         reader: reads the images of the stage that it goes alongside.
         images: the number of images of the split.
     """
@@ -85,12 +76,12 @@ class Alongside:
         stage: PerImage,
         folders: Folders,
         pool: Pool,
-        work: Callable[[list[Item], HandedOn | None], tuple[dict[str, list[dict]], dict[str, str]]],
+        work: Callable[[list[Item], HandedOn | None], ShardResult],
         reader: ImageReader,
         images: int,
     ):
         self.stage = stage
-        self.reader = KeepingReader(reader)
+        self.reader = KeepingReader(**vars(reader))
         self._folders, self._folder = folders, folders[stage.name]
         self._pool, self._work = pool, partial(with_notes, work)
         self._free = Semaphore(_WAITING * pool.size)
@@ -125,13 +116,12 @@ class Alongside:
 
     def finish(self) -> int:
         """Waits for all results, and returns how many there are."""
-        wait(self._under_way)
         while self._under_way:
             self._take()
         return self._folder.computed
 
     def _take(self) -> None:
-        """Stores what a process computed; this thread alone writes the journal."""
+        """Waits for what a process computes and stores it; this thread alone writes the journal."""
         future = self._under_way.popleft()
         if future.exception() is not None:
             self._is_sound = False

@@ -5,7 +5,6 @@ import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,6 @@ def choices() -> dict[str, set[str]]:
 
 
 def _groups() -> dict[str, None]:
-    """Returns the groups that have methods."""
     return dict.fromkeys(method.group for method in methods())
 
 
@@ -113,7 +111,6 @@ def readable(overrides: Sequence[str]) -> list[str]:
             given something that is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
-    as_text: dict[int, str] = {}
     while rest:
         text = rest.popleft()
         while "=[" in text and text.count("[") > text.count("]") and rest:
@@ -132,16 +129,13 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            if (quoted := _quote_numbers(form)) != form:
-                as_text[len(read)] = quoted
             read.append(form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
-    if as_text:
+    if (quoted := [*map(_quote_numbers, read)]) != read:
         composed = OmegaConf.to_container(_compose_choices(read))
-        for n, quoted in as_text.items():
-            read[n] = quoted if _holds_text(quoted, composed) else read[n]
+        return [q if _holds_text(q, composed) else text for q, text in zip(quoted, read)]
     return read
 
 
@@ -227,7 +221,17 @@ def composing(
         more = [f"hydra.searchpath=[{_quoted(f'file://{folder.absolute()}')}]"]
 
     def compose(read: Sequence[str]) -> DictConfig:
-        return explained(partial(hydra.compose, "config", return_hydra_config=True), [*more, *read])
+        try:
+            config = hydra.compose("config", [*more, *read], return_hydra_config=True)
+        except COMPOSING as error:
+            raise UserError(explain(error)) from error
+        except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings
+            wrong = f"a file of settings spoils hydra ({error}): leave its keys out"
+            raise UserError(wrong) from error
+        except AssertionError as error:  # OmegaConf's, for a key below one that is null
+            raise UserError(_key_below_null(read)) from error
+        _refuse_numbers_for_switches(config, read)
+        return config
 
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -249,30 +253,6 @@ def _refuse_namesakes(folder: Path) -> None:
     for name in (f"{DEFAULTS}.yaml", *names):
         if (folder / name).exists():
             raise UserError(f"{folder / name} has a name that is taken: rename the file")
-
-
-def explained(compose: Callable[[list[str]], DictConfig], read: list[str]) -> DictConfig:
-    """Composes a configuration from what :func:`readable` returned, or raises a UserError."""
-    try:
-        config = compose(read)
-    except COMPOSING as error:
-        raise UserError(explain(error)) from error
-    except (AttributeError, KeyError) as error:  # Hydra's, for a file that spoils its own settings
-        raise UserError(f"a file of settings spoils hydra ({error}): leave its keys out") from error
-    except AssertionError as error:  # OmegaConf's, for a key below one that is null
-        raise UserError(_key_below_null(read)) from error
-    _refuse_numbers_for_switches(config, read)
-    return config
-
-
-def refuse_several_values(override: Override) -> None:
-    """Raises the UserError of an override with several values, outside of a study."""
-    key, _, value = override.input_line.partition("=")
-    quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
-    raise UserError(
-        f"{shown(override.input_line)} has several values: give -m to run each of them, {key}=[…]"
-        f" for a list, or {quoted} for one value"
-    )
 
 
 def _key_below_null(read: Sequence[str]) -> str:

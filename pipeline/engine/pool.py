@@ -11,14 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    CancelledError,
-    Executor,
-    Future,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
@@ -116,7 +109,7 @@ class ProcessPool:
         except BrokenProcessPool:  # a process died since the last result was taken
             return self._processes().submit(work, *arguments)
 
-    def _processes(self) -> Executor:
+    def _processes(self) -> Any:  # noqa: ANN401
         # Torch also reads the number of its threads from these when it is imported.
         threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL")}
         from joblib.externals.loky import get_reusable_executor
@@ -161,8 +154,6 @@ def spread(
     The item that killed a worker is unknown. All items in progress are then tried one by one, so
     that none is blamed for another. An item is given up when its workers die even so. Errors of
     ``work``, which can be pickled, are raised here.
-
-    If the first items are all given up, the items are not the cause.
 
     Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
     are yielded with their results in the order of completion, or with an error if workers died.
@@ -235,4 +226,3 @@ def in_processes(
     except BaseException:
         pool.close(at_once=True)
         raise
-    pool.close()

@@ -26,7 +26,6 @@ Element = TypeVar("Element")
 VocabularyType = TypeVar("VocabularyType")
 """The engine passes class names on, and does not read them."""
 
-
 LOOKED_AT = 64
 """Images whose results are looked at for remarks, where files have to be read."""
 
@@ -184,11 +183,7 @@ class Images:
     )
 
     def of(self, split: str) -> list[Sample]:
-        """Returns the images of a split.
-
-        Raises:
-            UserError: the data set does not have the split.
-        """
+        """Returns the images of a split, or raises a UserError if the data set does not have it."""
         check_choice(f"there is no split {split}", split, self.dataset.splits)
         return self.dataset.splits[split][: self.limit]
 

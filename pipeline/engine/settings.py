@@ -128,9 +128,8 @@ def meanings(settings: type) -> dict[str, str]:
 def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
     """Checks the values of settings, and of settings within them, against their declarations.
 
-    Settings with a method ``validate(prefix)`` check there what depends on several of them.
-
     ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
+    Settings with a method ``validate(prefix)`` check there what depends on several of them.
 
     Raises:
         UserError: a number outside its range, a word that is not a choice, a text that is empty or
@@ -173,11 +172,7 @@ def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # no
 
 
 def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns groups of facts as one group.
-
-    Raises:
-        UserError: two have a name in common, so that one of the values would be lost.
-    """
+    """Returns groups of facts as one group; raises a UserError if two have a name in common."""
     merged: dict[str, Any] = {}
     for group in groups:
         if common := merged.keys() & group.keys():

@@ -53,10 +53,8 @@ def commit() -> str:
     """
     if (_REPOSITORY / ".git").exists():
         return _describe("--always", "--exclude=*", "--abbrev=10", "--dirty=+") or "unknown"
-    try:
-        return version(DISTRIBUTION).partition("+g")[2].replace(".changed", "+") or "unknown"
-    except PackageNotFoundError:
-        return "unknown"
+    _, _, built_from = (_version(DISTRIBUTION) or "").partition("+g")
+    return built_from.replace(".changed", "+") or "unknown"
 
 
 def package_version() -> str:
@@ -69,10 +67,8 @@ def package_version() -> str:
     if archive.is_file():
         return Parser().parsestr(archive.read_text(encoding="utf-8"))["Version"]
     tag = _describe("--tags", "--match=v[0-9]*", "--abbrev=0").removeprefix("v") or _FIRST
-    built_from = commit()
-    if built_from == "unknown":
-        return tag
-    return f"{tag}+g{built_from.replace('+', '.changed')}"
+    built_from = commit().replace("+", ".changed")
+    return tag if built_from == "unknown" else f"{tag}+g{built_from}"
 
 
 def current_version() -> str:

@@ -10,7 +10,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.alongside import Alongside, HandedOn, KeepingReader
+from pipeline.engine.alongside import Alongside, HandedOn, ShardResult
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
@@ -19,12 +19,12 @@ from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError
-from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint_file, first_key, join_keys
 
 Done = Iterator[tuple[str, str | None]]
 """Ids of images, each with the reason why it was skipped; none where its result is stored."""
 
-Reader = ImageReader | KeepingReader | HandedOn
+Reader = ImageReader | HandedOn
 
 Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
@@ -128,7 +128,7 @@ def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -
         if is_collecting:
             gc.enable()
     try:
-        is_as_scanned = join_keys(recipe.split("-")[0], *map(fingerprint_file, files)) == recipe
+        is_as_scanned = join_keys(first_key(recipe), *map(fingerprint_file, files)) == recipe
     except OSError:
         is_as_scanned = False
     if not is_as_scanned:
@@ -200,8 +200,7 @@ class Executor:
         if not (self._one_pass and runs_here and stage.batch is None):
             return None
         self._pool = ProcessPool(self._size)
-        own = {stage.name: folders[stage.name]}
-        work = _work_of(stage, inputs, own, None)
+        work = _work_of(stage, inputs, {stage.name: folders[stage.name]}, None)
         return Alongside(stage, folders, self._pool, work, model.reader, images)
 
     def close(self, at_once: bool = False) -> None:
@@ -213,17 +212,15 @@ class Executor:
 def _to_load(
     stage: PerImage, inputs: Inputs, folders: Mapping[str, ResultFolder]
 ) -> tuple[PerImage, Inputs, Sequence[Path], str]:
-    """Returns the arguments of :func:`_load`."""
     return stage, inputs, stage.loaded(inputs), folders[stage.name].recipe
 
 
 def _work_of(
     stage: PerImage, inputs: Inputs, folders: Mapping[str, StageFolder], threads: int | None
-) -> Callable[..., tuple[dict[str, list[dict]], dict[str, str]]]:
+) -> Callable[..., ShardResult]:
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
-    pickled = pickle.dumps(_to_load(stage, inputs, folders))
-    return partial(compute_shard, pickled, places, threads)
+    return partial(compute_shard, pickle.dumps(_to_load(stage, inputs, folders)), places, threads)
 
 
 def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -238,7 +235,7 @@ def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 def _compute_in(
     pool: Pool,
-    work: Callable[[Sequence[Item]], tuple[dict[str, list[dict]], dict[str, str]]],
+    work: Callable[[Sequence[Item]], ShardResult],
     folders: Mapping[str, StageFolder],
     shards: Sequence[Sequence[Item]],
 ) -> Done:
@@ -267,14 +264,11 @@ def compute_shard(
     threads: int | None,
     items: Sequence[Item],
     handed_on: HandedOn | None = None,
-) -> tuple[dict[str, list[dict]], dict[str, str]]:
+) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
     folder that receives results, by name. The image of a single item may be handed on.
-
-    Returns:
-        The journal entries for each folder; and id → reason, of the images that were skipped.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads:

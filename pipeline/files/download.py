@@ -121,7 +121,13 @@ def fetch(
     failures = []
     try:
         _partial(path).parent.mkdir(parents=True, exist_ok=True)
-        download.check_space(copies)
+        free = shutil.disk_usage(path.parent).free
+        needed = (source.size or 0) * copies - download.received
+        if needed > free:
+            raise UserError(
+                f"{source.name} needs {size_text(needed)} in {path.parent}, where"
+                f" {size_text(free)} are free: free some, or choose another folder"
+            )
         for url in source.urls:
             try:
                 download.complete(url)
@@ -167,16 +173,6 @@ class _Download:
     def received(self) -> int:
         """The number of bytes that have arrived and can be continued."""
         return kept_bytes(self.path) if self.source.digest else 0
-
-    def check_space(self, copies: int) -> None:
-        """Makes sure that the disk has room; see :func:`fetch`."""
-        free = shutil.disk_usage(self.path.parent).free
-        needed = (self.source.size or 0) * copies - self.received
-        if needed > free:
-            raise UserError(
-                f"{self.source.name} needs {size_text(needed)} in {self.path.parent}, where"
-                f" {size_text(free)} are free: free some, or choose another folder"
-            )
 
     def complete(self, url: str) -> None:
         """Fetches what is missing, verifies the file and gives it its name; may start over once."""

@@ -42,11 +42,7 @@ def first_key(joined: str) -> str:
 
 
 def fingerprint_file(path: Path) -> str:
-    """Returns the fingerprint of a file's bytes, which are read every time.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Returns the fingerprint of a file's bytes, read every time, or raises an OSError."""
     if not path.is_file() and path.exists():  # reading a pipe would block
         raise OSError(errno.EIO, "it is not a file", str(path))
     with path.open("rb") as file:

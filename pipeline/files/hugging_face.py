@@ -1,7 +1,6 @@
 """Metadata of files on Hugging Face."""
 
 import re
-from dataclasses import replace
 from pathlib import PurePosixPath
 
 from huggingface_hub import constants, get_hf_file_metadata
@@ -37,10 +36,7 @@ def with_checksum(source: Source) -> Source:
         # Files in Git itself have another kind of checksum.
         digest = facts.etag if facts.etag and _SHA256.fullmatch(facts.etag) else ""
         name = str(PurePosixPath(source.name).with_suffix(PurePosixPath(url).suffix))
-        algorithm = "sha256" if digest else ""
-        return replace(
-            source, name=name, urls=(url,), size=facts.size, algorithm=algorithm, digest=digest
-        )
+        return Source(name, (url,), facts.size, "sha256" if digest else "", digest)
     raise UserError(
         f"{source.name} could not be downloaded: {url} cannot be reached"
         f" ({type(failure).__name__}): run the same command to try again, or download it elsewhere"

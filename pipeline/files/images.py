@@ -117,11 +117,9 @@ def to_image(given: AnyImage) -> np.ndarray:
 
 
 def refuse_special_file(path: Path) -> None:
-    """Refuses pipes and devices, which would block or never end.
+    """Raises an ImageError unless a path leads to a regular file, an OSError if it leads nowhere.
 
-    Raises:
-        ImageError: the path leads to something else than a regular file.
-        OSError: it leads nowhere.
+    Pipes and devices would block or never end.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ImageError("is not a file but a folder, a pipe or a device: remove or rename it")
@@ -177,8 +175,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

@@ -80,8 +80,7 @@ class Journal:
         """Rewrites the journal with one line per image, sorted, and takes in those of workers."""
         self.close()
         new = b"".join(encode_line(self.entries[key]) for key in sorted(self.entries))
-        old = self.path.read_bytes() if self.path.is_file() else b""
-        if old != new:
+        if new != (self.path.read_bytes() if self.path.is_file() else b""):
             write_atomically(self.path, new)
         for part in self._parts():
             part.unlink(missing_ok=True)

@@ -79,12 +79,7 @@ class FolderLock:
         self._file_lock.release()
 
     def check(self) -> None:
-        """Makes sure that the lock is still held.
-
-        Raises:
-            UserError: another process took it over, because this one showed no sign of life, for
-                example on a machine that slept.
-        """
+        """Raises a UserError if another process took the lock over, as on a machine that slept."""
         if self._is_lost:
             raise UserError(
                 f"{self._folder} was taken over by another process while this one was silent: run"

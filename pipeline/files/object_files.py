@@ -115,8 +115,6 @@ class _Dtype(_StandIn):
 
 
 class _Array(_StandIn):
-    """A NumPy array."""
-
     def __init__(self, *_: Any):
         self.state: tuple | None = None
 
@@ -140,8 +138,6 @@ class _Storage(_StandIn):
 
 
 class _Tensor(_StandIn):
-    """A PyTorch tensor."""
-
     def __init__(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any):
         # PyTorch refuses a view outside the storage.
         self._tensor = torch.as_strided(storage.values, size, stride, offset)
@@ -154,7 +150,6 @@ class _Tensor(_StandIn):
 
 
 def _scalar(dtype: _Dtype, data: bytes | str) -> int | float | bool:
-    """Returns a NumPy scalar as a Python number."""
     return np.frombuffer(_to_bytes(data), dtype.resolve(), count=1)[0].item()
 
 

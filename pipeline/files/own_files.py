@@ -29,12 +29,7 @@ class OwnFiles:
         self._tidied: set[Path] = set()
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
-        """Makes sure that files of these paths may be written.
-
-        Raises:
-            UserError: there is a folder, or a file that the tool did not write, or that was changed
-                since.
-        """
+        """Raises a UserError for a folder, or a file of somebody else or that was changed since."""
         written = self._record.entries
         for path in paths:
             if os.path.lexists(path) and self._entry(path, _digest_of(path)) not in written:
@@ -46,8 +41,7 @@ class OwnFiles:
     def write(self, path: Path, data: bytes | str) -> None:
         """Writes a file below the folder, completely or not at all.
 
-        Raises:
-            UserError: as :meth:`refuse_foreign`, or it cannot be written.
+        It raises a UserError as :meth:`refuse_foreign`, or if it cannot be written.
         """
         data = data.encode("utf-8") if isinstance(data, str) else data
         self._prepare(path, data)

@@ -35,11 +35,7 @@ def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -
 
 
 def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text file, stripped and without empty ones.
-
-    Raises:
-        UserError: no such file, or it is not text.
-    """
+    """Returns the lines of a text file, stripped, without empty ones; see :func:`read_text`."""
     text = read_text(path, str(path), "replace it")
     return [line.strip() for line in text.splitlines() if line.strip()]
 

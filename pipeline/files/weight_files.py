@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 _SLACK = 2**24
 """Bytes allowed beyond a file's own size: code and names may be compressed, weights never are."""
 
-
 _COMPUTED_WITH = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -91,11 +90,7 @@ def read_storage(data: bytes) -> torch.Tensor:
 
 
 def check_archive(path: Path) -> None:
-    """Checks that a zip archive unpacks to about its own size.
-
-    Raises:
-        Oversized: it does not.
-    """
+    """Raises Oversized unless a zip archive unpacks to about its own size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -105,10 +100,9 @@ def check_archive(path: Path) -> None:
 
 
 def check_extent(tensor: torch.Tensor, device: str = "cpu") -> None:
-    """Checks that a tensor, read for a device, has a value of its own for each element.
+    """Raises Oversized if a tensor, read for a device, has fewer values than elements.
 
-    Raises:
-        Oversized: it repeats values, so that a copy would be larger than the file.
+    A copy of one that repeats values would be larger than the file.
     """
     has_values = not tensor.is_meta or device == "meta"
     if not has_values or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
@@ -116,11 +110,7 @@ def check_extent(tensor: torch.Tensor, device: str = "cpu") -> None:
 
 
 def check_finite(weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Checks that weights, which come from ``origin``, are numbers.
-
-    Raises:
-        UserError: one is NaN or infinite.
-    """
+    """Raises a UserError if one of the weights, which come from ``origin``, is NaN or infinite."""
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
@@ -129,10 +119,9 @@ def check_finite(weights: Mapping[str, torch.Tensor], origin: str | Path) -> Non
 
 
 def refuse_quantised(weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Checks that weights, which come from ``origin``, have a kind that networks compute with.
+    """Raises a UserError if weights, which come from ``origin``, are no floating-point numbers.
 
-    Raises:
-        UserError: one is of integers, or of a format that needs factors from elsewhere.
+    They are integers then, or of a format that needs factors from elsewhere.
     """
     for name, tensor in weights.items():
         if name.endswith(".weight") and tensor.dtype not in _COMPUTED_WITH:
@@ -142,7 +131,6 @@ def refuse_quantised(weights: Mapping[str, torch.Tensor], origin: str | Path) ->
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
-    """Yields the tensors in nested plain values."""
     pending, seen = [content], set()
     while pending:
         value = pending.pop()

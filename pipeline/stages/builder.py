@@ -8,13 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
-from pipeline.clip.device import (
-    check_precision,
-    choose_batches,
-    choose_device,
-    is_cpu,
-    precision_of_training,
-)
+from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.fused import choose_attention
 from pipeline.clip.method_stage import MethodStage
@@ -57,13 +51,13 @@ class Builder:
     @cached_property
     def device(self) -> str:
         """Torch's name of the device."""
-        return choose_device(self.config.runtime.device)
+        return devices.choose_device(self.config.runtime.device)
 
     @cached_property
     def clip(self) -> FrozenClip:
         """The frozen CLIP."""
         config, runtime = self.config, self.config.runtime
-        check_precision(runtime.precision, self.device)
+        devices.check_precision(runtime.precision, self.device)
         return FrozenClip(
             model=config.clip.model,
             pretrained=config.clip.pretrained,
@@ -72,7 +66,7 @@ class Builder:
             precision=runtime.precision,
             max_patches=config.images.most_patches,
             position_fp16=config.compat.position_fp16,
-            batches=choose_batches(vars(runtime), self.device),
+            batches=devices.choose_batches(vars(runtime), self.device),
             root=self.store.root if self.store else None,
             attention=choose_attention(runtime.attention, self.device),
         )
@@ -97,7 +91,7 @@ class Builder:
     def one_pass(self) -> bool:
         """Whether masks are made alongside tags and CAMs: by default with a GPU."""
         wanted = self.config.runtime.one_pass
-        return not is_cpu(self.device) if wanted is None else wanted
+        return not devices.is_cpu(self.device) if wanted is None else wanted
 
     def resources(self, method: Method) -> Resources:
         """Returns what a method is built from: only what it declares."""
@@ -218,9 +212,6 @@ class Builder:
         """The split that a segmenter is trained on."""
         return self.images.dataset.train_split
 
-    def _train_samples(self) -> Sequence[Sample]:
-        return self.images.of(self.train_split)
-
     def _validation_samples(self) -> Sequence[Sample]:
         """Returns the images that a segmenter is measured on while it trains, which have masks."""
         if self.config.segmenter.validation_interval:
@@ -234,7 +225,7 @@ class Builder:
     def training(self, masks: PerImage, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options, before = self.config.segmenter, {"masks": masks}
-        precision = precision_of_training(options.precision, self.device)
+        precision = devices.precision_of_training(options.precision, self.device)
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
             folder = options.masks, self.images, self.train_split, weighted
@@ -290,7 +281,7 @@ class Builder:
         """Returns a network and its predictions, and those of a fully supervised one."""
         if not self.config.segmenter.ceiling:
             return [training, *predictions]
-        title, data = "ground truth", ground_truth_masks(self._train_samples)
+        title, data = "ground truth", ground_truth_masks(partial(self.images.of, self.train_split))
         supervised = replace(training, title=title, before={}, accompanies=training, data=data)
         beside = [
             replace(each, title=title, uses={"segmenter": supervised}, accompanies=each)

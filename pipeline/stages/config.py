@@ -118,8 +118,7 @@ def read_config(composed: DictConfig) -> Config:
     Raises:
         UserError: an unknown key, or a value of another type or outside its range.
     """
-    groups = [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]
-    for group in groups:
+    for group in [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]:
         is_there = OmegaConf.is_dict(composed.get(group))
         if not is_there or (group in METHODS and OmegaConf.get_type(composed, group) is dict):
             raise UserError(f"{group} is missing: give a choice or its keys, and not null")
@@ -181,13 +180,11 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
         plain = OmegaConf.to_container(OmegaConf.create(text))
         if "${" in repr(plain) or not fits(plain, _RECORDED):
             raise other
-        own = {"cache": str(folder / "ground_truth"), "image_list": None}
-        given = {**plain["dataset"], **own}
+        given = {**plain["dataset"], "cache": str(folder / "ground_truth"), "image_list": None}
         typed = OmegaConf.structured(settings_of(given["name"]))
         settings = OmegaConf.to_object(OmegaConf.merge(typed, given))
     except COMPOSING as error:
         raise UserError(f"{path}: {explain(error)}") from error
     check(settings, "dataset")
     betas = plain["cams"]["background_betas"] or [None]
-    absent_as_zero = plain["tags"]["absent_as_zero"]
-    return settings, {"background_betas": betas, "absent_as_zero": absent_as_zero}
+    return settings, {"background_betas": betas, "absent_as_zero": plain["tags"]["absent_as_zero"]}

@@ -57,12 +57,9 @@ def parse_stages(requested: str | Sequence[str]) -> list[str]:
 
 
 def requested_stages(config: Config) -> list[str]:
-    """Returns the stages that a configuration asks for, in their order.
+    """Returns the stages that a configuration asks for, as :func:`parse_stages` does.
 
     Where masks are not made from CAMs, "all" skips the stages before them that no other reads.
-
-    Raises:
-        UserError: a name that is not a stage.
     """
     names = parse_stages(config.stage)
     if "all" not in config.stage or masks_stage(config).from_cams:
@@ -86,11 +83,7 @@ class Pipeline:
 
     @classmethod
     def open(cls, config: Config) -> Pipeline:
-        """Reads the data set of a configuration.
-
-        Raises:
-            UserError: the data set, or a setting, cannot be used.
-        """
+        """Reads the data set of a configuration; raises a UserError if it cannot be used."""
         root = given_path(config.output_dir, "output_dir").absolute()
         # A dry run writes nothing, not even what would save the next one some reading.
         remember_in(root, write=not config.dry_run)
@@ -158,11 +151,7 @@ class Pipeline:
                 yield from report.write(stages, last, settings, reader, workers, **given)
 
     def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
-        """Yields what a run would do, without computing or writing anything.
-
-        Raises:
-            UserError: what would stop the run.
-        """
+        """Yields what a run would do, writing nothing; raises the UserError that would stop it."""
         builder, scans = self.builder, {}
         builder.store.check(_FILES)
         for number, stages in self._rounds(commands):
@@ -174,7 +163,6 @@ class Pipeline:
             yield PlannedStage("report", in_round("", builder.config.rounds))
 
     def _evaluation(self, number: int) -> evaluation.Evaluation:
-        """Returns what measures the results of a round."""
         builder = self.builder
         return evaluation.Evaluation(
             stages=[stage for stage in builder.stages if stage.round == number],
