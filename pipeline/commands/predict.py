@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
-from PIL import Image
 
 from pipeline.clip.device import choose_device
 from pipeline.commands.command_line import Parser, add_checkpoint, fraction, load_segmenter
@@ -22,7 +20,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Decoded, Item
 from pipeline.engine.workers import go_through
 from pipeline.errors import ImageError, UserError, tell
-from pipeline.files.images import encode_png
+from pipeline.files.images import encode, encode_png
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.painting import overlay
 from pipeline.segmenter.settings import TestSettings, check_scales
@@ -47,7 +45,7 @@ if a given file or folder holds no image, or if more are skipped than --max-fail
 """
 _LABELS, _OVERLAY = ".png", "_overlay.jpg"  # added to a name
 _MAX_PROCESSES = 16  # each holds PyTorch and the probabilities of several images
-_JPEG_QUALITY = 92
+_JPEG = {"quality": 92, "subsampling": 0}  # chroma subsampling would blur the outlines
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -119,17 +117,10 @@ def _segment(
                 if not options.no_overlay:
                     look = segmenter.class_names, segmenter.palette, options.opacity
                     picture = overlay(image, final, *look)
-                    output.write(Path(f"{path}{_OVERLAY}"), _encode_jpeg(picture))
+                    output.write(Path(f"{path}{_OVERLAY}"), encode(picture, "JPEG", **_JPEG))
                 written += 1
             advance()
     return written
-
-
-def _encode_jpeg(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    # Chroma subsampling would blur the outlines.
-    Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

@@ -5,7 +5,6 @@ mmsegmentation's BaseSegDataset.
 """
 
 import contextlib
-import io
 import re
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, find_photograph
 from pipeline.exchange.exporting import Export, read_artefact_labels, target_path
 from pipeline.files.atomic import TEMPORARY
-from pipeline.files.images import FORMATS, encode_png, load_image, to_image_error
+from pipeline.files.images import FORMATS, encode, encode_png, load_image, to_image_error
 from pipeline.files.own_files import OwnFiles
 
 _CONFIG = """\
@@ -146,9 +145,7 @@ def _image_data(path: Path, suffix: str, apply_exif: bool) -> tuple[tuple[int, i
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise to_image_error(error, path, FORMATS) from error
     image = load_image(path, apply_exif=apply_exif)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **options)
-    return image.shape[:2], buffer.getvalue()
+    return image.shape[:2], encode(image, kind, **options)
 
 
 def _config(artefact: Artefact, split: str, suffix: str) -> str:

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -207,6 +208,12 @@ def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None
         # With fewer than 256 colours Pillow writes fewer bits a pixel, and label 255 is lost.
         colours = [*palette, *[(0, 0, 0)] * (255 - len(palette)), _IGNORED][:256]
         picture.putpalette([channel for colour in colours for channel in colour])
+    return encode(picture, "PNG")
+
+
+def encode(picture: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:  # noqa: ANN401
+    """Encodes an image, H×W, H×W×3 or H×W×4 uint8, by Pillow's name and options of a format."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
