@@ -88,6 +88,15 @@ class RegionVote(Refiner):
         has_background = beta is not None or not has_tags
         return to_labels(channels, cams.keys, background=has_background), probability
 
+    def stream(self, images: Iterable[Given]) -> Iterator[tuple[Item, Labelled | ImageError]]:
+        """Labels images, whose names are items that give their files of regions, if they have any.
+
+        See :class:`~pipeline.masks.refiner.Refiner`.
+        """
+        for item, image, cams in images:
+            regions = item.given and read_regions(item.given, cams.size)
+            yield item, labelled(self, image, cams, regions)
+
     def _superpixels(self, image: np.ndarray) -> np.ndarray:
         from skimage.segmentation import slic
 
@@ -154,15 +163,3 @@ class RegionMasks(Masks):
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
         """Builds the refiner, and returns it with the folder of the CAMs."""
         return RegionVote(self.options), inputs["cams"]
-
-    def refined(
-        self, refine: RegionVote, images: Iterable[Given]
-    ) -> Iterator[tuple[Item, Labelled | ImageError]]:
-        """Labels every pixel of images by their regions."""
-
-        def label(item: Item, image: np.ndarray, cams: Cams) -> Labelled:
-            regions = None if item.given is None else read_regions(item.given, cams.size)
-            return refine(image, cams, regions)
-
-        for given in images:
-            yield given[0], labelled(label, *given)

@@ -1,7 +1,7 @@
 """The stage ``masks``: pseudo masks, from CAMs unless a method says otherwise."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
-from pipeline.masks.refiner import Given, Labelled, MaskOptions, Refiner
+from pipeline.masks.refiner import Given, MaskOptions
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
@@ -124,12 +124,6 @@ class Masks(MaskStage):
         """Builds the refiner, and returns it with the folder of the CAMs."""
         return super().load(inputs), inputs["cams"]
 
-    def refined(
-        self, refine: Refiner, images: Iterable[Given]
-    ) -> Iterator[tuple[Item, Labelled | ImageError]]:
-        """Yields images with the labels that a refiner gives them, and their probability."""
-        return refine.stream(images)
-
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         refine, folder = model()
@@ -142,7 +136,7 @@ class Masks(MaskStage):
                 except ImageError as error:
                     unreadable.append((item, error))
 
-        for item, labelled in self.refined(refine, with_cams()):
+        for item, labelled in refine.stream(with_cams()):
             while unreadable:
                 yield unreadable.popleft()
             is_error = isinstance(labelled, ImageError)
