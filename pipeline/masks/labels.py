@@ -26,16 +26,16 @@ def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
     """Prepends the background's score, (1 − max cam)^β, to the CAMs, without renormalisation.
 
     Args:
-        cams: K×H×W float in [0, 1]; K may be 0 if there is a background.
-        beta: β; none if the classes cover everything and there is no background.
+        cams: K×H×W float in [0, 1].
+        beta: β; none if the classes cover everything, and only an image without any is background.
 
     Returns:
         (1+K)×H×W of the same type, or the CAMs alone.
     """
-    if beta is None:
+    if beta is None and len(cams):
         return cams
     strongest = cams.max(0, initial=0)
-    return np.concatenate([((1 - strongest) ** beta)[None], cams])
+    return np.concatenate([((1 - strongest) ** (beta or 1))[None], cams])
 
 
 def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True) -> np.ndarray:
@@ -112,23 +112,14 @@ def label_pixels(
         The labels of the image's full size, uint8, and the refined score of each, float32. An image
         without tags is background with score 1.
     """
-    if not len(cams.keys):
-        return nothing_in(cams)
     scores = refine(stack_background(cams.resized(*size).astype(kind, copy=False), beta))
-    return best_labels(scores, cams, beta)
+    return best_labels(scores, cams)
 
 
-def nothing_in(cams: Cams) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the labels of an image without tags, and their scores; see :func:`label_pixels`."""
-    return np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
-
-
-def best_labels(
-    scores: np.ndarray, cams: Cams, beta: float | None
-) -> tuple[np.ndarray, np.ndarray]:
+def best_labels(scores: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:
     """Returns the best channel of every pixel as a label; see :func:`label_pixels`."""
     channels, best = resized_argmax(scores.astype(np.float32, copy=False), *cams.size)
-    return to_labels(channels, cams.keys, background=beta is not None), best
+    return to_labels(channels, cams.keys, background=len(scores) > len(cams.keys)), best
 
 
 def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:

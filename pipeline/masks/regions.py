@@ -78,14 +78,13 @@ class RegionVote(Refiner):
         inside = (down[:, None] * columns + right).ravel()
         if regions is None:
             regions = split_regions(self._superpixels(image).ravel()[inside])
-        beta, has_tags = self._options.beta, bool(len(cams.keys))
         # Files of images without tags are read as well, so that damage is always found.
-        scores = stack_background(cams.resized(rows, columns), beta if has_tags else 1)
+        scores = stack_background(cams.resized(rows, columns), self._options.beta)
         channels, best = resized_argmax(scores, height, width)
         _, total = resized_argmax(scores.sum(0, keepdims=True), height, width)
         probability = best / np.maximum(total, np.finfo(np.float32).tiny)
         label_regions(channels.reshape(-1), probability.reshape(-1), scores, regions, inside)
-        has_background = beta is not None or not has_tags
+        has_background = len(scores) > len(cams.keys)
         return to_labels(channels, cams.keys, background=has_background), probability
 
     def stream(self, images: Iterable[Given]) -> Iterator[tuple[Item, Labelled | ImageError]]:
