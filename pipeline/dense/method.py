@@ -6,9 +6,9 @@ are read out of their similarities with names.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,24 +64,11 @@ class DenseMethod(DenseSettings, ABC):
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
 
-Class = TypeVar("Class", bound=type[DenseMethod])
-
-
 def build_method(settings: DenseSettings) -> DenseMethod:
     """Returns the method with these settings."""
     method = imported(settings.method)
     return method(**{each.name: getattr(settings, each.name) for each in fields(method)})
 
 
-def dense_method(name: str, source: str) -> Callable[[Class], Class]:
-    """Registers a dense method, which is a dataclass of its settings as well.
-
-    Args:
-        name: the word for it in the configuration.
-        source: the publication that describes it.
-    """
-
-    def decorate(method: Class) -> Class:
-        return dense_settings(name, source, method)(method)
-
-    return decorate
+dense_method = dense_settings
+"""Registers a dense method, which is a dataclass of its settings as well."""
