@@ -20,10 +20,8 @@ class NaClip(NaClipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input
-        omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size).to(
-            key.device
-        )
-        attended = encoder.attend(key[:, :, 1:], key, value, omega[1:])
+        omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size)[1:]
+        attended = encoder.attend(key[:, :, 1:], key, value, omega.to(key.device))
         return encoder.embed(encoder.last_block.attention_output(attended))
 
 

@@ -121,9 +121,7 @@ def _similarities(
     method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
-    shared_pass = method.run_pass(
-        encoder, pixels
-    )  # the embedding of patches leaves the remainder out
+    shared_pass = method.run_pass(encoder, pixels)  # patches leave the remainder out
     return method.similarities(encoder, shared_pass, names).mT.unflatten(-1, shared_pass.grid)
 
 
