@@ -149,13 +149,12 @@ class LearnedPrototypes(Learned):
         ]
         entropies, classes = ([*_read(paths, name)] for name in ("entropies", "classes"))
         chosen = choose_bank(entropies, classes, self.size)
-        features = (rows[indices] for rows, indices in zip(_read(paths, "features"), chosen))
-        parts = {
-            "features": [*features],
-            "entropies": [rows[indices] for rows, indices in zip(entropies, chosen)],
-            "classes": [rows[indices] for rows, indices in zip(classes, chosen)],
+        # The features of one image at a time, since all take too much memory.
+        parts = {"features": _read(paths, "features"), "entropies": entropies, "classes": classes}
+        arrays = {
+            name: np.concatenate([rows[indices] for rows, indices in zip(images, chosen)])
+            for name, images in parts.items()
         }
-        arrays = {name: np.concatenate(rows) for name, rows in parts.items()}
         return encode_arrays(**arrays, size=np.array(self.size))
 
 
