@@ -167,10 +167,7 @@ def read_image_classes(
     A ``.csv`` file has an image and the names of its classes on every line, a ``.json`` file is one
     of COCO's annotations, and any other file is a list in TagCLIP's format, with indices.
 
-    Args:
-        path: the file.
-        classes: the n class names.
-        numbers: the number of each class in a list with indices; none for 0 to n-1.
+    ``numbers`` has the number of each class in a list with indices; none for 0 to n-1.
 
     Raises:
         UserError: as :func:`read_class_list`.
@@ -248,9 +245,6 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
         path: the file; white space in an id is percent-encoded.
         key: the configuration key that named it, for errors.
         known: number of a class in the file, as text → its index.
-
-    Returns:
-        Image id → class indices.
 
     Raises:
         UserError: no such file, a line with an unknown class, or two lines that give an image

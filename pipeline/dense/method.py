@@ -48,7 +48,6 @@ class DenseMethod(DenseSettings, ABC):
         """Returns the embeddings of patches, B×N×E float32, of any length.
 
         Args:
-            encoder: the image tower.
             shared_pass: the pass over B images, with the results of :meth:`hooks`.
             names: what the patches will be compared with; required by some methods alone.
         """

@@ -28,12 +28,7 @@ class NaClip(NaClipSettings, DenseMethod):
 def neighbourhood(grid: tuple[int, int], sigma: float) -> torch.Tensor:
     """Returns ω: exp(−((Δrow)² + (Δcolumn)²)/(2σ²)) between patches, 0 from and to the class token.
 
-    Args:
-        grid: h, w.
-        sigma: σ in patches.
-
-    Returns:
-        (1+N)×(1+N) float32, not normalised.
+    It is (1+N)×(1+N) float32, not normalised; σ is in patches of the grid, h×w.
     """
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in grid)
     places = torch.cartesian_prod(rows, columns)

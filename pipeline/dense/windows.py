@@ -63,8 +63,6 @@ def scaled_size(
     """Returns the height and width to which an image is resized, as mmsegmentation does.
 
     Args:
-        height: of the image in pixels.
-        width: of the image in pixels.
         short_side: of the result, unless the other side would exceed ``long_side``.
         long_side: the most of the longer side.
         at_least: of both sides.
@@ -81,14 +79,10 @@ def similarity_map(
     windows: Windows,
     batch_size: int,
 ) -> torch.Tensor:
-    """Returns the cosine similarities of the pixels of an image and names, the mean over windows.
+    """Returns the cosine similarities of the pixels of an image and C names, the mean over windows.
 
     Args:
-        method: embeds the patches of every window.
-        encoder: the image tower.
         pixels: 3×H×W float32, normalised; H and W at least a patch.
-        names: C names.
-        windows: how the image is cut.
         batch_size: windows that are looked at together.
 
     Returns:
@@ -155,16 +149,11 @@ def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Ten
 
 
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image as ``cv2.resize`` does with INTER_LINEAR, to the last digit.
+    """Resizes an image, h×w×3 uint8, as ``cv2.resize`` does with INTER_LINEAR, to the last digit.
 
     It takes the two nearest pixels of each axis, even where the image shrinks. OpenCV rounds
     weights to 11 binary digits, and products between the two axes, so that one value in eight
     differs by one grey level from the exact interpolation.
-
-    Args:
-        image: h×w×3 uint8.
-        height: of the result, height×width×3 uint8.
-        width: of the result.
     """
     left, right, share = _neighbours(image.shape[1], width)
     share = np.where(left == right, np.float32(0), share)  # beyond the outermost pixels

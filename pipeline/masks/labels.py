@@ -53,14 +53,10 @@ def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True
 
 
 def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes scores (bilinear) and takes the best channel of every pixel.
+    """Resizes scores, C×h×w float32 (bilinear), and takes the best channel of every pixel.
 
     One channel is resized at a time, so that a large photograph needs memory for only two of them.
-
-    Args:
-        scores: C×h×w float32, C at most 256.
-        height: of the result in pixels.
-        width: of the result in pixels.
+    C is at most 256.
 
     Returns:
         The channels, height×width uint8, of equal scores the first, and their scores, float32.
@@ -102,8 +98,7 @@ def label_pixels(
     """Labels every pixel of an image by its best channel after a refinement.
 
     Args:
-        cams: the image's CAMs.
-        size: height and width at which they are refined.
+        size: height and width at which the CAMs are refined.
         beta: β of the background; none where the classes cover everything.
         refine: refines the stacked CAMs, C×height×width.
         kind: their type; background and refinement are computed in it.

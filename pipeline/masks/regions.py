@@ -65,7 +65,6 @@ class RegionVote(Refiner):
 
         Args:
             image: h×w×3 uint8, RGB, perhaps shrunk.
-            cams: the image's CAMs.
             regions: in the image's full size; none for SLIC's.
 
         Returns:

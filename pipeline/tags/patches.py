@@ -41,10 +41,7 @@ class PatchEncoder:
     """Gives the features of images' patches.
 
     Attributes:
-        encoder: the image tower.
-        method: the dense method.
         crop: see :class:`~pipeline.tags.piaa.PiaaOptions`.
-        batches: the sizes of batches.
         batch_dependent: whether each result depends on its batch; all images are then one batch.
     """
 
@@ -89,12 +86,7 @@ class PatchEncoder:
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
-    """Cuts the centre square out of an image whose shorter side was resized to it, bicubically.
-
-    Args:
-        image: H×W×3 uint8, RGB.
-        side: of the result, side×side×3 uint8.
-    """
+    """Resizes an image's shorter side (bicubic) and cuts the centre square: side×side×3 uint8."""
     small = resize(Image.fromarray(image), side, InterpolationMode.BICUBIC)
     return np.array(center_crop(small, side))
 
@@ -108,17 +100,10 @@ class BatchedScClip(ScClip):
         return super().anomalous(patches[:1]).expand(len(patches), -1)
 
     def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
-        """Returns the attention by similarities, most of which are of other images.
+        """Returns the attention by similarities, most of which are of other images: B×H×N×N.
 
         Head h of image b has the similarities of image (b·H + h) mod B, of H heads and B images,
-        and those count that are above the average of the batch.
-
-        Args:
-            similarity: S of every image, B×N×N.
-            heads: H.
-
-        Returns:
-            B×H×N×N.
+        and those count that are above the average of the batch. They are B×N×N.
         """
         size = len(similarity)
         attending = self.above(similarity, similarity.mean())
