@@ -22,7 +22,7 @@ from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
-from pipeline.masks.refiner import Given, MaskOptions
+from pipeline.masks.refiner import Given, Labelled, MaskOptions
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
@@ -88,9 +88,11 @@ class MaskStage(MethodStage):
             raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
 
-    def outputs(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
-        """Returns what is stored for an image; raises as :meth:`checked`."""
-        labels, probability = self.checked(labels, probability, item.size, item.sample.id)
+    def outputs(self, item: Item, found: Labelled | ImageError) -> Outputs | ImageError:
+        """Returns what is stored for an image, or why nothing is; raises as :meth:`checked`."""
+        if isinstance(found, ImageError):
+            return found
+        labels, probability = self.checked(*found, item.size, item.sample.id)
         files = mask_files(
             item.sample.id,
             labels,
@@ -136,9 +138,8 @@ class Masks(MaskStage):
                 except ImageError as error:
                     unreadable.append((item, error))
 
-        for item, labelled in refine.stream(with_cams()):
+        for item, found in refine.stream(with_cams()):
             while unreadable:
                 yield unreadable.popleft()
-            is_error = isinstance(labelled, ImageError)
-            yield item, labelled if is_error else self.outputs(item, *labelled)
+            yield item, self.outputs(item, found)
         yield from unreadable
