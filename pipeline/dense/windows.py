@@ -7,6 +7,7 @@ import copy
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -38,19 +39,15 @@ class Windows:
 
     def corners(self, height: int, width: int) -> list[tuple[int, int]]:
         """Returns the top and left pixel of every window, row by row."""
-        return [
-            (top, left)
-            for top in self._starts(height, self.size(height, width)[0])
-            for left in self._starts(width, self.size(height, width)[1])
-        ]
+        tall, wide = self.size(height, width)
+        return [*product(self._starts(height, tall), self._starts(width, wide))]
 
     def margins(self, height: int, width: int, patch: int) -> tuple[int, int, int, int]:
         """Returns the zeros that complete a window's patches: left, right, top and bottom."""
         if self.remainder != "pad":
             return 0, 0, 0, 0
-        missing_columns, missing_rows = -width % patch, -height % patch
-        left, top = missing_columns // 2, missing_rows // 2
-        return left, missing_columns - left, top, missing_rows - top
+        columns, rows = -width % patch, -height % patch
+        return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
     def _starts(self, length: int, side: int) -> list[int]:
         count = math.ceil((length - side) / self.stride) + 1
