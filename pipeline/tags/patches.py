@@ -63,7 +63,11 @@ class PatchEncoder:
         encoder, batches = self.encoder, self.batches
         if self.crop:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
-        for batch in self._batches(images):
+        if self.batch_dependent:
+            collected = [[*images]]
+        else:
+            collected = batch_by_grid(encoder, images, batches.images, batches.waiting)
+        for batch in collected:
             names, pictures = zip(*batch)
             size = len(batch) if self.batch_dependent else batches.images
             pixels = prepare_batch(encoder, pictures, size)
@@ -77,12 +81,6 @@ class PatchEncoder:
             tokens = encoder.class_token_features(shared_pass.last_block_input)
             for row, name in enumerate(names):
                 yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
-
-    def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
-        if self.batch_dependent:
-            yield [*images]
-            return
-        yield from batch_by_grid(self.encoder, images, self.batches.images, self.batches.waiting)
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
