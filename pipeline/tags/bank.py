@@ -145,7 +145,7 @@ class LearnedPrototypes(Learned):
         ]
         entropies, classes = ([*_read(paths, name)] for name in ("entropies", "classes"))
         chosen = choose_bank(entropies, classes, self.size)
-        # The features of one image at a time, since all take too much memory.
+        # Features are read image by image, since those of all may not fit into memory.
         parts = {"features": _read(paths, "features"), "entropies": entropies, "classes": classes}
         arrays = {
             name: np.concatenate([rows[indices] for rows, indices in zip(images, chosen)])
