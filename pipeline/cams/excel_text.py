@@ -24,7 +24,7 @@ _MAX_NAMED = 3  # classes that an error names
 
 
 def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sentences:
-    """Reads the sentences of each class from a file, {class name: [sentences]}.
+    """Reads the sentences of classes, in their order, from a file, {class name: [sentences]}.
 
     Names are compared without regard to case and white space.
 
@@ -32,9 +32,6 @@ def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sente
         given: the path, as ``cams.descriptors`` has it.
         classes: the n class names.
         clusters: J, which the sentences have to suffice for.
-
-    Returns:
-        The sentences of the classes, in their order.
 
     Raises:
         UserError: the file is missing or of another form, names a class that there is not or leaves
@@ -111,14 +108,9 @@ def _checked(sentences: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
 
 
 def cluster_sentences(embeddings: torch.Tensor, clusters: int) -> torch.Tensor:
-    """Returns attributes: the centres of the sentences' embeddings, not normalised (equation 2).
+    """Returns attributes, the J centres of sentences, not normalised (equation 2): J×E float32.
 
-    Args:
-        embeddings: S×E float32, each of length 1.
-        clusters: J, at most S.
-
-    Returns:
-        J×E float32.
+    The embeddings of the sentences are S×E float32, each of length 1; J is at most S.
     """
     from sklearn.cluster import KMeans
 

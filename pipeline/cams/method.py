@@ -35,11 +35,9 @@ class CamMethod:
     """Computes CAMs; a subclass gives :meth:`cams`, or :meth:`stream` to process batches."""
 
     def cams(self, image: np.ndarray, tags: Sequence[int]) -> np.ndarray:
-        """Returns the CAM of each tag, K×h×w float32 in [0, 1] on a grid of any size.
+        """Returns the CAM of each of K tags in an image, H×W×3 uint8, RGB.
 
-        Args:
-            image: H×W×3 uint8, RGB.
-            tags: K class indices.
+        They are K×h×w float32 in [0, 1] on a grid of any size; tags are class indices.
         """
         raise NotImplementedError
 

@@ -34,8 +34,6 @@ class PassCams(CamMethod):
         encoder: the image tower; it must have the ``affinity_blocks`` of the options.
         class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
         background_text: M×E embeddings of the backgrounds.
-        options: the method's constants.
-        batches: the sizes of batches.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
     """
 
@@ -84,13 +82,9 @@ class PassCams(CamMethod):
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]
     ) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
-        """Computes the CAMs of images in batches of one patch grid.
+        """Computes the CAMs of images, in their order, in batches of one patch grid.
 
-        Args:
-            images: a name, the image, H×W×3 uint8, and K class indices of each.
-
-        Yields:
-            Each name, and K×h×w float32 in [0, 1], or why the image has no CAMs; in their order.
+        CAMs are K×h×w float32 in [0, 1] on the patch grid.
         """
         encoder, batches = self.encoder, self.batches
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
@@ -105,14 +99,9 @@ class PassCams(CamMethod):
 
     @torch.no_grad()
     def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:
-        """Returns the CAM of every tag from the shared pass over an image.
+        """Returns the CAM of each of K tags, K×h×w float32 in [0, 1] on the patch grid.
 
-        Args:
-            shared_pass: of one image, with the results of :meth:`hooks`.
-            tags: K class indices.
-
-        Returns:
-            K×h×w float32 in [0, 1] on the patch grid.
+        The shared pass is of one image, with the results of :meth:`hooks`.
 
         Raises:
             ImageError: the method cannot be applied to the image.

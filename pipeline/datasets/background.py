@@ -8,23 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import RelabelledMask
+from pipeline.datasets.ground_truth import DerivedMask
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
 from pipeline.files.label_images import IGNORE
 
 
 @dataclass(frozen=True)
-class WithoutBackground(GroundTruthMask):
+class WithoutBackground(DerivedMask):
     """Another mask, whose background is ignored.
 
     Attributes:
         complete: that mask.
-        kept: the file that keeps it, as for :class:`~pipeline.datasets.ground_truth.DerivedMask`.
     """
 
     complete: GroundTruthMask
-    kept: Path
 
     @property
     def origin(self) -> list[Any]:
@@ -36,11 +34,6 @@ class WithoutBackground(GroundTruthMask):
         labels = self.complete.read()
         return np.where(labels == 0, np.uint8(IGNORE), labels)
 
-    def file(self) -> Path:
-        """Implements the base class."""
-        pairs = tuple((label, label) for label in range(1, IGNORE))
-        return RelabelledMask(self.kept, self.complete.file(), pairs).file()
-
 
 def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocabulary]:
     """Returns a data set in whose masks the background is ignored; ``cache`` keeps such masks."""
@@ -49,8 +42,7 @@ def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocab
     def without(sample: Sample) -> Sample:
         if sample.mask is None:
             return sample
-        mask = WithoutBackground(sample.mask, folder / f"{sample.id}.png")
-        return replace(sample, mask=mask)
+        return replace(sample, mask=WithoutBackground(folder / f"{sample.id}.png", sample.mask))
 
     def read(split: str) -> Sequence[Sample]:
         return [without(sample) for sample in dataset.splits[split]]

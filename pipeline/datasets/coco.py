@@ -15,7 +15,6 @@ from pipeline.errors import UserError, shown
 
 _MAX_SIDE = 1 << 15  # pixels; a damaged file may claim more than fits into memory
 
-
 ALIASES = {
     "aeroplane": "airplane",
     "diningtable": "dining table",

@@ -93,12 +93,7 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 
 def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
-    """Reads corrected tags.
-
-    Args:
-        path: the file.
-        key: the configuration key that names it, for errors.
-        classes: the n class names.
+    """Reads corrected tags; ``key`` is the configuration key that names the file, for errors.
 
     Raises:
         UserError: no such file, another format, an unknown class, or an image that stands twice.

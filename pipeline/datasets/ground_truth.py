@@ -27,7 +27,6 @@ class MaskFile(GroundTruthMask):
     """A palette or grey PNG that holds labels.
 
     Attributes:
-        path: the file.
         num_classes: n; labels above n, except 255, are refused. None skips the check.
     """
 
@@ -72,7 +71,6 @@ class RelabelledMask(DerivedMask):
     """A PNG whose values are not labels.
 
     Attributes:
-        path: the file.
         labels: at most 256 (value, label) pairs; other values become 255.
     """
 
@@ -95,8 +93,6 @@ class InstanceMask(DerivedMask):
     objects.
 
     Attributes:
-        height: of the image in pixels.
-        width: of the image in pixels.
         instances: (label, crowd, area in pixels, polygons or run lengths) of every instance.
         max_pixels: larger images are refused before they are drawn.
     """
@@ -130,7 +126,6 @@ class MatlabMask(DerivedMask):
     """A mask of the Semantic Boundaries Dataset, ``cls/<id>.mat``: ``GTcls.Segmentation``.
 
     Attributes:
-        path: the file.
         num_classes: as for :class:`MaskFile`.
     """
 

@@ -30,11 +30,8 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     gives the names of their subfolders. In ``values``, 0 ("other") is omitted.
     """
     root = find_root(settings, "root", "annotations", ["ADEChallengeData2016"])
-
-    def images_of(name: str) -> Path:
-        return first_existing(settings, root / "images", [name])
-
-    return _load(settings, root, ["annotations"], images_of)
+    images = root / "images"
+    return _load(settings, root, ["annotations"], lambda n: first_existing(settings, images, [n]))
 
 
 def _load(
@@ -58,8 +55,5 @@ def _load(
             for p in paths
         ]
 
-    def paths_of(name: str) -> list[str]:
-        return [f"{folder}/{name}" for folder in map_folders]
-
-    splits = find_splits(settings, root, paths_of, read)
+    splits = find_splits(settings, root, lambda n: [f"{each}/{n}" for each in map_folders], read)
     return Dataset(vocabulary, splits, settings.train_split)

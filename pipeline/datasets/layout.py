@@ -70,8 +70,6 @@ def find_splits(
     """Returns the splits of a data set whose files exist; they are read on first access.
 
     Args:
-        settings: of the data set.
-        folder: where they are.
         paths_of: name of a split in the files → the paths at which its file or folder may be.
         read: reads a split from its file or folder.
         derived: split → what reads it, for splits without a file of their own.

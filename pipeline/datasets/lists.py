@@ -49,12 +49,11 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         if not isinstance(settings, LabelMapSettings) and 0 not in settings.values:
             table = ((0, 0), *table)  # the background, which label maps do not have
     if labels is not None:
-        numbers = settings.values
         path = given_path(labels, "dataset.labels")
         if path.suffix.lower() == ".csv" and path.is_file() and is_corrections(path):
             known = read_corrections(path, "dataset.labels", classes)
         else:
-            known = {"": read_image_classes(path, classes, numbers)}
+            known = {"": read_image_classes(path, classes, settings.values)}
     folder = None if masks is None else existing_folder(masks, "masks")
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
@@ -168,10 +167,7 @@ def read_image_classes(
     A ``.csv`` file has an image and the names of its classes on every line, a ``.json`` file is one
     of COCO's annotations, and any other file is a list in TagCLIP's format, with indices.
 
-    Args:
-        path: the file.
-        classes: the n class names.
-        numbers: the number of each class in a list with indices; none for 0 to n-1.
+    ``numbers`` has the number of each class in a list with indices; none for 0 to n-1.
 
     Raises:
         UserError: as :func:`read_class_list`.
@@ -250,9 +246,6 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
         key: the configuration key that named it, for errors.
         known: number of a class in the file, as text → its index.
 
-    Returns:
-        Image id → class indices.
-
     Raises:
         UserError: no such file, a line with an unknown class, or two lines that give an image
             different classes.
@@ -276,17 +269,16 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
 
 def _collect(path: Path, lines: Iterable[tuple[int, str, list[int]]]) -> dict[str, Labels]:
     """Returns the classes of images from lines; a repeated image must have the same classes."""
-    found: dict[str, Labels] = {}
-    numbers: dict[str, int] = {}
+    found: dict[str, tuple[Labels, int]] = {}
     for number, image, classes in lines:
         labels = tuple(sorted(set(classes)))
-        if found.setdefault(image, labels) != labels:
+        known, first = found.setdefault(image, (labels, number))
+        if labels != known:
             raise UserError(
-                f"{path}, line {number}: {shown(image)} has other classes than in line"
-                f" {numbers[image]}: give all of its classes in one line"
+                f"{path}, line {number}: {shown(image)} has other classes than in line {first}:"
+                " give all of its classes in one line"
             )
-        numbers.setdefault(image, number)
-    return found
+    return {image: labels for image, (labels, _) in found.items()}
 
 
 def format_class_list(labels: Mapping[str, Sequence[int]]) -> str:

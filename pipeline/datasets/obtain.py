@@ -57,9 +57,7 @@ class DownloadTask:
 def obtain(item: DownloadTask, wait: float) -> Path:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
-    Args:
-        item: the file.
-        wait: seconds to wait for another process that downloads to the same folder.
+    It waits ``wait`` seconds for another process that downloads to the same folder.
 
     Returns:
         The file, or the folder into which it was unpacked.

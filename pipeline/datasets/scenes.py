@@ -26,11 +26,7 @@ _MIN_AREA = 64  # objects with fewer visible pixels are not drawn
 
 @cache
 def load_recipe(name: str) -> Mapping:
-    """Returns the parameters of a data set's scenes as nested dictionaries.
-
-    Args:
-        name: one of :data:`~pipeline.datasets.settings.RENDERED`.
-    """
+    """Returns the parameters of a rendered data set's scenes as nested dictionaries."""
     return yaml.safe_load((DATA / name / "scenes.yaml").read_text(encoding="utf-8"))
 
 
@@ -50,12 +46,9 @@ class Scene:
 
 
 def render_scene(recipe: Mapping, stream: str, index: int) -> Scene:
-    """Renders a scene.
+    """Renders a scene of a stream, counted from 0.
 
-    Args:
-        recipe: the parameters, as :func:`load_recipe` returns them.
-        stream: a split, or "captions", on which the demo CLIP is trained.
-        index: of the scene in its stream, from 0.
+    A stream is a split, or "captions", on which the demo CLIP is trained.
     """
     rng = np.random.default_rng([recipe["seed"], *stream.encode(), index])
     width, height = recipe["landscape"]

@@ -17,7 +17,6 @@ GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part
 SELECTION = "it selects images, and every image has an entry of its own"
 """Why settings that select images are not part of a cache key."""
 
-
 RENDERED = ("demo", "demo_crowded")
 """The data sets of drawn scenes."""
 

@@ -11,8 +11,6 @@ from pipeline.errors import check_choice
 from pipeline.files.download import Source
 
 SOURCES = Path(__file__).with_suffix(".yaml")
-_SAME_FILES = "same_files"
-_LISTS, _WEIGHTS = "lists", "weights"
 
 
 @cache
@@ -70,12 +68,9 @@ class Download:
         known = dict.fromkeys(split for each in self.archives for split in each.splits)
         for split in splits:
             check_choice(f"there is no split {split}", split, list(known))
-        return [
-            each
-            for each in self.archives
-            if (not splits and not each.optional)
-            or (splits and (not each.splits or {*splits} & {*each.splits}))
-        ]
+        if not splits:
+            return [each for each in self.archives if not each.optional]
+        return [each for each in self.archives if not each.splits or {*splits} & {*each.splits}]
 
 
 def read_downloads() -> dict[str, Download]:
@@ -88,13 +83,13 @@ def read_downloads() -> dict[str, Download]:
             tuple(_archive(file, entry) for file in entry["files"]),
         )
         for name, entry in _content(SOURCES).items()
-        if name not in (_SAME_FILES, _LISTS, _WEIGHTS)
+        if "files" in entry
     }
 
 
 def whose_files(name: str) -> str:
     """Returns the data set from whose files a data set is read, which is mostly itself."""
-    return _content(SOURCES)[_SAME_FILES].get(name, name)
+    return _content(SOURCES)["same_files"].get(name, name)
 
 
 def _archive(file: dict, entry: dict) -> Archive:
@@ -112,19 +107,19 @@ def _archive(file: dict, entry: dict) -> Archive:
 
 def read_lists() -> tuple[dict[str, Source], str]:
     """Returns TagCLIP's image lists by folder and name, and their licence."""
-    entry = _content(SOURCES)[_LISTS]
+    entry = _content(SOURCES)["lists"]
     lists = {name: Source(Path(name).name, (entry["base"] + name,)) for name in entry["names"]}
     return lists, entry["licence"]
 
 
 def find_licence(pretrained: str) -> str:
     """Returns the licence of published weights of CLIP, in a few words."""
-    licences = _content(SOURCES)[_WEIGHTS]["licences"]
+    licences = _content(SOURCES)["weights"]["licences"]
     found = [text for start, text in licences.items() if pretrained.startswith(start)]
     return found[0] if found else "see their repository"
 
 
 def find_size(model: str, pretrained: str) -> int | None:
     """Returns the size of published weights of CLIP in bytes, rounded if they are not OpenAI's."""
-    sizes = _content(SOURCES)[_WEIGHTS]["openai" if pretrained == "openai" else "others"]
+    sizes = _content(SOURCES)["weights"]["openai" if pretrained == "openai" else "others"]
     return sizes.get(model.removesuffix("-quickgelu"))

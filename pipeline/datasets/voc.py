@@ -98,16 +98,13 @@ class _Devkit:
 
 
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:
-    """Returns the classes of the objects in an annotation of VOC.
+    """Returns the classes of the objects in an annotation of VOC, in the order of the file.
 
     Args:
         path: the XML file.
         indices: class name → index.
         difficult: whether objects that are marked as difficult count.
         guide: the heading in ``data/README.md`` that says where the file comes from.
-
-    Returns:
-        Class indices from 0, in the order of the file.
 
     Raises:
         UserError: the file is missing or damaged, or names an unknown class.

@@ -265,10 +265,8 @@ def _check(names: Sequence[str]) -> None:
 def voc_palette(count: int) -> list[tuple[int, int, int]]:
     """Returns the first ``count`` colours of PASCAL VOC's colour map (VOCcolormap of the devkit).
 
-    Bit 3k+c of a label goes to bit 7-k of channel c, so that consecutive labels differ.
-
-    Returns:
-        RGB triples of 0 to 255.
+    They are RGB triples of 0 to 255. Bit 3k+c of a label goes to bit 7-k of channel c, so that
+    consecutive labels differ.
     """
     return [
         tuple(sum((label >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))

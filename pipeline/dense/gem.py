@@ -19,12 +19,8 @@ def self_self_attention(block: Block, normed: torch.Tensor) -> torch.Tensor:
     The mean of the value-value, key-key and query-query attention of the values, projected: in
     place of a temperature that is learned, τ follows from the length of the tokens.
 
-    Args:
-        block: its weights.
-        normed: z, the output of ln_1 of the original path, B×T×D float32.
-
-    Returns:
-        B×T×D, without the residual connection.
+    ``normed`` is z, the output of ln_1 of the original path, B×T×D float32. The result is B×T×D,
+    without the residual connection.
     """
     query, key, value = block.project(normed)
     # τ is the mean length of the tokens over √d, by which attend divides the logits anyway.

@@ -6,9 +6,9 @@ are read out of their similarities with names.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,6 @@ class DenseMethod(DenseSettings, ABC):
         """Returns the embeddings of patches, B×N×E float32, of any length.
 
         Args:
-            encoder: the image tower.
             shared_pass: the pass over B images, with the results of :meth:`hooks`.
             names: what the patches will be compared with; required by some methods alone.
         """
@@ -64,24 +63,11 @@ class DenseMethod(DenseSettings, ABC):
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
 
-Class = TypeVar("Class", bound=type[DenseMethod])
-
-
 def build_method(settings: DenseSettings) -> DenseMethod:
     """Returns the method with these settings."""
     method = imported(settings.method)
     return method(**{each.name: getattr(settings, each.name) for each in fields(method)})
 
 
-def dense_method(name: str, source: str) -> Callable[[Class], Class]:
-    """Registers a dense method, which is a dataclass of its settings as well.
-
-    Args:
-        name: the word for it in the configuration.
-        source: the publication that describes it.
-    """
-
-    def decorate(method: Class) -> Class:
-        return dense_settings(name, source, method)(method)
-
-    return decorate
+dense_method = dense_settings
+"""Registers a dense method, which is a dataclass of its settings as well."""

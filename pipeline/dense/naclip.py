@@ -20,22 +20,15 @@ class NaClip(NaClipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input
-        omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size).to(
-            key.device
-        )
-        attended = encoder.attend(key[:, :, 1:], key, value, omega[1:])
+        omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size)[1:]
+        attended = encoder.attend(key[:, :, 1:], key, value, omega.to(key.device))
         return encoder.embed(encoder.last_block.attention_output(attended))
 
 
 def neighbourhood(grid: tuple[int, int], sigma: float) -> torch.Tensor:
     """Returns ω: exp(−((Δrow)² + (Δcolumn)²)/(2σ²)) between patches, 0 from and to the class token.
 
-    Args:
-        grid: h, w.
-        sigma: σ in patches.
-
-    Returns:
-        (1+N)×(1+N) float32, not normalised.
+    It is (1+N)×(1+N) float32, not normalised; σ is in patches of the grid, h×w.
     """
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in grid)
     places = torch.cartesian_prod(rows, columns)

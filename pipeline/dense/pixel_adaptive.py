@@ -136,11 +136,7 @@ def _average(
 ) -> torch.Tensor:
     """Returns masks, B×C×H×W, averaged over neighbours ``iterations`` times.
 
-    Args:
-        masks: B×C×H×W.
-        weights: B×P×H×W, of the neighbours in the order of :func:`_offsets`.
-        iterations: of the average.
-        dilations: of the neighbours.
+    The weights are B×P×H×W, of the neighbours in the order of :func:`_offsets`.
     """
     for _ in range(iterations):
         neighbours = _neighbours(_pad(masks, dilations), dilations)

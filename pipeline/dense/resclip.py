@@ -48,9 +48,8 @@ class ResClip(ResClipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the label of every patch after the first pass, B×h×w int64."""
         size = shared_pass.pixels.shape[-2:]
-        similarity = (F.normalize(features, dim=-1) @ names.text.mT).mT.unflatten(
-            -1, shared_pass.grid
-        )
+        similarity = (F.normalize(features, dim=-1) @ names.text.mT).mT
+        similarity = similarity.unflatten(-1, shared_pass.grid)
         similarity = F.interpolate(similarity, size, mode="bilinear", align_corners=False)
         similarity = pamr(shared_pass.pixels, similarity)
         best, channel = (names.temperature * similarity).softmax(1).max(1)

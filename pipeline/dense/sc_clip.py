@@ -96,12 +96,7 @@ def _similarity(patches: torch.Tensor) -> torch.Tensor:
 def repair(patches: torch.Tensor, anomalous: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Replaces anomalous patches by the mean of their neighbours that are not, of eight.
 
-    A patch without such a neighbour stays.
-
-    Args:
-        patches: B×N×D.
-        anomalous: B×N bool.
-        grid: h, w.
+    A patch without such a neighbour stays. Patches are B×N×D, ``anomalous`` is B×N bool.
     """
 
     def sum_of_nine(values: torch.Tensor) -> torch.Tensor:

@@ -32,17 +32,17 @@ DENSE_SETTINGS: dict[str, type[DenseSettings]] = {}
 """The settings of the dense methods by the names of these."""
 
 
-def dense_settings(name: str, source: str, method: type | str) -> Callable[[Class], Class]:
+def dense_settings(name: str, source: str, method: str | None = None) -> Callable[[Class], Class]:
     """Makes a dataclass the settings of a dense method.
 
     Args:
         name: the word for the method in the configuration.
         source: the publication that describes it.
-        method: the class that computes it, or the name of that class, "module:class".
+        method: the class that computes it, "module:class"; the dataclass itself unless given.
     """
 
     def decorate(settings: Class) -> Class:
-        settings.name, settings.source, settings.method = name, source, method
+        settings.name, settings.source, settings.method = name, source, method or settings
         DENSE_SETTINGS[name] = settings
         return settings
 

@@ -7,6 +7,7 @@ import copy
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -38,19 +39,15 @@ class Windows:
 
     def corners(self, height: int, width: int) -> list[tuple[int, int]]:
         """Returns the top and left pixel of every window, row by row."""
-        return [
-            (top, left)
-            for top in self._starts(height, self.size(height, width)[0])
-            for left in self._starts(width, self.size(height, width)[1])
-        ]
+        tall, wide = self.size(height, width)
+        return [*product(self._starts(height, tall), self._starts(width, wide))]
 
     def margins(self, height: int, width: int, patch: int) -> tuple[int, int, int, int]:
         """Returns the zeros that complete a window's patches: left, right, top and bottom."""
         if self.remainder != "pad":
             return 0, 0, 0, 0
-        missing_columns, missing_rows = -width % patch, -height % patch
-        left, top = missing_columns // 2, missing_rows // 2
-        return left, missing_columns - left, top, missing_rows - top
+        columns, rows = -width % patch, -height % patch
+        return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
     def _starts(self, length: int, side: int) -> list[int]:
         count = math.ceil((length - side) / self.stride) + 1
@@ -63,8 +60,6 @@ def scaled_size(
     """Returns the height and width to which an image is resized, as mmsegmentation does.
 
     Args:
-        height: of the image in pixels.
-        width: of the image in pixels.
         short_side: of the result, unless the other side would exceed ``long_side``.
         long_side: the most of the longer side.
         at_least: of both sides.
@@ -81,14 +76,10 @@ def similarity_map(
     windows: Windows,
     batch_size: int,
 ) -> torch.Tensor:
-    """Returns the cosine similarities of the pixels of an image and names, the mean over windows.
+    """Returns the cosine similarities of the pixels of an image and C names, the mean over windows.
 
     Args:
-        method: embeds the patches of every window.
-        encoder: the image tower.
         pixels: 3×H×W float32, normalised; H and W at least a patch.
-        names: C names.
-        windows: how the image is cut.
         batch_size: windows that are looked at together.
 
     Returns:
@@ -121,9 +112,7 @@ def _similarities(
     method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
-    shared_pass = method.run_pass(
-        encoder, pixels
-    )  # the embedding of patches leaves the remainder out
+    shared_pass = method.run_pass(encoder, pixels)  # patches leave the remainder out
     return method.similarities(encoder, shared_pass, names).mT.unflatten(-1, shared_pass.grid)
 
 
@@ -157,16 +146,11 @@ def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Ten
 
 
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image as ``cv2.resize`` does with INTER_LINEAR, to the last digit.
+    """Resizes an image, h×w×3 uint8, as ``cv2.resize`` does with INTER_LINEAR, to the last digit.
 
     It takes the two nearest pixels of each axis, even where the image shrinks. OpenCV rounds
     weights to 11 binary digits, and products between the two axes, so that one value in eight
     differs by one grey level from the exact interpolation.
-
-    Args:
-        image: h×w×3 uint8.
-        height: of the result, height×width×3 uint8.
-        width: of the result.
     """
     left, right, share = _neighbours(image.shape[1], width)
     share = np.where(left == right, np.float32(0), share)  # beyond the outermost pixels

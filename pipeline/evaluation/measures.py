@@ -93,10 +93,8 @@ def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | Non
         labels = {}
         for beta in betas:
             scores = stack_background(resized, beta)
-            # Without a background and without tags there is nothing to choose from.
-            channels = scores.argmax(0) if len(scores) else np.zeros(cams.size, int)
-            background = beta is not None or not len(scores)
-            labels[beta] = to_labels(channels, cams.keys, background=background)
+            background = len(scores) > len(cams.keys)
+            labels[beta] = to_labels(scores.argmax(0), cams.keys, background=background)
         return labels
 
     by_beta = _evaluate(results, labels_by_beta)

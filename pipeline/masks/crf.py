@@ -80,27 +80,19 @@ def dense_crf(
             raise ValueError(f"{name}={getattr(options, name)}: give a larger standard deviation")
     if len(scores) == 1:
         return np.ones(scores.shape, np.float32)
-    kind = scores.dtype.type
-    unary = -np.log(np.clip(scores, kind(_MIN_SCORE), kind(_MAX_SCORE)))
+    unary = -np.log(scores.clip(_MIN_SCORE, _MAX_SCORE))
     energies = np.ascontiguousarray(unary.astype(np.float32))
     compared = crf_image(image, bgr=bgr)
-    if (kernel := _kernel()) is not None:
-        found = kernel(energies, compared, options)
-        if found is not None:
-            return found
-    return by_pydensecrf(energies, compared, options)
+    kernel = _kernel()
+    found = None if kernel is None else kernel(energies, compared, options)
+    return by_pydensecrf(energies, compared, options) if found is None else found
 
 
 def by_pydensecrf(unary: np.ndarray, image: np.ndarray, options: CrfOptions) -> np.ndarray:
-    """Computes the mean field by pydensecrf.
+    """Computes the mean field by pydensecrf: C×H×W float32 probabilities.
 
-    Args:
-        unary: energies, C×H×W float32.
-        image: what the appearance kernel compares, H×W×3 uint8.
-        options: the CRF's constants.
-
-    Returns:
-        C×H×W float32 probabilities.
+    The energies ``unary`` are C×H×W float32; ``image`` is what the appearance kernel compares,
+    H×W×3 uint8.
     """
     count, height, width = unary.shape
     crf = import_densecrf().DenseCRF2D(width, height, count)

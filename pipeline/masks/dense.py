@@ -41,8 +41,6 @@ class DenseLabeller:
         """Embeds the names and prepares the image tower.
 
         Args:
-            method: embeds patches.
-            options: the settings.
             names: of every line, see :func:`~pipeline.masks.name_lists.read_name_list`.
             resources: vocabulary, CLIP, and the quirk ``position_scale``.
 

@@ -13,8 +13,9 @@ from pipeline.dense.settings import DENSE_SETTINGS, DenseSettings
 from pipeline.engine.registry import method_of
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Computed, Decoded
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background, read_name_list
+from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
@@ -84,9 +85,4 @@ class DenseMasks(MaskStage):
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         for item, image in images:
-            try:
-                found = model()(image, item.size)
-            except ImageError as error:
-                yield item, error
-            else:
-                yield item, self.outputs(item, *found)
+            yield item, self.outputs(item, labelled(model(), image, item.size))

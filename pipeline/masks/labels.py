@@ -26,16 +26,16 @@ def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
     """Prepends the background's score, (1 − max cam)^β, to the CAMs, without renormalisation.
 
     Args:
-        cams: K×H×W float in [0, 1]; K may be 0 if there is a background.
-        beta: β; none if the classes cover everything and there is no background.
+        cams: K×H×W float in [0, 1].
+        beta: β; none if the classes cover everything, and only an image without any is background.
 
     Returns:
         (1+K)×H×W of the same type, or the CAMs alone.
     """
-    if beta is None:
+    if beta is None and len(cams):
         return cams
     strongest = cams.max(0, initial=0)
-    return np.concatenate([((1 - strongest) ** beta)[None], cams])
+    return np.concatenate([((1 - strongest) ** (beta or 1))[None], cams])
 
 
 def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True) -> np.ndarray:
@@ -53,14 +53,10 @@ def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True
 
 
 def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes scores (bilinear) and takes the best channel of every pixel.
+    """Resizes scores, C×h×w float32 (bilinear), and takes the best channel of every pixel.
 
     One channel is resized at a time, so that a large photograph needs memory for only two of them.
-
-    Args:
-        scores: C×h×w float32, C at most 256.
-        height: of the result in pixels.
-        width: of the result in pixels.
+    C is at most 256.
 
     Returns:
         The channels, height×width uint8, of equal scores the first, and their scores, float32.
@@ -102,8 +98,7 @@ def label_pixels(
     """Labels every pixel of an image by its best channel after a refinement.
 
     Args:
-        cams: the image's CAMs.
-        size: height and width at which they are refined.
+        size: height and width at which the CAMs are refined.
         beta: β of the background; none where the classes cover everything.
         refine: refines the stacked CAMs, C×height×width.
         kind: their type; background and refinement are computed in it.
@@ -112,23 +107,14 @@ def label_pixels(
         The labels of the image's full size, uint8, and the refined score of each, float32. An image
         without tags is background with score 1.
     """
-    if not len(cams.keys):
-        return nothing_in(cams)
     scores = refine(stack_background(cams.resized(*size).astype(kind, copy=False), beta))
-    return best_labels(scores, cams, beta)
+    return best_labels(scores, cams)
 
 
-def nothing_in(cams: Cams) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the labels of an image without tags, and their scores; see :func:`label_pixels`."""
-    return np.zeros(cams.size, np.uint8), np.ones(cams.size, np.float32)
-
-
-def best_labels(
-    scores: np.ndarray, cams: Cams, beta: float | None
-) -> tuple[np.ndarray, np.ndarray]:
+def best_labels(scores: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:
     """Returns the best channel of every pixel as a label; see :func:`label_pixels`."""
     channels, best = resized_argmax(scores.astype(np.float32, copy=False), *cams.size)
-    return to_labels(channels, cams.keys, background=beta is not None), best
+    return to_labels(channels, cams.keys, background=len(scores) > len(cams.keys)), best
 
 
 def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:

@@ -24,7 +24,6 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
         given: the name of a list that comes with the package, or the path of a file: a line for
             each class, in the order of the classes, its names separated by ", ". None takes the
             names for CAMs and the backgrounds of the vocabulary.
-        vocabulary: of the data set.
 
     Raises:
         UserError: no such list, or it does not fit the classes.

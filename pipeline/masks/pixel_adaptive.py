@@ -15,7 +15,7 @@ from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import batch_alike
 from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.errors import ImageError
-from pipeline.masks.labels import best_labels, nothing_in, shares, stack_background
+from pipeline.masks.labels import best_labels, shares, stack_background
 from pipeline.masks.refiner import Given, Labelled, Refiner
 from pipeline.masks.settings import PixelAdaptiveOptions
 
@@ -53,16 +53,12 @@ class PixelAdaptive(Refiner):
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Labels every pixel of images of one size; each gets what it gets alone."""
         size, beta = images[0].shape[:2], self._options.beta
-        tagged = [
-            (image, stack_background(each.resized(*size), beta))
-            for image, each in zip(images, cams)
-            if len(each.keys)
-        ]
-        found = iter(self._refined(*zip(*tagged)) if tagged else ())
-        return [
-            best_labels(next(found), each, beta) if len(each.keys) else nothing_in(each)
-            for each in cams
-        ]
+        scores = [stack_background(each.resized(*size), beta) for each in cams]
+        if tagged := [index for index, each in enumerate(cams) if len(each.keys)]:
+            given = ([several[index] for index in tagged] for several in (images, scores))
+            for index, refined in zip(tagged, self._refined(*given)):
+                scores[index] = refined
+        return [best_labels(*each) for each in zip(scores, cams)]
 
     def _refined(
         self, images: Sequence[np.ndarray], stacked: Sequence[np.ndarray]

@@ -23,7 +23,6 @@ def pseudo_mask(
 
     Args:
         image: h×w×3 uint8, RGB, perhaps shrunk; the CRF works at this size.
-        cams: the image's CAMs.
         crf: the CRF's constants; none takes the argmax of the CAMs and the background.
         beta: β of the background; none where the classes cover everything.
         bgr: quirk ``crf_bgr``, see :func:`pipeline.masks.crf.dense_crf`.

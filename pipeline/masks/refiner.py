@@ -51,7 +51,6 @@ class Refiner(ABC):
 
         Args:
             image: h×w×3 uint8, RGB, perhaps shrunk.
-            cams: the image's CAMs.
 
         Returns:
             The labels in the image's full size, H×W uint8: 0 background, k+1 class k. And the

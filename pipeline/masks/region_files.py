@@ -23,11 +23,8 @@ def read_regions(path: Path, size: tuple[int, int]) -> Iterator[Region]:
 
     A PNG, grey or with a palette, holds a number for each pixel; 0 lies in no region. A JSON file
     is a list, or an object with the list as ``annotations``, of COCO's run lengths, polygons, or
-    objects that have one of them as ``segmentation``: SAM writes both forms.
-
-    Args:
-        path: the file.
-        size: height and width of the image in pixels.
+    objects that have one of them as ``segmentation``: SAM writes both forms. The ``size`` of the
+    image is its height and width.
 
     Raises:
         ImageError: the file is damaged, or of another size.

@@ -65,7 +65,6 @@ class RegionVote(Refiner):
 
         Args:
             image: h×w×3 uint8, RGB, perhaps shrunk.
-            cams: the image's CAMs.
             regions: in the image's full size; none for SLIC's.
 
         Returns:
@@ -78,15 +77,23 @@ class RegionVote(Refiner):
         inside = (down[:, None] * columns + right).ravel()
         if regions is None:
             regions = split_regions(self._superpixels(image).ravel()[inside])
-        beta, has_tags = self._options.beta, bool(len(cams.keys))
         # Files of images without tags are read as well, so that damage is always found.
-        scores = stack_background(cams.resized(rows, columns), beta if has_tags else 1)
+        scores = stack_background(cams.resized(rows, columns), self._options.beta)
         channels, best = resized_argmax(scores, height, width)
         _, total = resized_argmax(scores.sum(0, keepdims=True), height, width)
         probability = best / np.maximum(total, np.finfo(np.float32).tiny)
         label_regions(channels.reshape(-1), probability.reshape(-1), scores, regions, inside)
-        has_background = beta is not None or not has_tags
+        has_background = len(scores) > len(cams.keys)
         return to_labels(channels, cams.keys, background=has_background), probability
+
+    def stream(self, images: Iterable[Given]) -> Iterator[tuple[Item, Labelled | ImageError]]:
+        """Labels images, whose names are items that give their files of regions, if they have any.
+
+        See :class:`~pipeline.masks.refiner.Refiner`.
+        """
+        for item, image, cams in images:
+            regions = item.given and read_regions(item.given, cams.size)
+            yield item, labelled(self, image, cams, regions)
 
     def _superpixels(self, image: np.ndarray) -> np.ndarray:
         from skimage.segmentation import slic
@@ -154,15 +161,3 @@ class RegionMasks(Masks):
     def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
         """Builds the refiner, and returns it with the folder of the CAMs."""
         return RegionVote(self.options), inputs["cams"]
-
-    def refined(
-        self, refine: RegionVote, images: Iterable[Given]
-    ) -> Iterator[tuple[Item, Labelled | ImageError]]:
-        """Labels every pixel of images by their regions."""
-
-        def label(item: Item, image: np.ndarray, cams: Cams) -> Labelled:
-            regions = None if item.given is None else read_regions(item.given, cams.size)
-            return refine(image, cams, regions)
-
-        for given in images:
-            yield given[0], labelled(label, *given)

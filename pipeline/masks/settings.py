@@ -30,8 +30,7 @@ class PseudoMaskOptions(MaskOptions):
 
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
-        needs = {"keep_probability": "false", "confidence": "0"}
-        for name, off in needs.items():
+        for name, off in {"keep_probability": "false", "confidence": "0"}.items():
             if getattr(self, name) and self.crf is None:
                 raise UserError(
                     f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
@@ -46,7 +45,7 @@ register(
     quirks=("crf_bgr", "crf_fp16"),
     reads=(),
     source="Krähenbühl and Koltun, NIPS 2011; constants of Lin et al., CLIP-ES, arXiv 2212.09506",
-    section="4. Masks: CRF and labels",
+    section=_SECTION,
 )("pipeline.masks.pseudo_mask:PseudoMask")
 
 
@@ -218,7 +217,7 @@ register(
     is_stage=True,
     reads=(),
     source="SLIC: Achanta et al., TPAMI 2012",
-    section="4. Masks: CRF and labels",
+    section=_SECTION,
 )("pipeline.masks.regions:RegionMasks")
 
 register(

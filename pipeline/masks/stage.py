@@ -1,7 +1,7 @@
 """The stage ``masks``: pseudo masks, from CAMs unless a method says otherwise."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
-from pipeline.masks.refiner import Given, Labelled, MaskOptions, Refiner
+from pipeline.masks.refiner import Given, Labelled, MaskOptions
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
@@ -88,9 +88,11 @@ class MaskStage(MethodStage):
             raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
 
-    def outputs(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
-        """Returns what is stored for an image; raises as :meth:`checked`."""
-        labels, probability = self.checked(labels, probability, item.size, item.sample.id)
+    def outputs(self, item: Item, found: Labelled | ImageError) -> Outputs | ImageError:
+        """Returns what is stored for an image, or why nothing is; raises as :meth:`checked`."""
+        if isinstance(found, ImageError):
+            return found
+        labels, probability = self.checked(*found, item.size, item.sample.id)
         files = mask_files(
             item.sample.id,
             labels,
@@ -124,12 +126,6 @@ class Masks(MaskStage):
         """Builds the refiner, and returns it with the folder of the CAMs."""
         return super().load(inputs), inputs["cams"]
 
-    def refined(
-        self, refine: Refiner, images: Iterable[Given]
-    ) -> Iterator[tuple[Item, Labelled | ImageError]]:
-        """Yields images with the labels that a refiner gives them, and their probability."""
-        return refine.stream(images)
-
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         refine, folder = model()
@@ -142,9 +138,8 @@ class Masks(MaskStage):
                 except ImageError as error:
                     unreadable.append((item, error))
 
-        for item, labelled in self.refined(refine, with_cams()):
+        for item, found in refine.stream(with_cams()):
             while unreadable:
                 yield unreadable.popleft()
-            is_error = isinstance(labelled, ImageError)
-            yield item, labelled if is_error else self.outputs(item, *labelled)
+            yield item, self.outputs(item, found)
         yield from unreadable

@@ -67,11 +67,7 @@ class LeastEntropies:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SurePatches(MethodStage):
-    """The patches of every image that may be in the bank, with their features.
-
-    Attributes:
-        build: see :data:`Build`.
-    """
+    """The patches of every image that may be in the bank, with their features."""
 
     name = "patches"
     command = "tags"
@@ -149,13 +145,12 @@ class LearnedPrototypes(Learned):
         ]
         entropies, classes = ([*_read(paths, name)] for name in ("entropies", "classes"))
         chosen = choose_bank(entropies, classes, self.size)
-        features = (rows[indices] for rows, indices in zip(_read(paths, "features"), chosen))
-        parts = {
-            "features": [*features],
-            "entropies": [rows[indices] for rows, indices in zip(entropies, chosen)],
-            "classes": [rows[indices] for rows, indices in zip(classes, chosen)],
+        # Features are read image by image, since those of all may not fit into memory.
+        parts = {"features": _read(paths, "features"), "entropies": entropies, "classes": classes}
+        arrays = {
+            name: np.concatenate([rows[indices] for rows, indices in zip(images, chosen)])
+            for name, images in parts.items()
         }
-        arrays = {name: np.concatenate(rows) for name, rows in parts.items()}
         return encode_arrays(**arrays, size=np.array(self.size))
 
 
@@ -168,14 +163,10 @@ def _read(paths: Sequence[Path], name: str) -> Any:  # noqa: ANN401
 def read_prototypes(
     folder: Path, text: torch.Tensor, options: PiaaOptions, *, empty_class: bool, device: str
 ) -> Prototypes:
-    """Estimates prototypes from the bank in a folder, as float32 on a device.
+    """Estimates prototypes from the bank of :class:`LearnedPrototypes`, as float32 on a device.
 
-    Args:
-        folder: that of :class:`LearnedPrototypes`.
-        text: C×E class embeddings, of length 1.
-        options: PIAA's constants; of a larger bank, their ``bank_size`` is taken.
-        empty_class: a quirk, see :func:`pipeline.tags.prototypes.keep_surest`.
-        device: torch's name of it.
+    The class embeddings ``text`` are C×E, of length 1. Of a larger bank, ``bank_size`` is taken.
+    For the quirk ``empty_class`` see :func:`pipeline.tags.prototypes.keep_surest`.
 
     Raises:
         UserError: too few patches are left.

@@ -21,11 +21,8 @@ def global_scores(
 ) -> np.ndarray:
     """Scores images by CLIP's class token, squeezed to the native size: B×n float32 in [0, 1].
 
-    Args:
-        encoder: the image tower.
-        text: C×E class embeddings on the encoder's device; n classes, then backgrounds.
-        num_classes: n.
-        images: each H×W×3 uint8, RGB, of any size.
+    Images are H×W×3 uint8, RGB, of any size, and ``text`` C×E class embeddings on the encoder's
+    device: n classes, then backgrounds.
     """
     pixels = torch.stack([encoder.prepare(image, squeeze=True) for image in images])
     probabilities = encoder.classify_images(pixels.to(encoder.device), text)

@@ -41,10 +41,7 @@ class PatchEncoder:
     """Gives the features of images' patches.
 
     Attributes:
-        encoder: the image tower.
-        method: the dense method.
         crop: see :class:`~pipeline.tags.piaa.PiaaOptions`.
-        batches: the sizes of batches.
         batch_dependent: whether each result depends on its batch; all images are then one batch.
     """
 
@@ -66,7 +63,11 @@ class PatchEncoder:
         encoder, batches = self.encoder, self.batches
         if self.crop:
             images = ((name, centre(image, encoder.native_size)) for name, image in images)
-        for batch in self._batches(images):
+        if self.batch_dependent:
+            collected = [[*images]]
+        else:
+            collected = batch_by_grid(encoder, images, batches.images, batches.waiting)
+        for batch in collected:
             names, pictures = zip(*batch)
             size = len(batch) if self.batch_dependent else batches.images
             pixels = prepare_batch(encoder, pictures, size)
@@ -81,20 +82,9 @@ class PatchEncoder:
             for row, name in enumerate(names):
                 yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
 
-    def _batches(self, images: Iterable[tuple[Any, np.ndarray]]) -> Iterator[list]:
-        if self.batch_dependent:
-            yield [*images]
-            return
-        yield from batch_by_grid(self.encoder, images, self.batches.images, self.batches.waiting)
-
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
-    """Cuts the centre square out of an image whose shorter side was resized to it, bicubically.
-
-    Args:
-        image: H×W×3 uint8, RGB.
-        side: of the result, side×side×3 uint8.
-    """
+    """Resizes an image's shorter side (bicubic) and cuts the centre square: side×side×3 uint8."""
     small = resize(Image.fromarray(image), side, InterpolationMode.BICUBIC)
     return np.array(center_crop(small, side))
 
@@ -108,17 +98,10 @@ class BatchedScClip(ScClip):
         return super().anomalous(patches[:1]).expand(len(patches), -1)
 
     def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
-        """Returns the attention by similarities, most of which are of other images.
+        """Returns the attention by similarities, most of which are of other images: B×H×N×N.
 
         Head h of image b has the similarities of image (b·H + h) mod B, of H heads and B images,
-        and those count that are above the average of the batch.
-
-        Args:
-            similarity: S of every image, B×N×N.
-            heads: H.
-
-        Returns:
-            B×H×N×N.
+        and those count that are above the average of the batch. They are B×N×N.
         """
         size = len(similarity)
         attending = self.above(similarity, similarity.mean())

@@ -44,11 +44,7 @@ class Piaa(Tagger):
     """Scores images by prototypes.
 
     Attributes:
-        patches: gives the features of patches.
         text: C×E class embeddings; n classes, then backgrounds if they are learned.
-        prototypes: what was learned.
-        num_classes: n.
-        options: the method's constants.
         open_border: quirk of CWR, see :func:`pipeline.clip.boxes.bounding_box`.
         cwr_stop: quirk of CWR, see :func:`pipeline.tags.reidentification.propose`.
     """

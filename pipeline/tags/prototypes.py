@@ -150,12 +150,8 @@ def learn(
 ) -> Prototypes:
     """Learns prototypes from the patches of the bank: GDA, rescoring, GDA; without gradients.
 
-    Args:
-        features: n×E, of length 1.
-        text: C×E, of length 1.
-        temperature: of the zero-shot probabilities.
-        rescoring_temperature: see :func:`keep_surest`, as for ``empty_class``.
-        empty_class: a quirk.
+    Features are n×E and ``text`` is C×E, both of length 1. ``temperature`` is that of zero-shot
+    probabilities; for ``rescoring_temperature`` and the quirk see :func:`keep_surest`.
 
     Raises:
         UserError: too few patches are left.

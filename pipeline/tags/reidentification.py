@@ -48,9 +48,7 @@ def propose(
     Args:
         pixels: the image as in the shared pass, 3×(P·h)×(P·w) float32.
         scores: S² of the image, N×C float32.
-        num_classes: n.
         alpha: α of θ, which is computed over all of S².
-        patch_size: P.
         native_size: side of the crops in pixels.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
         cwr_stop: quirk: an empty box also ends the loop, so that all later classes keep their local
@@ -90,7 +88,6 @@ def reidentify(
     """Classifies crops with the whole CLIP, whose class token attends to the object only.
 
     Args:
-        encoder: the image tower.
         text: C×E class embeddings.
         proposals: at least one and at most ``batch_size``, of any number of images. The batch is
             padded to its full size, so that a crop's result does not depend on the others.

@@ -5,7 +5,6 @@ The limits were chosen on the demo, the crowded world and runs that were spoiled
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,8 @@ def find_near_synonyms(embeddings: np.ndarray, classes: Sequence[str]) -> list[l
     """
     normalised = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     similarity = normalised @ normalised.T
-    pairs = combinations(range(len(classes)), 2)
-    return [[classes[a], classes[b]] for a, b in pairs if similarity[a, b] > NEAR_SYNONYMS]
+    pairs = np.argwhere(np.triu(similarity > NEAR_SYNONYMS, 1))
+    return [[classes[a], classes[b]] for a, b in pairs]
 
 
 def remarks_on_tags(

@@ -20,9 +20,7 @@ VARIANTS = ("clip", "clip_native", "coarse_last", "coarse", "dmar", "cwr")
 image's own size; the best patch with block L's attention, and with the identity instead; after
 DMAR; after CWR."""
 
-
 ENCODERS = ("sclip", "itaclip", "sc_clip")
-
 
 BATCH = 128
 """Images of a batch, in the order of their list; the last batch has fewer."""

@@ -22,9 +22,6 @@ from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tag
 from pipeline.tags.scores import decode_scores, summarise, tags_output
 from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
 
-Threshold = Callable[[np.ndarray], float]
-"""Returns what an image's scores, n float32 in [0, 1], must exceed to be tags."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tags(MethodStage):
@@ -41,8 +38,8 @@ class Tags(MethodStage):
     corrections: Corrections = Corrections()
 
     @property
-    def threshold(self) -> Threshold | None:
-        """The threshold that turns an image's scores into tags; none where tags are given."""
+    def threshold(self) -> Callable[[np.ndarray], float] | None:
+        """What an image's scores, n float32 in [0, 1], must exceed; none where tags are given."""
         return None
 
     @property
@@ -110,7 +107,7 @@ class ScoredTags(Tags):
         return {k: v for k, v in super().option_facts().items() if k not in ("standardise", "z")}
 
     @property
-    def threshold(self) -> Threshold:
+    def threshold(self) -> Callable[[np.ndarray], float]:
         """The threshold θ_img, which is at least the minimum score."""
 
         def threshold_of_image(scores: np.ndarray) -> float:
@@ -142,8 +139,7 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider, options = model(), self.rider, self.options
-        corrected = self.corrections.tags
+        (tagger, cam_method), rider = model(), self.rider
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
@@ -151,10 +147,7 @@ class ScoredTags(Tags):
                 continue
             if problem := problem_with(scored.scores, self.resources.num_classes):
                 raise self.wrong(problem, item.sample.id)
-            found = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
-            facts = {"tags": found}
-            if item.sample.id in corrected:
-                facts = self.corrections.apply(item.sample.id, found)
+            facts = self.corrections.apply(item.sample.id, self.choose(scored.scores["scores"]))
             tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scored.scores)}
             if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs

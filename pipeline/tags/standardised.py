@@ -84,12 +84,6 @@ class ScoreStatistics(Learned):
         return encode_arrays(**found._asdict())
 
 
-def read_statistics(folder: Path) -> Statistics:
-    """Reads what :class:`ScoreStatistics` wrote."""
-    with np.load(folder / ScoreStatistics.file, allow_pickle=False) as stored:
-        return Statistics(stored["mean"], stored["std"])
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StandardisedTags(Tags):
     """The classes whose standardised score exceeds ``tags.z``; the scores stay beside it."""
@@ -123,7 +117,10 @@ class StandardisedTags(Tags):
 
     def load(self, inputs: Mapping[str, Path]) -> Statistics | None:
         """Reads the statistics, if images are compared."""
-        return read_statistics(inputs["learned"]) if "learned" in inputs else None
+        if "learned" not in inputs:
+            return None
+        with np.load(inputs["learned"] / ScoreStatistics.file, allow_pickle=False) as stored:
+            return Statistics(**stored)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Standardises scores and chooses tags; no image is looked at."""

@@ -49,9 +49,6 @@ class TagClip(Tagger):
     Attributes:
         encoder: the image tower; it must have the ``attention_blocks`` of the options.
         text: C×E class embeddings on the encoder's device; n classes, then backgrounds.
-        num_classes: n.
-        options: the method's constants.
-        batches: the sizes of batches.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
         cwr_stop: quirk, see :func:`pipeline.tags.reidentification.propose`.
     """

@@ -41,11 +41,7 @@ class Tagger:
     """Scores images; a subclass gives :meth:`scores`, or :meth:`stream` to process batches."""
 
     def scores(self, image: np.ndarray) -> np.ndarray:
-        """Returns how much each class is in an image: n float32 in [0, 1].
-
-        Args:
-            image: H×W×3 uint8, RGB.
-        """
+        """Returns how much each class is in an image, H×W×3 uint8, RGB: n float32 in [0, 1]."""
         raise NotImplementedError
 
     def stream(

@@ -13,7 +13,7 @@ from pipeline.engine import sample, workers
 from pipeline.engine.executors import WorkerSettings
 from pipeline.engine.pool import ProcessPool
 from pipeline.errors import ImageError, UserError
-from pipeline.masks.stage import Masks
+from pipeline.masks.refiner import Refiner
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.stage import ScoredTags
@@ -146,16 +146,16 @@ def test_other_stages_wait_for_their_turn(opened, processes, monkeypatch, option
 
 
 def test_what_fails_alongside_is_named_in_its_own_turn(opened, processes, monkeypatch, tmp_path):
-    refined, tried = Masks.refined, []
+    stream, tried = Refiner.stream, []
 
-    def fail(stage, refine, images):
-        for item, labelled in refined(stage, refine, images):
+    def fail(refine, images):
+        for item, labelled in stream(refine, images):
             if item.sample.id == "a":
                 tried.append("a")
                 labelled = ImageError("no edge in sight")
             yield item, labelled
 
-    monkeypatch.setattr(Masks, "refined", fail)
+    monkeypatch.setattr(Refiner, "stream", fail)
     *_, masks = opened().run(STAGES)
     assert masks.left_out == {"a": "no edge in sight"} and masks.computed == 4
     assert tried == ["a", "a"] and len(processes.given) == 5
