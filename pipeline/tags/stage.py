@@ -139,7 +139,8 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider = model(), self.rider
+        (tagger, cam_method), rider, options = model(), self.rider, self.options
+        corrected = self.corrections.tags
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
@@ -147,7 +148,10 @@ class ScoredTags(Tags):
                 continue
             if problem := problem_with(scored.scores, self.resources.num_classes):
                 raise self.wrong(problem, item.sample.id)
-            facts = self.corrections.apply(item.sample.id, self.choose(scored.scores["scores"]))
+            found = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
+            facts = {"tags": found}
+            if item.sample.id in corrected:
+                facts = self.corrections.apply(item.sample.id, found)
             tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scored.scores)}
             if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
