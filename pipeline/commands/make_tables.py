@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
         tell(f"note: {problem}")
-    if any(run.choices.experiment in published_experiments() for run in runs):
+    if any(run.experiment in published_experiments() for run in runs):
         # Such runs are compared with the composed experiment, whose methods this registers. It is
         # slow to import.
         import pipeline.stages.config  # noqa: F401

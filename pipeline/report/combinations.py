@@ -58,7 +58,7 @@ class Combination:
         return {
             **methods,
             "round": about.get("round", ""),
-            "CLIP": self.last.choices.backbone,
+            "CLIP": self.last.backbone,
             "compat": about.get("compat", ""),
             "precision": about.get("precision", ""),
             "commit": " / ".join(dict.fromkeys(filter(None, commits))),

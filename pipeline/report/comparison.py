@@ -7,7 +7,7 @@ from pipeline.errors import command
 from pipeline.report.grouping import Shown, choose_run, describe_images
 from pipeline.report.markdown import Notes, Table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
-from pipeline.report.runs import METRIC_LABELS, Choices, MeasuredRun, as_number
+from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
 
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
@@ -23,6 +23,9 @@ _METHODS = {
 
 _USUAL = {"cams": "clip_es", "masks": "crf"}
 """Group → the method of the published rows; a row of ours names any other."""
+
+_RECORDED = (*_USUAL, "compat", "precision", "commit")
+"""Choices that the origin of a figure names."""
 
 _OurRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
@@ -63,55 +66,44 @@ def _published_cells(
 
 
 def _matches(table: PublishedTable, line: Line, column: Column, run: MeasuredRun) -> bool:
-    if run.stage != (line.stage or column.stage) or run.choices.tags not in table.tags:
+    if run.stage != (line.stage or column.stage) or run.about.get("tags", "") not in table.tags:
         return False
-    if run.kind is MASKS and _refiner(run) != table.masks:
+    settings = run.configuration
+    method = "crf" if "crf" in settings else settings.get("method", "")
+    # Without the constants of its CRF it is the argmax of the CAMs, which nobody published.
+    if run.kind is MASKS and (method != table.masks or not settings.get("crf", True)):
         return False
     return run.value_in(column) is not None
 
 
-def _refiner(run: MeasuredRun) -> str:
-    """Returns the method of a run's masks; "" for the argmax of CAMs, which nobody published."""
-    settings = run.configuration
-    if "crf" in settings:
-        return "crf" if settings["crf"] else ""
-    return settings.get("method", "")
-
-
 def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRow]:
     """Returns our rows, those of the published experiments first; blank ones without any."""
-    cells: dict[tuple[bool, Choices, str, str, int], dict[str, list[MeasuredRun]]] = {}
+    cells: dict[tuple, dict[str, list[MeasuredRun]]] = {}
     for run in runs:
-        choices = run.choices
-        if choices.experiment in published_experiments():
-            changed = f"{choices.experiment}, changed" if run.changes() else _PRESET
-            choices = choices._replace(experiment=changed)
+        experiment = run.experiment
+        if experiment in published_experiments():
+            experiment = f"{experiment}, changed" if run.changes() else _PRESET
+        tags, compat, precision = (run.about.get(n, "") for n in ("tags", "compat", "precision"))
         network = run.about.get("segmenter", "") if run.kind is PREDICTIONS else ""
-        chosen = {group: run.about.get(group, "") for group in _USUAL}
-        extras = ", ".join(
-            f"{g}={name}" for g, name in chosen.items() if name not in ("", _USUAL[g])
-        )
+        methods = {group: run.about.get(group) or usual for group, usual in _USUAL.items()}
+        extras = ", ".join(f"{g}={name}" for g, name in methods.items() if name != _USUAL[g])
+        settings = (experiment, tags, run.backbone, compat, precision, network, extras)
         for number, line in enumerate(table.lines):
             for column in table.columns:
                 if _matches(table, line, column, run):
-                    key = (choices.experiment != _PRESET, choices, network, extras, number)
+                    key = (experiment != _PRESET, *settings, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.split.images for column in table.columns}
     rows = []
     for key in sorted(cells):
-        _, choices, network, extras, number = key
-        backbone = ", ".join(filter(None, [choices.backbone, network]))
-        settings = [
-            choices.experiment or "no experiment",
-            extras,
-            choices.compat,
-            choices.precision,
-        ]
-        method = _METHODS.get(choices.tags, choices.tags) + table.lines[number].label
+        _, experiment, tags, clip, compat, precision, network, extras, number = key
+        backbone = ", ".join(filter(None, [clip, network]))
+        settings = [experiment or "no experiment", extras, compat, precision]
+        method = _METHODS.get(tags, tags) + table.lines[number].label
         words = [
             f"ours: {method} ({', '.join(filter(None, settings))})",
             network if table.backbone == "network" else backbone,
-            "as the file's" if choices.tags == "file" else table.supervision,
+            "as the file's" if tags == "file" else table.supervision,
         ]
         shown = {n: choose_run(several, full_sizes[n]) for n, several in cells[key].items()}
         rows.append((words, shown))
@@ -136,7 +128,7 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     for origin, columns in origins.values():
         run = origin.run
         values = [f"{origin.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
-        level, choices = columns[0].level, run.choices
+        level = columns[0].level
         level_suffix = f", level {level}" if level else ""
         rows.append(
             {
@@ -144,12 +136,9 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
                 "of": run.kind.name + crf_suffix * (run.kind is MASKS) + level_suffix,
                 "split": run.dataset_split,
                 "images": f"{run.images:,}",
-                "experiment": choices.experiment,
-                "clip": choices.backbone,
-                **{group: run.about.get(group, "") for group in _USUAL},
-                "compat": choices.compat,
-                "precision": choices.precision,
-                "commit": run.about.get("commit", ""),
+                "experiment": run.experiment,
+                "clip": run.backbone,
+                **{name: run.about.get(name, "") for name in _RECORDED},
                 "notes": "; ".join(_remarks(run, columns[0])),
             }
         )
@@ -162,7 +151,7 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
 
 def _remarks(run: MeasuredRun, column: Column) -> list[str]:
     remarks = [describe_images(run.images, column.split.images).split(":")[0], *run.notes()]
-    if run.choices.experiment in published_experiments():
+    if run.experiment in published_experiments():
         remarks += run.changes()
     if run.has_tags:
         classes = run.figures.get("per_class", {}).values()

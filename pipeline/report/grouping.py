@@ -42,12 +42,12 @@ def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
     for place, place_runs in grouped(runs, _place).items():
         # Tags are measured against labels, and the other results against masks.
         truths = [
-            [*dict.fromkeys(r.ground_truth for r in place_runs if r.has_tags == has_tags)]
+            [*dict.fromkeys(r.ground_truth for r in place_runs if r.has_tags == has_tags)] or [""]
             for has_tags in (True, False)
         ]
-        several = any(len(found) > 1 for found in truths)
-        for tag_truth, mask_truth in product(*(found or [""] for found in truths)):
-            truth = f"{tag_truth} {mask_truth}" if several else ""
+        pairs = [*product(*truths)]
+        for tag_truth, mask_truth in pairs:
+            truth = f"{tag_truth} {mask_truth}" if len(pairs) > 1 else ""
             same = [
                 r for r in place_runs if r.ground_truth == (tag_truth if r.has_tags else mask_truth)
             ]
@@ -62,7 +62,7 @@ def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
 def _place(run: MeasuredRun) -> Place:
     classes = tuple(name for name in run.figures.get("per_class", {}) if name != BACKGROUND)
     about = run.about.get("dataset", ""), run.split, run.about.get("data", "")
-    return Place(*about, classes, run.images, run.image_set)
+    return Place(*about, classes, run.images, run.figures["image_set"])
 
 
 # The same settings but for the seed

@@ -1,17 +1,17 @@
 """The measured runs: entries of ``metrics.json`` files, and the configurations behind them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
 from pipeline.errors import UserError
 from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.fingerprints import remember_in
-from pipeline.report.configurations import compose, describe_setting, differences, readable
+from pipeline.report.configurations import compose, describe_setting, differences
 from pipeline.report.markdown import percent
 from pipeline.report.published import Column, remark_on_clip
 
@@ -32,22 +32,6 @@ _NOT_COMPARABLE = ("templates", "variants", "background_betas")
 """Settings that a run's configuration does not hold, or holds in another form than the files."""
 
 _MAX_NAMES = 3  # classes that a note lists
-
-
-class Choices(NamedTuple):
-    """The settings by which tables tell runs on the same images apart."""
-
-    experiment: str
-    tags: str
-    clip: str
-    pretrained: str
-    compat: str
-    precision: str
-
-    @property
-    def backbone(self) -> str:
-        """The CLIP and the origin of its weights."""
-        return f"{self.clip} ({self.pretrained})" if self.pretrained else self.clip
 
 
 @dataclass(frozen=True)
@@ -80,13 +64,8 @@ class MeasuredRun:
         return self.kind.holds == "tags"
 
     @property
-    def image_set(self) -> str:
-        """Identifies the photographs that were measured."""
-        return self.figures["image_set"]
-
-    @property
     def ground_truth(self) -> str:
-        """Identifies their ground truth."""
+        """Identifies the ground truth of the images."""
         return self.figures["ground_truth"]
 
     @property
@@ -103,14 +82,15 @@ class MeasuredRun:
         return chain
 
     @property
-    def readable(self) -> Mapping[str, Any]:
-        """The configuration, with words for contents that it names by a fingerprint."""
-        return readable(self.configuration, self.figures.get("legend", {}))
+    def experiment(self) -> str:
+        """The experiment that it names, or ""."""
+        return self.about.get("experiment", "")
 
     @property
-    def choices(self) -> Choices:
-        """The choices that distinguish the rows of tables."""
-        return Choices(*(self.about.get(name, "") for name in Choices._fields))
+    def backbone(self) -> str:
+        """The CLIP and the origin of its weights."""
+        clip, pretrained = self.about.get("clip", ""), self.about.get("pretrained", "")
+        return f"{clip} ({pretrained})" if pretrained else clip
 
     @property
     def levels(self) -> list[Mapping[str, Any]]:
@@ -134,7 +114,7 @@ class MeasuredRun:
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:
             notes.append(f"mIoU_union {means[1]}, where classes that are only predicted count 0")
-        remark = remark_on_clip(self.choices.experiment, self.choices.clip)
+        remark = remark_on_clip(self.experiment, self.about.get("clip", ""))
         return notes + self.help_by_ground_truth() + [remark] * bool(remark)
 
     def help_by_ground_truth(self) -> list[str]:
@@ -161,14 +141,17 @@ class MeasuredRun:
         Raises:
             UserError: the experiment's files cannot be read.
         """
-        experiment, chain, changes = compose(self.choices.experiment), self.chain, []
+        # Rarely needed, and slow to import.
+        from pipeline.masks.name_lists import names_in
+
+        experiment, chain, changes = compose(self.experiment), self.chain, []
         for kind in reversed(kinds()):
             settings = chain.get(kind.stage, {})
             for name, expected in experiment[kind.group].items() if kind.group else ():
                 # Without a list of its own an experiment takes the data set's backgrounds.
                 inherited = name == "backgrounds" and expected is None
                 if (kind.group, name) == ("masks", "names"):
-                    expected = _names_in(expected) if expected else settings.get(name)
+                    expected = [*map(list, names_in(expected))] if expected else settings.get(name)
                 if name in settings and name not in _NOT_COMPARABLE and not inherited:
                     changes += differences(f"{kind.group}.{name}", settings[name], expected)
         if self.kind is CAMS:
@@ -179,14 +162,6 @@ class MeasuredRun:
             if {None if beta == "None" else float(beta) for beta in tried} != wanted:
                 changes.append(f"cams.background_betas={describe_setting(tried or 'a single one')}")
         return changes
-
-
-def _names_in(given: str) -> list[list[str]]:
-    """Returns the names of a list of ``masks.names``, as the configuration of a run holds them."""
-    # Rarely needed, and slow to import.
-    from pipeline.masks.name_lists import names_in
-
-    return [list(names) for names in names_in(given)]
 
 
 def as_number(value: object) -> float | None:
@@ -231,22 +206,20 @@ def read_runs(files: Iterable[Path]) -> tuple[list[MeasuredRun], list[str]]:
 def runs_of(
     metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0
 ) -> list[MeasuredRun]:
-    """Returns the runs of a metrics file, oldest first, after ``earlier`` runs of other files."""
+    """Returns the runs of a metrics file, oldest first, after ``earlier`` runs of other files.
+
+    An entry is a run of every experiment that it belongs to.
+    """
     runs: list[MeasuredRun] = []
+    names = ("stage", "split", "key", "images", "configuration")
     for entry in metrics.runs:
-        runs += _read_entry(file, earlier + len(runs), entry)
+        about = {name: str(value or "") for name, value in entry["about"].items()}
+        shared = {name: entry[name] for name in names}
+        order = earlier + len(runs)
+        for experiment in entry["experiments"]:
+            about = {**about, "experiment": experiment}
+            runs.append(MeasuredRun(file, order, about=about, figures=entry, **shared))
     return runs
-
-
-def _read_entry(file: Path, order: int, entry: Mapping[str, Any]) -> Iterator[MeasuredRun]:
-    """Yields a run for every experiment that an entry belongs to."""
-    about = {name: str(value or "") for name, value in entry["about"].items()}
-    for experiment in entry["experiments"]:
-        names = ("stage", "split", "key", "images", "configuration")
-        named = {**about, "experiment": str(experiment)}
-        yield MeasuredRun(
-            file, order, about=named, figures=entry, **{name: entry[name] for name in names}
-        )
 
 
 # Footnotes of tables

@@ -16,6 +16,7 @@ from pipeline.report.configurations import (
     Values,
     describe_value,
     last_part,
+    readable,
     short_name,
     varying,
 )
@@ -47,11 +48,11 @@ def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
     def place(run: MeasuredRun) -> tuple[str, int, str]:
         return run.about.get("dataset", ""), kinds().index(run.kind), run.split
 
-    if named := [run for run in runs if run.choices.experiment == name]:
+    if named := [run for run in runs if run.experiment == name]:
         groups = [group for _, group in sorted(grouped(named, place).items())]
         tables = [_table([*{run.key: run for run in group}.values()]) for group in groups]
         return "\n".join([f"# {name}\n", *(table.markdown() for table in tables)])
-    known = sorted({run.choices.experiment for run in runs} - {""})
+    known = sorted({run.experiment for run in runs} - {""})
     there = f"those that exist are {', '.join(known)}" if known else "no run names one yet"
     raise UserError(
         f"no run belongs to an experiment {name}: {there}; name one with run_stage.py …"
@@ -94,7 +95,8 @@ def _varying(runs: Sequence[MeasuredRun]) -> dict[str, Values]:
     names = [name for name in _CHOICES if name != "segmenter" or runs[0].kind is PREDICTIONS]
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
-    return varying([run.readable for run in runs], choices, _stands_for)
+    configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
+    return varying(configurations, choices, _stands_for)
 
 
 def _stands_for(choice: str, name: str) -> bool:
