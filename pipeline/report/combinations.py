@@ -1,6 +1,6 @@
 """Combinations of methods, the rows of the leaderboard."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from statistics import mean
 from typing import Any
@@ -35,10 +35,10 @@ class Combination:
     There are several of a stage where seeds differ, or splits that a mean is taken over.
     """
 
-    def __init__(self, chains: Sequence[Mapping[str, MeasuredRun]]):
-        self.chains = chains
-        self.last = _last(chains[-1])
-        found = grouped((run for chain in chains for run in chain.values()), lambda run: run.stage)
+    def __init__(self, chains: Sequence[Sequence[MeasuredRun]]):
+        self.chains = chains  # the last stage of each first
+        self.last = chains[-1][0]
+        found = grouped((run for chain in chains for run in chain), lambda run: run.stage)
         self.runs = {
             stage: [*{(run.split, run.key): run for run in runs}.values()]
             for stage, runs in found.items()
@@ -66,12 +66,10 @@ class Combination:
 
     def _method(self, kind: Kind) -> str:
         """Returns what computed the results of a kind that led to the last ones, or ""."""
-        order, about, last = kinds(), self.last.about, self.last.kind
-        settings = self.settings.get(kind.stage, {})
-        if kind is PREDICTIONS:
-            return about.get("segmenter", "") if last is PREDICTIONS else ""
+        order, settings = kinds(), self.settings.get(kind.stage, {})
         # Tags of a later round name the methods of the round before.
-        named = about.get(kind.group, "") if order.index(kind) <= order.index(last) else ""
+        is_before = order.index(kind) <= order.index(self.last.kind)
+        named = self.last.about.get(kind.group or NETWORK.stage, "") if is_before else ""
         if kind is CAMS:
             # Masks that need no CAMs may name the dense method that they read out (masks=dense).
             return named or str(settings.get("method", ""))
@@ -133,46 +131,30 @@ def combinations(runs: Sequence[MeasuredRun]) -> Iterator[Combination]:
     leaves = {run.key for run in runs}
     chains = []
     for run in runs:
-        chain = {run.stage: run}
+        chain = [run]
         for stage, settings in [*run.chain.items()][1:]:
             earlier = by_settings.get((stage, canonical_json(settings)))
             if earlier is None:
                 continue
-            if not _is_made_from([*chain.values()][-1], earlier):
+            # Equal settings do not tell: what was learned, or the images, may have changed since.
+            results = chain[-1].figures.get("read", {}).get(stage)
+            if results not in (None, earlier.figures.get("results")):
                 break
-            chain[stage] = earlier
+            chain.append(earlier)
             leaves.discard(earlier.key)
         chains.append(chain)
-    ends = (chain for chain in chains if _last(chain).key in leaves)
-    yield from map(Combination, grouped(ends, lambda chain: _identity(_last(chain))).values())
+    ends = (chain for chain in chains if chain[0].key in leaves)
+    yield from map(Combination, grouped(ends, lambda chain: without_seed(chain[0])).values())
 
 
 def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combination]:
     """Yields the rows that every split has, with the runs of all, of the seeds that all have."""
     every = (row for rows in by_split for row in rows)
-    for rows in grouped(every, lambda row: _identity(row.last)).values():
+    for rows in grouped(every, lambda row: without_seed(row.last)).values():
         if len(rows) < len(by_split):
             continue
         # A split with more seeds than another would count more often.
-        common = set.intersection(*({_last(chain).key for chain in row.chains} for row in rows))
-        chains = [chain for row in rows for chain in row.chains if _last(chain).key in common]
+        common = set.intersection(*({chain[0].key for chain in row.chains} for row in rows))
+        chains = [chain for row in rows for chain in row.chains if chain[0].key in common]
         if chains:
             yield Combination(chains)
-
-
-def _last(chain: Mapping[str, MeasuredRun]) -> MeasuredRun:
-    return next(iter(chain.values()))
-
-
-def _is_made_from(later: MeasuredRun, earlier: MeasuredRun) -> bool:
-    """Tells whether a result was made from another one as that is, if this is known.
-
-    Equal settings do not tell: what was learned, or the images, may have changed in between.
-    """
-    expected = later.figures.get("read", {}).get(earlier.stage)
-    return expected in (None, earlier.figures.get("results"))
-
-
-def _identity(run: MeasuredRun) -> str:
-    """Returns what distinguishes the row that a run leads to from others of its images."""
-    return f"{run.stage} {without_seed(run)}"

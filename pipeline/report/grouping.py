@@ -69,9 +69,9 @@ def _place(run: MeasuredRun) -> Place:
 
 
 def without_seed(run: MeasuredRun) -> str:
-    """Returns what runs share that differ in nothing but the seed; the key of one without."""
+    """Returns what runs of a stage share that differ in nothing but the seed."""
     has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
-    return identity(run.configuration) if has_seed else run.key
+    return f"{run.stage} {identity(run.configuration) if has_seed else run.key}"
 
 
 class Shown(NamedTuple):

@@ -81,20 +81,18 @@ def collect_means(runs: Sequence[MeasuredRun], splits: Sequence[str]) -> list[Bo
         # A split may have been measured on several sets of its images.
         for places in product(*([p for p in alike if p.split == split] for split in splits)):
             if rows := [*merge_splits([rows_by_place[place] for place in places])]:
-                boards.append(_board(_join(places), rows))
+                place = places[0]._replace(
+                    split=", ".join(place.split for place in places),
+                    images=sum(place.images for place in places),
+                    image_set=" ".join(place.image_set for place in places),
+                )
+                boards.append(_board(place, rows))
     return boards
 
 
 def _rows_by_place(runs: Sequence[MeasuredRun]) -> dict[Place, list[Combination]]:
     """Returns the rows of every data set, split and set of images, in the order of the tables."""
     return {place: [*combinations(place_runs)] for place, place_runs in by_place(runs).items()}
-
-
-def _join(places: Sequence[Place]) -> Place:
-    """Returns the place of a mean over several."""
-    splits = ", ".join(place.split for place in places)
-    sets = " ".join(place.image_set for place in places)
-    return places[0]._replace(split=splits, images=sum(p.images for p in places), image_set=sets)
 
 
 def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
