@@ -1,7 +1,7 @@
 """The settings of results: as text, by their dotted names, and those that differ."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -121,18 +121,21 @@ def identity(configuration: Mapping[str, Any]) -> str:
 def varying(
     configurations: Iterable[Mapping[str, Any]],
     choices: Mapping[str, Values] = {},
-    stands_for: Callable[[str, str], bool] = lambda choice, name: False,
+    meanings: Mapping[str, Collection[str]] = {},
 ) -> dict[str, Values]:
     """Returns the settings that differ, each once, by their dotted names.
 
-    ``choices`` come first, in place of the settings that one of them ``stands_for`` and determines.
+    ``choices`` come first, in place of settings that one of them determines and stands for: those
+    that its ``meanings`` name by their last part, or by their first, such as "segmenter.".
     """
     kept: dict[tuple[str, ...], str] = {}
     differing = _differing(configurations)
     # A stage's settings include those of the stages before it, some of them twice: short names win.
     for name in sorted(differing, key=lambda name: name.count(".")):
         values = differing[name]
-        if not any(stands_for(c, name) and _follow(values, [choices[c]]) for c in choices):
+        parts = {last_part(name), f"{name.partition('.')[0]}."}
+        chosen = (choice for c, choice in choices.items() if not parts.isdisjoint(meanings[c]))
+        if not any(_follow(values, [choice]) for choice in chosen):
             kept.setdefault((last_part(name), *values), name)
     found = {**choices, **{name: differing[name] for name in kept.values()}}
     for name in [name for name in found if last_part(name) in _FINGERPRINTS]:

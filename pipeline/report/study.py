@@ -15,7 +15,6 @@ from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import (
     Values,
     describe_value,
-    last_part,
     readable,
     short_name,
     varying,
@@ -96,12 +95,7 @@ def _varying(runs: Sequence[MeasuredRun]) -> dict[str, Values]:
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
     configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
-    return varying(configurations, choices, _stands_for)
-
-
-def _stands_for(choice: str, name: str) -> bool:
-    names = _CHOICES[choice]
-    return last_part(name) in names or f"{name.partition('.')[0]}." in names
+    return varying(configurations, choices, _CHOICES)
 
 
 def _sort_key(value: str) -> tuple[int, Any]:
