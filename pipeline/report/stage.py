@@ -8,7 +8,6 @@ from typing import Any
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
 from pipeline.engine.run import Outcome
-from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
@@ -22,12 +21,7 @@ FILES = ("examples.png", "tables.md", "report.html")
 
 
 def write(
-    stages: Sequence[Stage],
-    last: Evaluation,
-    settings: ReportSettings,
-    reader: ImageReader,
-    workers: int,
-    **more: Any,
+    stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, **inputs: Any
 ) -> Iterator[Outcome]:
     """Writes :data:`FILES` of all rounds; yields them, the page last.
 
@@ -35,27 +29,20 @@ def write(
         stages: those of all rounds.
         last: the evaluation of the last round.
         settings: of the report.
-        reader: reads images.
-        workers: threads that read files.
-        **more: further attributes of :class:`~pipeline.report.measured.ReportInputs`.
+        **inputs: further attributes of :class:`~pipeline.report.measured.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
     from pipeline.report.writing import write_report
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""
-    for path in write_report(_gather(stages, last, settings, reader, workers, **more)):
+    for path in write_report(_gather(stages, last, settings, **inputs)):
         yield Outcome("report", "", 0, 0, {}, path, note=note)
         note = ""
 
 
 def _gather(
-    stages: Sequence[Stage],
-    last: Evaluation,
-    settings: ReportSettings,
-    reader: ImageReader,
-    workers: int,
-    **more: Any,
+    stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, **inputs: Any
 ) -> ReportInputs:
     """Returns what the report is made from, of ``report.split`` or the last split with results."""
     folders: dict[Stage, StageFolder] = {}
@@ -100,17 +87,15 @@ def _gather(
         split,
         last.images.of(split),
         last.vocabulary,
-        reader,
-        shown,
+        folders=shown,
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
         beta=getattr(masks.options, "beta", 1.0),
         about=describe(newest[PREDICTIONS], last.config),
-        workers=workers,
         settings=settings,
         remarks=[*dict.fromkeys(filter(None, remarks))],
         now=replace(last, stages=stages).now(),
         splits=[*last.images.dataset.splits],
         **titles,
-        **more,
+        **inputs,
     )

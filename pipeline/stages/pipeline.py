@@ -146,9 +146,9 @@ class Pipeline:
                     run.refuse_failures(outcomes)
             if "report" in commands:
                 last, settings = self._evaluation(config.rounds), config.report
-                stages, reader, workers = builder.stages, builder.reader, builder.workers
                 given = {"corrections": builder.corrections, "command": self.command}
-                yield from report.write(stages, last, settings, reader, workers, **given)
+                given |= {"read": builder.reader, "workers": builder.workers}
+                yield from report.write(builder.stages, last, settings, **given)
 
     def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
         """Yields what a run would do, writing nothing; raises the UserError that would stop it."""
