@@ -14,7 +14,7 @@ from pipeline.engine.kinds import CAMS, MASKS, PREDICTIONS, label_kinds
 from pipeline.engine.sample import Sample, Size, evenly
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
-from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.masks.labels import label_pixels
 from pipeline.report import painting
 from pipeline.report.measured import ImageFigures, Layers, ReportInputs, for_each_readable
 
@@ -178,30 +178,21 @@ def _build_card(figures: ImageFigures, inputs: ReportInputs, reason: str) -> Car
     cams = read_cams(folder.path / f"{sample.id}.npz") if sample.id in folder.entries else None
     layers = inputs.layers(sample)
     if cams is not None:
-        layers["argmax"], _ = pseudo_mask(full_size, cams, None, inputs.beta)
+        layers["argmax"], _ = label_pixels(cams, full_size.shape[:2], inputs.beta, lambda s: s)
     image = limit_longest_side(full_size, inputs.settings.longest_side)
     height, width = image.shape[:2]
     photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
-    panels = list(_panels(cams, layers, inputs, original, height, width))
+    panels = [Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")]
+    panels += _panels(cams, layers, inputs, (height, width))
     return Card(figures, reason, width, height, photograph, tag_rows(figures), panels)
 
 
-def _panels(
-    cams: Cams | None,
-    layers: Layers,
-    inputs: ReportInputs,
-    original: tuple[int, int],
-    height: int,
-    width: int,
-) -> Iterator[Panel]:
-    """Yields the photograph, CAMs, labels and differences of labels, as far as there are any.
-
-    ``original`` is the photograph's height and width; the pictures have ``height`` and ``width``.
-    """
-    yield Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")
+def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size) -> Iterator[Panel]:
+    """Yields CAMs, labels and differences of labels, as far as there are any, in a size."""
+    classes = inputs.vocabulary.classes
     if cams is not None:
-        for index, cam in zip(cams.keys.tolist(), cams.resized(height, width)):
-            title = f"CAM of {inputs.vocabulary.classes[index]}"
+        for index, cam in zip(cams.keys.tolist(), cams.resized(*size)):
+            title = f"CAM of {classes[index]}"
             yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
     titles = {
         "argmax": inputs.argmax_title,
@@ -212,9 +203,7 @@ def _panels(
     for layer, title in titles.items():
         # Without a CRF the mask is the argmax of the CAMs, which then has no title.
         if layer in layers and title is not None:
-            yield label_panel(
-                layer, title, layers[layer], inputs.vocabulary.classes, (height, width)
-            )
+            yield label_panel(layer, title, layers[layer], classes, size)
     mask, prediction = MASKS.unfiltered, PREDICTIONS.unfiltered
     pairs = [
         ("mask-truth", "mask", mask, "ground truth", "truth"),
@@ -224,7 +213,7 @@ def _panels(
     for layer, name, first, other, second in pairs:
         if {first, second} <= layers.keys() and layers[first].shape == layers[second].shape:
             pair = layers[first], layers[second]
-            yield difference_panel(layer, (name, other), pair, (height, width))
+            yield difference_panel(layer, (name, other), pair, size)
 
 
 def label_panel(

@@ -20,8 +20,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.label_images import IGNORE
-from pipeline.masks.labels import read_pseudo_mask
-from pipeline.masks.pseudo_mask import pseudo_mask
+from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.grouping import grouped
 from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
@@ -184,14 +183,13 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         threshold = inputs.threshold(scores) if inputs.threshold else None
     layers = inputs.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
-    measured = {kind.stage: kind.unfiltered for kind in label_kinds()}
-    num_labels = len(inputs.vocabulary.classes) + 1
-    drawn = layers.get("truth")
-    confusions = {s: confuse(drawn, layers.get(n), num_labels) for s, n in measured.items()}
-    classes = {*(tags or ()), *(truth or ())}
-    for layer in layers.keys() & measured.values():
-        classes |= {label - 1 for label in np.unique(layers[layer]).tolist()} - {-1, IGNORE - 1}
-    num_classes = len(inputs.vocabulary.classes)
+    classes, num_classes = {*(tags or ()), *(truth or ())}, len(inputs.vocabulary.classes)
+    confusions = {}
+    for kind in label_kinds():
+        labels = layers.get(kind.unfiltered)
+        confusions[kind.stage] = confuse(layers.get("truth"), labels, num_classes + 1)
+        if labels is not None:
+            classes |= {label - 1 for label in np.unique(labels).tolist()} - {-1, IGNORE - 1}
     unknown = {*classes, *(found or ())} - {*range(num_classes)}
     if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
@@ -265,7 +263,7 @@ def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
 
     It is the measure where tags are given, and no score decides.
     """
-    labels, _ = pseudo_mask(np.zeros((*mask.shape, 3), np.uint8), cams, None, beta)
+    labels, _ = label_pixels(cams, mask.shape, beta, lambda scores: scores)
     different = (labels != mask)[mask != IGNORE]
     return float(different.mean()) if different.size else 0.0
 
