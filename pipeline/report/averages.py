@@ -40,10 +40,8 @@ def average_over_others(
     is_product = len(kept) == len(distinct) == prod(map(len, methods.values()))
     may_vary = {*first_figures, "commit"}
     others = {tuple(v for n, v in words.items() if n not in may_vary) for _, words in kept}
-    if len(methods) < 2 or not is_product or len(others) > 1:
-        return None
     columns = [name for name in order if all(row.values(name) for row, _ in kept)]
-    if not columns:
+    if len(methods) < 2 or not is_product or len(others) > 1 or not columns:
         return None
     last = columns[-1]
     figures = [{name: mean(row.values(name)) for name in columns} for row, _ in kept]
