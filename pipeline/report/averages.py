@@ -33,28 +33,26 @@ def average_over_others(
     # Part of a combination → the first figure that depends on it.
     first_figures = {kind.group: next(iter(kind.figures)) for kind in kinds() if kind.group}
     first_figures["affinity"] = first_figures[CAMS.group]
-    parts = [name for name in choices[0] if name in first_figures]
-    methods = {part: sorted({words[part] for _, words in kept}) for part in parts}
-    methods = {part: found for part, found in methods.items() if len(found) > 1}
+    found = {name: {words[name] for _, words in kept} for name in choices[0]}
+    varying = {name: values for name, values in found.items() if len(values) > 1}
+    methods = {name: values for name, values in varying.items() if name in first_figures}
     distinct = {tuple(words[part] for part in methods) for _, words in kept}
     is_product = len(kept) == len(distinct) == prod(map(len, methods.values()))
-    may_vary = {*first_figures, "commit"}
-    others = {tuple(v for n, v in words.items() if n not in may_vary) for _, words in kept}
     columns = [name for name in order if all(row.values(name) for row, _ in kept)]
-    if len(methods) < 2 or not is_product or len(others) > 1 or not columns:
+    if varying.keys() - methods.keys() - {"commit"}:
         return None
-    last = columns[-1]
-    figures = [{name: mean(row.values(name)) for name in columns} for row, _ in kept]
+    if len(methods) < 2 or not is_product or not columns:
+        return None
     table = []
     for part, found in methods.items():
         first = order.index(first_figures[part])
         part_rows = []
         for method in found:
-            method_figures = [f for f, (_, words) in zip(figures, kept) if words[part] == method]
-            means = {name: mean(f[name] for f in method_figures) for name in columns}
-            cells = [percent(means[n]) * (order.index(n) >= first) for n in columns]
-            best = percent(max(f[last] for f in method_figures))
-            part_rows.append((-means[last], [part, method, *cells, best]))
+            same = [row for row, words in kept if words[part] == method]
+            figures = {name: [mean(row.values(name)) for row in same] for name in columns}
+            cells = [percent(mean(figures[n])) * (order.index(n) >= first) for n in columns]
+            last = figures[columns[-1]]
+            part_rows.append((-mean(last), [part, method, *cells, percent(max(last))]))
         table += [cells for _, cells in sorted(part_rows)]
     names, title = ["part", "method"], "Each method, averaged over all others"
-    return Table([*names, *columns, f"best {last}"], table, names, title, _CAPTION)
+    return Table([*names, *columns, f"best {columns[-1]}"], table, names, title, _CAPTION)

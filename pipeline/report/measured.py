@@ -177,7 +177,7 @@ def for_each_readable(
 
 def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = found = scores = threshold = None
-    if entry := inputs.folders[TAGS.stage].entries.get(sample.id):
+    if entry := inputs.folders[TAGS.stage].entries.get(sample.id, {}):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
         found = tuple(entry.get("found", tags))
         threshold = inputs.threshold(scores) if inputs.threshold else None
@@ -193,6 +193,11 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     unknown = {*classes, *(found or ())} - {*range(num_classes)}
     if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
+    doubt, mask, folder = None, layers.get(MASKS.unfiltered), inputs.folders[CAMS.stage]
+    if "found" not in entry and threshold is not None:
+        doubt = tag_doubt(scores, threshold)
+    elif "found" not in entry and mask is not None and sample.id in folder.entries:
+        doubt = label_doubt(read_cams(folder.path / f"{sample.id}.npz"), mask, inputs.beta)
     figures = ImageFigures(
         sample=sample,
         tags=tags,
@@ -202,9 +207,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         threshold=threshold,
         mask_iou=as_number(confusions[MASKS.stage].miou()),
         prediction_iou=as_number(confusions[PREDICTIONS.stage].miou()),
-        doubt=None
-        if "found" in (entry or {})
-        else _doubt(sample, inputs, scores, threshold, layers),
+        doubt=doubt,
         disagreement=_disagreement(*(layers.get(k.unfiltered) for k in (MASKS, PREDICTIONS))),
         classes=frozenset(classes),
     )
@@ -227,22 +230,6 @@ def confuse(truth: np.ndarray | None, labels: np.ndarray | None, num_labels: int
         except ValueError as error:
             raise ImageError(f"ground truth and result do not fit: {error}") from error
     return confusion
-
-
-def _doubt(
-    sample: Sample,
-    inputs: ReportInputs,
-    scores: np.ndarray | None,
-    threshold: float | None,
-    layers: Layers,
-) -> float | None:
-    """Returns how doubtful the tags of an image are, by all that a default run stores."""
-    if scores is not None and threshold is not None:
-        return tag_doubt(scores, threshold)
-    mask, folder = layers.get(MASKS.unfiltered), inputs.folders[CAMS.stage]
-    if mask is None or sample.id not in folder.entries:
-        return None
-    return label_doubt(read_cams(folder.path / f"{sample.id}.npz"), mask, inputs.beta)
 
 
 def tag_doubt(scores: np.ndarray, threshold: float) -> float:

@@ -183,12 +183,13 @@ def _class_rows(
     for label, name in enumerate((BACKGROUND, *classes)):
         if not label and not figures.keys() - {TAGS}:
             continue
-        class_figures = {kind: entry["per_class"].get(name, {}) for kind, entry in figures.items()}
-        positives = class_figures.get(TAGS, {}).get("positives")
+        found = {kind: entry["per_class"].get(name, {}) for kind, entry in figures.items()}
+        positives = found.get(TAGS, {}).get("positives")
         # Without positives, average precision is not defined.
-        defined = [kind for kind in class_figures if kind is not TAGS or positives]
         measures = {
-            k.stage: class_figures[k].get(_CLASS_METRICS[k.metric].lower()) for k in defined
+            kind.stage: values.get(_CLASS_METRICS[kind.metric].lower())
+            for kind, values in found.items()
+            if kind is not TAGS or positives
         }
         yield {
             "label": label,
