@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.engine.kinds import MASKS, PREDICTIONS
 from pipeline.errors import command
-from pipeline.report.grouping import Shown, choose_run, describe_images
+from pipeline.report.grouping import Shown, choose_run, describe_images, grouped
 from pipeline.report.markdown import Notes, Table
 from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
 from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
@@ -118,14 +118,10 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
 
 
 def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
-    origins: dict[int, tuple[Shown, list[Column]]] = {}
-    for _, shown in our_rows:
-        for column in table.columns:
-            if column.name in shown:
-                order = shown[column.name].run.order
-                origins.setdefault(order, (shown[column.name], []))[1].append(column)
+    cells = [(shown[c.name], c) for _, shown in our_rows for c in table.columns if c.name in shown]
     rows, crf_suffix = [], " after the CRF" * (table.masks == "crf")
-    for origin, columns in origins.values():
+    for same in grouped(cells, lambda cell: cell[0].run.order).values():
+        origin, columns = same[0][0], [column for _, column in same]
         run = origin.run
         values = [f"{origin.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
         level = columns[0].level
@@ -167,14 +163,9 @@ def _remarks(run: MeasuredRun, column: Column) -> list[str]:
 def _commands(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     """Returns the commands that fill our columns in which nothing was measured."""
     measured = {name for _, shown in our_rows for name in shown}
-    commands: dict[str, dict[str, None]] = {}
-    for column in table.columns:
-        if column.command and column.name not in measured:
-            commands.setdefault(column.command, {})[column.split.label] = None
-    if not commands:
-        return []
-    lines = [
-        f"- {', '.join(labels)}: `{command()} {settings}`\n"
-        for settings, labels in commands.items()
-    ]
-    return ["Not measured here yet; this would:\n", "".join(lines)]
+    missing = [c for c in table.columns if c.command and c.name not in measured]
+    lines = []
+    for settings, columns in grouped(missing, lambda column: column.command).items():
+        labels = dict.fromkeys(column.split.label for column in columns)
+        lines.append(f"- {', '.join(labels)}: `{command()} {settings}`\n")
+    return ["Not measured here yet; this would:\n", "".join(lines)] if lines else []

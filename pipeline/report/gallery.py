@@ -142,7 +142,19 @@ def build_cards(
     figures = {image.sample.id: image for image in selection.images}
 
     def build(sample: Sample) -> Card:
-        return _build_card(figures[sample.id], inputs, selection.reasons.get(sample.id, ""))
+        full_size, original = inputs.read(sample)
+        folder = inputs.folders[CAMS.stage]
+        cams = read_cams(folder.path / f"{sample.id}.npz") if sample.id in folder.entries else None
+        layers = inputs.layers(sample)
+        if cams is not None:
+            layers["argmax"], _ = label_pixels(cams, full_size.shape[:2], inputs.beta, lambda s: s)
+        image = limit_longest_side(full_size, inputs.settings.longest_side)
+        height, width = image.shape[:2]
+        photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
+        panels = [Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")]
+        panels += _panels(cams, layers, inputs, (height, width))
+        reason, rows = selection.reasons.get(sample.id, ""), tag_rows(figures[sample.id])
+        return Card(figures[sample.id], reason, width, height, photograph, rows, panels)
 
     samples = [image.sample for image in selection.images]
     return for_each_readable(samples, build, inputs.workers, problems)
@@ -169,22 +181,6 @@ def _verdict(index: int, figures: ImageFigures) -> str:
     if index in figures.truth:
         return RIGHT if tagged else MISSED
     return WRONG if tagged else RUNNER_UP
-
-
-def _build_card(figures: ImageFigures, inputs: ReportInputs, reason: str) -> Card:
-    sample = figures.sample
-    full_size, original = inputs.read(sample)
-    folder = inputs.folders[CAMS.stage]
-    cams = read_cams(folder.path / f"{sample.id}.npz") if sample.id in folder.entries else None
-    layers = inputs.layers(sample)
-    if cams is not None:
-        layers["argmax"], _ = label_pixels(cams, full_size.shape[:2], inputs.beta, lambda s: s)
-    image = limit_longest_side(full_size, inputs.settings.longest_side)
-    height, width = image.shape[:2]
-    photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
-    panels = [Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")]
-    panels += _panels(cams, layers, inputs, (height, width))
-    return Card(figures, reason, width, height, photograph, tag_rows(figures), panels)
 
 
 def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size) -> Iterator[Panel]:

@@ -52,7 +52,7 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
     Raises:
         UserError: nothing was measured, or not on these splits.
     """
-    boards = collect_means(runs, splits) if splits else collect_boards(runs)
+    boards = collect_boards(runs, splits)
     if splits and not boards:
         raise UserError(
             f"no combination was measured on each of the splits {', '.join(splits)}: run them with"
@@ -69,14 +69,15 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
     return "\n".join(parts)
 
 
-def collect_boards(runs: Sequence[MeasuredRun]) -> list[Board]:
-    """Returns a table for each data set, split and set of images; runs are the oldest first."""
-    return [_board(place, rows) for place, rows in _rows_by_place(runs).items()]
+def collect_boards(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> list[Board]:
+    """Returns a table for each data set, split and set of images; runs are the oldest first.
 
-
-def collect_means(runs: Sequence[MeasuredRun], splits: Sequence[str]) -> list[Board]:
-    """Returns a table of the means over splits for each data set, of what all of them have."""
-    rows_by_place, boards = _rows_by_place(runs), []
+    Of several ``splits`` it is a table of the means over them for each data set, of what all have.
+    """
+    rows_by_place = {place: [*combinations(same)] for place, same in by_place(runs).items()}
+    if not splits:
+        return [_board(place, rows) for place, rows in rows_by_place.items()]
+    boards = []
     for alike in grouped(rows_by_place, lambda p: (p.dataset, p.data, p.classes)).values():
         # A split may have been measured on several sets of its images.
         for places in product(*([p for p in alike if p.split == split] for split in splits)):
@@ -88,11 +89,6 @@ def collect_means(runs: Sequence[MeasuredRun], splits: Sequence[str]) -> list[Bo
                 )
                 boards.append(_board(place, rows))
     return boards
-
-
-def _rows_by_place(runs: Sequence[MeasuredRun]) -> dict[Place, list[Combination]]:
-    """Returns the rows of every data set, split and set of images, in the order of the tables."""
-    return {place: [*combinations(place_runs)] for place, place_runs in by_place(runs).items()}
 
 
 def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
