@@ -66,6 +66,7 @@ class StageFolder(ResultFolder):
         configuration: all that the results depend on, except the images.
         facts: what the manifest says of the stage besides, see
             :attr:`pipeline.engine.stage.Stage.facts`.
+        run: when the run began that writes to it.
         key: the fingerprint of the configuration.
         becomes_latest: whether ``latest`` points to the folder once it is complete.
         computed: the number of results that it received since it was locked.
@@ -83,6 +84,7 @@ class StageFolder(ResultFolder):
         recipe: str = "",
         wait: float = 0.0,
         facts: Mapping[str, Any] = {},
+        run: str = "",
     ):
         self.key = key_of(configuration)
         path = root / split / stage / self.key
@@ -92,6 +94,7 @@ class StageFolder(ResultFolder):
         self.configuration = configuration
         self.becomes_latest = becomes_latest
         self.facts = facts
+        self.run = run
         self.computed = self.reused = self.shared = 0
         self._lock = FolderLock(path, wait)
         self._began = 0.0
@@ -302,21 +305,21 @@ class StageFolder(ResultFolder):
 
         It is complete when every image of the run has been processed.
         """
-        known = self.manifest().get("accompanies")
+        old, now = self.manifest(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        kept = {name: old[name] for name in ("accompanies", "first_run") if name in old}
+        kept = {"first_run": self.run, **kept, "finished" if complete else "began": now}
         manifest = {
             "stage": self.stage,
             "split": self.split,
             "key": self.key,
             "recipe": self.recipe,
             "complete": complete,
+            "run": self.run,
             **self.facts,
             "configuration": self.configuration,
             "versions": versions(),
             "host": platform.node(),
-            "finished" if complete else "began": datetime.now(UTC).isoformat(
-                timespec="milliseconds"
-            ),
-            **({"accompanies": known} if known else {}),
+            **kept,
             **facts,
         }
         write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))

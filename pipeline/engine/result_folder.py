@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 _SHAPE = {
     **dict.fromkeys(("stage", "split", "key", "recipe", "host", "input", "checkpoint"), str),
     "command": str,
-    **dict.fromkeys(("finished", "began"), str),
+    **dict.fromkeys(("finished", "began", "run", "first_run"), str),
     **dict.fromkeys(("images", "computed", "left_out"), int),
     **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
     "complete": bool,

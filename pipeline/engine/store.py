@@ -9,6 +9,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
@@ -55,7 +56,7 @@ class Store:
         if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):  # else it would seem empty
             raise UserError(f"{root} cannot be read: ask its owner, or choose another output_dir")
         self.root = root
-        self._wait = wait
+        self._options = {"wait": wait, "run": datetime.now(UTC).isoformat(timespec="milliseconds")}
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)
         if layout != FORMAT:
             age = "an older" if isinstance(layout, int) and layout < FORMAT else "a newer"
@@ -66,7 +67,7 @@ class Store:
 
     def folder(self, split: str, stage: str, configuration: Mapping, **options: Any) -> StageFolder:
         """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
-        return StageFolder(self.root, split, stage, configuration, wait=self._wait, **options)
+        return StageFolder(self.root, split, stage, configuration, **self._options, **options)
 
     def check(self, files: Iterable[str]) -> None:
         """Refuses a directory that cannot be written to, without writing to it.

@@ -43,7 +43,8 @@ class Chain:
             if known is not None and known.path not in before:
                 return
             others = (known for (_, name), known in self.results.items() if name == each.name)
-            if known is None and any(_settings(each) != _settings(other) for other in others):
+            rounds = [_settings(result) for result in chain if result.name == each.name]
+            if known is None and any(_settings(other) not in rounds for other in others):
                 return
         for each in reversed(new):
             known = self.results.get(_place(each))
@@ -127,7 +128,10 @@ def find_before(root: Path, latest: Chain) -> Chain:
             f"{root} contains no results older than the latest: give an output directory with two"
             " finished runs, or two runs"
         )
-    return _chain_of([newest, *every])
+    # Of the latest chain, it shares what was there by then.
+    then = newest.manifest.get("run", "")
+    before = (r for r in every if r.manifest.get("first_run", "") <= then)
+    return _chain_of([newest, *before])
 
 
 def pair_up(first: Path, second: Path | None = None) -> list[tuple[Result, Result]]:

@@ -114,7 +114,8 @@ class Combination:
         runs = self.runs[kind.stage]
         run = runs[0]
         remarks = map_notes(run.figures) if metric == "map" else run.help_by_ground_truth()
-        marks = "".join(map(notes.mark, remarks))
+        removed = (each.figures["remark"] for each in runs if "remark" in each.figures)
+        marks = "".join(map(notes.mark, dict.fromkeys([*remarks, *removed])))
         count = len({run.key for run in runs})
         seeds = f" ({count} seeds)" * (count > 1)
         return f"{percent_of_several(values)}{marks}{seeds}"

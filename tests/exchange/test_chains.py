@@ -1,0 +1,87 @@
+"""Which results of an output directory belong together, by manifests alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.exchange.chains import find_before, find_chain
+
+
+class Results:
+    """Writes the manifests of results; each one finishes a second after the one before.
+
+    Attributes:
+        run: the number of the run that does.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.seconds, self.run = root, 0, 1
+
+    def finish(self, place: str, settings: dict | None = None, **needs: str) -> str:
+        """Writes or finishes again the results in "split/stage/key"; ``needs`` are such places."""
+        folder, self.seconds = self.root / place, self.seconds + 1
+        *_, stage, key = place.split("/")
+        now, run = f"2026-01-01T00:00:{self.seconds:02}.000+00:00", str(self.run)
+        path = folder / "manifest.json"
+        old = json.loads(path.read_text()) if path.exists() else {"first_run": run}
+        folder.mkdir(parents=True, exist_ok=True)
+        split = "" if stage == "segmenter" else place.split("/")[0]
+        made_from = {}
+        for name, need in needs.items():
+            *where, of_stage, of_key = need.split("/")
+            made_from[name] = [*(where or [""]), of_stage, of_key]
+        facts = {
+            "stage": stage,
+            "split": split,
+            "key": key,
+            "complete": True,
+            "finished": now,
+            "run": run,
+        }
+        facts |= {"made_from": made_from, "configuration": settings or {"name": stage}}
+        path.write_text(json.dumps({**old, **facts}))
+        (latest := folder.parent / "latest").unlink(missing_ok=True)
+        latest.symlink_to(key)
+        return place
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    return Results(tmp_path.resolve())
+
+
+def names(chain) -> dict[tuple[str, str], str]:
+    return {place: result.path.name for place, result in chain.results.items()}
+
+
+def test_tags_that_the_latest_run_began_with_are_not_of_the_run_before(results):
+    """Of two runs with two rounds each, the run before had the first tags of the latest."""
+    for results.run in (1, 2):
+        first = {s: results.finish(f"{s}/tags/t{results.run}") for s in ("train", "val")}
+        network = f"segmenter/n{results.run}"
+        results.finish(network, {"seed": results.run}, tags=first["train"])
+        for split in ("train", "val"):
+            needs = {"first_tags": first[split], "segmenter": network}
+            results.finish(f"{split}/tags/u{results.run}", {"round": results.run}, **needs)
+        for split in ("train", "val"):
+            place = f"{split}/predictions/p{results.run}"
+            results.finish(place, {"seed": results.run}, segmenter=network)
+    latest = find_chain(results.root)
+    assert {*names(latest).values()} == {"n2", "u2", "p2"}
+    before = names(find_before(results.root, latest))
+    assert before["val", "tags"] == "u1" and {*before.values()} == {"n1", "u1", "p1"}
+
+
+def test_what_both_runs_share_belongs_to_both(results):
+    results.run = 0
+    results.finish("val/tags/older")
+    for results.run in (1, 2):
+        results.finish(f"train/tags/t{results.run}")
+        results.finish("val/tags/same")
+    latest = find_chain(results.root)
+    assert names(latest) == {("train", "tags"): "t2", ("val", "tags"): "same"}
+    before = names(find_before(results.root, latest))
+    assert before == {("train", "tags"): "t1", ("val", "tags"): "same"}
