@@ -171,8 +171,9 @@ class Training(OfSplit):
             if "checkpoint" in folder.manifest() and self._lacks_best(folder):
                 checkpoints.forget(folder.path)  # its training was not measured
             folder.begin(len(pairs))
-            read = canonical_json(self.data.learned_from())
-            write_atomically(folder.path / LEARNED_FROM, read)
+            read, ids = self.data.learned_from(), {pair.id for pair in pairs}
+            read = {image_id: content for image_id, content in read.items() if image_id in ids}
+            write_atomically(folder.path / LEARNED_FROM, canonical_json(read))
         position = 0
 
         def report(iteration: int, total: int, loss: float) -> None:
