@@ -93,6 +93,7 @@ class Pair:
             confusion = Confusion(len(self.a.names))
 
             def work(sample: Sample, beta: float | None = beta) -> np.ndarray:
+                self.a.refuse_changed(sample.id, sample.image)
                 labels = self._cam_labels(side, sample, beta)
                 truth = sample.mask.read() if sample.mask is not None else None
                 return confuse(truth, labels, len(self.a.names)).matrix
