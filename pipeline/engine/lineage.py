@@ -9,7 +9,7 @@ result is current is decided here alone, by :meth:`Result.first_change`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,15 @@ class Result:
     @property
     def chain(self) -> list[Result]:
         """The results that these were made from, the earliest first, and these at the end."""
+        return self._walk(lambda _: True)
+
+    def _walk(self, follows: Callable[[Result], bool]) -> list[Result]:
         seen, found = set(), []
 
         def visit(result: Result) -> None:
             if result.path not in seen:
                 seen.add(result.path)
-                for need in result.needs.values():
+                for need in filter(follows, result.needs.values()):
                     visit(need)
                 found.append(result)
 
@@ -156,9 +159,12 @@ class Result:
         )
 
     def listed(self, *names: str) -> set[str]:
-        """Returns the images that files of the chain on this split list, such as failures.jsonl."""
-        folders = [result.path for result in self.chain if result.split == self.split]
-        paths = (folder / name for folder in folders for name in names)
+        """Returns the images that files list, such as failures.jsonl, here and in earlier results.
+
+        What a network was trained on says nothing of the images that it labels.
+        """
+        results = self._walk(lambda need: need.split == self.split)
+        paths = (result.path / name for result in results for name in names)
         return {line["id"] for path in paths for line in read_json_lines(path)}
 
     @cached_property
