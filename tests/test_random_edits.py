@@ -1,0 +1,386 @@
+"""Whatever is edited and run in any order: what is shown is what a fresh folder gives.
+
+**Edited** are photographs, ground truth (masks, a list of labels), a list of tags, the lists of
+splits, corrections, settings, limits and splits; any stages run, into two output directories.
+
+**Compared**, after each step, is all that is shown, with the figures of a fresh folder:
+
+=========================================  =====================================================
+shown                                      is what a fresh folder gives with
+=========================================  =====================================================
+figures of this run, in a report           the settings and inputs of now, on images with results
+further figures, in a report or in tables  the settings and images as measured, the inputs of now
+rows of a leaderboard                      those of the last result of the row
+pairs of a comparison                      the settings of each side, on the images of both
+=========================================  =====================================================
+
+What is not shown has a sentence that names it. What was measured is shown until there is an edit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from pipeline.commands import compare
+from pipeline.engine.kinds import figure_columns
+from pipeline.engine.stage import Stage
+from pipeline.errors import UserError
+from pipeline.evaluation.record import MetricsFile
+from pipeline.exchange.paired import Pair
+from pipeline.report import writing
+from pipeline.report.leaderboard import collect_boards
+from pipeline.report.markdown import percent
+from pipeline.report.runs import METRIC_LABELS, MeasuredRun, read_runs, runs_of
+from tests.edited_runs import (
+    DAMAGED,
+    EVERY_STAGE,
+    OF_OTHER_SIZE,
+    SPLITS,
+    TO_MASKS,
+    Fresh,
+    Image,
+    Images,
+    Metrics,
+    Options,
+    Place,
+    Workspace,
+    spare_what_takes_long,
+)
+
+LABELS = [(), (0,), (1,), (0, 2), None]
+OF_IMAGES = {
+    "photograph": [0, 1, 2, None, DAMAGED],
+    "mask": [0, 1, 2, None, OF_OTHER_SIZE],
+    "labels": LABELS,
+    "line": LABELS,
+    "listed": [True, False],
+    "correction": LABELS,
+}
+OF_RUNS = {
+    "tags": ["colour", "file"],
+    "alpha": [0.3, 0.5],
+    "cell_size": [4, 8],
+    "rounds": [1, 2],
+    "absent_as_zero": [False, True],
+    "background_betas": [(1.0,), (1.0, 2.0)],
+    "labelled": [False, True],
+    "ignore_background": [False, True],
+    "limit": [None, 2],
+    "split": [None, "train", "val"],
+    "out": ["one", "two"],
+}
+STAGES = [
+    *((), ("tags",), ("tags", "cams"), ("masks",), ("train", "predict"), EVERY_STAGE),
+    *(("evaluate",), ("tags", "evaluate"), (*TO_MASKS, "evaluate"), (*EVERY_STAGE, "evaluate")),
+]
+MEASUREMENT = ("absent_as_zero", "background_betas", "labelled", "ignore_background")
+"""The options that change figures, and no result."""
+
+METRIC_OF = {label: metric for metric, label in METRIC_LABELS.items()}
+ABOUT_RUN = {"measured_on", "read", "about", "versions", "experiments", "legend"}
+"""What stands beside figures, and is not one."""
+
+
+def edits(values: dict[str, list], ids: str) -> st.SearchStrategy:
+    chosen = [(name, value) for name, found in values.items() for value in found]
+    return st.tuples(st.sampled_from(chosen), st.sampled_from(ids or [""]))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the results of a key are made with.
+
+    Attributes:
+        tags: those of the first round, which hold what was read of a list.
+        training: what a network learned from, or none.
+    """
+
+    options: Options
+    tags: Place
+    training: Images | None
+
+
+class Edits(RuleBasedStateMachine):
+    fresh: Fresh
+    folders: Iterable[Path]
+    checked: Counter[str]  # how much was compared
+
+    def __init__(self):
+        super().__init__()
+        self.workspace, self.options, self.out = Workspace(next(self.folders)), Options(), "one"
+        self.images = {i: Image(k % 3, k % 3, line=(k % 3,)) for k, i in enumerate("abcde")}
+        self.made: dict[Place, Made] = {}
+        self.runs: list[set[Place]] = []  # the results of each, which belong together
+        self.measured: dict[tuple[str, Place], tuple[Options, Images]] = {}
+        self.unedited: set[tuple[str, Place]] = set()  # what was measured since the last edit
+
+    # What is edited and run
+
+    @initialize()
+    def begin(self):
+        self.workspace.write(self.images)
+        self.run(*EVERY_STAGE, "evaluate")
+
+    @rule(
+        edits=st.lists(edits(OF_IMAGES, "abcde") | edits(OF_RUNS, ""), min_size=1, max_size=2),
+        stages=st.sampled_from(STAGES),
+    )
+    def edit_and_run(self, edits, stages):
+        for (name, value), image_id in edits:
+            if name == "out":
+                self.out = value
+            elif name == "correction":
+                every = {**dict(self.options.corrections), image_id: value}
+                kept = sorted((i, tags) for i, tags in every.items() if tags is not None)
+                self.options = replace(self.options, corrections=tuple(kept))
+            elif image_id:
+                self.images[image_id] = replace(self.images[image_id], **{name: value})
+                self.workspace.write(self.images)
+                self.unedited.clear()
+            else:
+                self.options = replace(self.options, **{name: value})
+        if stages:
+            self.run(*stages)
+
+    def run(self, *stages: str):
+        put = MetricsFile.put
+
+        def note(file, folder, *figures):
+            put(file, folder, *figures)
+            place = folder.stage, folder.split, folder.key
+            self.measured[self.out, place] = self.options, self.with_results(place)
+            self.unedited.add((self.out, place))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MetricsFile, "put", note)
+            self.workspace.run(self.options, *stages, out=self.out)
+        found = self.places(replace(self.options, split=None))
+        self.runs.append({*found.values()})
+        tags = {p[1]: p for stage, p in found.items() if stage.name == "tags" and stage.round == 1}
+        for stage, place in found.items():
+            if self.entries(place, self.out):
+                is_learned = stage.round > 1 or stage.name == "predictions"
+                training = self.listed("train") if is_learned else None
+                self.made.setdefault(place, Made(self.options, tags[stage.split], training))
+
+    def places(self, options: Options) -> dict[Stage, Place]:
+        """Returns where the results of a run with these options are."""
+        found = {}
+        with suppress(UserError), chdir(self.workspace.folder):
+            for stage in self.workspace.open(options, self.out).builder.stages:
+                with suppress(UserError):  # its key is not known before something is trained
+                    found[stage] = stage.name, stage.split, stage.key
+        return found
+
+    # What a fresh folder gives
+
+    def entries(self, place: Place, out: str) -> dict[str, dict]:
+        """Returns image → what was noted of its result."""
+        stage, split, key = place
+        path = self.workspace.folder / out / split / stage / key / "entries.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else ()
+        return {entry["id"]: entry for entry in map(json.loads, lines)}
+
+    def photographs(self, place: Place, out: str) -> dict[str, int]:
+        """Returns image → the content that its result was made from."""
+        found = {i: entry["input"].split("-")[0] for i, entry in self.entries(place, out).items()}
+        return {i: self.workspace.contents[content] for i, content in found.items()}
+
+    def listed(self, split: str) -> Images:
+        """Returns the images of a split that a run works on."""
+        listed = [i for i in SPLITS[split] if self.images[i].listed]
+        return {i: self.images[i] for i in listed[: self.options.limit]}
+
+    def with_results(self, place: Place) -> Images:
+        """Returns those that have results; photographs that are gone may be elsewhere."""
+        found, listed = self.photographs(place, self.out), self.listed(place[1])
+        return {
+            i: replace(m, photograph=found[i]) if m.photograph is None else m
+            for i, m in listed.items()
+            if i in found
+        }
+
+    def as_made(self, place: Place, images: Images, out: str) -> Images:
+        """Returns images with the lines that the tags were read from."""
+        tags = self.entries(self.made[place].tags, out).items()
+        lines = {i: tuple(entry.get("found", entry["tags"])) for i, entry in tags}
+        return {i: replace(m, line=lines.get(i, m.line)) for i, m in images.items()}
+
+    def metrics(
+        self, made: Made, measured: Options, images: Images, training: Images | None = None
+    ) -> Metrics:
+        """Returns what a fresh folder gives; the network has learned from the ``training``."""
+        options = replace(made.options, **{name: getattr(measured, name) for name in MEASUREMENT})
+        training = None if made.training is None else training or made.training
+        return self.fresh.metrics(options, images, training)
+
+    def expected(self, place: Place, made: Made, is_of_this_run: bool) -> Metrics:
+        """Returns what a fresh folder gives for figures that are shown, and beside them."""
+        if is_of_this_run:
+            return self.metrics(made, self.options, self.with_results(place), self.listed("train"))
+        options, then = self.measured[self.out, place]
+        images = {i: self.images[i] for i in then}
+        for part in ("photograph", "mask"):  # what is gone may be elsewhere
+            gone = {
+                i: {part: getattr(then[i], part)}
+                for i, m in images.items()
+                if getattr(m, part) is None
+            }
+            images |= {i: replace(images[i], **change) for i, change in gone.items()}
+        return self.metrics(made, options, self.as_made(place, images, self.out))
+
+    # What is shown
+
+    @invariant()
+    def tables_are_right(self):
+        path = self.workspace.folder / self.out / "metrics.json"
+        runs, problems = read_runs([path] if path.exists() else [])
+        shown = {(run.stage, run.split, run.key): run.figures for run in runs}
+        self.check_figures("tables", shown)
+        self.check_withheld(
+            "tables", shown, problems, {p for o, p in self.unedited if o == self.out}
+        )
+        self.check_rows(shown, runs)
+
+    @invariant()
+    def reports_are_right(self):
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writing, "write_page", lambda *given: seen.append(given) or given[0])
+            self.workspace.run(self.options, "report", out=self.out)
+        tables = (self.workspace.folder / self.out / "tables.md").read_text()
+        ours = {*self.places(self.options).values()}
+        for _, _, metrics in seen:
+            latest = {
+                (stage, split, figures["key"]): figures
+                for stage, splits in metrics.latest.items()
+                for split, figures in splits.items()
+            }
+            for place, figures in latest.items():
+                is_of_others = place[1] not in (self.options.split or SPLITS)
+                assert place in ours or is_of_others, f"{place} is of another run"
+                values = [figures[name] for name in ("map", "f1", "miou") if name in figures]
+                assert f"| {' | '.join(map(percent, values))} |" in tables
+            runs, sentences = runs_of(metrics), tables.split("Not shown:")[-1].splitlines()
+            shown = {(run.stage, run.split, run.key): run.figures for run in runs}
+            for figures_of in (latest, shown):
+                self.check_figures("reports", figures_of, ours)
+            same = [key for key in self.unedited if self.measured[key][0] == self.options]
+            new = {place for out, place in same if out == self.out}
+            self.check_withheld("reports", shown, sentences, new)
+            self.check_rows(shown, runs, ours)
+
+    def check_figures(self, what: str, shown: Metrics, ours: Collection[Place] = ()):
+        for place, figures in shown.items():
+            fresh = self.expected(place, self.made[place], place in ours).get(place, {})
+            names = figures.keys() - ABOUT_RUN
+            different = {n: (figures[n], fresh.get(n)) for n in names if figures[n] != fresh.get(n)}
+            assert not different, f"{what} show {place}, which differ from fresh ones: {different}"
+            self.checked[what] += 1
+
+    def check_withheld(self, what: str, shown: Metrics, sentences: list[str], new: set[Place]):
+        withheld = self.workspace.metrics(self.out).keys() - shown.keys()
+        assert not withheld & new, (
+            f"{what} do not show what was measured just now: {withheld & new}"
+        )
+        for stage, split, key in withheld:
+            about = f"{stage} of split {split} ("
+            keys = [s.partition(about)[2].partition(")")[0] for s in sentences]
+            assert any(key in found for found in keys), f"{what} do not say why {about}{key}) lacks"
+            self.checked["withheld"] += 1
+
+    def check_rows(self, shown: Metrics, runs: list[MeasuredRun], ours: Collection[Place] = ()):
+        rows = [(b, *row) for b in collect_boards(runs) for row in zip(b.keys, b.rows)]
+        for board, key, row in rows:
+            place = next(p for p in shown if p[1:] == (board.split, key))
+            made = self.made[place]
+            if place[0] == "predictions":  # their row has the corrections of the training
+                kept = [pair for pair in made.options.corrections if pair[0] in SPLITS["train"]]
+                made = replace(made, options=replace(made.options, corrections=tuple(kept)))
+            fresh = self.expected(place, made, place in ours)
+            same = {p for p in fresh.keys() & shown.keys() if p[1] == board.split}
+            same = {p for p in same if fresh[p]["results"] == shown[p]["results"]}
+            for column, text in zip(board.header, row):
+                if column in figure_columns() and (text := re.sub("[†‡§¶]", "", text)):
+                    kind, metric = figure_columns()[column]
+                    found = [percent(shown[p][metric]) for p in same if p[0] == kind.stage]
+                    assert text in found, f"{column} of {place} is another's: {text}, not {found}"
+                    self.checked["rows"] += 1
+
+    @invariant()
+    def comparisons_are_right(self):
+        for outs in (("one", "one"), ("one", "two")):
+            folders = dict.fromkeys(str(self.workspace.folder / out) for out in outs)
+            page = str(self.workspace.folder / "comparison.html")
+            check = partial(self.check_pairs, outs)
+            with pytest.MonkeyPatch.context() as patch, suppress(UserError):
+                patch.setattr(compare, "write_tables", check)
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                    compare.run([*folders, "--output", page])
+
+    def check_pairs(self, outs: tuple[str, str], pairs: list[Pair], *_) -> list:
+        sides = set(), set()
+        for pair in pairs:
+            both = [(x.kind.stage, x.split, x.path.resolve().name) for x in pair.both]
+            found = [self.photographs(*each) for each in zip(both, outs)]
+            there = {i: m for i, m in self.images.items() if m.listed and m.photograph is not None}
+            is_of_both = {i: all(f.get(i) == m.photograph for f in found) for i, m in there.items()}
+            images = {i: m for i, m in there.items() if is_of_both[i]}
+            recorded = [self.workspace.recorded[out] for out in outs]
+            a, b = (
+                self.metrics(
+                    self.made[place],
+                    replace(recorded[0], background_betas=own.background_betas),
+                    self.as_made(place, images, out),
+                ).get(place)
+                for place, out, own in zip(both, outs, recorded)
+            )
+            for name, *figures, _, count, _ in pair.rows():
+                if metric := METRIC_OF.get(name.split(": ")[1]):
+                    fresh = a and b and [percent(a[metric]), percent(b[metric])]
+                    assert (figures, count) == (fresh, str(a["images"])), f"{name}, {both}"
+                    self.checked["pairs"] += 1
+                else:
+                    assert not (a or b), f"ground truth of {both} was not compared"
+            for side, place in zip(sides, both):
+                side.add(place)
+        for side in sides:
+            assert any(side <= run for run in self.runs), f"{side} do not belong together"
+        return []
+
+
+@pytest.mark.large
+def test_any_order(tmp_path, monkeypatch):
+    spare_what_takes_long(monkeypatch)
+    Edits.fresh, Edits.checked = Fresh(tmp_path / "fresh"), Counter()
+    Edits.folders = (tmp_path / str(number) for number in itertools.count())
+    chosen = settings(
+        derandomize=True,
+        database=None,
+        deadline=None,
+        max_examples=12,
+        stateful_step_count=15,
+        suppress_health_check=[*HealthCheck],
+    )
+    run_state_machine_as_test(Edits, settings=chosen)
+    assert all(Edits.checked[what] > 100 for what in ("tables", "reports", "rows", "pairs"))
