@@ -14,7 +14,7 @@ rows of a leaderboard                      those of the last result of the row
 pairs of a comparison                      the settings of each side, on the images of both
 =========================================  =====================================================
 
-What is not shown has a sentence that names it. What was measured is shown until there is an edit.
+What is not shown has a sentence that names it. What a step measured, it shows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -132,7 +132,7 @@ class Edits(RuleBasedStateMachine):
         self.made: dict[Place, Made] = {}
         self.runs: list[set[Place]] = []  # the results of each, which belong together
         self.measured: dict[tuple[str, Place], tuple[Options, Images]] = {}
-        self.unedited: set[tuple[str, Place]] = set()  # what was measured since the last edit
+        self.new: set[Place] = set()  # what the last step measured
 
     # What is edited and run
 
@@ -146,6 +146,7 @@ class Edits(RuleBasedStateMachine):
         stages=st.sampled_from(STAGES),
     )
     def edit_and_run(self, edits, stages):
+        self.new = set()
         for (name, value), image_id in edits:
             if name == "out":
                 self.out = value
@@ -156,7 +157,6 @@ class Edits(RuleBasedStateMachine):
             elif image_id:
                 self.images[image_id] = replace(self.images[image_id], **{name: value})
                 self.workspace.write(self.images)
-                self.unedited.clear()
             else:
                 self.options = replace(self.options, **{name: value})
         if stages:
@@ -169,7 +169,7 @@ class Edits(RuleBasedStateMachine):
             put(file, folder, *figures)
             place = folder.stage, folder.split, folder.key
             self.measured[self.out, place] = self.options, self.with_results(place)
-            self.unedited.add((self.out, place))
+            self.new.add(place)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MetricsFile, "put", note)
@@ -257,9 +257,7 @@ class Edits(RuleBasedStateMachine):
         runs, problems = read_runs([path] if path.exists() else [])
         shown = {(run.stage, run.split, run.key): run.figures for run in runs}
         self.check_figures("tables", shown)
-        self.check_withheld(
-            "tables", shown, problems, {p for o, p in self.unedited if o == self.out}
-        )
+        self.check_withheld("tables", shown, problems)
         self.check_rows(shown, runs)
 
     @invariant()
@@ -285,9 +283,7 @@ class Edits(RuleBasedStateMachine):
             shown = {(run.stage, run.split, run.key): run.figures for run in runs}
             for figures_of in (latest, shown):
                 self.check_figures("reports", figures_of, ours)
-            same = [key for key in self.unedited if self.measured[key][0] == self.options]
-            new = {place for out, place in same if out == self.out}
-            self.check_withheld("reports", shown, sentences, new)
+            self.check_withheld("reports", shown, sentences)
             self.check_rows(shown, runs, ours)
 
     def check_figures(self, what: str, shown: Metrics, ours: Collection[Place] = ()):
@@ -298,11 +294,9 @@ class Edits(RuleBasedStateMachine):
             assert not different, f"{what} show {place}, which differ from fresh ones: {different}"
             self.checked[what] += 1
 
-    def check_withheld(self, what: str, shown: Metrics, sentences: list[str], new: set[Place]):
+    def check_withheld(self, what: str, shown: Metrics, sentences: list[str]):
         withheld = self.workspace.metrics(self.out).keys() - shown.keys()
-        assert not withheld & new, (
-            f"{what} do not show what was measured just now: {withheld & new}"
-        )
+        assert not withheld & self.new, f"{what} do not show what was measured just now"
         for stage, split, key in withheld:
             about = f"{stage} of split {split} ("
             keys = [s.partition(about)[2].partition(")")[0] for s in sentences]
@@ -355,6 +349,9 @@ class Edits(RuleBasedStateMachine):
                 ).get(place)
                 for place, out, own in zip(both, outs, recorded)
             )
+            usable = {image.mask for image in images.values()} - {None, OF_OTHER_SIZE}
+            if not (a and b) and not usable:  # evaluation ends with the first round
+                continue
             for name, *figures, _, count, _ in pair.rows():
                 if metric := METRIC_OF.get(name.split(": ")[1]):
                     fresh = a and b and [percent(a[metric]), percent(b[metric])]
@@ -380,6 +377,7 @@ def test_any_order(tmp_path, monkeypatch):
         deadline=None,
         max_examples=12,
         stateful_step_count=15,
+        phases=[Phase.generate],  # to shrink what fails takes minutes
         suppress_health_check=[*HealthCheck],
     )
     run_state_machine_as_test(Edits, settings=chosen)
