@@ -167,9 +167,7 @@ class Edits(RuleBasedStateMachine):
 
         def note(file, folder, *figures):
             put(file, folder, *figures)
-            place = folder.stage, folder.split, folder.key
-            self.measured[self.out, place] = self.options, self.with_results(place)
-            self.new.add(place)
+            self.new.add((folder.stage, folder.split, folder.key))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MetricsFile, "put", note)
@@ -182,6 +180,8 @@ class Edits(RuleBasedStateMachine):
                 is_learned = stage.round > 1 or stage.name == "predictions"
                 training = self.listed("train") if is_learned else None
                 self.made.setdefault(place, Made(self.options, tags[stage.split], training))
+        for place in self.new:
+            self.measured[self.out, place] = self.options, self.with_results(place)
 
     def places(self, options: Options) -> dict[Stage, Place]:
         """Returns where the results of a run with these options are."""
@@ -213,11 +213,12 @@ class Edits(RuleBasedStateMachine):
 
     def with_results(self, place: Place) -> Images:
         """Returns those that have results; photographs that are gone may be elsewhere."""
-        found, listed = self.photographs(place, self.out), self.listed(place[1])
+        made, listed = self.made[place], self.listed(place[1])
+        first = self.photographs(made.tags if made.training is None else place, self.out)
         return {
-            i: replace(m, photograph=found[i]) if m.photograph is None else m
+            i: replace(m, photograph=first.get(i)) if m.photograph is None else m
             for i, m in listed.items()
-            if i in found
+            if i in self.photographs(place, self.out)
         }
 
     def as_made(self, place: Place, images: Images, out: str) -> Images:
@@ -232,6 +233,7 @@ class Edits(RuleBasedStateMachine):
         """Returns what a fresh folder gives; the network has learned from the ``training``."""
         options = replace(made.options, **{name: getattr(measured, name) for name in MEASUREMENT})
         training = None if made.training is None else training or made.training
+        images = {i: m for i, m in images.items() if (m.mask, m.labels) != (None, None)}
         return self.fresh.metrics(options, images, training)
 
     def expected(self, place: Place, made: Made, is_of_this_run: bool) -> Metrics:
