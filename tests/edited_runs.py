@@ -90,13 +90,11 @@ class Workspace:
     Attributes:
         images: as they lie there.
         contents: fingerprint of a photograph → its content.
-        recorded: output directory → the options of its last run.
     """
 
     folder: Path
     images: dict[str, Image] = field(default_factory=dict)
     contents: dict[str, int] = field(default_factory=dict)
-    recorded: dict[str, Options] = field(default_factory=dict)
 
     def write(self, images: Images) -> None:
         """Writes photographs, ground truth and lists, as far as they changed."""
@@ -115,6 +113,7 @@ class Workspace:
                     photograph.write_bytes(b"no photograph")
                 elif now.photograph is not None:
                     Picture.fromarray(draw(now.photograph)[0]).save(photograph, quality=95)
+                if now.photograph is not None:
                     self.contents[fingerprint_file(photograph)] = now.photograph
             if now.mask != before.mask:
                 mask.unlink(missing_ok=True)
@@ -157,13 +156,21 @@ class Workspace:
         """Runs stages; returns why a user has to do something, or ""."""
         try:
             with chdir(self.folder):  # keys hold the path of the list of tags
-                opened = self.open(options, out)
-                self.recorded[out] = options
-                for _ in opened.run(stages):
+                for _ in self.open(options, out).run(stages):
                     pass
         except UserError as error:
             return str(error)
         return ""
+
+    def recorded(self, out: str) -> Options:
+        """Returns the settings of measurements of the last run."""
+        found = json.loads((self.folder / out / "config.yaml").read_text())
+        return Options(
+            absent_as_zero=found["tags"]["absent_as_zero"],
+            background_betas=tuple(found["cams"]["background_betas"]),
+            labelled=found["dataset"]["labels"] is not None,
+            ignore_background=found["dataset"]["ignore_background"],
+        )
 
     def metrics(self, out: str = "out") -> Metrics:
         """Returns what ``metrics.json`` says of all results."""
@@ -255,7 +262,7 @@ def record_as_json(config: Config) -> str:
 def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     """Leaves out all that does not decide which figures are shown."""
     import_plugins(["tests.plugins.colour_tagger", "tests.plugins.colour_cams"])
-    from pipeline.commands import compare
+    from pipeline.exchange import paired_page
     from pipeline.report import writing
 
     patch.setattr(os, "fsync", lambda _: None)
@@ -265,7 +272,7 @@ def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "record", record_as_json)
     patch.setattr(mmseg, "fingerprint_config", cache(mmseg.fingerprint_config))
     patch.setattr(writing, "draw_sheet", lambda *_: b"")
-    patch.setattr(compare, "write_page", lambda *_: "")
+    patch.setattr(paired_page, "write_page", lambda *_: "")
 
 
 @cache
