@@ -155,12 +155,6 @@ class StageFolder(ResultFolder):
         entry = self.entries.get(image_id, {"input": ""})  # an input begins with it
         return first_key(entry["input"]) if entry.get("recipe") == self.recipe else None
 
-    def copies(self, image_ids: Iterable[str]) -> int:
-        """Returns how many results are of a photograph whose content another one has."""
-        entries = self.entries
-        photographs = [entries[image_id]["input"].split("-")[0] for image_id in image_ids]
-        return len(photographs) - len({*photographs})
-
     def output_key(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""
         return result_key(self.entries[image_id])

@@ -124,6 +124,11 @@ class Stage(ABC):
         return {**self.before, **self.uses}
 
     @property
+    def chain(self) -> list[Stage]:
+        """The stage, and all those that its results are made from."""
+        return [self, *(each for need in self.needs.values() for each in need.chain)]
+
+    @property
     def place(self) -> str:
         """The folder in the output directory that its own lies below: that of the split, or ""."""
         return self.split if self.is_below_split else ""
@@ -160,8 +165,7 @@ class Stage(ABC):
 
         Fingerprint → file, number of images and date. None of it is in the key.
         """
-        needs = (need.legend for need in self.needs.values())
-        return {k: v for part in (*needs, self.own_legend()) for k, v in part.items()}
+        return {k: v for each in self.chain for k, v in each.own_legend().items()}
 
     @property
     def facts(self) -> dict[str, Any]:

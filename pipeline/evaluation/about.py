@@ -1,6 +1,5 @@
 """Named choices recorded with each figure."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -29,11 +28,10 @@ class Configuration(Protocol):
 
 def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     """Returns the choices that led to the results of the measured stage, and "" for the others."""
-    chain = list(_chain(stage))
-    notes = [note for each in chain if (note := getattr(each, "note", ""))]
-    uses_clip = any(getattr(each, "uses_clip", False) for each in chain)
+    notes = [note for each in stage.chain if (note := getattr(each, "note", ""))]
+    uses_clip = any(getattr(each, "uses_clip", False) for each in stage.chain)
     methods = dict.fromkeys(groups(), "")
-    for each in reversed(chain):
+    for each in reversed(stage.chain):
         if group := each.kind.group:
             settings = each.own_settings()
             methods[group] = settings.get("method", "")
@@ -49,15 +47,9 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,
+        "round": str(stage.round) if stage.round > 1 else "",
         "corrections": ", ".join(map(describe_legend, stage.legend.values())),
     }
-
-
-def _chain(stage: Stage) -> Iterator[Stage]:
-    """Yields a stage, and all those that its results are made from."""
-    yield stage
-    for need in stage.needs.values():
-        yield from _chain(need)
 
 
 def _describe_ground_truth(dataset: DatasetSettings) -> str:

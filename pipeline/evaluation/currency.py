@@ -16,7 +16,7 @@ from pipeline.engine.lineage import Result, photograph_and_result
 from pipeline.engine.result_folder import MANIFEST
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
-from pipeline.files.atomic import canonical_json, read_json, write_atomically
+from pipeline.files.atomic import Complete, canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
 
 MEASURED_ON = "measured_on.json"
@@ -24,7 +24,7 @@ MEASURED_ON = "measured_on.json"
 REMOVED = "results removed"
 """Marks figures of results that are no longer there."""
 
-_SHAPE = {"images": {str: [str]}, "files": {str: str}, "settings": dict}
+_SHAPE = Complete(images={str: [str]}, files={str: str}, settings=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Currency:
 def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
     """Returns the key of what results were measured on, and which of it is another by now."""
     content = read_json(folder / MEASURED_ON, _SHAPE)
-    if content is None or not content.keys() >= _SHAPE.keys():
+    if content is None:
         return "", ""
     measured_on, result = MeasuredOn(**content), Result(folder)
     if now is not None:

@@ -191,11 +191,8 @@ def _evaluate(
 def _identify(folder: StageFolder, truth: Mapping[str, object]) -> dict[str, str]:
     """Returns what two results share that were measured on the same images.
 
-    These have the same photographs under the same ids, and the same ground truth.
-
-    Args:
-        folder: the results.
-        truth: id → the ground truth of each image, or its fingerprint.
+    These have the same photographs under the same ids, and the same ``truth``: id → the ground
+    truth of each image, or its fingerprint.
     """
     ids = sorted(truth)
     return {

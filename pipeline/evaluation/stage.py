@@ -36,16 +36,14 @@ class Evaluation:
     vocabulary: Vocabulary
     config: Configuration
     store: Store
-    round: int = 1
 
     def require_results(self, planned: Collection[str]) -> None:
         """Raises a UserError where there is, and will be, nothing that can be measured."""
-        found = [result for result in self._results if result.entries]
         commands = {stage.command for stage in self.stages if stage.kind.figures}
         is_planned = commands & {*planned} or any(s.unknown_until() for s in self.stages)
-        if not found and not is_planned:
+        if not self._results and not is_planned:
             raise self._nothing()
-        others = [result for result in found if result.stage.command not in planned]
+        others = [result for result in self._results if result.stage.command not in planned]
         if changed := dict.fromkeys(filter(None, map(self._change, others))):
             raise UserError("; ".join(changed))
 
@@ -79,8 +77,6 @@ class Evaluation:
                 unmeasured += [f"{folder.stage} of split {folder.split}"] * bool(unusable)
                 continue
             about, measured_on = describe(stage, self.config), self._measured_on(result)
-            if self.round > 1:
-                about["round"] = str(self.round)
             if corrections := about["corrections"]:
                 figures["corrections"] = corrections
             measured_on.write(folder.path)
@@ -128,7 +124,7 @@ class Evaluation:
                 if (place := (stage.split, stage.name)) in places:
                     continue
                 latest = metrics.latest.get(stage.name, {})
-                is_withdrawn = self.round == 1 and latest.pop(stage.split, None) is not None
+                is_withdrawn = stage.round == 1 and latest.pop(stage.split, None) is not None
                 if place not in known and (is_withdrawn or stage.command in asked):
                     absent.append(f"{stage.name} of split {stage.split}")
             for folder, each in measured.items():

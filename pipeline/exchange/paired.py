@@ -49,12 +49,7 @@ class Pair:
     """
 
     def __init__(self, a: Artefact, b: Artefact, measurement: Sequence[Mapping[str, Any]]):
-        """Prepares.
-
-        Args:
-            a: the results of A.
-            b: those of B.
-            measurement: the settings of both, see :func:`pipeline.stages.config.read_record`.
+        """Prepares; for the settings of a measurement see :mod:`pipeline.stages.config`.
 
         Raises:
             UserError: the classes differ, or there is no image of both.

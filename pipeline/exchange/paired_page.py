@@ -32,10 +32,7 @@ def find_settings(pairs: Sequence[Pair]) -> list[list[str]]:
     Those of every pair count: tags may differ in settings that masks are not made with.
     """
     sides = (
-        {
-            str(number): {artefact.kind.stage: artefact.settings}
-            for number, artefact in enumerate(pair.both[side] for pair in pairs)
-        }
+        {str(n): {pair.a.kind.stage: pair.both[side].settings} for n, pair in enumerate(pairs)}
         for side in (0, 1)
     )
     # With the stage, as on the command line.
@@ -85,14 +82,8 @@ def write_page(
 ) -> str:
     """Returns the page, which shows images of the last pair of each split.
 
-    Args:
-        title: what differs.
-        facts: further words on A and B.
-        pairs: what was compared.
-        tables: those of :func:`write_tables`.
-        reader: reads photographs.
-        workers: threads that read files.
-        problems: receives id → reason for images that cannot be read.
+    The ``tables`` are those of :func:`write_tables`; ``workers`` threads read files; ``problems``
+    receives id → reason for images that cannot be read.
     """
     classes, tables = pairs[0].a.classes, [*tables]
     by_split = grouped(pairs, lambda pair: pair.a.split)

@@ -170,7 +170,6 @@ class Pipeline:
             vocabulary=builder.vocabulary,
             config=builder.config,
             store=builder.store,
-            round=number,
         )
 
     def _rounds(self, commands: Collection[str]) -> list[tuple[int, list[Stage]]]:
