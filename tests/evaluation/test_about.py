@@ -10,8 +10,9 @@ from pipeline.engine import kinds
 from pipeline.evaluation.about import describe
 from pipeline.stages.config import compose, read_config
 
-MASKS = SimpleNamespace(kind=kinds.MASKS, note="", needs={}, own_settings=dict, legend={})
-TAGS = SimpleNamespace(kind=kinds.TAGS, note="", needs={}, own_settings=dict, legend={})
+MASKS, TAGS = (
+    SimpleNamespace(kind=k, chain=[], round=1, legend={}) for k in (kinds.MASKS, kinds.TAGS)
+)
 
 
 @pytest.mark.parametrize(
