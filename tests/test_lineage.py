@@ -195,6 +195,8 @@ def test_rows_of_results_that_changed_are_withheld_from_tables(run, run_tool, wo
     for path in (world / "out" / "all").glob("cams/[!l]*"):
         shutil.rmtree(path)
     assert "results removed" in study().output
+    board = run_tool("make_tables.py", world / "out", "--leaderboard")
+    assert "† results removed" in board.output
 
 
 def test_lines_that_a_list_lost_or_changed_count(run, run_tool, world):
