@@ -25,6 +25,7 @@ from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.segmenter import mmseg
+from pipeline.segmenter.stage import Training
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.small_runs import TINY_SEGMENTER, draw_photograph
@@ -279,3 +280,13 @@ def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
     assert made_from() == first
     rewrite(path, b"more CAMs")
     assert made_from() != first
+
+
+def test_a_network_is_made_from_the_images_that_it_learned_from(opened, tmp_path, monkeypatch):
+    """A photograph that cannot be read any more is left out of the training, and of its record."""
+    monkeypatch.setattr(Training, "broken", lambda _: {"1": "is damaged"})
+    given = opened("segmenter.masks=null", "runtime.max_failures=1")
+    *_, outcome = given.run(["tags", "cams", "masks", "train"])
+    assert (outcome.computed, {*outcome.left_out}) == (2, {"1"})
+    (record,) = (tmp_path / "out" / "segmenter").glob("[!l]*/learned_from.json")
+    assert json.loads(record.read_text()).keys() == {"0", "2"}
