@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.folder import StageFolder
-from pipeline.files.fingerprints import first_key
 
 FEW_TAGGED = 0.05
 """A smaller share of images with a tag is remarkable."""
@@ -55,7 +54,8 @@ def remarks_on_tags(
             f"CLIP hardly tells apart {', '.join(pairs[:_MAX_NAMED])}{more}: make them names of one"
             " class in dataset.classes, or choose other names"
         )
-    if copies := len(done) - len({first_key(folder.entries[i]["input"]) for i in done}):
+    entries = folder.entries
+    if copies := len(done) - len({entries[i]["input"].partition("-")[0] for i in done}):
         are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
         yield f"{are} of another one {of_split}"
 
