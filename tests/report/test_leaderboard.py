@@ -16,6 +16,8 @@ from tests.report.html_page import Page
 from tests.report.measured import write_runs
 from tests.report.small_run import CLASSES
 
+pytestmark = pytest.mark.usefixtures("figures_are_current")
+
 
 def test_rows_are_combinations_ordered_by_the_last_stage_with_the_best_in_bold(tmp_path):
     full = Chain().tags(0.8).cams("sclip", 0.4, affinity=True).masks("crf", 0.5, crf={})

@@ -33,9 +33,7 @@ def tagged(tags: list[list[int]], classes: list[str], **statistics: object) -> l
     entries = {str(k): {"tags": of_image, "input": str(k)} for k, of_image in enumerate(tags)}
     counts = {n: sum(k in t for t in tags) for k, n in enumerate(classes)}
     manifest = {"statistics": {"classes": counts, **statistics}}
-    folder = SimpleNamespace(
-        entries=entries, split="val", statistics=manifest["statistics"], copies=lambda ids: 0
-    )
+    folder = SimpleNamespace(entries=entries, split="val", statistics=manifest["statistics"])
     return [*remarks_on_tags(folder, entries, classes)]
 
 
