@@ -77,6 +77,12 @@ KNOWN = {
     r"^piaa\w*/train/prototypes/": "PIAA stores its bank, from which prototypes follow",
     r"^piaa\w*/.*\bconfiguration\.([a-z]+\.)*learned\.": "PIAA learns in one pass",
     r"^rounds/.*/manifest\.json: last\.shared: ": "masks of later rounds ride with their tags",
+    r"/manifest\.json: (command|run|first_run|left_out|made_from(\.\w+)*): new$": (
+        "manifests say what results were made from, and in which run"
+    ),
+    r"/metrics\.json: [\w.]*\b(made_from|measured_on|read|results|round)\b": (
+        "figures say what they were measured on"
+    ),
 }
 """Expression that finds "configuration/file: what differs" → why it differs on purpose."""
 
