@@ -241,6 +241,8 @@ class ColourNetwork:
 
 def train_colours(_, pairs, classes, palette, folder: Path, *given: Any, **more: Any) -> Path:
     """Learns the mean colour of each label."""
+    if not pairs:
+        raise UserError("there is no image to train on")
     means = np.full((len(classes) + 1, 3), 1e4)
     images = np.concatenate([np.asarray(Picture.open(pair.image)) for pair in pairs])
     labels = np.concatenate([np.asarray(Picture.open(pair.mask)) for pair in pairs])

@@ -238,8 +238,9 @@ class Edits(RuleBasedStateMachine):
         options = replace(made.options, **{name: getattr(measured, name) for name in MEASUREMENT})
         training = None if made.training is None else training or made.training
         images = {i: m for i, m in images.items() if (m.mask, m.labels) != (None, None)}
-        for image_id in images.keys() & (training or {}).keys():
-            images[image_id] = replace(images[image_id], line=training[image_id].line)
+        for image_id, then in (training or {}).items():
+            if image_id in images and images[image_id].line is None:
+                images[image_id] = replace(images[image_id], line=then.line)
         return self.fresh.metrics(options, images, training)
 
     def expected(self, place: Place, made: Made, is_of_this_run: bool) -> Metrics:
