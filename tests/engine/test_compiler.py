@@ -260,7 +260,8 @@ def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
     process, child = tmp_path / "process", tmp_path / "child"
     machine.fault.write_text(WAITS.format(process=process, child=child))
     program = (
-        "from pathlib import Path; from pipeline.engine.compiler import compiled\n"
+        "import signal; from pathlib import Path; from pipeline.engine.compiler import compiled\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         f"compiled(Path({str(machine.source(42))!r}), {OPTIONS})"
     )
     run = subprocess.Popen(
