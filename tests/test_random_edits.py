@@ -378,7 +378,7 @@ class Edits(RuleBasedStateMachine):
         return []
 
 
-ONCE_WRONG = {
+SEQUENCES = {
     "the first tags of the latest run were compared as those of the run before": [
         "file",
         (["rounds", 2], ["labels", (0,), "e"], ["background_betas", (1.0, 2.0)], EVERY_STAGE),
@@ -397,8 +397,10 @@ ONCE_WRONG = {
         "file",
         (["line", None, "b"], ["photograph", 2, "d"], (*EVERY_STAGE, "evaluate")),
     ],
+    "an image lost its line in the list": ["file", (["line", None, "b"], ())],
+    "tags skip an image of which there are masks": ["file", (["line", None, "b"], ("tags",))],
 }
-"""What was wrong → the tags at the beginning, and steps: edits and the stages that run then."""
+"""What was wrong, or is rare → the tags at the beginning, and steps: edits, and stages to run."""
 
 
 @pytest.fixture
@@ -409,9 +411,9 @@ def any_edits(tmp_path, monkeypatch) -> type[Edits]:
     return Edits
 
 
-@pytest.mark.parametrize("what", ONCE_WRONG)
-def test_sequences_that_were_wrong(what, any_edits):
-    (tags, *steps), state = ONCE_WRONG[what], any_edits()
+@pytest.mark.parametrize("what", SEQUENCES)
+def test_sequences(what, any_edits):
+    (tags, *steps), state = SEQUENCES[what], any_edits()
     state.begin(tags=tags)
     for *edits, stages in steps:
         chosen = [((name, value), "".join(ids)) for name, value, *ids in edits]
