@@ -53,7 +53,7 @@ class ImportedCams(CamStage):
 
         Raises:
             NoEntry: it does not have one.
-            UserError: there is no folder of them.
+            UserError: the folder of these files does not exist.
         """
         path = self._path / f"{sample.id}.npy"
         if not path.is_file():

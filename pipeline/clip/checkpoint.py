@@ -170,7 +170,7 @@ def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor)
     }
     if not tensors:
-        raise ValueError("there are no tensors")
+        raise ValueError("the file holds no tensors")
     return tensors
 
 

@@ -143,7 +143,7 @@ class Result:
                 return found
         if (entry := self.entries.get(image_id)) is None:
             return None
-        is_current = image_id not in self._skipped and self._is_as_made(image_id, entry)
+        is_current = image_id not in self.left_out and self._is_as_made(image_id, entry)
         return None if is_current else self
 
     def describe_change(self, ids: Iterable[str]) -> str:
@@ -168,8 +168,8 @@ class Result:
         return {line["id"] for path in paths for line in read_json_lines(path)}
 
     @cached_property
-    def _skipped(self) -> set[str]:
-        """The images that a stage of the chain skips by now."""
+    def left_out(self) -> set[str]:
+        """The ids of the images that the stage, or one before it, skips by now."""
         return self.listed(FAILURES)
 
     @cached_property
@@ -227,11 +227,6 @@ class StageResult(Result):
         self._stages = {} if known is None else known
         self._stages[stage] = self
         super().__init__(self.folder.path)
-
-    @property
-    def left_out(self) -> set[str]:
-        """The ids of the images that the stage, or one before it, skipped."""
-        return {image_id for result in self.chain for image_id in result.folder.failures}
 
     @property
     def split(self) -> str:

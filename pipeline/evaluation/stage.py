@@ -81,15 +81,14 @@ class Evaluation:
                 figures["corrections"] = corrections
             measured_on.write(folder.path)
             # Tables join figures by these: keys hold no image, and nothing that was learned.
-            links = {"results": measured_on.results, "measured_on": measured_on.key}
-            of_results[result.path] = measured_on.results
+            own = of_results[result.path] = measured_on.results
             needs = (need for need in result.needs.values() if need.path in of_results)
-            links["read"] = {need.name: of_results[need.path] for need in needs}
+            read = {need.name: of_results[need.path] for need in needs}
+            links = {"results": own, "measured_on": measured_on.key, "read": read}
             measured[folder] = {**figures, **links}, about
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else store.root / "metrics.json"
-            images = figures["images"] + len(unusable)
-            what = f"{stage.split} {stage.name}"
+            images, what = figures["images"] + len(unusable), f"{stage.split} {stage.name}"
             outcomes.append(Outcome("evaluate", what, images, 0, unusable, place))
         absent = self._record(measured, asked)
         reasons = store.root / FAILURES

@@ -119,7 +119,7 @@ def check_finite(weights: Mapping[str, torch.Tensor], origin: str | Path) -> Non
 
 
 def refuse_quantised(weights: Mapping[str, torch.Tensor], origin: str | Path) -> None:
-    """Raises a UserError if weights, which come from ``origin``, are no floating-point numbers.
+    """Raises a UserError if weights, which come from ``origin``, are not floating-point.
 
     They are integers then, or of a format that needs factors from elsewhere.
     """

@@ -143,7 +143,7 @@ class RegionMasks(Masks):
 
         Raises:
             ImageError: the image has two files of regions, or (NoEntry) none.
-            UserError: there is no folder of them.
+            UserError: the folder of these files does not exist.
         """
         item = super().item(sample, folders)
         if self._folder is None:

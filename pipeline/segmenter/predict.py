@@ -79,16 +79,23 @@ class Segmenter:
                 f"checkpoint {path} does not exist: give the file of a trained segmenter"
             )
         checkpoint = read_checkpoint(path)
+        foreign = UserError(
+            f"checkpoint {path} is not a segmenter of stage=train: choose another file"
+        )
         try:
             architecture, names, palette = _read_description(checkpoint["meta"]["segmenter"])
-            with Uninitialised():
-                model = build_model(architecture)
-            if model.num_classes != len(names):
-                raise ValueError("it has another number of classes than names")
-            model.load_state_dict(checkpoint["state_dict"])
+            weights = checkpoint["state_dict"]
+        except MISFITS as error:
+            raise foreign from error
+        with Uninitialised():
+            model = build_model(architecture)
+        if model.num_classes != len(names):
+            raise foreign
+        try:
+            model.load_state_dict(weights)
         except MISFITS as error:
             raise UserError(
-                f"checkpoint {path} is not a segmenter of stage=train: choose another file"
+                f"checkpoint {path} does not fit the network that it describes: train it again"
             ) from error
         check_finite(model.state_dict(), path)
         return cls(model, names, palette, device)

@@ -43,7 +43,7 @@ def read_weights(path: Path) -> Weights:
     """
     try:
         if not (weights := _tensors_of(read_weights_file(path))):
-            raise ValueError("there are no tensors")
+            raise ValueError("the file holds no tensors")
     except Exception as error:  # every reader raises its own types
         if not isinstance(error, Oversized) and (objects := _objects_in(path)):
             raise UserError(
