@@ -323,3 +323,24 @@ def test_a_row_has_the_network_of_its_own_tags_and_masks(run, run_tool, world):
     rows = [row for row in rows_of(board, "") if any("in c.csv" in cell for cell in row)]
     assert len(rows) == 2 and len({" ".join(row) for row in rows}) == 2
     assert all("" not in row[-4:] for row in rows), "each with figures of every stage"
+
+
+def test_a_report_shows_no_picture_of_before_a_change(run, world):
+    """A photograph that was replaced was shown with the tags of the one before."""
+    run("stage=[tags,cams,masks,report]")
+
+    def page() -> str:
+        return (world / "out" / "report.html").read_text()
+
+    assert 'id="image-1"' in page() and "made from something else" not in page()
+    shown = page().count('class="card"')
+    photographs = sorted((world / "photographs").iterdir())
+    photographs[0].write_bytes(photographs[1].read_bytes())
+    run("stage=report")
+    assert page().count('class="card"') == shown - 1
+    said = (
+        "tags for split all were made from something else than there is now (1 image): run stage="
+    )
+    assert said in page()
+    run("stage=[tags,cams,masks,report]")
+    assert "made from something else" not in page()

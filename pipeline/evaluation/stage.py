@@ -41,9 +41,9 @@ class Evaluation:
         """Raises a UserError where there is, and will be, nothing that can be measured."""
         commands = {stage.command for stage in self.stages if stage.kind.figures}
         is_planned = commands & {*planned} or any(s.unknown_until() for s in self.stages)
-        if not self._results and not is_planned:
+        if not self.results and not is_planned:
             raise self._nothing()
-        others = [result for result in self._results if result.stage.command not in planned]
+        others = [result for result in self.results if result.stage.command not in planned]
         if changed := dict.fromkeys(filter(None, map(self._change, others))):
             raise UserError("; ".join(changed))
 
@@ -65,7 +65,7 @@ class Evaluation:
         measured, unmeasured, outcomes, store = {}, [], [], self.store
         of_results: dict[Path, str] = {}
         failures: dict[tuple[str, str], str] = {}
-        changes = {result: self._change(result) for result in self._results}
+        changes = {result: self._change(result) for result in self.results}
         if not changes:
             raise self._nothing()
         for result in (result for result, change in changes.items() if not change):
@@ -116,7 +116,7 @@ class Evaluation:
         The latest figures of a split belong together: those of other results are withdrawn.
         """
         places = {(folder.split, folder.stage) for folder in measured}
-        known = {(result.split, result.stage.name) for result in self._results}
+        known = {(result.split, result.stage.name) for result in self.results}
         absent = []
         with changing_metrics(self.store.root / "metrics.json") as metrics:
             for stage in self._measurable:
@@ -138,7 +138,7 @@ class Evaluation:
         found: dict[tuple[str, str, str], MeasuredOn | str] = {
             (stage.split, stage.name, ""): "" for stage in self._measurable
         }
-        for result in self._results:
+        for result in self.results:
             place = result.split, result.stage.name, result.folder.key
             found[place] = self._change(result) or self._measured_on(result)
         return found
@@ -181,7 +181,7 @@ class Evaluation:
         return [stage for split in splits for stage in found if stage.split == split]
 
     @cached_property
-    def _results(self) -> list[StageResult]:
+    def results(self) -> list[StageResult]:
         """The results of these stages, as far as there are any."""
         known: dict[Stage, StageResult] = {}
         opened = (stage for stage in self._measurable if self.folder(stage) is not None)

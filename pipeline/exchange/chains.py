@@ -5,7 +5,6 @@ beside masks of the tags before, the newest results decide, and what contradicts
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ Place = tuple[str, str]
 _REMEDY = "give an output directory, or a stage's folder such as outputs/demo/val/masks/latest"
 
 
-@dataclass
 class Chain:
     """Results that belong together.
 
@@ -30,8 +28,12 @@ class Chain:
         results: split and stage → results; of several rounds of training, those of the last.
     """
 
-    results: dict[Place, Result] = field(default_factory=dict)
-    _members: set[Path] = field(default_factory=set)
+    def __init__(self, results: Iterable[Result] = ()):
+        """Adds results one after the other."""
+        self.results: dict[Place, Result] = {}
+        self._members: set[Path] = set()
+        for result in results:
+            self.add(result)
 
     def add(self, result: Result) -> None:
         """Adds a result and what it was made from, unless one of these contradicts what is here."""
@@ -76,13 +78,6 @@ def _settings(result: Result) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if last_part(name) != "corrections"}
 
 
-def _chain_of(results: Iterable[Result]) -> Chain:
-    chain = Chain()
-    for result in results:
-        chain.add(result)
-    return chain
-
-
 def _finished(root: Path) -> list[Result]:
     """Returns all finished results of an output directory, the newest first."""
     stages = [*measured_kinds()]
@@ -107,8 +102,7 @@ def find_chain(path: Path) -> Chain:
             result = Result(path)
             chain.results[_place(result)] = result
     else:
-        is_latest = (r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path)
-        chain = _chain_of(is_latest)
+        chain = Chain(r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path)
     if not chain.results:
         raise UserError(
             f"{path} contains no finished results: run a stage to its end, or {_REMEDY}"
@@ -130,8 +124,7 @@ def find_before(root: Path, latest: Chain) -> Chain:
         )
     # Of the latest chain, it shares what was there by then.
     then = newest.manifest.get("run", "")
-    before = (r for r in every if r.manifest.get("first_run", "") <= then)
-    return _chain_of([newest, *before])
+    return Chain([newest, *(r for r in every if r.manifest.get("first_run", "") <= then)])
 
 
 def pair_up(first: Path, second: Path | None = None) -> list[tuple[Result, Result]]:

@@ -82,6 +82,12 @@ def _gather(
         for stage, folder in folders.items()
         if not stage.accompanies
     ]
+    every = replace(last, stages=stages)
+    for result in every.results:
+        known = [image_id for image_id in ids[result.split] if image_id in result.entries]
+        for image_id in filter(result.first_change, known):
+            folders[result.stage].entries.pop(image_id, None)  # here, and not on the disk
+        remarks.append(result.describe_change(known))
     return ReportInputs(
         last.store.root,
         split,
@@ -94,7 +100,7 @@ def _gather(
         about=describe(newest[PREDICTIONS], last.config),
         settings=settings,
         remarks=[*dict.fromkeys(filter(None, remarks))],
-        now=replace(last, stages=stages).now(),
+        now=every.now(),
         splits=[*last.images.dataset.splits],
         **titles,
         **inputs,
