@@ -31,7 +31,7 @@ from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
 from pipeline.tags.stage import ScoredTags
-from pipeline.tags.tagger import problem_with
+from pipeline.tags.tagger import ScoredTagOptions, problem_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,10 +128,11 @@ class Labeller:
         }
         self._config = configure(classes, given, overrides, f"clip={clip}")
         options = self._config.tags
-        if method_of(options).learns or getattr(options, "standardise", ()):
+        method, is_scored = method_of(options), isinstance(options, ScoredTagOptions)
+        if method.learns or (is_scored and options.standardise):
             raise UserError(
-                "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
-                " or choose another tagger here"
+                f"tags={method.name} and tags.standardise learn from the images of a split: run"
+                " stage=tags, or choose another tagger here"
             )
         if options.corrections is not None:
             raise UserError(
@@ -145,11 +146,11 @@ class Labeller:
         if not isinstance(tags, ScoredTags):
             raise UserError(
                 f"tags={tags.method.name} takes tags from elsewhere: give them to cams() and"
-                " mask(), and leave tags=tagclip here"
+                " mask(), and choose a tagger here"
             )
         if not isinstance(cams, ComputedCams):
             raise UserError(
-                f"cams={cams.method.name} takes CAMs from elsewhere: leave cams=clip_es here"
+                f"cams={cams.method.name} takes CAMs from elsewhere: choose a method here"
             )
         if self._stages["masks"].reads_files:
             raise UserError("masks.regions names files by images: leave masks.regions=slic here")

@@ -118,12 +118,12 @@ class FrozenClip:
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
         """Returns the text embeddings of classes, then of backgrounds: C×E on the device.
 
-        ``templates`` is the name of a set in :data:`pipeline.clip.text.TEMPLATES`.
+        ``templates`` is the name of a set, see :func:`pipeline.clip.text.prompts_of`.
         """
-        from pipeline.clip.text import TEMPLATES
+        from pipeline.clip.text import prompts_of
 
         every, weights = (*names, *zip(backgrounds)), self.fingerprint
-        return self._embed(every, TEMPLATES[templates], weights, templates, *chain(*names))
+        return self._embed(every, prompts_of(templates), weights, templates, *chain(*names))
 
     def embed_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """Returns the text embeddings of sentences as they are, S×E on the device."""

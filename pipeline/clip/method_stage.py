@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
+from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import Method, imported
 from pipeline.engine.sample import Images, Sample
@@ -33,9 +34,9 @@ class MethodStage(PerImage):
     """
 
     decisive = ("method", "clip")
-    options_base: ClassVar[type] = object
+    options_base: ClassVar[type] = MethodOptions
     method: Method
-    options: Any
+    options: MethodOptions
     resources: Resources
     images: Images | None = None
     dependent_batch: int = 0
@@ -58,24 +59,16 @@ class MethodStage(PerImage):
         return self.method.uses_clip
 
     def check(self) -> None:
-        """Refuses a file that is not a CLIP's, and what ``validate_for(clip, prefix)`` refuses.
-
-        Settings may have this method, as they may have ``validate(prefix)``.
-        """
+        """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.resources.clip is not None:
-            dimensions = self.resources.clip.dimensions
-            if hasattr(self.options, "validate_for"):
-                self.options.validate_for(dimensions, self.command)
+            self.options.validate_for(self.resources.clip.dimensions, self.command)
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
-        found = facts(self.options)
-        if hasattr(self.options, "contents"):
-            try:
-                found |= self.options.contents(self.vocabulary)
-            except OSError as error:
-                raise cannot_write(error.filename, error, "read") from error
-        return found
+        try:
+            return facts(self.options) | self.options.contents(self.vocabulary)
+        except OSError as error:
+            raise cannot_write(error.filename, error, "read") from error
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the results depend on besides the images and the stages before."""

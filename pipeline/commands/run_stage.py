@@ -24,6 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     """Does what the command line asks for, a job after the other."""
     gc.disable()  # while stages are imported, of which nothing is garbage
     if {"-h", "--help"} & {*arguments}:
+        import_plugins(take_plugins([a for a in arguments if not a.startswith("-")])[0])
         print(help_text(), end="")
         return
     parser = Parser("run_stage.py", "")

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.cams.cams import read_cams
+from pipeline.cams.method import CamOptions
 from pipeline.clip.device import is_cpu
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
-from pipeline.engine.registry import imported
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
@@ -30,12 +30,17 @@ ALL_BACKGROUND = 0.97
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskStage(MethodStage):
-    """The pseudo masks of a split, whatever they are made from."""
+    """The pseudo masks of a split, whatever they are made from.
+
+    Attributes:
+        cams: the settings of ``cams=``, for masks that are made without CAMs by its method.
+    """
 
     name = command = "masks"
     kind = MASKS
     algorithm = 2
     options_base = MaskOptions
+    cams: CamOptions
     from_cams: ClassVar[bool] = False
     """Whether it needs the CAMs of images, and with them tags."""
     reads_files: ClassVar[bool] = False
@@ -115,7 +120,7 @@ class Masks(MaskStage):
     def batch(self) -> int | None:
         """None unless a GPU refines: pydensecrf holds Python's global lock."""
         on_gpu = not is_cpu(self.resources.device)
-        return 1 if on_gpu and getattr(imported(self.method.build), "on_device", False) else None
+        return 1 if on_gpu and self.method.on_gpu else None
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""
