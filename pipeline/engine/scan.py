@@ -45,12 +45,6 @@ class Scan:
         """The ids of all images of the stage's turn, rejected files included."""
         return list(dict.fromkeys([*(sample.id for sample in self.samples), *self.left_out]))
 
-    def left_out_before(self, images: Images) -> set[str]:
-        """Returns the ids of those images of the run that an earlier stage skipped."""
-        split = self.stage.split
-        asked = {sample.id for sample in images.of(split)} | images.rejected(split).keys()
-        return asked - {sample.id for sample in self.samples}
-
     @property
     def usable(self) -> list[Sample]:
         """The images that have a result, or will have one."""

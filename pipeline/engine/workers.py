@@ -16,13 +16,13 @@ from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
-from pipeline.engine.sample import ImageReader, Size
+from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file, first_key, join_keys
 
-Done = Iterator[tuple[str, str | None]]
-"""Ids of images, each with the reason why it was skipped; none where its result is stored."""
+Done = Iterator[tuple[Sample, str | None]]
+"""Images, each with the reason why it was skipped; none where its result is stored."""
 
 Reader = ImageReader | HandedOn
 
@@ -58,7 +58,7 @@ def compute_here(
     reader = (reader or stage.reader) if stage.reads_images else None
     computed = go_through(items, reader, partial(stage.compute, model=model), stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
-        yield item.sample.id, reason
+        yield item.sample, reason
 
 
 def go_through(
@@ -248,9 +248,9 @@ def _compute_in(
                 for line in lines:
                     folders[name].adopt(line)
             for item in shard:
-                yield item.sample.id, failures.get(item.sample.id)
+                yield item.sample, failures.get(item.sample.id)
         elif len(shard) == 1:
-            yield shard[0].sample.id, str(done)
+            yield shard[0].sample, str(done)
         else:
             deadly += [[item] for item in shard]
     # A single image of such a shard may be the cause; the others must not suffer from it.
@@ -278,11 +278,11 @@ def compute_shard(
             torch.set_num_threads(threads)
     folders = {name: WorkerFolder(*place) for name, place in places.items()}
     try:
-        done = dict(compute_here(*_resident(pickled), folders, items, handed_on))
+        done = compute_here(*_resident(pickled), folders, items, handed_on)
+        failures = {sample.id: reason for sample, reason in done if reason is not None}
     finally:
         for folder in folders.values():
             folder.close()
-    failures = {image_id: reason for image_id, reason in done.items() if reason is not None}
     return {name: folder.entries for name, folder in folders.items()}, failures
 
 

@@ -155,9 +155,9 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
 
     items = [Item(Sample(i, Path(i)), "") for i in ids]
     stage = Slow(reads_images=False, chosen="stage=slow")
-    for image_id, reason in compute_here(stage, None, {"slow": Stored()}, items):
+    for sample, reason in compute_here(stage, None, {"slow": Stored()}, items):
         assert reason is None
-        reported.append(image_id)
+        reported.append(sample.id)
     assert reported == ids
     assert all(number >= k - 2 for k, number in enumerate(before))
 
