@@ -121,8 +121,8 @@ def scan(
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
             left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     _refuse_few(absent, len(samples), images, stage.split)
-    if batches := {items[image_id].batch for image_id in missing} - {""}:
-        missing |= {image_id for image_id, item in items.items() if item.batch in batches}
+    if together := {items[image_id].computed_with for image_id in missing} - {""}:
+        missing |= {image_id for image_id, item in items.items() if item.computed_with in together}
     computed = [item for image_id, item in items.items() if image_id in missing]
     if rider is not None:
         known = ((item, frozenset(rider.inputs(item.sample.id))) for item in computed)

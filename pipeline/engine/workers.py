@@ -69,8 +69,8 @@ def go_through(
 ) -> Iterator[tuple[Item, Any]]:
     """Yields what is computed of images, or the ImageError of one that cannot be read.
 
-    All images that stand alone are computed in one call, and those of each batch in another; only
-    if one of them can be read.
+    All images that stand alone are computed in one call, and those that depend on each other in
+    another; only if one of them can be read.
 
     Args:
         items: the images.
@@ -98,7 +98,7 @@ def go_through(
                 given[item.sample.id] = None
                 yield replace(item, size=size), image
 
-    for _, group in groupby(items, lambda item: item.batch):
+    for _, group in groupby(items, lambda item: item.computed_with):
         unreadable: list[tuple[Item, ImageError]] = []
         given: dict[str, None] = {}
         images = readable(group)
@@ -171,10 +171,10 @@ class Executor:
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
-            images = stage.batch or 1
+            images = stage.batch_size or 1
             shard_size = settings.shard_size or (4 if images == 1 else 16 * images)
         else:
-            size = min(self._size, len(items)) if stage.batch is None else 1
+            size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
                 model = cache(partial(_load, *_to_load(stage, inputs, folders)))
                 return compute_here(stage, model, folders, items, reader)
@@ -196,8 +196,8 @@ class Executor:
         The ``folders`` are the stage's own and those of the stages before it, by name; ``images``
         is the number of images of the split.
         """
-        runs_here = model.batch is not None and not isinstance(self._settings, WorkerSettings)
-        if not (self._one_pass and runs_here and stage.batch is None):
+        runs_here = model.batch_size is not None and not isinstance(self._settings, WorkerSettings)
+        if not (self._one_pass and runs_here and stage.batch_size is None):
             return None
         self._pool = ProcessPool(self._size)
         work = _work_of(stage, inputs, {stage.name: folders[stage.name]}, None)
@@ -224,11 +224,11 @@ def _work_of(
 
 
 def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Cuts images into shards of a size; a batch whose images depend on each other is a shard."""
+    """Cuts images into shards of a size; those that depend on each other are a shard."""
     shards = []
-    for batch, group in groupby(items, lambda item: item.batch):
+    for depends, group in groupby(items, lambda item: item.computed_with):
         members = [*group]
-        step = len(members) if batch else size
+        step = len(members) if depends else size
         shards += [members[start : start + step] for start in range(0, len(members), step)]
     return shards
 

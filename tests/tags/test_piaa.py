@@ -21,10 +21,11 @@ from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags import piaa
-from pipeline.tags.bank import LeastEntropies, read_prototypes
+from pipeline.tags.bank import Candidates, read_prototypes
 from pipeline.tags.patches import BatchedScClip, centre
 from pipeline.tags.piaa import build_patches
 from pipeline.tags.prototypes import Prototypes, choose_bank, learn
+from pipeline.tags.settings import PiaaOptions
 from pipeline.tags.stage import ScoredTags
 from tests.engine.test_workers import HerePool
 from tests.small_runs import artefacts, folder_options, latest, wait_for_entries
@@ -169,8 +170,8 @@ def test_candidates_hold_the_bank_in_whatever_order_images_come(size):
     classes = [random.integers(0, 3, 30) for _ in range(12)]
     bank = choose_bank(entropies, classes, size)
     for order in (range(12), range(11, -1, -1), random.permutation(12)):
-        least = LeastEntropies(size)
-        found = {int(i): least.candidates(entropies[i], classes[i]) for i in order}
+        candidates = Candidates(PiaaOptions(bank_size=size), None, None)
+        found = {int(i): candidates.choose(entropies[i], classes[i]) for i in order}
         assert all({*bank[i]} <= {*found[i]} for i in range(12))
         of_candidates = choose_bank(
             [entropies[i][found[i]] for i in range(12)],
