@@ -31,6 +31,9 @@ Inputs = Mapping[str, Path]
 
 _MAX_UNWRITTEN = 4
 
+_SHARD, _SHARD_BATCHES = 4, 16
+"""Images that a worker receives at a time; or batches, of a model that takes several images."""
+
 
 def compute_here(
     stage: PerImage,
@@ -171,8 +174,8 @@ class Executor:
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
-            images = stage.batch_size or 1
-            shard_size = settings.shard_size or (4 if images == 1 else 16 * images)
+            several = (stage.batch_size or 1) > 1
+            shard_size = _SHARD_BATCHES * stage.batch_size if several else _SHARD
         else:
             size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:

@@ -239,9 +239,8 @@ def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
 
 def test_a_batch_is_computed_whole_whoever_computes_and_whatever_is_there(in_twos, monkeypatch):
     run(in_twos(out="whole"))
-    pool = HerePool()
-    pool.shard_size = 1
-    run(in_twos(out="workers"), pool)
+    monkeypatch.setattr("pipeline.engine.workers._SHARD", 1)
+    run(in_twos(out="workers"), HerePool())
     tags = type(in_twos(out="killed").stages(["tags"])[-1])
 
     computed = []
