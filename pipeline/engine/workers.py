@@ -10,7 +10,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.alongside import Alongside, HandedOn, ShardResult
+from pipeline.engine.alongside import Alongside, ShardResult
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
@@ -23,8 +23,6 @@ from pipeline.files.fingerprints import fingerprint_file, first_key, join_keys
 
 Done = Iterator[tuple[Sample, str | None]]
 """Images, each with the reason why it was skipped; none where its result is stored."""
-
-Reader = ImageReader | HandedOn
 
 Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
@@ -40,7 +38,7 @@ def compute_here(
     model: Callable[[], Any],
     folders: Mapping[str, ResultFolder],
     items: Sequence[Item],
-    reader: Reader | None = None,
+    reader: ImageReader | None = None,
 ) -> Done:
     """Computes and stores results in this process; a thread writes files as the model goes on.
 
@@ -66,7 +64,7 @@ def compute_here(
 
 def go_through(
     items: Iterable[Item],
-    reader: Reader | None,
+    reader: ImageReader | None,
     compute: Callable[[Decoded], Iterable[tuple[Item, Any]]],
     name: str,
 ) -> Iterator[tuple[Item, Any]]:
@@ -164,7 +162,7 @@ class Executor:
         inputs: Inputs,
         folders: Mapping[str, StageFolder],
         items: Sequence[Item],
-        reader: Reader | None = None,
+        reader: ImageReader | None = None,
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed.
 
@@ -266,12 +264,12 @@ def compute_shard(
     places: Mapping[str, tuple[Path, str]],
     threads: int | None,
     items: Sequence[Item],
-    handed_on: HandedOn | None = None,
+    reader: ImageReader | None = None,
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
-    folder that receives results, by name. The image of a single item may be handed on.
+    folder that receives results, by name. A ``reader`` takes the place of the stage's own.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads:
@@ -281,7 +279,7 @@ def compute_shard(
             torch.set_num_threads(threads)
     folders = {name: WorkerFolder(*place) for name, place in places.items()}
     try:
-        done = compute_here(*_resident(pickled), folders, items, handed_on)
+        done = compute_here(*_resident(pickled), folders, items, reader)
         failures = {sample.id: reason for sample, reason in done if reason is not None}
     finally:
         for folder in folders.values():
