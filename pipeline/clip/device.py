@@ -160,7 +160,7 @@ def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     on_cpu = is_cpu(device)
     images = runtime["batch_size"] or (1 if on_cpu else 16)
     crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
-    return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))
+    return Batches(images, crops, max(8, 4 * images))
 
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX

@@ -89,7 +89,7 @@ class MethodStage(PerImage):
         if not self.dependent_batch:
             return item
         batch = self.images.batches(self.split, self.dependent_batch)[sample.id]
-        return replace(item, input=join_keys(item.input, batch), batch=batch)
+        return replace(item, input=join_keys(item.input, batch), computed_with=batch)
 
     @property
     def chosen(self) -> str:
@@ -115,7 +115,7 @@ class MethodStage(PerImage):
         return imported(self.method.build)(self.options, self.resources, **learned)
 
     @property
-    def batch(self) -> int | None:
+    def batch_size(self) -> int | None:
         """Images that CLIP takes at a time."""
         return self.resources.clip.batches.images if self.resources.clip else 1
 

@@ -67,8 +67,6 @@ class RuntimeSettings:
         workers: processes and threads beside the model; none takes the number of cores.
         batch_size: images that CLIP processes together; none takes 1 on a CPU and 16 on a GPU.
         crop_batch_size: crops that CWR classifies together; none takes 4 on a CPU, 64 on a GPU.
-        most_waiting: decoded images that may wait for others of their size; none takes four
-            batches, and at least 8.
         threads: of torch in this process; none leaves the choice to torch.
         one_pass: whether processes make the masks of images while the model computes the tags and
             CAMs of the next ones; none does so with a GPU.
@@ -83,7 +81,6 @@ class RuntimeSettings:
     workers: int | None = setting(None, at_least=1, at_most=1024, changes="nothing", why=_SPEED)
     batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     crop_batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
-    most_waiting: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     threads: int | None = setting(None, at_least=1, at_most=1024, changes="rounding", why=_ROUNDING)
     one_pass: bool | None = setting(None, changes="nothing", why=_SPEED)
     wait: float = setting(0, at_least=0, changes="nothing", why=_SPEED)

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,7 @@ class ScoredTags(Tags):
     """
 
     decisive = ("method", "clip", "reidentify", "squeeze")
+    takes_any_image = True
     options_base = ScoredTagOptions
 
     def option_facts(self) -> dict[str, Any]:
@@ -132,13 +133,14 @@ class ScoredTags(Tags):
         is_covered = {"scores", *self.variants} <= entry["scores"].keys()
         return self.choose(decode_scores(entry["scores"])) if is_covered else None
 
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
-        """Builds the tagger, and the method of the CAMs that ride."""
-        return super().load(inputs), self.rider and self.rider.load(inputs)
+    @cached_property
+    def cam_method(self) -> Any:  # noqa: ANN401
+        """The method of the CAMs that ride, built once in a process; none if none do."""
+        return self.rider and self.rider.load({})
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider, options = model(), self.rider, self.options
+        tagger, cam_method, rider, options = model(), self.cam_method, self.rider, self.options
         corrected = self.corrections.tags
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):

@@ -192,12 +192,12 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     for index in range(30):
         image = draw_photograph(100 + index, 64, 64 + 16 * (index % 3))
         Image.fromarray(image).save(photographs / f"n{index:02d}.png")
-    stage = ["stage=[tags,cams,masks]", "runtime.most_waiting=2"]
-    assert run_stage(*arguments, *stage).code == 0
+    stage = "stage=[tags,cams,masks]"
+    assert run_stage(*arguments, stage).code == 0
 
     killed_out = tmp_path / "killed"
     process = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments[:-1], *stage, f"output_dir={killed_out}"],
+        [sys.executable, "-c", KILLED, *arguments[:-1], stage, f"output_dir={killed_out}"],
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         check=False,
@@ -207,7 +207,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     done = journal.read_bytes().count(b"\n")
     assert 6 <= done < 35
 
-    resumed = run_stage(*arguments[:-1], *stage, f"output_dir={killed_out}")
+    resumed = run_stage(*arguments[:-1], stage, f"output_dir={killed_out}")
     assert resumed.code == 0, resumed.errors
     assert f"35 images, {35 - done} computed now" in resumed.output
     assert artefacts(killed_out) == artefacts(tmp_path / "out")

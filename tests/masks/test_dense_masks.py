@@ -305,4 +305,4 @@ def test_a_worker_needs_no_file_of_names(tmp_path):
 
 def test_the_stage_needs_no_other():
     stage = stage_of()
-    assert not stage.needs and not stage.from_cams and stage.batch is not None
+    assert not stage.needs and not stage.from_cams and stage.batch_size is not None

@@ -21,8 +21,8 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.piaa import method
-from pipeline.tags.piaa.bank import LeastEntropies, read_prototypes
+from pipeline.tags.piaa import PiaaOptions, method
+from pipeline.tags.piaa.bank import Candidates, read_prototypes
 from pipeline.tags.piaa.method import build_patches
 from pipeline.tags.piaa.patches import BatchedScClip, centre
 from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, learn
@@ -170,8 +170,8 @@ def test_candidates_hold_the_bank_in_whatever_order_images_come(size):
     classes = [random.integers(0, 3, 30) for _ in range(12)]
     bank = choose_bank(entropies, classes, size)
     for order in (range(12), range(11, -1, -1), random.permutation(12)):
-        least = LeastEntropies(size)
-        found = {int(i): least.candidates(entropies[i], classes[i]) for i in order}
+        candidates = Candidates(PiaaOptions(bank_size=size), None, None)
+        found = {int(i): candidates.choose(entropies[i], classes[i]) for i in order}
         assert all({*bank[i]} <= {*found[i]} for i in range(12))
         of_candidates = choose_bank(
             [entropies[i][found[i]] for i in range(12)],
@@ -240,9 +240,8 @@ def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
 
 def test_a_batch_is_computed_whole_whoever_computes_and_whatever_is_there(in_twos, monkeypatch):
     run(in_twos(out="whole"))
-    pool = HerePool()
-    pool.shard_size = 1
-    run(in_twos(out="workers"), pool)
+    monkeypatch.setattr("pipeline.engine.workers._SHARD", 1)
+    run(in_twos(out="workers"), HerePool())
     tags = type(in_twos(out="killed").stages(["tags"])[-1])
 
     computed = []

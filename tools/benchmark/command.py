@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> None:
     clip = clip.eval().requires_grad_(False).to(device)
     size = _two_numbers(options.size, "x", "--size", "500x375")
     names = _two_numbers(options.names, ",", "--names", "20,25")
-    batches = choose_batches({**vars(options), "most_waiting": None}, device.type)
+    batches = choose_batches(vars(options), device.type)
     plain_encoder = ClipEncoder(deepcopy(clip)) if "stages" in wanted else None
     attention = choose_attention(options.attention, str(device))
     kernel = FusedKernel() if attention == FUSED else None

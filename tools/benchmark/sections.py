@@ -91,7 +91,7 @@ def refiners(size: tuple[int, int], repeats: int) -> str:
     """
     (image,), cams = load_photographs(1, *size), random_cams(size, seed=0)
     refine = {
-        name: partial(stages_of_run(f"masks={name}")["masks"].load({"cams": Path()})[0], image)
+        name: partial(stages_of_run(f"masks={name}")["masks"].load({}), image)
         for name in ("crf", "pamr", "par", "regions")
     }
     crf = partial(refine.pop("crf"), cams)

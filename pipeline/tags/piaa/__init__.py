@@ -30,7 +30,7 @@ BATCH = 128
 """Images of a batch, in the order of their list; the last batch has fewer."""
 
 
-def batch_of(options: PiaaOptions, quirks: SimpleNamespace) -> int:  # noqa: ANN401
+def batch_of(options: PiaaOptions, quirks: SimpleNamespace) -> int:
     """Returns the size of the batch on which PIAA's results depend; 0 if images are independent.
 
     Only centre squares do, since images of other sizes have no batch in common.
