@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.cams.cams import read_cams
-from pipeline.clip.device import is_cpu
+from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
@@ -111,11 +112,16 @@ class Masks(MaskStage):
     decisive = ("method", "crf")
     from_cams = True
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device, if the refiner computes on it."""
+        on_device = getattr(imported(self.method.build), "on_device", False)
+        return [f"device={device_kind(self.resources.device)}"] if on_device else ()
+
     @property
     def batch(self) -> int | None:
         """None unless a GPU refines: pydensecrf holds Python's global lock."""
-        on_gpu = not is_cpu(self.resources.device)
-        return 1 if on_gpu and getattr(imported(self.method.build), "on_device", False) else None
+        return 1 if any(trait != "device=cpu" for trait in self.machine) else None
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with the fingerprint of its CAMs."""
