@@ -1,7 +1,8 @@
 """The base of the stages of tags, CAMs and masks, whose results a registered method computes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +58,12 @@ class MethodStage(PerImage):
     def uses_clip(self) -> bool:
         """Whether the method applies CLIP to images."""
         return self.method.uses_clip
+
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """Those traits of the machine by which CLIP's features of images differ."""
+        clip = self.resources.clip if self.reads_images else None
+        return clip.machine if clip else ()
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""

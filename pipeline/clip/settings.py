@@ -63,7 +63,7 @@ class RuntimeSettings:
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
         precision: of CLIP's image tower; "fp16" requires a GPU.
         attention: of CLIP's image tower on a CPU; "auto" takes the "fused" one where the CPU has
-            AMX and there is a C++ compiler, and otherwise "by_head", which is not in the key.
+            AMX and there is a C++ compiler, and otherwise "by_head".
         workers: processes and threads beside the model; none takes the number of cores.
         batch_size: images that CLIP processes together; none takes 1 on a CPU and 16 on a GPU.
         crop_batch_size: crops that CWR classifies together; none takes 4 on a CPU, 64 on a GPU.
@@ -77,7 +77,7 @@ class RuntimeSettings:
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)
     precision: str = setting("fp32", choices=PRECISIONS)
-    attention: str = setting("auto", choices=ATTENTIONS)
+    attention: str = setting("auto", choices=ATTENTIONS, changes="rounding", why=_ROUNDING)
     workers: int | None = setting(None, at_least=1, at_most=1024, changes="nothing", why=_SPEED)
     batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     crop_batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)

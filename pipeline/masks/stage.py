@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.method import CamOptions
-from pipeline.clip.device import is_cpu
+from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
@@ -122,11 +123,15 @@ class Masks(MaskStage):
     decisive = ("method", "crf")
     from_cams = True
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device, if the refiner computes on it."""
+        return [f"device={device_kind(self.resources.device)}"] if self.method.on_gpu else ()
+
     @property
     def batch_size(self) -> int | None:
         """None unless a GPU refines: pydensecrf holds Python's global lock."""
-        on_gpu = not is_cpu(self.resources.device)
-        return 1 if on_gpu and self.method.on_gpu else None
+        return 1 if any(trait != "device=cpu" for trait in self.machine) else None
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its CAMs."""

@@ -10,7 +10,6 @@ from typing import TypeVar
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
-from pipeline.clip.fused import choose_attention
 from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
@@ -72,7 +71,7 @@ class Builder:
             position_fp16=config.compat.position_fp16,
             batches=devices.choose_batches(vars(runtime), self.device),
             root=self.store.root if self.store else None,
-            attention=choose_attention(runtime.attention, self.device),
+            attention=runtime.attention,
         )
 
     @cached_property
@@ -267,7 +266,6 @@ class Builder:
     def training(self, masks: PerImage, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options, before = self.config.segmenter, {"masks": masks}
-        precision = devices.precision_of_training(options.precision, self.device)
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
             data = masks_in_folder(options.masks, self.images, self.train_split, weighted)
@@ -278,7 +276,7 @@ class Builder:
             split=self.train_split,
             round=number,
             before=before,
-            options=replace(options, precision=precision),
+            options=options,
             seed=self.config.seed,
             device=self.device,
             vocabulary=self.vocabulary,
