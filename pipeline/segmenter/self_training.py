@@ -8,7 +8,7 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
 from pipeline.tags.remarks import count_tags
 from pipeline.tags.scores import read_tags, summarise, tags_output
+
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class _Relabelling(PerImage):
         read = [fingerprint(list(keys)) for keys in (tags, found) if keys is not None]
         return Item(sample, join_keys(image, *read), (tags, found))
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
         """Loads the network of the round before."""
         from pipeline.segmenter.predict import Segmenter
 
