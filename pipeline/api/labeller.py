@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,7 @@ Tags = Sequence[int | str] | None
 
 TagsOfEach = Sequence[Sequence[int | str]] | None
 
+Found = TypeVar("Found")
 _TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
 
@@ -207,7 +208,7 @@ class Labeller:
             UserError: a class that is not among the names, or is named twice.
         """
 
-        def result(found: _Image) -> Any:  # noqa: ANN401
+        def result(found: _Image) -> np.ndarray | Tensor:
             if not as_tensors:
                 return found.cams.astype(np.float16)
             import torch
@@ -266,7 +267,13 @@ class Labeller:
         tokens = encoder.tokens_after(pixels, numbers)  # its weights are frozen
         return [tokens[number][:, 1:].unflatten(1, *grids) for number in numbers]
 
-    def _compute(self, given: Any, tags: Any, steps: Sequence[_Step], result: Callable) -> Any:
+    def _compute(
+        self,
+        given: AnyImage | AnyImages,
+        tags: Tags | TagsOfEach,
+        steps: Sequence[_Step],
+        result: Callable[[_Image], Found],
+    ) -> Found | list[Found]:
         """Returns the result of an image after some steps, or a list of those of several."""
         forms = str | os.PathLike | Image.Image | np.ndarray
         if isinstance(given, forms) or not isinstance(given, Iterable):
@@ -356,7 +363,7 @@ class Labeller:
         return tuple(indices)
 
 
-def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401
+def _checked(found: Found | ImageError, image: _Image) -> Found:
     if isinstance(found, ImageError):
         raise UserError(f"{image.name or 'the image'} {found}")
     return found

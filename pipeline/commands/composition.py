@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -155,7 +155,7 @@ def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]
                 )
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Yields the key and the value of everything in nested mappings that is not a mapping."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():

@@ -4,7 +4,7 @@ import gc
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -93,7 +93,7 @@ def _keys() -> Iterator[str]:
             )
 
 
-def _as_yaml(value: Any) -> str:  # noqa: ANN401
+def _as_yaml(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -182,7 +182,7 @@ def _quote_numbers(override: str) -> str:
     return f"{key}{equals}{_WORD.sub(quote, value)}"
 
 
-def _holds_text(override: str, composed: Any) -> bool:  # noqa: ANN401
+def _holds_text(override: str, composed: object) -> bool:
     """Tells whether the key of an override holds text, or a list of it, as names of folders."""
     for part in override.lstrip("+").partition("=")[0].split("."):
         composed = composed.get(part, 0) if isinstance(composed, dict) else 0

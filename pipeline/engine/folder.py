@@ -298,7 +298,7 @@ class StageFolder(ResultFolder):
         """Whether it received results since it was locked."""
         return bool(self.computed or self.reused)
 
-    def write_manifest(self, *, complete: bool, **facts: Any) -> None:
+    def write_manifest(self, *, complete: bool, **facts: object) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.
 
         It is complete when every image of the run has been processed.

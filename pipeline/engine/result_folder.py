@@ -80,7 +80,7 @@ class ResultFolder:
         self._journal = Journal(journal)
 
     def write(
-        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: Any
+        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: object
     ) -> None:
         """Stores the files of an image, then its journal entry.
 

@@ -119,7 +119,7 @@ def go_through(
         yield from unreadable
 
 
-def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
+def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> object:
     """Loads a stage's models; refuses files that are not those that the recipe names."""
     say("loading the model")
     is_collecting = gc.isenabled()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
 from pipeline.tags.remarks import count_tags
 from pipeline.tags.scores import read_tags, summarise, tags_output
+
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class _Relabelling(PerImage):
         read = [fingerprint(list(keys)) for keys in (tags, found) if keys is not None]
         return Item(sample, join_keys(image, *read), (tags, found))
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
         """Loads the network of the round before."""
         from pipeline.segmenter.predict import Segmenter
 

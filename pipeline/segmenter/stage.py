@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import device_kind
 from pipeline.datasets.vocabulary import Vocabulary
@@ -26,6 +26,9 @@ from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, tra
 from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
 from pipeline.segmenter.testing import segment_all
+
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 _BEST = "best_*.pth"
 
@@ -285,7 +288,7 @@ class Predictions(PerImage):
         """Returns the checkpoint that predicts."""
         return network_files(inputs["segmenter"], self.options.checkpoint)
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
         """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
 
