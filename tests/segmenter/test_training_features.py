@@ -1,11 +1,8 @@
-"""Validation, batches in parts, several processes, mixed precision, kills at any moment."""
+"""Validation, batches in parts, several processes, mixed precision."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,19 +20,6 @@ from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
 from tests.segmenter.test_train import assert_same_weights, run, weights
 from tests.segmenter.tiny_training import frozen_norms, tiny_settings, write_labelled
-
-SLOW_RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
-from pipeline.segmenter.train import train
-
-pairs = write_pairs(Path(sys.argv[2]))
-settings = tiny_settings(iterations=24, checkpoint_interval=3)
-train(settings, pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
-      on_iteration=lambda iteration, total, loss: print(iteration, flush=True))
-"""
 
 DISTRIBUTED_RUN = """
 import sys
@@ -258,21 +242,3 @@ def test_a_checkpoint_of_no_known_precision_is_not_resumed(pairs, tmp_path, prec
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=r"iter_2\.pth is damaged or not.*: delete it"):
         run(pairs, tmp_path, replace(settings, iterations=4))
-
-
-@pytest.mark.soak  # the suite kills trainings at chosen points
-def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
-    folder, work_dir = pairs[0].image.parent, tmp_path / "run"
-    chance = random.Random(7)
-    arguments = [sys.executable, "-c", SLOW_RUN, REPOSITORY, folder, work_dir]
-    for _ in range(2):
-        process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        for _ in range(chance.randrange(2, 7)):
-            assert process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    settings = tiny_settings(iterations=24, checkpoint_interval=3)
-    run(pairs, work_dir, settings)
-    run(pairs, tmp_path / "undisturbed", settings)
-    assert_same_weights(weights(tmp_path / "undisturbed"), weights(work_dir))

@@ -124,6 +124,7 @@ def test_every_number_is_in_its_declared_range_or_refused(choice):
         ("runtime.threads=100000000", "at least 1 and at most 1,024"),
         ("tags.attention_blocks=[1]", "tags.attention_blocks=[1] has 1 values: give 2"),
         ("cams.background_betas=[]", "cams.background_betas=[] has 0 values: give 1 or more"),
+        ("dataset.values=[0,256]", "dataset.values=256 is out of range"),
         ("masks.crf.bilateral_sxy=0", "masks.crf.bilateral_sxy=0.0 is out of range"),
     ],
 )
