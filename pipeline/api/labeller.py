@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
-from pipeline.tags.tagger import problem_with
+from pipeline.tags.tagger import ScoredTagOptions, problem_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +40,13 @@ Tags = Sequence[int | str] | None
 
 TagsOfEach = Sequence[Sequence[int | str]] | None
 
+Found = TypeVar("Found")
 _TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
 
 _REMEDIES = {
-    "tags": "give tags to cams() and mask(), and leave tags=tagclip here",
-    "cams": "leave cams=clip_es here",
+    "tags": "give tags to cams() and mask(), and choose a tagger here",
+    "cams": "choose a method here",
     "masks": "leave masks.regions=slic here",
 }
 """What to do where a stage does not take any image."""
@@ -133,10 +134,11 @@ class Labeller:
         }
         self._config = configure(classes, given, overrides, f"clip={clip}")
         options = self._config.tags
-        if method_of(options).learns or getattr(options, "standardise", ()):
+        method, is_scored = method_of(options), isinstance(options, ScoredTagOptions)
+        if method.learns or (is_scored and options.standardise):
             raise UserError(
-                "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
-                " or choose another tagger here"
+                f"tags={method.name} and tags.standardise learn from the images of a split: run"
+                " stage=tags, or choose another tagger here"
             )
         if options.corrections is not None:
             raise UserError(
@@ -206,7 +208,7 @@ class Labeller:
             UserError: a class that is not among the names, or is named twice.
         """
 
-        def result(found: _Image) -> Any:  # noqa: ANN401
+        def result(found: _Image) -> np.ndarray | Tensor:
             if not as_tensors:
                 return found.cams.astype(np.float16)
             import torch
@@ -265,7 +267,13 @@ class Labeller:
         tokens = encoder.tokens_after(pixels, numbers)  # its weights are frozen
         return [tokens[number][:, 1:].unflatten(1, *grids) for number in numbers]
 
-    def _compute(self, given: Any, tags: Any, steps: Sequence[_Step], result: Callable) -> Any:
+    def _compute(
+        self,
+        given: AnyImage | AnyImages,
+        tags: Tags | TagsOfEach,
+        steps: Sequence[_Step],
+        result: Callable[[_Image], Found],
+    ) -> Found | list[Found]:
         """Returns the result of an image after some steps, or a list of those of several."""
         forms = str | os.PathLike | Image.Image | np.ndarray
         if isinstance(given, forms) or not isinstance(given, Iterable):
@@ -355,7 +363,7 @@ class Labeller:
         return tuple(indices)
 
 
-def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401
+def _checked(found: Found | ImageError, image: _Image) -> Found:
     if isinstance(found, ImageError):
         raise UserError(f"{image.name or 'the image'} {found}")
     return found

@@ -58,9 +58,14 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def device_kind(device: str) -> str:
+    """Returns the kind of a device, such as "cpu" or "cuda", by torch's name of it."""
+    return device.partition(":")[0]
+
+
 def is_cpu(device: str) -> bool:
     """Tells whether torch's name of a device is that of a CPU."""
-    return device.partition(":")[0] == "cpu"
+    return device_kind(device) == "cpu"
 
 
 @cache

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.settings import setting
+
+if TYPE_CHECKING:
+    from pipeline.engine.pool import Pool
 
 executor_setting = partial(
     setting, changes="nothing", why="who computes does not change what is computed"
@@ -44,7 +47,7 @@ class WorkerSettings(ExecutorSettings):
 
         return self.threads or max(1, count_cores() // size)
 
-    def start(self, size: int) -> Any:  # noqa: ANN401
+    def start(self, size: int) -> "Pool":
         """Returns so many workers."""
         from pipeline.engine.pool import ProcessPool
 
@@ -72,7 +75,7 @@ class DaskSettings(WorkerSettings):
         """Returns torch's threads in each worker; other machines have as many as they like."""
         return self.threads if self.address or self.cluster else super().threads_of(size)
 
-    def start(self, size: int) -> Any:  # noqa: ANN401
+    def start(self, size: int) -> "Pool":
         """Connects to the cluster; see :class:`~pipeline.engine.dask_pool.DaskPool`."""
         from pipeline.engine.dask_pool import DaskPool
 

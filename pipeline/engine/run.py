@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from pipeline.engine.alongside import Alongside
 from pipeline.engine.folder import FAILURES, StageFolder
@@ -93,7 +92,7 @@ class Run:
             self.store.begin(self.files)
         return self
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:  # noqa: ANN401
+    def __exit__(self, kind: type | None, *_: object) -> None:
         self.executor.close(at_once=kind is not None)
         if self.writes and kind is None:
             self.store.sweep_up()

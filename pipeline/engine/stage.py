@@ -293,6 +293,14 @@ class PerImage(Stage):
         """
         return 1
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The traits of the machine that computes, such as "device=cpu", to count images by.
+
+        Results of other traits differ by rounding, so that they are in no key, recipe or input.
+        """
+        return ()
+
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Loads the model, one object, where it computes; ``inputs`` are the folders of needs."""
         return None

@@ -53,7 +53,8 @@ def compute_here(
         for name, folder in folders.items():
             if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
-                folder.write(item.sample.id, output.input or item.input, files, **output.facts)
+                facts = {**output.facts, "machine": stage.machine}
+                folder.write(item.sample.id, output.input or item.input, files, **facts)
         return None
 
     reader = (reader or stage.reader) if stage.reads_images else None
@@ -118,7 +119,7 @@ def go_through(
         yield from unreadable
 
 
-def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
+def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> object:
     """Loads a stage's models; refuses files that are not those that the recipe names."""
     say("loading the model")
     is_collecting = gc.isenabled()

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
@@ -10,11 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from pipeline.cams.cams import read_cams
-from pipeline.clip.device import is_cpu
+from pipeline.cams.method import CamOptions
+from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
-from pipeline.engine.registry import imported
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
@@ -37,12 +38,17 @@ class FilesOfImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskStage(MethodStage):
-    """The pseudo masks of a split, whatever they are made from."""
+    """The pseudo masks of a split, whatever they are made from.
+
+    Attributes:
+        cams: the settings of ``cams=``, for masks that are made without CAMs by its method.
+    """
 
     name = command = "masks"
     kind = MASKS
     algorithm = 2
     options_base = MaskOptions
+    cams: CamOptions
     from_cams: ClassVar[bool] = False
     """Whether it needs the CAMs of images, and with them tags."""
     takes_any_image = True
@@ -117,11 +123,15 @@ class Masks(MaskStage):
     decisive = ("method", "crf")
     from_cams = True
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device, if the refiner computes on it."""
+        return [f"device={device_kind(self.resources.device)}"] if self.method.on_gpu else ()
+
     @property
     def batch_size(self) -> int | None:
         """None unless a GPU refines: pydensecrf holds Python's global lock."""
-        on_gpu = not is_cpu(self.resources.device)
-        return 1 if on_gpu and getattr(imported(self.method.build), "on_device", False) else None
+        return 1 if any(trait != "device=cpu" for trait in self.machine) else None
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its CAMs."""

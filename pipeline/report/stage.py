@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
+from pipeline.engine.result_folder import describe_machines
 from pipeline.engine.run import Outcome
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
@@ -83,6 +84,7 @@ def _gather(
         for stage, folder in folders.items()
         if not stage.accompanies
     ]
+    remarks += [describe_machines(folder.manifest()) for folder in folders.values()]
     every = replace(last, stages=stages)
     for result in every.results:
         known = [image_id for image_id in ids[result.split] if image_id in result.entries]

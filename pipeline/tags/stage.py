@@ -120,8 +120,7 @@ class ScoredTags(Tags):
     @property
     def thresholds(self) -> Collection[str]:
         """The settings that turn scores into tags; CWR takes its θ from the same α."""
-        uses_alpha = getattr(self.options, "reidentify", False)
-        own = ("min_score",) if uses_alpha else ("min_score", "alpha")
+        own = ("min_score",) if self.options.uses_alpha else ("min_score", "alpha")
         return (*super().thresholds, *own)
 
     @property
@@ -165,7 +164,7 @@ class ScoredTags(Tags):
         """Returns what is counted of the tags, and near-synonyms among the names that CLIP read."""
         clip, vocabulary = self.resources.clip, self.vocabulary
         known = folder.statistics.get("near_synonyms", [])
-        if folder.computed and clip is not None and hasattr(self.options, "templates"):
+        if folder.computed and clip is not None and self.options.templates:
             # Those that the tagger has embedded.
             names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates
             embeddings = clip.embed(*names)[: len(vocabulary.classes)].cpu().numpy()

@@ -150,11 +150,11 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
                 yield item, {"slow": Output()}
 
     class Stored:
-        def write(self, image_id, *_):
+        def write(self, image_id, *_, **__):
             stored[image_id].set()
 
     items = [Item(Sample(i, Path(i)), "") for i in ids]
-    stage = Slow(reads_images=False, chosen="stage=slow")
+    stage = Slow(reads_images=False, chosen="stage=slow", machine=())
     for sample, reason in compute_here(stage, None, {"slow": Stored()}, items):
         assert reason is None
         reported.append(sample.id)

@@ -25,8 +25,8 @@ from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, join_keys
-from pipeline.tags.prototypes import Prototypes, choose_bank, entropy, learn
-from pipeline.tags.settings import PiaaOptions, batch_of
+from pipeline.tags.piaa import PiaaOptions, batch_of
+from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, entropy, learn
 
 _PATCH_SETTINGS = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
 """The settings that the entropies and the features of patches depend on."""
