@@ -218,7 +218,11 @@ def label_panel(
     """Returns a panel of labels, H×W uint8, in a picture of ``size``."""
     small = painting.resize_labels(labels, *size)
     picture = painting.embed(painting.paint_labels(small, voc_palette(len(classes) + 1)))
-    facts = _describe_labels(labels, classes)
+    names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
+    facts = ", ".join(
+        f"{names.get(label, f'label {label}')} {painting.percent_of_pixels(share)}"
+        for label, share in painting.label_shares(labels).items()
+    )
     return Panel(layer, title, picture, facts, painting.find_places(small, classes))
 
 
@@ -228,7 +232,15 @@ def difference_panel(
     """Returns a panel of where two label images of one size differ, by their names."""
     kinds = painting.compare_labels(*labels)
     picture = painting.encode_difference(painting.resize_labels(kinds, *size))
-    return Panel(layer, " against ".join(names), picture, _describe_kinds(kinds, *names))
+    texts = {
+        painting.MISSED: f"only in the {names[1]}",
+        painting.EXTRA: f"only in the {names[0]}",
+        painting.CONFUSED: "another class",
+    }
+    counted = max(1, int((kinds != IGNORE).sum()))
+    shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
+    parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
+    return Panel(layer, " against ".join(names), picture, ", ".join(parts) or "no difference")
 
 
 def _describe_cam(cam: np.ndarray) -> str:
@@ -238,23 +250,3 @@ def _describe_cam(cam: np.ndarray) -> str:
     down = ("top", "middle", "bottom")[min(2, int(3 * top))]
     share = painting.percent_of_pixels(float((cam > 0.5).mean()))
     return f"strongest at {down} {across}, above one half in {share}"
-
-
-def _describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
-    names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
-    return ", ".join(
-        f"{names.get(label, f'label {label}')} {painting.percent_of_pixels(share)}"
-        for label, share in painting.label_shares(labels).items()
-    )
-
-
-def _describe_kinds(kinds: np.ndarray, first: str, second: str) -> str:
-    counted = max(1, int((kinds != IGNORE).sum()))
-    texts = {
-        painting.MISSED: f"only in the {second}",
-        painting.EXTRA: f"only in the {first}",
-        painting.CONFUSED: "another class",
-    }
-    shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
-    parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
-    return ", ".join(parts) or "no difference"
