@@ -64,11 +64,6 @@ class MeasuredRun:
         return self.kind.holds == "tags"
 
     @property
-    def ground_truth(self) -> str:
-        """Identifies the ground truth of the images."""
-        return self.figures["ground_truth"]
-
-    @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
         """The settings of its stage and of those that it is made from, the last first.
 
